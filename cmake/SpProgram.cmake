@@ -1,0 +1,39 @@
+# How this project compiles its own programs. Nothing here reaches a consumer of sp::sp.
+include(CheckCXXCompilerFlag)
+
+if(PROJECT_IS_TOP_LEVEL AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
+  find_program(SP_CCACHE ccache)
+  if(SP_CCACHE)
+    set(CMAKE_CXX_COMPILER_LAUNCHER "${SP_CCACHE}")
+  endif()
+endif()
+
+set(CMAKE_CXX_EXTENSIONS OFF)
+if(SP_NATIVE)
+  check_cxx_compiler_flag(-march=native SP_HAS_MARCH_NATIVE)
+endif()
+
+sp_need_threads()
+sp_need_fmt()
+
+add_library(sp_program_settings INTERFACE)
+target_link_libraries(sp_program_settings INTERFACE sp::sp fmt::fmt Threads::Threads)
+target_compile_options(sp_program_settings INTERFACE -Wall -Wextra -Wpedantic -Wshadow
+  $<$<BOOL:${SP_HAS_MARCH_NATIVE}>:-march=native>)
+
+# sp_program(<target> <source>...): an executable with the library, fmt, threads and our warnings.
+function(sp_program target)
+  add_executable(${target} ${ARGN})
+  target_link_libraries(${target} PRIVATE sp_program_settings)
+endfunction()
+
+# sp_uses_threads(<variable> <source>...): does one of the sources start ranks that are threads?
+function(sp_uses_threads variable)
+  set(${variable} FALSE PARENT_SCOPE)
+  foreach(source IN LISTS ARGN)
+    file(STRINGS "${source}" hits REGEX "threads" LIMIT_COUNT 1)
+    if(hits)
+      set(${variable} TRUE PARENT_SCOPE)
+    endif()
+  endforeach()
+endfunction()

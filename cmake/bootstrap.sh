@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that are missing, when root; otherwise prints the line to type. Costs nothing when all is there.
+# bootstrap.sh [examples|tests]: what examples/run.sh needs, or everything (default). SP_SKIP_BOOTSTRAP=1 skips the check.
+set -euo pipefail
+
+[[ ${SP_SKIP_BOOTSTRAP:-0} == 1 ]] && exit 0
+
+# command=package: any program of that name will do; libraries are asked for by package
+commands=(g++=g++ cmake=cmake ninja=ninja-build)
+libraries=(libfmt-dev libbenchmark-dev libeigen3-dev nlohmann-json3-dev libcli11-dev)
+if [[ ${1:-tests} == tests ]]; then
+  commands+=(python3=python3 git=git clang++-16=clang-16 clang-format-14=clang-format-14 clang-tidy=clang-tidy)
+  libraries+=(doctest-dev libclang-rt-16-dev)
+fi
+
+missing=()
+for entry in "${commands[@]}"; do
+  command -v "${entry%%=*}" >/dev/null || missing+=("${entry#*=}")
+done
+if command -v dpkg-query >/dev/null; then
+  installed=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' "${libraries[@]}" 2>/dev/null || true)
+  for package in "${libraries[@]}"; do
+    grep -qx "$package installed" <<<"$installed" || missing+=("$package")
+  done
+fi
+((${#missing[@]})) || exit 0
+
+install=(apt-get install -y --no-install-recommends "${missing[@]}")
+if ! command -v apt-get >/dev/null || ((EUID != 0)); then
+  echo "sp: missing: ${missing[*]}" >&2
+  command -v apt-get >/dev/null && echo "sp: please run: sudo ${install[*]}" >&2
+  exit 1
+fi
+
+echo "sp: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+for attempt in 1 2; do
+  apt-get update -qq >/dev/null 2>&1 || true # one stale source must not stop the others
+  if "${install[@]}" -qq -o DPkg::Lock::Timeout=120 >"$log" 2>&1 </dev/null; then exit 0; fi
+  sleep $((attempt * 3))
+done
+tail -n 20 "$log" >&2
+echo "sp: the installation failed; please run: ${install[*]}" >&2
+exit 1

@@ -1,0 +1,131 @@
+// The one error type of sp: a code, where it happened, what was expected and what to do about it.
+// Every failure in sp reaches the caller as sp::error; a process that cannot throw installs a handler.
+#pragma once
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+namespace sp {
+
+/// What went wrong. docs/reliability.md lists the condition behind each code.
+enum class errc {
+  invalid_shape,
+  uneven_partition,
+  head_partition,
+  bad_mask,
+  unsupported_mask,
+  bad_documents,
+  size_overflow,
+  bad_pointer,
+  aliasing,
+  workspace_too_small,
+  bad_state,
+  rank_mismatch,
+  short_message,
+  timeout,
+  peer_failed,
+  aborted,
+  non_finite,
+  backend_error,
+};
+
+/// The name of a code as it is written in the sources.
+constexpr char const* name(errc code) {
+  constexpr char const* names[] = {"invalid_shape", "uneven_partition", "head_partition", "bad_mask",      "unsupported_mask",
+                                   "bad_documents", "size_overflow",    "bad_pointer",    "aliasing",      "workspace_too_small",
+                                   "bad_state",     "rank_mismatch",    "short_message",  "timeout",       "peer_failed",
+                                   "aborted",       "non_finite",       "backend_error"};
+  return names[static_cast<int>(code)];
+}
+
+/// All that is known about a failure. Unknown ranks and steps are -1, unknown texts are empty.
+struct error_info {
+  errc code = errc::bad_state;
+  std::string problem{};   ///< what was found, with the numbers: "12 rows given, the documents hold 10"
+  std::string remedy{};    ///< what the caller can do about it
+  std::string primitive{}; ///< "ring_attention.forward"
+  int rank = -1;
+  int size = -1;
+  int step = -1;
+  int peer = -1;
+};
+
+namespace detail {
+inline std::string describe(error_info const& e) {
+  std::string s = "sp: ";
+  s += name(e.code);
+  if (!e.primitive.empty()) s += " in " + e.primitive;
+  if (e.rank >= 0) s += " on rank " + std::to_string(e.rank) + (e.size >= 0 ? " of " + std::to_string(e.size) : "");
+  if (e.step >= 0) s += ", step " + std::to_string(e.step);
+  if (e.peer >= 0) s += ", peer " + std::to_string(e.peer);
+  if (!e.problem.empty()) s += ": " + e.problem;
+  if (!e.remedy.empty()) s += ". " + e.remedy;
+  return s;
+}
+} // namespace detail
+
+/// Thrown by everything in sp. `what()` is one line that names code, primitive, rank, problem and remedy.
+class error : public std::runtime_error {
+public:
+  explicit error(error_info info) : std::runtime_error(detail::describe(info)), info_(std::move(info)) {}
+  errc code() const noexcept { return info_.code; }
+  error_info const& info() const noexcept { return info_; }
+
+private:
+  error_info info_;
+};
+
+/// Called instead of throwing, for programs built without exceptions or that must end their own way. It must not return.
+using error_handler = void (*)(error_info const&);
+
+namespace detail {
+inline error_handler handler = nullptr; // atomic by builtins: <atomic> would double the cost of this header
+}
+
+/// Installs `h` for the whole process (the only process-wide setting of sp) and returns the one before; nullptr means throw.
+inline error_handler set_error_handler(error_handler h) noexcept { return __atomic_exchange_n(&detail::handler, h, __ATOMIC_ACQ_REL); }
+
+/// Reports a failure: calls the handler if one is set, throws sp::error otherwise.
+[[noreturn]] inline void fail(error_info info) {
+  if (error_handler h = __atomic_load_n(&detail::handler, __ATOMIC_ACQUIRE)) {
+    h(info);
+    std::abort(); // a handler that returns would let wrong numbers through
+  }
+#if defined(__cpp_exceptions)
+  throw error(std::move(info));
+#else
+  std::abort();
+#endif
+}
+
+/// Where a public call stands; `located` puts it on errors that come from below and do not know it.
+struct site {
+  char const* object = ""; ///< "ring_attention"
+  char const* call = "";   ///< ".forward"
+  int rank = -1;
+  int size = -1;
+};
+
+/// Runs `body`; an sp::error that names no primitive or rank leaves with those of `s`.
+template <class F>
+decltype(auto) located(site s, F&& body) {
+#if defined(__cpp_exceptions)
+  try {
+    return body();
+  } catch (error const& e) {
+    if (!e.info().primitive.empty() && e.info().rank >= 0) throw;
+    error_info info = e.info();
+    if (info.primitive.empty()) info.primitive = std::string(s.object) + s.call;
+    if (info.rank < 0) {
+      info.rank = s.rank;
+      info.size = s.size;
+    }
+    throw error(std::move(info));
+  }
+#else
+  return body();
+#endif
+}
+
+} // namespace sp

@@ -1,0 +1,156 @@
+// Where sp gets memory: an allocator interface, a pool that reuses blocks, owning buffers and bump workspaces.
+// After warm-up a pool and a workspace allocate nothing; a workspace too small says how much is needed.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include <sp/core/view.hpp>
+
+namespace sp {
+
+/// Source of memory for what is kept between calls. Implement it over a trainer's own arena or a device allocator.
+class allocator {
+public:
+  static constexpr std::size_t alignment = 64;
+  virtual ~allocator() = default;
+  virtual void* allocate(std::size_t bytes) = 0; ///< aligned to `alignment`; throws when there is none
+  virtual void deallocate(void* p, std::size_t bytes) noexcept = 0;
+};
+
+/// Host memory that keeps what it got: a block given back serves the next request of its size class. Classes are an eighth of a
+/// power of two apart, so steps of slightly different lengths share blocks. Not thread safe: one per rank.
+class pool final : public allocator {
+public:
+  pool() = default;
+  pool(pool const&) = delete;
+  pool& operator=(pool const&) = delete;
+  ~pool() override {
+    for (auto& b : free_) ::operator delete(b.first, std::align_val_t(alignment));
+  }
+
+  void* allocate(std::size_t bytes) override {
+    std::size_t size = size_class(bytes), found = free_.size();
+    for (std::size_t i = 0; i < free_.size(); ++i)
+      if (free_[i].second == size) found = i;
+    void* p = nullptr;
+    if (found < free_.size()) {
+      p = free_[found].first;
+      free_[found] = free_.back();
+      free_.pop_back();
+    } else {
+      free_.reserve(free_.size() + out_ + 1); // so that deallocate never has to grow the list
+      p = ::operator new(size, std::align_val_t(alignment));
+    }
+    ++out_;
+    in_use_ += rounded(bytes);
+    peak_ = peak_ < in_use_ ? in_use_ : peak_;
+    return p;
+  }
+  void deallocate(void* p, std::size_t bytes) noexcept override {
+    --out_;
+    in_use_ -= rounded(bytes);
+    free_.emplace_back(p, size_class(bytes));
+  }
+
+  /// Bytes handed out now, and the most at any time; each request counts as a multiple of `alignment`.
+  std::size_t bytes_in_use() const { return in_use_; }
+  std::size_t peak_bytes() const { return peak_; }
+
+private:
+  static std::size_t rounded(std::size_t n) { return (n + alignment - 1) / alignment * alignment; }
+  static std::size_t size_class(std::size_t n) {
+    std::size_t step = std::bit_floor(n | 1) / 8;
+    step = step < alignment ? alignment : step;
+    return (n + step - 1) / step * step;
+  }
+  std::vector<std::pair<void*, std::size_t>> free_; ///< block, size class
+  std::size_t out_ = 0, in_use_ = 0, peak_ = 0;
+};
+
+/// A fixed block of the caller's memory, used as a stack: for trainers that place every byte themselves.
+class workspace final : public allocator {
+public:
+  workspace(void* memory, std::size_t bytes) : base_(static_cast<std::byte*>(memory)), bytes_(bytes) {}
+
+  void* allocate(std::size_t bytes) override {
+    std::size_t at = (reinterpret_cast<std::uintptr_t>(base_) + used_ + alignment - 1) / alignment * alignment -
+                     reinterpret_cast<std::uintptr_t>(base_);
+    if (at + bytes > bytes_)
+      fail({errc::workspace_too_small,
+            "at least " + std::to_string(at + bytes) + " bytes are needed, " + std::to_string(bytes_) + " were given",
+            "Ask scratch_bytes() of the object for this batch"});
+    used_ = at + bytes;
+    ++out_;
+    return base_ + at;
+  }
+  void deallocate(void* p, std::size_t bytes) noexcept override {
+    if (static_cast<std::byte*>(p) + bytes == base_ + used_) used_ = std::size_t(static_cast<std::byte*>(p) - base_);
+    if (--out_ == 0) used_ = 0; // blocks freed out of order come back together
+  }
+
+private:
+  std::byte* base_;
+  std::size_t bytes_, used_ = 0, out_ = 0;
+};
+
+/// Hands out nothing and counts: run an object's allocations through it to learn how many bytes they take.
+class byte_counter final : public allocator {
+public:
+  void* allocate(std::size_t bytes) override {
+    bytes_ += (bytes + alignment - 1) / alignment * alignment;
+    return nullptr;
+  }
+  void deallocate(void*, std::size_t) noexcept override {}
+  index bytes() const { return index(bytes_); }
+
+private:
+  std::size_t bytes_ = 0;
+};
+
+/// An owning, move-only block of an allocator.
+class buffer {
+public:
+  buffer() = default;
+  buffer(allocator& from, index bytes) : from_(&from), bytes_(std::size_t(bytes)) {
+    if (bytes > 0) data_ = from.allocate(bytes_);
+  }
+  buffer(buffer&& o) noexcept
+      : from_(o.from_), data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}
+  buffer& operator=(buffer&& o) noexcept {
+    std::swap(from_, o.from_);
+    std::swap(data_, o.data_);
+    std::swap(bytes_, o.bytes_);
+    return *this;
+  }
+  ~buffer() {
+    if (data_) from_->deallocate(data_, bytes_);
+  }
+  index bytes() const { return index(bytes_); }
+
+  /// The block as a dense tensor.
+  template <class T, std::size_t Rank>
+  view<T, int(Rank)> as(std::array<index, Rank> extents) const {
+    return {static_cast<T*>(data_), extents};
+  }
+
+private:
+  allocator* from_ = nullptr;
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+/// A dense tensor in a buffer of its own.
+template <class T, int Rank>
+struct owned {
+  buffer memory;
+  view<T, Rank> tensor;
+  owned() = default;
+  owned(allocator& from, std::array<index, std::size_t(Rank)> extents)
+      : memory(from, view<T, Rank>(nullptr, extents).elements() * index(sizeof(T))), tensor(memory.as<T>(extents)) {}
+};
+
+} // namespace sp

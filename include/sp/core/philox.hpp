@@ -1,0 +1,67 @@
+// Philox4x32-10, a counter-based random generator (Salmon et al., SC11), and the keys dropout draws from.
+// Stateless and constexpr: the same (seed, layer, document, head, query, key) gives the same bits in every sharding.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include <sp/core/index.hpp>
+
+namespace sp {
+
+/// Ten rounds of Philox4x32: 128 bits of counter under 64 bits of key, as 128 random bits.
+constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> k) {
+  for (int round = 0; round < 10; ++round) {
+    std::uint64_t a = std::uint64_t{0xD2511F53u} * c[0], b = std::uint64_t{0xCD9E8D57u} * c[2];
+    c = {static_cast<std::uint32_t>(b >> 32) ^ c[1] ^ k[0], static_cast<std::uint32_t>(b),
+         static_cast<std::uint32_t>(a >> 32) ^ c[3] ^ k[1], static_cast<std::uint32_t>(a)};
+    k = {k[0] + 0x9E3779B9u, k[1] + 0xBB67AE85u};
+  }
+  return c;
+}
+
+/// 32 random bits as a float in [0, 1): a multiple of 2^-24.
+constexpr float uniform(std::uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
+
+/// What a model says about randomness; everything else comes from positions.
+struct random_key {
+  std::uint64_t seed = 0;
+  std::uint64_t layer = 0;
+  friend constexpr bool operator==(random_key const&, random_key const&) = default;
+};
+
+/// The key of one document and head. Make it once per block, it costs two generator calls.
+struct random_site {
+  std::array<std::uint32_t, 2> key{};
+  friend constexpr bool operator==(random_site const&, random_site const&) = default;
+};
+
+namespace detail {
+constexpr std::uint32_t low(std::uint64_t x) { return static_cast<std::uint32_t>(x); }
+constexpr std::uint32_t high(std::uint64_t x) { return static_cast<std::uint32_t>(x >> 32); }
+} // namespace detail
+
+/// `document` is the caller's id of the document, `head` the global number of the query head.
+constexpr random_site site_key(random_key key, index document, index head) {
+  using namespace detail;
+  auto d = static_cast<std::uint64_t>(document), h = static_cast<std::uint64_t>(head);
+  std::array<std::uint32_t, 2> seed{low(key.seed), high(key.seed)};
+  auto r = philox({low(key.layer), high(key.layer), low(d), high(d)}, seed);
+  r = philox({r[0] ^ low(h), r[1] ^ high(h), r[2], r[3]}, seed);
+  return {{r[0], r[1]}};
+}
+
+/// 128 random bits for query position q and key positions 4 k4 .. 4 k4 + 3, all counted from the document's begin.
+constexpr std::array<std::uint32_t, 4> random_bits4(random_site site, index q, index k4) {
+  using namespace detail;
+  auto a = static_cast<std::uint64_t>(q), b = static_cast<std::uint64_t>(k4);
+  return philox({low(a), high(a), low(b), high(b)}, site.key);
+}
+
+/// The four numbers in [0, 1) of query position q and key positions 4 k4 .. 4 k4 + 3.
+constexpr std::array<float, 4> uniforms4(random_site site, index q, index k4) {
+  auto r = random_bits4(site, q, k4);
+  return {uniform(r[0]), uniform(r[1]), uniform(r[2]), uniform(r[3])};
+}
+
+} // namespace sp

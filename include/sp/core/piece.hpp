@@ -1,0 +1,134 @@
+// A view with its element type erased: what transports move. A message is a list of pieces, read end to end as bytes.
+// copy() moves one list into another bitwise; lists may be cut differently as long as their byte counts agree.
+#pragma once
+
+#include <cstring>
+#include <span>
+
+#include <sp/core/view.hpp>
+
+namespace sp {
+
+/// A strided block of up to four dimensions; strides count bytes.
+struct piece {
+  static constexpr int max_rank = 4;
+
+  std::byte* data = nullptr;
+  index element = 1; ///< bytes of one element
+  int rank = 0;
+  std::array<index, max_rank> extents{};
+  std::array<index, max_rank> strides{};
+
+  constexpr index elements() const {
+    index n = 1;
+    for (int d = 0; d < rank; ++d) n *= extents[std::size_t(d)];
+    return n;
+  }
+  constexpr index bytes() const { return elements() * element; }
+};
+
+/// The bytes behind a view; a piece that is only read may come from a view of const values.
+template <class T, int Rank, class M>
+  requires(Rank <= piece::max_rank)
+piece as_piece(view<T, Rank, M> const& v) {
+  piece p;
+  p.data = reinterpret_cast<std::byte*>(const_cast<std::remove_const_t<T>*>(v.data));
+  p.element = index(sizeof(T));
+  p.rank = Rank;
+  for (int d = 0; d < Rank; ++d) {
+    p.extents[std::size_t(d)] = v.extent(d);
+    p.strides[std::size_t(d)] = checked_mul(v.stride(d), index(sizeof(T)));
+  }
+  checked_mul(v.elements(), index(sizeof(T)));
+  return p;
+}
+
+/// A piece as a typed view again; the inverse of as_piece.
+template <class T, int Rank, class M = host>
+view<T, Rank, M> as_view(piece const& p) {
+  if (p.rank != Rank || p.element != index(sizeof(T)))
+    fail({errc::rank_mismatch, "a peer published a tensor of another rank or element size", "Pass the same types on every rank"});
+  view<T, Rank, M> v;
+  v.data = reinterpret_cast<T*>(p.data);
+  for (int d = 0; d < Rank; ++d) {
+    v.extents[std::size_t(d)] = p.extents[std::size_t(d)];
+    v.strides[std::size_t(d)] = p.strides[std::size_t(d)] / p.element;
+  }
+  return v;
+}
+
+constexpr index total_bytes(std::span<piece const> list) {
+  index n = 0;
+  for (piece const& p : list) n += p.bytes();
+  return n;
+}
+
+namespace detail {
+
+/// Walks a list of pieces as a sequence of contiguous segments.
+class segment_cursor {
+public:
+  explicit segment_cursor(std::span<piece const> list) : list_(list) { enter(); }
+
+  bool done() const { return at_ == list_.size(); }
+  std::byte* data() const { return base_ + used_; }
+  index left() const { return length_ - used_; }
+
+  void advance(index n) {
+    used_ += n;
+    if (used_ < length_) return;
+    used_ = 0;
+    for (int d = outer_; d-- > 0;) { // odometer over the dimensions outside a segment
+      base_ += strides_[std::size_t(d)];
+      if (++count_[std::size_t(d)] < extents_[std::size_t(d)]) return;
+      base_ -= strides_[std::size_t(d)] * extents_[std::size_t(d)];
+      count_[std::size_t(d)] = 0;
+    }
+    ++at_;
+    enter();
+  }
+
+private:
+  void enter() { // finds the next piece that holds bytes and how much of it is contiguous
+    while (at_ < list_.size() && list_[at_].bytes() == 0) ++at_;
+    if (at_ == list_.size()) return;
+    piece const& p = list_[at_];
+    base_ = p.data;
+    extents_ = p.extents;
+    strides_ = p.strides;
+    count_ = {};
+    length_ = p.element;
+    outer_ = p.rank;
+    while (outer_ > 0) {
+      auto d = std::size_t(outer_ - 1);
+      if (extents_[d] != 1 && strides_[d] != length_) break;
+      length_ *= extents_[d];
+      --outer_;
+    }
+  }
+
+  std::span<piece const> list_;
+  std::size_t at_ = 0;
+  std::byte* base_ = nullptr;
+  index length_ = 0, used_ = 0;
+  int outer_ = 0;
+  std::array<index, piece::max_rank> extents_{}, strides_{}, count_{};
+};
+
+} // namespace detail
+
+/// Copies the bytes of `from` into `to`, both read end to end. Returns the bytes copied: the smaller total.
+inline index copy(std::span<piece const> to, std::span<piece const> from) {
+  detail::segment_cursor t(to), f(from);
+  index moved = 0;
+  while (!t.done() && !f.done()) {
+    index n = min(t.left(), f.left());
+    std::memcpy(t.data(), f.data(), std::size_t(n));
+    moved += n;
+    t.advance(n);
+    f.advance(n);
+  }
+  return moved;
+}
+
+} // namespace sp

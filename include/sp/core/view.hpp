@@ -1,0 +1,125 @@
+// A strided, non-owning view of a caller's tensor: pointer, int64 extents, element strides, static rank, memory tag.
+// It never allocates and never frees; views of different memories do not convert into each other.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <type_traits>
+
+#include <sp/core/index.hpp>
+
+namespace sp {
+
+/// Memory that this process's CPU reads and writes.
+struct host {};
+/// Memory of a CUDA device.
+struct cuda {};
+
+/// A tensor that somebody else owns. Strides count elements, may be 0 (broadcast) or negative.
+template <class T, int Rank, class Memory = host>
+struct view {
+  using element_type = T;
+  using value_type = std::remove_const_t<T>;
+  using memory_type = Memory;
+  static constexpr int rank = Rank;
+
+  T* data = nullptr;
+  std::array<index, Rank> extents{};
+  std::array<index, Rank> strides{};
+
+  constexpr view() = default;
+  /// Row-major, densely packed.
+  constexpr view(T* p, std::array<index, Rank> e) : data(p), extents(e) {
+    index s = 1;
+    for (int d = Rank; d-- > 0;) {
+      strides[std::size_t(d)] = s;
+      s = checked_mul(s, max(e[std::size_t(d)], 1));
+    }
+  }
+  constexpr view(T* p, std::array<index, Rank> e, std::array<index, Rank> s) : data(p), extents(e), strides(s) {}
+
+  /// A view of values converts to a view of const values.
+  template <class U>
+    requires(std::is_same_v<U, T const> && !std::is_const_v<T>)
+  constexpr operator view<U, Rank, Memory>() const {
+    return {data, extents, strides};
+  }
+
+  constexpr index extent(int d) const { return extents[std::size_t(d)]; }
+  constexpr index stride(int d) const { return strides[std::size_t(d)]; }
+
+  template <class... I>
+    requires(sizeof...(I) == Rank)
+  constexpr index offset(I... i) const {
+    index at = 0;
+    std::size_t d = 0;
+    ((at += strides[d++] * index(i)), ...);
+    return at;
+  }
+  template <class... I>
+    requires(sizeof...(I) == Rank)
+  constexpr T& operator()(I... i) const {
+    return data[offset(i...)];
+  }
+
+  constexpr index elements() const {
+    index n = 1;
+    for (index e : extents) n = checked_mul(n, e);
+    return n;
+  }
+  constexpr bool empty() const {
+    for (index e : extents)
+      if (e == 0) return true;
+    return false;
+  }
+  /// Elements follow each other without holes in row-major order.
+  constexpr bool dense() const {
+    index s = 1;
+    for (int d = Rank; d-- > 0;) {
+      if (extent(d) != 1 && stride(d) != s) return false;
+      s *= extent(d);
+    }
+    return true;
+  }
+
+  /// The part [begin, begin + count) of dimension d, taking every `step`-th entry.
+  constexpr view slice(int d, index begin, index count, index step = 1) const {
+    view r = *this;
+    if (count > 0 && data) r.data += begin * stride(d); // null stays null: an optional operand may be sliced
+    r.extents[std::size_t(d)] = count;
+    r.strides[std::size_t(d)] = stride(d) * step;
+    return r;
+  }
+  /// Rows [begin, begin + count) of the first dimension.
+  constexpr view rows(index begin, index count, index step = 1) const { return slice(0, begin, count, step); }
+};
+
+template <class T, std::size_t Rank>
+view(T*, std::array<index, Rank>) -> view<T, int(Rank), host>;
+
+/// "(4096, 8, 64)", for messages.
+template <class T, int Rank, class M>
+std::string shape(view<T, Rank, M> const& v) {
+  std::string s = "(";
+  for (int d = 0; d < Rank; ++d) s += (d ? ", " : "") + std::to_string(v.extent(d));
+  return s + ")";
+}
+
+/// A rectangular batch (batch, tokens, ...) seen as one packed stream (batch * tokens, ...); invalid_shape if the strides do not allow it.
+template <class T, int Rank, class M>
+constexpr view<T, Rank - 1, M> flatten(view<T, Rank, M> const& v) {
+  if (v.extent(0) > 1 && v.extent(1) > 0 && v.stride(0) != v.extent(1) * v.stride(1))
+    fail({errc::invalid_shape, "batch and token dimensions of " + shape(v) + " are not one behind the other in memory",
+          "Pass a tensor whose batch stride equals tokens times the token stride"});
+  view<T, Rank - 1, M> r;
+  r.data = v.data;
+  for (int d = 1; d < Rank; ++d) {
+    r.extents[std::size_t(d - 1)] = v.extent(d);
+    r.strides[std::size_t(d - 1)] = v.stride(d);
+  }
+  r.extents[0] = checked_mul(v.extent(0), v.extent(1));
+  return r;
+}
+
+} // namespace sp

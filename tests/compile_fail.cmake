@@ -1,0 +1,24 @@
+# Refused code: every tests/compile_fail/<name>.cpp is compiled twice by each compiler, see tools/compile_fail.py.
+# Without SP_FAIL it compiles, with SP_FAIL the compiler prints the expected sentence.
+file(GLOB sp_refusals CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/compile_fail/*.cpp")
+foreach(source IN LISTS sp_refusals)
+  cmake_path(GET source STEM stem)
+  foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
+    string(REPLACE "=" ";" pair "${pair}")
+    list(POP_FRONT pair kind compiler)
+    add_test(NAME compile_fail.${stem}.${kind} COMMAND Python3::Interpreter "${sp_tools}/compile_fail.py"
+      --compiler "${compiler}" --include "${PROJECT_SOURCE_DIR}/include" --include "${CMAKE_CURRENT_SOURCE_DIR}" "${source}")
+    set_tests_properties(compile_fail.${stem}.${kind} PROPERTIES LABELS compile_fail TIMEOUT 120)
+  endforeach()
+endforeach()
+
+# The harness, tested: code that compiles, another sentence, and a broken control build are all noticed.
+foreach(control "accepted=the code under SP_FAIL compiles" "other_sentence=not said: heads are uneven"
+    "broken=the control build fails")
+  string(REPLACE "=" ";" pair "${control}")
+  list(POP_FRONT pair stem complaint)
+  add_test(NAME control.compile_fail.${stem} COMMAND "${sp_tools}/must_fail.sh" "${complaint}"
+    "${Python3_EXECUTABLE}" "${sp_tools}/compile_fail.py" --compiler "${SP_GXX}"
+    "${CMAKE_CURRENT_SOURCE_DIR}/controls/compile_fail_${stem}.cpp")
+  set_tests_properties(control.compile_fail.${stem} PROPERTIES LABELS control TIMEOUT 60)
+endforeach()

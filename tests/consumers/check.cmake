@@ -1,0 +1,13 @@
+# What sp::sp may give to a consumer: an include path and cxx_std_20, no flag, no definition, no library.
+function(check_interface)
+  foreach(property COMPILE_OPTIONS COMPILE_DEFINITIONS LINK_LIBRARIES LINK_OPTIONS SOURCES)
+    get_target_property(value sp::sp INTERFACE_${property})
+    if(value)
+      message(FATAL_ERROR "sp::sp exports INTERFACE_${property} = ${value}")
+    endif()
+  endforeach()
+  get_target_property(features sp::sp INTERFACE_COMPILE_FEATURES)
+  if(NOT features STREQUAL "cxx_std_20")
+    message(FATAL_ERROR "sp::sp exports the features ${features}")
+  endif()
+endfunction()

@@ -1,0 +1,23 @@
+# Documentation that is true: every ```cpp snippet of README.md and docs/*.md is compiled and run, see tools/snippets.py.
+file(GLOB sp_pages CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/README.md" "${PROJECT_SOURCE_DIR}/docs/*.md")
+set(sp_snippets Python3::Interpreter "${sp_tools}/snippets.py" --compiler "${SP_GXX}" --include "${PROJECT_SOURCE_DIR}/include"
+  --snippets "${PROJECT_SOURCE_DIR}/docs/snippets" --out "${CMAKE_CURRENT_BINARY_DIR}/snippets")
+foreach(page IN LISTS sp_pages)
+  cmake_path(GET page STEM stem)
+  add_test(NAME docs.${stem} COMMAND ${sp_snippets} "${page}")
+  set_tests_properties(docs.${stem} PROPERTIES LABELS docs TIMEOUT 300 COST 30)
+endforeach()
+
+# The checker, checked: a snippet that does not compile, one that fails, a wrong output and a dead link are all noticed.
+foreach(control "compile=does not compile" "exit=ends with 3" "output=instead of" "link=dead link nowhere.md")
+  string(REPLACE "=" ";" pair "${control}")
+  list(POP_FRONT pair stem complaint)
+  add_test(NAME control.docs.${stem} COMMAND "${sp_tools}/must_fail.sh" "${complaint}" "${Python3_EXECUTABLE}"
+    "${sp_tools}/snippets.py" --compiler "${SP_GXX}" --snippets "${CMAKE_CURRENT_SOURCE_DIR}/docs"
+    --out "${CMAKE_CURRENT_BINARY_DIR}/snippets" "${CMAKE_CURRENT_SOURCE_DIR}/docs/${stem}.md")
+  set_tests_properties(control.docs.${stem} PROPERTIES LABELS control TIMEOUT 60)
+endforeach()
+
+# The pictures are what their script draws.
+add_test(NAME docs.pictures COMMAND Python3::Interpreter "${PROJECT_SOURCE_DIR}/docs/pictures/draw.py" --check)
+set_tests_properties(docs.pictures PROPERTIES LABELS docs TIMEOUT 60)

@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Checks that refused code is refused with its sentence: one file, compiled as a control build and as a failing build.
+
+compile_fail.py --compiler CXX --include DIR FILE
+
+FILE holds `#ifdef SP_FAIL` around the refused code and at least one line `// EXPECT: <regex>`.
+Without SP_FAIL it must compile; with SP_FAIL it must not, and every regex must match what the compiler says, where white
+space is folded to single blanks. `// EXPECT-GCC:` and `// EXPECT-CLANG:` hold for one compiler.
+"""
+import argparse
+import pathlib
+import re
+import subprocess
+import sys
+
+
+def is_clang(compiler):
+    return "clang" in subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+
+
+def compile_file(options, *extra):
+    # No carets: an echo of the source text must not be mistaken for the compiler's own words. Types are written out.
+    no_echo = "-fno-caret-diagnostics" if is_clang(options.compiler) else "-fno-diagnostics-show-caret"
+    command = [options.compiler, "-std=c++20", "-O0", "-fsyntax-only", "-Wall", "-Wextra", no_echo, "-fno-elide-type"]
+    command += [f"-I{folder}" for folder in options.include]
+    return subprocess.run([*command, *extra, str(options.file)], capture_output=True, text=True)
+
+
+def check(options):
+    text = options.file.read_text()
+    kinds = {"EXPECT", "EXPECT-CLANG" if is_clang(options.compiler) else "EXPECT-GCC"}
+    expected = [regex for kind, regex in re.findall(r"^// (EXPECT(?:-GCC|-CLANG)?): (.+?)\s*$", text, re.MULTILINE) if kind in kinds]
+    if not expected:
+        return "no line `// EXPECT: <regex>` for this compiler"
+    if not re.search(r"^#\s*ifdef SP_FAIL\b", text, re.MULTILINE):
+        return "no `#ifdef SP_FAIL`"
+
+    control = compile_file(options, "-Werror")
+    if control.returncode:
+        return f"the control build fails:\n{control.stderr}"
+    refused = compile_file(options, "-DSP_FAIL")
+    if refused.returncode == 0:
+        return "the code under SP_FAIL compiles"
+    said = re.sub(r"\s+", " ", refused.stderr)
+    missing = [regex for regex in expected if not re.search(regex, said)]
+    if missing:
+        return "".join(f"not said: {regex}\n" for regex in missing) + f"the compiler says:\n{refused.stderr}"
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--compiler", required=True)
+    parser.add_argument("--include", action="append", default=[])
+    parser.add_argument("file", type=pathlib.Path)
+    options = parser.parse_args()
+    problem = check(options)
+    print(f"compile_fail: {options.file.name}: {problem or 'refused with its sentence'}")
+    sys.exit(1 if problem else 0)
+
+
+if __name__ == "__main__":
+    main()

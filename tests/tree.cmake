@@ -1,0 +1,48 @@
+# Checks of the tree itself: headers compile alone and together, layers hold, the format is right, lint is silent.
+
+# Where fmt is, for sp/fmt.hpp; naming the system folder again would break #include_next.
+set(sp_fmt_folders "$<FILTER:$<TARGET_PROPERTY:fmt::fmt,INTERFACE_INCLUDE_DIRECTORIES>,EXCLUDE,^/usr/include$>")
+set(sp_fmt_flags "$<$<BOOL:${sp_fmt_folders}>:-isystem$<JOIN:${sp_fmt_folders},;-isystem>>")
+set(sp_include_root "${PROJECT_SOURCE_DIR}/include")
+
+# Each header alone, twice, by both compilers.
+foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
+  string(REPLACE "=" ";" pair "${pair}")
+  list(POP_FRONT pair kind compiler)
+  add_test(NAME headers.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py"
+    --compiler "${compiler}" "${sp_include_root}" -- "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+  set_tests_properties(headers.${kind} PROPERTIES LABELS tree TIMEOUT 600 COST 100)
+endforeach()
+
+add_test(NAME layers COMMAND Python3::Interpreter "${sp_tools}/layers.py" "${sp_include_root}")
+add_test(NAME control.layers COMMAND Python3::Interpreter "${sp_tools}/layers.py" --self-test)
+add_test(NAME format COMMAND "${sp_tools}/format.sh")
+set_tests_properties(layers format PROPERTIES LABELS tree TIMEOUT 60)
+set_tests_properties(control.layers PROPERTIES LABELS control TIMEOUT 60)
+
+# All headers in one program, in both orders in two translation units.
+set(sp_all "// Every header of sp; written by CMake.\n#pragma once\n")
+set(sp_all_reversed "${sp_all}")
+set(sp_names ${sp_headers})
+list(SORT sp_names)
+foreach(header IN LISTS sp_names)
+  cmake_path(RELATIVE_PATH header BASE_DIRECTORY "${sp_include_root}")
+  string(APPEND sp_all "#include <${header}>\n")
+endforeach()
+list(REVERSE sp_names)
+foreach(header IN LISTS sp_names)
+  cmake_path(RELATIVE_PATH header BASE_DIRECTORY "${sp_include_root}")
+  string(APPEND sp_all_reversed "#include <${header}>\n")
+endforeach()
+file(CONFIGURE OUTPUT generated/all_headers.hpp CONTENT "${sp_all}" @ONLY)
+file(CONFIGURE OUTPUT generated/all_headers_reversed.hpp CONTENT "${sp_all_reversed}" @ONLY)
+
+sp_program(two_tu two_tu/a.cpp two_tu/b.cpp)
+target_include_directories(two_tu PRIVATE "${CMAKE_CURRENT_BINARY_DIR}/generated")
+add_test(NAME two_tu COMMAND two_tu)
+set_tests_properties(two_tu PROPERTIES LABELS tree TIMEOUT 60)
+
+find_program(SP_CLANG_TIDY NAMES clang-tidy-14 clang-tidy REQUIRED)
+add_test(NAME tidy COMMAND "${sp_tools}/tidy.sh" "${SP_CLANG_TIDY}" "${CMAKE_CURRENT_SOURCE_DIR}/two_tu/a.cpp"
+  -std=c++20 "-I${sp_include_root}" "-I${CMAKE_CURRENT_BINARY_DIR}/generated" "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+set_tests_properties(tidy PROPERTIES LABELS tree TIMEOUT 600 COST 100)
