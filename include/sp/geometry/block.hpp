@@ -1,0 +1,194 @@
+// Blocks: what a kernel computes. The intersection of owned queries, owned keys and a mask, with exact bounds in positions.
+// Every visible (query, key) pair lies in exactly one block and nothing else does; empty blocks vanish.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <sp/geometry/mask.hpp>
+#include <sp/geometry/run.hpp>
+
+namespace sp {
+
+/// A run with its place in memory: position positions.at(i) is row `row + i` of part `part` (one part per owner whose rows are at hand).
+struct placed {
+  run positions;
+  int part = 0;
+  index row = 0;
+
+  constexpr placed sub(interval i) const { return {positions.part(i.first, i.count), part, row + i.first}; }
+  friend constexpr bool operator==(placed const&, placed const&) = default;
+};
+
+/// Rows [q, q + rows) of part q_part against keys [k, k + keys) of part k_part. Row i sees key j iff
+/// lo <= (k_pos + j k_stride) - (q_pos + i q_stride) <= hi. Positions are the stream's, origins the document's begins there.
+struct block {
+  int q_part = 0;
+  index q = 0, rows = 0;
+  int k_part = 0;
+  index k = 0, keys = 0;
+  index q_pos = 0, q_stride = 1, k_pos = 0, k_stride = 1;
+  index lo = -unbounded, hi = unbounded;
+  index document = 0, id = 0; ///< index in the batch, and the caller's name
+  index q_origin = 0, k_origin = 0;
+
+  constexpr bool sees(index i, index j) const {
+    index d = (k_pos + k_stride * j) - (q_pos + q_stride * i);
+    return lo <= d && d <= hi;
+  }
+  /// Smallest and largest position difference in the rectangle.
+  constexpr index least() const { return k_pos - (q_pos + q_stride * (rows - 1)); }
+  constexpr index most() const { return k_pos + k_stride * (keys - 1) - q_pos; }
+  constexpr bool empty() const { return rows <= 0 || keys <= 0 || most() < lo || least() > hi; }
+  /// Every row sees every key.
+  constexpr bool is_full() const { return lo <= least() && most() <= hi; }
+  /// Keys [first, first + count) that row i sees.
+  constexpr interval seen_by(index i) const {
+    index q_at = q_pos + q_stride * i;
+    return clip({k_pos, keys, k_stride}, lo <= -unbounded ? k_pos : q_at + lo, hi >= unbounded ? k_pos + k_stride * keys : q_at + hi + 1);
+  }
+  /// Rows [first, first + count) that see key j.
+  constexpr interval seeing(index j) const {
+    index k_at = k_pos + k_stride * j;
+    return clip({q_pos, rows, q_stride}, hi >= unbounded ? q_pos : k_at - hi, lo <= -unbounded ? q_pos + q_stride * rows : k_at - lo + 1);
+  }
+  friend constexpr bool operator==(block const&, block const&) = default;
+};
+
+/// Bounds in local indices, lo <= j - i <= hi, where the strides of rows and keys agree; what most kernels call a band.
+struct band {
+  index lo = -unbounded, hi = unbounded;
+  friend constexpr bool operator==(band const&, band const&) = default;
+};
+
+constexpr std::optional<band> local_band(block const& b) {
+  if (b.q_stride != b.k_stride && b.rows > 1 && b.keys > 1) return std::nullopt;
+  index s = b.rows > 1 ? b.q_stride : b.k_stride, shift = b.k_pos - b.q_pos;
+  if (b.is_full()) return band{};
+  // lo <= shift + s (j - i) <= hi; with one row or one key any common stride says the same
+  band r;
+  if (b.lo > b.least()) r.lo = ceil_div(b.lo - shift, s);
+  if (b.hi < b.most()) r.hi = floor_div(b.hi - shift, s);
+  return r;
+}
+
+/// Pairs of one block, exactly.
+constexpr index work(block const& b) {
+  if (b.is_full()) return checked_mul(b.rows, b.keys);
+  index n = 0;
+  for (index i = 0; i < b.rows; ++i) n += b.seen_by(i).count;
+  return n;
+}
+
+constexpr index work(std::span<block const> list) {
+  index n = 0;
+  for (block const& b : list) n = checked_add(n, work(b));
+  return n;
+}
+
+namespace detail {
+
+constexpr block meet(placed const& q, placed const& k, slice const& s) {
+  placed a = q.sub(clip(q.positions, s.q0, s.q1));
+  placed b = k.sub(clip(k.positions, s.k0, s.k1));
+  return {a.part, a.row, a.positions.count, b.part, b.row, b.positions.count, a.positions.begin, a.positions.stride,
+          b.positions.begin, b.positions.stride, s.lo, s.hi, s.document, s.id, s.q_origin, s.k_origin};
+}
+
+/// The part of b that holds rows [r.first, ...) and keys [c.first, ...).
+constexpr block part_of(block b, interval r, interval c) {
+  b.q += r.first;
+  b.q_pos += r.first * b.q_stride;
+  b.rows = r.count;
+  b.k += c.first;
+  b.k_pos += c.first * b.k_stride;
+  b.keys = c.count;
+  return b;
+}
+
+/// Cuts away rows and keys at the rim that see nothing, so that kernels and peers are not asked for them.
+constexpr block trimmed(block b) {
+  if (b.empty() || b.is_full()) return b;
+  if (auto band = local_band(b); band && band->lo > band->hi) return part_of(b, {}, {}); // stripes apart from a narrow window
+  // a row sees something only if the window of its position meets the keys' range; both rims are monotone in the row
+  index k_last = b.k_pos + b.k_stride * (b.keys - 1);
+  b = part_of(b, clip({b.q_pos, b.rows, b.q_stride}, b.hi >= unbounded ? b.q_pos : b.k_pos - b.hi,
+                      b.lo <= -unbounded ? b.q_pos + b.q_stride * b.rows : k_last - b.lo + 1), {0, b.keys});
+  // where strides differ, a window between two keys may still see none of them
+  interval r{0, b.rows};
+  while (r.count > 0 && b.seen_by(r.first).count == 0) ++r.first, --r.count;
+  while (r.count > 0 && b.seen_by(r.first + r.count - 1).count == 0) --r.count;
+  b = part_of(b, r, {0, b.keys});
+  interval c{0, b.rows > 0 ? b.keys : 0};
+  if (b.rows > 0) {
+    index q_last = b.q_pos + b.q_stride * (b.rows - 1);
+    c = clip({b.k_pos, b.keys, b.k_stride}, b.lo <= -unbounded ? b.k_pos : b.q_pos + b.lo,
+             b.hi >= unbounded ? b.k_pos + b.k_stride * b.keys : q_last + b.hi + 1);
+  }
+  while (c.count > 0 && b.seeing(c.first).count == 0) ++c.first, --c.count;
+  while (c.count > 0 && b.seeing(c.first + c.count - 1).count == 0) --c.count;
+  return part_of(b, {0, b.rows}, c);
+}
+
+} // namespace detail
+
+/// The one intersection: calls f(block) for every non-empty meeting of query rows, keys and slices, slices outermost.
+template <class F>
+constexpr void for_each_block(std::span<placed const> q, std::span<placed const> k, std::span<slice const> mask, F&& f) {
+  for (slice const& s : mask)
+    for (placed const& a : q) {
+      if (a.positions.begin >= s.q1 || a.positions.end() <= s.q0) continue;
+      for (placed const& b : k) {
+        if (b.positions.begin >= s.k1 || b.positions.end() <= s.k0) continue;
+        block x = detail::meet(a, b, s);
+        if (x.empty()) continue;
+        x = detail::trimmed(x);
+        if (!x.empty()) f(x);
+      }
+    }
+}
+
+/// The same as a list.
+constexpr std::vector<block> blocks(std::span<placed const> q, std::span<placed const> k, std::span<slice const> mask) {
+  std::vector<block> out;
+  for_each_block(q, k, mask, [&](block const& b) { out.push_back(b); });
+  return out;
+}
+
+/// Runs of one owner as placed runs: rows count up from 0 in the order of the runs.
+constexpr std::vector<placed> place(std::span<run const> runs, int part = 0) {
+  std::vector<placed> out;
+  index row = 0;
+  for (run const& r : runs) {
+    if (r.count) out.push_back({r, part, row});
+    row += r.count;
+  }
+  return out;
+}
+
+/// Joins blocks that differ only by adjacent keys (or rows) whose positions continue affinely; the pairs stay the same.
+constexpr std::vector<block> coalesce(std::vector<block> list) {
+  auto joins = [](block const& a, block const& b, bool keys) {
+    if (a.q_part != b.q_part || a.k_part != b.k_part || a.lo != b.lo || a.hi != b.hi || a.document != b.document) return false;
+    if (keys)
+      return a.q == b.q && a.rows == b.rows && a.q_pos == b.q_pos && a.q_stride == b.q_stride && a.k + a.keys == b.k &&
+             (a.k_stride == b.k_stride || b.keys == 1) && a.k_pos + a.keys * a.k_stride == b.k_pos;
+    return a.k == b.k && a.keys == b.keys && a.k_pos == b.k_pos && a.k_stride == b.k_stride && a.q + a.rows == b.q &&
+           (a.q_stride == b.q_stride || b.rows == 1) && a.q_pos + a.rows * a.q_stride == b.q_pos;
+  };
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (std::size_t i = 0; i < list.size() && !changed; ++i)
+      for (std::size_t j = 0; j < list.size() && !changed; ++j)
+        for (bool keys : {true, false})
+          if (i != j && !changed && joins(list[i], list[j], keys)) {
+            (keys ? list[i].keys : list[i].rows) += keys ? list[j].keys : list[j].rows;
+            list.erase(list.begin() + std::ptrdiff_t(j));
+            changed = true;
+          }
+  }
+  return list;
+}
+
+} // namespace sp

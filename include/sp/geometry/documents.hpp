@@ -1,0 +1,175 @@
+// Documents: the pieces of a packed stream that must not see each other. Gaps between them are slack that belongs to nobody.
+// Built from cu_seqlens, rectangles, padding masks or position ids; offsets are untrusted and checked with their values.
+#pragma once
+
+#include <concepts>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <sp/core/index.hpp>
+
+namespace sp {
+
+/// Tokens [begin, begin + count) of the stream; [begin + count, begin + room) is padding that a sharding spreads with them.
+struct document {
+  index begin = 0;
+  index count = 0;
+  index room = 0;
+  index id = 0; ///< the caller's name for it: random numbers are keyed by it, so packing order does not matter
+
+  constexpr index end() const { return begin + count; }
+  friend constexpr bool operator==(document const&, document const&) = default;
+};
+
+/// Documents in stream order over a stream of `length()` positions.
+class documents {
+public:
+  constexpr documents() = default;
+
+  /// Any list in ascending order without overlap; `length` positions in all (at least the last room's end).
+  constexpr documents(std::vector<document> list, index length) : list_(std::move(list)), length_(length) {
+    index end = 0;
+    for (std::size_t d = 0; d < list_.size(); ++d) {
+      document const& x = list_[d];
+      if (x.count < 0 || x.room < x.count)
+        fail({errc::bad_documents, "document " + std::to_string(d) + " has count " + std::to_string(x.count) + " and room " + std::to_string(x.room),
+              "0 <= count <= room: room is the tokens and the padding behind them"});
+      if (x.begin < end)
+        fail({errc::bad_documents,
+              "document " + std::to_string(d) + " begins at " + std::to_string(x.begin) + ", its predecessor ends at " + std::to_string(end),
+              "Give documents in ascending order without overlap"});
+      end = checked_add(x.begin, x.room);
+    }
+    if (length < end)
+      fail({errc::bad_documents, "documents end at " + std::to_string(end) + ", the stream has " + std::to_string(length) + " positions",
+            "Make offsets and tensor agree"});
+  }
+
+  /// From cumulative lengths {0, n0, n0 + n1, ...}. `length` may exceed the last offset: the tail is slack.
+  constexpr static documents packed(std::span<index const> cu_seqlens, index length = -1) {
+    if (cu_seqlens.empty() || cu_seqlens[0] != 0)
+      fail({errc::bad_documents, cu_seqlens.empty() ? std::string("cu_seqlens is empty") : "cu_seqlens[0] is " + std::to_string(cu_seqlens[0]),
+            "cu_seqlens starts with 0 and holds one entry more than there are documents"});
+    std::vector<document> list;
+    for (std::size_t i = 1; i < cu_seqlens.size(); ++i) {
+      if (cu_seqlens[i] < cu_seqlens[i - 1])
+        fail({errc::bad_documents,
+              "cu_seqlens[" + std::to_string(i) + "] is " + std::to_string(cu_seqlens[i]) + " after " + std::to_string(cu_seqlens[i - 1]),
+              "Offsets must not decrease"});
+      index n = cu_seqlens[i] - cu_seqlens[i - 1];
+      list.push_back({cu_seqlens[i - 1], n, n, index(i) - 1});
+    }
+    if (length == -1) length = cu_seqlens.back();
+    return {std::move(list), length};
+  }
+
+  /// `batch` documents of `tokens` positions each, one behind the other: a rectangular (batch, tokens, ...) tensor.
+  constexpr static documents rectangular(index batch, index tokens) {
+    check_batch(batch, tokens);
+    index length = checked_mul(batch, tokens); // first, so that absurd sizes fail before they fill a list
+    std::vector<document> list;
+    for (index b = 0; b < batch; ++b) list.push_back({b * tokens, tokens, tokens, b});
+    return {std::move(list), length};
+  }
+
+  /// From a padding mask (batch, tokens), non-zero where a token is real; padding may stand left or right (or both sides) of each row.
+  template <class Flag>
+  constexpr static documents from_padding_mask(std::span<Flag const> mask, index batch, index tokens) {
+    check_batch(batch, tokens);
+    if (index(mask.size()) != checked_mul(batch, tokens))
+      fail({errc::bad_documents, "the padding mask has " + std::to_string(mask.size()) + " entries, batch times tokens is " +
+                                     std::to_string(batch * tokens), "Pass one entry per token"});
+    std::vector<document> list;
+    for (index b = 0; b < batch; ++b) {
+      auto real = [&](index t) { return mask[std::size_t(b * tokens + t)] != Flag{}; };
+      index first = 0, last = tokens;
+      while (first < last && !real(first)) ++first;
+      while (last > first && !real(last - 1)) --last;
+      for (index t = first; t < last; ++t)
+        if (!real(t))
+          fail({errc::bad_documents, "row " + std::to_string(b) + " of the padding mask has a hole at token " + std::to_string(t),
+                "Padding must stand at the ends of a row; use documents for anything else"});
+      list.push_back({b * tokens + first, last - first, last - first, b});
+    }
+    return {std::move(list), checked_mul(batch, tokens)};
+  }
+
+  /// From position ids of one packed row: a document starts where the id does not continue the one before.
+  template <class Id>
+  constexpr static documents from_position_ids(std::span<Id const> ids) {
+    std::vector<document> list;
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (i == 0 || ids[i] == 0 || index(ids[i]) != index(ids[i - 1]) + 1) {
+        if (ids[i] != 0)
+          fail({errc::bad_documents, "position id " + std::to_string(ids[i]) + " at token " + std::to_string(i) + " starts no document",
+                "Ids must count 0, 1, 2, ... inside each document"});
+        list.push_back({index(i), 0, 0, index(list.size())});
+      }
+      ++list.back().count;
+      ++list.back().room;
+    }
+    return {std::move(list), index(ids.size())};
+  }
+
+  constexpr std::size_t size() const { return list_.size(); }
+  constexpr document const& operator[](std::size_t d) const { return list_[d]; }
+  constexpr auto begin() const { return list_.begin(); }
+  constexpr auto end() const { return list_.end(); }
+  /// Positions of the stream, slack included.
+  constexpr index length() const { return length_; }
+  /// Tokens that belong to a document.
+  constexpr index tokens() const {
+    index n = 0;
+    for (document const& d : list_) n += d.count;
+    return n;
+  }
+
+  /// The same documents, each with room for a multiple of `multiple` tokens, in a stream of their own (a new length, new begins).
+  constexpr documents padded(index multiple) const {
+    if (multiple <= 0)
+      fail({errc::bad_documents, "padding to a multiple of " + std::to_string(multiple), "Pad to a multiple of at least 1"});
+    std::vector<document> list;
+    index at = 0;
+    for (document const& d : list_) {
+      index room = checked_mul(ceil_div(d.count, multiple), multiple);
+      list.push_back({at, d.count, room, d.id});
+      at = checked_add(at, room);
+    }
+    return {std::move(list), at};
+  }
+
+  /// The caller's own names for the documents, used as keys of random numbers.
+  constexpr documents with_ids(std::span<index const> ids) const {
+    if (ids.size() != list_.size())
+      fail({errc::bad_documents, std::to_string(ids.size()) + " ids for " + std::to_string(list_.size()) + " documents", "Give one id per document"});
+    documents r = *this;
+    for (std::size_t d = 0; d < ids.size(); ++d) r.list_[d].id = ids[d];
+    return r;
+  }
+
+  friend constexpr bool operator==(documents const&, documents const&) = default;
+
+private:
+  constexpr static void check_batch(index batch, index tokens) {
+    if (batch < 0 || tokens < 0)
+      fail({errc::bad_documents, "a batch of " + std::to_string(batch) + " rows of " + std::to_string(tokens) + " tokens",
+            "Neither can be negative"});
+  }
+
+  std::vector<document> list_;
+  index length_ = 0;
+};
+
+/// cu_seqlens written as a list: sp::packed{0, 4096, 6144, 16384}.
+struct packed : documents {
+  /// Offsets of any integer type: int32 is what most data loaders give.
+  template <std::integral Offset>
+  explicit constexpr packed(std::span<Offset const> cu_seqlens, index length = -1)
+      : packed(std::span<index const>(std::vector<index>(cu_seqlens.begin(), cu_seqlens.end())), length) {}
+
+  constexpr packed(std::initializer_list<index> cu_seqlens) : documents(documents::packed(std::span(cu_seqlens.begin(), cu_seqlens.size()))) {}
+  explicit constexpr packed(std::span<index const> cu_seqlens, index length = -1) : documents(documents::packed(cu_seqlens, length)) {}
+};
+
+} // namespace sp

@@ -1,0 +1,125 @@
+// A run: tokens a rank owns, as an arithmetic progression of positions. Everything a sharding says is a list of runs.
+// Pure integers: intersection, clipping and merging are exact and constexpr.
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include <sp/core/index.hpp>
+
+namespace sp {
+
+/// Positions begin, begin + stride, ..., begin + (count - 1) stride. stride >= 1.
+struct run {
+  index begin = 0;
+  index count = 0;
+  index stride = 1;
+
+  constexpr index at(index i) const { return begin + i * stride; }
+  constexpr index last() const { return at(count - 1); }
+  /// The smallest position behind the run; begin for an empty run.
+  constexpr index end() const { return count ? last() + 1 : begin; }
+  constexpr bool contains(index position) const {
+    return count > 0 && position >= begin && position <= last() && (position - begin) % stride == 0;
+  }
+  constexpr run part(index first, index n) const { return {at(first), n, stride}; }
+  friend constexpr bool operator==(run const&, run const&) = default;
+};
+
+/// Indices [first, first + count) of a run.
+struct interval {
+  index first = 0;
+  index count = 0;
+  friend constexpr bool operator==(interval const&, interval const&) = default;
+};
+
+/// Which indices of r have positions in [a, b).
+constexpr interval clip(run const& r, index a, index b) {
+  index first = max(0, ceil_div(a - r.begin, r.stride));
+  index last = min(r.count, ceil_div(b - r.begin, r.stride));
+  return {first, max(0, last - first)};
+}
+
+constexpr index count_of(std::span<run const> runs) {
+  index n = 0;
+  for (run const& r : runs) n = checked_add(n, r.count);
+  return n;
+}
+
+/// What two runs share: `count` positions from `begin` on with step `stride`; they are rows a, a + a_step, ... of the
+/// first run and b, b + b_step, ... of the second.
+struct common {
+  index begin = 0, count = 0, stride = 1;
+  index a = 0, a_step = 1, b = 0, b_step = 1;
+};
+
+/// The intersection of two arithmetic progressions is one (Chinese remainder theorem); count 0 when they miss each other.
+constexpr common intersect(run const& a, run const& b) {
+  if (a.count == 0 || b.count == 0) return {};
+  // extended Euclid on the strides: g = gcd, x a.stride = g (mod b.stride)
+  index old_r = a.stride, r = b.stride, old_x = 1, x = 0;
+  while (r != 0) {
+    index q = old_r / r;
+    index t = old_r - q * r;
+    old_r = r;
+    r = t;
+    t = old_x - q * x;
+    old_x = x;
+    x = t;
+  }
+  index g = old_r, gap = b.begin - a.begin;
+  if (gap % g != 0) return {};
+  index m = b.stride / g, step = checked_mul(a.stride, m);
+  index k = (((gap / g) % m) * (old_x % m)) % m; // row of a, modulo m, that is also in b
+  if (k < 0) k += m;
+  index lo = max(a.begin, b.begin), hi = min(a.last(), b.last());
+  index begin = a.at(k);
+  if (begin < lo) begin += ceil_div(lo - begin, step) * step;
+  if (begin > hi) return {};
+  return {begin, (hi - begin) / step + 1, step, (begin - a.begin) / a.stride, step / a.stride, (begin - b.begin) / b.stride, step / b.stride};
+}
+
+/// Appends r to runs, joined to the last one where the positions continue affinely. Two single positions are joined only when they
+/// are neighbours: a stride made up between them would agree with nobody else's, and bands need strides that agree.
+constexpr void append(std::vector<run>& runs, run r) {
+  if (r.count == 0) return;
+  if (r.count == 1) r.stride = 1;
+  if (!runs.empty()) {
+    run& l = runs.back();
+    index step = r.begin - l.last();
+    bool l_agrees = l.count == 1 || l.stride == step;
+    bool r_agrees = r.count == 1 || r.stride == step;
+    bool singles = l.count == 1 && r.count == 1;
+    if (step > 0 && l_agrees && r_agrees && (!singles || step == 1)) {
+      l = {l.begin, l.count + r.count, step};
+      return;
+    }
+  }
+  runs.push_back(r);
+}
+
+/// The same positions in ascending order as far as runs can say it: disjoint runs are sorted by begin, and interleaved ones
+/// that together leave no hole become one dense run. This is the order in which a group sees its members' tokens.
+constexpr std::vector<run> natural(std::vector<run> runs) {
+  std::erase_if(runs, [](run const& r) { return r.count == 0; });
+  std::sort(runs.begin(), runs.end(), [](run const& a, run const& b) { return a.begin < b.begin; });
+  std::vector<run> out;
+  for (std::size_t i = 0; i < runs.size();) {
+    index end = runs[i].end(), count = runs[i].count;
+    std::size_t j = i + 1;
+    for (; j < runs.size() && runs[j].begin < end; ++j) { // a cluster of runs whose ranges overlap
+      end = max(end, runs[j].end());
+      count += runs[j].count;
+    }
+    if (count == end - runs[i].begin)
+      append(out, {runs[i].begin, count, 1});
+    else
+      for (std::size_t k = i; k < j; ++k) append(out, runs[k]);
+    i = j;
+  }
+  return out;
+}
+
+} // namespace sp

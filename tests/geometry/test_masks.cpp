@@ -1,0 +1,227 @@
+// Masks against brute force: the slices of every mask show exactly the pairs of its definition, each once.
+// Overlapping, reversed and straying slices are refused with the slices named.
+#include <doctest/doctest.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <sp/geometry/mask.hpp>
+
+#include "support/failure.hpp"
+
+namespace {
+
+using sp::document;
+using sp::documents;
+using sp::errc;
+using sp::index;
+using sp::mask;
+using sp::slice;
+using support::failure_of;
+using support::says;
+
+/// Which document a position is in; -1: none.
+index document_of(documents const& docs, index p) {
+  for (std::size_t d = 0; d < docs.size(); ++d)
+    if (docs[d].begin <= p && p < docs[d].end()) return index(d);
+  return -1;
+}
+
+/// True if the slices of m show the pair (q, k) of documents exactly as `sees(document, q offset, k offset)` says, each pair once.
+template <class Sees>
+bool shows(mask const& m, documents const& q, documents const& k, Sees&& sees) {
+  auto list = sp::slices(m, q, k);
+  for (std::size_t i = 1; i < list.size(); ++i)
+    if (list[i].document < list[i - 1].document) return false;
+  for (index i = 0; i < q.length(); ++i)
+    for (index j = 0; j < k.length(); ++j) {
+      index d = document_of(q, i);
+      bool want = d >= 0 && d == document_of(k, j) &&
+                  sees(std::size_t(d), i - q[std::size_t(d)].begin, j - k[std::size_t(d)].begin);
+      index times = 0;
+      for (slice const& s : list) {
+        if (!s.sees(i, j)) continue;
+        ++times;
+        auto const& dq = q[std::size_t(s.document)];
+        if (s.document != d || s.id != dq.id || s.q_origin != dq.begin || s.k_origin != k[std::size_t(d)].begin) return false;
+      }
+      if (times != (want ? 1 : 0)) return false;
+    }
+  return true;
+}
+template <class Sees>
+bool shows(mask const& m, documents const& docs, Sees&& sees) {
+  return shows(m, docs, docs, sees);
+}
+
+documents with_gaps() { return documents({{1, 5, 5, 40}, {6, 0, 0, 41}, {8, 1, 3, 42}, {12, 7, 7, 43}}, 21); }
+
+std::vector<documents> streams() {
+  return {sp::packed{0, 9}, sp::packed{0, 4, 4, 11}, sp::packed{0, 0, 1, 2, 8}, with_gaps(), documents{}, sp::packed{0, 0}};
+}
+
+// A causal slice is one slice per document, and empty documents have none.
+static_assert(sp::slices(sp::causal(), sp::packed{0, 4, 4, 9}, sp::packed{0, 4, 4, 9}).size() == 2);
+static_assert(sp::slices(sp::causal(), sp::packed{0, 4, 9}, sp::packed{0, 4, 9})[1] ==
+              slice{4, 9, 4, 9, -sp::unbounded, 0, 1, 1, 4, 4});
+// Prefix-LM: all x prefix full, all x rest causal.
+static_assert(sp::slices(sp::prefix_lm({3}), sp::packed{0, 8}, sp::packed{0, 8}).size() == 2);
+static_assert(!slice{0, 4, 0, 4, -1, 1}.empty() && slice{0, 4, 4, 8, 8, 9}.empty() && slice{0, 4, 0, 4, 1, 0}.empty());
+static_assert(sp::detail::overlap({0, 4, 0, 4, 0, 0}, {2, 6, 0, 4, -1, 5}) &&
+              !sp::detail::overlap({0, 4, 0, 4, -9, 0}, {0, 4, 0, 4, 1, 9}));
+
+TEST_CASE("masks: full, causal and windows of every width [asan]") {
+  for (documents const& docs : streams()) {
+    CHECK(shows(sp::full(), docs, [](auto, index, index) { return true; }));
+    CHECK(shows(sp::causal(), docs, [](auto, index q, index k) { return k <= q; }));
+    for (index left = 0; left < 9; ++left)
+      for (index right = 0; right < 9; ++right)
+        CHECK(shows(sp::window(left, right), docs, [&](auto, index q, index k) { return -left <= k - q && k - q <= right; }));
+  }
+}
+
+TEST_CASE("masks: prefixes of every length are disjoint slices") {
+  for (index n = 0; n <= 7; ++n)
+    for (index a = 0; a <= n; ++a)
+      for (index b = 0; b <= 5; ++b) {
+        std::vector<index> prefix{a, b};
+        auto sees = [&](std::size_t d, index q, index k) { return k <= q || k < prefix[d]; };
+        CHECK(shows(sp::prefix_lm(prefix), sp::packed{0, n, n + 5}, sees));
+      }
+  // with a window: the prefix is seen by everybody, the window holds for the rest
+  mask m = sp::window(2, 1);
+  m.prefix = {3};
+  CHECK(shows(m, sp::packed{0, 10}, [](auto, index q, index k) { return k < 3 || (q - 2 <= k && k <= q + 1); }));
+}
+
+TEST_CASE("masks: image spans see themselves both ways, with and without a window and a prefix [asan]") {
+  documents docs = sp::packed{0, 10, 10, 22};
+  std::vector<document> spans{{2, 3, 3}, {6, 4, 4}, {12, 5, 5}, {20, 1, 1}};
+  auto same_span = [&](std::size_t d, index q, index k) {
+    for (document const& s : spans)
+      if (s.begin <= docs[d].begin + q && docs[d].begin + q < s.end() && s.begin <= docs[d].begin + k && docs[d].begin + k < s.end())
+        return true;
+    return false;
+  };
+  CHECK(shows(sp::image_spans(spans), docs, [&](std::size_t d, index q, index k) { return k <= q || same_span(d, q, k); }));
+  for (index left : {0, 1, 2, 7})
+    for (index right : {0, 1, 3}) {
+      mask m = sp::image_spans(spans);
+      m.lo = -left;
+      m.hi = right;
+      CHECK(shows(m, docs, [&](std::size_t d, index q, index k) { return (-left <= k - q && k - q <= right) || same_span(d, q, k); }));
+      m.prefix = {4, 0, 3};
+      CHECK(shows(m, docs, [&](std::size_t d, index q, index k) {
+        return (-left <= k - q && k - q <= right) || same_span(d, q, k) || k < m.prefix[d];
+      }));
+    }
+}
+
+TEST_CASE("masks: cross attention, where queries and keys stand at the begin or at the end of each other") {
+  documents q = sp::packed{0, 3, 3, 9, 11}, k = sp::packed{0, 7, 9, 9, 14};
+  auto count = [](documents const& d, std::size_t i) { return d[i].count; };
+  CHECK(shows(sp::full(), q, k, [](auto, index, index) { return true; }));
+  for (index lo : {-4, -1, 0})
+    for (index hi : {0, 2}) {
+      mask m{.lo = lo, .hi = hi};
+      CHECK(shows(m, q, k, [&](auto, index i, index j) { return lo <= j - i && j - i <= hi; }));
+      m.at = sp::align::end; // the last query stands on the last key: decode with a cache
+      CHECK(shows(m, q, k, [&](std::size_t d, index i, index j) {
+        index diff = (j - count(k, d)) - (i - count(q, d));
+        return lo <= diff && diff <= hi;
+      }));
+    }
+  mask decode{.hi = 0, .at = sp::align::end};
+  CHECK(shows(decode, sp::packed{0, 1}, sp::packed{0, 6}, [](auto, index, index) { return true; }));
+  mask m = sp::causal();
+  m.prefix = {2, 1, 0, 5};
+  CHECK(shows(m, q, k, [&](std::size_t d, index i, index j) { return j <= i || j < m.prefix[d]; }));
+}
+
+TEST_CASE("masks: user slices alone and beside a rule") {
+  documents docs = sp::packed{0, 6, 12};
+  mask m = sp::user_slices({{0, 3, 0, 2}, {3, 6, 1, 5, -3, 1}, {6, 12, 6, 12, 0, 0}, {2, 2, 0, 1}});
+  CHECK(shows(m, docs, [](std::size_t d, index q, index k) {
+    if (d == 1) return q == k;
+    return (q < 3 && k < 2) || (q >= 3 && 1 <= k && k < 5 && -3 <= k - q && k - q <= 1);
+  }));
+  mask beside = sp::causal();
+  beside.user = {{0, 2, 3, 5}}; // two early queries look ahead
+  CHECK(shows(beside, docs, [](std::size_t d, index q, index k) { return k <= q || (d == 0 && q < 2 && k >= 3 && k < 5); }));
+}
+
+TEST_CASE("masks: prefix-LM as overlapping slices counts keys twice and is refused, naming both") {
+  documents docs = sp::packed{0, 8};
+  mask m = sp::user_slices({{0, 8, 0, 3}, {0, 8, 0, 8, -sp::unbounded, 0}});
+  auto e = failure_of([&] { return sp::slices(m, docs, docs); });
+  CHECK(says(e, errc::bad_mask, "{q [0, 8), k [0, 3), -inf <= k - q <= inf}", "{q [0, 8), k [0, 8), -inf <= k - q <= 0}", "overlap"));
+
+  m = sp::causal();
+  m.user = {{4, 5, 2, 3}}; // already visible
+  CHECK(says(failure_of([&] { return sp::slices(m, docs, docs); }), errc::bad_mask, "{q [4, 5), k [2, 3)", "k [0, 8)"));
+
+  std::vector<document> spans{{1, 4, 4}, {3, 3, 3}};
+  CHECK(says(failure_of([&] { return sp::slices(sp::image_spans(spans), docs, docs); }), errc::bad_mask, "q [1, 5)", "q [3, 6)"));
+}
+
+TEST_CASE("masks: every pair of small slices is refused exactly when it shares a cell") {
+  documents docs = sp::packed{0, 4};
+  std::vector<slice> list;
+  for (index q0 = 0; q0 < 4; q0 += 2)
+    for (index q1 = q0 + 1; q1 <= 4; q1 += 2)
+      for (index k0 = 0; k0 < 4; k0 += 2)
+        for (index k1 = k0 + 2; k1 <= 4; ++k1)
+          for (index lo = -2; lo <= 1; ++lo)
+            for (index hi : {lo, lo + 2}) list.push_back({q0, q1, k0, k1, lo, hi});
+  index wrong = 0, refused = 0;
+  for (slice const& a : list)
+    for (slice const& b : list) {
+      bool shared = false;
+      for (index q = 0; q < 4; ++q)
+        for (index k = 0; k < 4; ++k) shared = shared || (a.sees(q, k) && b.sees(q, k));
+      refused += shared;
+      wrong += sp::detail::overlap(a, b) == shared ? 0 : 1;
+    }
+  CHECK(wrong == 0);
+  CHECK(refused > 1000);
+}
+
+TEST_CASE("masks: reversed and straying slices, prefixes and rules are refused with their numbers") {
+  documents docs = sp::packed{0, 4, 9};
+  auto refuse = [&](mask const& m) { return failure_of([&] { return sp::slices(m, docs, docs); }); };
+  CHECK(says(refuse(sp::user_slices({{3, 1, 0, 4}})), errc::bad_mask, "{q [3, 1), k [0, 4)", "reversed"));
+  CHECK(says(refuse(sp::user_slices({{0, 4, 2, 1}})), errc::bad_mask, "k [2, 1)", "reversed"));
+  CHECK(says(refuse(sp::user_slices({{0, 4, 0, 4, 2, 1}})), errc::bad_mask, "2 <= k - q <= 1", "reversed"));
+  CHECK(says(refuse(sp::user_slices({{2, 6, 2, 6}})), errc::bad_mask, "{q [2, 6), k [2, 6)", "leaves its document"));
+  CHECK(says(refuse(sp::user_slices({{0, 4, 4, 9}})), errc::bad_mask, "{q [0, 4), k [4, 9)", "leaves its document"));
+  CHECK(says(refuse(sp::user_slices({{0, 10, 0, 10}})), errc::bad_mask, "leaves its document"));
+  CHECK(says(refuse(sp::user_slices({{-1, 3, 0, 3}})), errc::bad_mask, "q [-1, 3)", "leaves its document"));
+  std::vector<document> span{{3, 3, 3}};
+  CHECK(says(refuse(sp::image_spans(span)), errc::bad_mask, "q [3, 6)", "leaves its document"));
+  span = {{1, 2, 2}};
+  CHECK(says(failure_of([&] { return sp::slices(sp::image_spans(span), docs, sp::packed{0, 6, 11}); }), errc::bad_mask, "document 0",
+             "queries and keys differ"));
+  CHECK(says(refuse(sp::prefix_lm({5, 0})), errc::bad_mask, "prefix 5 of document 0 with 4 keys"));
+  CHECK(says(refuse(sp::prefix_lm({1, -1})), errc::bad_mask, "prefix -1 of document 1"));
+  CHECK(says(refuse(sp::prefix_lm({1})), errc::bad_mask, "1 prefix lengths for 2 documents"));
+  CHECK(says(refuse(mask{.lo = 1, .hi = 0}), errc::bad_mask, "lo 1 > hi 0"));
+  CHECK(says(refuse(sp::window(-2, 1)), errc::bad_mask, "lo 2 > hi 1"));
+
+  auto e = failure_of([&] { return sp::slices(sp::full(), docs, sp::packed{0, 9}); });
+  CHECK(says(e, errc::bad_documents, "2 query documents, 1 key documents"));
+}
+
+TEST_CASE("masks: windows wider than any int64 stream do not wrap [asan]") {
+  documents docs = sp::packed{0, 5};
+  for (index wide : {sp::unbounded - 1, sp::unbounded, index{1} << 40})
+    CHECK(shows(sp::window(wide, 0), docs, [](auto, index q, index k) { return k <= q; }));
+  index far = index{1} << 40; // a document that begins beyond 2^31
+  auto list = sp::slices(sp::window(3, 0), documents({{far, 10, 10, 0}}, far + 10), documents({{0, 10, 10, 0}}, 10));
+  REQUIRE(list.size() == 1);
+  CHECK(list[0].sees(far + 5, 2));
+  CHECK(!list[0].sees(far + 5, 1));
+  CHECK(!list[0].sees(far + 5, 6));
+}
+
+} // namespace
