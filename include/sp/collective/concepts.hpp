@@ -1,0 +1,94 @@
+// What sp asks of a communicator: rank, size and one grouped exchange. Each further ability is a concept of its own.
+// Models live in files of their own; missing abilities fall back to the exchange (operations.hpp).
+#pragma once
+
+#include <concepts>
+#include <span>
+
+#include <sp/core/piece.hpp>
+
+namespace sp {
+
+/// Everything one rank sends to, or receives from, one peer in one exchange: pieces laid end to end, in an order both sides know.
+struct parcel {
+  int peer = 0;
+  std::span<piece const> pieces;
+};
+
+/// One grouped exchange. Parcels of zero bytes are skipped by both sides. A parcel to oneself is legal: its bytes are copied.
+/// At most one parcel per peer and direction. `primitive` names the caller in ledgers and errors.
+struct traffic {
+  char const* primitive = "";
+  std::span<parcel const> sends;
+  std::span<parcel const> receives;
+};
+
+/// What a stream-ordered operation returns. wait() makes received bytes visible and sent buffers reusable; a token that is
+/// destroyed without wait() has failed, and its communicator with it.
+template <class T>
+concept token = std::movable<T> && requires(T t) { t.wait(); };
+
+/// The base: const handles, cheap to copy. Every rank of the group calls the same operations in the same order.
+/// The pieces and parcels given to exchange() stay alive until wait() returns.
+template <class C>
+concept communicator = std::copyable<C> && requires(C const c, traffic const& t) {
+  typename C::memory_type;
+  { c.rank() } -> std::same_as<int>;
+  { c.size() } -> std::same_as<int>;
+  { c.exchange(t) } -> token;
+};
+
+/// Parcels for everybody at once, in one call that beats the grouped exchange.
+template <class C>
+concept has_all_to_all_v = communicator<C> && requires(C const c, traffic const& t) {
+  { c.all_to_all_v(t) } -> token;
+};
+
+/// Everybody's pieces to everybody: sends holds one parcel (its peer is ignored), receives one per rank.
+template <class C>
+concept has_all_gather_v = communicator<C> && requires(C const c, traffic const& t) {
+  { c.all_gather_v(t) } -> token;
+};
+
+/// Sum of everybody's values, the same bits on every rank.
+template <class C, class T>
+concept has_all_reduce = communicator<C> && requires(C const c, view<T, 1, typename C::memory_type> v) { c.all_reduce(v); };
+
+/// Rank r ends with the sum over all ranks of the r-th of `parts`, written to `mine`.
+template <class C, class T>
+concept has_reduce_scatter = communicator<C> && requires(C const c, std::span<view<T, 1, typename C::memory_type> const> parts,
+                                                         view<T, 1, typename C::memory_type> mine) { c.reduce_scatter(parts, mine); };
+
+/// The root's pieces to everybody.
+template <class C>
+concept has_broadcast = communicator<C> && requires(C const c, std::span<piece const> pieces, int root) { c.broadcast(pieces, root); };
+
+/// Nobody leaves before everybody has come.
+template <class C>
+concept has_barrier = communicator<C> && requires(C const c) { c.barrier(); };
+
+/// Groups within a group: ranks that give the same color, ordered by key (then by rank).
+template <class C>
+concept splittable = communicator<C> && requires(C const c, int color, int key) {
+  { c.split(color, key) } -> communicator;
+};
+
+/// Buffers published for one call: of(r) lists rank r's pieces, which may be read (and written where the callers agree);
+/// release() waits until nobody uses mine any more. publish() returns when everybody has published.
+template <class E>
+concept exposure = std::movable<E> && requires(E e, int r) {
+  { e.of(r) } -> std::convertible_to<std::span<piece const>>;
+  e.release();
+};
+
+/// Ranks that can read and write each other's memory.
+template <class C>
+concept peer_memory = communicator<C> && requires(C const c, char const* primitive, std::span<piece const> mine) {
+  { c.publish(primitive, mine) } -> exposure;
+};
+
+/// A communicator that can be told that this rank has failed, so that nobody waits for it.
+template <class C>
+concept abortable = communicator<C> && requires(C const c, error_info const& why) { c.abort(why); };
+
+} // namespace sp

@@ -1,0 +1,197 @@
+// The ledger holds exactly what was sent, and chaos does exactly what its numbers say; both keep the abilities of what they wrap.
+// Also the communicator of one rank.
+#include <doctest/doctest.h>
+
+#include <set>
+
+#include <sp/collective/chaos.hpp>
+#include <sp/collective/counting.hpp>
+#include <sp/collective/operations.hpp>
+#include <sp/threads.hpp>
+
+#include "collective/pieces.hpp"
+#include "support/failure.hpp"
+
+using namespace collective_tests;
+using namespace std::chrono_literals;
+using support::failure_of;
+using support::says;
+
+namespace {
+
+constexpr sp::threads_options patient{.deadline = 30s};
+
+struct token {
+  void wait() {}
+};
+struct base { // nothing but the base
+  using memory_type = sp::host;
+  int rank() const { return 1; }
+  int size() const { return 3; }
+  token exchange(sp::traffic const&) const { return {}; }
+};
+struct native : base { // hides what it sends
+  token all_to_all_v(sp::traffic const&) const { return {}; }
+  token all_gather_v(sp::traffic const&) const { return {}; }
+  void all_reduce(sp::view<float, 1>) const {}
+  void reduce_scatter(std::span<sp::view<float, 1> const>, sp::view<float, 1>) const {}
+  void broadcast(std::span<piece const>, int) const {}
+  void barrier() const {}
+};
+
+template <class D>
+constexpr bool bare_abilities = sp::communicator<D> && !sp::has_all_to_all_v<D> && !sp::has_all_gather_v<D> &&
+                                !sp::has_all_reduce<D, float> && !sp::has_reduce_scatter<D, float> && !sp::has_broadcast<D> &&
+                                !sp::has_barrier<D> && !sp::splittable<D> && !sp::peer_memory<D> && !sp::abortable<D>;
+template <class D>
+constexpr bool native_abilities =
+    sp::has_all_to_all_v<D>&& sp::has_all_gather_v<D>&& sp::has_all_reduce<D, float> && !sp::has_all_reduce<D, int> &&
+    sp::has_reduce_scatter<D, float> && sp::has_broadcast<D> && sp::has_barrier<D> && !sp::splittable<D>;
+template <class D>
+constexpr bool thread_abilities =
+    sp::has_barrier<D>&& sp::splittable<D>&& sp::peer_memory<D>&& sp::abortable<D> && !sp::has_broadcast<D>;
+
+static_assert(bare_abilities<base> && bare_abilities<sp::counting<base>> && bare_abilities<sp::chaos<base>>);
+static_assert(native_abilities<native> && native_abilities<sp::counting<native>> && native_abilities<sp::chaos<native>>);
+static_assert(thread_abilities<sp::threads> && thread_abilities<sp::counting<sp::threads>> &&
+              thread_abilities<sp::chaos<sp::threads>>);
+static_assert(thread_abilities<sp::counting<sp::chaos<sp::threads>>>);
+
+} // namespace
+
+TEST_CASE("solo: parcels to oneself are copied, other peers are refused") {
+  sp::solo const c;
+  everybody e(0, 1, 0, [](int, int) { return 12; });
+  c.exchange(e.traffic("self")).wait();
+  CHECK(e.arrived());
+  c.exchange({}).wait();
+  c.barrier();
+  CHECK(c.split(3, 4).size() == 1);
+  piece const p = sp::as_piece(all(e.out[0]));
+  auto shown = c.publish("p", {&p, 1});
+  CHECK(sp::as_view<int, 1>(shown.of(0)[0])(3) == token_value(0, 0, 0, 3));
+  shown.release();
+  parcel const other{1, {&p, 1}};
+  CHECK(says(failure_of([&] { c.exchange({"x", {&other, 1}, {}}).wait(); }), sp::errc::bad_state, "peer 1"));
+  CHECK(says(failure_of([&] { c.exchange({"x", e.sends, {}}).wait(); }), sp::errc::short_message, "sends 48 bytes", "expects 0"));
+}
+
+TEST_CASE("counting: what the fallbacks really send, per primitive; groups count into the same ledger [tsan]") {
+  sp::threads::run(
+      4,
+      [](sp::threads const& inner) {
+        sp::ledger counts;
+        sp::counting c(inner, counts);
+        sp::pool scratch;
+        int const r = c.rank();
+
+        everybody e(r, 4, 0, [](int from, int to) { return from == 2 ? 0 : from + 10 * to; });
+        for (int i = 0; i < 2; ++i) c.exchange(e.traffic("ragged")).wait();
+        sp::index sent = 0, received = 0, messages = 0;
+        for (int p = 0; p < 4; ++p) {
+          if (p == r) continue;
+          sent += 2 * 4 * e.count(r, p);
+          received += 2 * 4 * e.count(p, r);
+          messages += e.count(r, p) > 0 ? 2 : 0;
+        }
+        CHECK(counts.of("ragged") == sp::ledger_entry{2, messages, sent, received, 0, 0});
+
+        std::vector<double> small(10, 1.0), large(1001, 1.0);
+        sp::all_reduce(c, all(small), scratch, "small");
+        CHECK(counts.of("small") == sp::ledger_entry{1, 3, 3 * 80, 3 * 80, 0, 0});
+        sp::all_reduce(c, all(large), scratch, "large");
+        sp::index const part = sp::cut(1001, r + 1, 4) - sp::cut(1001, r, 4), moved = 8 * (1001 - part + 3 * part);
+        CHECK(counts.of("large") == sp::ledger_entry{2, 6, moved, moved, 0, 0});
+
+        piece const p = sp::as_piece(all(small));
+        sp::broadcast(c, {&p, 1}, 2);
+        int const place = (r + 2) % 4; // from the root: 0 sends twice, 1 once
+        CHECK(counts.of("broadcast") == sp::ledger_entry{2,
+                                                         place == 0   ? 2
+                                                         : place == 1 ? 1
+                                                                      : 0,
+                                                         80 * (place == 0   ? 2
+                                                               : place == 1 ? 1
+                                                                            : 0),
+                                                         place == 0 ? 0 : 80, 0, 0});
+        sp::barrier(c);
+        CHECK(counts.of("barrier") == sp::ledger_entry{1, 0, 0, 0, 0, 0});
+
+        auto pair = c.split(r / 2, r);
+        ring_step s(pair.rank(), pair.size(), r);
+        pair.exchange(s.traffic("pairs")).wait();
+        CHECK(s.in == (r ^ 1));
+        CHECK(counts.of("pairs") == sp::ledger_entry{1, 1, 4, 4, 0, 0});
+
+        auto shown = c.publish("pull", {&p, 1});
+        shown.release();
+        CHECK(counts.of("pull") == sp::ledger_entry{1, 0, 0, 0, 1, 80});
+        CHECK(counts.of("never") == sp::ledger_entry{});
+        sp::index total = 0;
+        for (auto const& [name, entry] : counts.entries()) total += entry.bytes_sent;
+        CHECK(counts.total().bytes_sent == total);
+        counts.clear();
+        CHECK(counts.total() == sp::ledger_entry{});
+      },
+      patient);
+}
+
+TEST_CASE("counting: abilities that hide what they send count as their fallbacks") {
+  sp::ledger counts;
+  sp::counting c(native{}, counts); // rank 1 of 3
+  std::vector<float> v(10), w(4);
+  c.all_reduce(all(v)); // the own part is [3, 6)
+  CHECK(counts.of("all_reduce") == sp::ledger_entry{1, 4, 4 * (7 + 6), 4 * (7 + 6), 0, 0});
+  std::vector<sp::view<float, 1>> parts{all(v), all(w), all(v)};
+  c.reduce_scatter(std::span<sp::view<float, 1> const>(parts), all(w));
+  CHECK(counts.of("reduce_scatter") == sp::ledger_entry{1, 2, 4 * 20, 4 * 8, 0, 0});
+  piece const p = sp::as_piece(all(w));
+  c.broadcast({&p, 1}, 1);
+  c.broadcast({&p, 1}, 0);
+  CHECK(counts.of("broadcast") == sp::ledger_entry{2, 2, 32, 16, 0, 0});
+  parcel const mine{1, {&p, 1}}, from[3]{{0, {&p, 1}}, {1, {&p, 1}}, {2, {&p, 1}}};
+  c.all_gather_v({"gather", {&mine, 1}, from}).wait();
+  CHECK(counts.of("gather") == sp::ledger_entry{1, 2, 32, 32, 0, 0});
+  c.all_to_all_v({"a2a", from, from}).wait();
+  CHECK(counts.of("a2a") == sp::ledger_entry{1, 2, 32, 32, 0, 0});
+}
+
+TEST_CASE("chaos: the generator gives other numbers for every seed, rank and call, and the same ones again") {
+  std::set<std::uint64_t> seen;
+  for (std::uint64_t seed = 0; seed < 10; ++seed)
+    for (std::uint64_t rank = 0; rank < 10; ++rank)
+      for (std::uint64_t n = 0; n < 100; ++n) seen.insert(sp::detail::chaos_number(seed, rank, n));
+  CHECK(seen.size() == 10000);
+  static_assert(sp::detail::chaos_number(1, 2, 3) == sp::detail::chaos_number(1, 2, 3));
+}
+
+TEST_CASE("chaos: the named call fails, in a sub-group too, and only that one") {
+  sp::chaos c(sp::solo{}, {.fail_at = 3});
+  c.barrier();
+  auto g = c.split(0, 0);
+  g.exchange({}).wait();
+  CHECK(says(failure_of([&] { g.barrier(); }), sp::errc::backend_error, "call 3"));
+  c.barrier();
+  CHECK(c.calls() == 5);
+}
+
+TEST_CASE("chaos: a corrupted message differs in one bit, the others in none [tsan][asan]") {
+  std::atomic<int> flipped = 0;
+  sp::threads::run(
+      2,
+      [&](sp::threads const& inner) {
+        sp::chaos c(inner, {.seed = 5, .corrupt_at = inner.rank() == 0 ? 2 : -1});
+        for (int k = 0; k < 5; ++k) {
+          everybody e(c.rank(), 2, k, [](int, int) { return 50; });
+          c.exchange(e.traffic("x")).wait();
+          int bits = 0;
+          for (int i = 0; i < 50; ++i)
+            bits += __builtin_popcount(
+                unsigned(e.in[std::size_t(1 - c.rank())][std::size_t(i)] ^ token_value(1 - c.rank(), c.rank(), k, i)));
+          CHECK(bits == (c.rank() == 0 && k == 2 ? 1 : 0));
+          flipped += bits;
+        }
+      },
+      patient);
+  CHECK(flipped == 1);
+}

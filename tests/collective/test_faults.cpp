@@ -1,0 +1,459 @@
+// The threads communicator when something goes wrong: every rank soon learns who failed and why, and nobody touches dead buffers.
+// Times are measured by the ranks themselves; on a busy machine the best of three attempts counts.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include <sp/collective/chaos.hpp>
+#include <sp/collective/operations.hpp>
+#include <sp/threads.hpp>
+
+#include "collective/pieces.hpp"
+#include "support/failure.hpp"
+
+using namespace collective_tests;
+using namespace std::chrono_literals;
+using support::failure_of;
+using support::says;
+
+namespace {
+
+using timer = std::chrono::steady_clock;
+
+constexpr sp::threads_options patient{.deadline = 30s};
+#ifdef SP_TEST_SANITIZED
+constexpr auto prompt = 1000ms;
+#else
+constexpr auto prompt = 100ms;
+#endif
+
+bool has(std::string const& text, std::string const& part) { return text.find(part) != std::string::npos; }
+
+/// The error that leaves run().
+template <class Body>
+sp::error_info run_failure(int size, Body&& body, sp::threads_options options = patient) {
+  return failure_of([&] { sp::threads::run(size, body, options); });
+}
+
+/// Up to three attempts of something that a busy machine may slow down.
+template <class F>
+bool within(timer::duration limit, F&& attempt) {
+  timer::duration best = timer::duration::max();
+  for (int i = 0; i < 3 && best > limit; ++i) best = std::min(best, timer::duration(attempt()));
+  return best <= limit;
+}
+
+struct instant {
+  std::atomic<timer::rep> ticks{0};
+  void now() { ticks = timer::now().time_since_epoch().count(); }
+  timer::time_point get() const { return timer::time_point(timer::duration(ticks.load())); }
+};
+
+/// One round of everything that can block.
+void step(sp::threads const& c, sp::threads const& half, int k) {
+  ring_step a(c.rank(), c.size(), k);
+  auto t = c.exchange(a.traffic());
+  ring_step b(half.rank(), half.size(), k);
+  half.exchange(b.traffic()).wait();
+  t.wait();
+  auto shown = c.publish("show", {&a.in_piece, 1});
+  shown.release();
+  c.barrier();
+}
+
+/// Rank r throws at step k: how long until the last rank has left; checks what everybody saw.
+timer::duration throw_at(int size, int r, int k) {
+  instant thrown;
+  std::vector<instant> left((std::size_t(size)));
+  std::vector<sp::error_info> seen((std::size_t(size)));
+  std::string const text = "rank " + std::to_string(r) + " fell over at step " + std::to_string(k);
+  bool original = false;
+  try {
+    sp::threads::run(
+        size,
+        [&](sp::threads const& c) {
+          auto half = c.split(c.rank() % 2, 0);
+          for (int i = 0; i < 5; ++i) {
+            if (c.rank() == r && i == k) {
+              thrown.now();
+              throw std::runtime_error(text);
+            }
+            try {
+              step(c, half, i);
+            } catch (sp::error const& e) {
+              left[std::size_t(c.rank())].now();
+              seen[std::size_t(c.rank())] = e.info();
+              throw;
+            }
+          }
+        },
+        patient);
+  } catch (std::runtime_error const& e) {
+    original = e.what() == text;
+  }
+  CHECK(original);
+  timer::duration last{0};
+  for (int p = 0; p < size; ++p) {
+    if (p == r) continue;
+    sp::error_info const& e = seen[std::size_t(p)];
+    CHECK(e.code == sp::errc::aborted);
+    CHECK(e.peer == r);
+    CHECK(has(e.problem, text));
+    last = std::max(last, left[std::size_t(p)].get() - thrown.get());
+  }
+  return last;
+}
+
+} // namespace
+
+TEST_CASE("faults F1: a throw in any rank at any step ends all ranks at once, and is what run() rethrows [tsan][asan]") {
+  for (int size : {2, 3, 5, 8})
+    for (int r = 0; r < size; ++r)
+      for (int k = 0; k < 3; ++k)
+        CHECK_MESSAGE(within(prompt, [&] { return throw_at(size, r, k); }), "rank " << r << " of " << size << ", step " << k);
+}
+
+TEST_CASE("faults F2: a rank that never arrives is named at the deadline [tsan]") {
+  using operation = std::function<void(sp::threads const&)>;
+  std::vector<std::pair<std::string, operation>> const operations{
+      {"ring",
+       [](sp::threads const& c) {
+         ring_step s(c.rank(), c.size(), 1);
+         c.exchange(s.traffic()).wait();
+       }},
+      {"barrier", [](sp::threads const& c) { c.barrier(); }},
+      {"show", [](sp::threads const& c) { c.publish("show", {}).release(); }},
+  };
+  constexpr auto deadline = 200ms;
+  for (auto const& [name, body] : operations)
+    for (int size : {2, 3}) {
+      auto attempt = [&, &name = name, &body = body] {
+        std::atomic<int> waiting = size - 1, late = 0;
+        std::atomic<timer::rep> longest = 0;
+        sp::error_info const e =
+            run_failure(size,
+                        [&](sp::threads const& c) {
+                          if (c.rank() == 1) {
+                            while (waiting > 0) std::this_thread::sleep_for(1ms);
+                            CHECK(failure_of([&] { body(c); }).code == sp::errc::aborted);
+                            return;
+                          }
+                          auto const begin = timer::now();
+                          try {
+                            body(c);
+                          } catch (sp::error const& error) {
+                            late += error.code() == sp::errc::timeout;
+                            CHECK((error.code() == sp::errc::timeout || error.code() == sp::errc::aborted));
+                            auto const took = (timer::now() - begin).count();
+                            CHECK(timer::duration(took) >= (error.code() == sp::errc::timeout ? deadline : 0ms));
+                            if (took > longest) longest = took;
+                            --waiting;
+                            throw;
+                          }
+                          --waiting;
+                        },
+                        {.deadline = deadline});
+        CHECK(late == 1); // the first; for the others its failure is the cause
+        CHECK(says(e, sp::errc::timeout, "200 ms"));
+        CHECK(e.peer >= 0);
+        if (size == 2 || name != "ring") CHECK(e.peer == 1); // in a ring of three, rank 1's neighbour may be late first
+        CHECK(e.primitive == name);
+        return timer::duration(longest.load());
+      };
+      CHECK_MESSAGE(within(deadline + deadline / 10, attempt), name << " of " << size);
+    }
+}
+
+TEST_CASE("faults F4: seeded delays change no bit [tsan][asan]") {
+  std::vector<float> expected;
+  for (std::uint64_t seed = 0; seed < 6; ++seed)
+    for (int size : {4, 4}) {
+      std::vector<float> result(300);
+      sp::threads::run(
+          size,
+          [&](sp::threads const& inner) {
+            sp::chaos c(inner, {.seed = seed, .max_delay = std::chrono::microseconds(seed == 0 ? 0 : 300)});
+            sp::pool scratch;
+            auto pair = c.split(c.rank() / 2, 0);
+            std::vector<float> v(300);
+            for (std::size_t i = 0; i < v.size(); ++i) v[i] = float(c.rank() * 1000 + 1) / float(i + 3);
+            for (int round = 0; round < 8; ++round) {
+              std::vector<float> got(v.size()), other(v.size());
+              piece const out = sp::as_piece(all(v)), in = sp::as_piece(all(got)), across = sp::as_piece(all(other));
+              parcel const to{(c.rank() + 1) % 4, {&out, 1}}, from{(c.rank() + 3) % 4, {&in, 1}};
+              parcel const mine{1 - pair.rank(), {&out, 1}}, theirs{1 - pair.rank(), {&across, 1}};
+              auto a = c.exchange({"ring", {&to, 1}, {&from, 1}});
+              auto b = pair.exchange({"pair", {&mine, 1}, {&theirs, 1}});
+              b.wait();
+              a.wait();
+              for (std::size_t i = 0; i < v.size(); ++i) v[i] = 0.3f * got[i] + 0.7f * other[i];
+              sp::all_reduce(c, all(v), scratch);
+            }
+            if (c.rank() == 0) result = v;
+          },
+          patient);
+      if (expected.empty()) expected = result;
+      CHECK(std::memcmp(expected.data(), result.data(), result.size() * sizeof(float)) == 0);
+    }
+}
+
+TEST_CASE("faults F5: an abort from outside at any time ends everybody with its reason [tsan][asan]") {
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<int> told = 0;
+    sp::error_info const e = run_failure(3, [&](sp::threads const& c) {
+      std::optional<std::thread> outside;
+      if (c.rank() == 0)
+        outside.emplace([c, round] {
+          std::this_thread::sleep_for(std::chrono::microseconds(200 * round));
+          c.abort({sp::errc::backend_error, "the power went", "Buy a battery"});
+        });
+      try {
+        auto half = c.split(c.rank() % 2, 0);
+        for (int k = 0;; ++k) step(c, half, k);
+      } catch (sp::error const& error) {
+        told += error.code() == sp::errc::aborted && has(error.what(), "the power went");
+        if (outside) outside->join();
+        throw;
+      }
+    });
+    CHECK(says(e, sp::errc::backend_error, "the power went"));
+    CHECK(told.load() == 3);
+  }
+}
+
+TEST_CASE("faults: counts that differ are told to both sides with both numbers [tsan][asan]") {
+  for (int sent : {0, 3, 8, 30000})
+    for (int expected : {0, 5, 40000}) {
+      std::atomic<int> told = 0, aborted = 0;
+      auto const e = run_failure(3, [&](sp::threads const& c) {
+        std::vector<int> out(std::size_t(sent), 1), in(std::size_t(expected), 1);
+        piece const a = sp::as_piece(all(out)), b = sp::as_piece(all(in));
+        parcel const to{1, {&a, 1}}, from{0, {&b, 1}};
+        try {
+          if (c.rank() == 0) c.exchange({"x", {&to, 1}, {}}).wait();
+          if (c.rank() == 1) c.exchange({"x", {}, {&from, 1}}).wait();
+          if (c.rank() == 2) c.exchange({"x", {}, {}}).wait();
+          if (sent == 0 && expected == 0) throw std::logic_error("nothing was wrong");
+          // where one side says nothing, its next call shows it
+          ring_step s(c.rank(), 3, 1);
+          c.exchange(s.traffic("x")).wait();
+          c.barrier();
+        } catch (sp::error const& error) {
+          std::string const numbers =
+              "rank 0 sends " + std::to_string(4 * sent) + " bytes, rank 1 expects " + std::to_string(4 * expected);
+          if (error.code() == sp::errc::short_message) {
+            told += error.info().rank == c.rank() && error.info().peer == 1 - c.rank() &&
+                    has(error.what(), sent && expected ? numbers : "sends");
+          }
+          aborted += error.code() == sp::errc::aborted;
+          CHECK(failure_of([&] { c.barrier(); }).code == sp::errc::aborted);
+          throw;
+        } catch (std::logic_error const&) {
+          CHECK((sent == 0 && expected == 0));
+          sp::fail({sp::errc::bad_state, "expected", "none"});
+        }
+      });
+      if (sent == 0 && expected == 0) {
+        CHECK(e.code == sp::errc::bad_state);
+      } else {
+        CHECK(e.code == sp::errc::short_message);
+        CHECK(told.load() == 2);
+        CHECK(aborted == 1);
+      }
+    }
+}
+
+TEST_CASE("faults: a peer that went on without sending, or without receiving, is found before the deadline [tsan]") {
+  for (bool receiver_waits : {true, false}) {
+    auto const e = run_failure(2, [&](sp::threads const& c) {
+      std::vector<int> data(9000, 1);
+      piece const p = sp::as_piece(all(data));
+      parcel const peer{1 - c.rank(), {&p, 1}};
+      if (c.rank() == 0)
+        c.exchange({"x", receiver_waits ? std::span<parcel const>() : std::span(&peer, 1),
+                    receiver_waits ? std::span(&peer, 1) : std::span<parcel const>()})
+            .wait();
+      else
+        c.exchange({"x", {}, {}}).wait(); // has nothing for rank 0, wants nothing of it
+      c.barrier();
+    });
+    CHECK(says(e, sp::errc::short_message, "36000", receiver_waits ? "rank 1 sends 0 bytes" : "rank 1 expects 0"));
+  }
+}
+
+TEST_CASE("faults: different primitives that meet are told apart [tsan]") {
+  auto const e = run_failure(2, [](sp::threads const& c) {
+    ring_step s(c.rank(), 2, 1);
+    c.exchange(s.traffic(c.rank() == 0 ? "forward" : "backward")).wait();
+  });
+  CHECK(says(e, sp::errc::rank_mismatch, "forward", "backward"));
+}
+
+TEST_CASE("faults: truncated and doubled messages are found by their counts [tsan][asan]") {
+  for (bool twice : {false, true}) {
+    auto const e = run_failure(3, [&](sp::threads const& inner) {
+      sp::chaos_options o;
+      (twice ? o.duplicate_at : o.truncate_at) = inner.rank() == 1 ? 3 : -1;
+      sp::chaos c(inner, o);
+      for (int k = 0; k < 4; ++k) {
+        everybody x(c.rank(), 3, k, [](int, int) { return 10; });
+        c.exchange(x.traffic("x")).wait();
+        CHECK(x.arrived());
+      }
+    });
+    CHECK(says(e, sp::errc::short_message, twice ? "rank 1 sends 80 bytes" : "rank 1 sends 36 bytes", "expects 40"));
+  }
+}
+
+TEST_CASE("faults: a peer that has returned is named without waiting for the deadline [tsan]") {
+  for (bool in_barrier : {false, true}) {
+    auto const begin = timer::now();
+    auto const e = run_failure(3, [&](sp::threads const& c) {
+      if (c.rank() == 2) return;
+      ring_step s(c.rank(), 3, 1);
+      if (in_barrier)
+        c.barrier();
+      else
+        c.exchange(s.traffic()).wait();
+    });
+    CHECK(says(e, sp::errc::peer_failed, "rank 2 has returned"));
+    CHECK(timer::now() - begin < 10s);
+  }
+}
+
+TEST_CASE("faults: a failure in one group ends the others, every operation of each, and groups made before [tsan][asan]") {
+  std::atomic<int> refused = 0;
+  auto const e = run_failure(4, [&](sp::threads const& c) {
+    auto row = c.split(c.rank() / 2, 0), column = c.split(c.rank() % 2, 0);
+    c.barrier(); // whoever is inside leaves it, the failure comes later
+    if (c.rank() == 3) row.abort({sp::errc::non_finite, "NaN in row 7", "Lower the rate"});
+    std::vector<std::function<void()>> const calls{
+        [&] {
+          while (true) column.barrier();
+        },
+        [&] { column.exchange({}).wait(); },
+        [&] { row.exchange({}).wait(); },
+        [&] { static_cast<void>(c.split(0, 0)); },
+        [&] { c.publish("p", {}).release(); },
+        [&] { row.barrier(); },
+    };
+    for (auto const& call : calls) {
+      auto const info = failure_of(call);
+      refused += says(info, sp::errc::aborted, "rank 3 of 4", "NaN in row 7") && info.peer == 3;
+    }
+    c.exchange({}).wait();
+  });
+  CHECK(refused.load() == 24);
+  CHECK(says(e, sp::errc::non_finite, "NaN in row 7"));
+}
+
+TEST_CASE("faults: an error that every body handles does not leave run()") {
+  std::atomic<int> handled = 0;
+  sp::threads::run(
+      2,
+      [&](sp::threads const& c) {
+        if (c.rank() == 0) c.abort({sp::errc::backend_error, "gone", "-"});
+        handled += failure_of([&] {
+                     while (true) c.barrier();
+                   }).code == sp::errc::aborted;
+      },
+      patient);
+  CHECK(handled == 2);
+}
+
+TEST_CASE("faults: a token that dies unwaited ends the family, and no peer touches its buffers afterwards [tsan][asan]") {
+  for (bool unwinding : {false, true})
+    for (int size : {2, 4})
+      for (int round = 0; round < 10; ++round) {
+        std::atomic<int> told = 0;
+        bool original = false;
+        try {
+          sp::threads::run(
+              size,
+              [&](sp::threads const& c) {
+                try {
+                  for (int k = 0;; ++k) {
+                    auto out = std::make_unique<std::vector<int>>(30000, 1); // dies right after the token
+                    auto in = std::make_unique<std::vector<int>>(30000, 2);
+                    piece const a = sp::as_piece(all(*out)), b = sp::as_piece(all(*in));
+                    parcel const to{(c.rank() + 1) % size, {&a, 1}}, from{(c.rank() + size - 1) % size, {&b, 1}};
+                    auto t = c.exchange({"ring", {&to, 1}, {&from, 1}});
+                    if (c.rank() == 1 && k == round) {
+                      if (unwinding) throw std::runtime_error("the original");
+                      return;
+                    }
+                    t.wait();
+                  }
+                } catch (sp::error const& e) {
+                  told += e.code() == sp::errc::aborted && e.info().peer == 1 && (unwinding || has(e.what(), "without wait()"));
+                  throw;
+                }
+              },
+              patient);
+        } catch (sp::error const& e) {
+          original = !unwinding && says(e.info(), sp::errc::bad_state, "without wait()");
+        } catch (std::runtime_error const& e) {
+          original = unwinding && e.what() == std::string("the original");
+        }
+        CHECK(original);
+        CHECK(told.load() == size - 1);
+      }
+}
+
+TEST_CASE("faults: an exposure that dies unreleased waits for its readers [tsan][asan]") {
+  for (int round = 0; round < 10; ++round) {
+    std::atomic<int> sums = 0, told = 0;
+    bool original = false;
+    try {
+      sp::threads::run(
+          3,
+          [&](sp::threads const& c) {
+            auto mine = std::make_unique<std::vector<int>>(20000, 1); // dies right after the exposure
+            piece const p = sp::as_piece(all(*mine));
+            auto shown = c.publish("pull", {&p, 1});
+            if (c.rank() == 0) throw std::runtime_error("the original");
+            int sum = 0;
+            for (int lap = 0; lap < 20; ++lap) {
+              auto const v = sp::as_view<int, 1>(shown.of(0)[0]);
+              for (sp::index i = 0; i < v.extent(0); ++i) sum += v(i);
+              std::this_thread::sleep_for(100us);
+            }
+            sums += sum == 400000;
+            try {
+              shown.release();
+            } catch (sp::error const& e) {
+              told += e.code() == sp::errc::aborted;
+              throw;
+            }
+          },
+          patient);
+    } catch (std::runtime_error const& e) {
+      original = e.what() == std::string("the original");
+    }
+    CHECK(original);
+    CHECK(sums.load() == 2);
+    CHECK(told.load() == 2);
+  }
+}
+
+TEST_CASE("faults: chaos fails the n-th call of any rank, and run() rethrows that [tsan]") {
+  for (int r = 0; r < 3; ++r)
+    for (sp::index n = 0; n < 6; ++n) {
+      auto const e = run_failure(3, [&](sp::threads const& inner) {
+        sp::chaos c(inner, {.seed = 3, .max_delay = 100us, .fail_at = inner.rank() == r ? n : -1});
+        auto half = c.split(c.rank() % 2, 0);
+        for (int k = 0; k < 3; ++k) {
+          everybody x(half.rank(), half.size(), k, [](int, int) { return 3; });
+          half.exchange(x.traffic("x")).wait();
+          c.barrier();
+        }
+      });
+      CHECK(says(e, sp::errc::backend_error, "call " + std::to_string(n)));
+      CHECK(e.rank == r);
+    }
+}
