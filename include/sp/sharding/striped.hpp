@@ -1,0 +1,21 @@
+// Striped sharding: part p owns tokens p, p + P, p + 2P, ...: causal work balanced to within one token per row.
+// Any length; the parts differ by one token at most.
+#pragma once
+
+#include <sp/sharding/concepts.hpp>
+
+namespace sp {
+
+struct striped {
+  scope over = scope::document;
+
+  static constexpr bool is_partition = true;
+  /// Lengths that are a multiple of this give every part the same number of tokens.
+  constexpr index multiple(index parts) const { return parts; }
+  constexpr std::vector<run> runs(index n, index part, index parts) const {
+    return {{part, n > part ? (n - part - 1) / parts + 1 : 0, parts}};
+  }
+};
+static_assert(sharding<striped>);
+
+} // namespace sp

@@ -1,0 +1,255 @@
+// Layouts and batches: everybody's runs are a partition of the documents, owners and groups follow, padded and equal shapes hold.
+// All of it is arithmetic: no communication, every rank computes the same.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include <sp/batch.hpp>
+
+#include "support/failure.hpp"
+
+namespace {
+
+using sp::documents;
+using sp::errc;
+using sp::index;
+using sp::layout;
+using sp::run;
+using sp::scope;
+using support::failure_of;
+using support::says;
+
+std::vector<index> positions(std::span<run const> list) {
+  std::vector<index> out;
+  for (run const& r : list)
+    for (index i = 0; i < r.count; ++i) out.push_back(r.at(i));
+  return out;
+}
+
+/// Each room position of the documents has one owner, owner_of names it with its row, and gaps have none.
+bool consistent(layout const& l) {
+  std::vector<sp::owner> want(std::size_t(l.docs().length()));
+  for (int p = 0; p < l.parts(); ++p) {
+    auto mine = positions(l.runs(p));
+    if (index(mine.size()) != l.tokens(p)) return false;
+    for (std::size_t i = 0; i < mine.size(); ++i) {
+      if (mine[i] < 0 || mine[i] >= l.docs().length() || want[std::size_t(mine[i])].part >= 0) return false;
+      want[std::size_t(mine[i])] = {p, index(i)};
+    }
+  }
+  std::vector<char> room(want.size(), 0);
+  for (auto const& d : l.docs())
+    for (index i = d.begin; i < d.begin + d.room; ++i) room[std::size_t(i)] = 1;
+  for (std::size_t i = 0; i < want.size(); ++i)
+    if ((want[i].part >= 0) != (room[i] == 1) || l.owner_of(index(i)) != want[i]) return false;
+  return l.owner_of(l.docs().length()) == sp::owner{} && l.owner_of(-1) == sp::owner{};
+}
+
+std::vector<documents> streams() {
+  return {sp::packed{0, 0, 7, 8, 8, 21},
+          sp::packed{0, 1, 2, 3, 4},
+          sp::packed{0, 40},
+          sp::packed{0},
+          sp::packed{0, 0, 0},
+          documents({{2, 5, 6, 7}, {9, 0, 0, 8}, {10, 8, 11, 9}}, 25),
+          documents::rectangular(3, 7)};
+}
+
+template <class F>
+void for_each_sharding(int parts, F&& f) {
+  for (scope over : {scope::document, scope::stream}) {
+    f(sp::contiguous{over});
+    f(sp::zigzag{over});
+    f(sp::striped{over});
+  }
+  for (int inner = 2; inner <= parts; ++inner)
+    if (parts % inner == 0) {
+      f(sp::nested{sp::zigzag{}, inner});
+      f(sp::nested{sp::striped{}, inner, parts / inner});
+    }
+}
+
+TEST_CASE("layout: every sharding of every stream is a partition with the right owners [asan]") {
+  index cases = 0;
+  for (documents const& d : streams())
+    for (int parts = 1; parts <= 8; ++parts)
+      for_each_sharding(parts, [&](auto const& how) {
+        ++cases;
+        CHECK(consistent(layout(d, how, parts)));
+      });
+  CHECK(cases > 300);
+}
+
+TEST_CASE("layout: per document a rank's rows are its shards of each document, one behind the other") {
+  documents docs = sp::packed{0, 0, 7, 8, 8, 21};
+  for (int parts = 1; parts <= 8; ++parts)
+    for (int p = 0; p < parts; ++p) {
+      std::vector<index> want;
+      for (auto const& d : docs)
+        for (index x : positions(sp::zigzag{}.runs(d.count, p, parts))) want.push_back(d.begin + x);
+      CHECK(positions(layout(docs, sp::zigzag{}, parts).runs(p)) == want);
+    }
+}
+
+TEST_CASE("layout: over the stream gaps are skipped, as if documents stood one behind the other") {
+  documents docs({{2, 5, 6, 7}, {9, 0, 0, 8}, {10, 8, 11, 9}}, 25); // 17 positions of room: 2..7 and 10..20
+  layout l(docs, sp::contiguous{}, 3);
+  CHECK(positions(l.runs(0)) == std::vector<index>{2, 3, 4, 5, 6});
+  CHECK(positions(l.runs(1)) == std::vector<index>{7, 10, 11, 12, 13, 14});
+  CHECK(positions(l.runs(2)) == std::vector<index>{15, 16, 17, 18, 19, 20});
+  CHECK(l.runs(1).size() == 2);
+}
+
+TEST_CASE("layout: groups own their members' tokens in natural order, whatever the stride") {
+  index groups = 0;
+  for (documents const& d : streams())
+    for (int parts : {2, 4, 6, 8})
+      for (int size = 1; size <= parts; ++size)
+        for (int stride = 1; size * stride <= parts; ++stride) {
+          if (parts % (size * stride)) continue;
+          for_each_sharding(parts, [&](auto const& how) {
+            layout fine(d, how, parts), coarse = fine.grouped(size, stride);
+            CHECK(coarse.parts() == parts / size);
+            CHECK(consistent(coarse));
+            for (int g = 0; g < coarse.parts(); ++g) {
+              ++groups;
+              std::vector<index> members;
+              for (int i = 0; i < size; ++i) {
+                int member = layout::first_member(g, size, stride) + i * stride;
+                CHECK(layout::group_of(member, size, stride) == g);
+                for (index x : positions(fine.runs(member))) members.push_back(x);
+              }
+              auto own = positions(coarse.runs(g));
+              std::sort(members.begin(), members.end());
+              auto sorted = own;
+              std::sort(sorted.begin(), sorted.end());
+              CHECK(sorted == members);
+            }
+          });
+        }
+  CHECK(groups > 1000);
+
+  // all ranks together hold the stream itself, which a kernel without lse is given in natural order
+  for (auto const& how : {sp::zigzag{}, sp::zigzag{scope::stream}}) {
+    layout all = layout(sp::packed{0, 16, 37}, how, 4).grouped(4, 1);
+    REQUIRE(all.runs(0).size() == 1);
+    CHECK(all.runs(0)[0] == run{0, 37, 1});
+  }
+  layout striped = layout(sp::packed{0, 16, 37}, sp::striped{}, 4).grouped(4, 1);
+  REQUIRE(striped.runs(0).size() == 1);
+  CHECK(striped.runs(0)[0] == run{0, 37, 1});
+}
+
+TEST_CASE("USP: zigzag over 2 x ring chunks first, then `ulysses` contiguous pieces of each shard (SEMANTICS 5.5)") {
+  int const ring = 2, ulysses = 2;
+  layout l(sp::packed{0, 16}, sp::nested{sp::zigzag{}, ulysses}, ring * ulysses);
+  CHECK(positions(l.runs(0)) == std::vector<index>{0, 1, 2, 3});
+  CHECK(positions(l.runs(1)) == std::vector<index>{12, 13, 14, 15});
+  CHECK(positions(l.runs(2)) == std::vector<index>{4, 5, 6, 7});
+  CHECK(positions(l.runs(3)) == std::vector<index>{8, 9, 10, 11});
+  layout rings = l.grouped(ulysses, 1), zigzag(sp::packed{0, 16}, sp::zigzag{}, ring);
+  for (int r = 0; r < ring; ++r) CHECK(positions(rings.runs(r)) == positions(zigzag.runs(r)));
+
+  // ring ranks as neighbours: the members of a ulysses group stand `ring` apart
+  layout other(sp::packed{0, 16}, sp::nested{sp::zigzag{}, ulysses, ring}, ring * ulysses);
+  CHECK(positions(other.runs(0)) == std::vector<index>{0, 1, 2, 3});
+  CHECK(positions(other.runs(2)) == std::vector<index>{12, 13, 14, 15});
+  for (int r = 0; r < ring; ++r) CHECK(positions(other.grouped(ulysses, ring).runs(r)) == positions(zigzag.runs(r)));
+}
+
+TEST_CASE("batch: padded shapes give every rank the same rows, S < P included") {
+  for (documents const& d : {documents(sp::packed{0, 3, 3, 10, 11}), documents(sp::packed{0, 1}), documents(sp::packed{0, 16, 32}), documents(sp::packed{0, 0})})
+    for (int parts = 1; parts <= 8; ++parts)
+      for_each_sharding(parts, [&](auto const& how) {
+        index rows = -1, real = 0;
+        for (int p = 0; p < parts; ++p) {
+          sp::batch b(d, how, p, parts, {sp::shapes::padded});
+          if (rows < 0) rows = b.tokens();
+          CHECK(b.tokens() == rows);
+          CHECK(consistent(b.layout()));
+          CHECK(b.source() == d);
+          CHECK(b.docs().tokens() == d.tokens());
+          for (std::size_t i = 0; i < d.size(); ++i) {
+            CHECK(b.docs()[i].count == d[i].count);
+            CHECK(b.docs()[i].id == d[i].id);
+            real += sp::real_tokens(b, i, p);
+          }
+        }
+        CHECK(real == d.tokens());
+        CHECK(rows * parts < d.tokens() + index(d.size()) * 2 * parts + 1); // never more than one multiple per document
+      });
+}
+
+TEST_CASE("batch: valid tokens of a padded document on each rank (SEMANTICS 5.5)") {
+  auto clamp = [](index x, index p) { return std::max<index>(0, std::min(x, p)); };
+  for (int ranks = 1; ranks <= 8; ++ranks)
+    for (index len = 0; len <= 40; ++len) {
+      sp::documents docs = sp::packed{0, 5, 5 + len};
+      index p = (len + 2 * ranks - 1) / (2 * ranks); // chunk after padding
+      for (int r = 0; r < ranks; ++r) {
+        sp::batch b(docs, sp::zigzag{}, r, ranks, {sp::shapes::padded});
+        CHECK(sp::real_tokens(b, 1, r) == clamp(len - r * p, p) + clamp(len - (2 * ranks - 1 - r) * p, p));
+      }
+    }
+}
+
+TEST_CASE("batch: equal shapes are given or refused, naming the alternative") {
+  for (int parts = 1; parts <= 8; ++parts)
+    for (index n = 0; n <= 40; ++n) {
+      sp::layout ragged(sp::packed{0, n}, sp::zigzag{}, parts);
+      bool even = true;
+      for (int p = 0; p < parts; ++p) even = even && ragged.tokens(p) == ragged.tokens(0);
+      if (even) {
+        CHECK(sp::batch(sp::packed{0, n}, sp::zigzag{}, 0, parts, {sp::shapes::equal}).tokens() == n / parts);
+        continue;
+      }
+      for (int p = 0; p < parts; ++p) { // every rank refuses, before any communication
+        auto e = failure_of([&] { return sp::batch(sp::packed{0, n}, sp::zigzag{}, p, parts, {sp::shapes::equal}); });
+        CHECK(e.code == errc::uneven_partition);
+        CHECK(e.rank == p);
+        CHECK(e.size == parts);
+        CHECK(e.problem.find(" own " + std::to_string(ragged.tokens(0)) + " and ") != std::string::npos);
+        CHECK(e.remedy.find("shapes::padded") != std::string::npos);
+        CHECK(e.remedy.find("shapes::ragged") != std::string::npos);
+      }
+    }
+}
+
+TEST_CASE("batch: a sharding that cannot say how to pad, and parts that do not exist") {
+  struct pairs {
+    scope over = scope::document;
+    std::vector<run> runs(index n, index part, index parts) const { return {{sp::cut(n, part, parts), sp::cut(n, part + 1, parts) - sp::cut(n, part, parts), 1}}; }
+  };
+  static_assert(sp::sharding<pairs>);
+  CHECK(sp::batch(sp::packed{0, 7}, pairs{}, 1, 2).tokens() == 4);
+  CHECK(says(failure_of([] { return sp::batch(sp::packed{0, 7}, pairs{}, 1, 2, {sp::shapes::padded}); }), errc::uneven_partition, "pad"));
+  CHECK(says(failure_of([] { return sp::batch(sp::packed{0, 7}, sp::zigzag{}, 2, 2); }), errc::invalid_shape, "part 2 of 2"));
+  CHECK(says(failure_of([] { return sp::batch(sp::packed{0, 7}, sp::zigzag{}, -1, 2); }), errc::invalid_shape, "part -1 of 2"));
+  auto e = failure_of([] { return sp::batch(sp::packed{0, 7}, sp::nested{sp::zigzag{}, 4}, 3, 6); });
+  CHECK(says(e, errc::uneven_partition, "6 ranks"));
+  CHECK(e.primitive == "batch");
+  CHECK(e.rank == 3);
+}
+
+TEST_CASE("batch: movable, with memory and cached preparations of its own") {
+  sp::batch a(sp::packed{0, 7}, sp::zigzag{}, 0, 2);
+  struct kept {
+    int value;
+  };
+  int made = 0;
+  auto make = [&](int v) { return [&made, v] { return ++made, kept{v}; }; };
+  auto const& one = a.cached<kept>([](kept const& k) { return k.value == 1; }, make(1));
+  auto const& two = a.cached<kept>([](kept const& k) { return k.value == 2; }, make(2));
+  CHECK(&a.cached<kept>([](kept const& k) { return k.value == 1; }, make(1)) == &one);
+  CHECK(made == 2);
+  void* block = a.memory().allocate(100);
+  sp::batch b = std::move(a);
+  CHECK(&b.cached<kept>([](kept const& k) { return k.value == 2; }, make(2)) == &two); // references survive the move
+  b.memory().deallocate(block, 100);
+  CHECK(b.memory().bytes_in_use() == 0);
+  CHECK(b.tokens() == 3);
+}
+
+} // namespace
