@@ -1,0 +1,108 @@
+// The CPU backend, one thread: useful GF/s of forward and backward per element type, full and causal, and by parts.
+// Forward counts 4 rows keys dim per visible pair and head, backward 2.5 times that. SP_BENCH_TINY=1: smallest size only.
+#include <benchmark/benchmark.h>
+
+#include <cstdlib>
+#include <random>
+
+#include <sp/cpu.hpp>
+#include <sp/reference.hpp>
+
+namespace {
+
+using sp::index;
+
+/// One document of n tokens, `heads` q and kv heads, everything random.
+template <class T>
+struct setup {
+  using A = sp::accumulate_t<T>;
+  index n, heads, dim;
+  std::vector<T> q, k, v, out, dout;
+  std::vector<A> sums, dq, dk, dv, lse, delta;
+  sp::documents docs;
+
+  setup(index tokens, index head_count, index width)
+      : n(tokens), heads(head_count), dim(width), q(random(1)), k(random(2)), v(random(3)), out(random(4)), dout(random(5)),
+        sums(q.size()), dq(q.size()), dk(q.size()), dv(q.size()), lse(static_cast<std::size_t>(n * heads)), delta(lse.size()),
+        docs({{0, tokens, tokens}}, tokens) {}
+
+  std::vector<T> random(unsigned seed) const {
+    std::mt19937 gen(seed);
+    std::normal_distribution<float> normal;
+    std::vector<T> x(static_cast<std::size_t>(n * heads * dim));
+    for (T& e : x) e = T(normal(gen));
+    return x;
+  }
+  template <class E>
+  sp::view<E, 3> view(std::vector<E>& x) const {
+    return {x.data(), {n, heads, dim}};
+  }
+  sp::view<A, 2> rows(std::vector<A>& x) const { return {x.data(), {n, heads}}; }
+  void empty() {
+    std::fill(sums.begin(), sums.end(), A(0));
+    std::fill(lse.begin(), lse.end(), -std::numeric_limits<A>::infinity());
+  }
+};
+
+double pairs(index n, bool causal) { return causal ? 0.5 * double(n) * double(n + 1) : double(n) * double(n); }
+
+template <class T, class Backend>
+void run(benchmark::State& state, Backend const& b, bool backward) {
+  setup<T> s(state.range(0), state.range(1), state.range(2));
+  bool causal = state.range(3) != 0;
+  sp::run all{0, s.n, 1};
+  auto table = sp::place(std::span(&all, 1));
+  auto plan = b.prepare({table, table, sp::slices(causal ? sp::causal() : sp::full(), s.docs, s.docs)});
+  sp::pool memory;
+  sp::call_numbers numbers{sp::all_heads(s.heads, s.heads), 0.125};
+  sp::key_part<T> keys{s.view(s.k), s.view(s.v)};
+  auto forward = [&] {
+    s.empty();
+    return b.template forward<T>(plan, memory, numbers, s.view(s.q), std::span<sp::key_part<T> const>(&keys, 1), {s.view(s.sums), s.rows(s.lse)});
+  };
+  auto extra = forward();
+  sp::query_grad<T> query_grad{s.view(s.q), s.view(s.out), s.view(s.dout), s.rows(s.lse), s.rows(s.delta), s.view(s.dq)};
+  sp::key_grad<T> key_grad{s.view(s.k), s.view(s.v), s.view(s.dk), s.view(s.dv)};
+  for (auto _ : state) {
+    if (backward)
+      b.template backward<T>(plan, memory, numbers, std::span<sp::query_grad<T> const>(&query_grad, 1),
+                             std::span<sp::key_grad<T> const>(&key_grad, 1), extra);
+    else
+      extra = forward();
+    benchmark::ClobberMemory();
+  }
+  double flops = pairs(s.n, causal) * double(s.heads * s.dim) * (backward ? 10 : 4);
+  state.counters["GF/s"] = benchmark::Counter(flops * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void sizes(benchmark::internal::Benchmark* b, bool large) {
+  b->ArgNames({"tokens", "heads", "dim", "causal"})->Unit(benchmark::kMillisecond);
+  bool tiny = std::getenv("SP_BENCH_TINY") != nullptr;
+  for (index dim : {64, 128})
+    for (index causal : {0, 1}) {
+      if (tiny) b->Args({160, 1, dim, causal});
+      else b->Args({large ? 4096 : 512, 2, dim, causal});
+    }
+}
+
+template <class T, bool Backward>
+void cpu(benchmark::State& state) {
+  run<T>(state, sp::cpu{}, Backward);
+}
+template <class T, bool Backward>
+void reference(benchmark::State& state) {
+  run<T>(state, sp::reference{}, Backward);
+}
+void large(benchmark::internal::Benchmark* b) { sizes(b, true); }
+void small(benchmark::internal::Benchmark* b) { sizes(b, false); }
+
+BENCHMARK_TEMPLATE(cpu, float, false)->Name("cpu/forward/float")->Apply(large);
+BENCHMARK_TEMPLATE(cpu, float, true)->Name("cpu/backward/float")->Apply(large);
+BENCHMARK_TEMPLATE(cpu, sp::bf16, false)->Name("cpu/forward/bf16")->Apply(large);
+BENCHMARK_TEMPLATE(cpu, sp::bf16, true)->Name("cpu/backward/bf16")->Apply(large);
+BENCHMARK_TEMPLATE(cpu, sp::fp16, false)->Name("cpu/forward/fp16")->Apply(large);
+BENCHMARK_TEMPLATE(cpu, double, false)->Name("cpu/forward/double")->Apply(large);
+BENCHMARK_TEMPLATE(cpu, double, true)->Name("cpu/backward/double")->Apply(large);
+BENCHMARK_TEMPLATE(reference, float, false)->Name("reference/forward/float")->Apply(small);
+
+} // namespace

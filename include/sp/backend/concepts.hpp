@@ -1,0 +1,137 @@
+// What sp asks of an attention kernel, in three strengths: over tables of rows, over one block, or whole documents without lse.
+// A table kernel is used as it is; the others are wrapped (blockwise.hpp, whole.hpp) so that objects see one interface.
+#pragma once
+
+#include <concepts>
+#include <span>
+#include <vector>
+
+#include <sp/core/dtype.hpp>
+#include <sp/core/memory.hpp>
+#include <sp/core/philox.hpp>
+#include <sp/geometry/block.hpp>
+#include <sp/geometry/heads.hpp>
+
+namespace sp {
+
+/// Who attends to whom in one kernel call: query rows, key rows (of several owners) and a mask. Pure data, made once per step.
+/// Key tables are in document order; `part` of a placed run says which of the given tensors holds the rows.
+struct problem {
+  std::vector<placed> q, k;
+  std::vector<slice> mask;
+};
+
+/// The numbers of one call that are not geometry.
+struct call_numbers {
+  sp::heads heads;      ///< which global heads the tensors hold
+  double scale = 1;     ///< softmax scale
+  random_key random{};  ///< seed and layer, for dropout
+};
+
+/// Keys and values of one owner.
+template <class T, class M = host>
+struct key_part {
+  view<T const, 3, M> k; ///< (rows, kv heads, dim)
+  view<T const, 3, M> v; ///< (rows, kv heads, value dim)
+};
+
+/// Normalised output and natural-log lse: together the state of an online softmax (m = lse, l = 1, acc = out). (0, -inf) is empty.
+template <class T, class M = host>
+struct fold_state {
+  view<accumulate_t<T>, 3, M> out; ///< (rows, q heads, value dim)
+  view<accumulate_t<T>, 2, M> lse; ///< (rows, q heads)
+};
+
+/// The query side of a backward pass. out and lse are the GLOBAL ones; delta = sum over dim of dout * out.
+template <class T, class M = host>
+struct query_grad {
+  view<T const, 3, M> q;                     ///< (rows, q heads, dim)
+  view<T const, 3, M> out, dout;             ///< (rows, q heads, value dim)
+  view<accumulate_t<T> const, 2, M> lse, delta; ///< (rows, q heads)
+  view<accumulate_t<T>, 3, M> dq;            ///< (rows, q heads, dim), added to; null data: not wanted
+};
+
+/// The key side of a backward pass.
+template <class T, class M = host>
+struct key_grad {
+  view<T const, 3, M> k, v;               ///< (rows, kv heads, dim), (rows, kv heads, value dim)
+  view<accumulate_t<T>, 3, M> dk, dv;     ///< same shapes, added to; null data: not wanted
+};
+
+/// A kernel returns this when it keeps nothing for its backward pass.
+struct nothing {};
+
+/// A kernel over tables. prepare() is called once per step; forward() folds all key parts into the state; backward() adds
+/// dq, dk, dv. What forward() returns is handed to backward() untouched. Results must not depend on how rows are spread
+/// over parts if the kernel is to give the same bits for every sharding.
+template <class B, class T>
+concept attention_backend = requires(B const b, problem p, typename B::plan const plan, allocator& scratch, call_numbers const& n,
+                                     view<T const, 3, typename B::memory_type> q, std::span<key_part<T, typename B::memory_type> const> keys,
+                                     fold_state<T, typename B::memory_type> state,
+                                     std::span<query_grad<T, typename B::memory_type> const> dq,
+                                     std::span<key_grad<T, typename B::memory_type> const> dk, typename B::extra const& extra) {
+  { b.prepare(p) } -> std::same_as<typename B::plan>;
+  { b.template forward<T>(plan, scratch, n, q, keys, state) } -> std::same_as<typename B::extra>;
+  b.template backward<T>(plan, scratch, n, dq, dk, extra);
+};
+
+/// One block with ordinary grouped-query heads: q head i uses kv head i / (q heads / kv heads).
+template <class T, class M = host>
+struct block_call {
+  block where;            ///< positions, bounds, document
+  sp::heads heads;        ///< global numbers of the heads below
+  double scale = 1;
+  random_key random{};
+  view<T const, 3, M> q;  ///< (rows, q heads, dim)
+  view<T const, 3, M> k;  ///< (keys, kv heads, dim)
+  view<T const, 3, M> v;  ///< (keys, kv heads, value dim)
+  view<accumulate_t<T>, 3, M> out; ///< (rows, q heads, value dim), to be written: normalised over this block's keys
+  view<accumulate_t<T>, 2, M> lse; ///< (rows, q heads), to be written: natural logarithm, -inf for a row that sees nothing
+};
+
+/// Its gradient. out, lse, dout, delta are the global ones of these rows; dq, dk, dv are to be added to.
+template <class T, class M = host>
+struct block_grad {
+  block where;
+  sp::heads heads;
+  double scale = 1;
+  random_key random{};
+  view<T const, 3, M> q, k, v, out, dout;
+  view<accumulate_t<T> const, 2, M> lse, delta;
+  view<accumulate_t<T>, 3, M> dq, dk, dv; ///< null data: not wanted
+};
+
+/// A kernel over one block that returns its lse: what `blockwise{kernel}` turns into a backend. Optional: accepts(block).
+template <class K, class T>
+concept block_kernel = requires(K const k, block_call<T, typename K::memory_type> const& c, block_grad<T, typename K::memory_type> const& g) {
+  k.forward(c);
+  k.backward(g);
+};
+
+/// One document in natural order, for kernels that cannot return an lse (plain scaled-dot-product attention).
+template <class T, class M = host>
+struct whole_call {
+  block where;            ///< all rows and keys of the document; its bounds are the mask
+  sp::heads heads;
+  double scale = 1;
+  random_key random{};
+  view<T const, 3, M> q, k, v; ///< (rows, q heads, dim), (keys, kv heads, dim), (keys, kv heads, value dim)
+  view<T, 3, M> out;           ///< (rows, q heads, value dim), to be written
+};
+
+template <class T, class M = host>
+struct whole_grad {
+  block where;
+  sp::heads heads;
+  double scale = 1;
+  random_key random{};
+  view<T const, 3, M> q, k, v, out, dout;
+  view<T, 3, M> dq, dk, dv; ///< to be written
+};
+
+/// A kernel without lse. forward() may return anything; it comes back as the second argument of backward(). Optional: accepts(block).
+template <class K, class T>
+concept whole_kernel = requires(K const k, whole_call<T, typename K::memory_type> const& c) { k.forward(c); } &&
+                       !block_kernel<K, T>;
+
+} // namespace sp

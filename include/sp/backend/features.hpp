@@ -1,0 +1,114 @@
+// Features of an attention kernel: softcap, ALiBi, dropout. Each is a type; a kernel takes a pack of them.
+// The one place where a scaled score becomes a modified score and where its derivative and dropout factors come from.
+#pragma once
+
+#include <cmath>
+#include <concepts>
+#include <span>
+
+#include <sp/core/dtype.hpp>
+#include <sp/core/philox.hpp>
+
+namespace sp {
+
+/// S = cap tanh(x / cap) of the scaled score x; applied first. cap > 0.
+struct softcap {
+  double cap = 0;
+};
+
+/// S += slope (k offset - q offset), offsets counted from the document's begins. Attention with linear biases (Press et al.).
+struct alibi {
+  std::span<float const> slopes; ///< by GLOBAL q head; borrowed
+};
+
+/// Each probability is dropped with chance p, the others grow by 1 / (1 - p); lse is that of all. Keyed by (seed, layer, the
+/// caller's document id, global q head, q offset, k offset): the same for every sharding, packing order and data split.
+struct dropout {
+  double p = 0;
+};
+
+namespace detail {
+
+template <class F>
+inline constexpr bool is_feature = std::same_as<F, softcap> || std::same_as<F, alibi> || std::same_as<F, dropout>;
+
+template <class F, class... Features>
+inline constexpr int count_feature = (0 + ... + int(std::same_as<F, Features>));
+
+inline float tanh_of(float x) { return std::tanh(x); }
+inline double tanh_of(double x) { return std::tanh(x); }
+
+/// The features as numbers of one (document, q head). A is the type of scores, V is A or a vector of A.
+template <class A, class... Features>
+struct score_rule {
+  static constexpr bool capped = count_feature<softcap, Features...> > 0;
+  static constexpr bool biased = count_feature<alibi, Features...> > 0;
+  static constexpr bool drops = count_feature<dropout, Features...> > 0;
+
+  A cap = 1, inverse_cap = 1, slope = 0, kept = 1;
+  float p = 0;
+  random_site site{};
+
+  /// The modified score; `distance` is k offset - q offset. `derivative` becomes d modified / d scaled.
+  template <class V>
+  V operator()(V scaled, [[maybe_unused]] V distance, V& derivative) const {
+    derivative = V(A(1));
+    if constexpr (capped) {
+      V t = tanh_of(scaled * V(inverse_cap));
+      scaled = V(cap) * t;
+      derivative = V(A(1)) - t * t;
+    }
+    if constexpr (biased) scaled = scaled + V(slope) * distance;
+    return scaled;
+  }
+
+  /// Dropout factors of one query row, asked for ascending key offsets.
+  struct row_factors {
+    score_rule const& rule;
+    index q_offset;
+    index group = -1; // four keys share one generator call
+    std::array<float, 4> numbers{};
+
+    A operator()(index k_offset) {
+      if (k_offset / 4 != group) {
+        group = k_offset / 4;
+        numbers = uniforms4(rule.site, q_offset, group);
+      }
+      return numbers[std::size_t(k_offset % 4)] < rule.p ? A(0) : rule.kept;
+    }
+  };
+  row_factors factors(index q_offset) const { return {*this, q_offset}; }
+};
+
+/// The features of a kernel, with their numbers.
+template <class... Features>
+struct score_chain : Features... {
+  static_assert((is_feature<Features> && ...), "sp: a kernel feature must be sp::softcap, sp::alibi or sp::dropout");
+  static_assert(((count_feature<Features, Features...> == 1) && ...), "sp: a kernel feature is given twice; pass each one once");
+
+  template <class A>
+  score_rule<A, Features...> rule([[maybe_unused]] index q_head, [[maybe_unused]] index document,
+                                  [[maybe_unused]] random_key key) const {
+    using rule_type = score_rule<A, Features...>;
+    rule_type r;
+    if constexpr (rule_type::capped) {
+      r.cap = A(softcap::cap);
+      r.inverse_cap = A(1 / softcap::cap);
+    }
+    if constexpr (rule_type::biased) {
+      if (q_head >= index(alibi::slopes.size()))
+        fail({errc::invalid_shape, "q head " + std::to_string(q_head) + " has no slope, " + std::to_string(alibi::slopes.size()) + " were given",
+              "sp::alibi takes one slope for every q head of the model"});
+      r.slope = A(alibi::slopes[std::size_t(q_head)]);
+    }
+    if constexpr (rule_type::drops) {
+      r.p = float(dropout::p);
+      r.kept = dropout::p < 1 ? A(1 / (1 - dropout::p)) : A(0);
+      r.site = site_key(key, document, q_head);
+    }
+    return r;
+  }
+};
+
+} // namespace detail
+} // namespace sp

@@ -1,0 +1,48 @@
+// Merging partial attention: two normalised outputs over disjoint keys, with their lse, become one.
+// (0, -inf) is the identity; extreme values never give NaN; the sum of the two weights is 1 to rounding.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include <sp/backend/concepts.hpp>
+
+namespace sp {
+
+namespace detail {
+
+/// lse of two partial results and the weight of each: exp(a - lse), exp(b - lse).
+template <class A>
+struct merged {
+  A lse, first, second;
+};
+
+template <class A>
+merged<A> merge_weights(A a, A b) {
+  constexpr A none = -std::numeric_limits<A>::infinity();
+  if (b == none) return {a, A(1), A(0)};
+  if (a == none) return {b, A(0), A(1)};
+  if (a == b) return {a + std::log(A(2)), A(0.5), A(0.5)}; // also where both are +inf
+  A small = std::exp(-std::fabs(a - b)), large = 1 / (1 + small);
+  A lse = (a > b ? a : b) + std::log1p(small);
+  return a > b ? merged<A>{lse, large, small * large} : merged<A>{lse, small * large, large};
+}
+
+} // namespace detail
+
+/// Folds `part` into `state`: lse = log(exp a + exp b), out = the outputs weighted by exp(a - lse) and exp(b - lse).
+template <class T>
+void merge(fold_state<T> const& state, fold_state<T> const& part) {
+  for (index i = 0; i < state.lse.extent(0); ++i)
+    for (index h = 0; h < state.lse.extent(1); ++h) {
+      auto w = detail::merge_weights(state.lse(i, h), part.lse(i, h));
+      if (w.second == 0) continue;
+      state.lse(i, h) = w.lse;
+      for (index c = 0; c < state.out.extent(2); ++c) {
+        auto& x = state.out(i, h, c);
+        x = w.first == 0 ? part.out(i, h, c) : w.first * x + w.second * part.out(i, h, c);
+      }
+    }
+}
+
+} // namespace sp

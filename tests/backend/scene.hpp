@@ -1,0 +1,344 @@
+// A scene: one attention problem over global tensors, computed by a backend (in one piece or by parts) and by the oracle.
+// Rows that no slice covers hold NaN, so a kernel that reads them is found out. Strides vary from tensor to tensor.
+#pragma once
+
+#include <array>
+#include <cstring>
+#include <random>
+
+#include <sp/backend/concepts.hpp>
+#include <sp/sharding/contiguous.hpp>
+#include <sp/sharding/striped.hpp>
+#include <sp/sharding/zigzag.hpp>
+
+#include "oracle.hpp"
+
+namespace sp_test {
+
+using sp::index;
+
+/// What a scene is made of. Queries and keys are the same tokens unless key documents are given.
+struct setting {
+  sp::documents docs;
+  sp::mask rule = sp::causal();
+  index q_heads = 1, kv_heads = 1, dim = 8, value_dim = 8;
+  sp::documents key_docs{};
+  double softcap = 0;
+  std::vector<float> slopes{};
+  double dropout = 0;
+  double loud = 1; ///< factor on q: large logits
+  index head_parts = 1;
+  unsigned seed = 1;
+  sp::documents const& keys() const { return key_docs.size() ? key_docs : docs; }
+};
+
+/// A tensor (rows, heads, width) of its own, in one of three memory orders, NaN-filled.
+template <class E>
+struct tensor {
+  std::vector<E> data;
+  sp::view<E, 3> v;
+  tensor(index rows, index heads, index width, unsigned order, E fill)
+      : data(static_cast<std::size_t>(rows * heads * width), fill), v(data.data(), {rows, heads, width}) {
+    if (order % 3 == 1) v.strides = {width, rows * width, 1};
+    if (order % 3 == 2) v.strides = {1, rows * width, rows};
+  }
+};
+
+/// Results of a run over the whole stream, row-major.
+template <class A>
+struct outcome {
+  std::vector<A> out, lse, dq, dk, dv;
+  friend bool operator==(outcome const& a, outcome const& b) { // bitwise
+    auto same = [](std::vector<A> const& x, std::vector<A> const& y) {
+      return x.size() == y.size() && (x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(A)) == 0);
+    };
+    return same(a.out, b.out) && same(a.lse, b.lse) && same(a.dq, b.dq) && same(a.dk, b.dk) && same(a.dv, b.dv);
+  }
+};
+
+/// Errors against the oracle, in the order out, lse, dq, dk, dv.
+using errors = std::array<double, 5>;
+inline double worst(errors const& e) {
+  double w = 0;
+  for (double x : e) w = x > w || x != x ? x : w;
+  return w;
+}
+
+/// How a run cuts the work: every rank's rows, and whether keys come all at once (pull) or part by part (rotate).
+struct cutting {
+  std::vector<std::vector<sp::run>> q, k;
+  bool rotate = false;
+};
+
+template <class Sharding>
+std::vector<std::vector<sp::run>> cut_up(sp::documents const& docs, Sharding s, index parts) {
+  std::vector<std::vector<sp::run>> out;
+  for (index p = 0; p < parts; ++p) {
+    std::vector<sp::run> runs;
+    for (sp::document const& d : docs)
+      for (sp::run r : s.runs(d.count, p, parts)) {
+        r.begin += d.begin;
+        sp::append(runs, r);
+      }
+    out.push_back(std::move(runs));
+  }
+  return out;
+}
+
+template <class T>
+class scene {
+public:
+  using A = sp::accumulate_t<T>;
+
+  explicit scene(setting s)
+      : set(std::move(s)), mask(sp::slices(set.rule, set.docs, set.keys())), nq(set.docs.length()), nk(set.keys().length()),
+        q(random(nq, set.q_heads, set.dim, 1, set.loud)), k(random(nk, set.kv_heads, set.dim, 2)), v(random(nk, set.kv_heads, set.value_dim, 3)),
+        dout(random(nq, set.q_heads, set.value_dim, 4)) {
+    T nan(std::numeric_limits<float>::quiet_NaN());
+    for (index i = 0; i < nq; ++i)
+      if (!covered(i, true)) fill_row(q.v, i, nan), fill_row(dout.v, i, nan);
+    for (index j = 0; j < nk; ++j)
+      if (!covered(j, false)) fill_row(k.v, j, nan), fill_row(v.v, j, nan);
+  }
+
+  cutting whole() const { return {{{{0, nq, 1}}}, {{{0, nk, 1}}}}; }
+  template <class Sharding>
+  cutting cut_by(Sharding s, index parts, bool rotate = false) const {
+    return {cut_up(set.docs, s, parts), cut_up(set.keys(), s, parts), rotate};
+  }
+
+  /// What the oracle says.
+  oracle::result expected() const {
+    oracle o(nq, nk, set.q_heads, set.kv_heads, set.dim, set.value_dim);
+    o.softcap = set.softcap;
+    o.slopes.assign(set.slopes.begin(), set.slopes.end());
+    o.see([&](count_t i, count_t j) {
+      for (auto const& s : mask)
+        if (s.sees(i, j)) return true;
+      return false;
+    });
+    place(set.docs, o.q_places);
+    place(set.keys(), o.k_places);
+    if (set.dropout > 0)
+      o.keep = [this](count_t doc, count_t h, count_t i, count_t j) {
+        auto u = sp::uniforms4(sp::site_key(key, doc, h), i, j / 4);
+        return u[static_cast<std::size_t>(j % 4)] < static_cast<float>(set.dropout) ? 0.0 : 1 / (1 - set.dropout);
+      };
+    o.q = doubles(q.v);
+    o.k = doubles(k.v);
+    o.v = doubles(v.v);
+    return o.backward(doubles(dout.v));
+  }
+
+  template <class Backend>
+  outcome<A> run(Backend const& b, cutting const& c, sp::allocator& memory) const {
+    outcome<A> r;
+    r.out.assign(size(nq, set.q_heads, set.value_dim), 0);
+    r.lse.assign(size(nq, set.q_heads, 1), -std::numeric_limits<A>::infinity());
+    r.dq.assign(size(nq, set.q_heads, set.dim), 0);
+    r.dk.assign(size(nk, set.kv_heads, set.dim), 0);
+    r.dv.assign(size(nk, set.kv_heads, set.value_dim), 0);
+    locals p(*this, c);
+    for (index share = 0; share < set.head_parts; ++share) {
+      auto h = sp::heads_of(set.q_heads, set.kv_heads, share, set.head_parts);
+      if (h.q_count == 0) continue;
+      sp::call_numbers n{h, 1 / std::sqrt(static_cast<double>(set.dim)), key};
+      run_share(b, c, p, n, memory);
+    }
+    p.collect(c, r);
+    return r;
+  }
+  template <class Backend>
+  outcome<A> run(Backend const& b, cutting const& c) const {
+    sp::pool memory;
+    return run(b, c, memory);
+  }
+
+  errors against(outcome<A> const& r, oracle::result const& o) const {
+    return {relative_error(r.out, o.out), relative_error(r.lse, o.lse), relative_error(r.dq, o.dq), relative_error(r.dk, o.dk),
+            relative_error(r.dv, o.dv)};
+  }
+
+  setting set;
+  std::vector<sp::slice> mask;
+  index nq, nk;
+  tensor<T> q, k, v, dout;
+  sp::random_key key{42, 7};
+
+private:
+  static std::size_t size(index a, index b, index c) { return static_cast<std::size_t>(a * b * c); }
+
+  tensor<T> random(index rows, index heads, index width, unsigned salt, double factor = 1) const {
+    tensor<T> t(rows, heads, width, salt + set.seed, T(0));
+    std::mt19937 gen(set.seed * 16 + salt);
+    std::normal_distribution<double> normal;
+    for (index i = 0; i < rows; ++i)
+      for (index h = 0; h < heads; ++h)
+        for (index d = 0; d < width; ++d) t.v(i, h, d) = T(factor * normal(gen));
+    return t;
+  }
+  static void fill_row(sp::view<T, 3> const& v, index row, T x) {
+    for (index h = 0; h < v.extent(1); ++h)
+      for (index d = 0; d < v.extent(2); ++d) v(row, h, d) = x;
+  }
+  bool covered(index position, bool query) const {
+    for (auto const& s : mask)
+      if (query ? s.q0 <= position && position < s.q1 : s.k0 <= position && position < s.k1) return true;
+    return false;
+  }
+  static void place(sp::documents const& docs, std::vector<token_place>& places) {
+    for (auto const& d : docs)
+      for (index i = 0; i < d.count; ++i) places[static_cast<std::size_t>(d.begin + i)] = {d.id, i};
+  }
+  static std::vector<double> doubles(sp::view<T, 3> const& v) {
+    std::vector<double> out;
+    for (index i = 0; i < v.extent(0); ++i)
+      for (index h = 0; h < v.extent(1); ++h)
+        for (index d = 0; d < v.extent(2); ++d) { // the oracle skips what is masked, but 0 x NaN must not come up
+          double x = static_cast<double>(v(i, h, d));
+          out.push_back(x == x ? x : 0);
+        }
+    return out;
+  }
+
+  /// Everybody's local tensors.
+  struct locals {
+    std::vector<tensor<T>> q, dout, out_t, k, v;
+    std::vector<tensor<A>> out, dq, dk, dv;
+    std::vector<std::vector<A>> lse, delta;
+
+    locals(scene const& from, cutting const& c) {
+      auto const& x = from.set;
+      A zero = 0;
+      for (auto const& runs : c.q) {
+        index n = sp::count_of(runs);
+        q.push_back(from.local(from.q.v, runs, 0));
+        dout.push_back(from.local(from.dout.v, runs, 1));
+        out_t.emplace_back(n, x.q_heads, x.value_dim, 1u, T(0));
+        out.emplace_back(n, x.q_heads, x.value_dim, 2u, zero);
+        dq.emplace_back(n, x.q_heads, x.dim, 1u, zero);
+        lse.emplace_back(size(n, x.q_heads, 1), -std::numeric_limits<A>::infinity());
+        delta.emplace_back(size(n, x.q_heads, 1), zero);
+      }
+      for (auto const& runs : c.k) {
+        index n = sp::count_of(runs);
+        k.push_back(from.local(from.k.v, runs, 2));
+        v.push_back(from.local(from.v.v, runs, 0));
+        dk.emplace_back(n, x.kv_heads, x.dim, 2u, zero);
+        dv.emplace_back(n, x.kv_heads, x.value_dim, 1u, zero);
+      }
+    }
+
+    /// Rounds the outputs of these heads to T and computes delta = dout . out, once all forward passes are through.
+    void close_forward(sp::heads const& h) {
+      for (std::size_t p = 0; p < q.size(); ++p) {
+        auto const& o = out[p].v;
+        for (index i = 0; i < o.extent(0); ++i)
+          for (index g = h.q_begin; g < h.q_end(); ++g) {
+            A sum = 0;
+            for (index e = 0; e < o.extent(2); ++e) {
+              out_t[p].v(i, g, e) = T(o(i, g, e));
+              sum = std::fma(A(dout[p].v(i, g, e)), o(i, g, e), sum); // the same bits whatever the strides
+            }
+            delta[p][static_cast<std::size_t>(i * o.extent(1) + g)] = sum;
+          }
+      }
+    }
+
+    void collect(cutting const& c, outcome<A>& r) const {
+      for (std::size_t p = 0; p < q.size(); ++p) {
+        spread(out[p].v, c.q[p], r.out);
+        spread(dq[p].v, c.q[p], r.dq);
+        sp::view<A const, 3> l(lse[p].data(), {out[p].v.extent(0), out[p].v.extent(1), 1});
+        spread(l, c.q[p], r.lse);
+      }
+      for (std::size_t p = 0; p < k.size(); ++p) {
+        spread(dk[p].v, c.k[p], r.dk);
+        spread(dv[p].v, c.k[p], r.dv);
+      }
+    }
+    template <class View>
+    static void spread(View const& v, std::vector<sp::run> const& runs, std::vector<A>& global) {
+      index row = 0;
+      for (auto const& x : runs)
+        for (index i = 0; i < x.count; ++i, ++row)
+          for (index h = 0; h < v.extent(1); ++h)
+            for (index d = 0; d < v.extent(2); ++d)
+              global[static_cast<std::size_t>((x.at(i) * v.extent(1) + h) * v.extent(2) + d)] = v(row, h, d);
+    }
+  };
+
+  tensor<T> local(sp::view<T, 3> const& global, std::vector<sp::run> const& runs, unsigned order) const {
+    tensor<T> t(sp::count_of(runs), global.extent(1), global.extent(2), order + set.seed, T(0));
+    index row = 0;
+    for (auto const& r : runs)
+      for (index i = 0; i < r.count; ++i, ++row)
+        for (index h = 0; h < global.extent(1); ++h)
+          for (index d = 0; d < global.extent(2); ++d) t.v(row, h, d) = global(r.at(i), h, d);
+    return t;
+  }
+
+  /// One table of the runs of the given parts, in document order.
+  static std::vector<sp::placed> table(std::vector<std::vector<sp::run>> const& runs, std::size_t from, std::size_t to) {
+    std::vector<sp::placed> out;
+    for (std::size_t p = from; p < to; ++p)
+      for (auto const& x : sp::place(runs[p], static_cast<int>(p - from))) out.push_back(x);
+    std::sort(out.begin(), out.end(), [](auto const& a, auto const& b) { return a.positions.begin < b.positions.begin; });
+    return out;
+  }
+
+  template <class Backend>
+  void run_share(Backend const& b, cutting const& c, locals& p, sp::call_numbers const& n, sp::allocator& memory) const {
+    auto const& h = n.heads;
+    auto qs = [&](auto const& x) { return x.slice(1, h.q_begin, h.q_count); };
+    auto ks = [&](auto const& x) { return x.slice(1, h.kv_begin, h.kv_count); };
+    auto rows = [&](std::vector<A>& x, std::size_t i) {
+      return qs(sp::view<A, 2>(x.data(), {p.q[i].v.extent(0), set.q_heads}));
+    };
+    std::size_t nq_parts = c.q.size(), nk_parts = c.k.size();
+    std::vector<sp::key_part<T>> keys;
+    std::vector<typename Backend::extra> extras;
+    for (std::size_t s = 0; s < nk_parts; ++s) keys.push_back({ks(p.k[s].v), ks(p.v[s].v)});
+    auto all = std::span<sp::key_part<T> const>(keys);
+    for (std::size_t r = 0; r < nq_parts; ++r) {
+      sp::fold_state<T> state{qs(p.out[r].v), rows(p.lse[r], r)};
+      for (std::size_t s = 0; s < (c.rotate ? nk_parts : 1); ++s) {
+        auto k_table = c.rotate ? table(c.k, s, s + 1) : table(c.k, 0, nk_parts);
+        auto plan = b.prepare({table(c.q, r, r + 1), k_table, mask});
+        extras.push_back(b.template forward<T>(plan, memory, n, qs(p.q[r].v), c.rotate ? all.subspan(s, 1) : all, state));
+      }
+    }
+    p.close_forward(h);
+    std::vector<sp::query_grad<T>> wanted, silent;
+    for (std::size_t r = 0; r < nq_parts; ++r) {
+      wanted.push_back({qs(p.q[r].v), qs(p.out_t[r].v), qs(p.dout[r].v), rows(p.lse[r], r), rows(p.delta[r], r), qs(p.dq[r].v)});
+      silent.push_back(wanted.back());
+      silent.back().dq = {};
+    }
+    std::vector<sp::key_grad<T>> wanted_keys, silent_keys;
+    for (std::size_t s = 0; s < nk_parts; ++s) {
+      wanted_keys.push_back({ks(p.k[s].v), ks(p.v[s].v), ks(p.dk[s].v), ks(p.dv[s].v)});
+      silent_keys.push_back({ks(p.k[s].v), ks(p.v[s].v), {}, {}});
+    }
+    using queries = std::span<sp::query_grad<T> const>;
+    using key_list = std::span<sp::key_grad<T> const>;
+    if (c.rotate || nq_parts == 1)
+      for (std::size_t r = 0; r < nq_parts; ++r)
+        for (std::size_t s = 0; s < nk_parts; ++s) {
+          auto plan = b.prepare({table(c.q, r, r + 1), table(c.k, s, s + 1), mask});
+          b.template backward<T>(plan, memory, n, queries(wanted).subspan(r, 1), key_list(wanted_keys).subspan(s, 1), extras[r * nk_parts + s]);
+        }
+    else { // pull: dq against everybody's keys, dk and dv against everybody's queries
+      for (std::size_t r = 0; r < nq_parts; ++r) {
+        auto plan = b.prepare({table(c.q, r, r + 1), table(c.k, 0, nk_parts), mask});
+        b.template backward<T>(plan, memory, n, queries(wanted).subspan(r, 1), key_list(silent_keys), extras[r]);
+      }
+      for (std::size_t s = 0; s < nk_parts; ++s) {
+        auto plan = b.prepare({table(c.q, 0, nq_parts), table(c.k, s, s + 1), mask});
+        b.template backward<T>(plan, memory, n, queries(silent), key_list(wanted_keys).subspan(s, 1), extras[0]);
+      }
+    }
+  }
+};
+
+} // namespace sp_test

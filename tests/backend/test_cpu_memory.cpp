@@ -1,0 +1,60 @@
+// Memory of the CPU backend: steady state takes nothing but scratch from the given allocator, and exactly what scratch_bytes says.
+// Every operator new of this program is counted.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include <sp/cpu.hpp>
+
+namespace {
+std::atomic<long> news{0};
+}
+
+[[gnu::noinline]] void* operator new(std::size_t n) {
+  ++news;
+  if (void* p = std::malloc(n ? n : 1)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void* operator new(std::size_t n, std::nothrow_t const&) noexcept {
+  ++news;
+  return std::malloc(n ? n : 1);
+}
+[[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a) {
+  ++news;
+  auto align = static_cast<std::size_t>(a);
+  if (void* p = std::aligned_alloc(align, (n + align - 1) / align * align)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_bytes says") {
+  sp::cpu b;
+  sp::index n = 300, heads = 2, dim = 16;
+  std::vector<float> x(static_cast<std::size_t>(n * heads * dim), 0.5f), sums(x.size()), lse(static_cast<std::size_t>(n * heads), 0.f);
+  sp::view<float const, 3> in(x.data(), {n, heads, dim});
+  sp::view<float, 3> out(sums.data(), {n, heads, dim});
+  sp::view<float, 2> rows(lse.data(), {n, heads});
+  auto h = sp::all_heads(heads, heads);
+  sp::documents docs = sp::packed{0, 100, 300};
+  sp::run all{0, n, 1};
+  auto plan = b.prepare({sp::place(std::span(&all, 1)), sp::place(std::span(&all, 1)), sp::slices(sp::causal(), docs, docs)});
+  sp::key_part<float> keys{in, in};
+  sp::query_grad<float> query_grad{in, in, in, rows, rows, out};
+  sp::key_grad<float> key_grad{in, in, out, out};
+  auto pass = [&](sp::allocator& memory) {
+    auto extra = b.forward<float>(plan, memory, {h, 1}, in, std::span<sp::key_part<float> const>(&keys, 1), {out, rows});
+    b.backward<float>(plan, memory, {h, 1}, std::span<sp::query_grad<float> const>(&query_grad, 1),
+                      std::span<sp::key_grad<float> const>(&key_grad, 1), extra);
+  };
+  sp::pool memory;
+  pass(memory);
+  long before = news;
+  pass(memory);
+  CHECK(news == before);
+  CHECK(sp::index(memory.peak_bytes()) == b.scratch_bytes<float>(plan, h, dim, dim));
+}
