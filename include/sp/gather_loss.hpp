@@ -1,0 +1,121 @@
+// Losses over a sharded sequence: the same {loss, num_tokens} on every rank, and a gradient scaled exactly once.
+// How losses are reduced, when N is divided out and what happens to parameter gradients are three separate, named choices.
+#pragma once
+
+#include <limits>
+
+#include <sp/gather_tokens.hpp>
+
+namespace sp {
+
+/// The gradient contract: parameter gradients will be summed over the ranks of the loss's group (data and sequence axes together).
+struct summed {
+  constexpr double factor() const { return 1; }
+};
+
+/// The gradient contract: parameter gradients will be averaged over `ranks` (all axes over which they are averaged).
+struct averaged {
+  int ranks;
+  constexpr double factor() const { return double(ranks); }
+};
+
+/// How per-token losses become one number.
+enum class reduction { sum, mean };
+/// When a mean divides by the number of tokens: in this call, or by the caller at the optimizer step (loss_sum below).
+enum class divide { now, later };
+
+struct loss_options {
+  reduction reduce = reduction::mean;
+  sp::divide divide = divide::now;
+  index ignore_index = -100; ///< rows with this label count neither in the loss nor in num_tokens
+};
+
+/// The same on every rank. loss is the sum over valid tokens, divided by num_tokens for a mean that divides now (0 if there are none).
+struct loss_result {
+  double loss = 0;
+  index num_tokens = 0;
+  double scale = 0; ///< what backward multiplies by: contract x (1 / N where N is divided now)
+};
+
+/// Sum and count over micro-batches for divide::later: add every loss_result, multiply parameter gradients by gradient_scale() once.
+struct loss_sum {
+  double sum = 0;
+  index num_tokens = 0;
+  void add(loss_result const& r) {
+    sum += r.loss;
+    num_tokens += r.num_tokens;
+  }
+  double mean() const { return num_tokens > 0 ? sum / double(num_tokens) : 0; }
+  double gradient_scale() const { return num_tokens > 0 ? 1 / double(num_tokens) : 0; }
+};
+
+/// Contract: sp::summed or sp::averaged. The group is every rank that shares the loss: sequence and data axes (mesh.along(...)).
+template <communicator Comm, class Contract>
+class gather_loss {
+  static_assert(requires(Contract c) { { c.factor() } -> std::convertible_to<double>; },
+                "sp::gather_loss: say what will happen to parameter gradients: sp::summed{} or sp::averaged{number of ranks}.");
+
+public:
+  gather_loss(Comm group, Contract contract, loss_options options = {}) : comm_(std::move(group)), contract_(contract), options_(options) {
+    if (!(contract_.factor() > 0))
+      fail({errc::invalid_shape, "the gradient contract has the factor " + std::to_string(contract_.factor()),
+            "Give sp::averaged the number of ranks over which parameter gradients will be averaged", "gather_loss", comm_.rank(), comm_.size()});
+  }
+
+  Comm const& group() const { return comm_; }
+
+  /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group. Losses of ignored rows are not read.
+  template <class T, class Label>
+  loss_result forward(view<T const, 1> losses, view<Label const, 1> labels, allocator& scratch) const {
+    check(losses, labels);
+    double sum = 0;
+    index count = 0;
+    for (index i = 0; i < losses.extent(0); ++i)
+      if (index(labels(i)) != options_.ignore_index) {
+        sum += double(to_acc(losses(i)));
+        ++count;
+      }
+    owned<double, 1> both(scratch, {2}); // {sum, count}: counts are exact in double up to 2^53
+    both.tensor(0) = sum;
+    both.tensor(1) = double(count);
+    all_reduce(comm_, both.tensor, scratch, "gather_loss");
+    loss_result r{both.tensor(0), index(both.tensor(1)), contract_.factor()};
+    if (options_.reduce == reduction::mean && options_.divide == divide::now) {
+      double inverse = r.num_tokens > 0 ? 1 / double(r.num_tokens) : 0; // no valid token anywhere: loss 0, gradient 0
+      r.loss *= inverse;
+      r.scale *= inverse;
+    }
+    return r;
+  }
+
+  template <class T, class Label>
+  loss_result forward(view<T, 1> losses, view<Label, 1> labels) const {
+    pool scratch;
+    return forward(view<T const, 1>(losses), view<Label const, 1>(labels), scratch);
+  }
+
+  /// dlosses (tokens) = upstream x contract x (1 / N now), 0 for ignored rows. Local: the loss is the same function of every rank's rows.
+  template <class T, class Label>
+  void backward(loss_result const& r, view<Label, 1> labels, view<T, 1> dlosses, double upstream = 1) const {
+    check(dlosses, labels);
+    using A = accumulate_t<T>;
+    for (index i = 0; i < dlosses.extent(0); ++i)
+      dlosses(i) = index(labels(i)) == options_.ignore_index ? T{} : from_acc<T>(static_cast<A>(upstream * r.scale));
+  }
+
+private:
+  template <class A, class B>
+  void check(view<A, 1> const& losses, view<B, 1> const& labels) const {
+    if (losses.extent(0) != labels.extent(0))
+      fail({errc::invalid_shape, std::to_string(losses.extent(0)) + " losses, " + std::to_string(labels.extent(0)) + " labels",
+            "Give one label per token; rows that do not count carry ignore_index", "gather_loss", comm_.rank(), comm_.size()});
+  }
+
+  Comm comm_;
+  Contract contract_;
+  loss_options options_;
+};
+template <class Comm, class Contract>
+gather_loss(Comm, Contract, loss_options = {}) -> gather_loss<Comm, Contract>;
+
+} // namespace sp

@@ -1,0 +1,79 @@
+// A differentiable gather: any (tokens, ...) tensor of a sequence group in natural order on every rank, padding trimmed.
+// Its backward is the rank's own slice. Losses, log-probabilities, entropies or hidden states: any function can follow.
+#pragma once
+
+#include <sp/layout/tokens.hpp>
+
+namespace sp {
+
+/// Borrow the sequence group's communicator; use one object for any number of tensors.
+template <communicator Comm>
+class gather_tokens {
+public:
+  /// Who sends what for one batch; made once per step.
+  struct prepared {
+    std::vector<std::vector<row_match>> from; ///< per rank: its rows (from) against the caller's stream (to)
+    std::vector<mapping> map;                 ///< source to local stream
+    index pieces = 0;
+  };
+
+  explicit gather_tokens(Comm comm) : comm_(std::move(comm)) {}
+  Comm const& group() const { return comm_; }
+
+  prepared prepare(batch const& b) const {
+    if (b.parts() != comm_.size() || b.part() != comm_.rank())
+      fail({errc::invalid_shape, "the batch is part " + std::to_string(b.part()) + " of " + std::to_string(b.parts()) + ", the group's rank is " +
+                                     std::to_string(comm_.rank()) + " of " + std::to_string(comm_.size()),
+            "Make the batch over the ranks of the same group", "gather_tokens", comm_.rank(), comm_.size()});
+    prepared p;
+    p.map = document_map(b.docs(), b.source());
+    run all{0, b.source().length(), 1};
+    for (int r = 0; r < comm_.size(); ++r) {
+      p.from.emplace_back();
+      for_each_match(b.layout().runs(r), std::span<run const>(&all, 1), p.map, [&](row_match const& m) { p.from.back().push_back(m); });
+      p.pieces += index(p.from.back().size());
+    }
+    return p;
+  }
+
+  /// local (batch.tokens(), ...) of every rank -> global (stream, ...) in natural order; positions in no document get `value`.
+  template <class T, int R>
+  void forward(batch const& b, prepared const& p, view<T const, R> local, view<T, R> global, allocator& scratch,
+               std::type_identity_t<T> value = T{}) const {
+    detail::check_global<T const, R>(b, global, view<T, R>(const_cast<T*>(local.data), local.extents, local.strides), "gather_tokens");
+    fill(global, value);
+    parcel_builder send(scratch, 1, p.pieces), receive(scratch, comm_.size(), p.pieces);
+    send.open(comm_.rank());
+    for (row_match const& m : p.from[std::size_t(comm_.rank())]) send.add(local.rows(m.from_row, m.count, m.from_step));
+    for (int r = 0; r < comm_.size(); ++r) {
+      receive.open(r);
+      for (row_match const& m : p.from[std::size_t(r)]) receive.add(global.rows(m.to_row, m.count, m.to_step));
+    }
+    all_gather_v(comm_, "gather_tokens", send.parcels()[0].pieces, receive.parcels(), scratch).wait();
+  }
+
+  /// dlocal (batch.tokens(), ...) = own slice of dglobal (stream, ...); slack rows 0. Every rank holds the same dglobal, so nothing is
+  /// sent and nothing is scaled; what happens to parameter gradients afterwards is the loss's contract.
+  template <class T, int R>
+  void backward(batch const& b, view<T const, R> dglobal, view<T, R> dlocal) const {
+    split(b, dglobal, dlocal);
+  }
+
+  /// The short form, with memory of the batch.
+  template <class T, int R>
+  void forward(batch const& b, view<T const, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
+    auto const& p = b.cached<prepared>([&](prepared const& x) { return int(x.from.size()) == comm_.size(); }, [&] { return prepare(b); });
+    forward(b, p, local, global, b.memory(), value);
+  }
+
+private:
+  Comm comm_;
+};
+
+/// All rows of a sharded tensor in natural order on every rank: gather_tokens in one call.
+template <communicator Comm, class T, int R>
+void gather(Comm const& comm, batch const& b, view<T const, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) {
+  gather_tokens<Comm>(comm).forward(b, local, global, value);
+}
+
+} // namespace sp

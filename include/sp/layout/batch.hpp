@@ -1,0 +1,134 @@
+// A batch: what a trainer holds in one step: documents, who owns which tokens, and which part is mine.
+// Moving data in and out (split, gather) and everything that follows from positions (labels, weights, cu_seqlens) is in tokens.hpp.
+#pragma once
+
+#include <sp/core/memory.hpp>
+#include <sp/layout/layout.hpp>
+
+namespace sp {
+
+/// What a batch does where documents do not divide evenly over the ranks.
+enum class shapes {
+  ragged, ///< ranks own unequal numbers of tokens; nothing is padded
+  padded, ///< documents get room until every rank owns the same number of rows; rows in the room are slack
+  equal,  ///< uneven_partition unless the cut is even as it is
+};
+
+struct batch_options {
+  shapes local = shapes::ragged;
+};
+
+namespace detail {
+/// Owns one object of any type; what a batch needs of <memory>, without its cost in every translation unit.
+class box {
+public:
+  box() = default;
+  template <class T>
+  explicit box(T* p) : object_(p), destroy_([](void* x) { delete static_cast<T*>(x); }) {}
+  box(box&& o) noexcept : object_(std::exchange(o.object_, nullptr)), destroy_(o.destroy_) {}
+  box& operator=(box&& o) noexcept {
+    std::swap(object_, o.object_);
+    std::swap(destroy_, o.destroy_);
+    return *this;
+  }
+  ~box() {
+    if (object_) destroy_(object_);
+  }
+  template <class T>
+  T& as() const {
+    return *static_cast<T*>(object_);
+  }
+
+private:
+  void* object_ = nullptr;
+  void (*destroy_)(void*) = nullptr;
+};
+} // namespace detail
+
+/// Movable, belongs to one rank. Positions are those of `docs()`; they equal the caller's unless the batch is padded.
+class batch {
+public:
+  /// `ranks` is anything with rank() and size(): the communicator of the sequence group, or a place in it.
+  template <sharding S, class Ranks>
+  batch(documents docs, S const& how, Ranks const& ranks, batch_options options = {})
+      : batch(std::move(docs), how, int(ranks.rank()), int(ranks.size()), options) {}
+
+  template <sharding S>
+  batch(documents docs, S const& how, int part, int parts, batch_options options = {}) : source_(std::move(docs)), part_(part) {
+    if (part < 0 || part >= parts)
+      fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts), "Give 0 <= part < parts", "batch", part, parts});
+    located({"batch", "", part, parts}, [&] {
+      if (options.local == shapes::padded)
+        layout_ = sp::layout(with_room(source_, how, parts), how, parts);
+      else
+        layout_ = sp::layout(source_, how, parts);
+      if (options.local == shapes::equal) require_equal();
+    });
+  }
+
+  int part() const { return part_; }
+  int parts() const { return layout_.parts(); }
+  /// Rows of this rank's tensors, slack rows of a padded batch included.
+  index tokens() const { return layout_.tokens(part_); }
+  std::span<run const> runs() const { return layout_.runs(part_); }
+  sp::layout const& layout() const { return layout_; }
+  documents const& docs() const { return layout_.docs(); }
+  /// The documents as the caller gave them; global tensors (split, gather) use these positions.
+  documents const& source() const { return source_; }
+
+  /// Memory for calls that bring no context of their own.
+  pool& memory() const { return store_.as<storage>().memory; }
+
+  /// What an object prepared for this batch: found again by its type and `fits`, made by `make` the first time.
+  template <class Prepared, class Fits, class Make>
+  Prepared const& cached(Fits fits, Make make) const {
+    auto& cache = store_.as<storage>().cache;
+    for (entry const& e : cache)
+      if (e.tag == &tag<Prepared>)
+        if (auto const& p = e.value.template as<Prepared const>(); fits(p)) return p;
+    cache.push_back({&tag<Prepared>, detail::box(new Prepared(make()))});
+    return cache.back().value.template as<Prepared const>();
+  }
+
+private:
+  template <class>
+  static constexpr char tag = 0;
+  struct entry {
+    void const* tag;
+    detail::box value;
+  };
+  struct storage { // on the heap, so that what it hands out stays where it is when the batch moves
+    pool memory;
+    std::vector<entry> cache;
+  };
+
+  template <class S>
+  static documents with_room(documents const& docs, S const& how, int parts) {
+    if constexpr (requires { how.multiple(index(parts)); }) {
+      index m = how.multiple(parts);
+      if (how.over == scope::document || docs.size() == 0) return docs.padded(m);
+      std::vector<document> list; // over the stream only the end needs room
+      index n = 0;
+      for (document const& d : docs) list.push_back({n, d.count, d.count, d.id}), n += d.count;
+      list.back().room += ceil_div(n, m) * m - n;
+      return {list, ceil_div(n, m) * m};
+    } else {
+      fail({errc::uneven_partition, "this sharding does not say how to pad", "Give it index multiple(index parts) const"});
+    }
+  }
+
+  void require_equal() const {
+    for (int p = 0; p < layout_.parts(); ++p)
+      if (layout_.tokens(p) != layout_.tokens(0))
+        fail({errc::uneven_partition,
+              "ranks 0 and " + std::to_string(p) + " own " + std::to_string(layout_.tokens(0)) + " and " + std::to_string(layout_.tokens(p)) + " tokens",
+              "Use shapes::ragged, or shapes::padded to add slack rows"});
+  }
+
+  documents source_;
+  sp::layout layout_;
+  int part_ = 0;
+  detail::box store_{new storage};
+};
+
+} // namespace sp

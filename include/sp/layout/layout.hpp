@@ -1,0 +1,174 @@
+// A layout: documents and everybody's runs. From it follow, for every rank and without communication, owners, counts and exchanges.
+// The runs of all parts are a partition of the documents' rooms: each token has exactly one owner.
+#pragma once
+
+#include <string>
+
+#include <sp/geometry/block.hpp>
+#include <sp/sharding/concepts.hpp>
+
+namespace sp {
+
+/// Who owns a position, and where it stands there. part -1: nobody (a gap between documents).
+struct owner {
+  int part = -1;
+  index row = -1;
+  friend constexpr bool operator==(owner const&, owner const&) = default;
+};
+
+namespace detail {
+
+/// Runs over [0, n) of the documents' tokens one behind the other, as positions of the stream.
+constexpr void to_stream(documents const& docs, std::span<run const> dense, std::vector<run>& out) {
+  for (run const& r : dense) {
+    index before = 0; // tokens of the documents passed
+    for (document const& d : docs) {
+      interval i = clip(r, before, before + d.room);
+      if (i.count) {
+        run piece = r.part(i.first, i.count);
+        piece.begin += d.begin - before;
+        append(out, piece);
+      }
+      before += d.room;
+    }
+  }
+}
+
+inline void refuse_non_partition(std::vector<std::vector<run>> const& parts, index n) {
+  index total = 0;
+  std::vector<run> all;
+  for (auto const& p : parts)
+    for (run const& r : p) {
+      if (r.count < 0 || r.stride < 1 || (r.count > 0 && (r.begin < 0 || r.end() > n)))
+        fail({errc::uneven_partition, "the sharding gives a run {" + std::to_string(r.begin) + ", " + std::to_string(r.count) + ", " +
+                                          std::to_string(r.stride) + "} outside [0, " + std::to_string(n) + ")",
+              "runs(n, part, parts) must stay inside [0, n)"});
+      for (run const& o : all)
+        if (common c = intersect(r, o); c.count > 0)
+          fail({errc::uneven_partition, "the sharding gives token " + std::to_string(c.begin) + " of " + std::to_string(n) + " to two ranks",
+                "The runs of all parts must be disjoint"});
+      all.push_back(r);
+      total += r.count;
+    }
+  if (total != n)
+    fail({errc::uneven_partition, "the sharding gives away " + std::to_string(total) + " of " + std::to_string(n) + " tokens",
+          "The runs of all parts together must cover every token"});
+}
+
+} // namespace detail
+
+class layout {
+public:
+  layout() = default;
+
+  /// Cuts `docs` over `parts` ranks.
+  template <sharding S>
+  layout(documents docs, S const& how, int parts) : docs_(std::move(docs)) {
+    if (parts < 1) fail({errc::invalid_shape, std::to_string(parts) + " ranks", "Give at least one rank"});
+    std::vector<std::vector<run>> all(static_cast<std::size_t>(parts));
+    auto cut_one = [&](index n) {
+      std::vector<std::vector<run>> runs;
+      for (int p = 0; p < parts; ++p) runs.push_back(how.runs(n, p, parts));
+      if constexpr (!requires { requires S::is_partition; }) detail::refuse_non_partition(runs, n);
+      return runs;
+    };
+    if (how.over == scope::document) {
+      for (document const& d : docs_) {
+        auto runs = cut_one(d.room);
+        for (std::size_t p = 0; p < all.size(); ++p)
+          for (run r : runs[p]) {
+            r.begin += d.begin;
+            append(all[p], r);
+          }
+      }
+    } else {
+      index n = 0;
+      for (document const& d : docs_) n = checked_add(n, d.room);
+      auto runs = cut_one(n);
+      for (std::size_t p = 0; p < all.size(); ++p) detail::to_stream(docs_, runs[p], all[p]);
+    }
+    take(std::move(all));
+  }
+
+  int parts() const { return int(first_.size()) - 1; }
+  documents const& docs() const { return docs_; }
+  std::span<run const> runs(int part) const {
+    auto p = static_cast<std::size_t>(part);
+    return std::span(runs_).subspan(first_[p], first_[p + 1] - first_[p]);
+  }
+  index tokens(int part) const { return tokens_[static_cast<std::size_t>(part)]; }
+
+  /// The owner of a stream position; {-1, -1} for a position in a gap.
+  owner owner_of(index position) const {
+    for (int p = 0; p < parts(); ++p) {
+      index row = 0;
+      for (run const& r : runs(p)) {
+        if (r.contains(position)) return {p, row + (position - r.begin) / r.stride};
+        row += r.count;
+      }
+    }
+    return {};
+  }
+
+  /// The coarser layout of groups of `size` parts whose members stand `stride` parts apart: a group owns its members' tokens in
+  /// natural order. Group g of the result holds parts first_member(g, size, stride) + i * stride.
+  layout grouped(int size, int stride) const {
+    layout out;
+    out.docs_ = docs_;
+    std::vector<std::vector<run>> all;
+    for (int g = 0; g < parts() / size; ++g) {
+      std::vector<run> merged;
+      for (int i = 0; i < size; ++i) {
+        auto member = runs(first_member(g, size, stride) + i * stride);
+        merged.insert(merged.end(), member.begin(), member.end());
+      }
+      all.push_back(natural(std::move(merged)));
+    }
+    out.take(std::move(all));
+    return out;
+  }
+  static constexpr int first_member(int group, int size, int stride) { return group / stride * stride * size + group % stride; }
+  static constexpr int group_of(int part, int size, int stride) { return part / (stride * size) * stride + part % stride; }
+
+private:
+  void take(std::vector<std::vector<run>> all) {
+    runs_.clear();
+    first_.assign(1, 0);
+    tokens_.clear();
+    for (auto& p : all) {
+      runs_.insert(runs_.end(), p.begin(), p.end());
+      first_.push_back(runs_.size());
+      tokens_.push_back(count_of(p));
+    }
+  }
+
+  documents docs_;
+  std::vector<run> runs_;
+  std::vector<std::size_t> first_{0};
+  std::vector<index> tokens_;
+};
+
+/// Everybody's rows as one table in document order, each with its owner as part: what a kernel that sees all keys works on.
+inline std::vector<placed> table_of(layout const& l) {
+  std::vector<placed> out;
+  for (int p = 0; p < l.parts(); ++p)
+    for (placed const& r : place(l.runs(p), p)) out.push_back(r);
+  std::sort(out.begin(), out.end(), [](placed const& a, placed const& b) { return a.positions.begin < b.positions.begin; });
+  return out;
+}
+
+/// Mask slices move with their documents into a padded stream.
+inline std::vector<slice> rebase(std::vector<slice> list, documents const& q_from, documents const& q_to, documents const& k_from,
+                                 documents const& k_to) {
+  for (slice& s : list) {
+    auto d = static_cast<std::size_t>(s.document);
+    index dq = q_to[d].begin - q_from[d].begin, dk = k_to[d].begin - k_from[d].begin;
+    s.q0 += dq, s.q1 += dq, s.q_origin += dq;
+    s.k0 += dk, s.k1 += dk, s.k_origin += dk;
+    s.lo = detail::shifted(s.lo, dk - dq);
+    s.hi = detail::shifted(s.hi, dk - dq);
+  }
+  return list;
+}
+
+} // namespace sp

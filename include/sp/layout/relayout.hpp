@@ -1,0 +1,221 @@
+// Relayout: one ragged exchange that moves rows along a map between two layouts, and its transpose, which sums.
+// Split, gather, label shift and Ulysses' tokens-for-heads are all the same enumeration of matching rows.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include <sp/collective/operations.hpp>
+#include <sp/collective/parcels.hpp>
+#include <sp/core/dtype.hpp>
+#include <sp/core/memory.hpp>
+#include <sp/layout/layout.hpp>
+
+namespace sp {
+
+/// Positions [from, from + count) of one stream become positions [to, to + count) of another (or the same).
+struct mapping {
+  index from = 0, to = 0, count = 0;
+};
+
+/// Rows from_row + i from_step on one side are rows to_row + i to_step on the other.
+struct row_match {
+  index from_row = 0, from_step = 1, to_row = 0, to_step = 1, count = 0;
+};
+
+/// Calls f(row_match) for everything `from` and `to` share under the map. Both ends of an exchange enumerate in this order.
+template <class F>
+constexpr void for_each_match(std::span<run const> from, std::span<run const> to, std::span<mapping const> map, F&& f) {
+  for (mapping const& m : map) {
+    index from_row = 0;
+    for (run const& a : from) {
+      interval i = clip(a, m.from, m.from + m.count);
+      if (i.count) {
+        run image = a.part(i.first, i.count);
+        image.begin += m.to - m.from;
+        index to_row = 0;
+        for (run const& b : to) {
+          if (image.begin < b.end() && b.begin < image.end())
+            if (common c = intersect(image, b); c.count)
+              f(row_match{from_row + i.first + c.a, c.a_step, to_row + c.b, c.b_step, c.count});
+          to_row += b.count;
+        }
+      }
+      from_row += a.count;
+    }
+  }
+}
+
+/// The map that moves nothing.
+constexpr mapping identity_map(index length) { return {0, 0, length}; }
+
+/// Each position takes what stands `by` behind it in the same document (by = 1: next-token labels).
+inline std::vector<mapping> shift_map(documents const& docs, index by) {
+  std::vector<mapping> out;
+  for (document const& d : docs)
+    if (d.count > by) out.push_back({d.begin + by, d.begin, d.count - by});
+  return out;
+}
+
+/// The same documents' tokens in two streams, for instance unpadded and padded.
+inline std::vector<mapping> document_map(documents const& from, documents const& to) {
+  std::vector<mapping> out;
+  for (std::size_t d = 0; d < from.size(); ++d)
+    if (from[d].count) out.push_back({from[d].begin, to[d].begin, from[d].count});
+  return out;
+}
+
+namespace detail {
+
+/// Matching rows with every peer, for one direction of an exchange.
+struct match_lists {
+  std::vector<std::vector<row_match>> per_peer;
+  index total = 0; ///< matches over all peers: pieces of one tensor in an exchange
+
+  template <class F>
+  static match_lists of(int peers, F&& enumerate) {
+    match_lists l;
+    for (int p = 0; p < peers; ++p) {
+      l.per_peer.emplace_back();
+      enumerate(p, [&](row_match const& m) { l.per_peer.back().push_back(m); });
+      l.total += index(l.per_peer.back().size());
+    }
+    return l;
+  }
+};
+
+enum class side { from, to };
+
+/// Adds the rows of v that a peer's matches name, seen from one side of the match.
+template <class T, int R, class M>
+void add_rows(parcel_builder& b, view<T, R, M> const& v, std::span<row_match const> matches, side s) {
+  for (row_match const& m : matches) b.add(s == side::from ? v.rows(m.from_row, m.count, m.from_step) : v.rows(m.to_row, m.count, m.to_step));
+}
+
+/// Applies f(a, b) to the elements of two views of one shape, row-major.
+template <class A, class B, int R, class M, class F>
+void for_each_pair(view<A, R, M> a, view<B, R, M> b, F&& f) {
+  if constexpr (R == 1) {
+    for (index i = 0; i < a.extent(0); ++i) f(a(i), b(i));
+  } else {
+    for (index i = 0; i < a.extent(0); ++i) {
+      view<A, R - 1, M> x;
+      view<B, R - 1, M> y;
+      x.data = a.data + i * a.stride(0);
+      y.data = b.data + i * b.stride(0);
+      for (int d = 1; d < R; ++d) {
+        x.extents[std::size_t(d - 1)] = y.extents[std::size_t(d - 1)] = a.extent(d);
+        x.strides[std::size_t(d - 1)] = a.stride(d);
+        y.strides[std::size_t(d - 1)] = b.stride(d);
+      }
+      for_each_pair(x, y, f);
+    }
+  }
+}
+
+} // namespace detail
+
+/// Sets every element of a host tensor.
+template <class T, int R>
+void fill(view<T, R> v, std::type_identity_t<T> value) {
+  detail::for_each_pair(v, v, [&](T& x, T&) { x = value; });
+}
+
+/// Element by element into a host tensor of another element type or other strides.
+template <class To, class From, int R>
+void assign(view<To, R> to, view<From, R> from) {
+  detail::for_each_pair(to, from, [](To& x, From& y) { x = from_acc<To>(static_cast<accumulate_t<To>>(to_acc(y))); });
+}
+
+/// A prepared movement of rows: who sends which rows to whom. Made once per step, used for any number of tensors.
+class relayout {
+public:
+  /// From layout `from` to layout `to` (same number of parts) along `map`, seen from `part`.
+  relayout(layout const& from, layout const& to, std::span<mapping const> map, int part)
+      : from_rows_(from.tokens(part)), to_rows_(to.tokens(part)) {
+    if (from.parts() != to.parts())
+      fail({errc::invalid_shape, "relayout between " + std::to_string(from.parts()) + " and " + std::to_string(to.parts()) + " ranks",
+            "Make both layouts over the same ranks"});
+    refuse_conflicts(map);
+    sends_ = detail::match_lists::of(from.parts(), [&](int p, auto f) { for_each_match(from.runs(part), to.runs(p), map, f); });
+    receives_ = detail::match_lists::of(from.parts(), [&](int p, auto f) { for_each_match(from.runs(p), to.runs(part), map, f); });
+    staged_ = sends_;
+    for (auto& list : staged_.per_peer)
+      for (row_match& m : list) {
+        m.from_row = staged_rows_;
+        m.from_step = 1;
+        staged_rows_ += m.count;
+      }
+  }
+
+  /// out (rows of `to`, ...) = in (rows of `from`, ...) along the map; rows nobody maps to get `value`.
+  template <communicator C, class T, int R>
+  void apply(C const& comm, view<T const, R> in, view<T, R> out, allocator& scratch, std::type_identity_t<T> value = T{}) const {
+    check(comm, in, out, from_rows_, to_rows_);
+    fill(out, value);
+    move(comm, in, sends_, detail::side::from, out, receives_, detail::side::to, scratch);
+  }
+
+  /// The transpose, for gradients: din (rows of `from`, ...) = sum over everything a row was mapped to.
+  template <communicator C, class T, int R>
+  void apply_transposed(C const& comm, view<T const, R> dout, view<T, R> din, allocator& scratch) const {
+    check(comm, dout, din, to_rows_, from_rows_);
+    fill(din, T{});
+    auto extents = din.extents;
+    extents[0] = staged_rows_;
+    owned<T, R> staged(scratch, extents); // (every row as often as it was mapped, ...)
+    move(comm, dout, receives_, detail::side::to, staged.tensor, staged_, detail::side::from, scratch);
+    for (std::size_t p = 0; p < sends_.per_peer.size(); ++p)
+      for (std::size_t i = 0; i < sends_.per_peer[p].size(); ++i) {
+        row_match const &m = sends_.per_peer[p][i], &at = staged_.per_peer[p][i];
+        detail::for_each_pair(din.rows(m.from_row, m.count, m.from_step), staged.tensor.rows(at.from_row, at.count),
+                              [](T& x, T& y) { x = from_acc<T>(to_acc(x) + to_acc(y)); });
+      }
+  }
+
+private:
+  /// Two rows for one place would race; sums are what the transpose of the reversed map is for.
+  static void refuse_conflicts(std::span<mapping const> map) {
+    std::vector<mapping> sorted(map.begin(), map.end());
+    std::sort(sorted.begin(), sorted.end(), [](mapping const& a, mapping const& b) { return a.to < b.to; });
+    index end = std::numeric_limits<index>::min();
+    for (mapping const& m : sorted) {
+      if (m.count > 0 && m.to < end)
+        fail({errc::invalid_shape, "two positions are mapped to position " + std::to_string(m.to), "Map one to many, and use apply_transposed for sums",
+              "relayout"});
+      if (m.count > 0) end = m.to + m.count;
+    }
+  }
+
+  template <class C, class A, class B, int R>
+  void check(C const& comm, view<A, R> const& in, view<B, R> const& out, index in_rows, index out_rows) const {
+    if (in.extent(0) != in_rows || out.extent(0) != out_rows)
+      fail({errc::invalid_shape, "rows given " + std::to_string(in.extent(0)) + " and " + std::to_string(out.extent(0)) + ", the layouts hold " +
+                                     std::to_string(in_rows) + " and " + std::to_string(out_rows), "Pass (rows of the layout, ...) tensors", "relayout",
+            comm.rank(), comm.size()});
+    for (int d = 1; d < R; ++d)
+      if (in.extent(d) != out.extent(d))
+        fail({errc::invalid_shape, "tensors " + shape(in) + " and " + shape(out) + " differ behind the rows", "Give equal trailing extents", "relayout",
+              comm.rank(), comm.size()});
+  }
+
+  template <class C, class A, class B, int R>
+  static void move(C const& comm, view<A, R> in, detail::match_lists const& sends, detail::side in_side, view<B, R> out,
+                   detail::match_lists const& receives, detail::side out_side, allocator& scratch) {
+    index peers = index(sends.per_peer.size());
+    parcel_builder s(scratch, peers, sends.total), r(scratch, peers, receives.total);
+    for (std::size_t p = 0; p < sends.per_peer.size(); ++p) {
+      s.open(int(p));
+      r.open(int(p));
+      detail::add_rows(s, in, std::span(sends.per_peer[p]), in_side);
+      detail::add_rows(r, out, std::span(receives.per_peer[p]), out_side);
+    }
+    all_to_all_v(comm, traffic{"relayout", s.parcels(), r.parcels()}).wait();
+  }
+
+  index from_rows_ = 0, to_rows_ = 0, staged_rows_ = 0;
+  detail::match_lists sends_, receives_;
+  detail::match_lists staged_; ///< sends_ with the from side in a dense staging tensor, for the transpose
+};
+
+} // namespace sp

@@ -1,0 +1,178 @@
+// What a trainer needs per token of its share: rows of global tensors, positions, shifted labels, cu_seqlens, weights, marked rows.
+// All of it follows from the batch without communication; global tensors count positions as the caller's documents do.
+#pragma once
+
+#include <sp/layout/batch.hpp>
+#include <sp/layout/relayout.hpp>
+
+namespace sp {
+
+/// One row of a rank's tensors: token `offset` of document `document`; slack rows have offset >= the document's count.
+struct local_row {
+  index row = 0;
+  std::size_t document = 0;
+  index offset = 0;
+  bool real = true;
+};
+
+/// Calls f(local_row) for every row of `part`, slack included, document by document.
+template <class F>
+void for_each_row(batch const& b, F&& f, int part = -1) {
+  auto const& docs = b.docs();
+  index base = 0;
+  for (run const& r : b.layout().runs(part < 0 ? b.part() : part)) {
+    auto d = std::size_t(std::upper_bound(docs.begin(), docs.end(), r.begin, [](index p, document const& x) { return p < x.begin; }) - docs.begin());
+    for (d = d > 0 ? d - 1 : 0; d < docs.size() && docs[d].begin < r.end(); ++d) {
+      interval in = clip(r, docs[d].begin, docs[d].begin + docs[d].room);
+      for (index i = in.first; i < in.first + in.count; ++i) {
+        index offset = r.at(i) - docs[d].begin;
+        f(local_row{base + i, d, offset, offset < docs[d].count});
+      }
+    }
+    base += r.count;
+  }
+}
+
+/// The caller's stream position of a real row.
+inline index source_position(batch const& b, local_row const& r) { return b.source()[r.document].begin + r.offset; }
+
+namespace detail {
+template <class T, int R>
+void check_global(batch const& b, view<T, R> const& global, view<std::remove_const_t<T>, R> const& local, char const* primitive) {
+  if (global.extent(0) != b.source().length())
+    fail({errc::bad_documents,
+          "the global tensor has " + std::to_string(global.extent(0)) + " rows, the documents' stream " + std::to_string(b.source().length()),
+          "Make cu_seqlens and tensor agree; a tail of slack is declared by the stream length", primitive, b.part(), b.parts()});
+  if (local.extent(0) != b.tokens())
+    fail({errc::invalid_shape, "the local tensor has " + std::to_string(local.extent(0)) + " rows, this rank owns " + std::to_string(b.tokens()),
+          "Allocate batch.tokens() rows", primitive, b.part(), b.parts()});
+  for (int d = 1; d < R; ++d)
+    if (global.extent(d) != local.extent(d))
+      fail({errc::invalid_shape, "tensors " + shape(global) + " and " + shape(local) + " differ behind the rows", "Give equal trailing extents", primitive,
+            b.part(), b.parts()});
+}
+
+/// Copies what `map` sends from the caller's stream into this rank's rows.
+template <class T, int R>
+void take(batch const& b, std::span<mapping const> map, view<T const, R> global, view<T, R> local) {
+  run all{0, b.source().length(), 1};
+  for_each_match(std::span<run const>(&all, 1), b.runs(), map, [&](row_match const& m) {
+    piece to = as_piece(local.rows(m.to_row, m.count, m.to_step)), from = as_piece(global.rows(m.from_row, m.count, m.from_step));
+    copy({&to, 1}, {&from, 1});
+  });
+}
+} // namespace detail
+
+/// This rank's rows of a global tensor: global (stream, ...) -> local (batch.tokens(), ...); slack rows get `value`.
+template <class T, int R>
+void split(batch const& b, view<T const, R> global, view<T, R> local, std::type_identity_t<T> value = T{}) {
+  detail::check_global(b, global, local, "split");
+  fill(local, value);
+  detail::take(b, document_map(b.source(), b.docs()), global, local);
+}
+template <class T, int R>
+  requires(!std::is_const_v<T>)
+void split(batch const& b, view<T, R> global, view<T, R> local, std::type_identity_t<T> value = T{}) {
+  split(b, view<T const, R>(global), local, value);
+}
+
+/// Next-token labels, shifted in the stream and then sharded: the label of a row is the token behind it in the same document,
+/// `ignore` for the last of a document and for slack.
+template <class T>
+void shifted_labels(batch const& b, view<T const, 1> tokens, view<T, 1> labels, std::type_identity_t<T> ignore, index by = 1) {
+  detail::check_global(b, tokens, labels, "shifted_labels");
+  fill(labels, ignore);
+  std::vector<mapping> map = document_map(b.source(), b.docs());
+  std::erase_if(map, [&](mapping const& m) { return m.count <= by; });
+  for (mapping& m : map) m.from += by, m.count -= by;
+  detail::take(b, map, tokens, labels);
+}
+
+/// Positions of this rank's rows: inside their document (for rotary embeddings), or in the caller's stream. Slack rows get 0.
+enum class positions_in { document, stream };
+inline void positions(batch const& b, view<index, 1> out, positions_in what = positions_in::document) {
+  fill(out, 0);
+  for_each_row(b, [&](local_row const& r) {
+    if (r.real) out(r.row) = what == positions_in::document ? r.offset : source_position(b, r);
+  });
+}
+
+/// A picture or video in the stream: frames x height x width tokens from position `begin` on.
+struct vision_grid {
+  index begin = 0, frames = 1, height = 1, width = 1;
+  constexpr index tokens() const { return frames * height * width; }
+};
+
+/// 3-D rotary positions (tokens, 3) = (time, height, width), as Qwen2-VL defines them: text advances all three together; a grid
+/// spreads over them from where the text stopped; text goes on behind the largest position used. Grids are sorted by begin.
+inline void multimodal_positions(batch const& b, std::span<vision_grid const> grids, view<index, 2> out) {
+  fill(out, 0);
+  for_each_row(b, [&](local_row const& r) {
+    if (!r.real) return;
+    index begin = b.source()[r.document].begin, at = begin + r.offset, next = 0, text_from = begin; // next: position of the text at text_from
+    for (vision_grid const& g : grids) {
+      if (g.begin < begin || g.begin > at) continue;
+      next += g.begin - text_from;
+      if (at < g.begin + g.tokens()) {
+        index i = at - g.begin;
+        out(r.row, 0) = next + i / (g.height * g.width);
+        out(r.row, 1) = next + i / g.width % g.height;
+        out(r.row, 2) = next + i % g.width;
+        return;
+      }
+      next += max(g.frames, max(g.height, g.width));
+      text_from = g.begin + g.tokens();
+    }
+    for (index axis = 0; axis < 3; ++axis) out(r.row, axis) = next + at - text_from;
+  });
+}
+
+/// cu_seqlens of this rank's rows: entry d + 1 minus entry d is how many rows of document d it holds, slack included.
+inline std::vector<index> local_cu_seqlens(batch const& b) {
+  std::vector<index> cu(b.docs().size() + 1);
+  for_each_row(b, [&](local_row const& r) { ++cu[r.document + 1]; });
+  for (std::size_t d = 1; d < cu.size(); ++d) cu[d] += cu[d - 1];
+  return cu;
+}
+
+/// Real tokens of document d on `part`.
+inline index real_tokens(batch const& b, std::size_t d, int part) {
+  index n = 0;
+  auto const& x = b.docs()[d];
+  for (run const& r : b.layout().runs(part)) n += clip(r, x.begin, x.end()).count;
+  return n;
+}
+
+/// 1 for rows that count in a loss, 0 for slack and for rows whose label is `ignore`.
+template <class Weight, class Label>
+void loss_weights(batch const& b, view<Label const, 1> labels, view<Weight, 1> weights, std::type_identity_t<Label> ignore) {
+  fill(weights, Weight{0});
+  for_each_row(b, [&](local_row const& r) {
+    if (r.real && labels(r.row) != ignore) weights(r.row) = Weight{1};
+  });
+}
+
+/// Who owns a position of the caller's stream.
+inline owner owner_of(batch const& b, index position) {
+  for (std::size_t d = 0; d < b.source().size(); ++d) {
+    document const& x = b.source()[d];
+    if (x.begin <= position && position < x.end()) return b.layout().owner_of(b.docs()[d].begin + position - x.begin);
+  }
+  return {};
+}
+
+/// This rank's rows among the marked positions of the caller's stream (image tokens, say), in row order.
+template <class Flag>
+std::vector<index> local_rows(batch const& b, std::span<Flag const> marked) {
+  if (index(marked.size()) != b.source().length())
+    fail({errc::bad_documents, std::to_string(marked.size()) + " marks for a stream of " + std::to_string(b.source().length()) + " positions",
+          "Give one mark per position", "local_rows", b.part(), b.parts()});
+  std::vector<index> rows;
+  for_each_row(b, [&](local_row const& r) {
+    if (r.real && marked[std::size_t(source_position(b, r))] != Flag{}) rows.push_back(r.row);
+  });
+  std::sort(rows.begin(), rows.end());
+  return rows;
+}
+
+} // namespace sp
