@@ -1,0 +1,96 @@
+// The calls every attention object offers to a trainer, written once: prepare, forward, infer, backward, memory questions.
+// Each checks its arguments before any communication and puts primitive and rank on every error.
+#pragma once
+
+#include <sp/attention/tensors.hpp>
+
+namespace sp::detail {
+
+/// Element type of a call with prepared geometry; with a batch in its place another overload is meant, and `out` may be anything.
+template <class Prepared, class O>
+using element_of_call = element_of<std::conditional_t<std::is_same_v<Prepared, batch>, view<float, 3>, O>>;
+
+/// Derived gives: name, group(), rule() (its mask), checks(), prepare_layouts(q, k, part, slices, mask), fits(prepared), q_rows(prepared),
+/// k_rows(prepared), run_forward(prepared, context, forward_io), run_backward(prepared, context, saved&&, backward_io),
+/// scratch_for<T>(prepared, heads, shape), saved_for<T>(prepared, heads, shape).
+template <class Derived>
+class attention_object {
+public:
+  /// Self attention over a batch, under the object's mask or one of the step's own (prefix lengths, image spans).
+  auto prepare(batch const& b) const { return prepare(b, b, self().rule()); }
+  auto prepare(batch const& b, sp::mask const& mask) const { return prepare(b, b, mask); }
+  /// Queries of one batch, keys of another: cross attention, decode. Documents pair up by index.
+  auto prepare(batch const& q, batch const& k) const { return prepare(q, k, self().rule()); }
+  auto prepare(batch const& q, batch const& k, sp::mask const& mask) const {
+    return located(at(".prepare"), [&] {
+      auto list = rebase(slices(mask, q.source(), k.source()), q.source(), q.docs(), k.source(), k.docs());
+      return self().prepare_layouts(q.layout(), k.layout(), q.part(), list, mask);
+    });
+  }
+
+  /// The prepared geometry of a batch, made once and kept with it: what the short forms below use.
+  auto const& prepared_for(batch const& b) const {
+    using prepared = decltype(prepare(b));
+    return b.cached<prepared>([&](prepared const& p) { return self().fits(p, b.layout(), self().rule()); }, [&] { return prepare(b); });
+  }
+
+  /// q (tokens, q heads, dim), k (tokens, kv heads, dim), v (tokens, kv heads, value dim) -> out (tokens, q heads, value dim).
+  /// Returns what backward needs; its memory comes from ctx.kept.
+  template <class Prepared, class Q, class K, class V, class O, class T = element_of_call<Prepared, O>>
+    requires(!std::is_same_v<Prepared, batch>)
+  auto forward(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
+               std::type_identity_t<attention_extras<T>> e = {}) const {
+    return located(at(".forward"), [&] {
+      auto io = forward_operands<T>(q, k, v, out, e);
+      if (self().checks() > 0) check_forward(io, self().q_rows(p), self().k_rows(p));
+      return self().run_forward(p, ctx, io);
+    });
+  }
+  template <class Q, class K, class V, class O, class T = element_of<O>>
+  auto forward(batch const& b, Q const& q, K const& k, V const& v, O const& out, std::type_identity_t<attention_extras<T>> e = {}) const {
+    return forward(prepared_for(b), context(b.memory(), b.memory()), q, k, v, out, e);
+  }
+
+  /// Forward that keeps nothing.
+  template <class Prepared, class Q, class K, class V, class O, class T = element_of<O>>
+  void infer(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
+             std::type_identity_t<attention_extras<T>> e = {}) const {
+    forward(p, context(*ctx.scratch, *ctx.scratch, ctx.random), q, k, v, out, e);
+  }
+
+  /// Gradients of sum(out * dout), shaped as the tensors themselves; overwritten unless e.accumulate. Consumes `s`.
+  template <class Prepared, class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV, class T = element_of<DQ>>
+    requires(!std::is_same_v<Prepared, batch>)
+  void backward(Prepared const& p, context const& ctx, Saved&& s, Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq,
+                DK const& dk, DV const& dv, std::type_identity_t<attention_extras<T>> e = {}) const {
+    static_assert(!std::is_lvalue_reference_v<Saved>, "sp: backward consumes what forward returned; pass std::move(saved).");
+    located(at(".backward"), [&] {
+      auto io = backward_operands<T>(q, k, v, out, dout, dq, dk, dv, e);
+      if (self().checks() > 0) check_backward(io, self().q_rows(p), self().k_rows(p));
+      if (e.dsinks.data && !e.accumulate) fill(e.dsinks, accumulate_t<T>{});
+      self().run_backward(p, ctx, std::forward<Saved>(s), io);
+    });
+  }
+  template <class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV, class T = element_of<DQ>>
+  void backward(batch const& b, Saved&& s, Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq, DK const& dk,
+                DV const& dv, std::type_identity_t<attention_extras<T>> e = {}) const {
+    backward(prepared_for(b), context(b.memory(), b.memory()), std::forward<Saved>(s), q, k, v, out, dout, dq, dk, dv, e);
+  }
+
+  /// Bytes a call takes from context.scratch at most, forward or backward, for tensors of T.
+  template <class T, class Prepared>
+  index scratch_bytes(Prepared const& p, attention_shape const& s) const {
+    return self().template scratch_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
+  }
+  /// Bytes that context.kept gives for one `saved`.
+  template <class T, class Prepared>
+  index saved_bytes(Prepared const& p, attention_shape const& s) const {
+    return self().template saved_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
+  }
+
+private:
+  Derived const& self() const { return static_cast<Derived const&>(*this); }
+  site at(char const* call) const { return {Derived::name, call, self().group().rank(), self().group().size()}; }
+};
+
+} // namespace sp::detail

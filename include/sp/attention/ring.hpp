@@ -1,0 +1,185 @@
+// Ring attention: each rank keeps its queries and meets everybody's keys, by the schedule it was given. Exact, forward and backward.
+// A ring of one rank is local attention, which is what Ulysses runs inside when it is handed a backend.
+#pragma once
+
+#include <sp/attention/memory.hpp>
+#include <sp/attention/object.hpp>
+#include <sp/attention/schedules.hpp>
+#include <sp/collective/solo.hpp>
+
+namespace sp {
+
+namespace detail {
+
+/// What kernels returned in forward, in call order; costs nothing for kernels that return nothing.
+template <class Extra>
+class extras_list {
+public:
+  void push(Extra e) { list_.push_back(std::move(e)); }
+  Extra const& at(int i) const { return list_[std::size_t(i)]; }
+
+private:
+  std::vector<Extra> list_;
+};
+template <>
+class extras_list<nothing> {
+public:
+  void push(nothing) {}
+  nothing const& at(int) const {
+    static constexpr nothing none{};
+    return none;
+  }
+};
+
+} // namespace detail
+
+/// Attention of this rank's queries over the keys of a whole group.
+/// Comm: a communicator. Backend: an attention_backend, e.g. sp::cpu{} or sp::blockwise{your kernel}.
+template <class Comm, class Backend>
+class ring_attention : public detail::attention_object<ring_attention<Comm, Backend>> {
+  static_assert(communicator<Comm>, "sp::ring_attention: the first argument must be a communicator: copyable, with memory_type, rank(), size() and "
+                                    "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
+  static_assert(requires { typename Backend::plan; },
+                "sp::ring_attention: this kernel cannot resume or return its lse, so partial results over different keys cannot be merged. Use it under "
+                "sp::ulysses_attention, or give it forward(block_call) that writes lse and wrap it in sp::blockwise.");
+
+public:
+  using memory_type = typename Comm::memory_type;
+  using extra = typename Backend::extra;
+
+  /// Geometry of one batch: made once per step, used by all layers.
+  struct prepared {
+    detail::ring_geometry<Backend> geometry;
+    sp::mask mask; ///< the rule it was made under
+  };
+
+  /// What backward needs from forward: lse, (tokens, q heads), and what the kernel returned.
+  template <class T>
+  struct saved {
+    owned<accumulate_t<T>, 2> lse;
+    detail::extras_list<extra> extras;
+    detail::once token;
+  };
+
+  ring_attention(Comm comm, Backend backend, attention_options options = {})
+      : comm_(std::move(comm)), backend_(std::move(backend)), options_(std::move(options)) {}
+
+  Comm const& group() const { return comm_; }
+  Backend const& backend() const { return backend_; }
+  attention_options const& options() const { return options_; }
+  /// The head ranges this rank computes: all of them.
+  heads local_heads(index q_heads, index kv_heads) const { return all_heads(q_heads, kv_heads); }
+
+  // ---- what attention_object and Ulysses call --------------------------------------------------------------------------------------
+
+  static constexpr char const* name = "ring_attention";
+  heads local_heads_of(heads whole) const { return whole; }
+  sp::mask const& rule() const { return options_.mask; }
+  int checks() const { return options_.checks; }
+  index q_rows(prepared const& p) const { return p.geometry.q_rows; }
+  index k_rows(prepared const& p) const { return p.geometry.rows_of(comm_.rank()); }
+
+  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask, sp::mask const& rule) const {
+    if (q.parts() != comm_.size() || k.parts() != comm_.size() || part != comm_.rank())
+      fail({errc::invalid_shape,
+            "the batch is cut for " + std::to_string(q.parts()) + " (keys " + std::to_string(k.parts()) + ") ranks and this is part " +
+                std::to_string(part) + "; the group has " + std::to_string(comm_.size()) + " ranks and this is rank " + std::to_string(comm_.rank()),
+            "Make the batch over the ranks of the same group"});
+    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}}, rule};
+    auto& g = out.geometry;
+    for (int r = 0; r < g.size; ++r) g.key_rows.push_back(k.tokens(r));
+    auto mine = place(q.runs(part));
+    if (g.how == schedule::rotate) {
+      for (int s = 0; s < g.size; ++s) g.steps.push_back(backend_.prepare({mine, place(k.runs(g.source(s))), mask}));
+    } else {
+      g.steps.push_back(backend_.prepare({mine, table_of(k), mask}));
+      if (g.how == schedule::pull) g.keys.emplace(backend_.prepare({table_of(q), place(k.runs(part)), mask}));
+    }
+    return out;
+  }
+
+  /// Whether `p` is what prepare_layouts would make for self attention over `l`.
+  bool fits(prepared const& p, layout const&, sp::mask const& rule) const {
+    auto const& g = p.geometry;
+    return g.rank == comm_.rank() && g.size == comm_.size() && g.how == chosen_schedule() && p.mask == rule;
+  }
+
+  template <class T>
+  saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
+    using A = accumulate_t<T>;
+    auto const& g = p.geometry;
+    saved<T> s{{*ctx.kept, {g.q_rows, io.on.q_count}}, {}, detail::once(true)};
+    detail::accumulator<T, 3> out(*ctx.scratch, io.out);
+    fold_state<T> state{out.begin(false), s.lse.tensor};
+    fill(state.lse, detail::minus_infinity<A>);
+    call_numbers n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
+    key_part<T> own{io.k, io.v};
+    if (g.how == schedule::rotate) detail::rotate_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.extras);
+    if (g.how == schedule::gather)
+      detail::gather_forward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_groups, io.q, own, state, s.extras);
+    if constexpr (can_pull)
+      if (g.how == schedule::pull) detail::pull_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.extras);
+    if (io.sinks.data) detail::apply_sinks<A>(io.on, io.sinks, state.out, state.lse);
+    out.finish();
+    return s;
+  }
+
+  template <class T>
+  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T> const& io) const {
+    using A = accumulate_t<T>;
+    auto const& g = p.geometry;
+    given.token.use();
+    saved<T> s = std::move(given); // freed when this call ends
+    owned<A, 2> delta(*ctx.scratch, {g.q_rows, io.on.q_count}); // (tokens, q heads)
+    detail::row_delta<T>(io.out, io.dout, delta.tensor);
+    if (io.extras.sinks.data) detail::sink_gradient<A>(io.on, io.extras.sinks, s.lse.tensor, delta.tensor, io.extras.dsinks);
+    detail::accumulator<T, 3> dq(*ctx.scratch, io.dq), dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
+    bool add = io.extras.accumulate;
+    query_grad<T> queries{io.q, io.out, io.dout, s.lse.tensor, delta.tensor, dq.begin(add)};
+    key_grad<T> keys{io.k, io.v, dk.begin(add), dv.begin(add)};
+    call_numbers n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
+    if (g.how == schedule::rotate) detail::rotate_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.extras);
+    if (g.how == schedule::gather)
+      detail::gather_backward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_groups, queries, keys, s.extras);
+    if constexpr (can_pull)
+      if (g.how == schedule::pull) detail::pull_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.extras);
+    dq.finish();
+    dk.finish();
+    dv.finish();
+  }
+
+  template <class T>
+  index saved_for(prepared const& p, heads on, attention_shape const&) const {
+    byte_counter c;
+    owned<accumulate_t<T>, 2> lse(c, {p.geometry.q_rows, on.q_count});
+    return c.bytes();
+  }
+
+  template <class T>
+  index scratch_for(prepared const& p, heads on, attention_shape const& s) const {
+    return detail::ring_scratch_bytes<T>(comm_, backend_, p.geometry, on, s, options_.head_groups);
+  }
+
+private:
+  static constexpr bool can_pull = peer_memory<Comm> && std::is_same_v<extra, nothing>;
+
+  /// One rank has nobody to meet: every schedule is one step over its own keys.
+  schedule chosen_schedule() const {
+    if (comm_.size() == 1) return schedule::rotate;
+    if (options_.schedule == schedule::automatic) return can_pull ? schedule::pull : schedule::rotate;
+    if (options_.schedule == schedule::pull && !can_pull)
+      fail({errc::bad_state,
+            peer_memory<Comm> ? "this kernel keeps state from forward, which a pull schedule cannot hand back" : "these ranks cannot read each other's memory",
+            "Use schedule::rotate or schedule::gather"});
+    return options_.schedule;
+  }
+
+  Comm comm_;
+  Backend backend_;
+  attention_options options_;
+};
+
+template <class Comm, class Backend>
+ring_attention(Comm, Backend, attention_options = {}) -> ring_attention<Comm, Backend>;
+
+} // namespace sp

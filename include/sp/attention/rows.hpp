@@ -1,0 +1,95 @@
+// Row-wise arithmetic of attention that no kernel needs to know: fills, casts, delta and attention sinks.
+// Host memory; each function is one pass over its tensors.
+#pragma once
+
+#include <sp/attention/call.hpp>
+#include <sp/layout/relayout.hpp>
+
+namespace sp::detail {
+
+template <class T>
+inline constexpr T minus_infinity = -std::numeric_limits<T>::infinity();
+
+/// to = from, or to += from.
+template <class To, class From, int R>
+void store(view<To, R> to, view<From, R> from, bool accumulate) {
+  using A = accumulate_t<To>;
+  for_each_pair(to, from, [&](To& x, From& y) {
+    A value = static_cast<A>(to_acc(y));
+    x = from_acc<To>(accumulate ? to_acc(x) + value : value);
+  });
+}
+
+/// to += from, both of one type.
+template <class A, int R>
+void add(view<A, R> to, view<A, R> from) {
+  for_each_pair(to, from, [](A& x, A& y) { x += y; });
+}
+
+/// delta (rows, heads) = sum over dim of dout * out: the row sum of dP o P in the softmax backward (SEMANTICS: ring backward).
+template <class T, class A = accumulate_t<T>>
+void row_delta(view<T const, 3> out, view<T const, 3> dout, view<A, 2> delta) {
+  for (index i = 0; i < out.extent(0); ++i)
+    for (index h = 0; h < out.extent(1); ++h) {
+      A sum = 0;
+      for (index d = 0; d < out.extent(2); ++d) sum += to_acc(out(i, h, d)) * to_acc(dout(i, h, d));
+      delta(i, h) = sum;
+    }
+}
+
+/// Sinks, once after the last merge: lse' = logaddexp(lse, s), out' = out exp(lse - lse'). A row that sees no key stays (0, -inf).
+template <class A>
+void apply_sinks(heads on, view<A const, 1> sinks, view<A, 3> out, view<A, 2> lse) {
+  for (index i = 0; i < out.extent(0); ++i)
+    for (index h = 0; h < out.extent(1); ++h) {
+      A s = sinks(on.q_begin + h), l = lse(i, h);
+      if (l == minus_infinity<A>) continue;
+      A m = s > l ? s : l;
+      A joined = m + std::log1p(std::exp(-std::abs(s - l)));
+      A weight = std::exp(l - joined);
+      for (index d = 0; d < out.extent(2); ++d) out(i, h, d) *= weight;
+      lse(i, h) = joined;
+    }
+}
+
+/// dsink_h = - sum over rows of exp(s - lse') delta'; added to what is there.
+template <class A>
+void sink_gradient(heads on, view<A const, 1> sinks, view<A const, 2> lse, view<A const, 2> delta, view<A, 1> dsinks) {
+  for (index h = 0; h < on.q_count; ++h) {
+    A s = sinks(on.q_begin + h), sum = 0;
+    for (index i = 0; i < lse.extent(0); ++i)
+      if (lse(i, h) != minus_infinity<A>) sum += std::exp(s - lse(i, h)) * delta(i, h);
+    dsinks(on.q_begin + h) -= sum;
+  }
+}
+
+/// An accumulate-typed tensor to add into: the caller's own memory where the types agree, scratch that is stored back otherwise.
+template <class T, int R>
+class accumulator {
+public:
+  using A = accumulate_t<T>;
+  accumulator(allocator& scratch, view<T, R> target) : target_(target) {
+    if constexpr (!std::is_same_v<T, A>) own_ = owned<A, R>(scratch, target.extents);
+  }
+  /// The tensor to add into, zero (or the target's values) at first.
+  view<A, R> begin(bool accumulate) {
+    accumulate_ = accumulate;
+    if constexpr (std::is_same_v<T, A>) {
+      if (!accumulate) fill(target_, A{});
+      return target_;
+    } else {
+      fill(own_.tensor, A{});
+      return own_.tensor;
+    }
+  }
+  void finish() {
+    if constexpr (!std::is_same_v<T, A>) store(target_, own_.tensor, accumulate_);
+  }
+
+private:
+  view<T, R> target_;
+  owned<A, R> own_;
+  bool accumulate_ = false;
+};
+
+} // namespace sp::detail

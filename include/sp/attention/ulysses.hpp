@@ -1,0 +1,263 @@
+// Ulysses attention: tokens are exchanged for heads, an inner attention sees its heads' whole sequence, and the way back.
+// Any q heads x kv heads x ranks: uneven head ranges, kv heads replicated where ranks share them and their gradients summed.
+#pragma once
+
+#include <sp/attention/heads_exchange.hpp>
+#include <sp/attention/ring.hpp>
+#include <sp/attention/whole.hpp>
+
+namespace sp {
+
+/// What stays in memory between forward and backward. Rows below are the group's tokens, heads this rank's share.
+enum class keep {
+  heads,  ///< q, k, v and out by heads: (2 q heads + 2 kv heads) x dim x tokens; backward exchanges dout in, gradients out
+  output, ///< only out by heads: q heads x dim x tokens; backward exchanges q, k, v again
+};
+
+struct ulysses_options {
+  sp::keep keep = keep::heads;
+};
+
+/// Comm: a communicator or mesh group. Inner: what runs on whole sequences: a ring (USP), or a local attention made of a backend.
+template <class Comm, class Inner>
+class ulysses_attention : public detail::attention_object<ulysses_attention<Comm, Inner>> {
+  static_assert(communicator<Comm>, "sp::ulysses_attention: the first argument must be a communicator: copyable, with memory_type, rank(), size() and "
+                                    "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
+  static_assert(requires { typename Inner::prepared; },
+                "sp::ulysses_attention: the second argument must be an attention object or a kernel: an attention_backend such as sp::cpu{}, or a struct "
+                "with forward(block_call) that writes lse, or with forward(whole_call) without lse; it also needs memory_type.");
+
+public:
+  using memory_type = typename Comm::memory_type;
+
+  struct prepared {
+    detail::token_exchange queries, keys;
+    typename Inner::prepared inner;
+  };
+
+  template <class T>
+  struct saved {
+    owned<T, 3> q, k, v; ///< keep::heads: (group's tokens, my heads, dim)
+    owned<T, 3> out;     ///< (group's tokens, my q heads, value dim)
+    typename Inner::template saved<T> inner;
+    detail::once token;
+  };
+
+  ulysses_attention(Comm comm, std::type_identity_t<Inner> inner, ulysses_options options = {}) : comm_(std::move(comm)), inner_(std::move(inner)), options_(options) {}
+  /// With a kernel inside: local attention under `attention`'s mask and scale.
+  template <class Kernel>
+    requires(!std::same_as<Kernel, Inner> && std::same_as<detail::local_attention_t<Kernel>, Inner>)
+  ulysses_attention(Comm comm, Kernel kernel, attention_options attention = {}, ulysses_options options = {})
+      : comm_(std::move(comm)), inner_(detail::local_attention(std::move(kernel), std::move(attention))), options_(options) {}
+
+  Comm const& group() const { return comm_; }
+  Inner const& inner() const { return inner_; }
+  ulysses_options const& options() const { return options_; }
+  /// The heads this rank computes, in global numbers: cut whatever is per head (slopes, sinks, gates) by the same ranges.
+  heads local_heads(index q_heads, index kv_heads) const { return local_heads_of(all_heads(q_heads, kv_heads)); }
+
+  // ---- what attention_object and an enclosing object call ------------------------------------------------------------------------
+
+  static constexpr char const* name = "ulysses_attention";
+  sp::mask const& rule() const { return inner_.rule(); }
+  int checks() const { return inner_.checks(); }
+  heads local_heads_of(heads whole) const { return inner_.local_heads_of(share(whole, comm_.rank())); }
+  index q_rows(prepared const& p) const { return p.queries.rows; }
+  index k_rows(prepared const& p) const { return p.keys.rows; }
+
+  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask, sp::mask const& rule) const {
+    int size = comm_.size(), stride = int(group_stride(comm_));
+    if (q.parts() % (size * stride) != 0 || q.parts() != k.parts() || part / stride % size != comm_.rank())
+      fail({errc::invalid_shape,
+            "the batch is cut for " + std::to_string(q.parts()) + " ranks and this is part " + std::to_string(part) + "; the ulysses group has " +
+                std::to_string(size) + " ranks at distance " + std::to_string(stride) + " and this is its rank " + std::to_string(comm_.rank()),
+            "Make the batch over the ring x ulysses ranks in mesh order"});
+    layout q_whole = q.grouped(size, stride), k_whole = k.grouped(size, stride);
+    int at = layout::group_of(part, size, stride), first = layout::first_member(at, size, stride);
+    return {detail::token_exchange(q, q_whole, part, first, stride, size, at), detail::token_exchange(k, k_whole, part, first, stride, size, at),
+            inner_.prepare_layouts(q_whole, k_whole, at, mask, rule)};
+  }
+  bool fits(prepared const& p, layout const& l, sp::mask const& rule) const {
+    return p.queries.peers() == comm_.size() && p.queries.self == comm_.rank() && p.queries.parts == l.parts() &&
+           p.queries.stride == int(group_stride(comm_)) && inner_.fits(p.inner, l, rule);
+  }
+
+  template <class T>
+  saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
+    heads mine = share(io.on, comm_.rank());
+    bool keep_all = options_.keep == keep::heads;
+    allocator& inputs = keep_all ? *ctx.kept : *ctx.scratch;
+    saved<T> s{by_heads(inputs, p.queries, io.q, mine.q_count), by_heads(inputs, p.keys, io.k, mine.kv_count), by_heads(inputs, p.keys, io.v, mine.kv_count),
+               by_heads(*ctx.kept, p.queries, io.out, mine.q_count), {}, detail::once(true)};
+    detail::exchange_plan plan(*ctx.scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
+    to_heads<T>(plan, "ulysses.forward.inputs", io.on, {{&p.queries, io.q, s.q.tensor, true}, {&p.keys, io.k, s.k.tensor, false}, {&p.keys, io.v, s.v.tensor, false}});
+    s.inner = inner_.template run_forward<T>(p.inner, ctx, {mine, s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor, io.sinks});
+    plan.clear();
+    for (int r = 0; r < comm_.size(); ++r) {
+      plan.open(r);
+      p.queries.send_rows(plan, r, s.out.tensor);
+      p.queries.receive_rows(plan, r, cut_heads(io.out, io.on, share(io.on, r), true));
+    }
+    plan.run("ulysses.forward.output");
+    if (!keep_all) s.q = {}, s.k = {}, s.v = {};
+    return s;
+  }
+
+  template <class T>
+  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T> const& io) const {
+    given.token.use();
+    saved<T> s = std::move(given);
+    heads mine = share(io.on, comm_.rank());
+    allocator& scratch = *ctx.scratch;
+    auto dout = by_heads(scratch, p.queries, io.dout, mine.q_count);
+    detail::exchange_plan plan(scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
+    if (options_.keep == keep::heads) {
+      to_heads<T>(plan, "ulysses.backward.inputs", io.on, {{&p.queries, io.dout, dout.tensor, true}});
+    } else {
+      s.q = by_heads(scratch, p.queries, io.q, mine.q_count);
+      s.k = by_heads(scratch, p.keys, io.k, mine.kv_count);
+      s.v = by_heads(scratch, p.keys, io.v, mine.kv_count);
+      to_heads<T>(plan, "ulysses.backward.inputs", io.on,
+                  {{&p.queries, io.dout, dout.tensor, true}, {&p.queries, io.q, s.q.tensor, true}, {&p.keys, io.k, s.k.tensor, false},
+                   {&p.keys, io.v, s.v.tensor, false}});
+    }
+    auto dq = by_heads(scratch, p.queries, io.q, mine.q_count);
+    auto dk = by_heads(scratch, p.keys, io.k, mine.kv_count), dv = by_heads(scratch, p.keys, io.v, mine.kv_count);
+    attention_extras<T> extras{io.extras.sinks, io.extras.dsinks, false};
+    inner_.template run_backward<T>(p.inner, ctx, std::move(s.inner),
+                                    {mine, s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor, dout.tensor, dq.tensor, dk.tensor, dv.tensor, extras});
+    return_gradients<T>(p, plan, scratch, io, dq.tensor, dk.tensor, dv.tensor);
+  }
+
+  template <class T>
+  index saved_for(prepared const& p, heads on, attention_shape const& s) const {
+    heads mine = share(on, comm_.rank());
+    byte_counter c;
+    owned<T, 3> out(c, {p.queries.group_rows, mine.q_count, s.value_dim});
+    if (options_.keep == keep::heads) buffers<T>(c, p, mine, s);
+    return c.bytes() + inner_.template saved_for<T>(p.inner, mine, s);
+  }
+  template <class T>
+  index scratch_for(prepared const& p, heads on, attention_shape const& s) const {
+    heads mine = share(on, comm_.rank());
+    byte_counter c; // the backward pass: inputs exchanged again, gradients by heads, and staging for shared kv heads
+    buffers<T>(c, p, mine, s);
+    buffers<T>(c, p, mine, s);
+    owned<T, 3> dout(c, {p.queries.group_rows, mine.q_count, s.value_dim});
+    detail::exchange_plan plan(c, comm_, 3 * (p.queries.pieces + p.keys.pieces));
+    staging<T>(c, p, on, view<T, 3>(nullptr, {p.queries.rows, on.q_count, s.dim}), view<T, 3>(nullptr, {p.keys.rows, on.kv_count, s.dim}),
+               view<T, 3>(nullptr, {p.keys.rows, on.kv_count, s.value_dim}), true);
+    return c.bytes() + inner_.template scratch_for<T>(p.inner, mine, s);
+  }
+
+private:
+  heads share(heads whole, int r) const { return heads_of(whole, r, comm_.size()); }
+
+  /// The heads of `part` out of a tensor that holds the heads of `whole`.
+  template <class E>
+  static view<E, 3> cut_heads(view<E, 3> const& v, heads whole, heads part, bool q) {
+    return q ? v.slice(1, part.q_begin - whole.q_begin, part.q_count) : v.slice(1, part.kv_begin - whole.kv_begin, part.kv_count);
+  }
+
+  template <class E, class T = std::remove_const_t<E>>
+  static owned<T, 3> by_heads(allocator& a, detail::token_exchange const& x, view<E, 3> const& like, index head_count) {
+    return owned<T, 3>(a, {x.group_rows, head_count, like.extent(2)}); // (group's tokens, my heads, dim)
+  }
+
+  template <class T>
+  struct buffers { // q, k, v by heads
+    owned<T, 3> q, k, v;
+    buffers(allocator& a, prepared const& p, heads mine, attention_shape const& s)
+        : q(a, {p.queries.group_rows, mine.q_count, s.dim}), k(a, {p.keys.group_rows, mine.kv_count, s.dim}),
+          v(a, {p.keys.group_rows, mine.kv_count, s.value_dim}) {}
+  };
+
+  template <class T>
+  struct inbound {
+    detail::token_exchange const* rows;
+    view<T const, 3> from; // (tokens, heads, dim)
+    view<T, 3> to;         // (group's tokens, my heads, dim)
+    bool q;
+  };
+
+  /// tokens -> heads for several tensors in one exchange.
+  template <class T>
+  void to_heads(detail::exchange_plan<Comm>& plan, char const* primitive, heads on, std::initializer_list<inbound<T>> tensors) const {
+    plan.clear();
+    for (int r = 0; r < comm_.size(); ++r) {
+      plan.open(r);
+      for (auto const& t : tensors) {
+        t.rows->receive_group_rows(plan, r, t.to);
+        t.rows->send_own_rows(plan, cut_heads(t.from, on, share(on, r), t.q));
+      }
+    }
+    plan.run(primitive);
+  }
+
+  /// Where gradients arrive: the caller's tensor where each element comes from one rank, staging per rank otherwise.
+  template <class T>
+  struct staging {
+    owned<T, 3> q, k, v; // (tokens, heads summed over ranks, dim); empty when the caller's tensors are written directly
+    staging(allocator& a, prepared const& p, heads on, view<T, 3> dq, view<T, 3> dk, view<T, 3> dv, bool stage_all, index kv_copies = -1) {
+      if (stage_all) q = owned<T, 3>(a, {p.queries.rows, on.q_count, dq.extent(2)});
+      if (!stage_all && kv_copies == on.kv_count) return;
+      index n = kv_copies < 0 ? on.kv_count + p.queries.peers() : kv_copies;
+      k = owned<T, 3>(a, {p.keys.rows, n, dk.extent(2)});
+      v = owned<T, 3>(a, {p.keys.rows, n, dv.extent(2)});
+    }
+  };
+
+  /// heads -> tokens for dq, dk, dv in one exchange; kv heads that several ranks share are summed in rank order.
+  template <class T>
+  void return_gradients(prepared const& p, detail::exchange_plan<Comm>& plan, allocator& scratch, detail::backward_io<T> const& io, view<T, 3> dq,
+                        view<T, 3> dk, view<T, 3> dv) const {
+    bool add = io.extras.accumulate;
+    index copies = 0;
+    for (int r = 0; r < comm_.size(); ++r) copies += share(io.on, r).kv_count;
+    bool direct = !add && copies == io.on.kv_count;
+    staging<T> stage(scratch, p, io.on, io.dq, io.dk, io.dv, add, copies);
+    plan.clear();
+    index at = 0;
+    for (int r = 0; r < comm_.size(); ++r) {
+      heads theirs = share(io.on, r);
+      plan.open(r);
+      p.queries.send_rows(plan, r, dq);
+      p.keys.send_rows(plan, r, dk);
+      p.keys.send_rows(plan, r, dv);
+      p.queries.receive_rows(plan, r, cut_heads(add ? stage.q.tensor : io.dq, io.on, theirs, true));
+      p.keys.receive_rows(plan, r, direct ? cut_heads(io.dk, io.on, theirs, false) : stage.k.tensor.slice(1, at, theirs.kv_count));
+      p.keys.receive_rows(plan, r, direct ? cut_heads(io.dv, io.on, theirs, false) : stage.v.tensor.slice(1, at, theirs.kv_count));
+      at += theirs.kv_count;
+    }
+    plan.run("ulysses.backward.gradients");
+    if (add) detail::store(io.dq, stage.q.tensor, true);
+    if (direct) return;
+    sum_shared<T>(scratch, io, io.dk, stage.k.tensor);
+    sum_shared<T>(scratch, io, io.dv, stage.v.tensor);
+  }
+
+  template <class T>
+  void sum_shared(allocator& scratch, detail::backward_io<T> const& io, view<T, 3> to, view<T, 3> staged) const {
+    detail::accumulator<T, 3> sum(scratch, to);
+    auto total = sum.begin(io.extras.accumulate);
+    index at = 0;
+    for (int r = 0; r < comm_.size(); ++r) {
+      heads theirs = share(io.on, r);
+      detail::store(cut_heads(total, io.on, theirs, false), staged.slice(1, at, theirs.kv_count), true);
+      at += theirs.kv_count;
+    }
+    sum.finish();
+  }
+
+  Comm comm_;
+  Inner inner_;
+  ulysses_options options_;
+};
+
+template <class Comm, class Inner>
+ulysses_attention(Comm, Inner, ulysses_options = {}) -> ulysses_attention<Comm, detail::local_attention_t<Inner>>;
+template <class Comm, class Kernel>
+  requires(!requires { typename Kernel::prepared; })
+ulysses_attention(Comm, Kernel, attention_options, ulysses_options = {}) -> ulysses_attention<Comm, detail::local_attention_t<Kernel>>;
+
+} // namespace sp

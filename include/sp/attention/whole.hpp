@@ -1,0 +1,178 @@
+// Local attention by a kernel that sees whole documents and returns no lse, and the choice of local attention for a kernel.
+// Each document is one call in natural order; masks that would need several calls for a query are refused in a sentence.
+#pragma once
+
+#include <sp/attention/ring.hpp>
+#include <sp/backend/blockwise.hpp>
+
+namespace sp {
+
+/// One rank's attention through a whole_kernel. It is what Ulysses runs inside when the kernel has no lse.
+template <class Kernel>
+class whole_attention : public detail::attention_object<whole_attention<Kernel>> {
+public:
+  using memory_type = typename Kernel::memory_type;
+
+  struct prepared {
+    std::vector<block> documents;
+    index q_rows = 0, k_rows = 0;
+    sp::mask mask;
+  };
+
+  /// What the kernel returned, one entry per document and group of heads; nothing if it returns void.
+  template <class T>
+  struct saved {
+    using returned = decltype(std::declval<Kernel const&>().forward(std::declval<whole_call<T> const&>()));
+    using entry = std::conditional_t<std::is_void_v<returned>, nothing, returned>;
+    std::vector<entry> entries;
+    detail::once token;
+  };
+
+  whole_attention(Kernel kernel, attention_options options = {}) : kernel_(std::move(kernel)), options_(std::move(options)) {}
+
+  solo const& group() const { return solo_; }
+  static constexpr char const* name = "whole_attention";
+  sp::mask const& rule() const { return options_.mask; }
+  int checks() const { return options_.checks; }
+  heads local_heads_of(heads whole) const { return whole; }
+  index q_rows(prepared const& p) const { return p.q_rows; }
+  index k_rows(prepared const& p) const { return p.k_rows; }
+  bool fits(prepared const& p, layout const&, sp::mask const& rule) const { return p.mask == rule; }
+
+  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask, sp::mask const& rule) const {
+    if (q.parts() != 1)
+      fail({errc::unsupported_mask, "a kernel without lse was given a part of the keys (" + std::to_string(q.parts()) + " ring ranks)",
+            "Use it under Ulysses over all ranks (ring = 1), or return the lse"});
+    auto list = coalesce(blocks(place(q.runs(part)), place(k.runs(part)), mask));
+    std::sort(list.begin(), list.end(), [](block const& a, block const& b) { return a.q < b.q; });
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      if (i && list[i].q < list[i - 1].q + list[i - 1].rows)
+        fail({errc::unsupported_mask, "queries from row " + std::to_string(list[i].q) + " on would need several calls of a kernel without lse",
+              "Use a mask with one slice per document, or a kernel that returns its lse"});
+      if (!accepts(list[i]))
+        fail({errc::unsupported_mask, "the kernel does not accept document " + std::to_string(list[i].document) + " under this mask",
+              "Use a mask it knows, or another kernel"});
+    }
+    return {std::move(list), q.tokens(part), k.tokens(part), rule};
+  }
+
+  template <class T>
+  saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
+    if (io.sinks.data) fail({errc::unsupported_mask, "sinks need the lse, which this kernel does not return", "Use a kernel that returns its lse"});
+    saved<T> s{{}, detail::once(true)};
+    fill(io.out, T{});
+    for_each_call(p, ctx, io.on, [&](whole_call<T> c, head_group const& g) {
+      c.scale = detail::scale_of(options_, io.q.extent(2));
+      c.q = queries(io.q, c.where, g);
+      c.k = keys(io.k, c.where, g);
+      c.v = keys(io.v, c.where, g);
+      c.out = queries(io.out, c.where, g);
+      if constexpr (std::is_same_v<typename saved<T>::entry, nothing>)
+        kernel_.forward(c);
+      else
+        s.entries.push_back(kernel_.forward(c));
+    });
+    return s;
+  }
+
+  template <class T>
+  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T> const& io) const {
+    static_assert(requires(Kernel const& k, whole_grad<T> const& g) { k.backward(g); } ||
+                      requires(Kernel const& k, whole_grad<T> const& g, typename saved<T>::entry const& e) { k.backward(g, e); },
+                  "sp: this kernel has no backward(whole_grad) (or backward(whole_grad, what forward returned)); add it, or call infer only.");
+    given.token.use();
+    saved<T> s = std::move(given);
+    detail::accumulator<T, 3> dq(*ctx.scratch, io.dq), dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
+    auto sum_q = dq.begin(io.extras.accumulate), sum_k = dk.begin(io.extras.accumulate), sum_v = dv.begin(io.extras.accumulate);
+    std::size_t at = 0;
+    for_each_call(p, ctx, io.on, [&](whole_grad<T> c, head_group const& g) {
+      c.scale = detail::scale_of(options_, io.q.extent(2));
+      c.q = queries(io.q, c.where, g);
+      c.k = keys(io.k, c.where, g);
+      c.v = keys(io.v, c.where, g);
+      c.out = queries(io.out, c.where, g);
+      c.dout = queries(io.dout, c.where, g);
+      owned<T, 3> one_q(*ctx.scratch, c.q.extents), one_k(*ctx.scratch, c.k.extents), one_v(*ctx.scratch, c.v.extents);
+      c.dq = one_q.tensor, c.dk = one_k.tensor, c.dv = one_v.tensor;
+      if constexpr (std::is_same_v<typename saved<T>::entry, nothing>)
+        kernel_.backward(c);
+      else
+        kernel_.backward(c, s.entries[at++]);
+      detail::store(queries(sum_q, c.where, g), c.dq, true);
+      detail::store(keys(sum_k, c.where, g), c.dk, true); // kv heads shared by two groups, keys of several documents
+      detail::store(keys(sum_v, c.where, g), c.dv, true);
+    });
+    dq.finish();
+    dk.finish();
+    dv.finish();
+  }
+
+  template <class T>
+  index saved_for(prepared const&, heads, attention_shape const&) const {
+    return 0;
+  }
+  template <class T>
+  index scratch_for(prepared const& p, heads on, attention_shape const& s) const {
+    byte_counter c;
+    view<T, 3> q(nullptr, {p.q_rows, on.q_count, s.dim}), k(nullptr, {p.k_rows, on.kv_count, s.dim}), v(nullptr, {p.k_rows, on.kv_count, s.value_dim});
+    detail::accumulator<T, 3> dq(c, q), dk(c, k), dv(c, v);
+    owned<T, 3> one_q(c, q.extents), one_k(c, k.extents), one_v(c, v.extents);
+    return c.bytes();
+  }
+
+private:
+  bool accepts(block const& b) const {
+    if constexpr (requires { { kernel_.accepts(b) } -> std::convertible_to<bool>; })
+      return kernel_.accepts(b);
+    else
+      return true;
+  }
+  template <class F>
+  static void for_each_call(prepared const& p, context const& ctx, heads on, F&& f) {
+    for (block const& b : p.documents)
+      for (head_group const& g : uniform_groups(on))
+        f({b, {on.q_begin + g.q_begin, g.q_count, on.kv_begin + g.kv_begin, g.kv_count, g.group()}, 1, ctx.random}, g);
+  }
+  template <class E>
+  static view<E, 3> queries(view<E, 3> const& v, block const& b, head_group const& g) {
+    return v.rows(b.q, b.rows).slice(1, g.q_begin, g.q_count);
+  }
+  template <class E>
+  static view<E, 3> keys(view<E, 3> const& v, block const& b, head_group const& g) {
+    return v.rows(b.k, b.keys).slice(1, g.kv_begin, g.kv_count);
+  }
+
+  Kernel kernel_;
+  attention_options options_;
+  solo solo_;
+};
+
+namespace detail {
+
+template <template <class, class> class Concept, class K>
+inline constexpr bool for_some_element = false;
+
+template <class K>
+concept some_block_kernel = requires { typename K::memory_type; } && (block_kernel<K, float> || block_kernel<K, bf16> || block_kernel<K, fp16> || block_kernel<K, double>);
+template <class K>
+concept some_whole_kernel = requires { typename K::memory_type; } && (whole_kernel<K, float> || whole_kernel<K, bf16> || whole_kernel<K, fp16> || whole_kernel<K, double>);
+
+/// The attention a kernel gives on one rank: itself if it is an attention object, a ring of one, or whole documents.
+template <class K>
+auto local_attention(K kernel, attention_options options = {}) {
+  if constexpr (requires { typename K::prepared; })
+    return kernel;
+  else if constexpr (requires { typename K::plan; })
+    return ring_attention<solo, K>(solo{}, std::move(kernel), std::move(options));
+  else if constexpr (some_block_kernel<K>)
+    return local_attention(blockwise{std::move(kernel)}, std::move(options));
+  else if constexpr (some_whole_kernel<K>)
+    return whole_attention<K>(std::move(kernel), std::move(options));
+  else
+    return kernel; // ulysses_attention says what is missing
+}
+template <class K>
+using local_attention_t = decltype(local_attention(std::declval<K>()));
+
+} // namespace detail
+} // namespace sp

@@ -1,0 +1,6 @@
+// Ring attention over any communicator and kernel: schedules rotate, gather and pull, forward and backward.
+// Pulls in no model: add <sp/threads.hpp>, <sp/cpu.hpp> or your own.
+#pragma once
+
+#include <sp/attention/ring.hpp>
+#include <sp/batch.hpp>

@@ -1,0 +1,154 @@
+// The conformance body: a trial on its ranks, compared with the float64 oracle under the bounds of docs/reliability.md.
+// double: 1e-12 max(1, max|S| / 1000) normwise; narrower types: against the error of the same kernel on one rank.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <sp/cpu.hpp>
+#include <sp/reference.hpp>
+
+#include "oracle.hpp"
+#include "run.hpp"
+
+namespace conformance {
+
+/// The trial as the oracle sees it: explicit mask, global positions, document offsets.
+template <class T>
+sp_test::oracle::result expected(trial const& t, inputs<T> const& in) {
+  sp_test::oracle o(t.docs.length(), t.keys().length(), t.q_heads, t.kv_heads, t.dim, t.value_dim);
+  auto doubles = [](std::vector<T> const& x) { // what is masked is never read, but 0 x NaN must not come up
+    std::vector<double> out;
+    for (T e : x) out.push_back(double(e) == double(e) ? double(e) : 0.0);
+    return out;
+  };
+  o.q = doubles(in.q);
+  o.k = doubles(in.k);
+  o.v = doubles(in.v);
+  o.scale = t.score_scale();
+  if (t.featured) o.softcap = t.softcap;
+  if (t.featured) o.slopes.assign(in.slopes.begin(), in.slopes.end());
+  if (t.sinks) o.sinks.assign(in.sinks.begin(), in.sinks.end());
+  if (t.featured && t.dropout > 0)
+    o.keep = [&](index document, index head, index i, index j) {
+      auto u = sp::uniforms4(sp::site_key(t.random(), document, head), i, j / 4);
+      return u[std::size_t(j % 4)] < float(t.dropout) ? 0.0 : 1 / (1 - t.dropout);
+    };
+  o.see([&](index i, index j) { return t.sees(i, j); });
+  auto place = [](sp::documents const& docs, auto& places) {
+    for (auto const& d : docs)
+      for (index i = 0; i < d.count; ++i) places[std::size_t(d.begin + i)] = {d.id, i};
+  };
+  place(t.docs, o.q_places);
+  place(t.keys(), o.k_places);
+  return o.backward(doubles(in.dout));
+}
+
+/// How far a tensor is from the truth.
+struct distance {
+  double norm = 0, worst = 0; ///< Euclidean, largest of one element
+  double truth_norm = 0, truth_worst = 0;
+  std::size_t n = 0;
+  double rms() const { return n ? norm / std::sqrt(double(n)) : 0; }
+};
+
+/// got - (truth + offset); rows in no document (NaN inputs) are skipped by the caller's documents.
+template <class T>
+distance measure(std::vector<T> const& got, std::vector<double> const& truth, sp::documents const& docs, index per_row, double offset) {
+  distance d;
+  for (auto const& x : docs)
+    for (index i = x.begin * per_row; i < x.end() * per_row; ++i) {
+      double want = truth[std::size_t(i)] + offset, is = double(got[std::size_t(i)]), e = std::fabs(is - want);
+      if (std::isinf(want) || std::isinf(is)) e = is == want ? 0 : INFINITY;
+      if (!std::isinf(want)) d.truth_norm += want * want, d.truth_worst = std::fmax(d.truth_worst, std::fabs(want));
+      d.norm += e * e;
+      if (!(e <= d.worst)) d.worst = e; // NaN stays
+      ++d.n;
+    }
+  d.norm = std::sqrt(d.norm);
+  d.truth_norm = std::sqrt(d.truth_norm);
+  return d;
+}
+
+using distances = std::array<distance, 6>; // out, lse, dq, dk, dv, dsinks
+inline constexpr char const* names[] = {"out", "lse", "dq", "dk", "dv", "dsinks"};
+
+template <class T>
+distances measure_all(trial const& t, outcome<T> const& got, sp_test::oracle::result truth) {
+  double start = t.accumulate ? 1 : 0;
+  std::vector<double> sums(t.sinks ? std::size_t(t.q_heads) : 0);
+  for (auto const& rank : got.dsinks)
+    for (std::size_t h = 0; h < rank.size(); ++h) sums[h] += double(rank[h]) - start;
+  if (!t.sinks) truth.dsinks.clear();
+  for (index i = 0; i < t.docs.length(); ++i) { // a row that sees no key: (0, -inf) by definition, whatever the sink
+    bool sees = false;
+    for (index j = 0; j < t.keys().length() && !sees; ++j) sees = t.sees(i, j);
+    for (index h = 0; h < t.q_heads && !sees; ++h) truth.lse[std::size_t(i * t.q_heads + h)] = -INFINITY;
+  }
+  sp::documents heads({{0, index(sums.size()), index(sums.size()), 0}}, index(sums.size()));
+  return {measure(got.out, truth.out, t.docs, t.q_heads * t.value_dim, 0),
+          measure(got.lse, truth.lse, t.docs, t.q_heads, 0),
+          measure(got.dq, truth.dq, t.docs, t.q_heads * t.dim, start),
+          measure(got.dk, truth.dk, t.keys(), t.kv_heads * t.dim, start),
+          measure(got.dv, truth.dv, t.keys(), t.kv_heads * t.value_dim, start),
+          measure(sums, truth.dsinks, heads, 1, 0)};
+}
+
+/// What is wrong with a result; empty if nothing is.
+template <class T>
+std::string judge(trial const& t, distances const& got, distances const& alone, double largest_score) {
+  std::string wrong;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    distance const &d = got[i], &one = alone[i];
+    bool good = false;
+    if constexpr (std::is_same_v<T, double>) { // inputs are of unit size: a tensor that cancels to nothing is measured against them
+      double scale = std::fmax(d.truth_norm, 0.05 * std::sqrt(double(d.n)));
+      good = d.norm <= 1e-12 * std::fmax(1, largest_score / 1000) * scale;
+    } else {
+      double ulp = std::ldexp(std::numeric_limits<float>::epsilon(), std::ilogb(std::fmax(d.truth_worst, 0.05)));
+      if constexpr (std::is_same_v<T, float>) // each merge rounds the lse once more, by an ulp of the largest score
+        good = d.worst <= 2 * one.worst + 4 * ulp * std::fmax(1, largest_score / 8);
+      else // shares of a kv head that several ranks compute are rounded once more before they are summed
+        good = d.norm <= (i >= 3 && shares_kv_heads(t) ? 3 : 2) * one.norm + 4 * ulp * std::sqrt(double(d.n)) && (t.loud > 1 || d.rms() <= 0.01 * std::fmax(1, d.truth_norm / std::sqrt(double(d.n))));
+    }
+    if (!good)
+      wrong += std::string(wrong.empty() ? "" : "; ") + names[i] + ": norm of error " + std::to_string(d.norm / std::fmax(d.truth_norm, 1e-300)) + " relative, worst " +
+               std::to_string(d.worst) + " (one rank " + std::to_string(one.worst) + ", rms " + std::to_string(d.rms()) + " against " + std::to_string(one.rms()) + ")";
+  }
+  return wrong;
+}
+
+template <class T, object_kind Object, class Kernel>
+void conform(trial const& t, inputs<T> const& in, Kernel const& kernel) {
+  std::string wrong;
+  try {
+    outcome<T> got(t, t.ranks), alone(t, 1);
+    run<Object, T>(t, in, kernel, got);
+    if constexpr (!std::is_same_v<T, double>) run_alone<T>(t, in, kernel, alone);
+    auto truth = expected(t, in);
+    auto of_one = std::is_same_v<T, double> ? distances{} : measure_all(t, alone, truth);
+    wrong = judge<T>(t, measure_all(t, got, truth), of_one, truth.largest_score);
+    for (auto const& c : got.complaints) wrong += "; " + c;
+  } catch (std::exception const& e) {
+    wrong = e.what();
+  }
+  INFO(t.describe());
+  INFO("replay: SP_TEST_SEED=" << t.seed);
+  INFO(wrong);
+  CHECK(wrong.empty());
+}
+
+/// One test case: an object, an element type and a kernel over a covering sample of trials.
+template <class T, object_kind Object, template <class...> class Backend, bool Featured>
+void conformance_of(double budget) {
+  constexpr bool pulls = std::is_same_v<typename Backend<>::extra, sp::nothing>;
+  int trials = sample(Object, Featured, pulls, budget, [&](trial const& t) {
+    inputs<T> in(t);
+    if constexpr (Featured)
+      conform<T, Object>(t, in, Backend{sp::softcap{t.softcap}, sp::alibi{in.slopes}, sp::dropout{t.dropout}});
+    else
+      conform<T, Object>(t, in, Backend<>{});
+  });
+  MESSAGE(trials << " trials");
+}
+
+} // namespace conformance

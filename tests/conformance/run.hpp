@@ -1,0 +1,253 @@
+// Runs a trial on ranks that are threads: local tensors in varied memory orders between canaries, slack rows poisoned with NaN.
+// Rows are placed by the runs' positions here, not by the library's split and gather, so that neither can hide an error of the other.
+#pragma once
+
+#include <cstring>
+#include <mutex>
+
+#include <sp/threads.hpp>
+#include <sp/usp.hpp>
+
+#include "trial.hpp"
+
+namespace conformance {
+
+template <class T>
+using acc = sp::accumulate_t<T>;
+
+inline std::size_t size_of(index a, index b, index c) { return std::size_t(a * b * c); }
+
+/// Global tensors of a trial, row-major; rows outside of every document are NaN.
+template <class T>
+struct inputs {
+  std::vector<T> q, k, v, dout;
+  std::vector<acc<T>> sinks;
+  std::vector<float> slopes;
+
+  explicit inputs(trial const& t) {
+    std::mt19937_64 g(t.seed ^ 0x5eed);
+    q = tensor(g, t.docs, t.q_heads, t.dim, t.loud);
+    k = tensor(g, t.keys(), t.kv_heads, t.dim);
+    v = tensor(g, t.keys(), t.kv_heads, t.value_dim);
+    dout = tensor(g, t.docs, t.q_heads, t.value_dim);
+    for (index h = 0; h < t.q_heads; ++h) {
+      sinks.push_back(acc<T>(0.25) * acc<T>(h % 5) - acc<T>(0.5));
+      slopes.push_back(t.alibi ? std::exp2(-1.0f - 0.5f * float(h)) : 0.0f);
+    }
+  }
+
+private:
+  static std::vector<T> tensor(std::mt19937_64& g, sp::documents const& docs, index heads, index width, double factor = 1) {
+    std::vector<T> out(size_of(docs.length(), heads, width), T(std::numeric_limits<float>::quiet_NaN()));
+    std::normal_distribution<double> normal;
+    for (auto const& d : docs)
+      for (index i = d.begin * heads * width; i < d.end() * heads * width; ++i) out[std::size_t(i)] = T(float(factor * normal(g)));
+    return out;
+  }
+};
+
+/// A local tensor (rows, heads, width) in one of three memory orders, with canaries on both sides.
+template <class T>
+struct tensor {
+  static constexpr index guard = 8;
+  std::vector<T> data;
+  sp::view<T, 3> v;
+
+  tensor(index rows, index heads, index width, unsigned order, T fill)
+      : data(std::size_t(rows * heads * width + 2 * guard), fill), v(data.data() + guard, {rows, heads, width}) {
+    if (order % 3 == 1) v.strides = {width, rows * width, 1};
+    if (order % 3 == 2) v.strides = {1, rows * width, rows};
+    for (index i = 0; i < guard; ++i) data[std::size_t(i)] = data[data.size() - 1 - std::size_t(i)] = T(-12345.0f);
+  }
+  tensor(tensor const&) = delete;
+  sp::view<T const, 3> read() const { return v; }
+  bool intact() const {
+    for (index i = 0; i < guard; ++i)
+      if (float(data[std::size_t(i)]) != float(T(-12345.0f)) || float(data[data.size() - 1 - std::size_t(i)]) != float(T(-12345.0f))) return false;
+    return true;
+  }
+};
+
+/// The caller's stream position of each row that `runs` of a batch hold; -1 for slack.
+inline std::vector<index> stream_rows(sp::batch const& b, std::span<sp::run const> runs) {
+  std::vector<index> out;
+  for (auto const& r : runs)
+    for (index i = 0; i < r.count; ++i) {
+      index p = r.at(i), at = -1;
+      for (std::size_t d = 0; d < b.docs().size(); ++d) {
+        auto const& x = b.docs()[d];
+        if (x.begin <= p && p < x.end()) at = b.source()[d].begin + p - x.begin;
+      }
+      out.push_back(at);
+    }
+  return out;
+}
+
+/// Results over the whole stream, row-major; rows that no rank wrote keep `unwritten`.
+template <class T>
+struct outcome {
+  static constexpr float unwritten = 77;
+  std::vector<T> out, dq, dk, dv;
+  std::vector<acc<T>> lse;                 ///< (q rows, q heads); -inf where nobody wrote
+  std::vector<std::vector<acc<T>>> dsinks; ///< by rank
+  std::vector<std::string> complaints;
+  std::mutex lock;
+
+  outcome(trial const& t, int ranks) : dsinks(std::size_t(ranks)) {
+    index nq = t.docs.length(), nk = t.keys().length();
+    out.assign(size_of(nq, t.q_heads, t.value_dim), T(unwritten));
+    dq.assign(size_of(nq, t.q_heads, t.dim), T(unwritten));
+    dk.assign(size_of(nk, t.kv_heads, t.dim), T(unwritten));
+    dv.assign(size_of(nk, t.kv_heads, t.value_dim), T(unwritten));
+    lse.assign(size_of(nq, t.q_heads, 1), -std::numeric_limits<acc<T>>::infinity());
+  }
+  void complain(std::string what) {
+    std::lock_guard hold(lock);
+    complaints.push_back(std::move(what));
+  }
+};
+
+/// All tensors of one rank.
+template <class T>
+struct rank_tensors {
+  std::vector<index> q_rows, k_rows;
+  T start; ///< what gradients hold before the call
+  tensor<T> q, k, v, out, dout, dq, dk, dv;
+  std::vector<acc<T>> sinks, dsinks;
+
+  rank_tensors(trial const& t, inputs<T> const& in, sp::batch const& b, sp::batch const& kb)
+      : q_rows(stream_rows(b, b.runs())), k_rows(stream_rows(kb, kb.runs())), start(t.accumulate ? T(1.0f) : T(99.0f)),
+        q(b.tokens(), t.q_heads, t.dim, t.order, nan()), k(kb.tokens(), t.kv_heads, t.dim, t.order + 1, nan()),
+        v(kb.tokens(), t.kv_heads, t.value_dim, t.order / 3, nan()), out(b.tokens(), t.q_heads, t.value_dim, t.order + 2, nan()),
+        dout(b.tokens(), t.q_heads, t.value_dim, t.order / 3 + 1, nan()), dq(b.tokens(), t.q_heads, t.dim, t.order / 3 + 2, start),
+        dk(kb.tokens(), t.kv_heads, t.dim, t.order, start), dv(kb.tokens(), t.kv_heads, t.value_dim, t.order + 1, start), sinks(in.sinks),
+        dsinks(in.sinks.size(), acc<T>(start)) {
+    take(q.v, q_rows, in.q);
+    take(k.v, k_rows, in.k);
+    take(v.v, k_rows, in.v);
+    take(dout.v, q_rows, in.dout);
+  }
+  sp::attention_extras<T> extras(trial const& t, bool backward) {
+    sp::attention_extras<T> e;
+    index n = index(sinks.size());
+    if (t.sinks) e.sinks = {sinks.data(), {n}};
+    if (t.sinks && backward) e.dsinks = {dsinks.data(), {n}};
+    e.accumulate = backward && t.accumulate;
+    return e;
+  }
+  /// Local results to their rows of the stream; slack rows must be zero (or what they were).
+  void give(trial const& t, outcome<T>& to, int rank) const {
+    put(to, "out", out, q_rows, to.out, T(0.0f));
+    T kept = t.accumulate ? start : T(0.0f);
+    put(to, "dq", dq, q_rows, to.dq, kept);
+    put(to, "dk", dk, k_rows, to.dk, kept);
+    put(to, "dv", dv, k_rows, to.dv, kept);
+    if (t.sinks) to.dsinks[std::size_t(rank)] = dsinks;
+    for (auto const* x : {&q, &k, &v, &out, &dout, &dq, &dk, &dv})
+      if (!x->intact()) to.complain("a canary is gone on rank " + std::to_string(rank));
+  }
+
+private:
+  static T nan() { return T(std::numeric_limits<float>::quiet_NaN()); }
+  static void take(sp::view<T, 3> to, std::vector<index> const& rows, std::vector<T> const& from) {
+    for (index i = 0; i < to.extent(0); ++i)
+      for (index h = 0; h < to.extent(1); ++h)
+        for (index d = 0; d < to.extent(2); ++d)
+          if (index at = rows[std::size_t(i)]; at >= 0) to(i, h, d) = from[std::size_t((at * to.extent(1) + h) * to.extent(2) + d)];
+  }
+  static void put(outcome<T>& to, char const* name, tensor<T> const& from, std::vector<index> const& rows, std::vector<T>& global, T slack) {
+    auto const& v = from.v;
+    for (index i = 0; i < v.extent(0); ++i)
+      for (index h = 0; h < v.extent(1); ++h)
+        for (index d = 0; d < v.extent(2); ++d)
+          if (index at = rows[std::size_t(i)]; at >= 0)
+            global[std::size_t((at * v.extent(1) + h) * v.extent(2) + d)] = v(i, h, d);
+          else if (!(float(v(i, h, d)) == float(slack)))
+            return to.complain(std::string("slack row of ") + name + " is " + std::to_string(float(v(i, h, d))));
+  }
+};
+
+/// lse out of what forward saved: (rows of the innermost ring, its heads).
+template <class T, class C, class B, class Saved>
+void collect_lse(sp::ring_attention<C, B> const&, Saved const& saved, sp::layout const&, int, sp::batch const& b, std::span<sp::run const> runs,
+                 sp::heads on, index heads, outcome<T>& to) {
+  auto rows = stream_rows(b, runs);
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    for (index h = 0; h < on.q_count; ++h)
+      if (rows[i] >= 0) to.lse[std::size_t(rows[i] * heads + on.q_begin + h)] = saved.lse.tensor(index(i), h);
+}
+template <class T, class C, class I, class Saved>
+void collect_lse(sp::ulysses_attention<C, I> const& o, Saved const& saved, sp::layout const& l, int part, sp::batch const& b, std::span<sp::run const>,
+                 sp::heads on, index heads, outcome<T>& to) {
+  int size = o.group().size(), stride = int(sp::group_stride(o.group())), at = sp::layout::group_of(part, size, stride);
+  auto whole = l.grouped(size, stride);
+  collect_lse<T>(o.inner(), saved.inner, whole, at, b, whole.runs(at), sp::heads_of(on, o.group().rank(), size), heads, to);
+}
+
+/// prepare, forward, backward of one object on one rank.
+template <class T, class Object>
+void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, rank_tensors<T>& x, outcome<T>& to) {
+  auto forward_extras = x.extras(t, false), backward_extras = x.extras(t, true);
+  auto keep_lse = [&](auto const& saved) {
+    collect_lse<T>(attn, saved, b.layout(), b.part(), b, b.runs(), sp::all_heads(t.q_heads, t.kv_heads), t.q_heads, to);
+  };
+  if (t.short_form) {
+    auto saved = attn.forward(b, x.q.v, x.k.v, x.v.v, x.out.v, forward_extras);
+    keep_lse(saved);
+    attn.backward(b, std::move(saved), x.q.v, x.k.v, x.v.v, x.out.v, x.dout.v, x.dq.v, x.dk.v, x.dv.v, backward_extras);
+    return;
+  }
+  auto prepared = t.cross ? attn.prepare(b, kb) : attn.prepare(b);
+  sp::pool scratch, kept;
+  sp::context ctx{scratch, kept, t.random()};
+  auto saved = attn.forward(prepared, ctx, x.q.read(), x.k.read(), x.v.read(), x.out.v, forward_extras);
+  keep_lse(saved);
+  attn.backward(prepared, ctx, std::move(saved), x.q.read(), x.k.read(), x.v.read(), x.out.v, x.dout.read(), x.dq.v, x.dk.v, x.dv.v, backward_extras);
+  if (scratch.bytes_in_use() + kept.bytes_in_use() != 0) to.complain("memory is still in use after backward");
+}
+
+inline sp::threads_options patient() { return {.deadline = std::chrono::seconds(30)}; }
+
+/// The trial's object over its ranks; `wrap` may decorate each rank's communicator.
+template <object_kind Object, class T, class Kernel, class Wrap>
+void run(trial const& t, inputs<T> const& in, Kernel const& kernel, outcome<T>& to, Wrap const& wrap) {
+  sp::threads::run(
+      t.ranks,
+      [&](sp::threads const& rank) {
+        auto comm = wrap(rank);
+        sp::batch_options options{t.padded ? sp::shapes::padded : sp::shapes::ragged};
+        sp::batch b(t.docs, t.sharding, comm, options), kb(t.keys(), t.sharding, comm, options);
+        rank_tensors<T> x(t, in, b, kb);
+        sp::attention_options how{.mask = t.mask, .scale = t.scale, .schedule = t.how, .head_groups = t.head_groups};
+        if constexpr (Object == object_kind::ring)
+          step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to);
+        if constexpr (Object == object_kind::ulysses)
+          step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep}}, t, b, kb, x, to);
+        if constexpr (Object == object_kind::usp) {
+          sp::axis::ring ring{t.ring};
+          sp::axis::ulysses ulysses{t.ulysses};
+          sp::mesh mesh = t.ring_is_fast ? sp::mesh{ulysses, ring} : sp::mesh{ring, ulysses};
+          step<T>(sp::ulysses_attention{mesh.ulysses(comm), sp::ring_attention{mesh.ring(comm), kernel, how}, sp::ulysses_options{t.keep}}, t, b, kb, x, to);
+        }
+        x.give(t, to, comm.rank());
+      },
+      patient());
+}
+template <object_kind Object, class T, class Kernel>
+void run(trial const& t, inputs<T> const& in, Kernel const& kernel, outcome<T>& to) {
+  run<Object>(t, in, kernel, to, [](sp::threads const& comm) { return comm; });
+}
+
+/// The same kernel on one rank.
+template <class T, class Kernel>
+void run_alone(trial t, inputs<T> const& in, Kernel const& kernel, outcome<T>& to) {
+  t.padded = false;
+  t.sharding = {};
+  sp::solo comm;
+  sp::batch b(t.docs, t.sharding, comm), kb(t.keys(), t.sharding, comm);
+  rank_tensors<T> x(t, in, b, kb);
+  step<T>(sp::ring_attention{comm, kernel, {.mask = t.mask, .scale = t.scale}}, t, b, kb, x, to);
+  x.give(t, to, 0);
+}
+
+} // namespace conformance

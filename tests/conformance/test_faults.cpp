@@ -1,0 +1,231 @@
+// Faults F1 and F2 at the level of attention objects: a rank that throws at any step, in transport or kernel, and one that never comes.
+// Every rank returns, and what run() rethrows is the original cause.
+#include <doctest/doctest.h>
+
+#include <sp/collective/chaos.hpp>
+
+#include "simple.hpp"
+
+namespace conformance {
+namespace {
+
+constexpr int ranks = 4;
+sp::documents const docs = sp::packed{0, 20, 21, 49};
+sp::attention_shape const shape{4, 2, 8, 4};
+using clock = std::chrono::steady_clock;
+
+/// What became of a run.
+struct aftermath {
+  std::string what;                ///< of the exception that run() rethrew; empty: none
+  sp::errc code = sp::errc::bad_state;
+  int rank = -1;
+  std::atomic<int> returned{0}, aborted{0};
+  std::atomic<clock::rep> first{0}, last{0}; ///< when the first and the last rank left
+  double spread() const { return std::chrono::duration<double>(clock::duration(last - first)).count(); }
+};
+
+template <class Body>
+void survey(aftermath& a, Body body, int deadline = 30000) {
+  try {
+    sp::threads::run(
+        ranks,
+        [&](sp::threads const& comm) {
+          struct leaving {
+            aftermath& a;
+            ~leaving() {
+              auto now = clock::now().time_since_epoch().count();
+              clock::rep none = 0;
+              a.first.compare_exchange_strong(none, now);
+              a.last = now;
+              ++a.returned;
+            }
+          } on_exit{a};
+          try {
+            body(comm);
+          } catch (sp::error const& e) {
+            if (e.code() == sp::errc::aborted) ++a.aborted;
+            throw;
+          }
+        },
+        impatient(deadline));
+  } catch (sp::error const& e) {
+    a.what = e.what();
+    a.code = e.code();
+    a.rank = e.info().rank;
+  } catch (std::exception const& e) {
+    a.what = e.what();
+  }
+}
+
+template <class Make>
+void one_step(sp::threads const& base, int victim, index at, Make make) {
+  sp::chaos comm(base, {.fail_at = base.rank() == victim ? at : -1});
+  auto attn = make(comm);
+  sp::batch b(docs, sp::zigzag{}, comm);
+  local_scene<float> x(b, shape);
+  sp::pool memory;
+  x.both(attn, attn.prepare(b), {memory, memory});
+}
+
+/// The transport of rank r fails in its k-th call, for all r and k; returns how many such failures there were.
+template <class Make>
+int fail_everywhere(Make make) {
+  int failures = 0;
+  for (int victim = 0; victim < ranks; ++victim)
+    for (index at = 0;; ++at) {
+      aftermath a;
+      survey(a, [&](sp::threads const& comm) { one_step(comm, victim, at, make); });
+      if (a.what.empty()) break; // this rank makes fewer calls
+      INFO("rank " << victim << ", call " << at << ": " << a.what);
+      CHECK(a.code == sp::errc::backend_error);
+      CHECK(a.rank == victim);
+      CHECK(a.what.find("chaos") != std::string::npos);
+      CHECK(a.returned == ranks);
+      CHECK(a.spread() < 2); // 100 ms when the machine is ours
+      ++failures;
+    }
+  return failures;
+}
+
+/// A kernel that throws something of its own in its k-th call on one rank.
+class exploding {
+public:
+  using memory_type = sp::host;
+  using plan = sp::cpu<>::plan;
+  using extra = sp::cpu<>::extra;
+  explicit exploding(int at) : at_(at) {}
+  plan prepare(sp::problem const& p) const { return kernel_.prepare(p); }
+  template <class T>
+  extra forward(plan const& p, sp::allocator& a, sp::call_numbers const& n, sp::view<T const, 3> q, std::span<sp::key_part<T> const> k, sp::fold_state<T> s) const {
+    burn();
+    return kernel_.forward<T>(p, a, n, q, k, s);
+  }
+  template <class T>
+  void backward(plan const& p, sp::allocator& a, sp::call_numbers const& n, std::span<sp::query_grad<T> const> q, std::span<sp::key_grad<T> const> k,
+                extra const& x) const {
+    burn();
+    kernel_.backward<T>(p, a, n, q, k, x);
+  }
+  template <class T>
+  sp::index scratch_bytes(plan const& p, sp::heads const& h, sp::index dim, sp::index value_dim) const {
+    return kernel_.scratch_bytes<T>(p, h, dim, value_dim);
+  }
+
+private:
+  void burn() const {
+    if (at_-- == 0) throw std::runtime_error("the kernel is on fire");
+  }
+  sp::cpu<> kernel_;
+  mutable int at_;
+};
+
+} // namespace
+
+TEST_CASE("F1: the transport of any rank fails at any call of a ring [tsan]") {
+  for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull}) {
+    int n = fail_everywhere([&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, {.schedule = how, .head_groups = 2}}; });
+    CHECK(n >= (how == sp::schedule::pull ? 2 * ranks : 6 * ranks)); // a publish each way; or six exchanges at least
+  }
+}
+
+TEST_CASE("F1: the transport of any rank fails at any call of ulysses and usp") {
+  CHECK(fail_everywhere([](auto comm) { return sp::ulysses_attention{comm, sp::cpu{}}; }) == 4 * ranks);
+  CHECK(fail_everywhere([](auto comm) { return make_usp(comm, 2, sp::cpu{}, {.schedule = sp::schedule::rotate}); }) >= 8 * ranks);
+}
+
+TEST_CASE("F1: a kernel that throws on any rank at any step [tsan]") {
+  for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull})
+    for (int victim = 0; victim < ranks; ++victim)
+      for (int at = 0; at < (how == sp::schedule::rotate ? 2 * ranks : 2); ++at) {
+        aftermath a;
+        survey(a, [&](sp::threads const& comm) {
+          one_step(comm, -1, -1, [&](auto c) { return sp::ring_attention{c, exploding(comm.rank() == victim ? at : -1), {.schedule = how}}; });
+        });
+        INFO("schedule " << int(how) << ", rank " << victim << ", call " << at);
+        CHECK(a.what == "the kernel is on fire");
+        CHECK(a.returned == ranks);
+        CHECK(a.spread() < 2);
+      }
+}
+
+TEST_CASE("F1: after a failure the communicator refuses at once") {
+  std::atomic<int> refused{0};
+  aftermath a;
+  survey(a, [&](sp::threads const& comm) {
+    try {
+      one_step(comm, 2, 1, [](auto c) { return sp::ring_attention{c, sp::cpu{}, {.schedule = sp::schedule::rotate}}; });
+    } catch (sp::error const& e) {
+      if (comm.rank() == 2) throw;
+      auto begin = clock::now();
+      try {
+        one_step(comm, -1, -1, [](auto c) { return sp::ulysses_attention{c, sp::cpu{}}; });
+      } catch (sp::error const& later) {
+        if (later.code() == sp::errc::aborted && clock::now() - begin < std::chrono::seconds(1)) ++refused;
+      }
+      throw;
+    }
+  });
+  CHECK(refused == ranks - 1);
+  CHECK(a.code == sp::errc::backend_error);
+}
+
+TEST_CASE("F2: a rank that never calls is a timeout within the deadline") {
+  for (int object = 0; object < 3; ++object) {
+    std::atomic<int> left{0};
+    aftermath a;
+    auto begin = clock::now();
+    survey(
+        a,
+        [&](sp::threads const& comm) {
+          if (comm.rank() == 1) { // lives, but does not take part
+            while (left < ranks - 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            return;
+          }
+          struct leaving {
+            std::atomic<int>& n;
+            ~leaving() { ++n; }
+          } on_exit{left};
+          if (object == 0) one_step(comm, -1, -1, [](auto c) { return sp::ring_attention{c, sp::cpu{}, {.schedule = sp::schedule::rotate}}; });
+          if (object == 1) one_step(comm, -1, -1, [](auto c) { return sp::ring_attention{c, sp::cpu{}, {.schedule = sp::schedule::pull}}; });
+          if (object == 2) one_step(comm, -1, -1, [](auto c) { return sp::ulysses_attention{c, sp::cpu{}}; });
+        },
+        200);
+    double took = std::chrono::duration<double>(clock::now() - begin).count();
+    INFO(a.what);
+    CHECK(a.code == sp::errc::timeout);
+    CHECK(a.what.find("ring.forward") + a.what.find("ulysses.forward") != 2 * std::string::npos);
+    CHECK(took >= 0.19);
+    CHECK(took < 2); // 0.22 when the machine is ours
+    CHECK(a.returned == ranks);
+  }
+}
+
+TEST_CASE("F12: a rank that returns early is named") {
+  aftermath a;
+  survey(a, [&](sp::threads const& comm) {
+    if (comm.rank() != 3) one_step(comm, -1, -1, [](auto c) { return sp::ring_attention{c, sp::cpu{}, {.schedule = sp::schedule::rotate}}; });
+  });
+  INFO(a.what);
+  CHECK(a.code == sp::errc::peer_failed);
+  CHECK(a.what.find("3") != std::string::npos);
+  CHECK(a.returned == ranks);
+}
+
+TEST_CASE("F7: a message that is too short is an error, not numbers") {
+  for (int victim : {0, 3}) {
+    aftermath a;
+    survey(a, [&](sp::threads const& comm) {
+      sp::chaos bad(comm, {.truncate_at = comm.rank() == victim ? 1 : -1});
+      sp::ring_attention attn{bad, sp::cpu{}, {.schedule = sp::schedule::rotate}};
+      sp::batch b(docs, sp::zigzag{}, comm);
+      local_scene<float> x(b, shape);
+      sp::pool memory;
+      x.both(attn, attn.prepare(b), {memory, memory});
+    });
+    INFO(a.what);
+    CHECK(a.code == sp::errc::short_message);
+    CHECK(a.returned == ranks);
+  }
+}
+
+} // namespace conformance

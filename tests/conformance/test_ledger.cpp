@@ -1,0 +1,299 @@
+// Bytes: what the counting decorator sees equals sums over tokens and heads that are enumerated here, one by one,
+// apart from the code that sends; for even cuts they are the closed forms of docs/performance.md.
+#include <doctest/doctest.h>
+
+#include <sp/collective/counting.hpp>
+
+#include "simple.hpp"
+
+namespace conformance {
+namespace {
+
+/// Owner of token i of n under a sharding over P ranks, from the formulas.
+int owner_of(int kind, index i, index n, index P) {
+  if (kind == 2) return int(i % P);
+  index chunks = kind == 1 ? 2 * P : P, c = 0;
+  while (!(c * n / chunks <= i && i < (c + 1) * n / chunks)) ++c;
+  return int(c < P ? c : 2 * P - 1 - c);
+}
+
+/// Rows of each rank: every token of every document is looked up. With a ulysses degree, a ring rank's tokens of a document are
+/// cut again into contiguous pieces.
+std::vector<index> rows_of(std::vector<index> const& lengths, int kind, index ring, index ulysses) {
+  std::vector<index> rows(std::size_t(ring * ulysses));
+  for (index n : lengths) {
+    std::vector<index> held(std::size_t(ring), 0), seen(std::size_t(ring), 0);
+    for (index i = 0; i < n; ++i) ++held[std::size_t(owner_of(kind, i, n, ring))];
+    for (index i = 0; i < n; ++i) {
+      auto r = std::size_t(owner_of(kind, i, n, ring));
+      ++rows[r * std::size_t(ulysses) + std::size_t(owner_of(0, seen[r]++, held[r], ulysses))];
+    }
+  }
+  return rows;
+}
+
+struct share {
+  index q = 0, kv = 0;
+};
+std::vector<share> heads_of(sp::attention_shape const& s, index P) {
+  std::vector<share> out;
+  for (index r = 0; r < P; ++r) {
+    std::set<index> kv;
+    index q = 0;
+    for (index h = 0; h < s.q_heads; ++h)
+      if (r * s.q_heads / P <= h && h < (r + 1) * s.q_heads / P) ++q, kv.insert(h / (s.q_heads / s.kv_heads));
+    out.push_back({q, index(kv.size())});
+  }
+  return out;
+}
+
+struct tally {
+  index bytes = 0, messages = 0;
+  void send(index n) { bytes += n, messages += n > 0; }
+};
+
+/// What one rank of a ulysses group sends: rows and heads by member.
+struct ulysses_bytes {
+  tally inputs, output, dout, gradients;
+  ulysses_bytes(std::vector<index> const& rows, std::vector<share> const& heads, sp::attention_shape const& s, std::size_t r, index e, bool again) {
+    for (std::size_t p = 0; p < rows.size(); ++p) {
+      if (p == r) continue;
+      index qkv = heads[p].q * s.dim + heads[p].kv * (s.dim + s.value_dim);
+      inputs.send(rows[r] * qkv * e);
+      output.send(rows[p] * heads[r].q * s.value_dim * e);
+      dout.send(rows[r] * (heads[p].q * s.value_dim + (again ? qkv : 0)) * e);
+      gradients.send(rows[p] * (heads[r].q * s.dim + heads[r].kv * (s.dim + s.value_dim)) * e);
+    }
+  }
+};
+
+/// What one rank of a ring sends: rows by member, kv heads of the call.
+struct ring_bytes {
+  tally keys, gradients, gathered, scattered;
+  ring_bytes(std::vector<index> const& rows, index kv_heads, sp::attention_shape const& s, std::size_t r, index e, index acc_e) {
+    std::size_t P = rows.size();
+    index width = kv_heads * (s.dim + s.value_dim);
+    for (std::size_t step = 0; step + 1 < P; ++step) keys.send(rows[(r + P - step) % P] * width * e);             // my own, then what I received
+    for (std::size_t step = 1; step < P; ++step) gradients.send(rows[(r + P - step) % P] * width * acc_e);       // of everybody but me
+    for (std::size_t p = 0; p < P; ++p)
+      if (p != r) gathered.send(rows[r] * width * e), scattered.send(rows[p] * width * acc_e);
+  }
+};
+
+void check(sp::ledger const& l, char const* primitive, tally const& want) {
+  INFO(primitive);
+  CHECK(l.of(primitive).bytes_sent == want.bytes);
+  CHECK(l.of(primitive).messages == want.messages);
+}
+
+struct scene {
+  std::vector<index> lengths;
+  int kind;
+  sp::attention_shape shape;
+  sp::documents docs() const {
+    std::vector<index> cu{0};
+    for (index n : lengths) cu.push_back(cu.back() + n);
+    return sp::packed(std::span<index const>(cu));
+  }
+  any_sharding sharding() const { return {kind, sp::scope::document}; }
+};
+
+template <class T, class Make>
+std::vector<sp::ledger> step_ledgers(int ranks, scene const& s, any_sharding how, Make make) {
+  std::vector<sp::ledger> ledgers{std::size_t(ranks)};
+  sp::threads::run(
+      ranks,
+      [&](sp::threads const& comm) {
+        sp::batch b(s.docs(), how, comm);
+        local_scene<T> x(b, s.shape);
+        sp::pool memory;
+        auto attn = make(sp::counting(comm, ledgers[std::size_t(comm.rank())]));
+        x.both(attn, attn.prepare(b), {memory, memory});
+      },
+      impatient());
+  return ledgers;
+}
+
+std::vector<scene> scenes() {
+  std::vector<scene> out;
+  for (int kind : {0, 1, 2}) {
+    out.push_back({{37}, kind, {7, 7, 5, 3}});
+    out.push_back({{0, 11, 1, 0, 23}, kind, {12, 4, 8, 8}});
+    out.push_back({{3}, kind, {5, 1, 4, 2}}); // fewer tokens than ranks: empty ranks send nothing
+    out.push_back({{64}, kind, {6, 3, 16, 16}});
+  }
+  return out;
+}
+
+template <class T>
+void ulysses_ledger() {
+  index e = sizeof(T);
+  for (auto const& s : scenes())
+    for (int P : {1, 2, 3, 6, 8})
+      for (auto kept : {sp::keep::heads, sp::keep::output}) {
+        auto ledgers = step_ledgers<T>(P, s, s.sharding(), [&](auto comm) { return sp::ulysses_attention{comm, sp::cpu{}, {}, {kept}}; });
+        auto rows = rows_of(s.lengths, s.kind, P, 1);
+        auto heads = heads_of(s.shape, P);
+        for (std::size_t r = 0; r < std::size_t(P); ++r) {
+          ulysses_bytes want(rows, heads, s.shape, r, e, kept == sp::keep::output);
+          check(ledgers[r], "ulysses.forward.inputs", want.inputs);
+          check(ledgers[r], "ulysses.forward.output", want.output);
+          check(ledgers[r], "ulysses.backward.inputs", want.dout);
+          check(ledgers[r], "ulysses.backward.gradients", want.gradients);
+          CHECK(ledgers[r].total().bytes_sent == want.inputs.bytes + want.output.bytes + want.dout.bytes + want.gradients.bytes);
+        }
+      }
+}
+
+} // namespace
+
+TEST_CASE("ulysses: bytes are rows x heads, enumerated token by token and head by head [asan]") {
+  ulysses_ledger<float>();
+  ulysses_ledger<sp::bf16>();
+}
+
+TEST_CASE("ring: bytes of rotate, gather and pull, enumerated token by token") {
+  for (auto const& s : scenes())
+    for (int P : {1, 2, 3, 5, 8})
+      for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull}) {
+        using T = sp::bf16;
+        sp::attention_options options{.schedule = how, .head_groups = 1};
+        auto ledgers = step_ledgers<T>(P, s, s.sharding(), [&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, options}; });
+        auto rows = rows_of(s.lengths, s.kind, P, 1);
+        for (std::size_t r = 0; r < std::size_t(P); ++r) {
+          ring_bytes want(rows, s.shape.kv_heads, s.shape, r, sizeof(T), sizeof(float));
+          tally none;
+          bool rotates = how == sp::schedule::rotate, gathers = how == sp::schedule::gather;
+          check(ledgers[r], "ring.forward.keys", rotates ? want.keys : none);
+          check(ledgers[r], "ring.backward.keys", rotates ? want.keys : none);
+          check(ledgers[r], "ring.backward.gradients", rotates ? want.gradients : none);
+          check(ledgers[r], "ring.forward.gather", gathers ? want.gathered : none);
+          check(ledgers[r], "ring.backward.gather", gathers ? want.gathered : none);
+          check(ledgers[r], "ring.backward.reduce_scatter", gathers ? want.scattered : none);
+          index all = rotates ? 2 * want.keys.bytes + want.gradients.bytes : gathers ? 2 * want.gathered.bytes + want.scattered.bytes : 0;
+          CHECK(ledgers[r].total().bytes_sent == all);
+        }
+      }
+}
+
+TEST_CASE("head groups change the messages of gather, not its bytes") {
+  scene s{{41, 6}, 1, {12, 4, 8, 4}};
+  auto bytes = [&](index groups) {
+    sp::attention_options options{.schedule = sp::schedule::gather, .head_groups = groups};
+    return step_ledgers<float>(3, s, s.sharding(), [&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, options}; });
+  };
+  auto one = bytes(1), three = bytes(3);
+  for (std::size_t r = 0; r < 3; ++r) {
+    CHECK(one[r].total().bytes_sent == three[r].total().bytes_sent);
+    CHECK(three[r].of("ring.forward.gather").messages == 3 * one[r].of("ring.forward.gather").messages);
+  }
+}
+
+TEST_CASE("usp: bytes of both groups, enumerated token by token") {
+  using T = float;
+  for (auto const& s : scenes())
+    for (auto [ring, uly] : {std::pair{2, 2}, {2, 3}, {3, 2}, {2, 4}}) {
+      any_sharding how = s.sharding();
+      how.inner = uly;
+      auto ledgers = step_ledgers<T>(ring * uly, s, how, [&, uly = uly](auto comm) { return make_usp(comm, uly, sp::cpu{}, {.schedule = sp::schedule::rotate}); });
+      auto rows = rows_of(s.lengths, s.kind, ring, uly);
+      auto heads = heads_of(s.shape, uly);
+      for (int r = 0; r < ring * uly; ++r) {
+        auto first = rows.begin() + r / uly * uly;
+        std::vector<index> group(first, first + uly), shards;
+        for (int i = 0; i < ring; ++i) {
+          shards.push_back(0);
+          for (int j = 0; j < uly; ++j) shards.back() += rows[std::size_t(i * uly + j)];
+        }
+        ulysses_bytes u(group, heads, s.shape, std::size_t(r % uly), sizeof(T), false);
+        ring_bytes g(shards, heads[std::size_t(r % uly)].kv, s.shape, std::size_t(r / uly), sizeof(T), sizeof(float));
+        auto const& l = ledgers[std::size_t(r)];
+        check(l, "ulysses.forward.inputs", u.inputs);
+        check(l, "ulysses.forward.output", u.output);
+        check(l, "ulysses.backward.inputs", u.dout);
+        check(l, "ulysses.backward.gradients", u.gradients);
+        check(l, "ring.forward.keys", g.keys);
+        check(l, "ring.backward.keys", g.keys);
+        check(l, "ring.backward.gradients", g.gradients);
+      }
+    }
+}
+
+TEST_CASE("even cuts: the closed forms, exactly") {
+  using T = sp::bf16;
+  index const e = 2, P = 4, tokens = 16, D = 8;
+  for (auto [hq, hk] : {std::pair<index, index>{8, 4}, {8, 8}, {8, 2}, {8, 1}}) {
+    scene s{{P * tokens}, 1, {hq, hk, D, D}};
+    index q = tokens * hq * D * e, kv = tokens * hk * D * e, copies = hk < P ? P : hk; // kv heads over all ranks: kv c = kv copies / hk
+    index kvc = kv * copies / hk;
+    auto total = [&](auto const& ledgers, char const* prefix) {
+      std::vector<index> sums;
+      for (auto const& l : ledgers) {
+        sums.push_back(0);
+        for (auto const& [name, entry] : l.entries())
+          if (name.find(prefix) != std::string::npos) sums.back() += entry.bytes_sent;
+      }
+      return sums;
+    };
+    auto all = [&](index n) { return std::vector<index>(std::size_t(P), n); };
+
+    auto u = step_ledgers<T>(int(P), s, s.sharding(), [](auto comm) { return sp::ulysses_attention{comm, sp::cpu{}}; });
+    CHECK(total(u, "forward") == all((P - 1) * (2 * q + 2 * kvc) / P));
+    CHECK(total(u, "backward") == all((P - 1) * (2 * q + 2 * kvc) / P));
+    u = step_ledgers<T>(int(P), s, s.sharding(), [](auto comm) { return sp::ulysses_attention{comm, sp::cpu{}, {}, {sp::keep::output}}; });
+    CHECK(total(u, "forward") == all((P - 1) * (2 * q + 2 * kvc) / P));
+    CHECK(total(u, "backward") == all((P - 1) * (3 * q + 4 * kvc) / P));
+
+    auto ring = [&](sp::schedule how) {
+      return step_ledgers<T>(int(P), s, s.sharding(), [&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, {.schedule = how}}; });
+    };
+    for (auto how : {sp::schedule::rotate, sp::schedule::gather}) {
+      auto l = ring(how);
+      CHECK(total(l, "forward") == all((P - 1) * 2 * kv));
+      CHECK(total(l, "backward") == all((P - 1) * 2 * kv + (P - 1) * 2 * kv * 4 / e));
+    }
+    CHECK(total(ring(sp::schedule::pull), "") == all(0));
+
+    if (hk < 2) continue;
+    any_sharding nested = s.sharding();
+    nested.inner = 2;
+    auto usp = step_ledgers<T>(int(P), s, nested, [](auto comm) { return make_usp(comm, 2, sp::cpu{}, {.schedule = sp::schedule::rotate}); });
+    index exchanged = (2 * q + 2 * kv) / 2, travelled = 2 * kv;
+    CHECK(total(usp, "forward") == all(exchanged + travelled));
+    CHECK(total(usp, "backward") == all(exchanged + travelled + travelled * 4 / e));
+  }
+}
+
+TEST_CASE("copies of kv heads under uneven cuts") {
+  auto copies = [](index hq, index hk, index P) {
+    index n = 0;
+    for (auto const& h : heads_of({hq, hk, 1, 1}, P)) n += h.kv;
+    return n;
+  };
+  CHECK(copies(12, 4, 6) == 8);
+  CHECK(copies(6, 3, 2) == 4);
+  for (auto [hq, hk, P] : {std::tuple<index, index, index>{12, 4, 6}, {6, 3, 2}, {7, 7, 4}, {5, 1, 8}}) {
+    index n = 0;
+    for (index r = 0; r < P; ++r) n += sp::heads_of(hq, hk, r, P).kv_count;
+    CHECK(n == copies(hq, hk, P));
+  }
+}
+
+TEST_CASE("ranks without tokens send and receive nothing") {
+  scene s{{2}, 0, {4, 2, 8, 8}};
+  for (auto how : {sp::schedule::rotate, sp::schedule::gather}) {
+    auto ledgers = step_ledgers<float>(6, s, s.sharding(), [&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, {.schedule = how}}; });
+    auto rows = rows_of(s.lengths, s.kind, 6, 1);
+    for (std::size_t r = 0; r < 6; ++r)
+      if (rows[r] == 0 && how == sp::schedule::gather) CHECK(ledgers[r].of("ring.forward.gather").messages == 0);
+  }
+  auto ledgers = step_ledgers<float>(6, s, s.sharding(), [&](auto comm) { return sp::ulysses_attention{comm, sp::cpu{}}; });
+  auto rows = rows_of(s.lengths, s.kind, 6, 1);
+  for (std::size_t r = 0; r < 6; ++r)
+    if (rows[r] == 0) CHECK(ledgers[r].of("ulysses.forward.inputs").messages == 0);
+  scene empty{{0, 0}, 1, {4, 2, 8, 8}};
+  for (auto const& l : step_ledgers<float>(3, empty, empty.sharding(), [&](auto comm) { return sp::ulysses_attention{comm, sp::cpu{}}; }))
+    CHECK(l.total().messages == 0);
+}
+
+} // namespace conformance

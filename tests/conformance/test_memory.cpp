@@ -1,0 +1,178 @@
+// Memory: no allocation in steady state, scratch_bytes() is enough and is needed, saved_bytes() is what is held.
+// This program replaces the global operator new to count; its numbers are per thread.
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <new>
+
+#include "simple.hpp"
+
+namespace {
+thread_local bool armed = false;
+thread_local long counted = 0;
+
+void* counting_new(std::size_t n, std::size_t alignment) {
+  if (armed) ++counted;
+  void* p = alignment ? std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment) : std::malloc(n ? n : 1);
+  if (!p) throw std::bad_alloc();
+  return p;
+}
+} // namespace
+
+void* operator new(std::size_t n) { return counting_new(n, 0); }
+void* operator new[](std::size_t n) { return counting_new(n, 0); }
+void* operator new(std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
+void* operator new[](std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace conformance {
+namespace {
+
+/// Calls f(name, make(comm)) for every object and schedule.
+template <class F>
+void every_object(F&& f) {
+  for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull}) {
+    sp::attention_options options{.schedule = how, .head_groups = 2};
+    f("ring " + std::to_string(int(how)), [=](sp::threads const& c) { return sp::ring_attention{c, sp::cpu{}, options}; });
+    f("usp " + std::to_string(int(how)), [=](sp::threads const& c) { return make_usp(c, 2, sp::cpu{}, options); });
+  }
+  for (auto kept : {sp::keep::heads, sp::keep::output})
+    f(kept == sp::keep::heads ? "ulysses heads" : "ulysses output", [=](sp::threads const& c) { return sp::ulysses_attention{c, sp::cpu{}, {}, {kept}}; });
+}
+
+constexpr int ranks = 4;
+sp::documents const docs = sp::packed{0, 50, 50, 61, 170};
+sp::attention_shape const shapes[] = {{4, 2, 8, 4}, {5, 1, 16, 16}, {7, 7, 3, 5}};
+
+} // namespace
+
+TEST_CASE_TEMPLATE("a step in steady state allocates nothing", T, float, sp::bf16) {
+  every_object([&](std::string const& name, auto make) {
+    long allocations[ranks] = {};
+    sp::threads::run(
+        ranks,
+        [&](sp::threads const& comm) {
+          auto attn = make(comm);
+          sp::batch b(docs, sp::zigzag{}, comm);
+          local_scene<T> x(b, shapes[0]);
+          sp::pool scratch, kept;
+          sp::context ctx(scratch, kept);
+          auto prepared = attn.prepare(b);
+          auto step = [&] {
+            x.both(attn, prepared, ctx);
+            attn.backward(b, attn.forward(b, x.q, x.k, x.v, x.out), x.q, x.k, x.v, x.out, x.dout, x.dq, x.dk, x.dv); // the short form
+            attn.infer(prepared, ctx, x.q, x.k, x.v, x.out);
+          };
+          step();
+          step();
+          counted = 0;
+          armed = true;
+          step();
+          armed = false;
+          allocations[comm.rank()] = counted;
+        },
+        impatient());
+    INFO(name);
+    for (long n : allocations) CHECK(n == 0);
+  });
+}
+
+TEST_CASE_TEMPLATE("scratch_bytes is an upper bound, saved_bytes is exact", T, double, float, sp::bf16) {
+  for (auto const& shape : shapes)
+    every_object([&](std::string const& name, auto make) {
+      struct {
+        index peak, bound, held, saved;
+      } seen[ranks];
+      sp::threads::run(
+          ranks,
+          [&](sp::threads const& comm) {
+            auto attn = make(comm);
+            sp::batch b(docs, sp::striped{}, comm);
+            local_scene<T> x(b, shape);
+            sp::pool scratch, kept;
+            sp::context ctx(scratch, kept);
+            auto prepared = attn.prepare(b);
+            auto saved = x.forward(attn, prepared, ctx);
+            auto held = kept.bytes_in_use();
+            x.backward(attn, prepared, ctx, std::move(saved));
+            seen[comm.rank()] = {index(scratch.peak_bytes()), attn.template scratch_bytes<T>(prepared, shape), index(held),
+                                 attn.template saved_bytes<T>(prepared, shape)};
+          },
+          impatient());
+      INFO(name);
+      for (auto const& s : seen) {
+        CHECK(s.peak <= s.bound);
+        CHECK(s.bound <= 2 * s.peak + 4096); // an upper bound, not a guess
+        CHECK(s.held == s.saved);
+      }
+    });
+}
+
+TEST_CASE_TEMPLATE("a workspace of exactly scratch_bytes is enough, also for infer [asan]", T, double, sp::bf16) {
+  for (auto const& shape : shapes)
+    every_object([&](std::string const& name, auto make) {
+      std::vector<T> with_pool[ranks], with_workspace[ranks];
+      sp::threads::run(
+          ranks,
+          [&](sp::threads const& comm) {
+            auto attn = make(comm);
+            sp::batch b(docs, sp::zigzag{}, comm);
+            auto prepared = attn.prepare(b);
+            sp::pool scratch, kept;
+            local_scene<T> x(b, shape);
+            x.both(attn, prepared, sp::context(scratch, kept));
+            with_pool[comm.rank()] = x.results();
+            index need = attn.template scratch_bytes<T>(prepared, shape), keep = attn.template saved_bytes<T>(prepared, shape);
+            sp::buffer memory(scratch, need), saved_memory(kept, keep);
+            sp::workspace fixed(memory.template as<char>(std::array<index, 1>{need}).data, std::size_t(need));
+            sp::workspace fixed_saved(saved_memory.template as<char>(std::array<index, 1>{keep}).data, std::size_t(keep));
+            sp::context ctx(fixed, fixed_saved);
+            local_scene<T> y(b, shape);
+            for (int again = 0; again < 2; ++again) y.both(attn, prepared, ctx);
+            attn.infer(prepared, ctx, y.q, y.k, y.v, y.out);
+            with_workspace[comm.rank()] = y.results();
+          },
+          impatient());
+      INFO(name);
+      for (int r = 0; r < ranks; ++r) CHECK(std::memcmp(with_pool[r].data(), with_workspace[r].data(), with_pool[r].size() * sizeof(T)) == 0);
+    });
+}
+
+TEST_CASE("a workspace that is too small says how much is needed") {
+  every_object([&](std::string const& name, auto make) {
+    std::string said;
+    auto code = sp::errc::bad_state;
+    try {
+      sp::threads::run(
+          ranks,
+          [&](sp::threads const& comm) {
+            auto attn = make(comm);
+            sp::batch b(docs, sp::zigzag{}, comm);
+            auto prepared = attn.prepare(b);
+            sp::pool kept;
+            local_scene<float> x(b, shapes[0]);
+            alignas(64) char memory[256];
+            sp::workspace small(memory, sizeof memory);
+            x.both(attn, prepared, sp::context(small, kept));
+          },
+          impatient());
+    } catch (sp::error const& e) {
+      said = e.what();
+      code = e.code();
+    }
+    INFO(name);
+    INFO(said);
+    CHECK(code == sp::errc::workspace_too_small);
+    CHECK(said.find("256 were given") != std::string::npos);
+    CHECK(said.find("_attention.") != std::string::npos); // which call it was
+  });
+}
+
+} // namespace conformance

@@ -1,0 +1,123 @@
+// Overlap: the order in which a ring posts, computes and waits, seen by a recording communicator and a recording kernel.
+// While a block is computed the next keys are in flight; the whole sequence is written down here.
+#include <doctest/doctest.h>
+
+#include "simple.hpp"
+
+namespace conformance {
+namespace {
+
+using journal = std::vector<std::string>;
+
+/// Notes each exchange when it is posted and when it is waited for.
+template <class C>
+class recording {
+public:
+  using memory_type = typename C::memory_type;
+  struct token {
+    decltype(std::declval<C const&>().exchange({})) inner;
+    journal* notes;
+    std::string name;
+    void wait() {
+      notes->push_back("wait " + name);
+      inner.wait();
+    }
+  };
+  recording(C inner, journal& notes) : inner_(std::move(inner)), notes_(&notes) {}
+  int rank() const { return inner_.rank(); }
+  int size() const { return inner_.size(); }
+  token exchange(sp::traffic const& t) const {
+    std::string name = t.primitive;
+    name = name.substr(name.rfind('.') + 1);
+    notes_->push_back("post " + name);
+    return {inner_.exchange(t), notes_, name};
+  }
+
+private:
+  C inner_;
+  journal* notes_;
+};
+
+/// The cpu kernel, with a note when it computes.
+class noting {
+public:
+  using memory_type = sp::host;
+  using plan = sp::cpu<>::plan;
+  using extra = sp::cpu<>::extra;
+  explicit noting(journal& notes) : notes_(&notes) {}
+  plan prepare(sp::problem const& p) const { return kernel_.prepare(p); }
+  template <class T>
+  extra forward(plan const& p, sp::allocator& a, sp::call_numbers const& n, sp::view<T const, 3> q, std::span<sp::key_part<T> const> k, sp::fold_state<T> s) const {
+    notes_->push_back("compute");
+    return kernel_.forward<T>(p, a, n, q, k, s);
+  }
+  template <class T>
+  void backward(plan const& p, sp::allocator& a, sp::call_numbers const& n, std::span<sp::query_grad<T> const> q, std::span<sp::key_grad<T> const> k,
+                extra const& x) const {
+    notes_->push_back("compute");
+    kernel_.backward<T>(p, a, n, q, k, x);
+  }
+  template <class T>
+  sp::index scratch_bytes(plan const& p, sp::heads const& h, sp::index dim, sp::index value_dim) const {
+    return kernel_.scratch_bytes<T>(p, h, dim, value_dim);
+  }
+
+private:
+  sp::cpu<> kernel_;
+  journal* notes_;
+};
+
+struct notes {
+  journal forward, backward;
+};
+
+std::vector<notes> record(int ranks, sp::attention_options options) {
+  std::vector<notes> out{std::size_t(ranks)};
+  sp::threads::run(
+      ranks,
+      [&](sp::threads const& comm) {
+        journal now;
+        sp::batch b(sp::packed{0, 33}, sp::zigzag{}, comm);
+        local_scene<float> x(b, {4, 4, 8, 8});
+        sp::ring_attention attn(recording(comm, now), noting(now), options);
+        sp::pool memory;
+        sp::context ctx(memory, memory);
+        auto prepared = attn.prepare(b);
+        auto saved = x.forward(attn, prepared, ctx);
+        out[std::size_t(comm.rank())].forward = std::exchange(now, {});
+        x.backward(attn, prepared, ctx, std::move(saved));
+        out[std::size_t(comm.rank())].backward = now;
+      },
+      impatient());
+  return out;
+}
+
+} // namespace
+
+TEST_CASE("rotate: the next keys are posted before a block is computed and waited for after [tsan]") {
+  for (auto const& n : record(4, {.schedule = sp::schedule::rotate})) {
+    CHECK(n.forward == journal{"post keys", "compute", "wait keys", "post keys", "compute", "wait keys", "post keys", "compute", "wait keys", "compute"});
+    CHECK(n.backward == journal{"post keys", "compute", "wait keys",                                                           // the own block stays
+                                "post keys", "compute", "post gradients", "wait keys",                                        // nobody was here before
+                                "post keys", "compute", "wait gradients", "post gradients", "wait keys",                      // add, pass on
+                                "compute", "wait gradients", "post gradients", "wait gradients"});                            // the last hop home
+  }
+}
+
+TEST_CASE("gather: the next group of heads is in flight while one is computed") {
+  for (auto const& n : record(3, {.schedule = sp::schedule::gather, .head_groups = 3})) {
+    CHECK(n.forward == journal{"post gather", "wait gather", "post gather", "compute", "wait gather", "post gather", "compute", "wait gather", "compute"});
+    CHECK(n.backward == journal{"post gather", "wait gather", "post gather", "compute", "post reduce_scatter", "wait reduce_scatter", "wait gather", "post gather",
+                                "compute", "post reduce_scatter", "wait reduce_scatter", "wait gather", "compute", "post reduce_scatter", "wait reduce_scatter"});
+  }
+}
+
+TEST_CASE("one rank exchanges nothing") {
+  for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::automatic}) {
+    auto n = record(1, {.schedule = how});
+    CHECK(n[0].forward == journal{"compute"});
+    CHECK(n[0].backward == journal{"compute"});
+  }
+}
+
+} // namespace conformance
