@@ -4,7 +4,9 @@
 #include <atomic>
 #include <vector>
 
-#include <sp/collective/threads.hpp>
+#include <sp/chaos.hpp>
+#include <sp/counting.hpp>
+#include <sp/threads.hpp>
 #include <sp/mesh.hpp>
 
 namespace {
@@ -82,3 +84,16 @@ TEST_CASE("mesh: two factorisations of the same ranks are alive at once") {
 }
 
 } // namespace
+
+TEST_CASE("decorators keep the place of a mesh group in the sequence") {
+  sp::threads::run(4, [](sp::threads const& world) {
+    sp::mesh const mesh{sp::axis::ulysses{2}, sp::axis::ring{2}}; // ring ranks are neighbours
+    sp::ledger sent;
+    sp::counting counted{mesh.ulysses(world), sent};
+    sp::chaos delayed{mesh.ulysses(world), sp::chaos_options{}};
+    CHECK(sp::group_stride(counted) == 2);
+    CHECK(sp::group_stride(delayed) == 2);
+    CHECK(sp::group_stride(mesh.ulysses(sp::counting{world, sent})) == 2);
+    CHECK(sp::group_stride(world) == 1);
+  });
+}

@@ -20,7 +20,9 @@ struct no_second {
 };
 
 template <class K, class T>
-concept computes_block = requires(K const k, block_call<T, typename K::memory_type> const& c) { k.forward(c); };
+concept computes_block = requires(K const k, block_call<T, typename K::memory_type> const& c) {
+  k.forward(c);
+};
 
 template <class K, class T>
 using kept_of = decltype(std::declval<K const&>().forward(std::declval<block_call<T, typename K::memory_type> const&>()));
@@ -28,26 +30,37 @@ using kept_of = decltype(std::declval<K const&>().forward(std::declval<block_cal
 /// What the kernel's forward returns, whatever type of tensor it takes; void if there is none.
 template <class K>
 auto kept_type() {
-  if constexpr (computes_block<K, float>) return std::type_identity<kept_of<K, float>>{};
-  else if constexpr (computes_block<K, bf16>) return std::type_identity<kept_of<K, bf16>>{};
-  else if constexpr (computes_block<K, fp16>) return std::type_identity<kept_of<K, fp16>>{};
-  else if constexpr (computes_block<K, double>) return std::type_identity<kept_of<K, double>>{};
-  else return std::type_identity<void>{};
+  if constexpr (computes_block<K, float>)
+    return std::type_identity<kept_of<K, float>>{};
+  else if constexpr (computes_block<K, bf16>)
+    return std::type_identity<kept_of<K, bf16>>{};
+  else if constexpr (computes_block<K, fp16>)
+    return std::type_identity<kept_of<K, fp16>>{};
+  else if constexpr (computes_block<K, double>)
+    return std::type_identity<kept_of<K, double>>{};
+  else
+    return std::type_identity<void>{};
 }
 template <class K>
 using kept_by = typename decltype(kept_type<K>())::type;
 
 template <class K, class T, class Kept>
-concept takes_kept = requires(K const k, block_grad<T, typename K::memory_type> const& g, Kept const& kept) { k.backward(g, kept); };
+concept takes_kept = requires(K const k, block_grad<T, typename K::memory_type> const& g, Kept const& kept) {
+  k.backward(g, kept);
+};
 template <class K, class T>
-concept differentiates_block = requires(K const k, block_grad<T, typename K::memory_type> const& g) { k.backward(g); } ||
-                               takes_kept<K, T, std::conditional_t<std::is_void_v<kept_by<K>>, nothing, kept_by<K>>>;
+concept differentiates_block = requires(K const k, block_grad<T, typename K::memory_type> const& g) {
+  k.backward(g);
+}
+|| takes_kept<K, T, std::conditional_t<std::is_void_v<kept_by<K>>, nothing, kept_by<K>>>;
 
 inline std::string describe(block const& b) {
-  auto n = [](index v) { return v >= unbounded ? std::string("inf") : v <= -unbounded ? std::string("-inf") : std::to_string(v); };
-  return "block {" + std::to_string(b.rows) + " rows from position " + std::to_string(b.q_pos) + " step " + std::to_string(b.q_stride) +
-         ", " + std::to_string(b.keys) + " keys from " + std::to_string(b.k_pos) + " step " + std::to_string(b.k_stride) + ", " + n(b.lo) +
-         " <= k - q <= " + n(b.hi) + "}";
+  auto n = [](index v) {
+    return v >= unbounded ? std::string("inf") : v <= -unbounded ? std::string("-inf") : std::to_string(v);
+  };
+  return "block {" + std::to_string(b.rows) + " rows from position " + std::to_string(b.q_pos) + " step " +
+         std::to_string(b.q_stride) + ", " + std::to_string(b.keys) + " keys from " + std::to_string(b.k_pos) + " step " +
+         std::to_string(b.k_stride) + ", " + n(b.lo) + " <= k - q <= " + n(b.hi) + "}";
 }
 
 /// A block as a problem of its own, for a backend over tables.
@@ -69,15 +82,18 @@ V cut_view(V const& v, index row, index rows, index head, index heads) {
 /// What the kernel's forward returns, if not void, is kept for each of its calls and handed to its backward as a second argument.
 template <class Kernel, class Second = detail::no_second>
 class blockwise {
-  static_assert(requires { typename Kernel::memory_type; },
-                "sp::blockwise: the kernel does not say where its tensors live; add `using memory_type = sp::host;` (or sp::cuda) to it");
-  static_assert(detail::computes_block<Kernel, float> || detail::computes_block<Kernel, bf16> || detail::computes_block<Kernel, fp16> ||
-                    detail::computes_block<Kernel, double>,
-                "sp::blockwise: the kernel has no `forward(sp::block_call<T> const&) const`; a kernel that cannot return its lse goes "
-                "directly into sp::ulysses_attention");
-  static_assert(detail::differentiates_block<Kernel, float> || detail::differentiates_block<Kernel, bf16> ||
-                    detail::differentiates_block<Kernel, fp16> || detail::differentiates_block<Kernel, double>,
-                "sp::blockwise: the kernel has no `backward(sp::block_grad<T> const&) const`; add it (throw in it if you only infer)");
+  static_assert(
+      requires { typename Kernel::memory_type; },
+      "sp::blockwise: the kernel does not say where its tensors live; add `using memory_type = sp::host;` (or sp::cuda) to it");
+  static_assert(
+      detail::computes_block<Kernel, float> || detail::computes_block<Kernel, bf16> || detail::computes_block<Kernel, fp16> ||
+          detail::computes_block<Kernel, double>,
+      "sp::blockwise: the kernel has no `forward(sp::block_call<T> const&) const`; a kernel that cannot return its lse goes "
+      "directly into sp::ulysses_attention");
+  static_assert(
+      detail::differentiates_block<Kernel, float> || detail::differentiates_block<Kernel, bf16> ||
+          detail::differentiates_block<Kernel, fp16> || detail::differentiates_block<Kernel, double>,
+      "sp::blockwise: the kernel has no `backward(sp::block_grad<T> const&) const`; add it (throw in it if you only infer)");
 
   static constexpr bool has_second = !std::same_as<Second, detail::no_second>;
   static constexpr bool keeps = !std::is_void_v<detail::kept_by<Kernel>>;
@@ -107,20 +123,30 @@ public:
   /// unsupported_mask when neither the kernel nor a second backend takes a block.
   plan prepare(problem const& p) const {
     plan out;
+    auto place = [&](block const& b) {
+      if (accepts(b))
+        out.blocks.push_back(b);
+      else
+        refused(b, out);
+    };
     for_each_block(std::span(p.q), std::span(p.k), std::span(p.mask), [&](block const& b) {
-      if (accepts(b)) return out.blocks.push_back(b);
-      auto pieces = to_square_causal(b);
-      if (!pieces) return refused(b, out);
-      for (block const& piece : *pieces) accepts(piece) ? out.blocks.push_back(piece) : refused(piece, out);
+      std::optional<std::vector<block>> pieces;
+      if (!accepts(b)) pieces = to_square_causal(b);
+      if (!pieces)
+        place(b);
+      else
+        for (block const& piece : *pieces) place(piece);
     });
     for (block const& b : out.blocks) out.rows = max(out.rows, b.rows);
     return out;
   }
 
   template <class T>
-    requires detail::computes_block<Kernel, T>
-  extra forward(plan const& p, allocator& scratch, call_numbers const& n, view<T const, 3, memory_type> q,
-                std::span<key_part<T, memory_type> const> keys, fold_state<T, memory_type> state) const {
+    requires detail::computes_block<Kernel, T> extra forward(plan const& p, allocator& scratch, call_numbers const& n,
+                                                             view<T const, 3, memory_type> q,
+                                                             std::span<key_part<T, memory_type> const> keys,
+                                                             fold_state<T, memory_type> state)
+  const {
     extra out;
     parts<T> part(scratch, p, state.out.extent(1), state.out.extent(2));
     for_each_call(p, n.heads, [&](block const& b, head_group const& g) {
@@ -134,8 +160,10 @@ public:
       c.v = detail::cut_view(keys[std::size_t(b.k_part)].v, b.k, b.keys, g.kv_begin, g.kv_count);
       c.out = detail::cut_view(part.out.tensor, 0, b.rows, 0, g.q_count);
       c.lse = detail::cut_view(part.lse.tensor, 0, b.rows, 0, g.q_count);
-      if constexpr (keeps) out.calls.push_back(kernel_.forward(c));
-      else kernel_.forward(c);
+      if constexpr (keeps)
+        out.calls.push_back(kernel_.forward(c));
+      else
+        kernel_.forward(c);
       merge(fold_state<T, memory_type>{detail::cut_view(state.out, b.q, b.rows, g.q_begin, g.q_count),
                                        detail::cut_view(state.lse, b.q, b.rows, g.q_begin, g.q_count)},
             fold_state<T, memory_type>{c.out, c.lse});
@@ -158,13 +186,17 @@ public:
       auto const& c = keys[std::size_t(b.k_part)];
       auto rows = [&](auto const& v) { return detail::cut_view(v, b.q, b.rows, g.q_begin, g.q_count); };
       auto cols = [&](auto const& v) { return detail::cut_view(v, b.k, b.keys, g.kv_begin, g.kv_count); };
-      block_grad<T, memory_type> grad{b,           numbered(n.heads, g), n.scale,     n.random,      rows(a.q),  cols(c.k),  cols(c.v),
-                                      rows(a.out), rows(a.dout),         rows(a.lse), rows(a.delta), rows(a.dq), cols(c.dk), cols(c.dv)};
-      if constexpr (detail::takes_kept<Kernel, T, kept>) kernel_.backward(grad, x.calls[call++]);
-      else kernel_.backward(grad);
+      block_grad<T, memory_type> grad{
+          b,           numbered(n.heads, g), n.scale,     n.random,      rows(a.q),  cols(c.k),  cols(c.v),
+          rows(a.out), rows(a.dout),         rows(a.lse), rows(a.delta), rows(a.dq), cols(c.dk), cols(c.dv)};
+      if constexpr (detail::takes_kept<Kernel, T, kept>)
+        kernel_.backward(grad, x.calls[call++]);
+      else
+        kernel_.backward(grad);
     });
     if constexpr (has_second)
-      for (std::size_t i = 0; i < p.others.size(); ++i) second_.template backward<T>(p.others[i], scratch, n, queries, keys, kept_of_other(x, i));
+      for (std::size_t i = 0; i < p.others.size(); ++i)
+        second_.template backward<T>(p.others[i], scratch, n, queries, keys, kept_of_other(x, i));
   }
 
   /// Bytes a call takes from the allocator at once.
@@ -189,20 +221,26 @@ private:
   };
 
   bool accepts(block const& b) const {
-    if constexpr (requires { kernel_.accepts(b); }) return kernel_.accepts(b);
-    else return true;
+    if constexpr (requires { kernel_.accepts(b); })
+      return kernel_.accepts(b);
+    else
+      return true;
   }
 
   void refused(block const& b, plan& out) const {
-    if constexpr (has_second) out.others.push_back(second_.prepare(detail::as_problem(b)));
+    if constexpr (has_second)
+      out.others.push_back(second_.prepare(detail::as_problem(b)));
     else
       fail({errc::unsupported_mask, "the kernel accepts neither " + detail::describe(b) + " nor its pieces",
-            "Pass a second backend for the rest, sp::blockwise{kernel, sp::reference{}}, or a mask that cuts into full and square causal blocks"});
+            "Pass a second backend for the rest, sp::blockwise{kernel, sp::reference{}}, or a mask that cuts into full and "
+            "square causal blocks"});
   }
 
   static decltype(auto) kept_of_other([[maybe_unused]] extra const& x, [[maybe_unused]] std::size_t i) {
-    if constexpr (keeps_any) return (x.others[i]);
-    else return (x); // nothing, as the second backend's own
+    if constexpr (keeps_any)
+      return (x.others[i]);
+    else
+      return (x); // nothing, as the second backend's own
   }
 
   template <class F>

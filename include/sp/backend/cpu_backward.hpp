@@ -47,15 +47,18 @@ private:
       auto k_of = [&](int part) -> auto& { return keys[std::size_t(part)].k; };
       pack_panels<A>(cols, kv, dim, k_of, scratch.k_panels.from(t.at).data);
       if (want_queries) pack_rows<A>(cols, kv, dim, k_of, scratch.k.from(t.at));
-      pack_panels<A>(cols, kv, value_dim, [&](int part) -> auto& { return keys[std::size_t(part)].v; }, scratch.v_panels.from(t.at).data);
+      pack_panels<A>(
+          cols, kv, value_dim, [&](int part) -> auto& { return keys[std::size_t(part)].v; }, scratch.v_panels.from(t.at).data);
     }
   }
 
   void pack_queries(index h) {
     for (tile const& t : plan.q.tiles) {
       tile_rows rows(plan, plan.q, t);
-      pack_rows<A>(rows, h, dim, [&](int part) -> auto& { return queries[std::size_t(part)].q; }, scratch.q.from(t.at));
-      pack_rows<A>(rows, h, value_dim, [&](int part) -> auto& { return queries[std::size_t(part)].dout; }, scratch.dout.from(t.at));
+      pack_rows<A>(
+          rows, h, dim, [&](int part) -> auto& { return queries[std::size_t(part)].q; }, scratch.q.from(t.at));
+      pack_rows<A>(
+          rows, h, value_dim, [&](int part) -> auto& { return queries[std::size_t(part)].dout; }, scratch.dout.from(t.at));
       for (index i = 0; i < rows.padded; ++i) {
         A lse = std::numeric_limits<A>::infinity(), delta = 0; // an lse of +inf makes every probability 0
         if (i < rows.count && rows.covered[std::size_t(i)]) {
@@ -94,12 +97,15 @@ private:
       }
       if (!want_queries) continue;
       rows_product<onto::nothing>(dp, scratch.k.from(t.at), dim, mask, scratch.dq.from(0), static_cast<A const*>(nullptr));
-      scatter(rows, scratch.dq.from(0), A(n.scale), h, [&](int part) -> auto& { return queries[std::size_t(part)].dq; });
+      scatter(
+          rows, scratch.dq.from(0), A(n.scale), h, [&](int part) -> auto& { return queries[std::size_t(part)].dq; });
     }
     if (!want_keys) return;
     index kv = n.heads.kv_of(h);
-    scatter(cols, dk, A(n.scale), kv, [&](int part) -> auto& { return keys[std::size_t(part)].dk; });
-    scatter(cols, dv, A(1), kv, [&](int part) -> auto& { return keys[std::size_t(part)].dv; });
+    scatter(
+        cols, dk, A(n.scale), kv, [&](int part) -> auto& { return keys[std::size_t(part)].dk; });
+    scatter(
+        cols, dv, A(1), kv, [&](int part) -> auto& { return keys[std::size_t(part)].dv; });
   }
 
   /// Adds factor x tile to the owners' tensors, where they want it. The product is rounded first: whether a compiler fuses it

@@ -22,8 +22,8 @@ struct cpu_forward {
 
   cpu_forward(tile_plan const& p, Chain const& features, allocator& memory, call_numbers const& numbers, view<T const, 3> queries,
               std::span<key_part<T> const> parts, fold_state<T> const& fold)
-      : plan(p), chain(features), n(numbers), q(queries), keys(parts), state(fold), dim(q.extent(2)), value_dim(state.out.extent(2)),
-        scratch(memory, p, dim, value_dim) {}
+      : plan(p), chain(features), n(numbers), q(queries), keys(parts), state(fold), dim(q.extent(2)),
+        value_dim(state.out.extent(2)), scratch(memory, p, dim, value_dim) {}
 
   void run() {
     for (index h = 0, packed = -1; h < n.heads.q_count; ++h) {
@@ -39,8 +39,10 @@ private:
   void pack_keys(index kv) {
     for (tile const& t : plan.k.tiles) {
       tile_rows rows(plan, plan.k, t);
-      pack_panels<A>(rows, kv, dim, [&](int part) -> auto& { return keys[std::size_t(part)].k; }, scratch.k.from(t.at).data);
-      pack_rows<A>(rows, kv, value_dim, [&](int part) -> auto& { return keys[std::size_t(part)].v; }, scratch.v.from(t.at));
+      pack_panels<A>(
+          rows, kv, dim, [&](int part) -> auto& { return keys[std::size_t(part)].k; }, scratch.k.from(t.at).data);
+      pack_rows<A>(
+          rows, kv, value_dim, [&](int part) -> auto& { return keys[std::size_t(part)].v; }, scratch.v.from(t.at));
     }
   }
 
@@ -70,7 +72,8 @@ private:
     constexpr A none = -std::numeric_limits<A>::infinity();
     softmax.m.fill(none);
     softmax.l.fill(0);
-    pack_rows<A>(rows, h, dim, [&](int) -> auto& { return q; }, scratch.q.from(0));
+    pack_rows<A>(
+        rows, h, dim, [&](int) -> auto& { return q; }, scratch.q.from(0));
     matrix<A> o = scratch.o.from(0);
     for (index i = 0; i < rows.padded; ++i) {
       index row = i < rows.count && rows.covered[std::size_t(i)] ? rows.from[std::size_t(i)].row : -1;

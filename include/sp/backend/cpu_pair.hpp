@@ -54,13 +54,14 @@ struct pair_mask {
 
   bool any = false, full = false;
   index rows = 0, keys = 0;
-  std::array<key_bits, q_tile> bits;       ///< by row; meaningless where full
+  std::array<key_bits, q_tile> bits; ///< by row; meaningless where full
   struct keys_seen {
     index lo = 0, hi = 0;
   };
   std::array<keys_seen, blocks> hull; ///< keys [lo, hi) hold all that a block of micro_rows rows sees
 
-  pair_mask(tile_plan const& plan, tile_document const& d, tile_rows const& q, tile_rows const& k) : rows(q.count), keys(k.count) {
+  pair_mask(tile_plan const& plan, tile_document const& d, tile_rows const& q, tile_rows const& k)
+      : rows(q.count), keys(k.count) {
     placed q_slots{{q.begin, q_tile, 1}, 0, 0}, k_slots{{k.begin, k_tile, 1}, 0, 0};
     for_each_block(std::span<placed const>(&q_slots, 1), std::span<placed const>(&k_slots, 1), plan.slices_of(d),
                    [&](block const& b) { add(b, q, k); });

@@ -48,7 +48,8 @@ void micro_product(A const* a, index lda, A const* b, index ldb, index inner, A*
           right[I].store(row + V::lanes);
         }(),
         ...);
-  }(std::make_integer_sequence<int, micro_rows>{});
+  }
+  (std::make_integer_sequence<int, micro_rows>{});
 }
 
 /// A packed matrix: rows of `stride` elements.
@@ -90,8 +91,8 @@ void keys_product(matrix<A> p, matrix<A> y, index width, pair_mask const& mask, 
     auto [first, last] = mask.rows_seeing(j, micro_rows);
     if (first >= last) continue;
     for (index d = 0; d < width; d += micro_columns<A>)
-      micro_product<true, onto::sum, A>(p.row(first) + j, p.stride, y.row(first) + d, y.stride, last - first, c.row(j) + d, c.stride,
-                                        nullptr);
+      micro_product<true, onto::sum, A>(p.row(first) + j, p.stride, y.row(first) + d, y.stride, last - first, c.row(j) + d,
+                                        c.stride, nullptr);
   }
 }
 

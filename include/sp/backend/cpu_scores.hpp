@@ -46,8 +46,10 @@ struct slot_numbers {
   }
   /// k offset - q offset, for key offset = base + slot.
   simd<A> distance(index j, index base_minus_q) const {
-    if constexpr (Rule::biased) return simd<A>::load(x.data() + j) + simd<A>(A(base_minus_q));
-    else return simd<A>(A(0));
+    if constexpr (Rule::biased)
+      return simd<A>::load(x.data() + j) + simd<A>(A(base_minus_q));
+    else
+      return simd<A>(A(0));
   }
 };
 

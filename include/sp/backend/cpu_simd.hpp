@@ -50,7 +50,9 @@ struct simd {
   friend simd multiply_add(simd a, simd b, simd c) { return simd::of(native(a.v * b.v + c.v)); }
   friend simd larger(simd a, simd b) { return simd::of(native(b.v > a.v ? b.v : a.v)); }
   /// x where condition < bound, else y.
-  friend simd where_less(simd condition, simd bound, simd x, simd y) { return simd::of(native(condition.v < bound.v ? x.v : y.v)); }
+  friend simd where_less(simd condition, simd bound, simd x, simd y) {
+    return simd::of(native(condition.v < bound.v ? x.v : y.v));
+  }
 
   A sum() const {
     A s = 0;

@@ -65,7 +65,8 @@ inline tile_side cut_tiles(std::span<placed const> table, std::vector<tile_range
   std::vector<piece_of_tile> pieces;
   for (placed const& p : table) {
     if (p.positions.count == 0) continue;
-    auto d = std::upper_bound(ranges.begin(), ranges.end(), p.positions.begin, [](index x, auto const& r) { return x < r.begin; });
+    auto d =
+        std::upper_bound(ranges.begin(), ranges.end(), p.positions.begin, [](index x, auto const& r) { return x < r.begin; });
     if (d != ranges.begin()) --d;
     for (; d != ranges.end() && d->begin < p.positions.end(); ++d)
       for (interval in = clip(p.positions, d->begin, d->end); in.count > 0;) {
@@ -100,7 +101,8 @@ inline tile_plan make_tiles(problem const& p) {
   std::stable_sort(out.slices.begin(), out.slices.end(), [](slice const& a, slice const& b) { return a.document < b.document; });
   for (std::size_t i = 0; i < out.slices.size(); ++i) {
     slice const& s = out.slices[i];
-    if (i == 0 || out.slices[i - 1].document != s.document) out.documents.push_back({s.id, s.q_origin, s.k_origin, 0, 0, i, i, 0, 0, 0, 0});
+    if (i == 0 || out.slices[i - 1].document != s.document)
+      out.documents.push_back({s.id, s.q_origin, s.k_origin, 0, 0, i, i, 0, 0, 0, 0});
     tile_document& d = out.documents.back();
     d.q_end = max(d.q_end, s.q1);
     d.k_end = max(d.k_end, s.k1);
@@ -114,7 +116,8 @@ inline tile_plan make_tiles(problem const& p) {
   out.q = cut_tiles(p.q, std::move(q), q_tile, q_unit);
   out.k = cut_tiles(p.k, std::move(k), k_tile, k_unit);
   auto locate = [](std::vector<tile> const& tiles, std::size_t d) {
-    auto r = std::equal_range(tiles.begin(), tiles.end(), tile{0, 0, d, 0, 0}, [](tile const& a, tile const& b) { return a.document < b.document; });
+    auto r = std::equal_range(tiles.begin(), tiles.end(), tile{0, 0, d, 0, 0},
+                              [](tile const& a, tile const& b) { return a.document < b.document; });
     return std::pair{std::size_t(r.first - tiles.begin()), std::size_t(r.second - tiles.begin())};
   };
   for (std::size_t d = 0; d < out.documents.size(); ++d) {
@@ -130,12 +133,12 @@ struct tile_rows {
     int part;
     index row;
   };
-  index begin = 0;                           ///< position of slot 0
-  index count = 0, padded = 0;               ///< rows at hand, and that rounded up to the unit
-  std::array<source, max_tile> from;         ///< by packed row
-  std::array<index, max_tile> slot;          ///< position - begin, by packed row
-  std::array<index, max_tile + 1> rank;      ///< packed rows before a slot
-  std::array<bool, max_tile> covered;        ///< some slice holds the row; others are never read
+  index begin = 0;                      ///< position of slot 0
+  index count = 0, padded = 0;          ///< rows at hand, and that rounded up to the unit
+  std::array<source, max_tile> from;    ///< by packed row
+  std::array<index, max_tile> slot;     ///< position - begin, by packed row
+  std::array<index, max_tile + 1> rank; ///< packed rows before a slot
+  std::array<bool, max_tile> covered;   ///< some slice holds the row; others are never read
 
   index position(index i) const { return begin + slot[std::size_t(i)]; }
 
@@ -171,7 +174,8 @@ struct tile_interval {
 };
 
 /// Among tiles [first, last), which are sorted by place: those that meet positions [a, b).
-inline tile_interval tiles_meeting(std::vector<tile> const& tiles, std::size_t first, std::size_t last, index a, index b, index size) {
+inline tile_interval tiles_meeting(std::vector<tile> const& tiles, std::size_t first, std::size_t last, index a, index b,
+                                   index size) {
   auto at = [&](std::size_t i) { return tiles.begin() + std::ptrdiff_t(i); };
   auto lower = std::partition_point(at(first), at(last), [&](tile const& t) { return t.begin + size <= a; });
   auto upper = std::partition_point(lower, at(last), [&](tile const& t) { return t.begin < b; });

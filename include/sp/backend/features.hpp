@@ -97,7 +97,8 @@ struct score_chain : Features... {
     }
     if constexpr (rule_type::biased) {
       if (q_head >= index(alibi::slopes.size()))
-        fail({errc::invalid_shape, "q head " + std::to_string(q_head) + " has no slope, " + std::to_string(alibi::slopes.size()) + " were given",
+        fail({errc::invalid_shape,
+              "q head " + std::to_string(q_head) + " has no slope, " + std::to_string(alibi::slopes.size()) + " were given",
               "sp::alibi takes one slope for every q head of the model"});
       r.slope = A(alibi::slopes[std::size_t(q_head)]);
     }

@@ -109,7 +109,8 @@ public:
   constexpr reference(Features... features) : blockwise<scalar_kernel<Features...>>(scalar_kernel<Features...>(features...)) {}
 };
 
-static_assert(block_kernel<scalar_kernel<>, float> && attention_backend<reference<>, float> && attention_backend<reference<>, bf16>);
+static_assert(block_kernel<scalar_kernel<>, float> && attention_backend<reference<>, float> &&
+              attention_backend<reference<>, bf16>);
 static_assert(attention_backend<reference<softcap, alibi, dropout>, double> && attention_backend<reference<dropout>, fp16>);
 
 } // namespace sp

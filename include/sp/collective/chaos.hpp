@@ -1,5 +1,5 @@
 // A communicator that misbehaves on purpose: seeded delays, a failing call, corrupted, short or doubled messages.
-// What it does depends on (seed, rank, number of the call) alone, so every failure replays; it has the abilities of what it wraps.
+// What it does depends on (seed, rank, call number) alone, so every failure replays; it has the abilities of what it wraps.
 #pragma once
 
 #include <array>
@@ -127,6 +127,12 @@ public:
   C const& inner() const { return inner_; }
   int rank() const { return inner_.rank(); }
   int size() const { return inner_.size(); }
+  /// Of a mesh group inside: where its ranks stand in the sequence.
+  index stride() const
+    requires requires(C const& c) { c.stride(); }
+  {
+    return inner_.stride();
+  }
   /// Calls so far: what fail_at counts.
   index calls() const { return state_->calls; }
 

@@ -44,7 +44,8 @@ concept has_all_to_all_v = communicator<C> && requires(C const c, traffic const&
   { c.all_to_all_v(t) } -> token;
 };
 
-/// Everybody's pieces to everybody: sends holds one parcel (its peer is ignored), receives one per rank.
+/// Everybody's pieces to everybody: sends holds one parcel (its peer is ignored), receives one per rank. The own receive parcel
+/// may be empty: the own part is then in place already.
 template <class C>
 concept has_all_gather_v = communicator<C> && requires(C const c, traffic const& t) {
   { c.all_gather_v(t) } -> token;

@@ -69,6 +69,12 @@ public:
   C const& inner() const { return inner_; }
   int rank() const { return inner_.rank(); }
   int size() const { return inner_.size(); }
+  /// Of a mesh group inside: where its ranks stand in the sequence.
+  index stride() const
+    requires requires(C const& c) { c.stride(); }
+  {
+    return inner_.stride();
+  }
 
   [[nodiscard]] auto exchange(traffic const& t) const {
     count(t);

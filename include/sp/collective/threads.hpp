@@ -14,8 +14,8 @@ namespace sp {
 ///
 /// Errors. short_message: counts differ (both sides); rank_mismatch: primitives differ (both sides); timeout: a peer did not come
 /// before the deadline; peer_failed: it has returned from its body; aborted: another rank failed first, `info().peer` is its
-/// rank in run(); bad_state: misuse by this rank, nothing was sent. Each of these but bad_state ends the family: the communicator and all
-/// groups split from the same root refuse every later operation with `aborted`.
+/// rank in run(); bad_state: misuse by this rank, nothing was sent. Each of these but bad_state ends the family:
+/// the communicator and all groups split from the same root refuse every later operation with `aborted`.
 class threads {
 public:
   using memory_type = host;
