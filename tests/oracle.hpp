@@ -38,7 +38,8 @@ struct oracle {
   oracle(count_t rows_q, count_t rows_k, count_t heads_q, count_t heads_kv, count_t d, count_t dv)
       : q_rows(rows_q), k_rows(rows_k), q_heads(heads_q), kv_heads(heads_kv), dim(d), value_dim(dv),
         scale(1 / std::sqrt(static_cast<double>(d))), q(size(rows_q, heads_q, d)), k(size(rows_k, heads_kv, d)),
-        v(size(rows_k, heads_kv, dv)), visible(size(rows_q, rows_k, 1)), q_places(size(rows_q, 1, 1)), k_places(size(rows_k, 1, 1)) {
+        v(size(rows_k, heads_kv, dv)), visible(size(rows_q, rows_k, 1)), q_places(size(rows_q, 1, 1)),
+        k_places(size(rows_k, 1, 1)) {
     for (std::size_t i = 0; i < q_places.size(); ++i) q_places[i].offset = static_cast<count_t>(i);
     for (std::size_t i = 0; i < k_places.size(); ++i) k_places[i].offset = static_cast<count_t>(i);
   }
@@ -51,11 +52,11 @@ struct oracle {
   }
 
   struct result {
-    std::vector<double> out;            ///< (q rows, q heads, value dim)
-    std::vector<double> lse;            ///< (q rows, q heads), sink included
-    std::vector<double> dq, dk, dv;     ///< like q, k, v
-    std::vector<double> dsinks;         ///< (q heads)
-    double largest_score = 0;           ///< max |score|, for error bounds
+    std::vector<double> out;        ///< (q rows, q heads, value dim)
+    std::vector<double> lse;        ///< (q rows, q heads), sink included
+    std::vector<double> dq, dk, dv; ///< like q, k, v
+    std::vector<double> dsinks;     ///< (q heads)
+    double largest_score = 0;       ///< max |score|, for error bounds
   };
 
   result forward() const {
@@ -89,7 +90,7 @@ struct oracle {
 
 private:
   struct row {
-    std::vector<count_t> keys;                ///< those it sees
+    std::vector<count_t> keys;                 ///< those it sees
     std::vector<double> score, slope, keep, p; ///< score, d score / d (scaled dot product), dropout factor, probability
     double lse = -std::numeric_limits<double>::infinity();
     double p_sink = 0;

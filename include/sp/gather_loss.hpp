@@ -50,8 +50,10 @@ struct loss_sum {
 };
 
 /// Contract: sp::summed or sp::averaged. The group is every rank that shares the loss: sequence and data axes (mesh.along(...)).
-template <communicator Comm, class Contract>
+template <class Comm, class Contract>
 class gather_loss {
+  static_assert(communicator<Comm>, "sp::gather_loss: the first argument must be a communicator: copyable, with memory_type, rank(), size() and "
+                                    "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
   static_assert(requires(Contract c) { { c.factor() } -> std::convertible_to<double>; },
                 "sp::gather_loss: say what will happen to parameter gradients: sp::summed{} or sp::averaged{number of ranks}.");
 
@@ -90,8 +92,13 @@ public:
 
   template <class T, class Label>
   loss_result forward(view<T, 1> losses, view<Label, 1> labels) const {
-    pool scratch;
-    return forward(view<T const, 1>(losses), view<Label const, 1>(labels), scratch);
+    view<T const, 1> l(losses);
+    view<Label const, 1> n(labels);
+    alignas(allocator::alignment) std::byte memory[8192]; // enough for a few dozen ranks, and no allocation
+    workspace small(memory, sizeof memory);
+    if (all_reduce_scratch<double>(2, comm_.size()) < index(sizeof memory)) return forward(l, n, small);
+    pool large;
+    return forward(l, n, large);
   }
 
   /// dlosses (tokens) = upstream x contract x (1 / N now), 0 for ignored rows. Local: the loss is the same function of every rank's rows.

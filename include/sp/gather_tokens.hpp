@@ -7,8 +7,11 @@
 namespace sp {
 
 /// Borrow the sequence group's communicator; use one object for any number of tensors.
-template <communicator Comm>
+template <class Comm>
 class gather_tokens {
+  static_assert(communicator<Comm>, "sp::gather_tokens: the argument must be a communicator: copyable, with memory_type, rank(), size() and "
+                                    "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
+
 public:
   /// Who sends what for one batch; made once per step.
   struct prepared {
@@ -71,9 +74,10 @@ private:
 };
 
 /// All rows of a sharded tensor in natural order on every rank: gather_tokens in one call.
-template <communicator Comm, class T, int R>
-void gather(Comm const& comm, batch const& b, view<T const, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) {
-  gather_tokens<Comm>(comm).forward(b, local, global, value);
+template <communicator Comm, class From, class T, int R>
+  requires std::same_as<std::remove_const_t<From>, T>
+void gather(Comm const& comm, batch const& b, view<From, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) {
+  gather_tokens<Comm>(comm).forward(b, view<T const, R>(local), global, value);
 }
 
 } // namespace sp

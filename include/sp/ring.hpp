@@ -1,5 +1,5 @@
 // Ring attention over any communicator and kernel: schedules rotate, gather and pull, forward and backward.
-// Pulls in no model: add <sp/threads.hpp>, <sp/cpu.hpp> or your own.
+// Add a communicator and a kernel: <sp/threads.hpp>, <sp/cpu.hpp>, or your own.
 #pragma once
 
 #include <sp/attention/ring.hpp>

@@ -1,5 +1,5 @@
 // Ulysses attention over any communicator and kernel: heads <-> tokens by one ragged all-to-all, forward and backward.
-// Pulls in no model: add <sp/threads.hpp>, <sp/cpu.hpp> or your own.
+// Add a communicator and a kernel: <sp/threads.hpp>, <sp/cpu.hpp>, or your own.
 #pragma once
 
 #include <sp/attention/ulysses.hpp>

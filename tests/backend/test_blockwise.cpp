@@ -20,7 +20,8 @@ struct picky {
   template <class T>
   void look(T const& c) const {
     ++*calls;
-    bool ordinary = c.heads.q_count % c.heads.kv_count == 0 && c.q.extent(1) == c.heads.q_count && c.k.extent(1) == c.heads.kv_count;
+    bool ordinary =
+        c.heads.q_count % c.heads.kv_count == 0 && c.q.extent(1) == c.heads.q_count && c.k.extent(1) == c.heads.kv_count;
     for (sp::index i = 0; ordinary && i < c.heads.q_count; ++i)
       ordinary = c.heads.kv_of(i) == i / (c.heads.q_count / c.heads.kv_count);
     if (!accepts(c.where) || !ordinary) ++*misfits;

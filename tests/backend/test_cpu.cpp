@@ -49,8 +49,9 @@ TEST_CASE("cpu: masks of several slices [asan]") {
   std::vector<sp::document> images{{12, 30, 30}, {95, 20, 20}, {180, 100, 100}, {300, 2, 2}};
   sp::mask windowed = sp::window(40);
   for (auto const& d : images) windowed.spans.push_back({d.begin, d.end(), d.begin, d.end()});
-  for (sp::mask const& m : {sp::prefix_lm({3, 0, 1, 100, 130}), sp::image_spans(images), windowed,
-                            sp::user_slices({{1, 5, 2, 6}, {20, 200, 50, 150, -3, 60}, {20, 200, 155, 280}, {201, 290, 8, 9}, {300, 420, 290, 291}})})
+  for (sp::mask const& m :
+       {sp::prefix_lm({3, 0, 1, 100, 130}), sp::image_spans(images), windowed,
+        sp::user_slices({{1, 5, 2, 6}, {20, 200, 50, 150, -3, 60}, {20, 200, 155, 280}, {201, 290, 8, 9}, {300, 420, 290, 291}})})
     check(sp::cpu{}, medium(m));
 }
 
@@ -100,7 +101,8 @@ TEST_CASE("cpu: random scenes [asan]") {
 #ifndef SP_TEST_SANITIZED
 
 TEST_CASE("cpu: one-slice masks") {
-  for (sp::mask const& m : {sp::full(), sp::causal(), sp::window(20), sp::window(130, 3), sp::window(-5, 9)}) check(sp::cpu{}, medium(m));
+  for (sp::mask const& m : {sp::full(), sp::causal(), sp::window(20), sp::window(130, 3), sp::window(-5, 9)})
+    check(sp::cpu{}, medium(m));
 }
 
 TEST_CASE("cpu: cross attention of unequal lengths") {

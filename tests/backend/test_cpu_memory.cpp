@@ -1,4 +1,4 @@
-// Memory of the CPU backend: steady state takes nothing but scratch from the given allocator, and exactly what scratch_bytes says.
+// Memory of the CPU backend: steady state takes nothing but scratch from the given allocator, exactly what scratch_bytes says.
 // Every operator new of this program is counted.
 #include <doctest/doctest.h>
 
@@ -35,7 +35,8 @@ std::atomic<long> news{0};
 TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_bytes says") {
   sp::cpu b;
   sp::index n = 300, heads = 2, dim = 16;
-  std::vector<float> x(static_cast<std::size_t>(n * heads * dim), 0.5f), sums(x.size()), lse(static_cast<std::size_t>(n * heads), 0.f);
+  std::vector<float> x(static_cast<std::size_t>(n * heads * dim), 0.5f), sums(x.size()),
+      lse(static_cast<std::size_t>(n * heads), 0.f);
   sp::view<float const, 3> in(x.data(), {n, heads, dim});
   sp::view<float, 3> out(sums.data(), {n, heads, dim});
   sp::view<float, 2> rows(lse.data(), {n, heads});

@@ -90,6 +90,7 @@ struct outcome {
   std::vector<T> out, dq, dk, dv;
   std::vector<acc<T>> lse;                 ///< (q rows, q heads); -inf where nobody wrote
   std::vector<std::vector<acc<T>>> dsinks; ///< by rank
+  bool has_lse = true;                     ///< false: the kernel does not return it
   std::vector<std::string> complaints;
   std::mutex lock;
 
@@ -176,6 +177,9 @@ void collect_lse(sp::ring_attention<C, B> const&, Saved const& saved, sp::layout
     for (index h = 0; h < on.q_count; ++h)
       if (rows[i] >= 0) to.lse[std::size_t(rows[i] * heads + on.q_begin + h)] = saved.lse.tensor(index(i), h);
 }
+template <class T, class K, class Saved>
+void collect_lse(sp::whole_attention<K> const&, Saved const&, sp::layout const&, int, sp::batch const&, std::span<sp::run const>, sp::heads, index,
+                 outcome<T>&) {}
 template <class T, class C, class I, class Saved>
 void collect_lse(sp::ulysses_attention<C, I> const& o, Saved const& saved, sp::layout const& l, int part, sp::batch const& b, std::span<sp::run const>,
                  sp::heads on, index heads, outcome<T>& to) {

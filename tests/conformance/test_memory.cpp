@@ -11,7 +11,7 @@ namespace {
 thread_local bool armed = false;
 thread_local long counted = 0;
 
-void* counting_new(std::size_t n, std::size_t alignment) {
+[[gnu::noinline]] void* counting_new(std::size_t n, std::size_t alignment) {
   if (armed) ++counted;
   void* p = alignment ? std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment) : std::malloc(n ? n : 1);
   if (!p) throw std::bad_alloc();
@@ -19,18 +19,18 @@ void* counting_new(std::size_t n, std::size_t alignment) {
 }
 } // namespace
 
-void* operator new(std::size_t n) { return counting_new(n, 0); }
-void* operator new[](std::size_t n) { return counting_new(n, 0); }
-void* operator new(std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
-void* operator new[](std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void* operator new(std::size_t n) { return counting_new(n, 0); }
+[[gnu::noinline]] void* operator new[](std::size_t n) { return counting_new(n, 0); }
+[[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
+[[gnu::noinline]] void* operator new[](std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
 namespace conformance {
 namespace {
@@ -52,6 +52,17 @@ sp::documents const docs = sp::packed{0, 50, 50, 61, 170};
 sp::attention_shape const shapes[] = {{4, 2, 8, 4}, {5, 1, 16, 16}, {7, 7, 3, 5}};
 
 } // namespace
+
+TEST_CASE("the counter counts") {
+  counted = 0;
+  armed = true;
+  std::vector<int> x(3);
+  sp::pool fresh;
+  sp::buffer b(fresh, 100);
+  armed = false;
+  CHECK(counted == 3); // the vector, the pool's list and its block
+  CHECK(x[0] == 0);
+}
 
 TEST_CASE_TEMPLATE("a step in steady state allocates nothing", T, float, sp::bf16) {
   every_object([&](std::string const& name, auto make) {

@@ -51,7 +51,7 @@ public:
     return forward(prepared_for(b), context(b.memory(), b.memory()), q, k, v, out, e);
   }
 
-  /// Forward that keeps nothing.
+  /// Forward that keeps nothing: what forward would keep comes from ctx.scratch too (scratch_bytes + saved_bytes at most).
   template <class Prepared, class Q, class K, class V, class O, class T = element_of<O>>
   void infer(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
              std::type_identity_t<attention_extras<T>> e = {}) const {

@@ -61,8 +61,7 @@ public:
     if (io.sinks.data) fail({errc::unsupported_mask, "sinks need the lse, which this kernel does not return", "Use a kernel that returns its lse"});
     saved<T> s{{}, detail::once(true)};
     fill(io.out, T{});
-    for_each_call(p, ctx, io.on, [&](whole_call<T> c, head_group const& g) {
-      c.scale = detail::scale_of(options_, io.q.extent(2));
+    for_each_call<whole_call<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_call<T>& c, head_group const& g) {
       c.q = queries(io.q, c.where, g);
       c.k = keys(io.k, c.where, g);
       c.v = keys(io.v, c.where, g);
@@ -85,8 +84,7 @@ public:
     detail::accumulator<T, 3> dq(*ctx.scratch, io.dq), dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
     auto sum_q = dq.begin(io.extras.accumulate), sum_k = dk.begin(io.extras.accumulate), sum_v = dv.begin(io.extras.accumulate);
     std::size_t at = 0;
-    for_each_call(p, ctx, io.on, [&](whole_grad<T> c, head_group const& g) {
-      c.scale = detail::scale_of(options_, io.q.extent(2));
+    for_each_call<whole_grad<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_grad<T>& c, head_group const& g) {
       c.q = queries(io.q, c.where, g);
       c.k = keys(io.k, c.where, g);
       c.v = keys(io.v, c.where, g);
@@ -127,11 +125,18 @@ private:
     else
       return true;
   }
-  template <class F>
-  static void for_each_call(prepared const& p, context const& ctx, heads on, F&& f) {
+  /// Call: whole_call or whole_grad; f(call, head group) adds the tensors.
+  template <class Call, class F>
+  void for_each_call(prepared const& p, context const& ctx, heads on, index dim, F&& f) const {
     for (block const& b : p.documents)
-      for (head_group const& g : uniform_groups(on))
-        f({b, {on.q_begin + g.q_begin, g.q_count, on.kv_begin + g.kv_begin, g.kv_count, g.group()}, 1, ctx.random}, g);
+      for (head_group const& g : uniform_groups(on)) {
+        Call c;
+        c.where = b;
+        c.heads = {on.q_begin + g.q_begin, g.q_count, on.kv_begin + g.kv_begin, g.kv_count, on.group}; // so that kv_of() holds
+        c.scale = detail::scale_of(options_, dim);
+        c.random = ctx.random;
+        f(c, g);
+      }
   }
   template <class E>
   static view<E, 3> queries(view<E, 3> const& v, block const& b, head_group const& g) {

@@ -1,5 +1,5 @@
-// blockwise{kernel}: a backend from a kernel that knows one block and ordinary GQA heads; blockwise{kernel, second} adds one for the rest.
-// A block the kernel does not accept is cut into full and square causal ones; what is still refused goes to `second` or is an error.
+// blockwise{kernel}: a backend from a kernel that knows one block and ordinary GQA heads; blockwise{kernel, second} has two.
+// A block the kernel does not accept is cut into full and square causal ones; what is still refused goes to `second` or fails.
 #pragma once
 
 #include <algorithm>
@@ -123,19 +123,11 @@ public:
   /// unsupported_mask when neither the kernel nor a second backend takes a block.
   plan prepare(problem const& p) const {
     plan out;
-    auto place = [&](block const& b) {
-      if (accepts(b))
-        out.blocks.push_back(b);
-      else
-        refused(b, out);
-    };
+    auto keep = [&](block const& b) { accepts(b) ? out.blocks.push_back(b) : refused(b, out); };
     for_each_block(std::span(p.q), std::span(p.k), std::span(p.mask), [&](block const& b) {
-      std::optional<std::vector<block>> pieces;
-      if (!accepts(b)) pieces = to_square_causal(b);
-      if (!pieces)
-        place(b);
-      else
-        for (block const& piece : *pieces) place(piece);
+      auto pieces = to_square_causal(b);
+      if (accepts(b) || !pieces) return keep(b);
+      for (block const& piece : *pieces) keep(piece);
     });
     for (block const& b : out.blocks) out.rows = max(out.rows, b.rows);
     return out;

@@ -115,8 +115,8 @@ struct whole_call {
   sp::heads heads;
   double scale = 1;
   random_key random{};
-  view<T const, 3, M> q, k, v; ///< (rows, q heads, dim), (keys, kv heads, dim), (keys, kv heads, value dim)
-  view<T, 3, M> out;           ///< (rows, q heads, value dim), to be written
+  view<T const, 3, M> q{}, k{}, v{}; ///< (rows, q heads, dim), (keys, kv heads, dim), (keys, kv heads, value dim)
+  view<T, 3, M> out{};         ///< (rows, q heads, value dim), to be written
 };
 
 template <class T, class M = host>
@@ -125,8 +125,8 @@ struct whole_grad {
   sp::heads heads;
   double scale = 1;
   random_key random{};
-  view<T const, 3, M> q, k, v, out, dout;
-  view<T, 3, M> dq, dk, dv; ///< to be written
+  view<T const, 3, M> q{}, k{}, v{}, out{}, dout{};
+  view<T, 3, M> dq{}, dk{}, dv{}; ///< to be written
 };
 
 /// A kernel without lse. forward() may return anything; it comes back as the second argument of backward(). Optional: accepts(block).

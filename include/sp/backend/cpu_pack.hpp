@@ -13,7 +13,7 @@ index packed_stride(index width) {
   return ceil_div(width, n) * n + 64 / index(sizeof(A));
 }
 
-/// One head of the given rows as rows of `to`, zero up to the stride. `view_of(part)` is that owner's tensor (rows, heads, width).
+/// One head of the given rows as rows of `to`, zero up to the stride. `view_of(part)` is an owner's tensor (rows, heads, width).
 template <class A, class ViewOf>
 void pack_rows(tile_rows const& rows, index head, index width, ViewOf&& view_of, matrix<A> to) {
   for (index i = 0; i < rows.padded; ++i) {

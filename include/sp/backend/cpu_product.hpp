@@ -60,7 +60,7 @@ struct matrix {
   A* row(index i) const { return data + i * stride; }
 };
 
-/// S(rows, keys) = X(rows, dim) Y(keys, dim)^T where the mask's hull wants it. Y comes as panels of micro_columns keys, (dim, micro_columns) each.
+/// S(rows, keys) = X(rows, dim) Y(keys, dim)^T where the mask's hull wants it. Y comes as panels (dim, micro_columns) of keys.
 template <class A>
 void scores_product(matrix<A> x, A const* panels, index dim, pair_mask const& mask, index keys_padded, matrix<A> s) {
   constexpr index n = micro_columns<A>;
@@ -72,7 +72,7 @@ void scores_product(matrix<A> x, A const* panels, index dim, pair_mask const& ma
     }
 }
 
-/// C(rows, width) = [scale o C] + P(rows, keys) Y(keys, width) over the keys that the mask's hull wants. Old is `nothing` or `scaled`.
+/// C(rows, width) = [scale o C] + P(rows, keys) Y(keys, width) over the keys in the mask's hull. Old is `nothing` or `scaled`.
 template <onto Old, class A>
 void rows_product(matrix<A> p, matrix<A> y, index width, pair_mask const& mask, matrix<A> c, A const* scale) {
   for (index d = 0; d < width; d += micro_columns<A>)

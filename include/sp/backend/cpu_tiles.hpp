@@ -1,5 +1,5 @@
 // Tiles of the CPU backend: rows and keys cut at fixed places of a document, whoever owns them and whatever the strides.
-// A plan holds the tiles of either side and the slices per document, not their product: what a pair of tiles sees is found on the fly.
+// A plan holds the tiles of either side and the slices per document, not their product: what a pair sees is found on the fly.
 #pragma once
 
 #include <algorithm>

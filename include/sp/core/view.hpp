@@ -37,6 +37,10 @@ struct view {
       s = checked_mul(s, max(e[std::size_t(d)], 1));
     }
   }
+  /// The same from extents one by one: view(p, tokens, heads, dim).
+  template <class... I>
+    requires(sizeof...(I) == Rank && (std::is_integral_v<I> && ...))
+  constexpr view(T* p, I... e) : view(p, std::array<index, Rank>{index(e)...}) {}
   constexpr view(T* p, std::array<index, Rank> e, std::array<index, Rank> s) : data(p), extents(e), strides(s) {}
 
   /// A view of values converts to a view of const values.
@@ -97,6 +101,9 @@ struct view {
 
 template <class T, std::size_t Rank>
 view(T*, std::array<index, Rank>) -> view<T, int(Rank), host>;
+template <class T, class... I>
+  requires(std::is_integral_v<I> && ...)
+view(T*, I...) -> view<T, int(sizeof...(I)), host>;
 
 /// "(4096, 8, 64)", for messages.
 template <class T, int Rank, class M>

@@ -117,12 +117,13 @@ public:
     out.docs_ = docs_;
     std::vector<std::vector<run>> all;
     for (int g = 0; g < parts() / size; ++g) {
+      std::vector<std::vector<run>> by_document(docs_.size()); // gaps between documents must not hide that a document is whole
+      for (int i = 0; i < size; ++i)
+        for (run const& r : runs(first_member(g, size, stride) + i * stride)) spread(r, by_document);
       std::vector<run> merged;
-      for (int i = 0; i < size; ++i) {
-        auto member = runs(first_member(g, size, stride) + i * stride);
-        merged.insert(merged.end(), member.begin(), member.end());
-      }
-      all.push_back(natural(std::move(merged)));
+      for (auto& pieces : by_document)
+        for (run const& r : natural(std::move(pieces))) append(merged, r);
+      all.push_back(std::move(merged));
     }
     out.take(std::move(all));
     return out;
@@ -131,6 +132,12 @@ public:
   static constexpr int group_of(int part, int size, int stride) { return part / (stride * size) * stride + part % stride; }
 
 private:
+  /// Cuts a run at the documents.
+  void spread(run const& r, std::vector<std::vector<run>>& by_document) const {
+    auto d = std::size_t(std::upper_bound(docs_.begin(), docs_.end(), r.begin, [](index p, document const& x) { return p < x.begin; }) - docs_.begin());
+    for (d = d > 0 ? d - 1 : 0; d < docs_.size() && docs_[d].begin < r.end(); ++d)
+      if (interval in = clip(r, docs_[d].begin, docs_[d].begin + docs_[d].room); in.count) by_document[d].push_back(r.part(in.first, in.count));
+  }
   void take(std::vector<std::vector<run>> all) {
     runs_.clear();
     first_.assign(1, 0);

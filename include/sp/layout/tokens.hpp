@@ -64,28 +64,25 @@ void take(batch const& b, std::span<mapping const> map, view<T const, R> global,
 } // namespace detail
 
 /// This rank's rows of a global tensor: global (stream, ...) -> local (batch.tokens(), ...); slack rows get `value`.
-template <class T, int R>
-void split(batch const& b, view<T const, R> global, view<T, R> local, std::type_identity_t<T> value = T{}) {
-  detail::check_global(b, global, local, "split");
+template <class From, class T, int R>
+  requires std::same_as<std::remove_const_t<From>, T>
+void split(batch const& b, view<From, R> global, view<T, R> local, std::type_identity_t<T> value = T{}) {
+  detail::check_global<T const, R>(b, global, local, "split");
   fill(local, value);
-  detail::take(b, document_map(b.source(), b.docs()), global, local);
-}
-template <class T, int R>
-  requires(!std::is_const_v<T>)
-void split(batch const& b, view<T, R> global, view<T, R> local, std::type_identity_t<T> value = T{}) {
-  split(b, view<T const, R>(global), local, value);
+  detail::take<T, R>(b, document_map(b.source(), b.docs()), global, local);
 }
 
 /// Next-token labels, shifted in the stream and then sharded: the label of a row is the token behind it in the same document,
 /// `ignore` for the last of a document and for slack.
-template <class T>
-void shifted_labels(batch const& b, view<T const, 1> tokens, view<T, 1> labels, std::type_identity_t<T> ignore, index by = 1) {
-  detail::check_global(b, tokens, labels, "shifted_labels");
+template <class From, class T>
+  requires std::same_as<std::remove_const_t<From>, T>
+void shifted_labels(batch const& b, view<From, 1> tokens, view<T, 1> labels, std::type_identity_t<T> ignore, index by = 1) {
+  detail::check_global<T const, 1>(b, tokens, labels, "shifted_labels");
   fill(labels, ignore);
   std::vector<mapping> map = document_map(b.source(), b.docs());
   std::erase_if(map, [&](mapping const& m) { return m.count <= by; });
   for (mapping& m : map) m.from += by, m.count -= by;
-  detail::take(b, map, tokens, labels);
+  detail::take<T, 1>(b, map, tokens, labels);
 }
 
 /// Positions of this rank's rows: inside their document (for rotary embeddings), or in the caller's stream. Slack rows get 0.

@@ -1,0 +1,13 @@
+// The tensors of one call have one element type.
+// EXPECT: sp: the tensors of one attention call must have one element type in host memory, and outputs must not be const
+#include <sp/reference.hpp>
+#include <sp/ring.hpp>
+
+void use(sp::batch const& b, sp::view<float, 3> x, [[maybe_unused]] sp::view<double, 3> y) {
+  sp::ring_attention attn{sp::solo{}, sp::reference{}};
+#ifdef SP_FAIL
+  auto saved = attn.forward(b, x, y, x, x);
+#else
+  auto saved = attn.forward(b, x, x, x, x);
+#endif
+}

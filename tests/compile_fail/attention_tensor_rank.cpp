@@ -1,0 +1,13 @@
+// A tensor of another number of dimensions is refused.
+// EXPECT: sp: this tensor has another number of dimensions; attention takes \(tokens, heads, dim\)
+#include <sp/reference.hpp>
+#include <sp/ring.hpp>
+
+void use(sp::batch const& b, sp::view<float, 3> x, [[maybe_unused]] sp::view<float, 2> flat) {
+  sp::ring_attention attn{sp::solo{}, sp::reference{}};
+#ifdef SP_FAIL
+  auto saved = attn.forward(b, x, flat, x, x);
+#else
+  auto saved = attn.forward(b, x, x, x, x);
+#endif
+}

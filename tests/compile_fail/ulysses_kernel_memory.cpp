@@ -1,0 +1,16 @@
+// A kernel that does not say which memory it works on: the sentence names memory_type.
+// EXPECT: sp::ulysses_attention: the second argument must be .* it also needs memory_type
+#include <sp/ulysses.hpp>
+
+struct kernel {
+#ifndef SP_FAIL
+  using memory_type = sp::host;
+#endif
+  void forward(sp::whole_call<float> const&) const {}
+  void backward(sp::whole_grad<float> const&) const {}
+};
+
+int main() {
+  sp::ulysses_attention attention{sp::solo{}, kernel{}};
+  return attention.group().size() - 1;
+}

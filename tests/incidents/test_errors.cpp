@@ -1,0 +1,356 @@
+// The table of conditions (docs: reliability), row by row: each produces its code and one sentence with numbers, place and remedy.
+// And the mode for programs that cannot throw: a handler is told, and never outlived.
+#include <doctest/doctest.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <sp/batch.hpp>
+#include <sp/gather_loss.hpp>
+#include <sp/mesh.hpp>
+#include <sp/reference.hpp>
+#include <sp/ring.hpp>
+#include <sp/threads.hpp>
+#include <sp/ulysses.hpp>
+
+#include "support/tensors.hpp"
+
+namespace {
+
+using sp::errc;
+using sp::index;
+using support::tensor;
+using texts = std::vector<std::string>;
+
+/// One condition: what provokes it, and what must be said.
+struct condition {
+  std::string what;
+  errc code;
+  texts said;                ///< in the problem: the numbers
+  std::string remedy;        ///< part of what to do
+  std::string primitive;     ///< "" where no public call is concerned
+  int rank;                  ///< -1 where none is concerned
+  std::function<void()> provoke;
+};
+
+/// The failure of a condition, and whether everything about it is in place.
+void examine(condition const& c) {
+  CAPTURE(c.what);
+  try {
+    c.provoke();
+  } catch (sp::error const& e) {
+    std::string const line = e.what();
+    CAPTURE(line);
+    auto const& i = e.info();
+    CHECK(sp::name(e.code()) == std::string(sp::name(c.code)));
+    for (std::string const& t : c.said) CHECK_MESSAGE(i.problem.find(t) != std::string::npos, "not said: " << t);
+    CHECK_MESSAGE(i.remedy.find(c.remedy) != std::string::npos, "no remedy: " << c.remedy);
+    CHECK(!i.remedy.empty());
+    CHECK(i.primitive == c.primitive);
+    if (c.rank >= 0) CHECK(i.rank == c.rank);
+    // one line with everything in it
+    CHECK(line.find('\n') == std::string::npos);
+    for (std::string const& part : {std::string("sp: ") + sp::name(c.code), i.primitive, i.problem, i.remedy}) CHECK(line.find(part) != std::string::npos);
+    return;
+  }
+  FAIL_CHECK(c.what << ": no error");
+}
+
+template <class F>
+std::function<void()> doing(F f) {
+  return [f] { static_cast<void>(f()); };
+}
+
+/// One rank's attention call with tensors that can be spoilt.
+struct call {
+  std::vector<float> memory = std::vector<float>(4096);
+  sp::view<float, 3> q{at(0), {10, 4, 8}}, k{at(400), {10, 2, 8}}, v{at(600), {10, 2, 4}}, out{at(800), {10, 4, 4}};
+  sp::batch b{sp::packed{0, 4, 10}, sp::zigzag{}, 0, 1};
+  float* at(index i) { return memory.data() + i; }
+  void operator()(int checks = 1) {
+    sp::ring_attention attention(sp::solo{}, sp::reference{}, {.checks = checks});
+    attention.forward(b, q, k, v, out);
+  }
+};
+template <class Spoil>
+std::function<void()> call_with(Spoil spoil) {
+  return [spoil] {
+    call c;
+    spoil(c);
+    c();
+  };
+}
+
+constexpr sp::threads_options hurried{.deadline = std::chrono::milliseconds(150)};
+
+/// What run() rethrows: the first failure of any rank.
+template <class Body>
+std::function<void()> on_ranks(int ranks, Body body) {
+  return [=] { sp::threads::run(ranks, body, hurried); };
+}
+void exchange_bytes(sp::threads const& c, char const* primitive, index sent, index expected) {
+  std::vector<char> out(static_cast<std::size_t>(sent)), in(static_cast<std::size_t>(expected));
+  sp::piece const a = sp::as_piece(tensor<1>(out, {sent})), b = sp::as_piece(tensor<1>(in, {expected}));
+  sp::parcel const to{1 - c.rank(), {&a, 1}}, from{1 - c.rank(), {&b, 1}};
+  c.exchange({primitive, {&to, 1}, {&from, 1}}).wait();
+}
+
+/// A kernel without lse that takes whole documents.
+struct plain_sdpa {
+  using memory_type = sp::host;
+  void forward(sp::whole_call<float> const&) const {}
+  void backward(sp::whole_grad<float> const&) const {}
+};
+/// The base communicator and nothing else: no peer memory.
+struct messages_only {
+  using memory_type = sp::host;
+  sp::threads inner;
+  int rank() const { return inner.rank(); }
+  int size() const { return inner.size(); }
+  auto exchange(sp::traffic const& t) const { return inner.exchange(t); }
+};
+static_assert(sp::communicator<messages_only> && !sp::peer_memory<messages_only>);
+
+sp::documents cu(std::vector<index> offsets, index length = -1) { return sp::documents::packed(offsets, length); }
+
+std::vector<condition> local_conditions() {
+  sp::documents const two = sp::packed{0, 4, 9};
+  auto slices = [=](sp::mask m) { return doing([=] { return sp::slices(m, two, two); }); };
+  return {
+      // invalid_shape
+      {"dims disagree", errc::invalid_shape, {"k is (10, 2, 4)", "expected (10, 2, 8)"}, "agree", "ring_attention.forward", 0,
+       call_with([](call& c) { c.k.extents[2] = 4; })},
+      {"dim 0", errc::invalid_shape, {"(10, 4, 0)"}, "positive", "ring_attention.forward", 0, call_with([](call& c) { c.q.extents[2] = c.k.extents[2] = 0; })},
+      {"q heads no multiple of kv heads", errc::invalid_shape, {"3 query heads", "2 kv heads"}, "multiple", "ring_attention.forward", 0,
+       call_with([](call& c) { c.q.extents[1] = c.out.extents[1] = 3; })},
+      {"no kv heads", errc::invalid_shape, {"4 query heads", "0 kv heads"}, "positive", "ring_attention.forward", 0,
+       call_with([](call& c) { c.k.extents[1] = c.v.extents[1] = 0; })},
+      {"a batch over other ranks", errc::invalid_shape, {"cut for 2", "1 ranks"}, "same group", "ring_attention.prepare", 0, doing([] {
+         return sp::ring_attention(sp::solo{}, sp::reference{}).prepare(sp::batch(sp::packed{0, 4}, sp::zigzag{}, 0, 2)).geometry.rank;
+       })},
+      // the cut
+      {"equal shapes, uneven cut", errc::uneven_partition, {"own 2 and 1 tokens"}, "shapes::padded", "batch", 2,
+       doing([] { return sp::batch(sp::packed{0, 5}, sp::striped{}, 2, 4, {sp::shapes::equal}); })},
+      {"nesting that does not divide", errc::uneven_partition, {"6 ranks", "groups of 4"}, "multiple", "batch", 0,
+       doing([] { return sp::batch(sp::packed{0, 5}, sp::nested{sp::zigzag{}, 4}, 0, 6); })},
+      {"heads that no degree fits", errc::head_partition, {"3 ranks", "8 kv heads"}, "uneven_heads", "", -1, doing([] {
+         sp::head_shape const model{8, 8};
+         return sp::derive({&model, 1}, 3, {.lse = false});
+       })},
+      // masks
+      {"overlapping slices", errc::bad_mask, {"{q [0, 4), k [0, 2)", "{q [0, 4), k [1, 3)", "twice"}, "disjoint", "", -1,
+       slices(sp::user_slices({{0, 4, 0, 2}, {0, 4, 1, 3}}))},
+      {"reversed slice", errc::bad_mask, {"3 <= k - q <= 1"}, "lo <= hi", "", -1, slices(sp::user_slices({{0, 4, 0, 4, 3, 1}}))},
+      {"a slice across documents", errc::bad_mask, {"{q [2, 6), k [2, 6)"}, "documents", "", -1, slices(sp::user_slices({{2, 6, 2, 6}}))},
+      {"a prefix longer than its document", errc::bad_mask, {"prefix 7", "document 1 with 5 keys"}, "inside", "", -1, slices(sp::prefix_lm({0, 7}))},
+      {"a reversed rule, seen by attention", errc::bad_mask, {"lo 3 > hi 1"}, "lo <= hi", "ring_attention.prepare", 0, doing([] {
+         return sp::ring_attention(sp::solo{}, sp::reference{}, {.mask = sp::window(-3, 1)}).prepare(sp::batch(sp::packed{0, 4}, sp::zigzag{}, 0, 1)).geometry.rank;
+       })},
+      {"a kernel without lse, two slices per query", errc::unsupported_mask, {"several calls"}, "one slice", "ulysses_attention.prepare", 0, doing([] {
+         sp::ulysses_attention a(sp::solo{}, plain_sdpa{}, {.mask = sp::prefix_lm({2})});
+         a.prepare(sp::batch(sp::packed{0, 9}, sp::zigzag{}, 0, 1));
+         return 0;
+       })},
+      // documents
+      {"tokens and documents disagree", errc::bad_documents, {"q is (8, 4, 8)", "(10, 4, 8)"}, "batch.tokens()", "ring_attention.forward", 0,
+       call_with([](call& c) { c.q = c.q.rows(0, 8); })},
+      {"offsets: first not 0", errc::bad_documents, {"cu_seqlens[0] is 3"}, "starts with 0", "", -1, doing([] { return cu({3, 4}); })},
+      {"offsets: decreasing", errc::bad_documents, {"cu_seqlens[2] is 5 after 8"}, "decrease", "", -1, doing([] { return cu({0, 8, 5}); })},
+      {"offsets: negative", errc::bad_documents, {"cu_seqlens[1] is -4 after 0"}, "decrease", "", -1, doing([] { return cu({0, -4}); })},
+      {"offsets: past the end", errc::bad_documents, {"end at 12", "10 positions"}, "agree", "", -1, doing([] { return cu({0, 12}, 10); })},
+      {"offsets: none", errc::bad_documents, {"empty"}, "starts with 0", "", -1, doing([] { return cu({}); })},
+      {"documents: counts differ", errc::bad_documents, {"2 query documents, 1 key"}, "same number", "", -1,
+       doing([=] { return sp::slices(sp::full(), two, cu({0, 9})); })},
+      {"documents: a global tensor of another length", errc::bad_documents, {"7 rows", "10"}, "agree", "split", 0, call_with([](call& c) {
+         sp::split(c.b, c.q.rows(0, 7), c.q);
+       })},
+      // memory
+      {"a size over int64", errc::size_overflow, {"4611686018427387904"}, "", "", -1, doing([] { return sp::checked_mul(index{1} << 62, 4); })},
+      {"null", errc::bad_pointer, {"v (10, 2, 4) is null"}, "memory", "ring_attention.forward", 0, call_with([](call& c) { c.v.data = nullptr; })},
+      {"misaligned", errc::bad_pointer, {"q is not aligned to 4"}, "element type", "ring_attention.forward", 0,
+       call_with([](call& c) { c.q.data = reinterpret_cast<float*>(reinterpret_cast<char*>(c.q.data) + 1); })},
+      {"overlap", errc::aliasing, {"out overlaps v"}, "memory of their own", "ring_attention.forward", 0, call_with([](call& c) { c.out.data = c.v.data + 7; })},
+      {"a workspace too small", errc::workspace_too_small, {"256 were given"}, "scratch_bytes", "ring_attention.forward", 0, doing([] {
+         call c;
+         alignas(64) std::byte memory[256];
+         sp::workspace scratch(memory, sizeof memory);
+         sp::pool kept;
+         sp::ring_attention attention(sp::solo{}, sp::reference{});
+         auto p = attention.prepare(c.b);
+         sp::context ctx(scratch, scratch);
+         attention.infer(p, ctx, c.q, c.k, c.v, c.out);
+         return 0;
+       })},
+      // state
+      {"a saved token twice", errc::bad_state, {"used already"}, "same step", "ring_attention.backward", 0, doing([] {
+         call c;
+         sp::ring_attention attention(sp::solo{}, sp::reference{});
+         std::vector<float> g(2000);
+         sp::view<float, 3> dq(g.data(), {10, 4, 8}), dk(g.data() + 400, {10, 2, 8}), dv(g.data() + 600, {10, 2, 4});
+         auto saved = attention.forward(c.b, c.q, c.k, c.v, c.out);
+         for (int twice = 0; twice < 2; ++twice) attention.backward(c.b, std::move(saved), c.q, c.k, c.v, c.out, c.out, dq, dk, dv);
+         return 0;
+       })},
+      {"solo: another peer", errc::bad_state, {"peer 1"}, "0", "x", 0, doing([] {
+         sp::parcel const to{1, {}};
+         sp::solo{}.exchange({"x", {&to, 1}, {}}).wait();
+         return 0;
+       })},
+      {"a peer's tensor of another type", errc::rank_mismatch, {"element size"}, "same types", "", -1, doing([] {
+         std::vector<float> x(4);
+         return sp::as_view<double, 1>(sp::as_piece(tensor<1>(x, {4})));
+       })},
+  };
+}
+
+std::vector<condition> rank_conditions() {
+  return {
+      {"bytes differ", errc::short_message, {"sends 8 bytes", "expects 12"}, "", "x", -1,
+       on_ranks(2, [](sp::threads const& c) { exchange_bytes(c, "x", c.rank() == 0 ? 8 : 4, c.rank() == 0 ? 4 : 12); })},
+      {"primitives differ", errc::rank_mismatch, {"forward", "backward"}, "", "forward", 0, on_ranks(2, [](sp::threads const& c) {
+         try {
+           exchange_bytes(c, c.rank() == 0 ? "forward" : "backward", 8, 8);
+         } catch (sp::error const& e) { // both ranks are told; this row looks at rank 0
+           if (c.rank() == 0) throw;
+           while (true) exchange_bytes(c, "wait for the end", 1, 1);
+         }
+       })},
+      {"a rank that never comes", errc::timeout, {"150 ms"}, "", "x", 0, on_ranks(2, [](sp::threads const& c) {
+         if (c.rank() == 0) exchange_bytes(c, "x", 8, 8);
+         while (true) { // alive, but never in the exchange
+           std::this_thread::sleep_for(std::chrono::milliseconds(5));
+           c.split(0, 0);
+         }
+       })},
+      {"a rank that has returned", errc::peer_failed, {"rank 1 has returned"}, "", "x", 0, on_ranks(2, [](sp::threads const& c) {
+         if (c.rank() == 0) exchange_bytes(c, "x", 8, 8);
+       })},
+      {"a token waited for twice", errc::bad_state, {"already"}, "once", "", -1, on_ranks(1, [](sp::threads const& c) {
+         auto t = c.exchange({"x", {}, {}});
+         t.wait();
+         t.wait();
+       })},
+      {"pull without peer memory", errc::bad_state, {"cannot read each other's memory"}, "schedule::rotate", "ring_attention.prepare", -1,
+       on_ranks(2, [](sp::threads const& c) {
+         sp::ring_attention a(messages_only{c}, sp::reference{}, {.schedule = sp::schedule::pull});
+         a.prepare(sp::batch(sp::packed{0, 8}, sp::zigzag{}, c));
+       })},
+      {"no ranks", errc::bad_state, {"0 ranks"}, "at least one", "", -1, on_ranks(0, [](sp::threads const&) {})},
+  };
+}
+
+TEST_CASE("errors: every local condition has its code, its numbers, its place and a remedy [asan]") {
+  for (condition const& c : local_conditions()) examine(c);
+}
+
+TEST_CASE("errors: every condition between ranks has its code, its numbers, its place and a remedy [asan]") {
+  for (condition const& c : rank_conditions()) examine(c);
+}
+
+TEST_CASE("errors: who did not fail is told by whom and why") {
+  int told = 0;
+  try {
+    sp::threads::run(3, [&](sp::threads const& c) {
+      if (c.rank() == 2) sp::fail({errc::bad_documents, "the loader gave 7 tokens for 9", "Look at the loader", "loader", 2, 3});
+      try {
+        c.barrier();
+      } catch (sp::error const& e) {
+        if (c.rank() == 0)
+          told = e.code() == errc::aborted && e.info().peer == 2 && std::string(e.what()).find("the loader gave 7 tokens for 9") != std::string::npos;
+        throw;
+      }
+    });
+  } catch (sp::error const& e) {
+    CHECK(e.code() == errc::bad_documents); // the cause, not a consequence
+    CHECK(told == 1);
+    return;
+  }
+  FAIL("no error");
+}
+
+TEST_CASE("errors: level 0 checks nothing") {
+  call c;
+  c.out.data = c.v.data + 8; // an overlap that level 1 refuses
+  CHECK_THROWS_AS(c(1), sp::error);
+  CHECK_NOTHROW(c(0));
+}
+
+TEST_CASE("errors: codes have the names of the sources, descriptions leave out what is unknown") {
+  CHECK(std::string(sp::name(errc::invalid_shape)) == "invalid_shape");
+  CHECK(std::string(sp::name(errc::workspace_too_small)) == "workspace_too_small");
+  CHECK(std::string(sp::name(errc::backend_error)) == "backend_error");
+  CHECK(std::string(sp::error({errc::timeout}).what()) == "sp: timeout");
+  CHECK(std::string(sp::error({errc::timeout, "too late", "Wait", "ring.forward", 3, 8, 2, 5}).what()) ==
+        "sp: timeout in ring.forward on rank 3 of 8, step 2, peer 5: too late. Wait");
+}
+
+// ---- the handler mode, in a child process ---------------------------------------------------------------------------------------
+
+int told_to = -1; // where the handler of the child writes
+
+void tell(sp::error_info const& e) {
+  std::string const line = std::string(sp::name(e.code)) + ": " + e.problem;
+  if (write(told_to, line.data(), line.size()) < 0) _exit(1);
+  _exit(42);
+}
+void come_back(sp::error_info const&) {}
+
+struct ending {
+  int status = 0;
+  std::string said{};
+};
+
+/// Runs `body` in a child with the handler installed.
+template <class F>
+ending in_child(sp::error_handler h, F&& body) {
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  pid_t const child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    std::signal(SIGABRT, SIG_DFL); // doctest's own handlers are not wanted here
+    close(ends[0]);
+    told_to = ends[1];
+    sp::set_error_handler(h);
+    try {
+      body();
+    } catch (...) {
+      _exit(7); // a handler replaces throwing
+    }
+    _exit(0);
+  }
+  close(ends[1]);
+  ending e;
+  char buffer[512];
+  for (ssize_t n = 0; (n = read(ends[0], buffer, sizeof buffer)) > 0;) e.said.append(buffer, std::size_t(n));
+  close(ends[0]);
+  waitpid(child, &e.status, 0);
+  return e;
+}
+
+TEST_CASE("errors: a handler is called instead of throwing, with all that is known") {
+  auto const e = in_child(tell, [] { cu({0, 8, 5}); });
+  CHECK(WIFEXITED(e.status));
+  CHECK(WEXITSTATUS(e.status) == 42);
+  CHECK(e.said == "bad_documents: cu_seqlens[2] is 5 after 8");
+}
+
+TEST_CASE("errors: a handler that returns does not let wrong numbers through: the process aborts") {
+  auto const e = in_child(come_back, [] { cu({0, 8, 5}); });
+  CHECK(WIFSIGNALED(e.status));
+  CHECK(WTERMSIG(e.status) == SIGABRT);
+}
+
+TEST_CASE("errors: set_error_handler gives back the one before, nullptr throws again") {
+  CHECK((sp::set_error_handler(come_back) == nullptr));
+  CHECK((sp::set_error_handler(nullptr) == come_back));
+  CHECK_THROWS_AS(cu({1}), sp::error);
+}
+
+} // namespace
