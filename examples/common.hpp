@@ -1,0 +1,43 @@
+// What the small examples share: a tensor that owns its numbers, and a way to say whether two results agree.
+// Nothing here belongs to sp. The library only ever sees views: a pointer, three extents, three strides.
+#pragma once
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include <fmt/ranges.h>
+
+#include <sp/core/view.hpp>
+
+/// Dense floats, (tokens, heads, dim).
+struct tensor {
+  sp::index tokens, heads, dim;
+  std::vector<float> values = std::vector<float>(std::size_t(tokens * heads * dim));
+
+  sp::view<float, 3> view() { return {values.data(), {tokens, heads, dim}}; }
+  sp::view<float const, 3> view() const { return {values.data(), {tokens, heads, dim}}; }
+};
+
+inline tensor random_tensor(sp::index tokens, sp::index heads, sp::index dim, unsigned seed) {
+  tensor t{tokens, heads, dim};
+  std::mt19937 generator(seed);
+  for (float& x : t.values) x = float(generator()) / 2147483648.0f - 1.0f; // uniform in [-1, 1)
+  return t;
+}
+
+inline double largest_difference(tensor const& a, tensor const& b) {
+  double worst = a.values.size() == b.values.size() ? 0 : INFINITY;
+  for (std::size_t i = 0; i < a.values.size() && i < b.values.size(); ++i) {
+    double d = std::abs(double(a.values[i]) - double(b.values[i]));
+    worst = d <= worst || std::isnan(worst) ? worst : d; // NaN counts as largest
+  }
+  return worst;
+}
+
+/// Prints the verdict; what main returns.
+inline int verdict(char const* what, double difference, double allowed = 1e-5) {
+  bool good = difference <= allowed;
+  fmt::print("{}: largest difference {:.1e}, {}\n", what, difference, good ? "the same up to rounding" : "WRONG");
+  return good ? 0 : 1;
+}

@@ -1,0 +1,121 @@
+// sp_trainer: trains a small language model on real text, by one rank and by several, and shows that the numbers are the same.
+// Exit codes: 0 all is well, 1 a number is off (it says which), 2 the options or the text cannot be used.
+#include <CLI/CLI.hpp>
+
+#include "compare.hpp"
+#include "report.hpp"
+#include "run.hpp"
+
+namespace {
+
+using namespace trainer;
+
+/// The repository's own sources and documentation.
+std::vector<std::filesystem::path> own_text() {
+  std::vector<std::filesystem::path> paths;
+  for (char const* name :
+       {"include", "examples", "tests", "bench", "docs", "cmake", "README.md", "CHANGELOG.md", "CMakeLists.txt"}) {
+    std::filesystem::path p = std::filesystem::path(SP_SOURCE_DIR) / name;
+    if (std::filesystem::exists(p)) paths.push_back(p);
+  }
+  return paths;
+}
+
+/// A model and a stream so small that every strategy runs in a moment: for tests.
+void make_quick(settings& s) {
+  s.model = {.dim = 32, .layers = 2, .q_heads = 4, .kv_heads = 2, .head_dim = 8, .hidden = 64};
+  s.stream = 512;
+  s.longest = 192;
+  s.learning_rate = 1e-2;
+}
+
+void run_all(report& r, progress& show) {
+  for (bool in_double : {false, true}) {
+    std::size_t first = r.outcomes.size();
+    for (plan const& p : r.plans) {
+      int steps = in_double ? r.asked.double_steps : r.asked.steps;
+      r.outcomes.push_back(in_double ? run_double(p, r.asked, *r.text, steps, show)
+                                     : run_float(p, r.asked, *r.text, steps, show));
+      compare(r.outcomes.back(), r.outcomes[first], parameter_table(r.asked.model));
+    }
+  }
+}
+
+void describe(report const& r) {
+  corpus const& t = *r.text;
+  fmt::print("text     {} files, {} bytes in {} documents", t.files, t.bytes, t.documents.size());
+  if (t.binary) fmt::print("; {} binary files skipped", t.binary);
+  if (t.unreadable) fmt::print("; {} unreadable files skipped", t.unreadable);
+  if (t.truncated) fmt::print("; there is more, the rest is not used");
+  shape const& m = r.asked.model;
+  fmt::print("\nmodel    {} parameters: {} layers, width {}, {} query heads on {} kv heads of {}, SwiGLU {}\n", r.parameters,
+             m.layers, m.dim, m.q_heads, m.kv_heads, m.head_dim, m.hidden);
+  fmt::print("steps    {} in float, {} in double, {} packed tokens each\n\n", r.asked.steps, r.asked.double_steps,
+             r.asked.stream);
+}
+
+int conclude(report const& r) {
+  auto wrong = complaints(r.outcomes);
+  outcome const& one = r.outcomes.front();
+  if (wrong.empty()) {
+    fmt::print("All strategies agree with one rank; the loss fell from {:.3f} to {:.3f}. {:.0f} s in all.\n", one.losses.front(),
+               final_loss(one), r.seconds);
+    return 0;
+  }
+  for (std::string const& w : wrong) fmt::print(stderr, "sp_trainer: {}\n", w);
+  return 1;
+}
+
+int train(settings const& asked) {
+  corpus text = read_corpus(asked.text, asked.longest);
+  std::filesystem::create_directories(asked.out);
+  report r{asked, &text, parameter_table(asked.model).size(), all_plans(), reader(text, asked.stream, asked.seed).next(), {}, 0};
+  describe(r);
+  progress show(double(r.plans.size()) * double(asked.stream) * (asked.steps + asked.double_steps));
+  run_all(r, show);
+  r.seconds = show.seconds_in_all();
+  print_table(r);
+  write_json(r, asked.out / "train.json");
+  write_html(r, asked.out / "report.html");
+  fmt::print("Wrote {} and {}.\n", (asked.out / "train.json").string(), (asked.out / "report.html").string());
+  return conclude(r);
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  settings asked;
+  CLI::App app{"Trains a byte-level language model by one rank and by several, and compares their numbers."};
+  app.add_option("--text", asked.text, "file or folder to train on; may be given several times (default: this repository)");
+  app.add_option("--out", asked.out, "folder for train.json and report.html")->capture_default_str();
+  auto* steps =
+      app.add_option("--steps", asked.steps, "training steps in float")->capture_default_str()->check(CLI::Range(1, 1000000));
+  auto* more = app.add_option("--double-steps", asked.double_steps, "training steps in double")
+                   ->capture_default_str()
+                   ->check(CLI::Range(1, 1000000));
+  app.add_option("--seed", asked.seed, "of the weights and of the order of documents")->capture_default_str();
+  app.add_flag("--quick", asked.quick, "a tiny model and stream, for tests");
+  try {
+    app.parse(argc, argv);
+  } catch (CLI::ParseError const& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  if (asked.quick) {
+    make_quick(asked);
+    if (steps->empty()) asked.steps = 12;
+    if (more->empty()) asked.double_steps = 3;
+  }
+  if (asked.text.empty()) asked.text = own_text();
+  try {
+    return train(asked);
+  } catch (bad_text const& e) {
+    fmt::print(stderr, "sp_trainer: {}\n", e.what());
+    return 2;
+  } catch (std::filesystem::filesystem_error const& e) {
+    fmt::print(stderr, "sp_trainer: {}\n", e.what());
+    return 2;
+  } catch (std::exception const& e) {
+    fmt::print(stderr, "sp_trainer: {}\n", e.what());
+    return 1;
+  }
+}

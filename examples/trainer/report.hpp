@@ -1,0 +1,24 @@
+// What the trainer leaves behind: a table on the terminal, train.json with all numbers, report.html with pictures.
+// All three show the same outcomes; the page stands alone, without scripts or anything fetched.
+#pragma once
+
+#include "plans.hpp"
+
+namespace trainer {
+
+/// Everything a report shows.
+struct report {
+  settings asked;
+  corpus const* text = nullptr;
+  index parameters = 0;
+  std::vector<plan> plans;
+  step_text first_step;          ///< the packed stream whose owners are drawn
+  std::vector<outcome> outcomes; ///< by number type, then in the order of plans
+  double seconds = 0;
+};
+
+void print_table(report const& r);
+void write_json(report const& r, std::filesystem::path const& file);
+void write_html(report const& r, std::filesystem::path const& file);
+
+} // namespace trainer

@@ -1,0 +1,13 @@
+// The trainer in float.
+// See train.hpp for what a run is.
+#include "train.hpp"
+
+#include "run.hpp"
+
+namespace trainer {
+
+outcome run_float(plan const& how, settings const& asked, corpus const& text, int steps, progress& show) {
+  return run_plan<float>(how, asked, text, steps, show);
+}
+
+} // namespace trainer
