@@ -58,11 +58,13 @@ struct forward_io {
   view<accumulate_t<T> const, 1, M> sinks{};
 };
 
-template <class T, class M = host>
+/// G: element type of dk and dv, T or the type of sums where shares of several ranks are still to be added.
+template <class T, class G = T, class M = host>
 struct backward_io {
   heads on;
   view<T const, 3, M> q, k, v, out, dout;
-  view<T, 3, M> dq, dk, dv;
+  view<T, 3, M> dq; // (tokens, q heads, dim)
+  view<G, 3, M> dk, dv; // (tokens, kv heads, dim), (tokens, kv heads, value dim)
   attention_extras<T, M> extras{};
 };
 

@@ -82,8 +82,8 @@ void check_forward(forward_io<T, M> const& io, index q_rows, index k_rows) {
   refuse_aliasing({{"out", io.out}}, {{"q", io.q}, {"k", io.k}, {"v", io.v}});
 }
 
-template <class T, class M>
-void check_backward(backward_io<T, M> const& io, index q_rows, index k_rows) {
+template <class T, class G, class M>
+void check_backward(backward_io<T, G, M> const& io, index q_rows, index k_rows) {
   index hq = io.q.extent(1), hk = io.k.extent(1), d = io.q.extent(2), dv = io.v.extent(2);
   require_shape("q", io.q, {q_rows, hq, d});
   require_shape("k", io.k, {k_rows, hk, d});

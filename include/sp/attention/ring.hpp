@@ -31,6 +31,9 @@ public:
   }
 };
 
+template <class B>
+concept some_backend = attention_backend<B, float> || attention_backend<B, double> || attention_backend<B, bf16> || attention_backend<B, fp16>;
+
 } // namespace detail
 
 /// Attention of this rank's queries over the keys of a whole group.
@@ -42,6 +45,10 @@ class ring_attention : public detail::attention_object<ring_attention<Comm, Back
   static_assert(requires { typename Backend::plan; },
                 "sp::ring_attention: this kernel cannot resume or return its lse, so partial results over different keys cannot be merged. Use it under "
                 "sp::ulysses_attention, or give it forward(block_call) that writes lse and wrap it in sp::blockwise.");
+
+  static_assert(detail::some_backend<Backend>,
+                "sp::ring_attention: the kernel must model sp::attention_backend for some element type: memory_type, plan, extra, prepare(problem), "
+                "forward<T>(plan, allocator, call_numbers, q, keys, state) and backward<T>(plan, allocator, call_numbers, queries, keys, extra).");
 
 public:
   using memory_type = typename Comm::memory_type;
@@ -124,8 +131,8 @@ public:
     return s;
   }
 
-  template <class T>
-  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T> const& io) const {
+  template <class T, class G>
+  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
     using A = accumulate_t<T>;
     auto const& g = p.geometry;
     given.token.use();
@@ -133,7 +140,8 @@ public:
     owned<A, 2> delta(*ctx.scratch, {g.q_rows, io.on.q_count}); // (tokens, q heads)
     detail::row_delta<T>(io.out, io.dout, delta.tensor);
     if (io.extras.sinks.data) detail::sink_gradient<A>(io.on, io.extras.sinks, s.lse.tensor, delta.tensor, io.extras.dsinks);
-    detail::accumulator<T, 3> dq(*ctx.scratch, io.dq), dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
+    detail::accumulator<T, 3> dq(*ctx.scratch, io.dq);
+    detail::accumulator<G, 3> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
     bool add = io.extras.accumulate;
     query_grad<T> queries{io.q, io.out, io.dout, s.lse.tensor, delta.tensor, dq.begin(add)};
     key_grad<T> keys{io.k, io.v, dk.begin(add), dv.begin(add)};

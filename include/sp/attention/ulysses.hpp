@@ -103,30 +103,13 @@ public:
     return s;
   }
 
-  template <class T>
-  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T> const& io) const {
-    given.token.use();
-    saved<T> s = std::move(given);
-    heads mine = share(io.on, comm_.rank());
-    allocator& scratch = *ctx.scratch;
-    auto dout = by_heads(scratch, p.queries, io.dout, mine.q_count);
-    detail::exchange_plan plan(scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
-    if (options_.keep == keep::heads) {
-      to_heads<T>(plan, "ulysses.backward.inputs", io.on, {{&p.queries, io.dout, dout.tensor, true}});
-    } else {
-      s.q = by_heads(scratch, p.queries, io.q, mine.q_count);
-      s.k = by_heads(scratch, p.keys, io.k, mine.kv_count);
-      s.v = by_heads(scratch, p.keys, io.v, mine.kv_count);
-      to_heads<T>(plan, "ulysses.backward.inputs", io.on,
-                  {{&p.queries, io.dout, dout.tensor, true}, {&p.queries, io.q, s.q.tensor, true}, {&p.keys, io.k, s.k.tensor, false},
-                   {&p.keys, io.v, s.v.tensor, false}});
-    }
-    auto dq = by_heads(scratch, p.queries, io.q, mine.q_count);
-    auto dk = by_heads(scratch, p.keys, io.k, mine.kv_count), dv = by_heads(scratch, p.keys, io.v, mine.kv_count);
-    attention_extras<T> extras{io.extras.sinks, io.extras.dsinks, false};
-    inner_.template run_backward<T>(p.inner, ctx, std::move(s.inner),
-                                    {mine, s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor, dout.tensor, dq.tensor, dk.tensor, dv.tensor, extras});
-    return_gradients<T>(p, plan, scratch, io, dq.tensor, dk.tensor, dv.tensor);
+  /// Where ranks share kv heads, their shares of dk and dv travel in the type of sums and are rounded once, after the sum.
+  template <class T, class G>
+  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
+    if (kv_copies(io.on) > io.on.kv_count)
+      backward_through<accumulate_t<T>>(p, ctx, std::move(given), io);
+    else
+      backward_through<G>(p, ctx, std::move(given), io);
   }
 
   template <class T>
@@ -145,13 +128,50 @@ public:
     buffers<T>(c, p, mine, s);
     owned<T, 3> dout(c, {p.queries.group_rows, mine.q_count, s.value_dim});
     detail::exchange_plan plan(c, comm_, 3 * (p.queries.pieces + p.keys.pieces));
-    staging<T>(c, p, on, view<T, 3>(nullptr, {p.queries.rows, on.q_count, s.dim}), view<T, 3>(nullptr, {p.keys.rows, on.kv_count, s.dim}),
-               view<T, 3>(nullptr, {p.keys.rows, on.kv_count, s.value_dim}), true);
+    using A = accumulate_t<T>;
+    index copies = kv_copies(on);
+    staging<T, A>(c, p, on.q_count, copies, s.dim, s.value_dim);
+    owned<A, 3> sum(c, {p.keys.rows, on.kv_count, max(s.dim, s.value_dim)});
+    if (copies > on.kv_count) owned<A, 3>(c, {p.keys.group_rows, mine.kv_count, s.dim + s.value_dim}); // dk, dv by heads in the type of sums
     return c.bytes() + inner_.template scratch_for<T>(p.inner, mine, s);
   }
 
 private:
+  /// Share: element type of dk and dv by heads, as they are exchanged.
+  template <class Share, class T, class G>
+  void backward_through(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
+    given.token.use();
+    saved<T> s = std::move(given);
+    heads mine = share(io.on, comm_.rank());
+    allocator& scratch = *ctx.scratch;
+    auto dout = by_heads(scratch, p.queries, io.dout, mine.q_count);
+    detail::exchange_plan plan(scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
+    if (options_.keep == keep::heads) {
+      to_heads<T>(plan, "ulysses.backward.inputs", io.on, {{&p.queries, io.dout, dout.tensor, true}});
+    } else {
+      s.q = by_heads(scratch, p.queries, io.q, mine.q_count);
+      s.k = by_heads(scratch, p.keys, io.k, mine.kv_count);
+      s.v = by_heads(scratch, p.keys, io.v, mine.kv_count);
+      to_heads<T>(plan, "ulysses.backward.inputs", io.on,
+                  {{&p.queries, io.dout, dout.tensor, true}, {&p.queries, io.q, s.q.tensor, true}, {&p.keys, io.k, s.k.tensor, false},
+                   {&p.keys, io.v, s.v.tensor, false}});
+    }
+    auto dq = by_heads(scratch, p.queries, io.q, mine.q_count);
+    auto dk = by_heads<Share>(scratch, p.keys, io.k, mine.kv_count), dv = by_heads<Share>(scratch, p.keys, io.v, mine.kv_count);
+    attention_extras<T> extras{io.extras.sinks, io.extras.dsinks, false};
+    detail::backward_io<T, Share> whole{mine, s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor, dout.tensor, dq.tensor, dk.tensor, dv.tensor, extras};
+    inner_.template run_backward<T>(p.inner, ctx, std::move(s.inner), whole);
+    return_gradients(p, plan, scratch, io, dq.tensor, dk.tensor, dv.tensor);
+  }
+
   heads share(heads whole, int r) const { return heads_of(whole, r, comm_.size()); }
+
+  /// kv heads over all ranks, each as often as ranks use it.
+  index kv_copies(heads whole) const {
+    index n = 0;
+    for (int r = 0; r < comm_.size(); ++r) n += share(whole, r).kv_count;
+    return n;
+  }
 
   /// The heads of `part` out of a tensor that holds the heads of `whole`.
   template <class E>
@@ -159,9 +179,10 @@ private:
     return q ? v.slice(1, part.q_begin - whole.q_begin, part.q_count) : v.slice(1, part.kv_begin - whole.kv_begin, part.kv_count);
   }
 
-  template <class E, class T = std::remove_const_t<E>>
-  static owned<T, 3> by_heads(allocator& a, detail::token_exchange const& x, view<E, 3> const& like, index head_count) {
-    return owned<T, 3>(a, {x.group_rows, head_count, like.extent(2)}); // (group's tokens, my heads, dim)
+  template <class To = void, class E>
+  static auto by_heads(allocator& a, detail::token_exchange const& x, view<E, 3> const& like, index head_count) {
+    using element = std::conditional_t<std::is_void_v<To>, std::remove_const_t<E>, To>;
+    return owned<element, 3>(a, {x.group_rows, head_count, like.extent(2)}); // (group's tokens, my heads, dim)
   }
 
   template <class T>
@@ -194,30 +215,31 @@ private:
     plan.run(primitive);
   }
 
-  /// Where gradients arrive: the caller's tensor where each element comes from one rank, staging per rank otherwise.
-  template <class T>
+  /// Where gradients arrive when the caller's tensors cannot be written directly: to be added, or shared kv heads to be summed.
+  template <class T, class Share>
   struct staging {
-    owned<T, 3> q, k, v; // (tokens, heads summed over ranks, dim); empty when the caller's tensors are written directly
-    staging(allocator& a, prepared const& p, heads on, view<T, 3> dq, view<T, 3> dk, view<T, 3> dv, bool stage_all, index kv_copies = -1) {
-      if (stage_all) q = owned<T, 3>(a, {p.queries.rows, on.q_count, dq.extent(2)});
-      if (!stage_all && kv_copies == on.kv_count) return;
-      index n = kv_copies < 0 ? on.kv_count + p.queries.peers() : kv_copies;
-      k = owned<T, 3>(a, {p.keys.rows, n, dk.extent(2)});
-      v = owned<T, 3>(a, {p.keys.rows, n, dv.extent(2)});
-    }
+    owned<T, 3> q;        // (tokens, q heads, dim)
+    owned<Share, 3> k, v; // (tokens, kv heads summed over ranks, dim)
+    staging(allocator& a, prepared const& p, index q_heads, index kv_heads, index dim, index value_dim)
+        : q(a, {p.queries.rows, q_heads, dim}), k(a, {p.keys.rows, kv_heads, dim}), v(a, {p.keys.rows, kv_heads, value_dim}) {}
   };
 
   /// heads -> tokens for dq, dk, dv in one exchange; kv heads that several ranks share are summed in rank order.
-  template <class T>
-  void return_gradients(prepared const& p, detail::exchange_plan<Comm>& plan, allocator& scratch, detail::backward_io<T> const& io, view<T, 3> dq,
-                        view<T, 3> dk, view<T, 3> dv) const {
+  template <class T, class G, class Share>
+  void return_gradients(prepared const& p, detail::exchange_plan<Comm>& plan, allocator& scratch, detail::backward_io<T, G> const& io, view<T, 3> dq,
+                        view<Share, 3> dk, view<Share, 3> dv) const {
     bool add = io.extras.accumulate;
-    index copies = 0;
-    for (int r = 0; r < comm_.size(); ++r) copies += share(io.on, r).kv_count;
+    index copies = kv_copies(io.on);
     bool direct = !add && copies == io.on.kv_count;
-    staging<T> stage(scratch, p, io.on, io.dq, io.dk, io.dv, add, copies);
+    staging<T, Share> stage(scratch, p, add ? io.on.q_count : 0, direct ? 0 : copies, io.dk.extent(2), io.dv.extent(2));
     plan.clear();
     index at = 0;
+    auto arrive = [&](int r, view<G, 3> const& to, owned<Share, 3> const& staged, heads theirs) {
+      if (direct) // Share is G here
+        p.keys.receive_rows(plan, r, cut_heads(to, io.on, theirs, false));
+      else
+        p.keys.receive_rows(plan, r, staged.tensor.slice(1, at, theirs.kv_count));
+    };
     for (int r = 0; r < comm_.size(); ++r) {
       heads theirs = share(io.on, r);
       plan.open(r);
@@ -225,25 +247,25 @@ private:
       p.keys.send_rows(plan, r, dk);
       p.keys.send_rows(plan, r, dv);
       p.queries.receive_rows(plan, r, cut_heads(add ? stage.q.tensor : io.dq, io.on, theirs, true));
-      p.keys.receive_rows(plan, r, direct ? cut_heads(io.dk, io.on, theirs, false) : stage.k.tensor.slice(1, at, theirs.kv_count));
-      p.keys.receive_rows(plan, r, direct ? cut_heads(io.dv, io.on, theirs, false) : stage.v.tensor.slice(1, at, theirs.kv_count));
+      arrive(r, io.dk, stage.k, theirs);
+      arrive(r, io.dv, stage.v, theirs);
       at += theirs.kv_count;
     }
     plan.run("ulysses.backward.gradients");
     if (add) detail::store(io.dq, stage.q.tensor, true);
     if (direct) return;
-    sum_shared<T>(scratch, io, io.dk, stage.k.tensor);
-    sum_shared<T>(scratch, io, io.dv, stage.v.tensor);
+    sum_shared(scratch, io.on, io.dk, stage.k.tensor, add);
+    sum_shared(scratch, io.on, io.dv, stage.v.tensor, add);
   }
 
-  template <class T>
-  void sum_shared(allocator& scratch, detail::backward_io<T> const& io, view<T, 3> to, view<T, 3> staged) const {
-    detail::accumulator<T, 3> sum(scratch, to);
-    auto total = sum.begin(io.extras.accumulate);
+  template <class G, class Share>
+  void sum_shared(allocator& scratch, heads on, view<G, 3> to, view<Share, 3> staged, bool add) const {
+    detail::accumulator<G, 3> sum(scratch, to);
+    auto total = sum.begin(add);
     index at = 0;
     for (int r = 0; r < comm_.size(); ++r) {
-      heads theirs = share(io.on, r);
-      detail::store(cut_heads(total, io.on, theirs, false), staged.slice(1, at, theirs.kv_count), true);
+      heads theirs = share(on, r);
+      detail::store(cut_heads(total, on, theirs, false), staged.slice(1, at, theirs.kv_count), true);
       at += theirs.kv_count;
     }
     sum.finish();

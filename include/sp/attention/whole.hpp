@@ -74,14 +74,15 @@ public:
     return s;
   }
 
-  template <class T>
-  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T> const& io) const {
+  template <class T, class G>
+  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
     static_assert(requires(Kernel const& k, whole_grad<T> const& g) { k.backward(g); } ||
                       requires(Kernel const& k, whole_grad<T> const& g, typename saved<T>::entry const& e) { k.backward(g, e); },
                   "sp: this kernel has no backward(whole_grad) (or backward(whole_grad, what forward returned)); add it, or call infer only.");
     given.token.use();
     saved<T> s = std::move(given);
-    detail::accumulator<T, 3> dq(*ctx.scratch, io.dq), dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
+    detail::accumulator<T, 3> dq(*ctx.scratch, io.dq);
+    detail::accumulator<G, 3> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
     auto sum_q = dq.begin(io.extras.accumulate), sum_k = dk.begin(io.extras.accumulate), sum_v = dv.begin(io.extras.accumulate);
     std::size_t at = 0;
     for_each_call<whole_grad<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_grad<T>& c, head_group const& g) {

@@ -86,8 +86,38 @@ inline error_handler handler = nullptr; // atomic by builtins: <atomic> would do
 /// Installs `h` for the whole process (the only process-wide setting of sp) and returns the one before; nullptr means throw.
 inline error_handler set_error_handler(error_handler h) noexcept { return __atomic_exchange_n(&detail::handler, h, __ATOMIC_ACQ_REL); }
 
+/// Where a public call stands; errors that come from below it and do not know leave with this primitive and rank.
+struct site {
+  char const* object = ""; ///< "ring_attention"
+  char const* call = "";   ///< ".forward"
+  int rank = -1;
+  int size = -1;
+};
+
+namespace detail {
+inline thread_local site const* current_site = nullptr; // innermost call of this thread that said where it stands
+
+class site_scope {
+public:
+  explicit site_scope(site const& s) : before_(current_site) { current_site = &s; }
+  site_scope(site_scope const&) = delete;
+  site_scope& operator=(site_scope const&) = delete;
+  ~site_scope() { current_site = before_; }
+
+private:
+  site const* before_;
+};
+} // namespace detail
+
 /// Reports a failure: calls the handler if one is set, throws sp::error otherwise.
 [[noreturn]] inline void fail(error_info info) {
+  if (site const* s = detail::current_site) {
+    if (info.primitive.empty()) info.primitive = std::string(s->object) + s->call;
+    if (info.rank < 0) {
+      info.rank = s->rank;
+      info.size = s->size;
+    }
+  }
   if (error_handler h = __atomic_load_n(&detail::handler, __ATOMIC_ACQUIRE)) {
     h(info);
     std::abort(); // a handler that returns would let wrong numbers through
@@ -99,33 +129,11 @@ inline error_handler set_error_handler(error_handler h) noexcept { return __atom
 #endif
 }
 
-/// Where a public call stands; `located` puts it on errors that come from below and do not know it.
-struct site {
-  char const* object = ""; ///< "ring_attention"
-  char const* call = "";   ///< ".forward"
-  int rank = -1;
-  int size = -1;
-};
-
-/// Runs `body`; an sp::error that names no primitive or rank leaves with those of `s`.
+/// Runs `body` as the call `s`: a failure in it that names no primitive or rank gets those of `s`.
 template <class F>
-decltype(auto) located(site s, F&& body) {
-#if defined(__cpp_exceptions)
-  try {
-    return body();
-  } catch (error const& e) {
-    if (!e.info().primitive.empty() && e.info().rank >= 0) throw;
-    error_info info = e.info();
-    if (info.primitive.empty()) info.primitive = std::string(s.object) + s.call;
-    if (info.rank < 0) {
-      info.rank = s.rank;
-      info.size = s.size;
-    }
-    throw error(std::move(info));
-  }
-#else
+decltype(auto) located(site const& s, F&& body) {
+  detail::site_scope scope(s);
   return body();
-#endif
 }
 
 } // namespace sp

@@ -150,7 +150,7 @@ struct owned {
   view<T, Rank> tensor;
   owned() = default;
   owned(allocator& from, std::array<index, std::size_t(Rank)> extents)
-      : memory(from, view<T, Rank>(nullptr, extents).elements() * index(sizeof(T))), tensor(memory.as<T>(extents)) {}
+      : memory(from, checked_mul(view<T, Rank>(nullptr, extents).elements(), index(sizeof(T)))), tensor(memory.as<T>(extents)) {}
 };
 
 } // namespace sp
