@@ -58,7 +58,8 @@ void run(benchmark::State& state, Backend const& b, bool backward) {
   sp::key_part<T> keys{s.view(s.k), s.view(s.v)};
   auto forward = [&] {
     s.empty();
-    return b.template forward<T>(plan, memory, numbers, s.view(s.q), std::span<sp::key_part<T> const>(&keys, 1), {s.view(s.sums), s.rows(s.lse)});
+    return b.template forward<T>(plan, memory, numbers, s.view(s.q), std::span<sp::key_part<T> const>(&keys, 1),
+                                 {s.view(s.sums), s.rows(s.lse)});
   };
   auto extra = forward();
   sp::query_grad<T> query_grad{s.view(s.q), s.view(s.out), s.view(s.dout), s.rows(s.lse), s.rows(s.delta), s.view(s.dq)};
@@ -80,8 +81,10 @@ void sizes(benchmark::internal::Benchmark* b, bool large) {
   bool tiny = std::getenv("SP_BENCH_TINY") != nullptr;
   for (index dim : {64, 128})
     for (index causal : {0, 1}) {
-      if (tiny) b->Args({160, 1, dim, causal});
-      else b->Args({large ? 4096 : 512, 2, dim, causal});
+      if (tiny)
+        b->Args({160, 1, dim, causal});
+      else
+        b->Args({large ? 4096 : 512, 2, dim, causal});
     }
 }
 

@@ -26,13 +26,24 @@ void add(view<A, R> to, view<A, R> from) {
   for_each_pair(to, from, [](A& x, A& y) { x += y; });
 }
 
+/// a b + c as the target does it: always fused or never. A compiler left alone fuses one loop and not another, depending on strides,
+/// and the same row would get different bits on different ranks.
+template <class A>
+A multiply_add(A a, A b, A c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return std::fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 /// delta (rows, heads) = sum over dim of dout * out: the row sum of dP o P in the softmax backward (SEMANTICS: ring backward).
 template <class T, class A = accumulate_t<T>>
 void row_delta(view<T const, 3> out, view<T const, 3> dout, view<A, 2> delta) {
   for (index i = 0; i < out.extent(0); ++i)
     for (index h = 0; h < out.extent(1); ++h) {
       A sum = 0;
-      for (index d = 0; d < out.extent(2); ++d) sum += to_acc(out(i, h, d)) * to_acc(dout(i, h, d));
+      for (index d = 0; d < out.extent(2); ++d) sum = multiply_add<A>(to_acc(out(i, h, d)), to_acc(dout(i, h, d)), sum);
       delta(i, h) = sum;
     }
 }

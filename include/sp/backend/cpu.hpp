@@ -5,7 +5,7 @@
 #include <sp/backend/cpu_backward.hpp>
 #include <sp/backend/cpu_forward.hpp>
 
-namespace sp {
+namespace sp::inline SP_CPU_TARGET {
 
 /// An attention_backend: sp::cpu{}, sp::cpu{sp::softcap{30}, sp::alibi{slopes}}. Sums run in float, for double in double.
 /// Rows and keys that no slice covers are never read. The only memory a call takes is scratch, all of it at once.
@@ -54,4 +54,4 @@ private:
 static_assert(attention_backend<cpu<>, float> && attention_backend<cpu<>, double> && attention_backend<cpu<>, bf16>);
 static_assert(attention_backend<cpu<softcap, alibi, dropout>, fp16>);
 
-} // namespace sp
+} // namespace sp::inline SP_CPU_TARGET

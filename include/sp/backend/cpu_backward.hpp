@@ -5,7 +5,7 @@
 #include <sp/backend/cpu_pack.hpp>
 #include <sp/backend/cpu_scores.hpp>
 
-namespace sp::detail {
+namespace sp::detail::inline SP_CPU_TARGET {
 
 template <class T, class Chain>
 struct cpu_backward {
@@ -124,4 +124,4 @@ private:
   }
 };
 
-} // namespace sp::detail
+} // namespace sp::detail::inline SP_CPU_TARGET

@@ -5,7 +5,7 @@
 #include <sp/backend/cpu_pack.hpp>
 #include <sp/backend/cpu_scores.hpp>
 
-namespace sp::detail {
+namespace sp::detail::inline SP_CPU_TARGET {
 
 template <class T, class Chain>
 struct cpu_forward {
@@ -101,4 +101,4 @@ private:
   }
 };
 
-} // namespace sp::detail
+} // namespace sp::detail::inline SP_CPU_TARGET

@@ -7,7 +7,7 @@
 #include <sp/backend/cpu_simd.hpp>
 #include <sp/backend/cpu_tiles.hpp>
 
-namespace sp::detail {
+namespace sp::detail::inline SP_CPU_TARGET {
 
 /// One bit per key of a tile.
 struct key_bits {
@@ -121,4 +121,4 @@ private:
   }
 };
 
-} // namespace sp::detail
+} // namespace sp::detail::inline SP_CPU_TARGET

@@ -6,7 +6,7 @@
 
 #include <sp/backend/cpu_pair.hpp>
 
-namespace sp::detail {
+namespace sp::detail::inline SP_CPU_TARGET {
 
 /// What happens to the old contents of a product's target.
 enum class onto { nothing, scaled, sum };
@@ -19,7 +19,7 @@ inline constexpr index micro_columns = 2 * simd<A>::lanes;
 template <bool Transposed, onto Old, class A>
 void micro_product(A const* a, index lda, A const* b, index ldb, index inner, A* c, index ldc, [[maybe_unused]] A const* scale) {
   using V = simd<A>;
-  [&]<int... I>(std::integer_sequence<int, I...>) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
     V left[] = {V(A(I * 0))...}, right[] = {V(A(I * 0))...};
     for (index x = 0; x < inner; ++x) {
       V b0 = V::load(b), b1 = V::load(b + V::lanes);
@@ -96,4 +96,4 @@ void keys_product(matrix<A> p, matrix<A> y, index width, pair_mask const& mask, 
   }
 }
 
-} // namespace sp::detail
+} // namespace sp::detail::inline SP_CPU_TARGET

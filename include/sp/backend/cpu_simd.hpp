@@ -8,9 +8,18 @@
 
 #include <sp/core/index.hpp>
 
-namespace sp::detail {
+// The widest vectors that the target computes with. Everything that depends on them lives in an inline namespace of that name, so
+// that translation units compiled for different processors link without sharing code.
+#if defined(__AVX512F__)
+#define SP_CPU_TARGET avx512
+#elif defined(__AVX__)
+#define SP_CPU_TARGET avx
+#else
+#define SP_CPU_TARGET any_cpu
+#endif
 
-// The widest vectors that the target computes with. The width changes no result: nothing but row sums runs across lanes.
+namespace sp::detail::inline SP_CPU_TARGET {
+
 #if defined(__AVX512F__)
 inline constexpr int simd_bytes = 64;
 inline constexpr int micro_rows = 8; // 8 x 2 sums in 32 registers
@@ -29,8 +38,8 @@ struct simd {
   native v;
 
   simd() = default;
-  explicit simd(A x) : v(native{} + x) {}
-  static simd of(native n) { // not a constructor: g++ takes a dependent native for A
+  explicit simd(A x) : v(x - native{}) {} // x - 0 is x, also for -0: it costs nothing
+  static simd of(native n) {              // not a constructor: g++ takes a dependent native for A
     simd r;
     r.v = n;
     return r;
@@ -113,4 +122,4 @@ inline simd<double> tanh_of(simd<double> x) {
   return each_lane(x, [](double e) { return std::tanh(e); });
 }
 
-} // namespace sp::detail
+} // namespace sp::detail::inline SP_CPU_TARGET
