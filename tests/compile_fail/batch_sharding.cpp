@@ -7,7 +7,8 @@
 
 struct by_hand {
   sp::scope over = sp::scope::document;
-#ifndef SP_FAIL
+#ifdef SP_FAIL
+#else
   std::vector<sp::run> runs(sp::index n, sp::index part, sp::index parts) const { return sp::contiguous{}.runs(n, part, parts); }
 #endif
 };

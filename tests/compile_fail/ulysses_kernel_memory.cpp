@@ -3,7 +3,8 @@
 #include <sp/ulysses.hpp>
 
 struct kernel {
-#ifndef SP_FAIL
+#ifdef SP_FAIL
+#else
   using memory_type = sp::host;
 #endif
   void forward(sp::whole_call<float> const&) const {}

@@ -1,5 +1,5 @@
-// The block algebra against brute force: for every pair of shardings, documents and masks, the blocks of all pairs of ranks
-// hold each visible (query, key) exactly once and nothing else, name the right rows, and have no row or key at the rim that sees nothing.
+// The block algebra against brute force: for every pair of shardings, documents and masks, the blocks of all pairs of ranks hold
+// each visible (query, key) exactly once and nothing else, name the right rows, and no row or key at their rim sees nothing.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -52,7 +52,9 @@ std::vector<rule> rules(documents const& q, documents const& k) {
   std::vector<document> spans;
   for (document const& x : q)
     if (x.count > 3) spans.push_back({x.begin + x.count / 3, x.count / 2, x.count / 2});
-  auto in_span = [](index i, index j, index n) { return n > 3 && n / 3 <= i && i < n / 3 + n / 2 && n / 3 <= j && j < n / 3 + n / 2; };
+  auto in_span = [](index i, index j, index n) {
+    return n > 3 && n / 3 <= i && i < n / 3 + n / 2 && n / 3 <= j && j < n / 3 + n / 2;
+  };
   out.push_back({sp::image_spans(spans), [=](d, index i, index j, index n, index) { return j <= i || in_span(i, j, n); }});
   mask narrow = sp::image_spans(spans);
   narrow.lo = -2;
@@ -60,8 +62,8 @@ std::vector<rule> rules(documents const& q, documents const& k) {
   std::vector<slice> user;
   for (document const& x : q) {
     index m = x.count / 2;
-    user.push_back({x.begin, x.begin + m, x.begin, x.begin + m, 0, 0});                    // the diagonal
-    user.push_back({x.begin + m, x.end(), x.begin, x.begin + m, -sp::unbounded, -m - 1});  // and a corner
+    user.push_back({x.begin, x.begin + m, x.begin, x.begin + m, 0, 0});                   // the diagonal
+    user.push_back({x.begin + m, x.end(), x.begin, x.begin + m, -sp::unbounded, -m - 1}); // and a corner
   }
   out.push_back({sp::user_slices(user), [](d, index i, index j, index n, index) {
                    index m = n / 2;
@@ -118,10 +120,12 @@ std::vector<cut> cuts(documents const& docs, int parts, bool all) {
 }
 
 /// The blocks of a rank's queries against a rank's keys: bounds, places, rims; marks what they show.
-void mark(std::vector<block> const& list, cut const& q, cut const& k, std::vector<int>& shown, tally& t, std::string const& name) {
+void mark(std::vector<block> const& list, cut const& q, cut const& k, std::vector<int>& shown, tally& t,
+          std::string const& name) {
   for (block const& b : list) {
     auto const &q_rows = q.rows[std::size_t(b.q_part)], &k_rows = k.rows[std::size_t(b.k_part)];
-    bool inside = b.rows > 0 && b.keys > 0 && b.q >= 0 && b.k >= 0 && b.q + b.rows <= index(q_rows.size()) && b.k + b.keys <= index(k_rows.size());
+    bool inside = b.rows > 0 && b.keys > 0 && b.q >= 0 && b.k >= 0 && b.q + b.rows <= index(q_rows.size()) &&
+                  b.k + b.keys <= index(k_rows.size());
     t.expect(inside, name + ": a block leaves its tensors");
     if (!inside) continue;
     index nk = k.of.docs().length(), seen_pairs = 0;
@@ -136,7 +140,8 @@ void mark(std::vector<block> const& list, cut const& q, cut const& k, std::vecto
         if (i == 0) t.expect(kp == b.k_pos + j * b.k_stride, name + ": a key has another position");
         bool sees = b.lo <= kp - qp && kp - qp <= b.hi;
         if (sees) ++shown[std::size_t(qp * nk + kp)];
-        if (sees != b.sees(i, j) || sees != (seen.first <= j && j < seen.first + seen.count)) t.expect(false, name + ": sees() and seen_by() differ");
+        if (sees != b.sees(i, j) || sees != (seen.first <= j && j < seen.first + seen.count))
+          t.expect(false, name + ": sees() and seen_by() differ");
       }
     }
     for (index j : {index{0}, b.keys - 1}) {
@@ -162,13 +167,15 @@ std::vector<char> wanted(rule const& r, documents const& q, documents const& k) 
   return out;
 }
 
-void check_pair(cut const& q, cut const& k, std::vector<slice> const& mask, std::vector<char> const& want, tally& t, std::string const& name) {
+void check_pair(cut const& q, cut const& k, std::vector<slice> const& mask, std::vector<char> const& want, tally& t,
+                std::string const& name) {
   std::vector<int> shown(want.size());
   for (auto const& a : q.runs)
     for (auto const& b : k.runs) mark(sp::blocks(a, b, mask), q, k, shown, t, name);
   ++t.cases;
   for (std::size_t i = 0; i < want.size(); ++i)
-    if (shown[i] != want[i]) return t.expect(false, name + ": pair " + std::to_string(i) + " is shown " + std::to_string(shown[i]) + " times");
+    if (shown[i] != want[i])
+      return t.expect(false, name + ": pair " + std::to_string(i) + " is shown " + std::to_string(shown[i]) + " times");
 }
 
 void check_documents(documents const& q, documents const& k, int parts, bool all, tally& t) {
@@ -178,7 +185,9 @@ void check_documents(documents const& q, documents const& k, int parts, bool all
     auto mask = sp::slices(r.made, q, k);
     auto want = wanted(r, q, k);
     for (cut const& a : q_cuts)
-      for (cut const& b : k_cuts) check_pair(a, b, mask, want, t, a.name + " x " + b.name + " over " + std::to_string(parts) + ", rule " + std::to_string(number));
+      for (cut const& b : k_cuts)
+        check_pair(a, b, mask, want, t,
+                   a.name + " x " + b.name + " over " + std::to_string(parts) + ", rule " + std::to_string(number));
     ++number;
   }
 }
@@ -187,9 +196,9 @@ void check_documents(documents const& q, documents const& k, int parts, bool all
 constexpr slice causal_16{0, 16, 0, 16, -sp::unbounded, 0, 0, 0, 0, 0};
 constexpr std::array<placed, 2> zigzag_of(index r) { return {{{{2 * r, 2, 1}, int(r), 0}, {{14 - 2 * r, 2, 1}, int(r), 2}}}; }
 constexpr index zigzag_pairs(index q, index k) { return sp::work(sp::blocks(zigzag_of(q), zigzag_of(k), {&causal_16, 1})); }
-static_assert(zigzag_pairs(1, 1) == 3 + 4 + 3);  // causal on both halves, and the late half sees the whole early one
-static_assert(zigzag_pairs(1, 0) == 4 * 2);      // keys of an earlier rank: all q x first half
-static_assert(zigzag_pairs(1, 3) == 2 * 4);      // of a later rank: second half of q x all keys
+static_assert(zigzag_pairs(1, 1) == 3 + 4 + 3); // causal on both halves, and the late half sees the whole early one
+static_assert(zigzag_pairs(1, 0) == 4 * 2);     // keys of an earlier rank: all q x first half
+static_assert(zigzag_pairs(1, 3) == 2 * 4);     // of a later rank: second half of q x all keys
 static_assert(zigzag_pairs(0, 0) == zigzag_pairs(3, 3));
 
 // SEMANTICS 5.4: stripes of 4 ranks over 16 tokens.
@@ -198,9 +207,10 @@ constexpr block stripes(index q, index k) {
   placed a = stripe_of(q), b = stripe_of(k);
   return sp::blocks({&a, 1}, {&b, 1}, {&causal_16, 1}).at(0);
 }
-static_assert(sp::local_band(stripes(2, 1)) == sp::band{-sp::unbounded, 0});  // s <= r: j <= i
+static_assert(sp::local_band(stripes(2, 1)) == sp::band{-sp::unbounded, 0}); // s <= r: j <= i
 static_assert(sp::local_band(stripes(2, 2)) == sp::band{-sp::unbounded, 0});
-static_assert(stripes(1, 2).q == 1 && stripes(1, 2).rows == 3 && stripes(1, 2).keys == 3); // s > r: j < i, so row 0 and the last key vanish
+static_assert(stripes(1, 2).q == 1 && stripes(1, 2).rows == 3 &&
+              stripes(1, 2).keys == 3); // s > r: j < i, so row 0 and the last key vanish
 static_assert(sp::local_band(stripes(1, 2)) == sp::band{-sp::unbounded, 0});
 
 TEST_CASE("blocks: every pair of shardings covers every mask exactly once, one document of every length") {
@@ -243,9 +253,11 @@ TEST_CASE("blocks: a rank's queries against the table of everybody's keys [asan]
           auto want = wanted(r, docs, docs);
           std::vector<int> shown(want.size());
           auto table = sp::table_of(k.of);
-          for (std::size_t i = 1; i < table.size(); ++i) t.expect(table[i - 1].positions.begin < table[i].positions.begin, "the table is out of order");
+          for (std::size_t i = 1; i < table.size(); ++i)
+            t.expect(table[i - 1].positions.begin < table[i].positions.begin, "the table is out of order");
           for (auto const& a : q.runs) mark(sp::blocks(a, table, mask), q, k, shown, t, q.name + " against the table");
-          t.expect(std::equal(shown.begin(), shown.end(), want.begin(), [](int a, char b) { return a == b; }), q.name + " x table of " + k.name);
+          t.expect(std::equal(shown.begin(), shown.end(), want.begin(), [](int a, char b) { return a == b; }),
+                   q.name + " x table of " + k.name);
         }
   CHECK_MESSAGE(t.wrong == 0, t.first);
   CHECK(t.pairs > 100000);
@@ -333,7 +345,8 @@ TEST_CASE("blocks: coalesce joins what continues affinely and keeps every pair [
   documents docs = sp::packed{0, 10, 10, 25};
   std::vector<mask> masks;
   for (rule const& r : rules(docs, docs)) masks.push_back(r.made);
-  masks.push_back(sp::user_slices({{0, 10, 0, 4}, {0, 10, 4, 10}, {10, 25, 10, 18}, {10, 20, 18, 25}, {20, 25, 18, 25}})); // cut for no reason
+  masks.push_back(sp::user_slices(
+      {{0, 10, 0, 4}, {0, 10, 4, 10}, {10, 25, 10, 18}, {10, 20, 18, 25}, {20, 25, 18, 25}})); // cut for no reason
   for (int parts : {1, 2, 3, 4, 8})
     for (cut const& q : cuts(docs, parts, true))
       for (cut const& k : cuts(docs, parts, true))
@@ -348,13 +361,17 @@ TEST_CASE("blocks: coalesce joins what continues affinely and keeps every pair [
               std::vector<int> one(std::size_t(25 * 25)), two(one);
               for (block const& x : list)
                 for (index i = 0; i < x.rows; ++i)
-                  for (index j = 0; j < x.keys; ++j) one[std::size_t((x.q_pos + i * x.q_stride) * 25 + x.k_pos + j * x.k_stride)] += x.sees(i, j);
+                  for (index j = 0; j < x.keys; ++j)
+                    one[std::size_t((x.q_pos + i * x.q_stride) * 25 + x.k_pos + j * x.k_stride)] += x.sees(i, j);
               for (block const& x : joined)
                 for (index i = 0; i < x.rows; ++i)
                   for (index j = 0; j < x.keys; ++j) {
                     index qp = x.q_pos + i * x.q_stride, kp = x.k_pos + j * x.k_stride;
                     two[std::size_t(qp * 25 + kp)] += x.sees(i, j);
-                    wrong += q.rows[std::size_t(x.q_part)][std::size_t(x.q + i)] == qp && k.rows[std::size_t(x.k_part)][std::size_t(x.k + j)] == kp ? 0 : 1;
+                    wrong += q.rows[std::size_t(x.q_part)][std::size_t(x.q + i)] == qp &&
+                                     k.rows[std::size_t(x.k_part)][std::size_t(x.k + j)] == kp
+                                 ? 0
+                                 : 1;
                   }
               wrong += one == two ? 0 : 1;
             }

@@ -28,7 +28,7 @@ index document_of(documents const& docs, index p) {
   return -1;
 }
 
-/// True if the slices of m show the pair (q, k) of documents exactly as `sees(document, q offset, k offset)` says, each pair once.
+/// True if the slices of m show the pairs (q, k) exactly as `sees(document, q offset, k offset)` says, each pair once.
 template <class Sees>
 bool shows(mask const& m, documents const& q, documents const& k, Sees&& sees) {
   auto list = sp::slices(m, q, k);
@@ -37,8 +37,8 @@ bool shows(mask const& m, documents const& q, documents const& k, Sees&& sees) {
   for (index i = 0; i < q.length(); ++i)
     for (index j = 0; j < k.length(); ++j) {
       index d = document_of(q, i);
-      bool want = d >= 0 && d == document_of(k, j) &&
-                  sees(std::size_t(d), i - q[std::size_t(d)].begin, j - k[std::size_t(d)].begin);
+      bool want =
+          d >= 0 && d == document_of(k, j) && sees(std::size_t(d), i - q[std::size_t(d)].begin, j - k[std::size_t(d)].begin);
       index times = 0;
       for (slice const& s : list) {
         if (!s.sees(i, j)) continue;
@@ -100,7 +100,8 @@ TEST_CASE("masks: image spans see themselves both ways, with and without a windo
   std::vector<document> spans{{2, 3, 3}, {6, 4, 4}, {12, 5, 5}, {20, 1, 1}};
   auto same_span = [&](std::size_t d, index q, index k) {
     for (document const& s : spans)
-      if (s.begin <= docs[d].begin + q && docs[d].begin + q < s.end() && s.begin <= docs[d].begin + k && docs[d].begin + k < s.end())
+      if (s.begin <= docs[d].begin + q && docs[d].begin + q < s.end() && s.begin <= docs[d].begin + k &&
+          docs[d].begin + k < s.end())
         return true;
     return false;
   };
@@ -110,7 +111,8 @@ TEST_CASE("masks: image spans see themselves both ways, with and without a windo
       mask m = sp::image_spans(spans);
       m.lo = -left;
       m.hi = right;
-      CHECK(shows(m, docs, [&](std::size_t d, index q, index k) { return (-left <= k - q && k - q <= right) || same_span(d, q, k); }));
+      CHECK(shows(m, docs,
+                  [&](std::size_t d, index q, index k) { return (-left <= k - q && k - q <= right) || same_span(d, q, k); }));
       m.prefix = {4, 0, 3};
       CHECK(shows(m, docs, [&](std::size_t d, index q, index k) {
         return (-left <= k - q && k - q <= right) || same_span(d, q, k) || k < m.prefix[d];
@@ -155,7 +157,8 @@ TEST_CASE("masks: prefix-LM as overlapping slices counts keys twice and is refus
   documents docs = sp::packed{0, 8};
   mask m = sp::user_slices({{0, 8, 0, 3}, {0, 8, 0, 8, -sp::unbounded, 0}});
   auto e = failure_of([&] { return sp::slices(m, docs, docs); });
-  CHECK(says(e, errc::bad_mask, "{q [0, 8), k [0, 3), -inf <= k - q <= inf}", "{q [0, 8), k [0, 8), -inf <= k - q <= 0}", "overlap"));
+  CHECK(says(e, errc::bad_mask, "{q [0, 8), k [0, 3), -inf <= k - q <= inf}", "{q [0, 8), k [0, 8), -inf <= k - q <= 0}",
+             "overlap"));
 
   m = sp::causal();
   m.user = {{4, 5, 2, 3}}; // already visible
@@ -200,8 +203,10 @@ TEST_CASE("masks: reversed and straying slices, prefixes and rules are refused w
   std::vector<document> span{{3, 3, 3}};
   CHECK(says(refuse(sp::image_spans(span)), errc::bad_mask, "q [3, 6)", "leaves its document"));
   span = {{1, 2, 2}};
-  CHECK(says(failure_of([&] { return sp::slices(sp::image_spans(span), docs, sp::packed{0, 6, 11}); }), errc::bad_mask, "document 0",
-             "queries and keys differ"));
+  CHECK(says(failure_of([&] {
+               return sp::slices(sp::image_spans(span), docs, sp::packed{0, 6, 11});
+             }),
+             errc::bad_mask, "document 0", "queries and keys differ"));
   CHECK(says(refuse(sp::prefix_lm({5, 0})), errc::bad_mask, "prefix 5 of document 0 with 4 keys"));
   CHECK(says(refuse(sp::prefix_lm({1, -1})), errc::bad_mask, "prefix -1 of document 1"));
   CHECK(says(refuse(sp::prefix_lm({1})), errc::bad_mask, "1 prefix lengths for 2 documents"));

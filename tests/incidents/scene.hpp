@@ -37,7 +37,8 @@ struct any_sharding {
   }
   index multiple(index parts) const { return 2 * parts; }
 };
-inline any_sharding const all_shardings[] = {{any_sharding::contiguous, sp::scope::stream}, {any_sharding::zigzag}, {any_sharding::striped}, {any_sharding::usp}};
+inline any_sharding const all_shardings[] = {
+    {any_sharding::contiguous, sp::scope::stream}, {any_sharding::zigzag}, {any_sharding::striped}, {any_sharding::usp}};
 
 /// sees(document, q offset, k offset) is the mask's definition.
 using predicate = std::function<bool(std::size_t, index, index)>;
@@ -55,7 +56,8 @@ struct scene {
   std::vector<double> q{}, k{}, v{}, dout{};
 
   scene(sp::documents docs, index hq, index hk) : scene(docs, docs, hq, hk) {}
-  scene(sp::documents qd, sp::documents kd, index hq, index hk) : q_docs(std::move(qd)), k_docs(std::move(kd)), q_heads(hq), kv_heads(hk) {
+  scene(sp::documents qd, sp::documents kd, index hq, index hk)
+      : q_docs(std::move(qd)), k_docs(std::move(kd)), q_heads(hq), kv_heads(hk) {
     std::mt19937 g(unsigned(q_docs.length() * 31 + hq * 7 + hk));
     std::normal_distribution<double> normal;
     auto fill = [&](index n) {
@@ -79,7 +81,8 @@ struct scene {
     o.q = q, o.k = k, o.v = v;
     o.see([&](index i, index j) {
       index d = document_of(q_docs, i);
-      return d >= 0 && d == document_of(k_docs, j) && sees(std::size_t(d), i - q_docs[std::size_t(d)].begin, j - k_docs[std::size_t(d)].begin);
+      return d >= 0 && d == document_of(k_docs, j) &&
+             sees(std::size_t(d), i - q_docs[std::size_t(d)].begin, j - k_docs[std::size_t(d)].begin);
     });
     auto r = o.backward(dout);
     return {r.out, r.dq, r.dk, r.dv};
@@ -104,7 +107,8 @@ inline double error(tensors const& a, tensors const& b) {
 struct local {
   std::vector<double> values;
   std::array<index, 3> extents;
-  local(index rows, index heads, index width, double fill) : values(std::size_t(rows * heads * width), fill), extents{rows, heads, width} {}
+  local(index rows, index heads, index width, double fill)
+      : values(std::size_t(rows * heads * width), fill), extents{rows, heads, width} {}
   sp::view<double, 3> view() { return tensor<3>(values, extents); }
   sp::view<double const, 3> read() const { return tensor<3>(values, extents); }
 };
@@ -114,8 +118,9 @@ struct rank_tensors {
   local q, k, v, dout, out, dq, dk, dv;
   rank_tensors(scene const& s, sp::batch const& qb, sp::batch const& kb, double slack)
       : q(qb.tokens(), s.q_heads, s.dim, 0), k(kb.tokens(), s.kv_heads, s.dim, 0), v(kb.tokens(), s.kv_heads, s.value_dim, 0),
-        dout(qb.tokens(), s.q_heads, s.value_dim, 0), out(qb.tokens(), s.q_heads, s.value_dim, nan()), dq(qb.tokens(), s.q_heads, s.dim, nan()),
-        dk(kb.tokens(), s.kv_heads, s.dim, nan()), dv(kb.tokens(), s.kv_heads, s.value_dim, nan()) {
+        dout(qb.tokens(), s.q_heads, s.value_dim, 0), out(qb.tokens(), s.q_heads, s.value_dim, nan()),
+        dq(qb.tokens(), s.q_heads, s.dim, nan()), dk(kb.tokens(), s.kv_heads, s.dim, nan()),
+        dv(kb.tokens(), s.kv_heads, s.value_dim, nan()) {
     auto give = [&](sp::batch const& b, std::vector<double> const& global, local& to) {
       sp::split(b, tensor<3>(global, {b.source().length(), to.extents[1], to.extents[2]}), to.view(), slack);
     };
@@ -161,8 +166,8 @@ outcome run(scene const& s, int parts, how_to_run const& how, Make const& make) 
     sp::pool scratch, kept;
     sp::context ctx(scratch, kept);
     auto saved = attention.forward(prepared, ctx, t.q.read(), t.k.read(), t.v.read(), t.out.view());
-    attention.backward(prepared, ctx, std::move(saved), t.q.read(), t.k.read(), t.v.read(), t.out.read(), t.dout.read(), t.dq.view(), t.dk.view(),
-                       t.dv.view());
+    attention.backward(prepared, ctx, std::move(saved), t.q.read(), t.k.read(), t.v.read(), t.out.read(), t.dout.read(),
+                       t.dq.view(), t.dk.view(), t.dv.view());
     bad += dirty(qb, t.out) + dirty(qb, t.dq) + dirty(kb, t.dk) + dirty(kb, t.dv);
     tensors all;
     auto collect = [&](sp::batch const& b, local const& x, std::vector<double>& to) {
@@ -195,11 +200,14 @@ inline double worst_error(scene const& s, int parts, how_to_run const& how) {
     double e = o.dirty_slack ? std::numeric_limits<double>::infinity() : error(o.found, want);
     worst = std::isnan(e) || worst < e ? e : worst;
   };
-  for (auto schedule : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull}) take(run(s, parts, how, ring(s.mask, schedule)));
+  for (auto schedule : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull})
+    take(run(s, parts, how, ring(s.mask, schedule)));
   take(run(s, parts, how, ulysses(s.mask)));
   return worst;
 }
-inline double worst_error(scene const& s, int parts, any_sharding const& how = all_shardings[1]) { return worst_error(s, parts, how_to_run{how, how}); }
+inline double worst_error(scene const& s, int parts, any_sharding const& how = all_shardings[1]) {
+  return worst_error(s, parts, how_to_run{how, how});
+}
 
 /// What double agrees to (RELIABILITY: 1e-12 normwise).
 inline constexpr double bound = 1e-12;

@@ -36,7 +36,8 @@ TEST_CASE("DeepSpeed#6774, #8317: Ulysses there and back is the identity for all
         bool same = true;
         for (index i = 0; i < 21; ++i)
           for (index h = 0; h < 6; ++h)
-            for (index c = 0; c < 2; ++c) same = same && found.out[std::size_t((i * 6 + h) * 2 + c)] == s.v[std::size_t((i * 3 + h / 2) * 2 + c)];
+            for (index c = 0; c < 2; ++c)
+              same = same && found.out[std::size_t((i * 6 + h) * 2 + c)] == s.v[std::size_t((i * 3 + h / 2) * 2 + c)];
         CHECK(same);
       }
 }
@@ -83,7 +84,8 @@ TEST_CASE("ring-flash-attention#35: a window reaches across ranks, left and righ
       }
 }
 
-TEST_CASE("ring-flash-attention#20, #30, pytorch#134650: extreme logits and rows without keys merge without overflow or NaN [asan]") {
+TEST_CASE(
+    "ring-flash-attention#20, #30, pytorch#134650: extreme logits and rows without keys merge without overflow or NaN [asan]") {
   for (double size : {1.0, 30.0, 300.0})
     for (int parts : {1, 3, 4}) {
       scene s(sp::packed{0, 18}, 2, 1);
@@ -101,7 +103,8 @@ TEST_CASE("ring-flash-attention#20, #30, pytorch#134650: extreme logits and rows
     }
 }
 
-TEST_CASE("flash-linear-attention#892, flash-attention#1228: slack rows hold NaN: outputs and gradients there are 0, the rest is right [asan]") {
+TEST_CASE("flash-linear-attention#892, flash-attention#1228: slack rows hold NaN: outputs and gradients there are 0, the rest is "
+          "right [asan]") {
   double const nan = std::numeric_limits<double>::quiet_NaN();
   for (int parts : {1, 2, 3, 4, 8})
     for (any_sharding const& how : all_shardings) {
@@ -115,8 +118,8 @@ TEST_CASE("flash-linear-attention#892, flash-attention#1228: slack rows hold NaN
 TEST_CASE("flash-attention#2562, #2470, #2421, #1254: zero-length documents anywhere, q and k sides [asan]") {
   std::vector<std::pair<sp::documents, sp::documents>> both{
       {sp::packed{0, 0, 6, 6, 6, 13, 13}, sp::packed{0, 0, 6, 6, 6, 13, 13}}, // first, middle twice, last
-      {sp::packed{0, 0, 4, 9, 9}, sp::packed{0, 5, 5, 11, 14}},             // queries without keys, keys without queries
-      {sp::packed{0, 4, 4}, sp::packed{0, 0, 7}},                           // nothing meets anything
+      {sp::packed{0, 0, 4, 9, 9}, sp::packed{0, 5, 5, 11, 14}},               // queries without keys, keys without queries
+      {sp::packed{0, 4, 4}, sp::packed{0, 0, 7}},                             // nothing meets anything
       {sp::packed{0, 0, 0}, sp::packed{0, 0, 0}},
       {sp::packed{0}, sp::packed{0}},
   };
@@ -143,15 +146,18 @@ TEST_CASE("DeepSpeed#8291: two objects of different shapes alive at once do not 
     // forward, forward, backward, backward
     auto kept_x = first.forward(ba, x.q.read(), x.k.read(), x.v.read(), x.out.view());
     auto kept_y = second.forward(bb, y.q.read(), y.k.read(), y.v.read(), y.out.view());
-    first.backward(ba, std::move(kept_x), x.q.read(), x.k.read(), x.v.read(), x.out.read(), x.dout.read(), x.dq.view(), x.dk.view(), x.dv.view());
-    second.backward(bb, std::move(kept_y), y.q.read(), y.k.read(), y.v.read(), y.out.read(), y.dout.read(), y.dq.view(), y.dk.view(), y.dv.view());
+    first.backward(ba, std::move(kept_x), x.q.read(), x.k.read(), x.v.read(), x.out.read(), x.dout.read(), x.dq.view(),
+                   x.dk.view(), x.dv.view());
+    second.backward(bb, std::move(kept_y), y.q.read(), y.k.read(), y.v.read(), y.out.read(), y.dout.read(), y.dq.view(),
+                    y.dk.view(), y.dv.view());
     auto right = [&](scene const& s, sp::batch const& on, rank_tensors const& t, tensors const& want) {
       rank_tensors part(s, on, on, 0); // the truth, split like the rest
       auto same = [&](local const& found, std::vector<double> const& global) {
         local expected(on.tokens(), found.extents[1], found.extents[2], 0);
         sp::split(on, tensor<3>(global, {on.source().length(), found.extents[1], found.extents[2]}), expected.view());
         double worst = 0;
-        for (std::size_t i = 0; i < expected.values.size(); ++i) worst = std::max(worst, std::abs(found.values[i] - expected.values[i]));
+        for (std::size_t i = 0; i < expected.values.size(); ++i)
+          worst = std::max(worst, std::abs(found.values[i] - expected.values[i]));
         return worst < 1e-12;
       };
       return same(t.out, want.out) && same(t.dq, want.dq) && same(t.dk, want.dk) && same(t.dv, want.dv);
@@ -168,7 +174,9 @@ TEST_CASE("twinkle: query length and cu_seqlens disagree in attention: both numb
     rank_tensors t(s, b, b, 0);
     std::vector<double> wrong(100);
     auto attention = ring(s.mask, sp::schedule::automatic)(c);
-    auto e = support::failure_of([&] { return attention.forward(b, tensor<3>(wrong, {7, 2, 3}), t.k.read(), t.v.read(), t.out.view()), 0; });
+    auto e = support::failure_of([&] {
+      return attention.forward(b, tensor<3>(wrong, {7, 2, 3}), t.k.read(), t.v.read(), t.out.view()), 0;
+    });
     CHECK(support::says(e, sp::errc::bad_documents, "(7, 2, 3)", "(5, 2, 3)"));
     CHECK(e.primitive == "ring_attention.forward");
     CHECK(e.rank == c.rank());

@@ -101,13 +101,15 @@ TEST_CASE("flash-attention#1311, #1500, #2611: 32-bit offsets: documents, layout
   sp::layout other(docs, sp::contiguous{}, 8);
   index moved = 0;
   for (int p = 0; p < 8; ++p)
-    sp::for_each_match(b.layout().runs(p), other.runs(7), sp::shift_map(docs, 1), [&](sp::row_match const& m) { moved += m.count; });
+    sp::for_each_match(b.layout().runs(p), other.runs(7), sp::shift_map(docs, 1),
+                       [&](sp::row_match const& m) { moved += m.count; });
   CHECK(moved == other.tokens(7) - 1); // all but the last token of the last document
   sp::batch padded(docs, sp::zigzag{}, 3, 8, {sp::shapes::padded});
   CHECK(padded.tokens() == big / 8 + (2 * big + 16) / 8);
 }
 
-TEST_CASE("flash-attention#1311, #1500, #2611: 32-bit offsets: an attention object prepares and sizes a stream it could not hold") {
+TEST_CASE(
+    "flash-attention#1311, #1500, #2611: 32-bit offsets: an attention object prepares and sizes a stream it could not hold") {
   std::atomic<int> good{0};
   sp::threads::run(2, [&](sp::threads const& c) {
     sp::batch b(sp::packed{0, big, 2 * big}, sp::zigzag{}, c);

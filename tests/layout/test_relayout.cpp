@@ -46,11 +46,11 @@ std::vector<movement> movements() {
       {text, text, sp::shift_map(text, 4)},
       {text, text.padded(8), sp::document_map(text, text.padded(8))},
       {gaps, gaps.padded(4), sp::document_map(gaps, gaps.padded(4))},
-      {text, text, {{0, 14, 9}, {10, 0, 13}, {9, 13, 1}}},       // documents in another order
-      {image, text, {{0, 2, 6}, {6, 11, 8}}},                    // splice: two images into the text
-      {text, image, {{2, 0, 6}, {11, 6, 8}}},                    // and their places back out
+      {text, text, {{0, 14, 9}, {10, 0, 13}, {9, 13, 1}}},           // documents in another order
+      {image, text, {{0, 2, 6}, {6, 11, 8}}},                        // splice: two images into the text
+      {text, image, {{2, 0, 6}, {11, 6, 8}}},                        // and their places back out
       {image, text, {{0, 0, 6}, {0, 6, 3}, {2, 10, 4}, {0, 17, 6}}}, // one to many: an image used several times
-      {text, image, {}},                                         // nothing moves
+      {text, image, {}},                                             // nothing moves
   };
 }
 
@@ -107,7 +107,9 @@ int wrong_ranks(movement const& m, int parts, auto const& from_how, auto const& 
     index a = from.tokens(c.rank()), b = to.tokens(c.rank());
     move.apply(c, tensor<2>(std::as_const(in), {a, width}), tensor<2>(out, {b, width}), scratch, 100);
     move.apply_transposed(c, tensor<2>(std::as_const(dout), {b, width}), tensor<2>(din, {a, width}), scratch);
-    if (out != rows_of(to, c.rank(), moved, width) || din != rows_of(from, c.rank(), summed, width) || scratch.bytes_in_use() != 0) ++wrong;
+    if (out != rows_of(to, c.rank(), moved, width) || din != rows_of(from, c.rank(), summed, width) ||
+        scratch.bytes_in_use() != 0)
+      ++wrong;
     long l = 0, r = 0;
     for (std::size_t i = 0; i < out.size(); ++i)
       if (out[i] != 100) l += long(out[i] * dout[i]);
@@ -221,11 +223,17 @@ TEST_CASE("relayout: what does not fit is refused before anything is sent") {
     sp::relayout move(two, two, {&all, 1}, c.rank());
     sp::pool scratch;
     std::vector<float> x(40);
-    auto e = failure_of([&] { move.apply(c, tensor<2>(std::as_const(x), {4, 2}), tensor<2>(x, {5, 2}), scratch); return 0; });
+    auto e = failure_of([&] {
+      move.apply(c, tensor<2>(std::as_const(x), {4, 2}), tensor<2>(x, {5, 2}), scratch);
+      return 0;
+    });
     CHECK(says(e, errc::invalid_shape, "4 and 5", "5 and 5"));
     CHECK(e.primitive == "relayout");
     CHECK(e.rank == c.rank());
-    e = failure_of([&] { move.apply(c, tensor<2>(std::as_const(x), {5, 2}), tensor<2>(x, {5, 3}), scratch); return 0; });
+    e = failure_of([&] {
+      move.apply(c, tensor<2>(std::as_const(x), {5, 2}), tensor<2>(x, {5, 3}), scratch);
+      return 0;
+    });
     CHECK(says(e, errc::invalid_shape, "(5, 2)", "(5, 3)"));
   });
 }

@@ -98,7 +98,7 @@ TEST_CASE("split: strided tensors on both sides") {
   sp::batch b(sp::packed{0, 5, 11}, sp::zigzag{}, 1, 2);
   std::vector<float> global(11 * 8), local(std::size_t(b.tokens() * 6), -1.0f);
   for (std::size_t i = 0; i < global.size(); ++i) global[i] = float(i);
-  sp::view<float, 3> g(global.data(), {11, 2, 3}, {1, 11, 22});        // tokens are the fastest dimension
+  sp::view<float, 3> g(global.data(), {11, 2, 3}, {1, 11, 22});      // tokens are the fastest dimension
   sp::view<float, 3> l(local.data(), {b.tokens(), 2, 3}, {6, 1, 2}); // the last two swapped
   sp::split(b, g, l);
   auto from = sources(b);
@@ -175,7 +175,8 @@ TEST_CASE("positions: inside the document or in the stream; slack 0 [asan]") {
     bool good = true;
     for (std::size_t i = 0; i < from.size(); ++i) {
       index d = from[i] < 0 ? -1 : document_of(b.source(), from[i]);
-      good = good && in_stream[i] == std::max<index>(from[i], 0) && in_document[i] == (d < 0 ? 0 : from[i] - b.source()[std::size_t(d)].begin);
+      good = good && in_stream[i] == std::max<index>(from[i], 0) &&
+             in_document[i] == (d < 0 ? 0 : from[i] - b.source()[std::size_t(d)].begin);
     }
     CHECK(good);
   });
@@ -221,7 +222,8 @@ TEST_CASE("positions: 3-D rotary positions agree with Qwen2-VL's rule token by t
           auto from = sources(b);
           bool good = true;
           for (std::size_t i = 0; i < from.size(); ++i)
-            for (std::size_t axis = 0; axis < 3; ++axis) good = good && out[i * 3 + axis] == (from[i] < 0 ? 0 : want[std::size_t(from[i])][axis]);
+            for (std::size_t axis = 0; axis < 3; ++axis)
+              good = good && out[i * 3 + axis] == (from[i] < 0 ? 0 : want[std::size_t(from[i])][axis]);
           CHECK(good);
         }
     });
@@ -287,16 +289,32 @@ TEST_CASE("twinkle: query length and cu_seqlens disagree: both numbers are print
   sp::batch b(sp::packed{0, 4, 10}, sp::zigzag{}, 1, 2);
   std::vector<float> x(100);
   auto rows = [&](index n) { return tensor<2>(x, {n, 2}); };
-  auto e = failure_of([&] { sp::split(b, rows(12), rows(b.tokens())); return 0; });
+  auto e = failure_of([&] {
+    sp::split(b, rows(12), rows(b.tokens()));
+    return 0;
+  });
   CHECK(says(e, errc::bad_documents, "12", "10"));
   CHECK(e.primitive == "split");
   CHECK(e.rank == 1);
-  CHECK(says(failure_of([&] { sp::split(b, rows(10), rows(4)); return 0; }), errc::invalid_shape, "4 rows", "owns 5"));
-  CHECK(says(failure_of([&] { sp::split(b, rows(10), sp::view<float, 2>(x.data(), {b.tokens(), 3})); return 0; }), errc::invalid_shape, "(10, 2)", "(5, 3)"));
+  CHECK(says(failure_of([&] {
+               sp::split(b, rows(10), rows(4));
+               return 0;
+             }),
+             errc::invalid_shape, "4 rows", "owns 5"));
+  CHECK(says(failure_of([&] {
+               sp::split(b, rows(10), sp::view<float, 2>(x.data(), {b.tokens(), 3}));
+               return 0;
+             }),
+             errc::invalid_shape, "(10, 2)", "(5, 3)"));
   std::vector<std::int64_t> ids(12);
-  CHECK(says(failure_of([&] { sp::shifted_labels(b, tensor<1>(std::as_const(ids), {12}), tensor<1>(ids, {5}), -100); return 0; }), errc::bad_documents, "12", "10"));
+  CHECK(says(failure_of([&] {
+               sp::shifted_labels(b, tensor<1>(std::as_const(ids), {12}), tensor<1>(ids, {5}), -100);
+               return 0;
+             }),
+             errc::bad_documents, "12", "10"));
   std::vector<char> marks(9);
-  CHECK(says(failure_of([&] { return sp::local_rows(b, std::span<char const>(marks)); }), errc::bad_documents, "9 marks", "10 positions"));
+  CHECK(says(failure_of([&] { return sp::local_rows(b, std::span<char const>(marks)); }), errc::bad_documents, "9 marks",
+             "10 positions"));
 
   // declared slack is no error
   sp::batch slack(documents::packed(std::vector<index>{0, 4, 10}, 12), sp::zigzag{}, 1, 2);

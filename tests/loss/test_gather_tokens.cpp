@@ -48,7 +48,8 @@ TEST_CASE("gather_tokens: natural order, padding trimmed, gaps filled; the own s
         }
         gather.backward(b, tensor<2>(std::as_const(global), {23, 2}), tensor<2>(back, {b.tokens(), 2}));
         bool ok = true;
-        for (std::size_t i = 0; i < back.size(); ++i) ok = ok && back[i] == (local[i] == 9999.0f ? 0.0f : local[i]); // slack: gradient 0
+        for (std::size_t i = 0; i < back.size(); ++i)
+          ok = ok && back[i] == (local[i] == 9999.0f ? 0.0f : local[i]); // slack: gradient 0
         good += ok;
       }
     });
@@ -153,14 +154,28 @@ TEST_CASE("gather_tokens: a batch of another group and tensors that disagree are
   sp::threads::run(2, [](sp::threads const& c) {
     std::vector<float> x(40);
     sp::gather_tokens gather(c);
-    sp::batch other(sp::packed{0, 10}, sp::zigzag{}, c.rank(), 3), mirrored(sp::packed{0, 10}, sp::zigzag{}, 1 - c.rank(), 2), b(sp::packed{0, 10}, sp::zigzag{}, c);
+    sp::batch other(sp::packed{0, 10}, sp::zigzag{}, c.rank(), 3), mirrored(sp::packed{0, 10}, sp::zigzag{}, 1 - c.rank(), 2),
+        b(sp::packed{0, 10}, sp::zigzag{}, c);
     auto e = failure_of([&] { return gather.prepare(other); });
     CHECK(says(e, errc::invalid_shape, "part " + std::to_string(c.rank()) + " of 3", std::to_string(c.rank()) + " of 2"));
     CHECK(e.primitive == "gather_tokens");
-    CHECK(says(failure_of([&] { return gather.prepare(mirrored); }), errc::invalid_shape, "rank is " + std::to_string(c.rank()) + " of 2"));
-    CHECK(says(failure_of([&] { gather.forward(b, tensor<1>(std::as_const(x), {5}), tensor<1>(x, {11})); return 0; }), errc::bad_documents, "11 rows", "10"));
-    CHECK(says(failure_of([&] { gather.forward(b, tensor<1>(std::as_const(x), {6}), tensor<1>(x, {10})); return 0; }), errc::invalid_shape, "6 rows", "owns 5"));
-    CHECK(says(failure_of([&] { gather.backward(b, tensor<1>(std::as_const(x), {9}), tensor<1>(x, {5})); return 0; }), errc::bad_documents, "9 rows", "10"));
+    CHECK(says(failure_of([&] { return gather.prepare(mirrored); }), errc::invalid_shape,
+               "rank is " + std::to_string(c.rank()) + " of 2"));
+    CHECK(says(failure_of([&] {
+                 gather.forward(b, tensor<1>(std::as_const(x), {5}), tensor<1>(x, {11}));
+                 return 0;
+               }),
+               errc::bad_documents, "11 rows", "10"));
+    CHECK(says(failure_of([&] {
+                 gather.forward(b, tensor<1>(std::as_const(x), {6}), tensor<1>(x, {10}));
+                 return 0;
+               }),
+               errc::invalid_shape, "6 rows", "owns 5"));
+    CHECK(says(failure_of([&] {
+                 gather.backward(b, tensor<1>(std::as_const(x), {9}), tensor<1>(x, {5}));
+                 return 0;
+               }),
+               errc::bad_documents, "9 rows", "10"));
   });
 }
 

@@ -74,7 +74,8 @@ struct share {
   std::vector<double> x, y, losses, dlosses;
   std::vector<label_t> labels;
   share(sp::batch const& b, stream const& s, label_t ignore = ignored)
-      : n(b.tokens()), x(std::size_t(3 * n)), y(std::size_t(n)), losses(std::size_t(n)), dlosses(std::size_t(n), nan), labels(std::size_t(n)) {
+      : n(b.tokens()), x(std::size_t(3 * n)), y(std::size_t(n)), losses(std::size_t(n)), dlosses(std::size_t(n), nan),
+        labels(std::size_t(n)) {
     sp::split(b, tensor<2>(s.x, {s.n, 3}), tensor<2>(x, {n, 3}));
     sp::split(b, tensor<1>(s.y, {s.n}), tensor<1>(y, {n}));
     sp::split(b, tensor<1>(s.labels, {s.n}), tensor<1>(labels, {n}), ignore); // slack carries ignore_index
@@ -128,7 +129,8 @@ struct same_everywhere {
 
 /// One step on `s` over P sequence ranks with a contract: gradients, loss and count are one rank's, the same bits everywhere.
 template <class Sharding>
-void check_step(stream const& s, sp::documents const& docs, Sharding const& how, int parts, bool average, sp::loss_options options) {
+void check_step(stream const& s, sp::documents const& docs, Sharding const& how, int parts, bool average,
+                sp::loss_options options) {
   CAPTURE(parts);
   CAPTURE(average);
   truth t;
@@ -155,7 +157,8 @@ void check_step(stream const& s, sp::documents const& docs, Sharding const& how,
       auto r = average ? step(sp::averaged{parts}) : step(sp::summed{});
       g = reduced(c, g, average);
       // the reported loss is the one-rank loss whatever the contract: eval loss is not multiplied by P
-      good += distance(g, want) < 1e-13 && std::abs(r.loss - t.sum / divisor) <= 1e-13 * (1 + t.sum / divisor) && r.num_tokens == t.count;
+      good += distance(g, want) < 1e-13 && std::abs(r.loss - t.sum / divisor) <= 1e-13 * (1 + t.sum / divisor) &&
+              r.num_tokens == t.count;
     }
   });
   CHECK(good == 2 * parts);
@@ -246,14 +249,16 @@ TEST_CASE("loss: data 2 x sequence 2: x P of the sequence group alone would give
     std::vector<double> losses{1, 2}, dlosses(2);
     std::vector<label_t> labels{0, 1};
     sp::gather_loss right(world, sp::averaged{4}), wrong(world, sp::averaged{mesh.sequence_size()});
-    auto r = right.forward(tensor<1>(losses, {2}), tensor<1>(labels, {2})), x = wrong.forward(tensor<1>(losses, {2}), tensor<1>(labels, {2}));
+    auto r = right.forward(tensor<1>(losses, {2}), tensor<1>(labels, {2})),
+         x = wrong.forward(tensor<1>(losses, {2}), tensor<1>(labels, {2}));
     CHECK(r.scale == 4.0 / 8);
     CHECK(x.scale == r.scale / 2);
     CHECK(x.loss == r.loss);
   });
 }
 
-TEST_CASE("twinkle, transformers: gradient accumulation with unequal micro-batches: `later` equals one big batch to 1e-12 [asan]") {
+TEST_CASE(
+    "twinkle, transformers: gradient accumulation with unequal micro-batches: `later` equals one big batch to 1e-12 [asan]") {
   std::vector<stream> micro{{19, 5, 1}, {24, 6, 6}, {8, 7, 0}, {40, 8, 2}}; // 19, 4, none, 20 valid tokens
   truth t;
   for (stream const& s : micro) t.add(s);
@@ -285,13 +290,47 @@ TEST_CASE("twinkle, transformers: gradient accumulation with unequal micro-batch
         sp::loss_sum later, now;
         weights_t g = run(sp::divide::later, later), mean_of_means = run(sp::divide::now, now);
         for (double& x : g) x *= later.gradient_scale(); // once, at the optimizer step
-        good += distance(g, want) < 1e-12 && later.num_tokens == t.count && std::abs(later.mean() - t.sum / double(t.count)) < 1e-12;
+        good +=
+            distance(g, want) < 1e-12 && later.num_tokens == t.count && std::abs(later.mean() - t.sum / double(t.count)) < 1e-12;
         for (double& x : mean_of_means) x /= double(micro.size());
         now_differs += distance(mean_of_means, want) > 0.01;
       });
       CHECK(good == parts);
       CHECK(now_differs == parts); // why `later` exists
     }
+}
+
+TEST_CASE("transformers#48167, ms-swift#9152: eval loss is not multiplied by P, whatever the contract") {
+  stream const s(22, 9, 3);
+  truth t;
+  t.add(s);
+  for (int parts : {1, 2, 5, 8})
+    sp::threads::run(parts, [&](sp::threads const& c) {
+      sp::batch b(sp::packed{0, 22}, sp::zigzag{}, c);
+      share mine(b, s);
+      auto one = sp::gather_loss(c, sp::summed{}).forward(mine.loss_view(), mine.label_view());
+      auto two = sp::gather_loss(c, sp::averaged{parts}).forward(mine.loss_view(), mine.label_view());
+      CHECK(one.loss == two.loss);
+      CHECK(std::abs(one.loss - t.sum / double(t.count)) < 1e-13);
+      CHECK(two.scale == parts * one.scale);
+    });
+}
+
+TEST_CASE("twinkle: padded labels after the split: positions that padding adds carry ignore_index and count nowhere") {
+  stream const s(13, 4, 1);
+  for (int parts : {2, 3, 4}) {
+    std::atomic<index> slack{0};
+    sp::threads::run(parts, [&](sp::threads const& c) {
+      sp::batch b(sp::packed{0, 13}, sp::zigzag{}, c, {sp::shapes::padded});
+      std::vector<label_t> labels(std::size_t(b.tokens()), 1);
+      sp::shifted_labels(b, tensor<1>(s.labels, {13}), tensor<1>(labels, {b.tokens()}), ignored);
+      std::vector<double> losses(labels.size(), 1.0);
+      auto r = sp::gather_loss(c, sp::summed{}).forward(tensor<1>(losses, {b.tokens()}), tensor<1>(labels, {b.tokens()}));
+      CHECK(r.num_tokens == 12); // the last token has no next one, padding has no label
+      for (label_t l : labels) slack += l == ignored;
+    });
+    CHECK(slack == (13 + 2 * parts - 1) / (2 * parts) * 2 * parts - 12);
+  }
 }
 
 TEST_CASE("loss: ignore_index is the caller's, labels of any integer type, losses of any element type") {
@@ -318,7 +357,8 @@ TEST_CASE("loss: ignore_index is the caller's, labels of any integer type, losse
     sp::gather_loss usual(c, sp::summed{});
     std::vector<double> one{3};
     std::vector<label_t> first{1};
-    r = c.rank() == 0 ? usual.forward(tensor<1>(one, {1}), tensor<1>(first, {1})) : usual.forward(tensor<1>(empty, {0}), tensor<1>(none, {0}));
+    r = c.rank() == 0 ? usual.forward(tensor<1>(one, {1}), tensor<1>(first, {1}))
+                      : usual.forward(tensor<1>(empty, {0}), tensor<1>(none, {0}));
     CHECK(r.loss == 3);
     CHECK(r.num_tokens == 1);
   });
@@ -347,7 +387,11 @@ TEST_CASE("loss: one label per token, a contract that scales, or an error with t
     CHECK(says(e, errc::invalid_shape, "5 losses", "4 labels"));
     CHECK(e.primitive == "gather_loss");
     CHECK(e.rank == c.rank());
-    CHECK(says(failure_of([&] { loss.backward({}, tensor<1>(labels, {4}), tensor<1>(losses, {5})); return 0; }), errc::invalid_shape, "5 losses", "4 labels"));
+    CHECK(says(failure_of([&] {
+                 loss.backward({}, tensor<1>(labels, {4}), tensor<1>(losses, {5}));
+                 return 0;
+               }),
+               errc::invalid_shape, "5 losses", "4 labels"));
     e = failure_of([&] { return sp::gather_loss(c, sp::averaged{0}).group().rank(); });
     CHECK(says(e, errc::invalid_shape, "factor 0"));
   });

@@ -160,7 +160,8 @@ TEST_CASE("USP: zigzag over 2 x ring chunks first, then `ulysses` contiguous pie
 }
 
 TEST_CASE("batch: padded shapes give every rank the same rows, S < P included") {
-  for (documents const& d : {documents(sp::packed{0, 3, 3, 10, 11}), documents(sp::packed{0, 1}), documents(sp::packed{0, 16, 32}), documents(sp::packed{0, 0})})
+  for (documents const& d : {documents(sp::packed{0, 3, 3, 10, 11}), documents(sp::packed{0, 1}),
+                             documents(sp::packed{0, 16, 32}), documents(sp::packed{0, 0})})
     for (int parts = 1; parts <= 8; ++parts)
       for_each_sharding(parts, [&](auto const& how) {
         index rows = -1, real = 0;
@@ -220,11 +221,16 @@ TEST_CASE("batch: equal shapes are given or refused, naming the alternative") {
 TEST_CASE("batch: a sharding that cannot say how to pad, and parts that do not exist") {
   struct pairs {
     scope over = scope::document;
-    std::vector<run> runs(index n, index part, index parts) const { return {{sp::cut(n, part, parts), sp::cut(n, part + 1, parts) - sp::cut(n, part, parts), 1}}; }
+    std::vector<run> runs(index n, index part, index parts) const {
+      return {{sp::cut(n, part, parts), sp::cut(n, part + 1, parts) - sp::cut(n, part, parts), 1}};
+    }
   };
   static_assert(sp::sharding<pairs>);
   CHECK(sp::batch(sp::packed{0, 7}, pairs{}, 1, 2).tokens() == 4);
-  CHECK(says(failure_of([] { return sp::batch(sp::packed{0, 7}, pairs{}, 1, 2, {sp::shapes::padded}); }), errc::uneven_partition, "pad"));
+  CHECK(says(failure_of([] {
+               return sp::batch(sp::packed{0, 7}, pairs{}, 1, 2, {sp::shapes::padded});
+             }),
+             errc::uneven_partition, "pad"));
   CHECK(says(failure_of([] { return sp::batch(sp::packed{0, 7}, sp::zigzag{}, 2, 2); }), errc::invalid_shape, "part 2 of 2"));
   CHECK(says(failure_of([] { return sp::batch(sp::packed{0, 7}, sp::zigzag{}, -1, 2); }), errc::invalid_shape, "part -1 of 2"));
   auto e = failure_of([] { return sp::batch(sp::packed{0, 7}, sp::nested{sp::zigzag{}, 4}, 3, 6); });

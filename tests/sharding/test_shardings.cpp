@@ -54,7 +54,8 @@ index uneven(S const& how, index n, index parts) {
 }
 
 // The one cut rule: 7 over 4 is 1, 2, 2, 2.
-static_assert(sp::cut(7, 0, 4) == 0 && sp::cut(7, 1, 4) == 1 && sp::cut(7, 2, 4) == 3 && sp::cut(7, 3, 4) == 5 && sp::cut(7, 4, 4) == 7);
+static_assert(sp::cut(7, 0, 4) == 0 && sp::cut(7, 1, 4) == 1 && sp::cut(7, 2, 4) == 3 && sp::cut(7, 3, 4) == 5 &&
+              sp::cut(7, 4, 4) == 7);
 static_assert(sp::cut(index{1} << 60, 7, 8) == (index{1} << 60) / 8 * 7); // no overflow on the way
 // Zigzag, 4 ranks, 8 chunks: 0,7 | 1,6 | 2,5 | 3,4 (SEMANTICS 5.3).
 static_assert(sp::zigzag{}.runs(80, 0, 4) == std::vector<run>{{0, 10, 1}, {70, 10, 1}});
@@ -64,7 +65,8 @@ static_assert(sp::zigzag{}.runs(80, 3, 4) == std::vector<run>{{30, 10, 1}, {40, 
 // Ragged: chunk i is [floor(i n / 2R), floor((i + 1) n / 2R)).
 static_assert(sp::zigzag{}.runs(11, 1, 2) == std::vector<run>{{2, 3, 1}, {5, 3, 1}});
 // Stripes: g(r, i) = r + i R (SEMANTICS 5.4).
-static_assert(sp::striped{}.runs(10, 1, 4) == std::vector<run>{{1, 3, 4}} && sp::striped{}.runs(10, 2, 4) == std::vector<run>{{2, 2, 4}});
+static_assert(sp::striped{}.runs(10, 1, 4) == std::vector<run>{{1, 3, 4}} &&
+              sp::striped{}.runs(10, 2, 4) == std::vector<run>{{2, 2, 4}});
 static_assert(sp::striped{}.runs(2, 3, 4)[0].count == 0);
 static_assert(sp::contiguous{}.runs(7, 3, 4) == std::vector<run>{{5, 2, 1}});
 // USP (SEMANTICS 5.5): zigzag over 2 x ring chunks first, then each shard in `ulysses` contiguous pieces of its local order.
@@ -72,7 +74,8 @@ static_assert(sp::nested{sp::zigzag{}, 2}.runs(16, 0, 4) == std::vector<run>{{0,
               sp::nested{sp::zigzag{}, 2}.runs(16, 1, 4) == std::vector<run>{{12, 4, 1}});
 static_assert(sp::nested{sp::zigzag{}, 4}.runs(16, 1, 8) == std::vector<run>{{2, 2, 1}});
 
-static_assert(sp::sharding<sp::contiguous> && sp::sharding<sp::nested<sp::zigzag>> && sp::sharding<sp::nested<sp::nested<sp::striped>>>);
+static_assert(sp::sharding<sp::contiguous> && sp::sharding<sp::nested<sp::zigzag>> &&
+              sp::sharding<sp::nested<sp::nested<sp::striped>>>);
 
 // Near misses of the concept.
 struct no_scope {
@@ -203,13 +206,22 @@ TEST_CASE("shardings: a user's sharding that overlaps, misses or strays is refus
     return failure_of([&] { return sp::layout(sp::packed{0, 10}, how, 3); });
   };
   using list = std::vector<run>;
-  CHECK(says(refused([](index n, index, index) { return list{{0, n, 1}}; }), errc::uneven_partition, "token 0 of 10 to two ranks"));
-  CHECK(says(refused([](index n, index p, index) { return p == 0 ? list{{0, 5, 2}} : p == 1 ? list{{1, 3, 4}, {3, 3, 3}} : list{{0, n - n, 1}}; }),
+  CHECK(says(refused([](index n, index, index) {
+               return list{{0, n, 1}};
+             }),
+             errc::uneven_partition, "token 0 of 10 to two ranks"));
+  CHECK(says(refused([](index n, index p, index) {
+               return p == 0 ? list{{0, 5, 2}} : p == 1 ? list{{1, 3, 4}, {3, 3, 3}} : list{{0, n - n, 1}};
+             }),
              errc::uneven_partition, "token 6 of 10 to two ranks"));
-  CHECK(says(refused([](index n, index p, index) { return p < 2 ? list{{p * 5, 4, 1}} : list{{n, 0, 1}}; }), errc::uneven_partition,
-             "gives away 8 of 10 tokens"));
-  CHECK(says(refused([](index n, index p, index) { return p == 2 ? list{{8, 3, 1}} : list{{p * 4, n / 10 * 4, 1}}; }), errc::uneven_partition,
-             "{8, 3, 1}", "outside [0, 10)"));
+  CHECK(says(refused([](index n, index p, index) {
+               return p < 2 ? list{{p * 5, 4, 1}} : list{{n, 0, 1}};
+             }),
+             errc::uneven_partition, "gives away 8 of 10 tokens"));
+  CHECK(says(refused([](index n, index p, index) {
+               return p == 2 ? list{{8, 3, 1}} : list{{p * 4, n / 10 * 4, 1}};
+             }),
+             errc::uneven_partition, "{8, 3, 1}", "outside [0, 10)"));
   CHECK(says(refused([](index, index p, index) { return list{{-1 + p, 1, 1}}; }), errc::uneven_partition, "{-1, 1, 1}"));
   CHECK(says(refused([](index, index, index) { return list{{0, 2, 0}}; }), errc::uneven_partition, "{0, 2, 0}"));
   CHECK(says(refused([](index, index, index) { return list{{0, -2, 1}}; }), errc::uneven_partition, "{0, -2, 1}"));

@@ -35,7 +35,8 @@ std::vector<T> random_bits(sp::index n, unsigned seed) {
 
 template <class T>
 bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(static_cast<void const*>(a.data()), static_cast<void const*>(b.data()), a.size() * sizeof(T)) == 0);
+  return a.size() == b.size() && (a.empty() || std::memcmp(static_cast<void const*>(a.data()), static_cast<void const*>(b.data()),
+                                                           a.size() * sizeof(T)) == 0);
 }
 
 } // namespace support

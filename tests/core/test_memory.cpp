@@ -1,0 +1,123 @@
+// Where memory comes from: a pool that reuses, a workspace that is a stack, a counter that hands out nothing, buffers that own.
+// Alignment, reuse in steady state, and what is said when a workspace is too small.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <sp/core/memory.hpp>
+
+#include "support/failure.hpp"
+
+namespace {
+
+using sp::errc;
+using sp::index;
+using support::failure_of;
+using support::says;
+
+bool aligned(void* p) { return reinterpret_cast<std::uintptr_t>(p) % sp::allocator::alignment == 0; }
+
+TEST_CASE("pool: blocks are aligned, given back blocks serve again, peaks are counted [asan]") {
+  sp::pool pool;
+  void *a = pool.allocate(100), *b = pool.allocate(1);
+  CHECK(aligned(a));
+  CHECK(aligned(b));
+  CHECK(pool.bytes_in_use() == 128 + 64);
+  pool.deallocate(a, 100);
+  CHECK(pool.bytes_in_use() == 64);
+  CHECK(pool.allocate(120) == a); // the same size class
+  void* c = pool.allocate(100);
+  CHECK(c != a);
+  CHECK(pool.peak_bytes() == 128 + 64 + 128);
+  pool.deallocate(c, 100);
+  pool.deallocate(a, 120);
+  pool.deallocate(b, 1);
+  CHECK(pool.bytes_in_use() == 0);
+
+  // a steady state asks the system for nothing: the same blocks come back in any order
+  std::vector<void*> first, second;
+  for (int round = 0; round < 2; ++round) {
+    auto& list = round == 0 ? first : second;
+    for (std::size_t n : {64, 500, 64, 5000}) list.push_back(pool.allocate(n));
+    std::size_t sizes[] = {64, 500, 64, 5000};
+    for (std::size_t i : {2, 0, 3, 1}) pool.deallocate(list[i], sizes[i]);
+  }
+  std::sort(first.begin(), first.end());
+  std::sort(second.begin(), second.end());
+  CHECK(first == second);
+}
+
+TEST_CASE("workspace: a stack in the caller's block, at any alignment of it [asan]") {
+  alignas(64) std::byte memory[512];
+  for (std::size_t shift : {0, 1, 8, 63}) {
+    sp::workspace w(memory + shift, sizeof memory - 64);
+    void *a = w.allocate(10), *b = w.allocate(64);
+    CHECK(aligned(a));
+    CHECK(aligned(b));
+    CHECK(static_cast<std::byte*>(b) - static_cast<std::byte*>(a) == 64);
+    w.deallocate(b, 64);
+    CHECK(w.allocate(64) == b); // the last one is free again at once
+    w.deallocate(a, 10);        // out of order: comes back with the rest
+    w.deallocate(b, 64);
+    CHECK(w.allocate(10) == a);
+    w.deallocate(a, 10);
+  }
+}
+
+TEST_CASE("workspace: too small says how much is needed and given, and stays usable") {
+  alignas(64) std::byte memory[256];
+  sp::workspace w(memory, sizeof memory);
+  void* a = w.allocate(100);
+  auto e = failure_of([&] { return w.allocate(200); });
+  CHECK(says(e, errc::workspace_too_small, "328 bytes", "256"));
+  CHECK(e.remedy.find("scratch_bytes()") != std::string::npos);
+  CHECK(w.allocate(128) != nullptr); // exactly what is left
+  w.deallocate(a, 100);
+  CHECK(failure_of([] { return sp::workspace(nullptr, 0).allocate(1); }).code == errc::workspace_too_small);
+}
+
+TEST_CASE("byte_counter: what a run of allocations would take") {
+  sp::byte_counter counter;
+  {
+    sp::owned<double, 2> a(counter, {3, 5}); // 120 bytes
+    sp::owned<float, 1> b(counter, {16}), none(counter, {0});
+    CHECK(a.tensor.data == nullptr);
+    CHECK(a.tensor.extents == std::array<index, 2>{3, 5});
+  }
+  CHECK(counter.bytes() == 128 + 64);
+}
+
+TEST_CASE("buffer: owns its block, moves it, gives it back once [asan]") {
+  sp::pool pool;
+  {
+    sp::buffer a(pool, 100);
+    auto t = a.as<float>(std::array<index, 2>{5, 5});
+    t(4, 4) = 3;
+    sp::buffer b = std::move(a);
+    CHECK(a.bytes() == 0);
+    CHECK(b.as<float>(std::array<index, 2>{5, 5})(4, 4) == 3);
+    sp::buffer c(pool, 50);
+    c = std::move(b);
+    CHECK(c.bytes() == 100);
+    sp::buffer empty(pool, 0);
+    CHECK(empty.as<float>(std::array<index, 1>{0}).data == nullptr);
+  }
+  CHECK(pool.bytes_in_use() == 0);
+  {
+    sp::owned<std::int64_t, 3> x(pool, {2, 3, 4}), y;
+    CHECK(x.tensor.dense());
+    y = std::move(x);
+    CHECK(y.tensor.elements() == 24);
+    y = {}; // released before its time
+    CHECK(pool.bytes_in_use() <= 192);
+  }
+  CHECK(pool.bytes_in_use() == 0);
+  CHECK(failure_of([&] {
+          return sp::owned<double, 2>(pool, {index{1} << 31, index{1} << 30}).tensor.elements();
+        }).code == errc::size_overflow);
+}
+
+} // namespace

@@ -1,0 +1,110 @@
+// Pieces: lists of strided blocks copied end to end, however differently both sides are cut.
+// Compared byte by byte with the elements written out one after another.
+#include <doctest/doctest.h>
+
+#include <random>
+#include <string>
+#include <vector>
+
+#include <sp/core/piece.hpp>
+
+#include "support/failure.hpp"
+#include "support/tensors.hpp"
+
+namespace {
+
+using sp::errc;
+using sp::index;
+using sp::piece;
+using support::failure_of;
+using support::says;
+
+/// The bytes of a piece in row-major order, one element at a time.
+std::vector<unsigned char> bytes_of(std::vector<piece> const& list) {
+  std::vector<unsigned char> out;
+  for (piece const& p : list)
+    for (index n = 0; n < p.elements(); ++n) {
+      index at = 0, rest = n;
+      for (int d = p.rank; d-- > 0;) {
+        at += rest % p.extents[std::size_t(d)] * p.strides[std::size_t(d)];
+        rest /= p.extents[std::size_t(d)];
+      }
+      for (index b = 0; b < p.element; ++b) out.push_back(static_cast<unsigned char>(p.data[at + b]));
+    }
+  return out;
+}
+
+/// A random strided block of a buffer.
+piece random_piece(std::mt19937& g, std::vector<double>& memory, bool read_only) {
+  auto pick = [&](index a, index b) { return a + index(g()) % (b - a + 1); };
+  piece p;
+  p.element = std::vector<index>{1, 2, 4, 8}[std::size_t(pick(0, 3))];
+  p.rank = int(pick(0, 4));
+  index reach = p.element;
+  for (int d = p.rank; d-- > 0;) {
+    p.extents[std::size_t(d)] = pick(0, 9) == 0 ? 0 : pick(1, 4);
+    index dense = reach;
+    p.strides[std::size_t(d)] =
+        read_only && pick(0, 5) == 0 ? 0 : dense + p.element * pick(0, 2); // broadcast, dense or with holes
+    reach = sp::max(reach, p.strides[std::size_t(d)] * p.extents[std::size_t(d)]);
+  }
+  p.data = reinterpret_cast<std::byte*>(memory.data());
+  return p;
+}
+
+TEST_CASE("piece: views of any type become bytes and come back") {
+  std::vector<float> v(24);
+  auto t = support::tensor<3>(v, {2, 3, 4});
+  piece p = sp::as_piece(t.slice(1, 1, 2));
+  CHECK(p.element == 4);
+  CHECK(p.rank == 3);
+  CHECK(p.bytes() == 2 * 2 * 4 * 4);
+  CHECK(p.strides[0] == 48);
+  auto back = sp::as_view<float, 3>(p);
+  CHECK(back.data == t.slice(1, 1, 2).data);
+  CHECK(back.strides == t.strides);
+  CHECK(sp::as_piece(sp::view<float const, 1>(v.data(), {0})).bytes() == 0);
+  CHECK(says(failure_of([&] { return sp::as_view<double, 3>(p); }), errc::rank_mismatch, "element size"));
+  CHECK(says(failure_of([&] { return sp::as_view<float, 2>(p); }), errc::rank_mismatch, "another rank"));
+}
+
+TEST_CASE("piece: random lists are read end to end as their elements stand [asan]") {
+  std::mt19937 g(3);
+  int wrong = 0;
+  index moved = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<double> source = support::random_bits<double>(1000, unsigned(round));
+    std::vector<piece> from;
+    for (std::uint32_t n = g() % 4; n-- > 0;) from.push_back(random_piece(g, source, true));
+    auto want = bytes_of(from);
+    moved += index(want.size());
+
+    // into a dense buffer, and from there into strided pieces of other sizes
+    std::vector<unsigned char> dense(want.size() + 1, 0xee);
+    piece flat{reinterpret_cast<std::byte*>(dense.data()), 1, 1, {index(want.size())}, {1}};
+    index n = sp::copy({&flat, 1}, from);
+    wrong += n == index(want.size()) && std::equal(want.begin(), want.end(), dense.begin()) && dense.back() == 0xee ? 0 : 1;
+
+    std::vector<double> first(1000), second(1000);
+    std::vector<piece> to{random_piece(g, first, false), random_piece(g, second, false)};
+    index room = sp::total_bytes(to);
+    n = sp::copy(to, from);
+    wrong += n == sp::min(room, index(want.size())) ? 0 : 1; // the smaller total
+    auto got = bytes_of(to);
+    wrong += std::equal(got.begin(), got.begin() + n, want.begin()) ? 0 : 1;
+  }
+  CHECK(wrong == 0);
+  CHECK(moved > 100000);
+}
+
+TEST_CASE("piece: a scatter writes its elements and nothing between them") {
+  std::vector<int> from{1, 2, 3, 4, 5, 6}, to(12, -1);
+  piece a = sp::as_piece(support::tensor<1>(from, {6}));
+  piece b = sp::as_piece(sp::view<int, 2>(to.data(), {3, 2}, {4, 1}));
+  CHECK(sp::copy({&b, 1}, {&a, 1}) == 24);
+  CHECK(to == std::vector<int>{1, 2, -1, -1, 3, 4, -1, -1, 5, 6, -1, -1});
+  CHECK(sp::copy({}, {&a, 1}) == 0);
+  CHECK(sp::copy({&b, 1}, {}) == 0);
+}
+
+} // namespace
