@@ -109,7 +109,8 @@ struct stateful_sdpa {
     if (s.first_head != g.heads.q_begin || s.document != g.where.document) throw std::logic_error("this is another call's state");
     clear(g.dq), clear(g.dk), clear(g.dv);
     for (index h = 0; h < g.heads.q_count; ++h)
-      for (index i = 0; i < g.where.rows; ++i) row_gradient(g, s.probabilities[std::size_t(h * g.where.rows + i)], row_delta(g, i, h), i, h);
+      for (index i = 0; i < g.where.rows; ++i)
+        row_gradient(g, s.probabilities[std::size_t(h * g.where.rows + i)], row_delta(g, i, h), i, h);
   }
 };
 
@@ -118,7 +119,8 @@ template <bool Picky>
 struct block_sdpa {
   using memory_type = sp::host;
   bool accepts(sp::block const& b) const {
-    return !Picky || b.is_full() || (b.rows == b.keys && b.q_stride == b.k_stride && b.q_pos + b.hi == b.k_pos && b.lo <= b.least());
+    return !Picky || b.is_full() ||
+           (b.rows == b.keys && b.q_stride == b.k_stride && b.q_pos + b.hi == b.k_pos && b.lo <= b.least());
   }
   void forward(sp::block_call<double> const& c) const {
     for (index h = 0; h < c.heads.q_count; ++h)

@@ -41,7 +41,8 @@ private:
     std::vector<T> out(size_of(docs.length(), heads, width), T(std::numeric_limits<float>::quiet_NaN()));
     std::normal_distribution<double> normal;
     for (auto const& d : docs)
-      for (index i = d.begin * heads * width; i < d.end() * heads * width; ++i) out[std::size_t(i)] = T(float(factor * normal(g)));
+      for (index i = d.begin * heads * width; i < d.end() * heads * width; ++i)
+        out[std::size_t(i)] = T(float(factor * normal(g)));
     return out;
   }
 };
@@ -63,7 +64,9 @@ struct tensor {
   sp::view<T const, 3> read() const { return v; }
   bool intact() const {
     for (index i = 0; i < guard; ++i)
-      if (float(data[std::size_t(i)]) != float(T(-12345.0f)) || float(data[data.size() - 1 - std::size_t(i)]) != float(T(-12345.0f))) return false;
+      if (float(data[std::size_t(i)]) != float(T(-12345.0f)) ||
+          float(data[data.size() - 1 - std::size_t(i)]) != float(T(-12345.0f)))
+        return false;
     return true;
   }
 };
@@ -120,9 +123,9 @@ struct rank_tensors {
       : q_rows(stream_rows(b, b.runs())), k_rows(stream_rows(kb, kb.runs())), start(t.accumulate ? T(1.0f) : T(99.0f)),
         q(b.tokens(), t.q_heads, t.dim, t.order, nan()), k(kb.tokens(), t.kv_heads, t.dim, t.order + 1, nan()),
         v(kb.tokens(), t.kv_heads, t.value_dim, t.order / 3, nan()), out(b.tokens(), t.q_heads, t.value_dim, t.order + 2, nan()),
-        dout(b.tokens(), t.q_heads, t.value_dim, t.order / 3 + 1, nan()), dq(b.tokens(), t.q_heads, t.dim, t.order / 3 + 2, start),
-        dk(kb.tokens(), t.kv_heads, t.dim, t.order, start), dv(kb.tokens(), t.kv_heads, t.value_dim, t.order + 1, start), sinks(in.sinks),
-        dsinks(in.sinks.size(), acc<T>(start)) {
+        dout(b.tokens(), t.q_heads, t.value_dim, t.order / 3 + 1, nan()),
+        dq(b.tokens(), t.q_heads, t.dim, t.order / 3 + 2, start), dk(kb.tokens(), t.kv_heads, t.dim, t.order, start),
+        dv(kb.tokens(), t.kv_heads, t.value_dim, t.order + 1, start), sinks(in.sinks), dsinks(in.sinks.size(), acc<T>(start)) {
     take(q.v, q_rows, in.q);
     take(k.v, k_rows, in.k);
     take(v.v, k_rows, in.v);
@@ -154,9 +157,11 @@ private:
     for (index i = 0; i < to.extent(0); ++i)
       for (index h = 0; h < to.extent(1); ++h)
         for (index d = 0; d < to.extent(2); ++d)
-          if (index at = rows[std::size_t(i)]; at >= 0) to(i, h, d) = from[std::size_t((at * to.extent(1) + h) * to.extent(2) + d)];
+          if (index at = rows[std::size_t(i)]; at >= 0)
+            to(i, h, d) = from[std::size_t((at * to.extent(1) + h) * to.extent(2) + d)];
   }
-  static void put(outcome<T>& to, char const* name, tensor<T> const& from, std::vector<index> const& rows, std::vector<T>& global, T slack) {
+  static void put(outcome<T>& to, char const* name, tensor<T> const& from, std::vector<index> const& rows, std::vector<T>& global,
+                  T slack) {
     auto const& v = from.v;
     for (index i = 0; i < v.extent(0); ++i)
       for (index h = 0; h < v.extent(1); ++h)
@@ -170,19 +175,19 @@ private:
 
 /// lse out of what forward saved: (rows of the innermost ring, its heads).
 template <class T, class C, class B, class Saved>
-void collect_lse(sp::ring_attention<C, B> const&, Saved const& saved, sp::layout const&, int, sp::batch const& b, std::span<sp::run const> runs,
-                 sp::heads on, index heads, outcome<T>& to) {
+void collect_lse(sp::ring_attention<C, B> const&, Saved const& saved, sp::layout const&, int, sp::batch const& b,
+                 std::span<sp::run const> runs, sp::heads on, index heads, outcome<T>& to) {
   auto rows = stream_rows(b, runs);
   for (std::size_t i = 0; i < rows.size(); ++i)
     for (index h = 0; h < on.q_count; ++h)
       if (rows[i] >= 0) to.lse[std::size_t(rows[i] * heads + on.q_begin + h)] = saved.lse.tensor(index(i), h);
 }
 template <class T, class K, class Saved>
-void collect_lse(sp::whole_attention<K> const&, Saved const&, sp::layout const&, int, sp::batch const&, std::span<sp::run const>, sp::heads, index,
-                 outcome<T>&) {}
+void collect_lse(sp::whole_attention<K> const&, Saved const&, sp::layout const&, int, sp::batch const&, std::span<sp::run const>,
+                 sp::heads, index, outcome<T>&) {}
 template <class T, class C, class I, class Saved>
-void collect_lse(sp::ulysses_attention<C, I> const& o, Saved const& saved, sp::layout const& l, int part, sp::batch const& b, std::span<sp::run const>,
-                 sp::heads on, index heads, outcome<T>& to) {
+void collect_lse(sp::ulysses_attention<C, I> const& o, Saved const& saved, sp::layout const& l, int part, sp::batch const& b,
+                 std::span<sp::run const>, sp::heads on, index heads, outcome<T>& to) {
   int size = o.group().size(), stride = int(sp::group_stride(o.group())), at = sp::layout::group_of(part, size, stride);
   auto whole = l.grouped(size, stride);
   collect_lse<T>(o.inner(), saved.inner, whole, at, b, whole.runs(at), sp::heads_of(on, o.group().rank(), size), heads, to);
@@ -206,7 +211,8 @@ void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch cons
   sp::context ctx{scratch, kept, t.random()};
   auto saved = attn.forward(prepared, ctx, x.q.read(), x.k.read(), x.v.read(), x.out.v, forward_extras);
   keep_lse(saved);
-  attn.backward(prepared, ctx, std::move(saved), x.q.read(), x.k.read(), x.v.read(), x.out.v, x.dout.read(), x.dq.v, x.dk.v, x.dv.v, backward_extras);
+  attn.backward(prepared, ctx, std::move(saved), x.q.read(), x.k.read(), x.v.read(), x.out.v, x.dout.read(), x.dq.v, x.dk.v,
+                x.dv.v, backward_extras);
   if (scratch.bytes_in_use() + kept.bytes_in_use() != 0) to.complain("memory is still in use after backward");
 }
 
@@ -223,15 +229,16 @@ void run(trial const& t, inputs<T> const& in, Kernel const& kernel, outcome<T>& 
         sp::batch b(t.docs, t.sharding, comm, options), kb(t.keys(), t.sharding, comm, options);
         rank_tensors<T> x(t, in, b, kb);
         sp::attention_options how{.mask = t.mask, .scale = t.scale, .schedule = t.how, .head_groups = t.head_groups};
-        if constexpr (Object == object_kind::ring)
-          step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to);
+        if constexpr (Object == object_kind::ring) step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to);
         if constexpr (Object == object_kind::ulysses)
           step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep}}, t, b, kb, x, to);
         if constexpr (Object == object_kind::usp) {
           sp::axis::ring ring{t.ring};
           sp::axis::ulysses ulysses{t.ulysses};
           sp::mesh mesh = t.ring_is_fast ? sp::mesh{ulysses, ring} : sp::mesh{ring, ulysses};
-          step<T>(sp::ulysses_attention{mesh.ulysses(comm), sp::ring_attention{mesh.ring(comm), kernel, how}, sp::ulysses_options{t.keep}}, t, b, kb, x, to);
+          step<T>(sp::ulysses_attention{mesh.ulysses(comm), sp::ring_attention{mesh.ring(comm), kernel, how},
+                                        sp::ulysses_options{t.keep}},
+                  t, b, kb, x, to);
         }
         x.give(t, to, comm.rank());
       },

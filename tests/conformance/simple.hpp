@@ -31,7 +31,8 @@ struct local_scene {
     out = make(q_rows, s.q_heads, s.value_dim), dout = make(q_rows, s.q_heads, s.value_dim);
     dq = make(q_rows, s.q_heads, s.dim), dk = make(k_rows, s.kv_heads, s.dim), dv = make(k_rows, s.kv_heads, s.value_dim);
   }
-  local_scene(sp::batch const& b, sp::attention_shape s, unsigned seed = 1) : local_scene(b.tokens(), b.tokens(), s, seed + 100u * unsigned(b.part())) {}
+  local_scene(sp::batch const& b, sp::attention_shape s, unsigned seed = 1)
+      : local_scene(b.tokens(), b.tokens(), s, seed + 100u * unsigned(b.part())) {}
   local_scene(local_scene const&) = delete;
 
   template <class Object, class Prepared>

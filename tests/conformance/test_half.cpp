@@ -8,10 +8,10 @@ namespace {
 constexpr int cases = 7;
 }
 
-TEST_CASE("bf16 ring, cpu kernel [asan]") { conformance_of<sp::bf16, object_kind::ring, sp::cpu, false>(seconds() / cases); }
+TEST_CASE("bf16 ring, cpu kernel") { conformance_of<sp::bf16, object_kind::ring, sp::cpu, false>(seconds() / cases); }
 TEST_CASE("bf16 ulysses, cpu kernel") { conformance_of<sp::bf16, object_kind::ulysses, sp::cpu, false>(seconds() / cases); }
 TEST_CASE("bf16 usp, cpu kernel") { conformance_of<sp::bf16, object_kind::usp, sp::cpu, false>(seconds() / cases); }
 TEST_CASE("fp16 ring, cpu kernel") { conformance_of<sp::fp16, object_kind::ring, sp::cpu, false>(seconds() / cases); }
-TEST_CASE("fp16 ulysses, cpu kernel [asan]") { conformance_of<sp::fp16, object_kind::ulysses, sp::cpu, false>(seconds() / cases); }
+TEST_CASE("fp16 ulysses, cpu kernel") { conformance_of<sp::fp16, object_kind::ulysses, sp::cpu, false>(seconds() / cases); }
 TEST_CASE("fp16 usp, cpu kernel") { conformance_of<sp::fp16, object_kind::usp, sp::cpu, false>(seconds() / cases); }
 TEST_CASE("bf16 ring, reference kernel") { conformance_of<sp::bf16, object_kind::ring, sp::reference, false>(seconds() / cases); }

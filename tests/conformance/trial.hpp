@@ -90,11 +90,12 @@ struct trial {
     static constexpr char const* shardings[] = {"contiguous", "zigzag", "striped"};
     auto n = [](auto x) { return std::to_string(x); };
     std::string s = std::string(objects[int(object)]) + " P " + n(ranks) + " (ring " + n(ring) + " ulysses " + n(ulysses) +
-                    (ring_is_fast ? " strided" : "") + "), " + schedules[int(how)] + ", head groups " + n(head_groups) + ", keep " +
-                    (keep == sp::keep::heads ? "heads" : "output") + ", " + shardings[sharding.kind] +
-                    (sharding.over == sp::scope::stream ? " over the stream" : "") + (padded ? " padded" : "") + (sharding.inner > 1 ? " nested" : "") +
-                    ", mask kind " + n(mask_kind) + ", heads " + n(q_heads) + "/" + n(kv_heads) + ", dims " + n(dim) + "/" + n(value_dim) + ", softcap " +
-                    n(softcap) + ", dropout " + n(dropout) + (alibi ? ", alibi" : "") + (sinks ? ", sinks" : "") + (accumulate ? ", accumulate" : "") +
+                    (ring_is_fast ? " strided" : "") + "), " + schedules[int(how)] + ", head groups " + n(head_groups) +
+                    ", keep " + (keep == sp::keep::heads ? "heads" : "output") + ", " + shardings[sharding.kind] +
+                    (sharding.over == sp::scope::stream ? " over the stream" : "") + (padded ? " padded" : "") +
+                    (sharding.inner > 1 ? " nested" : "") + ", mask kind " + n(mask_kind) + ", heads " + n(q_heads) + "/" +
+                    n(kv_heads) + ", dims " + n(dim) + "/" + n(value_dim) + ", softcap " + n(softcap) + ", dropout " +
+                    n(dropout) + (alibi ? ", alibi" : "") + (sinks ? ", sinks" : "") + (accumulate ? ", accumulate" : "") +
                     (short_form ? ", short form" : "") + ", scale " + n(scale) + ", loud " + n(loud) + ", documents";
     for (auto const& d : docs) s += " [" + n(d.begin) + " +" + n(d.count) + ")";
     if (cross) {
@@ -128,14 +129,30 @@ struct dice {
 inline std::vector<index> lengths(dice& r, int kind) {
   std::vector<index> n;
   switch (kind) {
-  case 0: n = {r.between(1, 70)}; break;                                             // one document
-  case 1: for (int d = r.pick(3) + 3; d > 0; --d) n.push_back(r.between(1, 24)); break; // ragged
-  case 2: n = {0, r.between(3, 20), 0, 0, r.between(1, 20), 0}; break;               // empty ones
-  case 3: for (int d = 0; d < 10; ++d) n.push_back(r.pick(4) == 0 ? 2 : 1); break;    // one token
-  case 4: for (int d = 0; d < 4; ++d) n.push_back(r.between(0, 18)); break;           // with gaps
-  case 5: n.assign(3, r.between(5, 16)); break;                                      // rectangular
-  case 6: n = {r.between(90, 260), r.between(1, 20)}; break;                         // several tiles of the cpu kernel
-  default: for (int d = 0; d < 2; ++d) n.push_back(r.between(0, 3)); break;           // fewer tokens than ranks
+  case 0:
+    n = {r.between(1, 70)};
+    break; // one document
+  case 1:
+    for (int d = r.pick(3) + 3; d > 0; --d) n.push_back(r.between(1, 24));
+    break; // ragged
+  case 2:
+    n = {0, r.between(3, 20), 0, 0, r.between(1, 20), 0};
+    break; // empty ones
+  case 3:
+    for (int d = 0; d < 10; ++d) n.push_back(r.pick(4) == 0 ? 2 : 1);
+    break; // one token
+  case 4:
+    for (int d = 0; d < 4; ++d) n.push_back(r.between(0, 18));
+    break; // with gaps
+  case 5:
+    n.assign(3, r.between(5, 16));
+    break; // rectangular
+  case 6:
+    n = {r.between(90, 150), r.between(1, 20)};
+    break; // several tiles of the cpu kernel
+  default:
+    for (int d = 0; d < 2; ++d) n.push_back(r.between(0, 3));
+    break; // fewer tokens than ranks
   }
   return n;
 }
@@ -158,11 +175,21 @@ inline sp::mask make_mask(dice& r, int kind, trial const& t) {
   sp::mask m;
   if (kind >= 5 && t.cross && kind == 6) kind = 5; // spans are for self attention
   switch (kind) {
-  case 0: m = sp::causal(); break;
-  case 1: m = sp::full(); break;
-  case 2: m = sp::window(r.between(0, 9)); break;
-  case 3: m = sp::window(r.between(0, 6), r.between(1, 6)); break;
-  case 4: m = sp::causal(); break; // most common of all: twice
+  case 0:
+    m = sp::causal();
+    break;
+  case 1:
+    m = sp::full();
+    break;
+  case 2:
+    m = sp::window(r.between(0, 9));
+    break;
+  case 3:
+    m = sp::window(r.between(0, 6), r.between(1, 6));
+    break;
+  case 4:
+    m = sp::causal();
+    break; // most common of all: twice
   case 5: {
     std::vector<index> prefix;
     for (auto const& d : t.keys()) prefix.push_back(r.between(0, d.count));
@@ -181,8 +208,8 @@ inline sp::mask make_mask(dice& r, int kind, trial const& t) {
     for (std::size_t d = 0; d < t.docs.size(); ++d) {
       auto const &q = t.docs[d], &k = t.keys()[d];
       index q_mid = q.begin + q.count / 2, k_mid = k.begin + k.count / 3, by = k.begin - q.begin;
-      list.push_back({q.begin, q_mid, k.begin, k_mid});                                    // full
-      list.push_back({q.begin, q_mid, k_mid, k.begin + k.count, by - 3, by + 2});          // a band
+      list.push_back({q.begin, q_mid, k.begin, k_mid});                                   // full
+      list.push_back({q.begin, q_mid, k_mid, k.begin + k.count, by - 3, by + 2});         // a band
       list.push_back({q_mid, q.begin + q.count, k.begin, k.begin + k.count, by - 9, by}); // a window
     }
     m = sp::user_slices(list);
@@ -212,7 +239,8 @@ inline trial draw(std::uint64_t seed, object_kind object, bool featured, bool pu
     (object == object_kind::ring ? t.ring : t.ulysses) = rank_list[place];
   t.ranks = t.ring * t.ulysses;
 
-  constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::gather, sp::schedule::gather, sp::schedule::gather, sp::schedule::pull, sp::schedule::automatic};
+  constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::gather, sp::schedule::gather,
+                                  sp::schedule::gather, sp::schedule::pull,   sp::schedule::automatic};
   int variant = pick(6);
   t.how = object == object_kind::ulysses ? sp::schedule::automatic : how[variant];
   if (t.how == sp::schedule::pull && !pulls) t.how = sp::schedule::rotate;
@@ -267,9 +295,10 @@ inline trial draw(std::uint64_t seed, object_kind object, bool featured, bool pu
   return t;
 }
 
-inline double seconds() {
+/// Time of a test program; SP_TEST_SECONDS widens it for a night.
+inline double seconds(double usual = 12) {
   char const* s = std::getenv("SP_TEST_SECONDS");
-  return s ? std::atof(s) : 20.0;
+  return s ? std::atof(s) : usual;
 }
 
 /// Calls f(trial) for a pairwise covering sample, then for random trials, until the time is used up. SP_TEST_SEED runs that one alone.
