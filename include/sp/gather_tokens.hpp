@@ -65,7 +65,7 @@ public:
   /// The short form, with memory of the batch.
   template <class T, int R>
   void forward(batch const& b, view<T const, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
-    auto const& p = b.cached<prepared>([&](prepared const& x) { return int(x.from.size()) == comm_.size(); }, [&] { return prepare(b); });
+    auto const& p = b.cached<prepared>(0, [&](prepared const& x) { return int(x.from.size()) == comm_.size(); }, [&] { return prepare(b); });
     forward(b, p, local, global, b.memory(), value);
   }
 

@@ -11,7 +11,7 @@ namespace sp {
 
 /// How keys reach queries in a ring.
 enum class schedule {
-  automatic, ///< pull where ranks share memory, rotate otherwise
+  automatic, ///< pull where ranks share memory and the kernel keeps nothing from forward, rotate otherwise
   rotate,    ///< keys travel around the ring, the next ones in flight while a block is computed
   gather,    ///< all keys are gathered by groups of heads, their gradients reduce-scattered
   pull,      ///< one pass over everybody's keys where they lie (peer memory)
@@ -44,6 +44,7 @@ template <class T, class M = host>
 struct attention_extras {
   view<accumulate_t<T> const, 1, M> sinks{}; ///< (global q heads): attention sinks
   view<accumulate_t<T>, 1, M> dsinks{};      ///< (global q heads): this rank's contribution; sum it over ranks like any parameter gradient
+  random_key random{};                       ///< key of a short-form call; the long form takes it from its context
   bool accumulate = false;                   ///< add to dq, dk, dv, dsinks instead of overwriting them
 };
 

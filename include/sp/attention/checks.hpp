@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/attention/call.hpp>
+#include <sp/core/footprint.hpp>
 
 namespace sp::detail {
 
@@ -20,46 +21,12 @@ void require_shape(char const* name, view<T, R, M> const& v, std::array<index, s
     fail({errc::bad_pointer, std::string(name) + " is not aligned to " + std::to_string(alignof(T)) + " bytes", "Align tensors to their element type"});
 }
 
-/// The bytes a tensor spans, and where its rows repeat.
-struct footprint {
-  char const* name;
-  std::intptr_t begin = 0, end = 0, row = 0, inner = 0; // [begin, end); row stride; bytes one row spans
-
-  template <class T, int R, class M>
-  footprint(char const* n, view<T, R, M> const& v) : name(n) {
-    if (v.empty() || !v.data) return;
-    begin = reinterpret_cast<std::intptr_t>(v.data);
-    inner = index(sizeof(T));
-    for (int d = 1; d < R; ++d) {
-      auto span = (v.extent(d) - 1) * v.stride(d) * index(sizeof(T));
-      inner += span < 0 ? -span : span;
-      begin += span < 0 ? span : 0;
-    }
-    row = v.stride(0) * index(sizeof(T));
-    auto span = (v.extent(0) - 1) * row;
-    end = begin + inner + (span < 0 ? -span : span);
-    begin += span < 0 ? span : 0;
-    row = row < 0 ? -row : row;
-  }
-
-  bool meets(footprint const& o) const {
-    if (end <= o.begin || o.end <= begin) return false;
-    if (row != o.row || row == 0) return true;
-    auto shift = ((o.begin - begin) % row + row) % row; // interleaved rows (packed QKV) may share a range without sharing a byte
-    return shift < inner || shift + o.inner > row;
-  }
-};
-
-/// Nothing written may overlap anything else of the call.
-inline void refuse_aliasing(std::initializer_list<footprint> written, std::initializer_list<footprint> read) {
-  auto refuse = [](footprint const& a, footprint const& b) {
-    if (a.meets(b))
-      fail({errc::aliasing, std::string(a.name) + " overlaps " + b.name, "Attention is not in-place: give outputs memory of their own"});
-  };
-  for (auto const* w = written.begin(); w != written.end(); ++w) {
-    for (auto const* o = w + 1; o != written.end(); ++o) refuse(*w, *o);
-    for (footprint const& r : read) refuse(*w, r);
-  }
+/// What `saved` holds must be of this batch and these heads.
+template <class T, int R>
+void require_same_call(char const* name, view<T, R> const& held, std::array<index, std::size_t(R)> want) {
+  if (held.extents != want)
+    fail({errc::bad_state, std::string("saved holds ") + name + " " + shape(held) + ", this call needs " + shape(view<T, R>(nullptr, want)),
+          "Pass the saved that forward of the same object and batch returned"});
 }
 
 template <class T, class M>
@@ -79,7 +46,7 @@ void check_forward(forward_io<T, M> const& io, index q_rows, index k_rows) {
   require_shape("v", io.v, {k_rows, hk, dv});
   require_shape("out", io.out, {q_rows, hq, dv});
   if (io.sinks.data) require_shape("sinks", io.sinks, {hq});
-  refuse_aliasing({{"out", io.out}}, {{"q", io.q}, {"k", io.k}, {"v", io.v}});
+  refuse_aliasing({{"out", io.out}}, {{"q", io.q}, {"k", io.k}, {"v", io.v}, {"sinks", io.sinks}});
 }
 
 template <class T, class G, class M>
@@ -95,9 +62,10 @@ void check_backward(backward_io<T, G, M> const& io, index q_rows, index k_rows) 
   require_shape("dv", io.dv, {k_rows, hk, dv});
   if (io.extras.sinks.data && !io.extras.dsinks.data)
     fail({errc::bad_pointer, "sinks were given, dsinks were not", "Pass memory for the sinks' gradient"});
+  if (io.extras.sinks.data) require_shape("sinks", io.extras.sinks, {hq});
   if (io.extras.dsinks.data) require_shape("dsinks", io.extras.dsinks, {hq});
-  refuse_aliasing({{"dq", io.dq}, {"dk", io.dk}, {"dv", io.dv}},
-                  {{"q", io.q}, {"k", io.k}, {"v", io.v}, {"out", io.out}, {"dout", io.dout}});
+  refuse_aliasing({{"dq", io.dq}, {"dk", io.dk}, {"dv", io.dv}, {"dsinks", io.extras.dsinks}},
+                  {{"q", io.q}, {"k", io.k}, {"v", io.v}, {"out", io.out}, {"dout", io.dout}, {"sinks", io.extras.sinks}});
 }
 
 } // namespace sp::detail

@@ -6,12 +6,18 @@
 
 namespace sp::detail {
 
+/// Numbers for objects of this process.
+inline std::uint64_t new_object_id() {
+  static std::uint64_t last = 0;
+  return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+}
+
 /// Element type of a call with prepared geometry; with a batch in its place another overload is meant, and `out` may be anything.
 template <class Prepared, class O>
 using element_of_call = element_of<std::conditional_t<std::is_same_v<Prepared, batch>, view<float, 3>, O>>;
 
-/// Derived gives: name, group(), rule() (its mask), checks(), prepare_layouts(q, k, part, slices, mask), fits(prepared), q_rows(prepared),
-/// k_rows(prepared), run_forward(prepared, context, forward_io), run_backward(prepared, context, saved&&, backward_io),
+/// Derived gives: name, group(), rule() (its mask), checks(), check_call(global heads, sinks given), prepare_layouts(q, k, part, slices,
+/// mask), fits(prepared, layout, mask), q_rows(prepared), k_rows(prepared), run_forward(prepared, context, forward_io), run_backward(prepared, context, saved&&, backward_io),
 /// scratch_for<T>(prepared, heads, shape), saved_for<T>(prepared, heads, shape).
 template <class Derived>
 class attention_object {
@@ -23,6 +29,11 @@ public:
   auto prepare(batch const& q, batch const& k) const { return prepare(q, k, self().rule()); }
   auto prepare(batch const& q, batch const& k, sp::mask const& mask) const {
     return located(at(".prepare"), [&] {
+      if (q.part() != k.part() || q.parts() != k.parts())
+        fail({errc::invalid_shape,
+              "queries are part " + std::to_string(q.part()) + " of " + std::to_string(q.parts()) + ", keys part " + std::to_string(k.part()) + " of " +
+                  std::to_string(k.parts()),
+              "Make both batches over the same ranks"});
       auto list = rebase(slices(mask, q.source(), k.source()), q.source(), q.docs(), k.source(), k.docs());
       return self().prepare_layouts(q.layout(), k.layout(), q.part(), list, mask);
     });
@@ -31,7 +42,10 @@ public:
   /// The prepared geometry of a batch, made once and kept with it: what the short forms below use.
   auto const& prepared_for(batch const& b) const {
     using prepared = decltype(prepare(b));
-    return b.cached<prepared>([&](prepared const& p) { return self().fits(p, b.layout(), self().rule()); }, [&] { return prepare(b); });
+    return located(at(".prepare"), [&]() -> prepared const& {
+      return b.cached<prepared>(
+          id_, [&](prepared const& p) { return self().fits(p, b.layout(), self().rule()); }, [&] { return prepare(b); });
+    });
   }
 
   /// q (tokens, q heads, dim), k (tokens, kv heads, dim), v (tokens, kv heads, value dim) -> out (tokens, q heads, value dim).
@@ -42,13 +56,17 @@ public:
                std::type_identity_t<attention_extras<T>> e = {}) const {
     return located(at(".forward"), [&] {
       auto io = forward_operands<T>(q, k, v, out, e);
-      if (self().checks() > 0) check_forward(io, self().q_rows(p), self().k_rows(p));
+      if (self().checks() > 0) {
+        check_forward(io, self().q_rows(p), self().k_rows(p));
+        self().check_call(io.on, io.sinks.data != nullptr);
+      }
       return self().run_forward(p, ctx, io);
     });
   }
+  /// The short form. What it returns lives in the batch's memory and must be used, or destroyed, before the batch.
   template <class Q, class K, class V, class O, class T = element_of<O>>
   auto forward(batch const& b, Q const& q, K const& k, V const& v, O const& out, std::type_identity_t<attention_extras<T>> e = {}) const {
-    return forward(prepared_for(b), context(b.memory(), b.memory()), q, k, v, out, e);
+    return forward(prepared_for(b), context(b.memory(), b.memory(), e.random), q, k, v, out, e);
   }
 
   /// Forward that keeps nothing: what forward would keep comes from ctx.scratch too (scratch_bytes + saved_bytes at most).
@@ -66,7 +84,10 @@ public:
     static_assert(!std::is_lvalue_reference_v<Saved>, "sp: backward consumes what forward returned; pass std::move(saved).");
     located(at(".backward"), [&] {
       auto io = backward_operands<T>(q, k, v, out, dout, dq, dk, dv, e);
-      if (self().checks() > 0) check_backward(io, self().q_rows(p), self().k_rows(p));
+      if (self().checks() > 0) {
+        check_backward(io, self().q_rows(p), self().k_rows(p));
+        self().check_call(io.on, e.sinks.data != nullptr);
+      }
       if (e.dsinks.data && !e.accumulate) fill(e.dsinks, accumulate_t<T>{});
       self().run_backward(p, ctx, std::forward<Saved>(s), io);
     });
@@ -74,7 +95,7 @@ public:
   template <class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV, class T = element_of<DQ>>
   void backward(batch const& b, Saved&& s, Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq, DK const& dk,
                 DV const& dv, std::type_identity_t<attention_extras<T>> e = {}) const {
-    backward(prepared_for(b), context(b.memory(), b.memory()), std::forward<Saved>(s), q, k, v, out, dout, dq, dk, dv, e);
+    backward(prepared_for(b), context(b.memory(), b.memory(), e.random), std::forward<Saved>(s), q, k, v, out, dout, dq, dk, dv, e);
   }
 
   /// Bytes a call takes from context.scratch at most, forward or backward, for tensors of T.
@@ -89,6 +110,7 @@ public:
   }
 
 private:
+  std::uint64_t id_ = new_object_id(); ///< tells this object's plans in a batch from those of another; copies share it
   Derived const& self() const { return static_cast<Derived const&>(*this); }
   site at(char const* call) const { return {Derived::name, call, self().group().rank(), self().group().size()}; }
 };

@@ -2,8 +2,8 @@
 // A ring of one rank is local attention, which is what Ulysses runs inside when it is handed a backend.
 #pragma once
 
-#include <sp/attention/memory.hpp>
 #include <sp/attention/object.hpp>
+#include <sp/attention/ring_memory.hpp>
 #include <sp/attention/schedules.hpp>
 #include <sp/collective/solo.hpp>
 
@@ -17,6 +17,11 @@ class extras_list {
 public:
   void push(Extra e) { list_.push_back(std::move(e)); }
   Extra const& at(int i) const { return list_[std::size_t(i)]; }
+  void require(index calls) const {
+    if (index(list_.size()) != calls)
+      fail({errc::bad_state, "saved holds the state of " + std::to_string(list_.size()) + " kernel calls, this call makes " + std::to_string(calls),
+            "Pass the saved that forward of the same object and batch returned"});
+  }
 
 private:
   std::vector<Extra> list_;
@@ -25,6 +30,7 @@ template <>
 class extras_list<nothing> {
 public:
   void push(nothing) {}
+  void require(index) const {}
   nothing const& at(int) const {
     static constexpr nothing none{};
     return none;
@@ -85,6 +91,10 @@ public:
   int checks() const { return options_.checks; }
   index q_rows(prepared const& p) const { return p.geometry.q_rows; }
   index k_rows(prepared const& p) const { return p.geometry.rows_of(comm_.rank()); }
+  /// What only the kernel can say about the numbers of a call, on global heads and before anything is sent.
+  void check_call(heads whole, bool) const {
+    if constexpr (requires { backend_.check(whole); }) backend_.check(whole);
+  }
 
   prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask, sp::mask const& rule) const {
     if (q.parts() != comm_.size() || k.parts() != comm_.size() || part != comm_.rank())
@@ -92,9 +102,12 @@ public:
             "the batch is cut for " + std::to_string(q.parts()) + " (keys " + std::to_string(k.parts()) + ") ranks and this is part " +
                 std::to_string(part) + "; the group has " + std::to_string(comm_.size()) + " ranks and this is rank " + std::to_string(comm_.rank()),
             "Make the batch over the ranks of the same group"});
-    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}}, rule};
+    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}}, rule};
     auto& g = out.geometry;
-    for (int r = 0; r < g.size; ++r) g.key_rows.push_back(k.tokens(r));
+    for (int r = 0; r < g.size; ++r) {
+      g.key_rows.push_back(k.tokens(r));
+      g.query_rows.push_back(q.tokens(r));
+    }
     auto mine = place(q.runs(part));
     if (g.how == schedule::rotate) {
       for (int s = 0; s < g.size; ++s) g.steps.push_back(backend_.prepare({mine, place(k.runs(g.source(s))), mask}));
@@ -137,6 +150,8 @@ public:
     auto const& g = p.geometry;
     given.token.use();
     saved<T> s = std::move(given); // freed when this call ends
+    detail::require_same_call("lse", s.lse.tensor, {g.q_rows, io.on.q_count});
+    s.extras.require(kernel_calls(g, io.on));
     owned<A, 2> delta(*ctx.scratch, {g.q_rows, io.on.q_count}); // (tokens, q heads)
     detail::row_delta<T>(io.out, io.dout, delta.tensor);
     if (io.extras.sinks.data) detail::sink_gradient<A>(io.on, io.extras.sinks, s.lse.tensor, delta.tensor, io.extras.dsinks);
@@ -169,6 +184,11 @@ public:
   }
 
 private:
+  /// How often a forward call runs the kernel.
+  index kernel_calls(detail::ring_geometry<Backend> const& g, heads on) const {
+    return g.how == schedule::rotate ? g.size : g.how == schedule::gather ? max(1, min(options_.head_groups, on.kv_count)) : 1;
+  }
+
   static constexpr bool can_pull = peer_memory<Comm> && std::is_same_v<extra, nothing>;
 
   /// One rank has nobody to meet: every schedule is one step over its own keys.

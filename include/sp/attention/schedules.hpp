@@ -16,7 +16,7 @@ struct ring_geometry {
   int rank = 0, size = 1;
   sp::schedule how = schedule::rotate;
   index q_rows = 0;
-  std::vector<index> key_rows;                ///< of every rank
+  std::vector<index> key_rows, query_rows;    ///< of every rank
   std::vector<typename Backend::plan> steps;  ///< rotate: step s meets the keys of rank (rank - s) mod size; else one table of all keys
   std::optional<typename Backend::plan> keys; ///< pull, backward: everybody's queries against this rank's keys
 
@@ -327,6 +327,20 @@ void gather_backward(Comm const& comm, Backend const& backend, ring_geometry<Bac
 
 // ---- pull -----------------------------------------------------------------------------------------------------------------------
 
+/// A published tensor as this rank's own looks like, with the peer's rows; short_message if it does not.
+template <class E, int R>
+view<E, R> pulled(std::span<piece const> from, std::size_t i, int peer, index rows, std::type_identity_t<view<E, R>> const& own) {
+  bool same = i < from.size() && from[i].rank == R && from[i].element == index(sizeof(E)) && from[i].extents[0] == rows;
+  for (int d = 1; same && d < R; ++d) same = from[i].extents[std::size_t(d)] == own.extent(d);
+  if (!same) {
+    error_info e{errc::short_message, "tensor " + std::to_string(i) + " of rank " + std::to_string(peer) + " is not as expected: " + std::to_string(rows) +
+                                          " rows, otherwise " + shape(own), "Pass the same heads, dims and types on every rank"};
+    e.peer = peer;
+    fail(std::move(e));
+  }
+  return as_view<E, R>(from[i]);
+}
+
 template <class T, class Comm, class Backend, class Extras>
 void pull_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch, call_numbers const& n,
                   view<T const, 3> q, key_part<T> own, fold_state<T> state, Extras& extras) {
@@ -335,7 +349,7 @@ void pull_forward(Comm const& comm, Backend const& backend, ring_geometry<Backen
   auto published = comm.publish("ring.forward.publish", mine);
   for (int r = 0; r < g.size; ++r) {
     std::span<piece const> p = published.of(r);
-    parts.tensor(r) = {as_view<T const, 3>(p[0]), as_view<T const, 3>(p[1])};
+    parts.tensor(r) = {pulled<T const, 3>(p, 0, r, g.rows_of(r), own.k), pulled<T const, 3>(p, 1, r, g.rows_of(r), own.v)};
   }
   extras.push(backend.template forward<T>(g.steps[0], scratch, n, q, std::span<key_part<T> const>(parts.tensor.data, std::size_t(g.size)), state));
   published.release();
@@ -361,8 +375,11 @@ void pull_backward(Comm const& comm, Backend const& backend, ring_geometry<Backe
   auto published = comm.publish("ring.backward.publish", mine);
   for (int r = 0; r < g.size; ++r) {
     std::span<piece const> p = published.of(r);
-    keys.tensor(r) = {as_view<T const, 3>(p[0]), as_view<T const, 3>(p[1]), {}, {}};
-    rows.tensor(r) = {as_view<T const, 3>(p[2]), as_view<T const, 3>(p[3]), as_view<T const, 3>(p[4]), as_view<A const, 2>(p[5]), as_view<A const, 2>(p[6]), {}};
+    index n_keys = g.rows_of(r), n_rows = g.query_rows[std::size_t(r)];
+    keys.tensor(r) = {pulled<T const, 3>(p, 0, r, n_keys, own.k), pulled<T const, 3>(p, 1, r, n_keys, own.v), {}, {}};
+    rows.tensor(r) = {pulled<T const, 3>(p, 2, r, n_rows, queries.q),       pulled<T const, 3>(p, 3, r, n_rows, queries.out),
+                      pulled<T const, 3>(p, 4, r, n_rows, queries.dout),    pulled<A const, 2>(p, 5, r, n_rows, queries.lse),
+                      pulled<A const, 2>(p, 6, r, n_rows, queries.delta), {}};
   }
   std::span<key_grad<T> const> all_keys(keys.tensor.data, std::size_t(g.size));
   std::span<query_grad<T> const> all_rows(rows.tensor.data, std::size_t(g.size));

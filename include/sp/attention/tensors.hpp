@@ -21,7 +21,7 @@ auto tensor(Tensor const& t) {
   if constexpr (is_view<Tensor>) {
     static_assert(Tensor::rank == R, "sp: this tensor has another number of dimensions; attention takes (tokens, heads, dim).");
     return t;
-  } else if constexpr (mdspan_like<Tensor>)
+  } else if constexpr (mdspan_like<Tensor> && !adapted<Tensor>) // what the user says of a type wins over what it looks like
     return from_mdspan(t);
   else
     return as_tensor<R>(t);

@@ -64,6 +64,7 @@ public:
   heads local_heads_of(heads whole) const { return inner_.local_heads_of(share(whole, comm_.rank())); }
   index q_rows(prepared const& p) const { return p.queries.rows; }
   index k_rows(prepared const& p) const { return p.keys.rows; }
+  void check_call(heads whole, bool sinks) const { inner_.check_call(whole, sinks); }
 
   prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask, sp::mask const& rule) const {
     int size = comm_.size(), stride = int(group_stride(comm_));
@@ -144,6 +145,9 @@ private:
     saved<T> s = std::move(given);
     heads mine = share(io.on, comm_.rank());
     allocator& scratch = *ctx.scratch;
+    detail::require_same_call("out", s.out.tensor, {p.queries.group_rows, mine.q_count, io.out.extent(2)});
+    if (options_.keep == keep::heads)
+      detail::require_same_call("q", s.q.tensor, {p.queries.group_rows, mine.q_count, io.q.extent(2)});
     auto dout = by_heads(scratch, p.queries, io.dout, mine.q_count);
     detail::exchange_plan plan(scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
     if (options_.keep == keep::heads) {

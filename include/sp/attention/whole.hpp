@@ -37,6 +37,10 @@ public:
   heads local_heads_of(heads whole) const { return whole; }
   index q_rows(prepared const& p) const { return p.q_rows; }
   index k_rows(prepared const& p) const { return p.k_rows; }
+  void check_call(heads whole, bool sinks) const {
+    if (sinks) fail({errc::unsupported_mask, "sinks need the lse, which this kernel does not return", "Use a kernel that returns its lse"});
+    if constexpr (requires { kernel_.check(whole); }) kernel_.check(whole);
+  }
   bool fits(prepared const& p, layout const&, sp::mask const& rule) const { return p.mask == rule; }
 
   prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask, sp::mask const& rule) const {
@@ -58,7 +62,6 @@ public:
 
   template <class T>
   saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
-    if (io.sinks.data) fail({errc::unsupported_mask, "sinks need the lse, which this kernel does not return", "Use a kernel that returns its lse"});
     saved<T> s{{}, detail::once(true)};
     fill(io.out, T{});
     for_each_call<whole_call<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_call<T>& c, head_group const& g) {

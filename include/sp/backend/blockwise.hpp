@@ -120,6 +120,12 @@ public:
 
   Kernel const& kernel() const { return kernel_; }
 
+  /// Passes on what the kernels have to say about a call's (global) heads, if anything.
+  void check(heads whole) const {
+    if constexpr (requires { kernel_.check(whole); }) kernel_.check(whole);
+    if constexpr (requires { second_.check(whole); }) second_.check(whole);
+  }
+
   /// unsupported_mask when neither the kernel nor a second backend takes a block.
   plan prepare(problem const& p) const {
     plan out;

@@ -111,7 +111,7 @@ concept block_kernel = requires(K const k, block_call<T, typename K::memory_type
 /// One document in natural order, for kernels that cannot return an lse (plain scaled-dot-product attention).
 template <class T, class M = host>
 struct whole_call {
-  block where;            ///< all rows and keys of the document; its bounds are the mask
+  block where;            ///< the rows of the document that see a key and the keys they see; its bounds are the mask
   sp::heads heads;
   double scale = 1;
   random_key random{};

@@ -8,7 +8,8 @@
 namespace sp::inline SP_CPU_TARGET {
 
 /// An attention_backend: sp::cpu{}, sp::cpu{sp::softcap{30}, sp::alibi{slopes}}. Sums run in float, for double in double.
-/// Rows and keys that no slice covers are never read. The only memory a call takes is scratch, all of it at once.
+/// Rows and keys that no slice covers are never read. A NaN or infinity in v, k or dout of a token may reach other rows of its tile,
+/// also those that do not see the token: zero times NaN is NaN. The only memory a call takes is scratch, all of it at once.
 template <class... Features>
 class cpu {
 public:
@@ -17,6 +18,9 @@ public:
   using extra = nothing;
 
   constexpr cpu(Features... features) : chain_{features...} {}
+
+  /// Refuses feature numbers that make no sense for these (global) heads.
+  void check(heads whole) const { chain_.check(whole); }
 
   plan prepare(problem const& p) const { return detail::make_tiles(p); }
 

@@ -8,10 +8,16 @@
 
 #include <sp/core/index.hpp>
 
-// The widest vectors that the target computes with. Everything that depends on them lives in an inline namespace of that name, so
-// that translation units compiled for different processors link without sharing code.
+// What the target computes with. The kernel lives in an inline namespace of that name, so that translation units compiled for different
+// processors link without sharing its code or its types. Plans, pools and pieces are ordinary inline functions, as in any header.
 #if defined(__AVX512F__)
 #define SP_CPU_TARGET avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define SP_CPU_TARGET avx2_fma
+#elif defined(__AVX__) && defined(__FMA__)
+#define SP_CPU_TARGET avx_fma
+#elif defined(__AVX2__)
+#define SP_CPU_TARGET avx2
 #elif defined(__AVX__)
 #define SP_CPU_TARGET avx
 #else

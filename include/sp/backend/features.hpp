@@ -8,6 +8,7 @@
 
 #include <sp/core/dtype.hpp>
 #include <sp/core/philox.hpp>
+#include <sp/geometry/heads.hpp>
 
 namespace sp {
 
@@ -85,6 +86,18 @@ template <class... Features>
 struct score_chain : Features... {
   static_assert((is_feature<Features> && ...), "sp: a kernel feature must be sp::softcap, sp::alibi or sp::dropout");
   static_assert(((count_feature<Features, Features...> == 1) && ...), "sp: a kernel feature is given twice; pass each one once");
+
+  /// invalid_shape for numbers that make no sense; `whole` are the heads of the model.
+  void check([[maybe_unused]] heads whole) const {
+    if constexpr (count_feature<softcap, Features...> > 0)
+      if (!(softcap::cap > 0)) fail({errc::invalid_shape, "softcap " + std::to_string(softcap::cap), "The cap is positive; leave the feature out for none"});
+    if constexpr (count_feature<dropout, Features...> > 0)
+      if (!(dropout::p >= 0 && dropout::p < 1)) fail({errc::invalid_shape, "dropout " + std::to_string(dropout::p), "The chance is in [0, 1)"});
+    if constexpr (count_feature<alibi, Features...> > 0)
+      if (index(alibi::slopes.size()) < whole.q_end())
+        fail({errc::invalid_shape, std::to_string(alibi::slopes.size()) + " slopes for " + std::to_string(whole.q_end()) + " q heads",
+              "sp::alibi takes one slope for every q head of the model"});
+  }
 
   template <class A>
   score_rule<A, Features...> rule([[maybe_unused]] index q_head, [[maybe_unused]] index document,

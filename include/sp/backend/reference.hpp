@@ -17,6 +17,8 @@ public:
   using memory_type = host;
   constexpr scalar_kernel(Features... features) : chain_{features...} {}
 
+  void check(heads whole) const { chain_.check(whole); }
+
   template <class T>
   void forward(block_call<T> const& c) const {
     for (index h = 0; h < c.heads.q_count; ++h) {

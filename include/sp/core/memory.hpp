@@ -74,7 +74,11 @@ private:
 /// A fixed block of the caller's memory, used as a stack: for trainers that place every byte themselves.
 class workspace final : public allocator {
 public:
-  workspace(void* memory, std::size_t bytes) : base_(static_cast<std::byte*>(memory)), bytes_(bytes) {}
+  /// `memory` is aligned to allocator::alignment (64 bytes); bad_pointer otherwise.
+  workspace(void* memory, std::size_t bytes) : base_(static_cast<std::byte*>(memory)), bytes_(bytes) {
+    if (reinterpret_cast<std::uintptr_t>(memory) % alignment != 0)
+      fail({errc::bad_pointer, "the memory of a workspace is not aligned to " + std::to_string(alignment) + " bytes", "Align it, for instance by aligned_alloc"});
+  }
 
   void* allocate(std::size_t bytes) override {
     std::size_t at = (reinterpret_cast<std::uintptr_t>(base_) + used_ + alignment - 1) / alignment * alignment -
@@ -82,7 +86,7 @@ public:
     if (at + bytes > bytes_)
       fail({errc::workspace_too_small,
             "at least " + std::to_string(at + bytes) + " bytes are needed, " + std::to_string(bytes_) + " were given",
-            "Ask scratch_bytes() of the object for this batch"});
+            "Ask scratch_bytes() (context.scratch) or saved_bytes() (context.kept) of the object for this batch"});
     used_ = at + bytes;
     ++out_;
     return base_ + at;

@@ -62,7 +62,7 @@ public:
         layout_ = sp::layout(with_room(source_, how, parts), how, parts);
       else
         layout_ = sp::layout(source_, how, parts);
-      if (options.local == shapes::equal) require_equal();
+      if (options.local != shapes::ragged) require_equal(options.local);
     });
   }
 
@@ -81,12 +81,12 @@ public:
 
   /// What an object prepared for this batch: found again by its type and `fits`, made by `make` the first time.
   template <class Prepared, class Fits, class Make>
-  Prepared const& cached(Fits fits, Make make) const {
+  Prepared const& cached(std::uint64_t owner, Fits fits, Make make) const {
     auto& cache = store_.as<storage>().cache;
     for (entry const& e : cache)
-      if (e.tag == &tag<Prepared>)
+      if (e.tag == &tag<Prepared> && e.owner == owner)
         if (auto const& p = e.value.template as<Prepared const>(); fits(p)) return p;
-    cache.push_back({&tag<Prepared>, detail::box(new Prepared(make()))});
+    cache.push_back({&tag<Prepared>, owner, detail::box(new Prepared(make()))});
     return cache.back().value.template as<Prepared const>();
   }
 
@@ -95,6 +95,7 @@ private:
   static constexpr char tag = 0;
   struct entry {
     void const* tag;
+    std::uint64_t owner;
     detail::box value;
   };
   struct storage { // on the heap, so that what it hands out stays where it is when the batch moves
@@ -117,12 +118,13 @@ private:
     }
   }
 
-  void require_equal() const {
+  void require_equal(shapes local) const {
     for (int p = 0; p < layout_.parts(); ++p)
       if (layout_.tokens(p) != layout_.tokens(0))
         fail({errc::uneven_partition,
               "ranks 0 and " + std::to_string(p) + " own " + std::to_string(layout_.tokens(0)) + " and " + std::to_string(layout_.tokens(p)) + " tokens",
-              "Use shapes::ragged, or shapes::padded to add slack rows"});
+              local == shapes::padded ? "multiple(parts) of the sharding must lead to equal cuts; or use shapes::ragged"
+                                      : "Use shapes::ragged, or shapes::padded to add slack rows"});
   }
 
   documents source_;
