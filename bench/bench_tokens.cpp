@@ -1,4 +1,5 @@
-// Moving rows: split against memcpy of the same bytes, relayout between two shardings, the gather of tokens, the loss.
+// Moving rows: split and copies of strided pieces against memcpy of the same bytes, merge against a stream that reads and writes
+// the same bytes, relayout between two shardings, the gather of tokens, the loss.
 // Bytes per second of payload; ranks are threads, the time is that of the slowest rank.
 #include <chrono>
 #include <cstdlib>
@@ -7,6 +8,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include <sp/backend/merge.hpp>
 #include <sp/batch.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/threads.hpp>
@@ -33,7 +35,8 @@ void split_half(benchmark::State& state, Sharding how) {
   sp::batch b(one_document(), how, 0, 2);
   std::vector<float> global(std::size_t(tokens() * width), 1.5f), local(std::size_t(b.tokens() * width));
   for (auto _ : state) {
-    sp::split(b, sp::view<float const, 2>(global.data(), {tokens(), width}), sp::view<float, 2>(local.data(), {b.tokens(), width}));
+    sp::split(b, sp::view<float const, 2>(global.data(), {tokens(), width}),
+              sp::view<float, 2>(local.data(), {b.tokens(), width}));
     benchmark::ClobberMemory();
   }
   state.SetBytesProcessed(std::int64_t(state.iterations() * local.size() * sizeof(float)));
@@ -41,6 +44,46 @@ void split_half(benchmark::State& state, Sharding how) {
 BENCHMARK_CAPTURE(split_half, contiguous, sp::contiguous{});
 BENCHMARK_CAPTURE(split_half, zigzag, sp::zigzag{});
 BENCHMARK_CAPTURE(split_half, striped, sp::striped{});
+
+/// Packs every second run of `run` floats: as many bytes as memcpy_of_the_same_bytes.
+void copy_strided_piece(benchmark::State& state) {
+  std::int64_t run = state.range(0), rows = tokens(), groups = width / (2 * run);
+  std::vector<float> from(std::size_t(rows * width), 1.5f), to(from.size() / 2);
+  sp::piece const source = sp::as_piece(sp::view<float, 3>(from.data(), {rows, groups, run}, {width, 2 * run, 1}));
+  sp::piece const target = sp::as_piece(sp::view<float, 3>(to.data(), {rows, groups, run}));
+  for (auto _ : state) {
+    sp::copy({&target, 1}, {&source, 1});
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(std::int64_t(state.iterations() * to.size() * sizeof(float)));
+}
+BENCHMARK(copy_strided_piece)->ArgName("run")->Arg(8)->Arg(32)->Arg(128);
+
+/// What a merge must at least do with its outputs: read both, write one.
+void read_modify_write_of_the_same_bytes(benchmark::State& state) {
+  std::vector<float> x(std::size_t(tokens() * width), 1.5f), y(x.size(), 0.5f);
+  for (auto _ : state) {
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = 0.5f * x[i] + 0.5f * y[i];
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(std::int64_t(state.iterations() * 3 * x.size() * sizeof(float)));
+}
+BENCHMARK(read_modify_write_of_the_same_bytes);
+
+void merge(benchmark::State& state) {
+  std::int64_t rows = tokens(), dim = 64, heads = width / dim;
+  std::vector<float> x(std::size_t(rows * width), 1.5f), y(x.size(), 0.5f), a(std::size_t(rows * heads), 0.25f),
+      b(a.size(), 0.0f);
+  auto state_of = [&](std::vector<float>& out, std::vector<float>& lse) {
+    return sp::fold_state<float>{{out.data(), {rows, heads, dim}}, {lse.data(), {rows, heads}}};
+  };
+  for (auto _ : state) {
+    sp::merge<float>(state_of(x, a), state_of(y, b)); // lse grows by the logarithm of a sum: no weight ever vanishes
+    benchmark::ClobberMemory();
+  }
+  state.SetBytesProcessed(std::int64_t(state.iterations() * 3 * x.size() * sizeof(float)));
+}
+BENCHMARK(merge);
 
 /// Seconds of `body(comm, batch)` on two ranks, the slower one, after one warm-up.
 template <class Body>
@@ -69,7 +112,8 @@ void relayout_contiguous_to_zigzag(benchmark::State& state) {
       sp::relayout move(b.layout(), other.layout(), std::span(&map, 1), comm.rank());
       std::vector<float> in(std::size_t(b.tokens() * width), 1.5f), out(std::size_t(other.tokens() * width));
       return [&comm, &b, move, in, out, rows = other.tokens()]() mutable {
-        move.apply(comm, sp::view<float const, 2>(in.data(), {b.tokens(), width}), sp::view<float, 2>(out.data(), {rows, width}), b.memory());
+        move.apply(comm, sp::view<float const, 2>(in.data(), {b.tokens(), width}), sp::view<float, 2>(out.data(), {rows, width}),
+                   b.memory());
       };
     }));
   state.SetBytesProcessed(std::int64_t(state.iterations()) * tokens() * width * 2);
@@ -81,7 +125,8 @@ void gather_of_tokens(benchmark::State& state) {
     state.SetIterationTime(slowest([](auto const& comm, sp::batch const& b) {
       std::vector<float> local(std::size_t(b.tokens() * width), 1.5f), global(std::size_t(tokens() * width));
       return [&comm, &b, local, global]() mutable {
-        sp::gather(comm, b, sp::view<float const, 2>(local.data(), {b.tokens(), width}), sp::view<float, 2>(global.data(), {tokens(), width}));
+        sp::gather(comm, b, sp::view<float const, 2>(local.data(), {b.tokens(), width}),
+                   sp::view<float, 2>(global.data(), {tokens(), width}));
       };
     }));
   state.SetBytesProcessed(std::int64_t(state.iterations()) * tokens() * width * 4);

@@ -55,7 +55,8 @@ inline void compare(outcome& run, outcome const& one, parameter_table const& tab
 /// What relative difference a number type is allowed.
 inline double bound_of(std::string const& type) { return type == "double" ? 1e-9 : 1e-4; }
 
-/// Loss at the end: the mean of the last steps, because steps see different text.
+/// What is called the final loss everywhere: the mean of the last three steps (of all, if there are fewer), because steps see
+/// different text.
 inline double final_loss(outcome const& run) {
   std::size_t n = std::min<std::size_t>(3, run.losses.size());
   double sum = 0;
@@ -63,7 +64,8 @@ inline double final_loss(outcome const& run) {
   return sum / double(n);
 }
 
-/// How far the loss must have come down. A run of a few steps only has to go down at all, one of two steps may do anything.
+/// Where the final loss must be, as a part of the first step's. A run of a few steps only has to go down at all; from fewer than
+/// six nothing is required (infinity).
 inline double required_fall(std::size_t steps) {
   return steps >= 30 ? 0.8 : steps >= 6 ? 1.0 : std::numeric_limits<double>::infinity();
 }

@@ -1,5 +1,7 @@
 // sp_trainer: trains a small language model on real text, by one rank and by several, and shows that the numbers are the same.
-// Exit codes: 0 all is well, 1 a number is off (it says which), 2 the options or the text cannot be used.
+// Exit codes: 0 all is well, 1 a number is off (it says which), 2 the options, the text or the output folder cannot be used.
+#include <fstream>
+
 #include <CLI/CLI.hpp>
 
 #include "compare.hpp"
@@ -9,6 +11,11 @@
 namespace {
 
 using namespace trainer;
+
+/// Why the report cannot be written; exit code 2.
+struct bad_output : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 /// The repository's own sources and documentation.
 std::vector<std::filesystem::path> own_text() {
@@ -58,17 +65,37 @@ int conclude(report const& r) {
   auto wrong = complaints(r.outcomes);
   outcome const& one = r.outcomes.front();
   if (wrong.empty()) {
-    fmt::print("All strategies agree with one rank; the loss fell from {:.3f} to {:.3f}. {:.0f} s in all.\n", one.losses.front(),
-               final_loss(one), r.seconds);
+    double part = required_fall(one.losses.size());
+    fmt::print(
+        "All strategies agree with one rank; the loss went from {:.3f} to {:.3f} (mean of the last three steps), {}. {:.0f} s "
+        "in all.\n",
+        one.losses.front(), final_loss(one),
+        std::isinf(part) ? std::string("too few steps to require a fall")
+                         : fmt::format("below {:.3f} was required", part * one.losses.front()),
+        r.seconds);
     return 0;
   }
   for (std::string const& w : wrong) fmt::print(stderr, "sp_trainer: {}\n", w);
   return 1;
 }
 
+/// Makes the folder and tries both files, so that hours of training do not end at a file that cannot be written.
+/// What is there already keeps its contents.
+void claim_output(std::filesystem::path const& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw bad_output("cannot make the folder '" + folder.string() + "': " + error.message());
+  for (char const* name : {"train.json", "report.html"}) {
+    std::filesystem::path file = folder / name;
+    bool was_there = std::filesystem::exists(file, error);
+    if (!std::ofstream(file, std::ios::app)) throw bad_output("cannot write '" + file.string() + "'");
+    if (!was_there) std::filesystem::remove(file, error);
+  }
+}
+
 int train(settings const& asked) {
   corpus text = read_corpus(asked.text, asked.longest);
-  std::filesystem::create_directories(asked.out);
+  claim_output(asked.out);
   report r{asked, &text, parameter_table(asked.model).size(), all_plans(), reader(text, asked.stream, asked.seed).next(), {}, 0};
   describe(r);
   progress show(double(r.plans.size()) * double(asked.stream) * (asked.steps + asked.double_steps));
@@ -109,6 +136,9 @@ int main(int argc, char** argv) {
   try {
     return train(asked);
   } catch (bad_text const& e) {
+    fmt::print(stderr, "sp_trainer: {}\n", e.what());
+    return 2;
+  } catch (bad_output const& e) {
     fmt::print(stderr, "sp_trainer: {}\n", e.what());
     return 2;
   } catch (std::filesystem::filesystem_error const& e) {

@@ -59,7 +59,7 @@ std::string table_of_outcomes(report const& r) {
     std::string ratio = o.bytes_expected > 0 ? fmt::format("{:.4f}", o.bytes_counted / o.bytes_expected) : "–";
     t += fmt::format(
         "<tr{}><td>{}<td>{}<td>{:.6f}<td>{:.1e}<td>{:.1e}<td>{:.1e}<td>{:.0f}<td>{:.1f}<td>{:.1f}<td>{}<td>{:.2f} MiB</tr>",
-        o.ranks == 1 ? " class=\"one\"" : "", escaped(o.strategy), o.type, o.losses.back(), o.loss_difference, o.norm_difference,
+        o.ranks == 1 ? " class=\"one\"" : "", escaped(o.strategy), o.type, final_loss(o), o.loss_difference, o.norm_difference,
         o.gradient_difference, o.tokens_per_second(), o.sent_per_token(), o.expected_per_token(), ratio,
         double(o.workspace) / (1 << 20));
   }
@@ -110,7 +110,8 @@ void write_html(report const& r, std::filesystem::path const& file) {
   html += draw_curves(curves_of(r, "float", [](outcome const& o) { return o.losses; }), "loss per step", false);
   html += "<h2>Numbers</h2>" + table_of_outcomes(r);
   html += fmt::format(
-      "<p class=\"note\">Differences are relative to one rank, largest over all steps; gradients: the first step's, worst matrix "
+      "<p class=\"note\">Final loss: mean of the last three steps. Differences are relative to one rank, largest over all steps; "
+      "gradients: the first step's, worst matrix "
       "by norm. Allowed: "
       "{:.0e} in float, {:.0e} in double. Bytes are what attention sends, all ranks and layers, forward and backward.</p>",
       bound_of("float"), bound_of("double"));
@@ -128,7 +129,7 @@ void write_html(report const& r, std::filesystem::path const& file) {
   for (plan const& p : r.plans)
     if (p.ranks() > 1) html += plan_section(r, p);
   std::ofstream out(file);
-  out << html << "</body></html>\n";
+  out << html << "</body></html>\n" << std::flush;
   if (!out) throw std::runtime_error("cannot write " + file.string());
 }
 

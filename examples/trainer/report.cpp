@@ -20,10 +20,11 @@ void print_table(report const& r) {
     if (o.ranks == 1) fmt::print("{:-<125}\n", "");
     std::string ratio = o.bytes_expected > 0 ? fmt::format("{:.4f}", o.bytes_counted / o.bytes_expected) : "-";
     fmt::print("{:<20} {:<6} {:>10.6f} | {:>9.1e} {:>9.1e} {:>9.1e} | {:>9.0f} {:>11.1f} {:>11.1f} {:>7} {:>7.2f} MiB\n",
-               o.strategy, o.type, o.losses.back(), o.loss_difference, o.norm_difference, o.gradient_difference,
+               o.strategy, o.type, final_loss(o), o.loss_difference, o.norm_difference, o.gradient_difference,
                o.tokens_per_second(), o.sent_per_token(), o.expected_per_token(), ratio, double(o.workspace) / (1 << 20));
   }
-  fmt::print("\nDifferences are relative, over all steps; gradients: the first step's, worst matrix by norm. Allowed: float "
+  fmt::print("\nFinal loss: mean of the last three steps. Differences are relative, over all steps; gradients: the first step's, "
+             "worst matrix by norm. Allowed: float "
              "{:.0e}, double {:.0e}.\n",
              bound_of("float"), bound_of("double"));
   fmt::print("Bytes: all ranks, {} layers, forward and backward. Peak: scratch and saved tensors of attention. Ranks are threads "
@@ -38,7 +39,7 @@ nlohmann::ordered_json to_json(outcome const& o) {
   j["strategy"] = o.strategy;
   j["type"] = o.type;
   j["ranks"] = o.ranks;
-  j["final_loss"] = o.losses.back();
+  j["final_loss_mean_of_last_3"] = final_loss(o);
   j["difference"] = {
       {"loss", o.loss_difference}, {"gradient_norm", o.norm_difference}, {"first_gradients", o.gradient_difference}};
   j["allowed_difference"] = bound_of(o.type);
@@ -66,7 +67,7 @@ void write_json(report const& r, std::filesystem::path const& file) {
   j["seconds"] = r.seconds;
   for (outcome const& o : r.outcomes) j["runs"].push_back(to_json(o));
   std::ofstream out(file);
-  out << j.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
+  out << j.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n" << std::flush;
   if (!out) throw std::runtime_error("cannot write " + file.string());
 }
 
