@@ -1,6 +1,7 @@
 // Importers of foreign tensors: the right values through every layout, and both sides named for every bad input.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstdint>
 #include <numeric>
 #include <vector>
@@ -214,6 +215,11 @@ TEST_CASE("adapt: byte strides with the fastest dimension first (ggml)") {
   std::vector<std::int64_t> permuted_nb{4, 48, 16};
   CHECK(sp::from_reversed<float, 3>(values.data(), permuted_ne, permuted_nb)(2, 1, 3) == 23);
 }
+
+template <class T, class Data>
+concept readable_as = requires(Data data, std::array<std::int64_t, 1> ne) { sp::from_reversed<T, 1>(data, ne, ne); };
+static_assert(readable_as<float const, void const*> && readable_as<float const, void*> && readable_as<float, void*>);
+static_assert(!readable_as<float, void const*> && !readable_as<float, float const*>); // const data stay const
 
 TEST_CASE("adapt: byte strides that cannot be a view") {
   auto values = counted(24);

@@ -98,6 +98,13 @@ TEST_CASE("view: a rectangular batch is one stream where its strides say so") {
   CHECK(says(failure_of([&] { return sp::flatten(gap); }), errc::invalid_shape, "(2, 2, 4)", "not one behind the other"));
   CHECK(sp::flatten(gap.rows(0, 1)).extent(0) == 2); // one batch row has no batch stride
   CHECK(sp::flatten(view<int, 3>(nullptr, {2, 0, 4})).extent(0) == 0);
+  // decode: one token per batch row, at any distance
+  view<int, 3> decode(values.data() + 2, {2, 1, 4}, {12, 4, 1});
+  CHECK(sp::flatten(decode).strides == std::array<index, 2>{12, 1});
+  CHECK(sp::flatten(decode)(1, 3) == decode(1, 0, 3));
+  CHECK(sp::flatten(view<int, 3>(values.data(), {1, 1, 4}, {0, 4, 1})).stride(0) == 4);
+  view<int, 3> wraps(nullptr, {2, 4, 1}, {0, index{1} << 62, 1}); // tokens times their stride is 2^64, which is not 0
+  CHECK(failure_of([&] { return sp::flatten(wraps); }).code == errc::size_overflow);
 }
 
 TEST_CASE("view: more elements than int64 counts is size_overflow") {

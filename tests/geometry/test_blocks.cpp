@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <functional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -410,6 +411,63 @@ TEST_CASE("blocks: documents carry index, name and origins into the block") {
 TEST_CASE("blocks: work over int64 is size_overflow") {
   block b{0, 0, index{1} << 40, 0, 0, index{1} << 40};
   CHECK(support::failure_of([&] { return sp::work(b); }).code == sp::errc::size_overflow);
+}
+
+/// The definition of for_each_block: every slice against every pair of runs, in the order of the lists.
+std::vector<block> all_pairs(std::vector<placed> const& q, std::vector<placed> const& k, std::vector<slice> const& mask) {
+  std::vector<block> out;
+  for (slice const& s : mask)
+    for (placed const& a : q)
+      for (placed const& b : k)
+        for (block const& x : sp::blocks({&a, 1}, {&b, 1}, {&s, 1})) out.push_back(x);
+  return out;
+}
+
+TEST_CASE("blocks: sorted or not, lists give the blocks of every pair in the order of the lists [asan]") {
+  documents docs = sp::packed{0, 9, 9, 10, 31, 40};
+  std::mt19937 random(3);
+  index cases = 0, wrong = 0;
+  for (rule const& r : rules(docs, docs))
+    for (int parts : {1, 3, 4})
+      for (cut const& c : cuts(docs, parts, true)) {
+        auto mask = sp::slices(r.made, docs, docs);
+        std::vector<placed> table = sp::table_of(c.of), mine = c.runs.back();
+        for (int shuffles = 0; shuffles < 4; ++shuffles) { // first everything sorted, then the mask shuffled, then the runs as well
+          wrong += sp::blocks(mine, table, mask) == all_pairs(mine, table, mask) ? 0 : 1;
+          wrong += sp::blocks(table, mine, mask) == all_pairs(table, mine, mask) ? 0 : 1;
+          ++cases;
+          std::shuffle(mask.begin(), mask.end(), random);
+          if (shuffles > 0) std::shuffle(table.begin(), table.end(), random);
+        }
+      }
+  CHECK(wrong == 0);
+  CHECK(cases > 500);
+}
+
+TEST_CASE("blocks: a step over many documents does not hold every run against every document") {
+  std::vector<index> cu{0};
+  for (index d = 0; d < 100000; ++d) cu.push_back(cu.back() + 20 + d % 7);
+  documents docs = documents::packed(cu);
+  layout l(docs, sp::zigzag{}, 4);
+  std::vector<slice> mask;
+  for (document const& d : docs) mask.push_back({d.begin, d.end(), d.begin, d.end(), -sp::unbounded, 0});
+  for (std::size_t d = 0; d < mask.size(); ++d) mask[d].document = index(d);
+  auto list = sp::blocks(sp::place(l.runs(2), 2), sp::place(l.runs(1), 1), mask); // every pair: 100000 x 200000 steps, a minute
+  CHECK(list.size() == 200000);                                                   // chunks 2 and 5 see chunk 1, never chunk 6
+  CHECK(sp::coalesce(list) == list);                                              // nothing joins, and soon
+}
+
+TEST_CASE("blocks: coalesce of thousands of blocks that join in two directions is one block") {
+  index const n = 80;
+  std::vector<block> list;
+  for (index i = 0; i < n; ++i)
+    for (index j = 0; j < n; ++j) list.push_back({0, i * 3, 3, 0, j * 2, 2, i * 3, 1, j * 2, 1});
+  std::shuffle(list.begin(), list.end(), std::mt19937(1));
+  auto joined = sp::coalesce(list);
+  REQUIRE(joined.size() == 1);
+  CHECK(joined[0].rows == 3 * n);
+  CHECK(joined[0].keys == 2 * n);
+  CHECK(joined[0].q_pos == 0);
 }
 
 } // namespace

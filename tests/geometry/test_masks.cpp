@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -227,6 +228,28 @@ TEST_CASE("masks: windows wider than any int64 stream do not wrap [asan]") {
   CHECK(list[0].sees(far + 5, 2));
   CHECK(!list[0].sees(far + 5, 1));
   CHECK(!list[0].sees(far + 5, 6));
+}
+
+TEST_CASE("masks: bounds and positions at the ends of int64 mean unbounded or are refused, without overflow [asan]") {
+  index const least = std::numeric_limits<index>::min(), most = std::numeric_limits<index>::max();
+  documents docs({{3, 5, 5, 0}, {10, 4, 4, 1}}, 16);
+  auto same = [&](mask const& a, mask const& b) { return sp::slices(a, docs, docs) == sp::slices(b, docs, docs); };
+  CHECK(sp::window(least, most) == mask{.lo = sp::unbounded, .hi = sp::unbounded});
+  CHECK(same(sp::window(least, most), sp::window(-sp::unbounded, sp::unbounded)));
+  CHECK(same(sp::window(most, most), sp::full()));
+  CHECK(same({.lo = least, .hi = most}, sp::full()));
+  CHECK(same({.lo = least, .hi = 0, .at = sp::align::end}, sp::causal()));
+  std::vector<document> spans{{4, 3, 3}};
+  mask pictures = sp::image_spans(spans), lowest = pictures;
+  lowest.lo = least;
+  CHECK(same(lowest, pictures));
+  CHECK(same(sp::user_slices({{3, 8, 3, 8, least, most}}), sp::user_slices({{3, 8, 3, 8}})));
+
+  for (slice const& s : {slice{least, most, 3, 8}, slice{3, 8, least, most}, slice{least, 8, least, 8, least, most}, slice{most - 1, most, least, 0}})
+    CHECK(says(failure_of([&] { return sp::slices(sp::user_slices({s}), docs, docs); }), errc::bad_mask, "leaves its document"));
+  CHECK(sp::slices(sp::user_slices({{least, least, most, most}}), docs, docs).empty());
+  std::vector<document> far{{most, 2, 2}};
+  CHECK(failure_of([&] { return sp::image_spans(far); }).code == errc::size_overflow);
 }
 
 } // namespace

@@ -238,4 +238,40 @@ TEST_CASE("relayout: what does not fit is refused before anything is sent") {
   });
 }
 
+TEST_CASE("relayout: a part out of range, another group and in-place calls are refused [asan]") {
+  documents docs = sp::packed{0, 12};
+  layout two(docs, sp::zigzag{}, 2), three(docs, sp::zigzag{}, 3);
+  mapping const all = sp::identity_map(12);
+  CHECK(says(failure_of([&] { return sp::relayout(two, two, {&all, 1}, 2); }), errc::invalid_shape, "part 2 of 2"));
+  CHECK(says(failure_of([&] { return sp::relayout(two, two, {&all, 1}, -1); }), errc::invalid_shape, "part -1 of 2"));
+  CHECK(says(failure_of([&] { return sp::relayout(three, two, {&all, 1}, 2); }), errc::invalid_shape, "3 and 2 ranks"));
+
+  sp::threads::run(2, [&](sp::threads const& c) {
+    sp::pool scratch;
+    std::vector<float> x(12), y(12);
+    auto failure = [&](sp::relayout const& move, auto in, auto out) {
+      return failure_of([&] {
+        move.apply(c, in, out, scratch);
+        return 0;
+      });
+    };
+    sp::relayout const mine(two, two, {&all, 1}, c.rank()), other(two, two, {&all, 1}, 1 - c.rank()), large(three, three, {&all, 1}, c.rank());
+    auto e = failure(other, tensor<2>(std::as_const(x), {6, 1}), tensor<2>(y, {6, 1}));
+    CHECK(says(e, errc::invalid_shape, "part " + std::to_string(1 - c.rank()) + " of 2", "rank is " + std::to_string(c.rank()) + " of 2"));
+    e = failure(large, tensor<2>(std::as_const(x), {4, 1}), tensor<2>(y, {4, 1}));
+    CHECK(says(e, errc::invalid_shape, "of 3", "of 2"));
+
+    e = failure(mine, tensor<2>(std::as_const(x), {6, 1}), tensor<2>(x, {6, 1}));
+    CHECK(says(e, errc::aliasing, "out overlaps in"));
+    CHECK(e.primitive == "relayout");
+    CHECK(e.rank == c.rank());
+    CHECK(says(failure_of([&] {
+                 mine.apply_transposed(c, tensor<2>(std::as_const(x), {6, 1}), sp::view<float, 2>(x.data() + 5, {6, 1}), scratch);
+                 return 0;
+               }),
+               errc::aliasing));
+    mine.apply(c, sp::view<float const, 2>(x.data(), {6, 1}, {2, 1}), sp::view<float, 2>(x.data() + 1, {6, 1}, {2, 1}), scratch); // side by side
+  });
+}
+
 } // namespace

@@ -318,7 +318,8 @@ TEST_CASE("twinkle: query length and cu_seqlens disagree: both numbers are print
 
   // declared slack is no error
   sp::batch slack(documents::packed(std::vector<index>{0, 4, 10}, 12), sp::zigzag{}, 1, 2);
-  sp::split(slack, rows(12), rows(slack.tokens()));
+  std::vector<float> mine(std::size_t(slack.tokens() * 2));
+  sp::split(slack, rows(12), tensor<2>(mine, {slack.tokens(), 2}));
   CHECK(slack.tokens() == 5);
 }
 
@@ -343,6 +344,75 @@ TEST_CASE("zigzag: the reorder ids of a rank-major gather (SEMANTICS 5.3)") {
       CHECK(gathered[std::size_t(i)] == inverse[std::size_t(i)]);
     }
   }
+}
+
+TEST_CASE("tokens: local tensors of another height are refused before a row is touched [asan]") {
+  sp::batch b(sp::packed{0, 4, 10}, sp::zigzag{}, 1, 2); // 5 rows here
+  auto refused = [&](auto call, std::string primitive, auto... texts) {
+    auto e = failure_of([&] {
+      call();
+      return 0;
+    });
+    CHECK(says(e, errc::invalid_shape, texts...));
+    CHECK(e.primitive == primitive);
+    CHECK(e.rank == 1);
+  };
+  std::vector<index> few(3), many(18);
+  refused([&] { sp::positions(b, tensor<1>(few, {3})); }, "positions", "3 rows", "owns 5");
+  refused([&] { sp::multimodal_positions(b, {}, tensor<2>(few, {1, 3})); }, "multimodal_positions", "1 rows", "owns 5");
+  refused([&] { sp::multimodal_positions(b, {}, tensor<2>(many, {5, 2})); }, "multimodal_positions", "(5, 2)", "not 3");
+  std::vector<float> weights(5), short_weights(4);
+  refused([&] { sp::loss_weights(b, tensor<1>(std::as_const(few), {3}), tensor<1>(weights, {5}), -100); }, "loss_weights", "3 rows", "owns 5");
+  refused([&] { sp::loss_weights(b, tensor<1>(std::as_const(many), {5}), tensor<1>(short_weights, {4}), -100); }, "loss_weights", "4 rows",
+          "owns 5");
+}
+
+TEST_CASE("labels: a shift against the stream would leave the document and is refused") {
+  sp::batch b(sp::packed{0, 4, 10}, sp::zigzag{}, 0, 2);
+  std::vector<std::int64_t> ids(10, 3), labels(5, 7);
+  auto e = failure_of([&] {
+    sp::shifted_labels(b, tensor<1>(std::as_const(ids), {10}), tensor<1>(labels, {5}), -100, -1);
+    return 0;
+  });
+  CHECK(says(e, errc::invalid_shape, "-1"));
+  CHECK(e.primitive == "shifted_labels");
+  CHECK(labels == std::vector<std::int64_t>(5, 7));
+  CHECK(says(failure_of([&] { return sp::shift_map(b.docs(), -1); }), errc::invalid_shape, "-1"));
+  CHECK(sp::shift_map(b.docs(), std::numeric_limits<index>::max()).empty());
+  CHECK(says(failure_of([&] { return sp::document_map(b.docs(), sp::packed{0, 10}); }), errc::bad_documents, "2 documents", "mapped to 1"));
+}
+
+TEST_CASE("split: in place is refused as aliasing") {
+  sp::batch b(sp::packed{0, 4, 10}, sp::zigzag{}, 1, 2);
+  std::vector<float> x(20);
+  auto e = failure_of([&] {
+    sp::split(b, tensor<2>(x, {10, 2}), sp::view<float, 2>(x.data() + 2, {5, 2}));
+    return 0;
+  });
+  CHECK(says(e, errc::aliasing, "local", "global"));
+  CHECK(e.primitive == "split");
+  CHECK(e.rank == 1);
+}
+
+TEST_CASE("positions: grids that are unsorted, overlap, hold nothing or leave their document are refused with their numbers") {
+  sp::batch b(documents({{2, 20, 20, 0}, {30, 10, 10, 1}}, 45), sp::zigzag{}, 0, 2);
+  std::vector<index> out(std::size_t(b.tokens() * 3));
+  auto failure = [&](std::vector<sp::vision_grid> grids) {
+    return failure_of([&] {
+      sp::multimodal_positions(b, grids, tensor<2>(out, {b.tokens(), 3}));
+      return 0;
+    });
+  };
+  CHECK(says(failure({{10, 1, 2, 2}, {3, 1, 2, 3}}), errc::invalid_shape, "grid 1 {3, 1 x 2 x 3}", "grid 0 {10, 1 x 2 x 2}"));
+  CHECK(says(failure({{3, 1, 2, 3}, {8, 1, 2, 2}}), errc::invalid_shape, "grid 1 {8", "grid 0 {3")); // they share position 8
+  CHECK(says(failure({{3, 1, -2, -3}}), errc::invalid_shape, "1 x -2 x -3"));
+  CHECK(says(failure({{3, 0, 2, 3}}), errc::invalid_shape, "0 x 2 x 3"));
+  CHECK(says(failure({{20, 1, 1, 3}}), errc::invalid_shape, "grid 0 {20", "leaves its document")); // into the gap
+  CHECK(says(failure({{24, 1, 1, 1}}), errc::invalid_shape, "leaves its document"));
+  CHECK(says(failure({{0, 1, 1, 1}}), errc::invalid_shape, "leaves its document"));
+  CHECK(failure({{3, index{1} << 32, index{1} << 32, 1}}).code == errc::size_overflow);
+  std::vector<sp::vision_grid> touching{{3, 1, 2, 3}, {9, 1, 1, 13}, {30, 2, 1, 5}};
+  sp::multimodal_positions(b, touching, tensor<2>(out, {b.tokens(), 3}));
 }
 
 } // namespace

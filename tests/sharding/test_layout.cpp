@@ -246,16 +246,43 @@ TEST_CASE("batch: movable, with memory and cached preparations of its own") {
   };
   int made = 0;
   auto make = [&](int v) { return [&made, v] { return ++made, kept{v}; }; };
-  auto const& one = a.cached<kept>([](kept const& k) { return k.value == 1; }, make(1));
-  auto const& two = a.cached<kept>([](kept const& k) { return k.value == 2; }, make(2));
-  CHECK(&a.cached<kept>([](kept const& k) { return k.value == 1; }, make(1)) == &one);
+  auto const& one = a.cached<kept>(0, [](kept const& k) { return k.value == 1; }, make(1));
+  auto const& two = a.cached<kept>(0, [](kept const& k) { return k.value == 2; }, make(2));
+  CHECK(&a.cached<kept>(0, [](kept const& k) { return k.value == 1; }, make(1)) == &one);
   CHECK(made == 2);
   void* block = a.memory().allocate(100);
   sp::batch b = std::move(a);
-  CHECK(&b.cached<kept>([](kept const& k) { return k.value == 2; }, make(2)) == &two); // references survive the move
+  CHECK(&b.cached<kept>(0, [](kept const& k) { return k.value == 2; }, make(2)) == &two); // references survive the move
   b.memory().deallocate(block, 100);
   CHECK(b.memory().bytes_in_use() == 0);
   CHECK(b.tokens() == 3);
+}
+
+/// Promises equal rows for every length, and keeps the promise for none.
+struct boaster {
+  scope over = scope::document;
+  index multiple(index) const { return 1; }
+  std::vector<run> runs(index n, index part, index) const { return {{part ? n : 0, part ? 0 : n, 1}}; }
+};
+
+TEST_CASE("batch: padded means equal rows, or uneven_partition") {
+  CHECK(says(failure_of([] { return sp::batch(sp::packed{0, 10}, boaster{}, 0, 2, {sp::shapes::padded}).tokens(); }), errc::uneven_partition,
+             "ranks 0 and 1 own 10 and 0"));
+  CHECK(sp::batch(sp::packed{0, 10}, boaster{}, 0, 2).tokens() == 10);
+}
+
+TEST_CASE("batch: a padded batch over groups that do not divide the ranks says so") {
+  auto padded = [](index inner, index stride, int parts) {
+    return failure_of([&] {
+      sp::nested<sp::zigzag> how{sp::zigzag{}, inner, stride};
+      return sp::batch(sp::packed{0, 10}, how, 0, parts, {sp::shapes::padded}).tokens();
+    });
+  };
+  CHECK(says(padded(0, 1, 4), errc::uneven_partition, "4 ranks", "groups of 0"));
+  CHECK(says(padded(8, 1, 4), errc::uneven_partition, "4 ranks", "groups of 8"));
+  CHECK(says(padded(2, 4, 4), errc::uneven_partition, "4 ranks", "groups of 2 at distance 4"));
+  CHECK(says(padded(-2, 1, 4), errc::uneven_partition, "groups of -2"));
+  CHECK(padded(index{1} << 40, index{1} << 40, 4).code == errc::size_overflow);
 }
 
 } // namespace

@@ -74,11 +74,8 @@ private:
 /// A fixed block of the caller's memory, used as a stack: for trainers that place every byte themselves.
 class workspace final : public allocator {
 public:
-  /// `memory` is aligned to allocator::alignment (64 bytes); bad_pointer otherwise.
-  workspace(void* memory, std::size_t bytes) : base_(static_cast<std::byte*>(memory)), bytes_(bytes) {
-    if (reinterpret_cast<std::uintptr_t>(memory) % alignment != 0)
-      fail({errc::bad_pointer, "the memory of a workspace is not aligned to " + std::to_string(alignment) + " bytes", "Align it, for instance by aligned_alloc"});
-  }
+  /// A block whose start is not aligned to `alignment` loses up to alignment - 1 bytes of what scratch_bytes() or saved_bytes() asked for.
+  workspace(void* memory, std::size_t bytes) : base_(static_cast<std::byte*>(memory)), bytes_(bytes) {}
 
   void* allocate(std::size_t bytes) override {
     std::size_t at = (reinterpret_cast<std::uintptr_t>(base_) + used_ + alignment - 1) / alignment * alignment -

@@ -116,7 +116,7 @@ std::string shape(view<T, Rank, M> const& v) {
 /// A rectangular batch (batch, tokens, ...) seen as one packed stream (batch * tokens, ...); invalid_shape if the strides do not allow it.
 template <class T, int Rank, class M>
 constexpr view<T, Rank - 1, M> flatten(view<T, Rank, M> const& v) {
-  if (v.extent(0) > 1 && v.extent(1) > 0 && v.stride(0) != v.extent(1) * v.stride(1))
+  if (v.extent(0) > 1 && v.extent(1) > 1 && v.stride(0) != checked_mul(v.extent(1), v.stride(1)))
     fail({errc::invalid_shape, "batch and token dimensions of " + shape(v) + " are not one behind the other in memory",
           "Pass a tensor whose batch stride equals tokens times the token stride"});
   view<T, Rank - 1, M> r;
@@ -126,6 +126,7 @@ constexpr view<T, Rank - 1, M> flatten(view<T, Rank, M> const& v) {
     r.strides[std::size_t(d - 1)] = v.stride(d);
   }
   r.extents[0] = checked_mul(v.extent(0), v.extent(1));
+  if (v.extent(0) > 1 && v.extent(1) == 1) r.strides[0] = v.stride(0); // one token per batch row: any batch stride will do
   return r;
 }
 

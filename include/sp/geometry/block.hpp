@@ -2,8 +2,12 @@
 // Every visible (query, key) pair lies in exactly one block and nothing else does; empty blocks vanish.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <limits>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <sp/geometry/mask.hpp>
@@ -133,20 +137,69 @@ constexpr block trimmed(block b) {
 
 } // namespace detail
 
+namespace detail {
+
+/// The placed runs that may meet a range, where slices come document by document: in a list sorted by position, runs that end before
+/// a document are passed once, and a search stops at the first run behind it. Any other list is searched as a whole.
+class run_cursor {
+public:
+  explicit constexpr run_cursor(std::span<placed const> list) : list_(list) {
+    for (std::size_t i = 1; i < list.size() && sorted_; ++i) sorted_ = list[i - 1].positions.begin <= list[i].positions.begin;
+  }
+  /// From now on (until the next call) only positions >= at are asked for.
+  constexpr void move_to(index at) {
+    if (!sorted_) return;
+    if (at < at_) first_ = 0;
+    at_ = at;
+    while (first_ < list_.size() && list_[first_].positions.end() <= at) ++first_;
+  }
+  /// Calls f for the runs whose range meets [begin, end), in the order of the list.
+  template <class F>
+  constexpr void for_each(index begin, index end, F&& f) const {
+    for (std::size_t i = first_; i < list_.size(); ++i) {
+      run const& r = list_[i].positions;
+      if (r.begin < end && begin < r.end())
+        f(list_[i]);
+      else if (sorted_ && r.begin >= end)
+        return;
+    }
+  }
+
+private:
+  std::span<placed const> list_;
+  std::size_t first_ = 0; // every run before it ends at at_ or earlier
+  index at_ = std::numeric_limits<index>::min();
+  bool sorted_ = true;
+};
+
+} // namespace detail
+
 /// The one intersection: calls f(block) for every non-empty meeting of query rows, keys and slices, slices outermost.
+/// Sorted lists (place, table_of) cost a step per run, slice and meeting; in any other order each slice is held against every run.
 template <class F>
 constexpr void for_each_block(std::span<placed const> q, std::span<placed const> k, std::span<slice const> mask, F&& f) {
-  for (slice const& s : mask)
-    for (placed const& a : q) {
-      if (a.positions.begin >= s.q1 || a.positions.end() <= s.q0) continue;
-      for (placed const& b : k) {
-        if (b.positions.begin >= s.k1 || b.positions.end() <= s.k0) continue;
-        block x = detail::meet(a, b, s);
-        if (x.empty()) continue;
-        x = detail::trimmed(x);
-        if (!x.empty()) f(x);
-      }
+  detail::run_cursor queries(q), keys(k);
+  for (std::size_t i = 0; i < mask.size();) {
+    std::size_t end = i;
+    index q0 = mask[i].q0, k0 = mask[i].k0; // where the document of these slices begins, as far as they say
+    for (; end < mask.size() && mask[end].document == mask[i].document; ++end) {
+      q0 = min(q0, mask[end].q0);
+      k0 = min(k0, mask[end].k0);
     }
+    queries.move_to(q0);
+    keys.move_to(k0);
+    for (; i < end; ++i) {
+      slice const& s = mask[i];
+      queries.for_each(s.q0, s.q1, [&](placed const& a) {
+        keys.for_each(s.k0, s.k1, [&](placed const& b) {
+          block x = detail::meet(a, b, s);
+          if (x.empty()) return;
+          x = detail::trimmed(x);
+          if (!x.empty()) f(x);
+        });
+      });
+    }
+  }
 }
 
 /// The same as a list.
@@ -177,16 +230,33 @@ constexpr std::vector<block> coalesce(std::vector<block> list) {
     return a.k == b.k && a.keys == b.keys && a.k_pos == b.k_pos && a.k_stride == b.k_stride && a.q + a.rows == b.q &&
            (a.q_stride == b.q_stride || b.rows == 1) && a.q_pos + a.rows * a.q_stride == b.q_pos;
   };
-  for (bool changed = true; changed;) {
-    changed = false;
-    for (std::size_t i = 0; i < list.size() && !changed; ++i)
-      for (std::size_t j = 0; j < list.size() && !changed; ++j)
-        for (bool keys : {true, false})
-          if (i != j && !changed && joins(list[i], list[j], keys)) {
-            (keys ? list[i].keys : list[i].rows) += keys ? list[j].keys : list[j].rows;
-            list.erase(list.begin() + std::ptrdiff_t(j));
-            changed = true;
-          }
+  // what joins stands side by side once sorted; each round joins along keys, then along rows, until a round finds nothing
+  auto sort_key = [](block const& b, bool keys) {
+    std::array<index, 5> same{b.q_part, b.k_part, b.document, b.lo, b.hi};
+    std::array<index, 4> q{b.q, b.rows, b.q_pos, b.q_stride}, k{b.k, b.keys, b.k_pos, b.k_stride};
+    return std::pair(same, keys ? std::pair(q, k) : std::pair(k, q));
+  };
+  std::vector<std::size_t> order;
+  for (int idle = 0, round = 0; idle < 2; ++round) {
+    bool keys = round % 2 == 0;
+    order.resize(list.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+      auto x = sort_key(list[a], keys), y = sort_key(list[b], keys);
+      return x != y ? x < y : a < b;
+    });
+    bool changed = false;
+    for (std::size_t i = 0, j = 1; j < order.size(); ++j) {
+      block &a = list[order[i]], &b = list[order[j]];
+      if (joins(a, b, keys)) {
+        (keys ? a.keys : a.rows) += std::exchange(keys ? b.keys : b.rows, 0);
+        changed = true;
+      } else {
+        i = j;
+      }
+    }
+    if (changed) std::erase_if(list, [](block const& b) { return b.rows == 0 || b.keys == 0; });
+    idle = changed ? 0 : idle + 1;
   }
   return list;
 }

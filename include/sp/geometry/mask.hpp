@@ -41,18 +41,26 @@ struct mask {
   friend bool operator==(mask const&, mask const&) = default;
 };
 
+namespace detail {
+/// Bounds come from callers; everything behind +-unbounded means the same, and only these leave room for sums.
+constexpr index bounded(index bound) { return min(max(bound, -unbounded), unbounded); }
+} // namespace detail
+
 /// Every query sees every key of its document.
 constexpr mask full() { return {}; }
 /// Keys up to the query's own position.
 constexpr mask causal() { return {.hi = 0}; }
 /// Keys from `left` before to `right` after the query.
-constexpr mask window(index left, index right = 0) { return {.lo = -left, .hi = right}; }
+constexpr mask window(index left, index right = 0) { return {.lo = -detail::bounded(left), .hi = detail::bounded(right)}; }
 /// Prefix-LM: causal, and the first lengths[d] keys of document d are seen by all its queries.
 constexpr mask prefix_lm(std::vector<index> lengths) { return {.hi = 0, .prefix = std::move(lengths)}; }
 /// Causal text with spans of the stream (images) that see themselves in both directions.
 constexpr mask image_spans(std::span<document const> spans) {
   mask m = causal();
-  for (document const& s : spans) m.spans.push_back({s.begin, s.end(), s.begin, s.end()});
+  for (document const& s : spans) {
+    index end = checked_add(s.begin, s.count);
+    m.spans.push_back({s.begin, end, s.begin, end});
+  }
   return m;
 }
 /// Any list of slices in stream positions; lo and hi are bounds on k - q there.
@@ -120,7 +128,7 @@ constexpr void refuse_overlaps(std::vector<slice> const& sorted) {
 } // namespace detail
 
 /// The mask of a batch: disjoint slices sorted by document. Documents of queries and keys pair up by index.
-constexpr std::vector<slice> slices(mask const& m, documents const& q, documents const& k) {
+constexpr std::vector<slice> slices(mask m, documents const& q, documents const& k) {
   if (q.size() != k.size())
     fail({errc::bad_documents, std::to_string(q.size()) + " query documents, " + std::to_string(k.size()) + " key documents",
           "Queries and keys need the same number of documents; empty ones are allowed"});
@@ -128,6 +136,8 @@ constexpr std::vector<slice> slices(mask const& m, documents const& q, documents
     fail({errc::bad_mask, std::to_string(m.prefix.size()) + " prefix lengths for " + std::to_string(k.size()) + " documents",
           "Give one prefix length per document"});
   if (m.lo > m.hi) fail({errc::bad_mask, "the rule is reversed: lo " + std::to_string(m.lo) + " > hi " + std::to_string(m.hi), "lo <= hi"});
+  m.lo = detail::bounded(m.lo);
+  m.hi = detail::bounded(m.hi);
   std::vector<slice> out;
   if (!m.only_user)
     for (std::size_t d = 0; d < q.size(); ++d) detail::document_slices(m, d, q[d], k[d], out);
@@ -140,8 +150,11 @@ constexpr std::vector<slice> slices(mask const& m, documents const& q, documents
   }
   for (slice s : m.user) {
     if (s.q0 > s.q1 || s.k0 > s.k1 || s.lo > s.hi) fail({errc::bad_mask, "slice " + detail::describe(s) + " is reversed", "Give lo <= hi and begin <= end"});
+    if (s.q0 == s.q1 || s.k0 == s.k1) continue;
+    s.lo = detail::bounded(s.lo);
+    s.hi = detail::bounded(s.hi);
+    auto d = detail::document_of(s, q, k); // first, so that empty() meets positions of the stream only
     if (s.empty()) continue;
-    auto d = detail::document_of(s, q, k);
     s.document = index(d);
     s.id = q[d].id;
     s.q_origin = q[d].begin;

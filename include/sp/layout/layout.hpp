@@ -18,6 +18,14 @@ struct owner {
 
 namespace detail {
 
+/// Calls f(document index, rows of r) for every document whose room the run meets, in stream order.
+template <class F>
+constexpr void for_each_document(documents const& docs, run const& r, F&& f) {
+  auto d = std::size_t(std::upper_bound(docs.begin(), docs.end(), r.begin, [](index p, document const& x) { return p < x.begin; }) - docs.begin());
+  for (d = d > 0 ? d - 1 : 0; d < docs.size() && docs[d].begin < r.end(); ++d)
+    if (interval in = clip(r, docs[d].begin, docs[d].begin + docs[d].room); in.count) f(d, in);
+}
+
 /// Runs over [0, n) of the documents' tokens one behind the other, as positions of the stream.
 constexpr void to_stream(documents const& docs, std::span<run const> dense, std::vector<run>& out) {
   for (run const& r : dense) {
@@ -119,7 +127,8 @@ public:
     for (int g = 0; g < parts() / size; ++g) {
       std::vector<std::vector<run>> by_document(docs_.size()); // gaps between documents must not hide that a document is whole
       for (int i = 0; i < size; ++i)
-        for (run const& r : runs(first_member(g, size, stride) + i * stride)) spread(r, by_document);
+        for (run const& r : runs(first_member(g, size, stride) + i * stride))
+          detail::for_each_document(docs_, r, [&](std::size_t d, interval in) { by_document[d].push_back(r.part(in.first, in.count)); });
       std::vector<run> merged;
       for (auto& pieces : by_document)
         for (run const& r : natural(std::move(pieces))) append(merged, r);
@@ -132,12 +141,6 @@ public:
   static constexpr int group_of(int part, int size, int stride) { return part / (stride * size) * stride + part % stride; }
 
 private:
-  /// Cuts a run at the documents.
-  void spread(run const& r, std::vector<std::vector<run>>& by_document) const {
-    auto d = std::size_t(std::upper_bound(docs_.begin(), docs_.end(), r.begin, [](index p, document const& x) { return p < x.begin; }) - docs_.begin());
-    for (d = d > 0 ? d - 1 : 0; d < docs_.size() && docs_[d].begin < r.end(); ++d)
-      if (interval in = clip(r, docs_[d].begin, docs_[d].begin + docs_[d].room); in.count) by_document[d].push_back(r.part(in.first, in.count));
-  }
   void take(std::vector<std::vector<run>> all) {
     runs_.clear();
     first_.assign(1, 0);

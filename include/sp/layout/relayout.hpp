@@ -7,7 +7,8 @@
 
 #include <sp/collective/operations.hpp>
 #include <sp/collective/parcels.hpp>
-#include <sp/core/dtype.hpp>
+#include <sp/core/elementwise.hpp>
+#include <sp/core/footprint.hpp>
 #include <sp/core/memory.hpp>
 #include <sp/layout/layout.hpp>
 
@@ -49,21 +50,24 @@ constexpr void for_each_match(std::span<run const> from, std::span<run const> to
 /// The map that moves nothing.
 constexpr mapping identity_map(index length) { return {0, 0, length}; }
 
-/// Each position takes what stands `by` behind it in the same document (by = 1: next-token labels).
-inline std::vector<mapping> shift_map(documents const& docs, index by) {
+/// Each position of `to` takes what stands `by` >= 0 behind it in the same document of `from`; documents pair up by index.
+inline std::vector<mapping> shift_map(documents const& from, documents const& to, index by) {
+  if (by < 0)
+    fail({errc::invalid_shape, "a shift by " + std::to_string(by) + " tokens", "Shift by 0 or more: labels stand behind their tokens"});
+  if (from.size() != to.size())
+    fail({errc::bad_documents, std::to_string(from.size()) + " documents are mapped to " + std::to_string(to.size()),
+          "Both streams hold the same documents; empty ones are allowed"});
   std::vector<mapping> out;
-  for (document const& d : docs)
-    if (d.count > by) out.push_back({d.begin + by, d.begin, d.count - by});
+  for (std::size_t d = 0; d < from.size(); ++d)
+    if (from[d].count > by) out.push_back({from[d].begin + by, to[d].begin, from[d].count - by});
   return out;
 }
 
+/// Each position takes what stands `by` behind it in the same document (by = 1: next-token labels).
+inline std::vector<mapping> shift_map(documents const& docs, index by) { return shift_map(docs, docs, by); }
+
 /// The same documents' tokens in two streams, for instance unpadded and padded.
-inline std::vector<mapping> document_map(documents const& from, documents const& to) {
-  std::vector<mapping> out;
-  for (std::size_t d = 0; d < from.size(); ++d)
-    if (from[d].count) out.push_back({from[d].begin, to[d].begin, from[d].count});
-  return out;
-}
+inline std::vector<mapping> document_map(documents const& from, documents const& to) { return shift_map(from, to, 0); }
 
 namespace detail {
 
@@ -92,50 +96,20 @@ void add_rows(parcel_builder& b, view<T, R, M> const& v, std::span<row_match con
   for (row_match const& m : matches) b.add(s == side::from ? v.rows(m.from_row, m.count, m.from_step) : v.rows(m.to_row, m.count, m.to_step));
 }
 
-/// Applies f(a, b) to the elements of two views of one shape, row-major.
-template <class A, class B, int R, class M, class F>
-void for_each_pair(view<A, R, M> a, view<B, R, M> b, F&& f) {
-  if constexpr (R == 1) {
-    for (index i = 0; i < a.extent(0); ++i) f(a(i), b(i));
-  } else {
-    for (index i = 0; i < a.extent(0); ++i) {
-      view<A, R - 1, M> x;
-      view<B, R - 1, M> y;
-      x.data = a.data + i * a.stride(0);
-      y.data = b.data + i * b.stride(0);
-      for (int d = 1; d < R; ++d) {
-        x.extents[std::size_t(d - 1)] = y.extents[std::size_t(d - 1)] = a.extent(d);
-        x.strides[std::size_t(d - 1)] = a.stride(d);
-        y.strides[std::size_t(d - 1)] = b.stride(d);
-      }
-      for_each_pair(x, y, f);
-    }
-  }
-}
-
 } // namespace detail
-
-/// Sets every element of a host tensor.
-template <class T, int R>
-void fill(view<T, R> v, std::type_identity_t<T> value) {
-  detail::for_each_pair(v, v, [&](T& x, T&) { x = value; });
-}
-
-/// Element by element into a host tensor of another element type or other strides.
-template <class To, class From, int R>
-void assign(view<To, R> to, view<From, R> from) {
-  detail::for_each_pair(to, from, [](To& x, From& y) { x = from_acc<To>(static_cast<accumulate_t<To>>(to_acc(y))); });
-}
 
 /// A prepared movement of rows: who sends which rows to whom. Made once per step, used for any number of tensors.
 class relayout {
 public:
   /// From layout `from` to layout `to` (same number of parts) along `map`, seen from `part`.
-  relayout(layout const& from, layout const& to, std::span<mapping const> map, int part)
-      : from_rows_(from.tokens(part)), to_rows_(to.tokens(part)) {
+  relayout(layout const& from, layout const& to, std::span<mapping const> map, int part) : part_(part), parts_(from.parts()) {
     if (from.parts() != to.parts())
       fail({errc::invalid_shape, "relayout between " + std::to_string(from.parts()) + " and " + std::to_string(to.parts()) + " ranks",
-            "Make both layouts over the same ranks"});
+            "Make both layouts over the same ranks", "relayout"});
+    if (part < 0 || part >= parts_)
+      fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts_), "Give 0 <= part < parts", "relayout"});
+    from_rows_ = from.tokens(part);
+    to_rows_ = to.tokens(part);
     refuse_conflicts(map);
     sends_ = detail::match_lists::of(from.parts(), [&](int p, auto f) { for_each_match(from.runs(part), to.runs(p), map, f); });
     receives_ = detail::match_lists::of(from.parts(), [&](int p, auto f) { for_each_match(from.runs(p), to.runs(part), map, f); });
@@ -189,6 +163,10 @@ private:
 
   template <class C, class A, class B, int R>
   void check(C const& comm, view<A, R> const& in, view<B, R> const& out, index in_rows, index out_rows) const {
+    if (comm.rank() != part_ || comm.size() != parts_)
+      fail({errc::invalid_shape, "the relayout is part " + std::to_string(part_) + " of " + std::to_string(parts_) + ", the group's rank is " +
+                                     std::to_string(comm.rank()) + " of " + std::to_string(comm.size()),
+            "Make the relayout over the ranks of the same group", "relayout", comm.rank(), comm.size()});
     if (in.extent(0) != in_rows || out.extent(0) != out_rows)
       fail({errc::invalid_shape, "rows given " + std::to_string(in.extent(0)) + " and " + std::to_string(out.extent(0)) + ", the layouts hold " +
                                      std::to_string(in_rows) + " and " + std::to_string(out_rows), "Pass (rows of the layout, ...) tensors", "relayout",
@@ -197,6 +175,7 @@ private:
       if (in.extent(d) != out.extent(d))
         fail({errc::invalid_shape, "tensors " + shape(in) + " and " + shape(out) + " differ behind the rows", "Give equal trailing extents", "relayout",
               comm.rank(), comm.size()});
+    located({"relayout", "", comm.rank(), comm.size()}, [&] { detail::refuse_aliasing({{"out", out}}, {{"in", in}}); });
   }
 
   template <class C, class A, class B, int R>
@@ -213,6 +192,7 @@ private:
     all_to_all_v(comm, traffic{"relayout", s.parcels(), r.parcels()}).wait();
   }
 
+  int part_ = 0, parts_ = 0;
   index from_rows_ = 0, to_rows_ = 0, staged_rows_ = 0;
   detail::match_lists sends_, receives_;
   detail::match_lists staged_; ///< sends_ with the from side in a dense staging tensor, for the transpose

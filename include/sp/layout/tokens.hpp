@@ -21,14 +21,12 @@ void for_each_row(batch const& b, F&& f, int part = -1) {
   auto const& docs = b.docs();
   index base = 0;
   for (run const& r : b.layout().runs(part < 0 ? b.part() : part)) {
-    auto d = std::size_t(std::upper_bound(docs.begin(), docs.end(), r.begin, [](index p, document const& x) { return p < x.begin; }) - docs.begin());
-    for (d = d > 0 ? d - 1 : 0; d < docs.size() && docs[d].begin < r.end(); ++d) {
-      interval in = clip(r, docs[d].begin, docs[d].begin + docs[d].room);
+    detail::for_each_document(docs, r, [&](std::size_t d, interval in) {
       for (index i = in.first; i < in.first + in.count; ++i) {
         index offset = r.at(i) - docs[d].begin;
         f(local_row{base + i, d, offset, offset < docs[d].count});
       }
-    }
+    });
     base += r.count;
   }
 }
@@ -37,19 +35,26 @@ void for_each_row(batch const& b, F&& f, int part = -1) {
 inline index source_position(batch const& b, local_row const& r) { return b.source()[r.document].begin + r.offset; }
 
 namespace detail {
+/// A tensor with one row per token of this rank.
+template <class T, int R>
+void check_rows(batch const& b, view<T, R> const& v, char const* primitive) {
+  if (v.extent(0) != b.tokens())
+    fail({errc::invalid_shape, "the local tensor has " + std::to_string(v.extent(0)) + " rows, this rank owns " + std::to_string(b.tokens()),
+          "Allocate batch.tokens() rows", primitive, b.part(), b.parts()});
+}
+
 template <class T, int R>
 void check_global(batch const& b, view<T, R> const& global, view<std::remove_const_t<T>, R> const& local, char const* primitive) {
   if (global.extent(0) != b.source().length())
     fail({errc::bad_documents,
           "the global tensor has " + std::to_string(global.extent(0)) + " rows, the documents' stream " + std::to_string(b.source().length()),
           "Make cu_seqlens and tensor agree; a tail of slack is declared by the stream length", primitive, b.part(), b.parts()});
-  if (local.extent(0) != b.tokens())
-    fail({errc::invalid_shape, "the local tensor has " + std::to_string(local.extent(0)) + " rows, this rank owns " + std::to_string(b.tokens()),
-          "Allocate batch.tokens() rows", primitive, b.part(), b.parts()});
+  check_rows(b, local, primitive);
   for (int d = 1; d < R; ++d)
     if (global.extent(d) != local.extent(d))
       fail({errc::invalid_shape, "tensors " + shape(global) + " and " + shape(local) + " differ behind the rows", "Give equal trailing extents", primitive,
             b.part(), b.parts()});
+  located({primitive, "", b.part(), b.parts()}, [&] { refuse_aliasing({{"local", local}}, {{"global", global}}); });
 }
 
 /// Copies what `map` sends from the caller's stream into this rank's rows.
@@ -73,21 +78,20 @@ void split(batch const& b, view<From, R> global, view<T, R> local, std::type_ide
 }
 
 /// Next-token labels, shifted in the stream and then sharded: the label of a row is the token behind it in the same document,
-/// `ignore` for the last of a document and for slack.
+/// `ignore` for the last of a document and for slack. `by` >= 0 looks further ahead.
 template <class From, class T>
   requires std::same_as<std::remove_const_t<From>, T>
 void shifted_labels(batch const& b, view<From, 1> tokens, view<T, 1> labels, std::type_identity_t<T> ignore, index by = 1) {
   detail::check_global<T const, 1>(b, tokens, labels, "shifted_labels");
+  auto map = located({"shifted_labels", "", b.part(), b.parts()}, [&] { return shift_map(b.source(), b.docs(), by); });
   fill(labels, ignore);
-  std::vector<mapping> map = document_map(b.source(), b.docs());
-  std::erase_if(map, [&](mapping const& m) { return m.count <= by; });
-  for (mapping& m : map) m.from += by, m.count -= by;
   detail::take<T, 1>(b, map, tokens, labels);
 }
 
 /// Positions of this rank's rows: inside their document (for rotary embeddings), or in the caller's stream. Slack rows get 0.
 enum class positions_in { document, stream };
 inline void positions(batch const& b, view<index, 1> out, positions_in what = positions_in::document) {
+  detail::check_rows(b, out, "positions");
   fill(out, 0);
   for_each_row(b, [&](local_row const& r) {
     if (r.real) out(r.row) = what == positions_in::document ? r.offset : source_position(b, r);
@@ -100,9 +104,40 @@ struct vision_grid {
   constexpr index tokens() const { return frames * height * width; }
 };
 
+namespace detail {
+/// Grids hold tokens, ascend without overlap, and stay inside their documents.
+inline void check_grids(batch const& b, std::span<vision_grid const> grids) {
+  auto const& docs = b.source();
+  auto name = [&](std::size_t i) {
+    vision_grid const& g = grids[i];
+    return "grid " + std::to_string(i) + " {" + std::to_string(g.begin) + ", " + std::to_string(g.frames) + " x " + std::to_string(g.height) + " x " +
+           std::to_string(g.width) + "}";
+  };
+  auto refuse = [&](std::string problem, char const* remedy) {
+    fail({errc::invalid_shape, std::move(problem), remedy, "multimodal_positions", b.part(), b.parts()});
+  };
+  index before = 0; // the end of the grid before
+  for (std::size_t i = 0; i < grids.size(); ++i) {
+    vision_grid const& g = grids[i];
+    if (g.frames < 1 || g.height < 1 || g.width < 1) refuse(name(i) + " holds no tokens", "Give frames, height and width of at least 1");
+    if (i > 0 && g.begin < before) refuse(name(i) + " begins before the end of " + name(i - 1), "Sort grids by begin; they must not overlap");
+    index tokens = checked_mul(checked_mul(g.frames, g.height), g.width);
+    auto d = std::upper_bound(docs.begin(), docs.end(), g.begin, [](index p, document const& x) { return p < x.begin; });
+    if (d == docs.begin() || g.begin >= (--d)->end() || tokens > d->end() - g.begin)
+      refuse(name(i) + " of " + std::to_string(tokens) + " tokens leaves its document", "A grid lies inside one document of the caller's stream");
+    before = g.begin + tokens;
+  }
+}
+} // namespace detail
+
 /// 3-D rotary positions (tokens, 3) = (time, height, width), as Qwen2-VL defines them: text advances all three together; a grid
 /// spreads over them from where the text stopped; text goes on behind the largest position used. Grids are sorted by begin.
 inline void multimodal_positions(batch const& b, std::span<vision_grid const> grids, view<index, 2> out) {
+  detail::check_rows(b, out, "multimodal_positions");
+  if (out.extent(1) != 3)
+    fail({errc::invalid_shape, "positions " + shape(out) + " have " + std::to_string(out.extent(1)) + " columns, not 3", "Give (tokens, 3): time, height, width",
+          "multimodal_positions", b.part(), b.parts()});
+  detail::check_grids(b, grids);
   fill(out, 0);
   for_each_row(b, [&](local_row const& r) {
     if (!r.real) return;
@@ -143,6 +178,8 @@ inline index real_tokens(batch const& b, std::size_t d, int part) {
 /// 1 for rows that count in a loss, 0 for slack and for rows whose label is `ignore`.
 template <class Weight, class Label>
 void loss_weights(batch const& b, view<Label const, 1> labels, view<Weight, 1> weights, std::type_identity_t<Label> ignore) {
+  detail::check_rows(b, labels, "loss_weights");
+  detail::check_rows(b, weights, "loss_weights");
   fill(weights, Weight{0});
   for_each_row(b, [&](local_row const& r) {
     if (r.real && labels(r.row) != ignore) weights(r.row) = Weight{1};

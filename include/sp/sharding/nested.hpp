@@ -19,12 +19,11 @@ struct nested {
   constexpr index multiple(index parts) const
     requires requires(Outer const& o) { o.multiple(parts); }
   {
-    return outer.multiple(parts / inner) * inner;
+    check(parts);
+    return checked_mul(outer.multiple(parts / inner), inner);
   }
   constexpr std::vector<run> runs(index n, index part, index parts) const {
-    if (inner < 1 || stride < 1 || parts % (inner * stride) != 0)
-      fail({errc::uneven_partition, std::to_string(parts) + " ranks do not divide into groups of " + std::to_string(inner) + " at distance " +
-                                        std::to_string(stride), "Make the ranks a multiple of the inner degree times its stride"});
+    check(parts);
     index member = part / stride % inner;
     index group = part / (stride * inner) * stride + part % stride;
     std::vector<run> whole = outer.runs(n, group, parts / inner), mine;
@@ -35,6 +34,12 @@ struct nested {
       row += r.count;
     }
     return mine;
+  }
+  /// uneven_partition unless the ranks divide into the groups.
+  constexpr void check(index parts) const {
+    if (inner < 1 || stride < 1 || parts < 1 || parts % checked_mul(inner, stride) != 0)
+      fail({errc::uneven_partition, std::to_string(parts) + " ranks do not divide into groups of " + std::to_string(inner) + " at distance " +
+                                        std::to_string(stride), "Make the ranks a multiple of the inner degree times its stride"});
   }
 };
 template <class Outer, class... N>
