@@ -38,14 +38,18 @@ struct fmt::formatter<sp::slice> : sp::detail::as_text {
 template <>
 struct fmt::formatter<sp::block> : sp::detail::as_text {
   auto format(sp::block const& b, fmt::format_context& c) const {
-    return write(c, fmt::format("block {{rows [{}, {}) of part {} at {} step {}, keys [{}, {}) of part {} at {} step {}, {} <= k - q <= {}}}", b.q,
-                                b.q + b.rows, b.q_part, b.q_pos, b.q_stride, b.k, b.k + b.keys, b.k_part, b.k_pos, b.k_stride, bound(b.lo), bound(b.hi)));
+    return write(
+        c,
+        fmt::format("block {{rows [{}, {}) of part {} at {} step {}, keys [{}, {}) of part {} at {} step {}, {} <= k - q <= {}}}",
+                    b.q, b.q + b.rows, b.q_part, b.q_pos, b.q_stride, b.k, b.k + b.keys, b.k_part, b.k_pos, b.k_stride,
+                    bound(b.lo), bound(b.hi)));
   }
 };
 template <>
 struct fmt::formatter<sp::heads> : sp::detail::as_text {
   auto format(sp::heads const& h, fmt::format_context& c) const {
-    return write(c, fmt::format("heads {{q [{}, {}), kv [{}, {}), group {}}}", h.q_begin, h.q_end(), h.kv_begin, h.kv_end(), h.group));
+    return write(
+        c, fmt::format("heads {{q [{}, {}), kv [{}, {}), group {}}}", h.q_begin, h.q_end(), h.kv_begin, h.kv_end(), h.group));
   }
 };
 template <>

@@ -52,16 +52,22 @@ struct loss_sum {
 /// Contract: sp::summed or sp::averaged. The group is every rank that shares the loss: sequence and data axes (mesh.along(...)).
 template <class Comm, class Contract>
 class gather_loss {
-  static_assert(communicator<Comm>, "sp::gather_loss: the first argument must be a communicator: copyable, with memory_type, rank(), size() and "
-                                    "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
-  static_assert(requires(Contract c) { { c.factor() } -> std::convertible_to<double>; },
-                "sp::gather_loss: say what will happen to parameter gradients: sp::summed{} or sp::averaged{number of ranks}.");
+  static_assert(communicator<Comm>,
+                "sp::gather_loss: the first argument must be a communicator: copyable, with memory_type, rank(), size() and "
+                "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
+  static_assert(
+      requires(Contract c) {
+        { c.factor() } -> std::convertible_to<double>;
+      },
+      "sp::gather_loss: say what will happen to parameter gradients: sp::summed{} or sp::averaged{number of ranks}.");
 
 public:
-  gather_loss(Comm group, Contract contract, loss_options options = {}) : comm_(std::move(group)), contract_(contract), options_(options) {
+  gather_loss(Comm group, Contract contract, loss_options options = {})
+      : comm_(std::move(group)), contract_(contract), options_(options) {
     if (!(contract_.factor() > 0))
       fail({errc::invalid_shape, "the gradient contract has the factor " + std::to_string(contract_.factor()),
-            "Give sp::averaged the number of ranks over which parameter gradients will be averaged", "gather_loss", comm_.rank(), comm_.size()});
+            "Give sp::averaged the number of ranks over which parameter gradients will be averaged", "gather_loss", comm_.rank(),
+            comm_.size()});
   }
 
   Comm const& group() const { return comm_; }

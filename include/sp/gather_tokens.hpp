@@ -9,8 +9,9 @@ namespace sp {
 /// Borrow the sequence group's communicator; use one object for any number of tensors.
 template <class Comm>
 class gather_tokens {
-  static_assert(communicator<Comm>, "sp::gather_tokens: the argument must be a communicator: copyable, with memory_type, rank(), size() and "
-                                    "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
+  static_assert(communicator<Comm>,
+                "sp::gather_tokens: the argument must be a communicator: copyable, with memory_type, rank(), size() and "
+                "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
 
 public:
   /// Who sends what for one batch; made once per step.
@@ -25,15 +26,17 @@ public:
 
   prepared prepare(batch const& b) const {
     if (b.parts() != comm_.size() || b.part() != comm_.rank())
-      fail({errc::invalid_shape, "the batch is part " + std::to_string(b.part()) + " of " + std::to_string(b.parts()) + ", the group's rank is " +
-                                     std::to_string(comm_.rank()) + " of " + std::to_string(comm_.size()),
+      fail({errc::invalid_shape,
+            "the batch is part " + std::to_string(b.part()) + " of " + std::to_string(b.parts()) + ", the group's rank is " +
+                std::to_string(comm_.rank()) + " of " + std::to_string(comm_.size()),
             "Make the batch over the ranks of the same group", "gather_tokens", comm_.rank(), comm_.size()});
     prepared p;
     p.map = document_map(b.docs(), b.source());
     run all{0, b.source().length(), 1};
     for (int r = 0; r < comm_.size(); ++r) {
       p.from.emplace_back();
-      for_each_match(b.layout().runs(r), std::span<run const>(&all, 1), p.map, [&](row_match const& m) { p.from.back().push_back(m); });
+      for_each_match(b.layout().runs(r), std::span<run const>(&all, 1), p.map,
+                     [&](row_match const& m) { p.from.back().push_back(m); });
       p.pieces += index(p.from.back().size());
     }
     return p;
@@ -43,7 +46,8 @@ public:
   template <class T, int R>
   void forward(batch const& b, prepared const& p, view<T const, R> local, view<T, R> global, allocator& scratch,
                std::type_identity_t<T> value = T{}) const {
-    detail::check_global<T const, R>(b, global, view<T, R>(const_cast<T*>(local.data), local.extents, local.strides), "gather_tokens");
+    detail::check_global<T const, R>(b, global, view<T, R>(const_cast<T*>(local.data), local.extents, local.strides),
+                                     "gather_tokens");
     fill(global, value);
     parcel_builder send(scratch, 1, p.pieces), receive(scratch, comm_.size(), p.pieces);
     send.open(comm_.rank());
@@ -65,7 +69,8 @@ public:
   /// The short form, with memory of the batch.
   template <class T, int R>
   void forward(batch const& b, view<T const, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
-    auto const& p = b.cached<prepared>(0, [&](prepared const& x) { return int(x.from.size()) == comm_.size(); }, [&] { return prepare(b); });
+    auto const& p = b.cached<prepared>(
+        0, [&](prepared const& x) { return int(x.from.size()) == comm_.size(); }, [&] { return prepare(b); });
     forward(b, p, local, global, b.memory(), value);
   }
 

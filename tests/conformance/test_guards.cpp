@@ -11,7 +11,6 @@
 
 namespace {
 
-
 using conformance::local_scene;
 using sp::errc;
 using support::failure_of;
@@ -28,8 +27,8 @@ TEST_CASE("strides: reversed rows and heads side by side in one tensor give the 
   sp::batch b = batch_of(7);
   scene plain(b, shape);
   auto attention = local();
-  attention.backward(b, attention.forward(b, plain.q, plain.k, plain.v, plain.out), plain.q, plain.k, plain.v, plain.out, plain.dout, plain.dq,
-                     plain.dk, plain.dv);
+  attention.backward(b, attention.forward(b, plain.q, plain.k, plain.v, plain.out), plain.q, plain.k, plain.v, plain.out,
+                     plain.dout, plain.dq, plain.dk, plain.dv);
   // gradients interleaved per kv head, as a fused projection writes them: (tokens, kv heads, group + 2, dim), rows backwards in memory
   std::vector<double> packed(7 * 8 * 5), reversed(7 * 4 * 5);
   auto entry = [&](sp::index first, sp::index heads, sp::index step) {
@@ -42,7 +41,8 @@ TEST_CASE("strides: reversed rows and heads side by side in one tensor give the 
     auto part = [&](auto const& v, sp::index n) { return v.slice(1, h * n, n); };
     auto dq = entry(4 * h, 2, 1), dk = entry(4 * h + 2, 1, 1), dv = entry(4 * h + 3, 1, 1);
     auto saved = attention.forward(b, part(q, 2), part(plain.k, 1), part(plain.v, 1), part(plain.out, 2));
-    attention.backward(b, std::move(saved), part(q, 2), part(plain.k, 1), part(plain.v, 1), part(plain.out, 2), part(plain.dout, 2), dq, dk, dv);
+    attention.backward(b, std::move(saved), part(q, 2), part(plain.k, 1), part(plain.v, 1), part(plain.out, 2),
+                       part(plain.dout, 2), dq, dk, dv);
     double worst = 0;
     auto differ = [&](auto const& x, auto const& y) {
       sp::detail::for_each_pair(x, y, [&](double& a, double& c) { worst = std::max(worst, std::abs(a - c)); });
@@ -62,21 +62,21 @@ TEST_CASE("aliasing: outputs that overlap themselves, each other or an input") {
   broadcast.strides[0] = 0;
   CHECK(says(failure_of([&] { attention.forward(b, s.q, s.k, s.v, broadcast); }), errc::aliasing, "out overlaps itself"));
   auto saved = attention.forward(b, s.q, s.k, s.v, s.out);
-  CHECK(says(failure_of([&] { attention.backward(b, std::move(saved), s.q, s.k, s.v, s.out, s.dout, s.dq, s.dk, s.dk); }), errc::aliasing,
-             "dk overlaps dv"));
+  CHECK(says(failure_of([&] { attention.backward(b, std::move(saved), s.q, s.k, s.v, s.out, s.dout, s.dq, s.dk, s.dk); }),
+             errc::aliasing, "dk overlaps dv"));
   std::vector<double> sinks(4, 0.5);
   sp::attention_extras<double> e;
   e.sinks = sp::view<double const, 1>(sinks.data(), {4});
   e.dsinks = sp::view<double, 1>(sinks.data(), {4});
   auto with = attention.forward(b, s.q, s.k, s.v, s.out, e);
-  CHECK(says(failure_of([&] { attention.backward(b, std::move(with), s.q, s.k, s.v, s.out, s.dout, s.dq, s.dk, s.dv, e); }), errc::aliasing,
-             "dsinks overlaps sinks"));
+  CHECK(says(failure_of([&] { attention.backward(b, std::move(with), s.q, s.k, s.v, s.out, s.dout, s.dq, s.dk, s.dv, e); }),
+             errc::aliasing, "dsinks overlaps sinks"));
   std::vector<double> one(1), gradients(4);
   e.sinks = sp::view<double const, 1>(one.data(), {1});
   e.dsinks = sp::view<double, 1>(gradients.data(), {4});
   auto plain = attention.forward(b, s.q, s.k, s.v, s.out);
-  CHECK(says(failure_of([&] { attention.backward(b, std::move(plain), s.q, s.k, s.v, s.out, s.dout, s.dq, s.dk, s.dv, e); }), errc::invalid_shape,
-             "sinks is (1)"));
+  CHECK(says(failure_of([&] { attention.backward(b, std::move(plain), s.q, s.k, s.v, s.out, s.dout, s.dq, s.dk, s.dv, e); }),
+             errc::invalid_shape, "sinks is (1)"));
 }
 
 TEST_CASE("saved belongs to its batch, heads and options [asan]") {
@@ -90,7 +90,8 @@ TEST_CASE("saved belongs to its batch, heads and options [asan]") {
   CHECK(e.rank == 0);
   sp::ulysses_attention lean{sp::solo{}, sp::reference{}, {}, {sp::keep::output}}, full{sp::solo{}, sp::reference{}};
   auto kept = lean.forward(small, a.q, a.k, a.v, a.out);
-  CHECK(says(failure_of([&] { full.backward(small, std::move(kept), a.q, a.k, a.v, a.out, a.dout, a.dq, a.dk, a.dv); }), errc::bad_state, "saved holds q"));
+  CHECK(says(failure_of([&] { full.backward(small, std::move(kept), a.q, a.k, a.v, a.out, a.dout, a.dq, a.dk, a.dv); }),
+             errc::bad_state, "saved holds q"));
 }
 
 namespace {
@@ -128,7 +129,8 @@ TEST_CASE("dropout of the short form: the key of the call counts") {
 }
 
 TEST_CASE("query and key batches are cut alike") {
-  sp::batch two(sp::documents::rectangular(1, 8), sp::contiguous{}, 0, 2), other(sp::documents::rectangular(1, 8), sp::contiguous{}, 1, 2);
+  sp::batch two(sp::documents::rectangular(1, 8), sp::contiguous{}, 0, 2),
+      other(sp::documents::rectangular(1, 8), sp::contiguous{}, 1, 2);
   CHECK(says(failure_of([&] { local().prepare(two, other); }), errc::invalid_shape, "part 0 of 2", "part 1 of 2"));
 }
 

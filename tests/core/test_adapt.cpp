@@ -217,7 +217,9 @@ TEST_CASE("adapt: byte strides with the fastest dimension first (ggml)") {
 }
 
 template <class T, class Data>
-concept readable_as = requires(Data data, std::array<std::int64_t, 1> ne) { sp::from_reversed<T, 1>(data, ne, ne); };
+concept readable_as = requires(Data data, std::array<std::int64_t, 1> ne) {
+  sp::from_reversed<T, 1>(data, ne, ne);
+};
 static_assert(readable_as<float const, void const*> && readable_as<float const, void*> && readable_as<float, void*>);
 static_assert(!readable_as<float, void const*> && !readable_as<float, float const*>); // const data stay const
 

@@ -432,7 +432,8 @@ TEST_CASE("blocks: sorted or not, lists give the blocks of every pair in the ord
       for (cut const& c : cuts(docs, parts, true)) {
         auto mask = sp::slices(r.made, docs, docs);
         std::vector<placed> table = sp::table_of(c.of), mine = c.runs.back();
-        for (int shuffles = 0; shuffles < 4; ++shuffles) { // first everything sorted, then the mask shuffled, then the runs as well
+        for (int shuffles = 0; shuffles < 4;
+             ++shuffles) { // first everything sorted, then the mask shuffled, then the runs as well
           wrong += sp::blocks(mine, table, mask) == all_pairs(mine, table, mask) ? 0 : 1;
           wrong += sp::blocks(table, mine, mask) == all_pairs(table, mine, mask) ? 0 : 1;
           ++cases;

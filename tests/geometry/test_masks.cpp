@@ -245,7 +245,8 @@ TEST_CASE("masks: bounds and positions at the ends of int64 mean unbounded or ar
   CHECK(same(lowest, pictures));
   CHECK(same(sp::user_slices({{3, 8, 3, 8, least, most}}), sp::user_slices({{3, 8, 3, 8}})));
 
-  for (slice const& s : {slice{least, most, 3, 8}, slice{3, 8, least, most}, slice{least, 8, least, 8, least, most}, slice{most - 1, most, least, 0}})
+  for (slice const& s : {slice{least, most, 3, 8}, slice{3, 8, least, most}, slice{least, 8, least, 8, least, most},
+                         slice{most - 1, most, least, 0}})
     CHECK(says(failure_of([&] { return sp::slices(sp::user_slices({s}), docs, docs); }), errc::bad_mask, "leaves its document"));
   CHECK(sp::slices(sp::user_slices({{least, least, most, most}}), docs, docs).empty());
   std::vector<document> far{{most, 2, 2}};

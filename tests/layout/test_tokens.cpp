@@ -362,9 +362,10 @@ TEST_CASE("tokens: local tensors of another height are refused before a row is t
   refused([&] { sp::multimodal_positions(b, {}, tensor<2>(few, {1, 3})); }, "multimodal_positions", "1 rows", "owns 5");
   refused([&] { sp::multimodal_positions(b, {}, tensor<2>(many, {5, 2})); }, "multimodal_positions", "(5, 2)", "not 3");
   std::vector<float> weights(5), short_weights(4);
-  refused([&] { sp::loss_weights(b, tensor<1>(std::as_const(few), {3}), tensor<1>(weights, {5}), -100); }, "loss_weights", "3 rows", "owns 5");
-  refused([&] { sp::loss_weights(b, tensor<1>(std::as_const(many), {5}), tensor<1>(short_weights, {4}), -100); }, "loss_weights", "4 rows",
-          "owns 5");
+  refused([&] { sp::loss_weights(b, tensor<1>(std::as_const(few), {3}), tensor<1>(weights, {5}), -100); }, "loss_weights",
+          "3 rows", "owns 5");
+  refused([&] { sp::loss_weights(b, tensor<1>(std::as_const(many), {5}), tensor<1>(short_weights, {4}), -100); }, "loss_weights",
+          "4 rows", "owns 5");
 }
 
 TEST_CASE("labels: a shift against the stream would leave the document and is refused") {
@@ -379,7 +380,10 @@ TEST_CASE("labels: a shift against the stream would leave the document and is re
   CHECK(labels == std::vector<std::int64_t>(5, 7));
   CHECK(says(failure_of([&] { return sp::shift_map(b.docs(), -1); }), errc::invalid_shape, "-1"));
   CHECK(sp::shift_map(b.docs(), std::numeric_limits<index>::max()).empty());
-  CHECK(says(failure_of([&] { return sp::document_map(b.docs(), sp::packed{0, 10}); }), errc::bad_documents, "2 documents", "mapped to 1"));
+  CHECK(says(failure_of([&] {
+               return sp::document_map(b.docs(), sp::packed{0, 10});
+             }),
+             errc::bad_documents, "2 documents", "mapped to 1"));
 }
 
 TEST_CASE("split: in place is refused as aliasing") {

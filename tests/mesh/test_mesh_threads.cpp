@@ -6,8 +6,8 @@
 
 #include <sp/chaos.hpp>
 #include <sp/counting.hpp>
-#include <sp/threads.hpp>
 #include <sp/mesh.hpp>
+#include <sp/threads.hpp>
 
 namespace {
 

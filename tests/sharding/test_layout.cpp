@@ -246,13 +246,17 @@ TEST_CASE("batch: movable, with memory and cached preparations of its own") {
   };
   int made = 0;
   auto make = [&](int v) { return [&made, v] { return ++made, kept{v}; }; };
-  auto const& one = a.cached<kept>(0, [](kept const& k) { return k.value == 1; }, make(1));
-  auto const& two = a.cached<kept>(0, [](kept const& k) { return k.value == 2; }, make(2));
-  CHECK(&a.cached<kept>(0, [](kept const& k) { return k.value == 1; }, make(1)) == &one);
+  auto const& one = a.cached<kept>(
+      0, [](kept const& k) { return k.value == 1; }, make(1));
+  auto const& two = a.cached<kept>(
+      0, [](kept const& k) { return k.value == 2; }, make(2));
+  CHECK(&a.cached<kept>(
+            0, [](kept const& k) { return k.value == 1; }, make(1)) == &one);
   CHECK(made == 2);
   void* block = a.memory().allocate(100);
   sp::batch b = std::move(a);
-  CHECK(&b.cached<kept>(0, [](kept const& k) { return k.value == 2; }, make(2)) == &two); // references survive the move
+  CHECK(&b.cached<kept>(
+            0, [](kept const& k) { return k.value == 2; }, make(2)) == &two); // references survive the move
   b.memory().deallocate(block, 100);
   CHECK(b.memory().bytes_in_use() == 0);
   CHECK(b.tokens() == 3);
@@ -266,8 +270,10 @@ struct boaster {
 };
 
 TEST_CASE("batch: padded means equal rows, or uneven_partition") {
-  CHECK(says(failure_of([] { return sp::batch(sp::packed{0, 10}, boaster{}, 0, 2, {sp::shapes::padded}).tokens(); }), errc::uneven_partition,
-             "ranks 0 and 1 own 10 and 0"));
+  CHECK(says(failure_of([] {
+               return sp::batch(sp::packed{0, 10}, boaster{}, 0, 2, {sp::shapes::padded}).tokens();
+             }),
+             errc::uneven_partition, "ranks 0 and 1 own 10 and 0"));
   CHECK(sp::batch(sp::packed{0, 10}, boaster{}, 0, 2).tokens() == 10);
 }
 

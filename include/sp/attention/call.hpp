@@ -31,7 +31,8 @@ struct context {
   allocator* kept;    ///< what `saved` holds until the backward pass
   random_key random{};
 
-  context(allocator& scratch_memory, allocator& saved_memory, random_key key = {}) : scratch(&scratch_memory), kept(&saved_memory), random(key) {}
+  context(allocator& scratch_memory, allocator& saved_memory, random_key key = {})
+      : scratch(&scratch_memory), kept(&saved_memory), random(key) {}
 };
 
 /// Global shape of the heads, for questions about memory.
@@ -43,9 +44,10 @@ struct attention_shape {
 template <class T, class M = host>
 struct attention_extras {
   view<accumulate_t<T> const, 1, M> sinks{}; ///< (global q heads): attention sinks
-  view<accumulate_t<T>, 1, M> dsinks{};      ///< (global q heads): this rank's contribution; sum it over ranks like any parameter gradient
-  random_key random{};                       ///< key of a short-form call; the long form takes it from its context
-  bool accumulate = false;                   ///< add to dq, dk, dv, dsinks instead of overwriting them
+  view<accumulate_t<T>, 1, M>
+      dsinks{};            ///< (global q heads): this rank's contribution; sum it over ranks like any parameter gradient
+  random_key random{};     ///< key of a short-form call; the long form takes it from its context
+  bool accumulate = false; ///< add to dq, dk, dv, dsinks instead of overwriting them
 };
 
 namespace detail {
@@ -64,7 +66,7 @@ template <class T, class G = T, class M = host>
 struct backward_io {
   heads on;
   view<T const, 3, M> q, k, v, out, dout;
-  view<T, 3, M> dq; // (tokens, q heads, dim)
+  view<T, 3, M> dq;     // (tokens, q heads, dim)
   view<G, 3, M> dk, dv; // (tokens, kv heads, dim), (tokens, kv heads, value dim)
   attention_extras<T, M> extras{};
 };
@@ -83,7 +85,8 @@ public:
   }
   void use() {
     if (!std::exchange(live_, false))
-      fail({errc::bad_state, "this saved token was used already, moved away, or never made", "Pass to backward what forward of the same step returned"});
+      fail({errc::bad_state, "this saved token was used already, moved away, or never made",
+            "Pass to backward what forward of the same step returned"});
   }
 
 private:

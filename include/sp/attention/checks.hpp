@@ -14,18 +14,23 @@ void require_shape(char const* name, view<T, R, M> const& v, std::array<index, s
   for (int d = 0; d < R; ++d)
     if (v.extent(d) != want[std::size_t(d)])
       fail({d == 0 && R == 3 ? errc::bad_documents : errc::invalid_shape,
-            std::string(name) + " is " + shape(v) + ", expected " + shape(expected) + (d == 0 ? " (rows of this rank's documents)" : ""),
-            d == 0 ? "Rows must equal batch.tokens(); declare padding with shapes::padded" : "Make the tensors of one call agree"});
-  if (!v.data && !v.empty()) fail({errc::bad_pointer, std::string(name) + " " + shape(v) + " is null", "Pass memory for every non-empty tensor"});
+            std::string(name) + " is " + shape(v) + ", expected " + shape(expected) +
+                (d == 0 ? " (rows of this rank's documents)" : ""),
+            d == 0 ? "Rows must equal batch.tokens(); declare padding with shapes::padded"
+                   : "Make the tensors of one call agree"});
+  if (!v.data && !v.empty())
+    fail({errc::bad_pointer, std::string(name) + " " + shape(v) + " is null", "Pass memory for every non-empty tensor"});
   if (reinterpret_cast<std::uintptr_t>(v.data) % alignof(T) != 0)
-    fail({errc::bad_pointer, std::string(name) + " is not aligned to " + std::to_string(alignof(T)) + " bytes", "Align tensors to their element type"});
+    fail({errc::bad_pointer, std::string(name) + " is not aligned to " + std::to_string(alignof(T)) + " bytes",
+          "Align tensors to their element type"});
 }
 
 /// What `saved` holds must be of this batch and these heads.
 template <class T, int R>
 void require_same_call(char const* name, view<T, R> const& held, std::array<index, std::size_t(R)> want) {
   if (held.extents != want)
-    fail({errc::bad_state, std::string("saved holds ") + name + " " + shape(held) + ", this call needs " + shape(view<T, R>(nullptr, want)),
+    fail({errc::bad_state,
+          std::string("saved holds ") + name + " " + shape(held) + ", this call needs " + shape(view<T, R>(nullptr, want)),
           "Pass the saved that forward of the same object and batch returned"});
 }
 
@@ -34,7 +39,8 @@ void check_heads(view<T, 3, M> const& q, view<T, 3, M> const& k, view<T, 3, M> c
   if (q.extent(2) <= 0 || v.extent(2) <= 0)
     fail({errc::invalid_shape, "head dimensions of q " + shape(q) + " and v " + shape(v), "dim must be positive"});
   if (k.extent(1) <= 0 || q.extent(1) <= 0 || q.extent(1) % k.extent(1) != 0)
-    fail({errc::invalid_shape, std::to_string(q.extent(1)) + " query heads are not a multiple of " + std::to_string(k.extent(1)) + " kv heads",
+    fail({errc::invalid_shape,
+          std::to_string(q.extent(1)) + " query heads are not a multiple of " + std::to_string(k.extent(1)) + " kv heads",
           "Global query heads must be a positive multiple of global kv heads"});
 }
 

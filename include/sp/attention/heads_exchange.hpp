@@ -34,8 +34,8 @@ private:
 
 /// Rows of the members of a group against the group's own rows in natural order.
 struct token_exchange {
-  match_lists members;  ///< from: rows of member i; to: rows of the group
-  int self = 0;         ///< my place among the members
+  match_lists members; ///< from: rows of member i; to: rows of the group
+  int self = 0;        ///< my place among the members
   int parts = 1, stride = 1;
   index rows = 0;       ///< of mine
   index group_rows = 0; ///< of the whole group
@@ -43,9 +43,11 @@ struct token_exchange {
 
   token_exchange() = default;
   token_exchange(layout const& fine, layout const& coarse, int part, int first, int stride_of, int size, int group)
-      : self(part / stride_of % size), parts(fine.parts()), stride(stride_of), rows(fine.tokens(part)), group_rows(coarse.tokens(group)) {
+      : self(part / stride_of % size), parts(fine.parts()), stride(stride_of), rows(fine.tokens(part)),
+        group_rows(coarse.tokens(group)) {
     mapping all = identity_map(unbounded);
-    members = match_lists::of(size, [&](int i, auto f) { for_each_match(fine.runs(first + i * stride), coarse.runs(group), std::span(&all, 1), f); });
+    members = match_lists::of(
+        size, [&](int i, auto f) { for_each_match(fine.runs(first + i * stride), coarse.runs(group), std::span(&all, 1), f); });
     pieces = max(members.total, index(mine().size()) * size);
   }
 

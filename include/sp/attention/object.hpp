@@ -31,8 +31,8 @@ public:
     return located(at(".prepare"), [&] {
       if (q.part() != k.part() || q.parts() != k.parts())
         fail({errc::invalid_shape,
-              "queries are part " + std::to_string(q.part()) + " of " + std::to_string(q.parts()) + ", keys part " + std::to_string(k.part()) + " of " +
-                  std::to_string(k.parts()),
+              "queries are part " + std::to_string(q.part()) + " of " + std::to_string(q.parts()) + ", keys part " +
+                  std::to_string(k.part()) + " of " + std::to_string(k.parts()),
               "Make both batches over the same ranks"});
       auto list = rebase(slices(mask, q.source(), k.source()), q.source(), q.docs(), k.source(), k.docs());
       return self().prepare_layouts(q.layout(), k.layout(), q.part(), list, mask);
@@ -65,7 +65,8 @@ public:
   }
   /// The short form. What it returns lives in the batch's memory and must be used, or destroyed, before the batch.
   template <class Q, class K, class V, class O, class T = element_of<O>>
-  auto forward(batch const& b, Q const& q, K const& k, V const& v, O const& out, std::type_identity_t<attention_extras<T>> e = {}) const {
+  auto forward(batch const& b, Q const& q, K const& k, V const& v, O const& out,
+               std::type_identity_t<attention_extras<T>> e = {}) const {
     return forward(prepared_for(b), context(b.memory(), b.memory(), e.random), q, k, v, out, e);
   }
 
@@ -77,10 +78,12 @@ public:
   }
 
   /// Gradients of sum(out * dout), shaped as the tensors themselves; overwritten unless e.accumulate. Consumes `s`.
-  template <class Prepared, class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV, class T = element_of<DQ>>
+  template <class Prepared, class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV,
+            class T = element_of<DQ>>
     requires(!std::is_same_v<Prepared, batch>)
-  void backward(Prepared const& p, context const& ctx, Saved&& s, Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq,
-                DK const& dk, DV const& dv, std::type_identity_t<attention_extras<T>> e = {}) const {
+  void backward(Prepared const& p, context const& ctx, Saved&& s, Q const& q, K const& k, V const& v, O const& out,
+                DO const& dout, DQ const& dq, DK const& dk, DV const& dv,
+                std::type_identity_t<attention_extras<T>> e = {}) const {
     static_assert(!std::is_lvalue_reference_v<Saved>, "sp: backward consumes what forward returned; pass std::move(saved).");
     located(at(".backward"), [&] {
       auto io = backward_operands<T>(q, k, v, out, dout, dq, dk, dv, e);
@@ -93,9 +96,10 @@ public:
     });
   }
   template <class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV, class T = element_of<DQ>>
-  void backward(batch const& b, Saved&& s, Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq, DK const& dk,
-                DV const& dv, std::type_identity_t<attention_extras<T>> e = {}) const {
-    backward(prepared_for(b), context(b.memory(), b.memory(), e.random), std::forward<Saved>(s), q, k, v, out, dout, dq, dk, dv, e);
+  void backward(batch const& b, Saved&& s, Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq,
+                DK const& dk, DV const& dv, std::type_identity_t<attention_extras<T>> e = {}) const {
+    backward(prepared_for(b), context(b.memory(), b.memory(), e.random), std::forward<Saved>(s), q, k, v, out, dout, dq, dk, dv,
+             e);
   }
 
   /// Bytes a call takes from context.scratch at most, forward or backward, for tensors of T.

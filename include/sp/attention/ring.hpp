@@ -2,9 +2,11 @@
 // A ring of one rank is local attention, which is what Ulysses runs inside when it is handed a backend.
 #pragma once
 
+#include <sp/attention/gather.hpp>
 #include <sp/attention/object.hpp>
+#include <sp/attention/pull.hpp>
 #include <sp/attention/ring_memory.hpp>
-#include <sp/attention/schedules.hpp>
+#include <sp/attention/rotate.hpp>
 #include <sp/collective/solo.hpp>
 
 namespace sp {
@@ -19,8 +21,10 @@ public:
   Extra const& at(int i) const { return list_[std::size_t(i)]; }
   void require(index calls) const {
     if (index(list_.size()) != calls)
-      fail({errc::bad_state, "saved holds the state of " + std::to_string(list_.size()) + " kernel calls, this call makes " + std::to_string(calls),
-            "Pass the saved that forward of the same object and batch returned"});
+      fail(
+          {errc::bad_state,
+           "saved holds the state of " + std::to_string(list_.size()) + " kernel calls, this call makes " + std::to_string(calls),
+           "Pass the saved that forward of the same object and batch returned"});
   }
 
 private:
@@ -38,7 +42,8 @@ public:
 };
 
 template <class B>
-concept some_backend = attention_backend<B, float> || attention_backend<B, double> || attention_backend<B, bf16> || attention_backend<B, fp16>;
+concept some_backend =
+    attention_backend<B, float> || attention_backend<B, double> || attention_backend<B, bf16> || attention_backend<B, fp16>;
 
 } // namespace detail
 
@@ -46,15 +51,19 @@ concept some_backend = attention_backend<B, float> || attention_backend<B, doubl
 /// Comm: a communicator. Backend: an attention_backend, e.g. sp::cpu{} or sp::blockwise{your kernel}.
 template <class Comm, class Backend>
 class ring_attention : public detail::attention_object<ring_attention<Comm, Backend>> {
-  static_assert(communicator<Comm>, "sp::ring_attention: the first argument must be a communicator: copyable, with memory_type, rank(), size() and "
-                                    "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
-  static_assert(requires { typename Backend::plan; },
-                "sp::ring_attention: this kernel cannot resume or return its lse, so partial results over different keys cannot be merged. Use it under "
-                "sp::ulysses_attention, or give it forward(block_call) that writes lse and wrap it in sp::blockwise.");
+  static_assert(communicator<Comm>,
+                "sp::ring_attention: the first argument must be a communicator: copyable, with memory_type, rank(), size() and "
+                "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
+  static_assert(
+      requires { typename Backend::plan; },
+      "sp::ring_attention: this kernel cannot resume or return its lse, so partial results over different keys cannot be merged. "
+      "Use it under "
+      "sp::ulysses_attention, or give it forward(block_call) that writes lse and wrap it in sp::blockwise.");
 
-  static_assert(detail::some_backend<Backend>,
-                "sp::ring_attention: the kernel must model sp::attention_backend for some element type: memory_type, plan, extra, prepare(problem), "
-                "forward<T>(plan, allocator, call_numbers, q, keys, state) and backward<T>(plan, allocator, call_numbers, queries, keys, extra).");
+  static_assert(detail::some_backend<Backend>, "sp::ring_attention: the kernel must model sp::attention_backend for some element "
+                                               "type: memory_type, plan, extra, prepare(problem), "
+                                               "forward<T>(plan, allocator, call_numbers, q, keys, state) and backward<T>(plan, "
+                                               "allocator, call_numbers, queries, keys, extra).");
 
 public:
   using memory_type = typename Comm::memory_type;
@@ -96,11 +105,13 @@ public:
     if constexpr (requires { backend_.check(whole); }) backend_.check(whole);
   }
 
-  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask, sp::mask const& rule) const {
+  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask,
+                           sp::mask const& rule) const {
     if (q.parts() != comm_.size() || k.parts() != comm_.size() || part != comm_.rank())
       fail({errc::invalid_shape,
-            "the batch is cut for " + std::to_string(q.parts()) + " (keys " + std::to_string(k.parts()) + ") ranks and this is part " +
-                std::to_string(part) + "; the group has " + std::to_string(comm_.size()) + " ranks and this is rank " + std::to_string(comm_.rank()),
+            "the batch is cut for " + std::to_string(q.parts()) + " (keys " + std::to_string(k.parts()) +
+                ") ranks and this is part " + std::to_string(part) + "; the group has " + std::to_string(comm_.size()) +
+                " ranks and this is rank " + std::to_string(comm_.rank()),
             "Make the batch over the ranks of the same group"});
     prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}}, rule};
     auto& g = out.geometry;
@@ -197,7 +208,8 @@ private:
     if (options_.schedule == schedule::automatic) return can_pull ? schedule::pull : schedule::rotate;
     if (options_.schedule == schedule::pull && !can_pull)
       fail({errc::bad_state,
-            peer_memory<Comm> ? "this kernel keeps state from forward, which a pull schedule cannot hand back" : "these ranks cannot read each other's memory",
+            peer_memory<Comm> ? "this kernel keeps state from forward, which a pull schedule cannot hand back"
+                              : "these ranks cannot read each other's memory",
             "Use schedule::rotate or schedule::gather"});
     return options_.schedule;
   }

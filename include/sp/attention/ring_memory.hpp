@@ -2,12 +2,15 @@
 // An upper bound that a fixed workspace can be sized by.
 #pragma once
 
-#include <sp/attention/schedules.hpp>
+#include <sp/attention/gather.hpp>
+#include <sp/attention/pull.hpp>
+#include <sp/attention/rotate.hpp>
 
 namespace sp::detail {
 
 template <class T, class Comm, class Backend>
-index ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, heads on, attention_shape const& s, index groups) {
+index ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, heads on,
+                         attention_shape const& s, index groups) {
   using A = accumulate_t<T>;
   index own = g.rows_of(g.rank);
   key_part<T> like{{nullptr, {own, on.kv_count, s.dim}}, {nullptr, {own, on.kv_count, s.value_dim}}};

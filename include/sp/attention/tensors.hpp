@@ -3,8 +3,8 @@
 #pragma once
 
 #include <sp/attention/checks.hpp>
-#include <sp/layout/relayout.hpp>
 #include <sp/core/adapt.hpp>
+#include <sp/layout/relayout.hpp>
 
 namespace sp {
 
@@ -38,8 +38,9 @@ namespace detail {
 template <class T, class Tensor>
 view<T, 3> operand(Tensor const& t) {
   auto v = tensor<3>(t);
-  static_assert(std::is_convertible_v<decltype(v), view<T, 3>>,
-                "sp: the tensors of one attention call must have one element type in host memory, and outputs must not be const.");
+  static_assert(
+      std::is_convertible_v<decltype(v), view<T, 3>>,
+      "sp: the tensors of one attention call must have one element type in host memory, and outputs must not be const.");
   return v;
 }
 
@@ -52,8 +53,8 @@ forward_io<T> forward_operands(Q const& q, K const& k, V const& v, O const& out,
 }
 
 template <class T, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV>
-backward_io<T> backward_operands(Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq, DK const& dk, DV const& dv,
-                                 attention_extras<T> const& e) {
+backward_io<T> backward_operands(Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq, DK const& dk,
+                                 DV const& dv, attention_extras<T> const& e) {
   backward_io<T> io{{},
                     operand<T const>(q),
                     operand<T const>(k),

@@ -21,11 +21,15 @@ struct ulysses_options {
 /// Comm: a communicator or mesh group. Inner: what runs on whole sequences: a ring (USP), or a local attention made of a backend.
 template <class Comm, class Inner>
 class ulysses_attention : public detail::attention_object<ulysses_attention<Comm, Inner>> {
-  static_assert(communicator<Comm>, "sp::ulysses_attention: the first argument must be a communicator: copyable, with memory_type, rank(), size() and "
-                                    "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
-  static_assert(requires { typename Inner::prepared; },
-                "sp::ulysses_attention: the second argument must be an attention object or a kernel: an attention_backend such as sp::cpu{}, or a struct "
-                "with forward(block_call) that writes lse, or with forward(whole_call) without lse; it also needs memory_type.");
+  static_assert(
+      communicator<Comm>,
+      "sp::ulysses_attention: the first argument must be a communicator: copyable, with memory_type, rank(), size() and "
+      "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
+  static_assert(
+      requires { typename Inner::prepared; },
+      "sp::ulysses_attention: the second argument must be an attention object or a kernel: an attention_backend such as "
+      "sp::cpu{}, or a struct "
+      "with forward(block_call) that writes lse, or with forward(whole_call) without lse; it also needs memory_type.");
 
 public:
   using memory_type = typename Comm::memory_type;
@@ -43,7 +47,8 @@ public:
     detail::once token;
   };
 
-  ulysses_attention(Comm comm, std::type_identity_t<Inner> inner, ulysses_options options = {}) : comm_(std::move(comm)), inner_(std::move(inner)), options_(options) {}
+  ulysses_attention(Comm comm, std::type_identity_t<Inner> inner, ulysses_options options = {})
+      : comm_(std::move(comm)), inner_(std::move(inner)), options_(options) {}
   /// With a kernel inside: local attention under `attention`'s mask and scale.
   template <class Kernel>
     requires(!std::same_as<Kernel, Inner> && std::same_as<detail::local_attention_t<Kernel>, Inner>)
@@ -66,16 +71,19 @@ public:
   index k_rows(prepared const& p) const { return p.keys.rows; }
   void check_call(heads whole, bool sinks) const { inner_.check_call(whole, sinks); }
 
-  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask, sp::mask const& rule) const {
+  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask,
+                           sp::mask const& rule) const {
     int size = comm_.size(), stride = int(group_stride(comm_));
     if (q.parts() % (size * stride) != 0 || q.parts() != k.parts() || part / stride % size != comm_.rank())
       fail({errc::invalid_shape,
-            "the batch is cut for " + std::to_string(q.parts()) + " ranks and this is part " + std::to_string(part) + "; the ulysses group has " +
-                std::to_string(size) + " ranks at distance " + std::to_string(stride) + " and this is its rank " + std::to_string(comm_.rank()),
+            "the batch is cut for " + std::to_string(q.parts()) + " ranks and this is part " + std::to_string(part) +
+                "; the ulysses group has " + std::to_string(size) + " ranks at distance " + std::to_string(stride) +
+                " and this is its rank " + std::to_string(comm_.rank()),
             "Make the batch over the ring x ulysses ranks in mesh order"});
     layout q_whole = q.grouped(size, stride), k_whole = k.grouped(size, stride);
     int at = layout::group_of(part, size, stride), first = layout::first_member(at, size, stride);
-    return {detail::token_exchange(q, q_whole, part, first, stride, size, at), detail::token_exchange(k, k_whole, part, first, stride, size, at),
+    return {detail::token_exchange(q, q_whole, part, first, stride, size, at),
+            detail::token_exchange(k, k_whole, part, first, stride, size, at),
             inner_.prepare_layouts(q_whole, k_whole, at, mask, rule)};
   }
   bool fits(prepared const& p, layout const& l, sp::mask const& rule) const {
@@ -88,10 +96,15 @@ public:
     heads mine = share(io.on, comm_.rank());
     bool keep_all = options_.keep == keep::heads;
     allocator& inputs = keep_all ? *ctx.kept : *ctx.scratch;
-    saved<T> s{by_heads(inputs, p.queries, io.q, mine.q_count), by_heads(inputs, p.keys, io.k, mine.kv_count), by_heads(inputs, p.keys, io.v, mine.kv_count),
-               by_heads(*ctx.kept, p.queries, io.out, mine.q_count), {}, detail::once(true)};
+    saved<T> s{by_heads(inputs, p.queries, io.q, mine.q_count),
+               by_heads(inputs, p.keys, io.k, mine.kv_count),
+               by_heads(inputs, p.keys, io.v, mine.kv_count),
+               by_heads(*ctx.kept, p.queries, io.out, mine.q_count),
+               {},
+               detail::once(true)};
     detail::exchange_plan plan(*ctx.scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
-    to_heads<T>(plan, "ulysses.forward.inputs", io.on, {{&p.queries, io.q, s.q.tensor, true}, {&p.keys, io.k, s.k.tensor, false}, {&p.keys, io.v, s.v.tensor, false}});
+    to_heads<T>(plan, "ulysses.forward.inputs", io.on,
+                {{&p.queries, io.q, s.q.tensor, true}, {&p.keys, io.k, s.k.tensor, false}, {&p.keys, io.v, s.v.tensor, false}});
     s.inner = inner_.template run_forward<T>(p.inner, ctx, {mine, s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor, io.sinks});
     plan.clear();
     for (int r = 0; r < comm_.size(); ++r) {
@@ -133,7 +146,8 @@ public:
     index copies = kv_copies(on);
     staging<T, A>(c, p, on.q_count, copies, s.dim, s.value_dim);
     owned<A, 3> sum(c, {p.keys.rows, on.kv_count, max(s.dim, s.value_dim)});
-    if (copies > on.kv_count) owned<A, 3>(c, {p.keys.group_rows, mine.kv_count, s.dim + s.value_dim}); // dk, dv by heads in the type of sums
+    if (copies > on.kv_count)
+      owned<A, 3>(c, {p.keys.group_rows, mine.kv_count, s.dim + s.value_dim}); // dk, dv by heads in the type of sums
     return c.bytes() + inner_.template scratch_for<T>(p.inner, mine, s);
   }
 
@@ -157,13 +171,16 @@ private:
       s.k = by_heads(scratch, p.keys, io.k, mine.kv_count);
       s.v = by_heads(scratch, p.keys, io.v, mine.kv_count);
       to_heads<T>(plan, "ulysses.backward.inputs", io.on,
-                  {{&p.queries, io.dout, dout.tensor, true}, {&p.queries, io.q, s.q.tensor, true}, {&p.keys, io.k, s.k.tensor, false},
+                  {{&p.queries, io.dout, dout.tensor, true},
+                   {&p.queries, io.q, s.q.tensor, true},
+                   {&p.keys, io.k, s.k.tensor, false},
                    {&p.keys, io.v, s.v.tensor, false}});
     }
     auto dq = by_heads(scratch, p.queries, io.q, mine.q_count);
     auto dk = by_heads<Share>(scratch, p.keys, io.k, mine.kv_count), dv = by_heads<Share>(scratch, p.keys, io.v, mine.kv_count);
     attention_extras<T> extras{io.extras.sinks, io.extras.dsinks, false};
-    detail::backward_io<T, Share> whole{mine, s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor, dout.tensor, dq.tensor, dk.tensor, dv.tensor, extras};
+    detail::backward_io<T, Share> whole{mine,        s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor,
+                                        dout.tensor, dq.tensor,  dk.tensor,  dv.tensor,  extras};
     inner_.template run_backward<T>(p.inner, ctx, std::move(s.inner), whole);
     return_gradients(p, plan, scratch, io, dq.tensor, dk.tensor, dv.tensor);
   }
@@ -207,7 +224,8 @@ private:
 
   /// tokens -> heads for several tensors in one exchange.
   template <class T>
-  void to_heads(detail::exchange_plan<Comm>& plan, char const* primitive, heads on, std::initializer_list<inbound<T>> tensors) const {
+  void to_heads(detail::exchange_plan<Comm>& plan, char const* primitive, heads on,
+                std::initializer_list<inbound<T>> tensors) const {
     plan.clear();
     for (int r = 0; r < comm_.size(); ++r) {
       plan.open(r);
@@ -230,8 +248,8 @@ private:
 
   /// heads -> tokens for dq, dk, dv in one exchange; kv heads that several ranks share are summed in rank order.
   template <class T, class G, class Share>
-  void return_gradients(prepared const& p, detail::exchange_plan<Comm>& plan, allocator& scratch, detail::backward_io<T, G> const& io, view<T, 3> dq,
-                        view<Share, 3> dk, view<Share, 3> dv) const {
+  void return_gradients(prepared const& p, detail::exchange_plan<Comm>& plan, allocator& scratch,
+                        detail::backward_io<T, G> const& io, view<T, 3> dq, view<Share, 3> dk, view<Share, 3> dv) const {
     bool add = io.extras.accumulate;
     index copies = kv_copies(io.on);
     bool direct = !add && copies == io.on.kv_count;
@@ -284,6 +302,7 @@ template <class Comm, class Inner>
 ulysses_attention(Comm, Inner, ulysses_options = {}) -> ulysses_attention<Comm, detail::local_attention_t<Inner>>;
 template <class Comm, class Kernel>
   requires(!requires { typename Kernel::prepared; })
-ulysses_attention(Comm, Kernel, attention_options, ulysses_options = {}) -> ulysses_attention<Comm, detail::local_attention_t<Kernel>>;
+ulysses_attention(Comm, Kernel, attention_options, ulysses_options = {})
+->ulysses_attention<Comm, detail::local_attention_t<Kernel>>;
 
 } // namespace sp

@@ -38,23 +38,29 @@ public:
   index q_rows(prepared const& p) const { return p.q_rows; }
   index k_rows(prepared const& p) const { return p.k_rows; }
   void check_call(heads whole, bool sinks) const {
-    if (sinks) fail({errc::unsupported_mask, "sinks need the lse, which this kernel does not return", "Use a kernel that returns its lse"});
+    if (sinks)
+      fail(
+          {errc::unsupported_mask, "sinks need the lse, which this kernel does not return", "Use a kernel that returns its lse"});
     if constexpr (requires { kernel_.check(whole); }) kernel_.check(whole);
   }
   bool fits(prepared const& p, layout const&, sp::mask const& rule) const { return p.mask == rule; }
 
-  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask, sp::mask const& rule) const {
+  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask,
+                           sp::mask const& rule) const {
     if (q.parts() != 1)
-      fail({errc::unsupported_mask, "a kernel without lse was given a part of the keys (" + std::to_string(q.parts()) + " ring ranks)",
+      fail({errc::unsupported_mask,
+            "a kernel without lse was given a part of the keys (" + std::to_string(q.parts()) + " ring ranks)",
             "Use it under Ulysses over all ranks (ring = 1), or return the lse"});
     auto list = coalesce(blocks(place(q.runs(part)), place(k.runs(part)), mask));
     std::sort(list.begin(), list.end(), [](block const& a, block const& b) { return a.q < b.q; });
     for (std::size_t i = 0; i < list.size(); ++i) {
       if (i && list[i].q < list[i - 1].q + list[i - 1].rows)
-        fail({errc::unsupported_mask, "queries from row " + std::to_string(list[i].q) + " on would need several calls of a kernel without lse",
+        fail({errc::unsupported_mask,
+              "queries from row " + std::to_string(list[i].q) + " on would need several calls of a kernel without lse",
               "Use a mask with one slice per document, or a kernel that returns its lse"});
       if (!accepts(list[i]))
-        fail({errc::unsupported_mask, "the kernel does not accept document " + std::to_string(list[i].document) + " under this mask",
+        fail({errc::unsupported_mask,
+              "the kernel does not accept document " + std::to_string(list[i].document) + " under this mask",
               "Use a mask it knows, or another kernel"});
     }
     return {std::move(list), q.tokens(part), k.tokens(part), rule};
@@ -79,9 +85,11 @@ public:
 
   template <class T, class G>
   void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
-    static_assert(requires(Kernel const& k, whole_grad<T> const& g) { k.backward(g); } ||
-                      requires(Kernel const& k, whole_grad<T> const& g, typename saved<T>::entry const& e) { k.backward(g, e); },
-                  "sp: this kernel has no backward(whole_grad) (or backward(whole_grad, what forward returned)); add it, or call infer only.");
+    static_assert(
+        requires(Kernel const& k, whole_grad<T> const& g) { k.backward(g); } ||
+            requires(Kernel const& k, whole_grad<T> const& g, typename saved<T>::entry const& e) { k.backward(g, e); },
+        "sp: this kernel has no backward(whole_grad) (or backward(whole_grad, what forward returned)); add it, or call infer "
+        "only.");
     given.token.use();
     saved<T> s = std::move(given);
     detail::accumulator<T, 3> dq(*ctx.scratch, io.dq);
@@ -116,7 +124,8 @@ public:
   template <class T>
   index scratch_for(prepared const& p, heads on, attention_shape const& s) const {
     byte_counter c;
-    view<T, 3> q(nullptr, {p.q_rows, on.q_count, s.dim}), k(nullptr, {p.k_rows, on.kv_count, s.dim}), v(nullptr, {p.k_rows, on.kv_count, s.value_dim});
+    view<T, 3> q(nullptr, {p.q_rows, on.q_count, s.dim}), k(nullptr, {p.k_rows, on.kv_count, s.dim}),
+        v(nullptr, {p.k_rows, on.kv_count, s.value_dim});
     detail::accumulator<T, 3> dq(c, q), dk(c, k), dv(c, v);
     owned<T, 3> one_q(c, q.extents), one_k(c, k.extents), one_v(c, v.extents);
     return c.bytes();
@@ -124,7 +133,9 @@ public:
 
 private:
   bool accepts(block const& b) const {
-    if constexpr (requires { { kernel_.accepts(b) } -> std::convertible_to<bool>; })
+    if constexpr (requires {
+                    { kernel_.accepts(b) } -> std::convertible_to<bool>;
+                  })
       return kernel_.accepts(b);
     else
       return true;
@@ -162,9 +173,15 @@ template <template <class, class> class Concept, class K>
 inline constexpr bool for_some_element = false;
 
 template <class K>
-concept some_block_kernel = requires { typename K::memory_type; } && (block_kernel<K, float> || block_kernel<K, bf16> || block_kernel<K, fp16> || block_kernel<K, double>);
+concept some_block_kernel = requires {
+  typename K::memory_type;
+}
+&&(block_kernel<K, float> || block_kernel<K, bf16> || block_kernel<K, fp16> || block_kernel<K, double>);
 template <class K>
-concept some_whole_kernel = requires { typename K::memory_type; } && (whole_kernel<K, float> || whole_kernel<K, bf16> || whole_kernel<K, fp16> || whole_kernel<K, double>);
+concept some_whole_kernel = requires {
+  typename K::memory_type;
+}
+&&(whole_kernel<K, float> || whole_kernel<K, bf16> || whole_kernel<K, fp16> || whole_kernel<K, double>);
 
 /// The attention a kernel gives on one rank: itself if it is an attention object, a ring of one, or whole documents.
 template <class K>

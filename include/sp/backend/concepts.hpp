@@ -23,9 +23,9 @@ struct problem {
 
 /// The numbers of one call that are not geometry.
 struct call_numbers {
-  sp::heads heads;      ///< which global heads the tensors hold
-  double scale = 1;     ///< softmax scale
-  random_key random{};  ///< seed and layer, for dropout
+  sp::heads heads;     ///< which global heads the tensors hold
+  double scale = 1;    ///< softmax scale
+  random_key random{}; ///< seed and layer, for dropout
 };
 
 /// Keys and values of one owner.
@@ -45,17 +45,17 @@ struct fold_state {
 /// The query side of a backward pass. out and lse are the GLOBAL ones; delta = sum over dim of dout * out.
 template <class T, class M = host>
 struct query_grad {
-  view<T const, 3, M> q;                     ///< (rows, q heads, dim)
-  view<T const, 3, M> out, dout;             ///< (rows, q heads, value dim)
+  view<T const, 3, M> q;                        ///< (rows, q heads, dim)
+  view<T const, 3, M> out, dout;                ///< (rows, q heads, value dim)
   view<accumulate_t<T> const, 2, M> lse, delta; ///< (rows, q heads)
-  view<accumulate_t<T>, 3, M> dq;            ///< (rows, q heads, dim), added to; null data: not wanted
+  view<accumulate_t<T>, 3, M> dq;               ///< (rows, q heads, dim), added to; null data: not wanted
 };
 
 /// The key side of a backward pass.
 template <class T, class M = host>
 struct key_grad {
-  view<T const, 3, M> k, v;               ///< (rows, kv heads, dim), (rows, kv heads, value dim)
-  view<accumulate_t<T>, 3, M> dk, dv;     ///< same shapes, added to; null data: not wanted
+  view<T const, 3, M> k, v;           ///< (rows, kv heads, dim), (rows, kv heads, value dim)
+  view<accumulate_t<T>, 3, M> dk, dv; ///< same shapes, added to; null data: not wanted
 };
 
 /// A kernel returns this when it keeps nothing for its backward pass.
@@ -66,7 +66,8 @@ struct nothing {};
 /// over parts if the kernel is to give the same bits for every sharding.
 template <class B, class T>
 concept attention_backend = requires(B const b, problem p, typename B::plan const plan, allocator& scratch, call_numbers const& n,
-                                     view<T const, 3, typename B::memory_type> q, std::span<key_part<T, typename B::memory_type> const> keys,
+                                     view<T const, 3, typename B::memory_type> q,
+                                     std::span<key_part<T, typename B::memory_type> const> keys,
                                      fold_state<T, typename B::memory_type> state,
                                      std::span<query_grad<T, typename B::memory_type> const> dq,
                                      std::span<key_grad<T, typename B::memory_type> const> dk, typename B::extra const& extra) {
@@ -78,13 +79,13 @@ concept attention_backend = requires(B const b, problem p, typename B::plan cons
 /// One block with ordinary grouped-query heads: q head i uses kv head i / (q heads / kv heads).
 template <class T, class M = host>
 struct block_call {
-  block where;            ///< positions, bounds, document
-  sp::heads heads;        ///< global numbers of the heads below
+  block where;     ///< positions, bounds, document
+  sp::heads heads; ///< global numbers of the heads below
   double scale = 1;
   random_key random{};
-  view<T const, 3, M> q;  ///< (rows, q heads, dim)
-  view<T const, 3, M> k;  ///< (keys, kv heads, dim)
-  view<T const, 3, M> v;  ///< (keys, kv heads, value dim)
+  view<T const, 3, M> q;           ///< (rows, q heads, dim)
+  view<T const, 3, M> k;           ///< (keys, kv heads, dim)
+  view<T const, 3, M> v;           ///< (keys, kv heads, value dim)
   view<accumulate_t<T>, 3, M> out; ///< (rows, q heads, value dim), to be written: normalised over this block's keys
   view<accumulate_t<T>, 2, M> lse; ///< (rows, q heads), to be written: natural logarithm, -inf for a row that sees nothing
 };
@@ -103,7 +104,8 @@ struct block_grad {
 
 /// A kernel over one block that returns its lse: what `blockwise{kernel}` turns into a backend. Optional: accepts(block).
 template <class K, class T>
-concept block_kernel = requires(K const k, block_call<T, typename K::memory_type> const& c, block_grad<T, typename K::memory_type> const& g) {
+concept block_kernel = requires(K const k, block_call<T, typename K::memory_type> const& c,
+                                block_grad<T, typename K::memory_type> const& g) {
   k.forward(c);
   k.backward(g);
 };
@@ -111,12 +113,12 @@ concept block_kernel = requires(K const k, block_call<T, typename K::memory_type
 /// One document in natural order, for kernels that cannot return an lse (plain scaled-dot-product attention).
 template <class T, class M = host>
 struct whole_call {
-  block where;            ///< the rows of the document that see a key and the keys they see; its bounds are the mask
+  block where; ///< the rows of the document that see a key and the keys they see; its bounds are the mask
   sp::heads heads;
   double scale = 1;
   random_key random{};
   view<T const, 3, M> q{}, k{}, v{}; ///< (rows, q heads, dim), (keys, kv heads, dim), (keys, kv heads, value dim)
-  view<T, 3, M> out{};         ///< (rows, q heads, value dim), to be written
+  view<T, 3, M> out{};               ///< (rows, q heads, value dim), to be written
 };
 
 template <class T, class M = host>
@@ -131,7 +133,9 @@ struct whole_grad {
 
 /// A kernel without lse. forward() may return anything; it comes back as the second argument of backward(). Optional: accepts(block).
 template <class K, class T>
-concept whole_kernel = requires(K const k, whole_call<T, typename K::memory_type> const& c) { k.forward(c); } &&
-                       !block_kernel<K, T>;
+concept whole_kernel = requires(K const k, whole_call<T, typename K::memory_type> const& c) {
+  k.forward(c);
+}
+&&!block_kernel<K, T>;
 
 } // namespace sp

@@ -89,13 +89,17 @@ struct score_chain : Features... {
 
   /// invalid_shape for numbers that make no sense; `whole` are the heads of the model.
   void check([[maybe_unused]] heads whole) const {
-    if constexpr (count_feature<softcap, Features...> > 0)
-      if (!(softcap::cap > 0)) fail({errc::invalid_shape, "softcap " + std::to_string(softcap::cap), "The cap is positive; leave the feature out for none"});
-    if constexpr (count_feature<dropout, Features...> > 0)
-      if (!(dropout::p >= 0 && dropout::p < 1)) fail({errc::invalid_shape, "dropout " + std::to_string(dropout::p), "The chance is in [0, 1)"});
-    if constexpr (count_feature<alibi, Features...> > 0)
+    if constexpr (count_feature < softcap, Features... >> 0)
+      if (!(softcap::cap > 0))
+        fail({errc::invalid_shape, "softcap " + std::to_string(softcap::cap),
+              "The cap is positive; leave the feature out for none"});
+    if constexpr (count_feature < dropout, Features... >> 0)
+      if (!(dropout::p >= 0 && dropout::p < 1))
+        fail({errc::invalid_shape, "dropout " + std::to_string(dropout::p), "The chance is in [0, 1)"});
+    if constexpr (count_feature < alibi, Features... >> 0)
       if (index(alibi::slopes.size()) < whole.q_end())
-        fail({errc::invalid_shape, std::to_string(alibi::slopes.size()) + " slopes for " + std::to_string(whole.q_end()) + " q heads",
+        fail({errc::invalid_shape,
+              std::to_string(alibi::slopes.size()) + " slopes for " + std::to_string(whole.q_end()) + " q heads",
               "sp::alibi takes one slope for every q head of the model"});
   }
 

@@ -32,9 +32,9 @@ enum class errc {
 
 /// The name of a code as it is written in the sources.
 constexpr char const* name(errc code) {
-  constexpr char const* names[] = {"invalid_shape", "uneven_partition", "head_partition", "bad_mask",      "unsupported_mask",
-                                   "bad_documents", "size_overflow",    "bad_pointer",    "aliasing",      "workspace_too_small",
-                                   "bad_state",     "rank_mismatch",    "short_message",  "timeout",       "peer_failed",
+  constexpr char const* names[] = {"invalid_shape", "uneven_partition", "head_partition", "bad_mask", "unsupported_mask",
+                                   "bad_documents", "size_overflow",    "bad_pointer",    "aliasing", "workspace_too_small",
+                                   "bad_state",     "rank_mismatch",    "short_message",  "timeout",  "peer_failed",
                                    "aborted",       "non_finite",       "backend_error"};
   return names[static_cast<int>(code)];
 }
@@ -84,7 +84,9 @@ inline error_handler handler = nullptr; // atomic by builtins: <atomic> would do
 }
 
 /// Installs `h` for the whole process (the only process-wide setting of sp) and returns the one before; nullptr means throw.
-inline error_handler set_error_handler(error_handler h) noexcept { return __atomic_exchange_n(&detail::handler, h, __ATOMIC_ACQ_REL); }
+inline error_handler set_error_handler(error_handler h) noexcept {
+  return __atomic_exchange_n(&detail::handler, h, __ATOMIC_ACQ_REL);
+}
 
 /// Where a public call stands; errors that come from below it and do not know leave with this primitive and rank.
 struct site {

@@ -67,7 +67,9 @@ struct footprint {
 
 /// Nothing written may overlap itself or anything else of the call.
 inline void refuse_aliasing(std::initializer_list<footprint> written, std::initializer_list<footprint> read) {
-  auto refuse = [](std::string problem) { fail({errc::aliasing, std::move(problem), "This call is not in-place: give outputs memory of their own"}); };
+  auto refuse = [](std::string problem) {
+    fail({errc::aliasing, std::move(problem), "This call is not in-place: give outputs memory of their own"});
+  };
   for (auto const* w = written.begin(); w != written.end(); ++w) {
     if (w->overlaps_itself) refuse(std::string(w->name) + " overlaps itself: two of its elements share memory");
     for (auto const* o = w + 1; o != written.end(); ++o)

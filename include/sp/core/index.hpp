@@ -21,7 +21,8 @@ inline constexpr index unbounded = index{1} << 60;
 
 namespace detail {
 [[noreturn]] inline void overflow(index a, char op, index b) {
-  fail({errc::size_overflow, std::to_string(a) + " " + op + " " + std::to_string(b) + " passes int64", "Check the extents: no tensor is that large"});
+  fail({errc::size_overflow, std::to_string(a) + " " + op + " " + std::to_string(b) + " passes int64",
+        "Check the extents: no tensor is that large"});
 }
 } // namespace detail
 

@@ -119,8 +119,7 @@ public:
   buffer(allocator& from, index bytes) : from_(&from), bytes_(std::size_t(bytes)) {
     if (bytes > 0) data_ = from.allocate(bytes_);
   }
-  buffer(buffer&& o) noexcept
-      : from_(o.from_), data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}
+  buffer(buffer&& o) noexcept : from_(o.from_), data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}
   buffer& operator=(buffer&& o) noexcept {
     std::swap(from_, o.from_);
     std::swap(data_, o.data_);

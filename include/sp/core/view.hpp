@@ -46,9 +46,7 @@ struct view {
   /// A view of values converts to a view of const values.
   template <class U>
     requires(std::is_same_v<U, T const> && !std::is_const_v<T>)
-  constexpr operator view<U, Rank, Memory>() const {
-    return {data, extents, strides};
-  }
+  constexpr operator view<U, Rank, Memory>() const { return {data, extents, strides}; }
 
   constexpr index extent(int d) const { return extents[std::size_t(d)]; }
   constexpr index stride(int d) const { return strides[std::size_t(d)]; }
@@ -63,9 +61,7 @@ struct view {
   }
   template <class... I>
     requires(sizeof...(I) == Rank)
-  constexpr T& operator()(I... i) const {
-    return data[offset(i...)];
-  }
+  constexpr T& operator()(I... i) const { return data[offset(i...)]; }
 
   constexpr index elements() const {
     index n = 1;
@@ -102,8 +98,9 @@ struct view {
 template <class T, std::size_t Rank>
 view(T*, std::array<index, Rank>) -> view<T, int(Rank), host>;
 template <class T, class... I>
-  requires(std::is_integral_v<I> && ...)
-view(T*, I...) -> view<T, int(sizeof...(I)), host>;
+  requires(std::is_integral_v<I>&&...)
+view(T*, I...)
+->view<T, int(sizeof...(I)), host>;
 
 /// "(4096, 8, 64)", for messages.
 template <class T, int Rank, class M>

@@ -50,12 +50,14 @@ struct block {
   /// Keys [first, first + count) that row i sees.
   constexpr interval seen_by(index i) const {
     index q_at = q_pos + q_stride * i;
-    return clip({k_pos, keys, k_stride}, lo <= -unbounded ? k_pos : q_at + lo, hi >= unbounded ? k_pos + k_stride * keys : q_at + hi + 1);
+    return clip({k_pos, keys, k_stride}, lo <= -unbounded ? k_pos : q_at + lo,
+                hi >= unbounded ? k_pos + k_stride * keys : q_at + hi + 1);
   }
   /// Rows [first, first + count) that see key j.
   constexpr interval seeing(index j) const {
     index k_at = k_pos + k_stride * j;
-    return clip({q_pos, rows, q_stride}, hi >= unbounded ? q_pos : k_at - hi, lo <= -unbounded ? q_pos + q_stride * rows : k_at - lo + 1);
+    return clip({q_pos, rows, q_stride}, hi >= unbounded ? q_pos : k_at - hi,
+                lo <= -unbounded ? q_pos + q_stride * rows : k_at - lo + 1);
   }
   friend constexpr bool operator==(block const&, block const&) = default;
 };
@@ -96,8 +98,22 @@ namespace detail {
 constexpr block meet(placed const& q, placed const& k, slice const& s) {
   placed a = q.sub(clip(q.positions, s.q0, s.q1));
   placed b = k.sub(clip(k.positions, s.k0, s.k1));
-  return {a.part, a.row, a.positions.count, b.part, b.row, b.positions.count, a.positions.begin, a.positions.stride,
-          b.positions.begin, b.positions.stride, s.lo, s.hi, s.document, s.id, s.q_origin, s.k_origin};
+  return {a.part,
+          a.row,
+          a.positions.count,
+          b.part,
+          b.row,
+          b.positions.count,
+          a.positions.begin,
+          a.positions.stride,
+          b.positions.begin,
+          b.positions.stride,
+          s.lo,
+          s.hi,
+          s.document,
+          s.id,
+          s.q_origin,
+          s.k_origin};
 }
 
 /// The part of b that holds rows [r.first, ...) and keys [c.first, ...).
@@ -117,8 +133,10 @@ constexpr block trimmed(block b) {
   if (auto band = local_band(b); band && band->lo > band->hi) return part_of(b, {}, {}); // stripes apart from a narrow window
   // a row sees something only if the window of its position meets the keys' range; both rims are monotone in the row
   index k_last = b.k_pos + b.k_stride * (b.keys - 1);
-  b = part_of(b, clip({b.q_pos, b.rows, b.q_stride}, b.hi >= unbounded ? b.q_pos : b.k_pos - b.hi,
-                      b.lo <= -unbounded ? b.q_pos + b.q_stride * b.rows : k_last - b.lo + 1), {0, b.keys});
+  b = part_of(b,
+              clip({b.q_pos, b.rows, b.q_stride}, b.hi >= unbounded ? b.q_pos : b.k_pos - b.hi,
+                   b.lo <= -unbounded ? b.q_pos + b.q_stride * b.rows : k_last - b.lo + 1),
+              {0, b.keys});
   // where strides differ, a window between two keys may still see none of them
   interval r{0, b.rows};
   while (r.count > 0 && b.seen_by(r.first).count == 0) ++r.first, --r.count;

@@ -33,29 +33,34 @@ public:
     for (std::size_t d = 0; d < list_.size(); ++d) {
       document const& x = list_[d];
       if (x.count < 0 || x.room < x.count)
-        fail({errc::bad_documents, "document " + std::to_string(d) + " has count " + std::to_string(x.count) + " and room " + std::to_string(x.room),
+        fail({errc::bad_documents,
+              "document " + std::to_string(d) + " has count " + std::to_string(x.count) + " and room " + std::to_string(x.room),
               "0 <= count <= room: room is the tokens and the padding behind them"});
       if (x.begin < end)
         fail({errc::bad_documents,
-              "document " + std::to_string(d) + " begins at " + std::to_string(x.begin) + ", its predecessor ends at " + std::to_string(end),
+              "document " + std::to_string(d) + " begins at " + std::to_string(x.begin) + ", its predecessor ends at " +
+                  std::to_string(end),
               "Give documents in ascending order without overlap"});
       end = checked_add(x.begin, x.room);
     }
     if (length < end)
-      fail({errc::bad_documents, "documents end at " + std::to_string(end) + ", the stream has " + std::to_string(length) + " positions",
+      fail({errc::bad_documents,
+            "documents end at " + std::to_string(end) + ", the stream has " + std::to_string(length) + " positions",
             "Make offsets and tensor agree"});
   }
 
   /// From cumulative lengths {0, n0, n0 + n1, ...}. `length` may exceed the last offset: the tail is slack.
   constexpr static documents packed(std::span<index const> cu_seqlens, index length = -1) {
     if (cu_seqlens.empty() || cu_seqlens[0] != 0)
-      fail({errc::bad_documents, cu_seqlens.empty() ? std::string("cu_seqlens is empty") : "cu_seqlens[0] is " + std::to_string(cu_seqlens[0]),
+      fail({errc::bad_documents,
+            cu_seqlens.empty() ? std::string("cu_seqlens is empty") : "cu_seqlens[0] is " + std::to_string(cu_seqlens[0]),
             "cu_seqlens starts with 0 and holds one entry more than there are documents"});
     std::vector<document> list;
     for (std::size_t i = 1; i < cu_seqlens.size(); ++i) {
       if (cu_seqlens[i] < cu_seqlens[i - 1])
         fail({errc::bad_documents,
-              "cu_seqlens[" + std::to_string(i) + "] is " + std::to_string(cu_seqlens[i]) + " after " + std::to_string(cu_seqlens[i - 1]),
+              "cu_seqlens[" + std::to_string(i) + "] is " + std::to_string(cu_seqlens[i]) + " after " +
+                  std::to_string(cu_seqlens[i - 1]),
               "Offsets must not decrease"});
       index n = cu_seqlens[i] - cu_seqlens[i - 1];
       list.push_back({cu_seqlens[i - 1], n, n, index(i) - 1});
@@ -78,8 +83,10 @@ public:
   constexpr static documents from_padding_mask(std::span<Flag const> mask, index batch, index tokens) {
     check_batch(batch, tokens);
     if (index(mask.size()) != checked_mul(batch, tokens))
-      fail({errc::bad_documents, "the padding mask has " + std::to_string(mask.size()) + " entries, batch times tokens is " +
-                                     std::to_string(batch * tokens), "Pass one entry per token"});
+      fail({errc::bad_documents,
+            "the padding mask has " + std::to_string(mask.size()) + " entries, batch times tokens is " +
+                std::to_string(batch * tokens),
+            "Pass one entry per token"});
     std::vector<document> list;
     for (index b = 0; b < batch; ++b) {
       auto real = [&](index t) { return mask[std::size_t(b * tokens + t)] != Flag{}; };
@@ -102,7 +109,8 @@ public:
     for (std::size_t i = 0; i < ids.size(); ++i) {
       if (i == 0 || ids[i] == 0 || index(ids[i]) != index(ids[i - 1]) + 1) {
         if (ids[i] != 0)
-          fail({errc::bad_documents, "position id " + std::to_string(ids[i]) + " at token " + std::to_string(i) + " starts no document",
+          fail({errc::bad_documents,
+                "position id " + std::to_string(ids[i]) + " at token " + std::to_string(i) + " starts no document",
                 "Ids must count 0, 1, 2, ... inside each document"});
         list.push_back({index(i), 0, 0, index(list.size())});
       }
@@ -142,7 +150,8 @@ public:
   /// The caller's own names for the documents, used as keys of random numbers.
   constexpr documents with_ids(std::span<index const> ids) const {
     if (ids.size() != list_.size())
-      fail({errc::bad_documents, std::to_string(ids.size()) + " ids for " + std::to_string(list_.size()) + " documents", "Give one id per document"});
+      fail({errc::bad_documents, std::to_string(ids.size()) + " ids for " + std::to_string(list_.size()) + " documents",
+            "Give one id per document"});
     documents r = *this;
     for (std::size_t d = 0; d < ids.size(); ++d) r.list_[d].id = ids[d];
     return r;
@@ -168,8 +177,10 @@ struct packed : documents {
   explicit constexpr packed(std::span<Offset const> cu_seqlens, index length = -1)
       : packed(std::span<index const>(std::vector<index>(cu_seqlens.begin(), cu_seqlens.end())), length) {}
 
-  constexpr packed(std::initializer_list<index> cu_seqlens) : documents(documents::packed(std::span(cu_seqlens.begin(), cu_seqlens.size()))) {}
-  explicit constexpr packed(std::span<index const> cu_seqlens, index length = -1) : documents(documents::packed(cu_seqlens, length)) {}
+  constexpr packed(std::initializer_list<index> cu_seqlens)
+      : documents(documents::packed(std::span(cu_seqlens.begin(), cu_seqlens.size()))) {}
+  explicit constexpr packed(std::span<index const> cu_seqlens, index length = -1)
+      : documents(documents::packed(cu_seqlens, length)) {}
 };
 
 } // namespace sp

@@ -15,14 +15,12 @@ namespace sp {
 struct slice {
   index q0 = 0, q1 = 0, k0 = 0, k1 = 0;
   index lo = -unbounded, hi = unbounded;
-  index document = 0;           ///< index of the document in the batch
-  index id = 0;                 ///< the caller's id of it
+  index document = 0;               ///< index of the document in the batch
+  index id = 0;                     ///< the caller's id of it
   index q_origin = 0, k_origin = 0; ///< where the document starts, on either side
 
   constexpr bool sees(index q, index k) const { return q0 <= q && q < q1 && k0 <= k && k < k1 && lo <= k - q && k - q <= hi; }
-  constexpr bool empty() const {
-    return q0 >= q1 || k0 >= k1 || max(lo, k0 - (q1 - 1)) > min(hi, (k1 - 1) - q0);
-  }
+  constexpr bool empty() const { return q0 >= q1 || k0 >= k1 || max(lo, k0 - (q1 - 1)) > min(hi, (k1 - 1) - q0); }
   friend constexpr bool operator==(slice const&, slice const&) = default;
 };
 
@@ -31,12 +29,12 @@ enum class align { begin, end };
 
 /// A mask rule, resolved against documents by `slices()`. All offsets below count from the begin of a document.
 struct mask {
-  index lo = -unbounded;              ///< k - q >= lo
-  index hi = unbounded;               ///< k - q <= hi
-  align at = align::begin;            ///< align::end: the last query stands on the last key
-  std::vector<index> prefix{};        ///< per document: keys before prefix[d] are seen by the whole document
-  std::vector<slice> spans{};         ///< image spans {q0, q1} = {k0, k1} of the stream that see themselves both ways
-  std::vector<slice> user{};          ///< explicit slices of the stream; with these alone set `only_user`
+  index lo = -unbounded;       ///< k - q >= lo
+  index hi = unbounded;        ///< k - q <= hi
+  align at = align::begin;     ///< align::end: the last query stands on the last key
+  std::vector<index> prefix{}; ///< per document: keys before prefix[d] are seen by the whole document
+  std::vector<slice> spans{};  ///< image spans {q0, q1} = {k0, k1} of the stream that see themselves both ways
+  std::vector<slice> user{};   ///< explicit slices of the stream; with these alone set `only_user`
   bool only_user = false;
   friend bool operator==(mask const&, mask const&) = default;
 };
@@ -69,8 +67,11 @@ constexpr mask user_slices(std::vector<slice> list) { return {.user = std::move(
 namespace detail {
 
 inline std::string describe(slice const& s) {
-  auto n = [](index v) { return v >= unbounded ? std::string("inf") : v <= -unbounded ? std::string("-inf") : std::to_string(v); };
-  return "{q [" + n(s.q0) + ", " + n(s.q1) + "), k [" + n(s.k0) + ", " + n(s.k1) + "), " + n(s.lo) + " <= k - q <= " + n(s.hi) + "}";
+  auto n = [](index v) {
+    return v >= unbounded ? std::string("inf") : v <= -unbounded ? std::string("-inf") : std::to_string(v);
+  };
+  return "{q [" + n(s.q0) + ", " + n(s.q1) + "), k [" + n(s.k0) + ", " + n(s.k1) + "), " + n(s.lo) + " <= k - q <= " + n(s.hi) +
+         "}";
 }
 
 constexpr index shifted(index bound, index by) { return bound >= unbounded || bound <= -unbounded ? bound : bound + by; }
@@ -87,7 +88,8 @@ constexpr void document_slices(mask const& m, std::size_t d, document const& q, 
   slice s{q.begin, q.end(), k.begin, k.end(), shifted(m.lo, by), shifted(m.hi, by), index(d), q.id, q.begin, k.begin};
   index prefix = m.prefix.empty() ? 0 : m.prefix[d];
   if (prefix < 0 || prefix > k.count)
-    fail({errc::bad_mask, "prefix " + std::to_string(prefix) + " of document " + std::to_string(d) + " with " + std::to_string(k.count) + " keys",
+    fail({errc::bad_mask,
+          "prefix " + std::to_string(prefix) + " of document " + std::to_string(d) + " with " + std::to_string(k.count) + " keys",
           "A prefix lies inside its document"});
   if (prefix > 0) { // two disjoint slices: all x prefix is full, all x rest keeps the rule
     slice p = s;
@@ -103,7 +105,8 @@ constexpr void document_slices(mask const& m, std::size_t d, document const& q, 
 /// What a span adds to the rule: the keys after the query, and those before the window. Keys of a prefix are already seen.
 constexpr void span_slices(mask const& m, std::size_t d, document const& doc, slice const& span, std::vector<slice>& out) {
   index prefix = m.prefix.empty() ? 0 : m.prefix[d];
-  slice s{span.q0, span.q1, max(span.k0, doc.begin + prefix), span.k1, -unbounded, unbounded, index(d), doc.id, doc.begin, doc.begin};
+  slice s{span.q0,   span.q1,  max(span.k0, doc.begin + prefix), span.k1, -unbounded, unbounded, index(d), doc.id,
+          doc.begin, doc.begin};
   slice after = s, before = s;
   after.lo = checked_add(m.hi, 1);
   before.hi = m.lo - 1;
@@ -114,14 +117,16 @@ constexpr void span_slices(mask const& m, std::size_t d, document const& doc, sl
 constexpr std::size_t document_of(slice const& s, documents const& q, documents const& k) {
   for (std::size_t d = 0; d < q.size(); ++d)
     if (q[d].begin <= s.q0 && s.q1 <= q[d].end() && k[d].begin <= s.k0 && s.k1 <= k[d].end()) return d;
-  fail({errc::bad_mask, "slice " + describe(s) + " leaves its document", "Attention never crosses a document; make the documents one"});
+  fail({errc::bad_mask, "slice " + describe(s) + " leaves its document",
+        "Attention never crosses a document; make the documents one"});
 }
 
 constexpr void refuse_overlaps(std::vector<slice> const& sorted) {
   for (std::size_t i = 0; i < sorted.size(); ++i)
     for (std::size_t j = i + 1; j < sorted.size() && sorted[j].document == sorted[i].document; ++j)
       if (overlap(sorted[i], sorted[j]))
-        fail({errc::bad_mask, "slices " + describe(sorted[i]) + " and " + describe(sorted[j]) + " overlap: keys would count twice",
+        fail({errc::bad_mask,
+              "slices " + describe(sorted[i]) + " and " + describe(sorted[j]) + " overlap: keys would count twice",
               "Make the slices disjoint"});
 }
 
@@ -135,7 +140,8 @@ constexpr std::vector<slice> slices(mask m, documents const& q, documents const&
   if (!m.prefix.empty() && m.prefix.size() != k.size())
     fail({errc::bad_mask, std::to_string(m.prefix.size()) + " prefix lengths for " + std::to_string(k.size()) + " documents",
           "Give one prefix length per document"});
-  if (m.lo > m.hi) fail({errc::bad_mask, "the rule is reversed: lo " + std::to_string(m.lo) + " > hi " + std::to_string(m.hi), "lo <= hi"});
+  if (m.lo > m.hi)
+    fail({errc::bad_mask, "the rule is reversed: lo " + std::to_string(m.lo) + " > hi " + std::to_string(m.hi), "lo <= hi"});
   m.lo = detail::bounded(m.lo);
   m.hi = detail::bounded(m.hi);
   std::vector<slice> out;
@@ -144,12 +150,14 @@ constexpr std::vector<slice> slices(mask m, documents const& q, documents const&
   for (slice const& s : m.spans) {
     std::size_t d = detail::document_of(s, q, k);
     if (q[d].begin != k[d].begin || q[d].count != k[d].count)
-      fail({errc::bad_mask, "image span " + detail::describe(s) + " in document " + std::to_string(d) + ", whose queries and keys differ",
+      fail({errc::bad_mask,
+            "image span " + detail::describe(s) + " in document " + std::to_string(d) + ", whose queries and keys differ",
             "Spans are for self attention; use user slices here"});
     detail::span_slices(m, d, q[d], s, out);
   }
   for (slice s : m.user) {
-    if (s.q0 > s.q1 || s.k0 > s.k1 || s.lo > s.hi) fail({errc::bad_mask, "slice " + detail::describe(s) + " is reversed", "Give lo <= hi and begin <= end"});
+    if (s.q0 > s.q1 || s.k0 > s.k1 || s.lo > s.hi)
+      fail({errc::bad_mask, "slice " + detail::describe(s) + " is reversed", "Give lo <= hi and begin <= end"});
     if (s.q0 == s.q1 || s.k0 == s.k1) continue;
     s.lo = detail::bounded(s.lo);
     s.hi = detail::bounded(s.hi);
@@ -162,7 +170,10 @@ constexpr std::vector<slice> slices(mask m, documents const& q, documents const&
     out.push_back(s);
   }
   std::sort(out.begin(), out.end(), [](slice const& a, slice const& b) {
-    return a.document != b.document ? a.document < b.document : a.k0 != b.k0 ? a.k0 < b.k0 : a.q0 != b.q0 ? a.q0 < b.q0 : a.lo < b.lo;
+    return a.document != b.document ? a.document < b.document
+           : a.k0 != b.k0           ? a.k0 < b.k0
+           : a.q0 != b.q0           ? a.q0 < b.q0
+                                    : a.lo < b.lo;
   });
   detail::refuse_overlaps(out);
   return out;

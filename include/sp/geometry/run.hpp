@@ -78,7 +78,8 @@ constexpr common intersect(run const& a, run const& b) {
   index begin = a.at(k);
   if (begin < lo) begin += ceil_div(lo - begin, step) * step;
   if (begin > hi) return {};
-  return {begin, (hi - begin) / step + 1, step, (begin - a.begin) / a.stride, step / a.stride, (begin - b.begin) / b.stride, step / b.stride};
+  return {begin,           (hi - begin) / step + 1,      step,           (begin - a.begin) / a.stride,
+          step / a.stride, (begin - b.begin) / b.stride, step / b.stride};
 }
 
 /// Appends r to runs, joined to the last one where the positions continue affinely. Two single positions are joined only when they

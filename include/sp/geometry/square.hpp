@@ -45,12 +45,12 @@ constexpr std::optional<block_pieces> to_square_causal(block const& b) {
     part(0, b.rows, 0, b.keys, true);
     return out;
   }
-  index h = local->hi;                                       // row i sees keys j <= i + h
-  index first = max(0, -h);                                  // rows before it see nothing
-  index left = max(0, h);                                    // keys every remaining row sees
-  index side = max(0, min(b.rows - first, b.keys - left));   // the square
-  part(first, b.rows - first, 0, min(left, b.keys), true);   // full, left of the square
-  part(first, side, left, side, false);                      // the square itself
+  index h = local->hi;                                                             // row i sees keys j <= i + h
+  index first = max(0, -h);                                                        // rows before it see nothing
+  index left = max(0, h);                                                          // keys every remaining row sees
+  index side = max(0, min(b.rows - first, b.keys - left));                         // the square
+  part(first, b.rows - first, 0, min(left, b.keys), true);                         // full, left of the square
+  part(first, side, left, side, false);                                            // the square itself
   part(first + side, b.rows - first - side, left, min(side, b.keys - left), true); // full, below the square
   return out;
 }

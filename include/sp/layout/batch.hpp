@@ -56,7 +56,8 @@ public:
   template <sharding S>
   batch(documents docs, S const& how, int part, int parts, batch_options options = {}) : source_(std::move(docs)), part_(part) {
     if (part < 0 || part >= parts)
-      fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts), "Give 0 <= part < parts", "batch", part, parts});
+      fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts), "Give 0 <= part < parts",
+            "batch", part, parts});
     located({"batch", "", part, parts}, [&] {
       if (options.local == shapes::padded)
         layout_ = sp::layout(with_room(source_, how, parts), how, parts);
@@ -122,7 +123,8 @@ private:
     for (int p = 0; p < layout_.parts(); ++p)
       if (layout_.tokens(p) != layout_.tokens(0))
         fail({errc::uneven_partition,
-              "ranks 0 and " + std::to_string(p) + " own " + std::to_string(layout_.tokens(0)) + " and " + std::to_string(layout_.tokens(p)) + " tokens",
+              "ranks 0 and " + std::to_string(p) + " own " + std::to_string(layout_.tokens(0)) + " and " +
+                  std::to_string(layout_.tokens(p)) + " tokens",
               local == shapes::padded ? "multiple(parts) of the sharding must lead to equal cuts; or use shapes::ragged"
                                       : "Use shapes::ragged, or shapes::padded to add slack rows"});
   }

@@ -21,7 +21,8 @@ namespace detail {
 /// Calls f(document index, rows of r) for every document whose room the run meets, in stream order.
 template <class F>
 constexpr void for_each_document(documents const& docs, run const& r, F&& f) {
-  auto d = std::size_t(std::upper_bound(docs.begin(), docs.end(), r.begin, [](index p, document const& x) { return p < x.begin; }) - docs.begin());
+  auto d = std::size_t(
+      std::upper_bound(docs.begin(), docs.end(), r.begin, [](index p, document const& x) { return p < x.begin; }) - docs.begin());
   for (d = d > 0 ? d - 1 : 0; d < docs.size() && docs[d].begin < r.end(); ++d)
     if (interval in = clip(r, docs[d].begin, docs[d].begin + docs[d].room); in.count) f(d, in);
 }
@@ -48,12 +49,14 @@ inline void refuse_non_partition(std::vector<std::vector<run>> const& parts, ind
   for (auto const& p : parts)
     for (run const& r : p) {
       if (r.count < 0 || r.stride < 1 || (r.count > 0 && (r.begin < 0 || r.end() > n)))
-        fail({errc::uneven_partition, "the sharding gives a run {" + std::to_string(r.begin) + ", " + std::to_string(r.count) + ", " +
-                                          std::to_string(r.stride) + "} outside [0, " + std::to_string(n) + ")",
+        fail({errc::uneven_partition,
+              "the sharding gives a run {" + std::to_string(r.begin) + ", " + std::to_string(r.count) + ", " +
+                  std::to_string(r.stride) + "} outside [0, " + std::to_string(n) + ")",
               "runs(n, part, parts) must stay inside [0, n)"});
       for (run const& o : all)
         if (common c = intersect(r, o); c.count > 0)
-          fail({errc::uneven_partition, "the sharding gives token " + std::to_string(c.begin) + " of " + std::to_string(n) + " to two ranks",
+          fail({errc::uneven_partition,
+                "the sharding gives token " + std::to_string(c.begin) + " of " + std::to_string(n) + " to two ranks",
                 "The runs of all parts must be disjoint"});
       all.push_back(r);
       total += r.count;
@@ -128,7 +131,8 @@ public:
       std::vector<std::vector<run>> by_document(docs_.size()); // gaps between documents must not hide that a document is whole
       for (int i = 0; i < size; ++i)
         for (run const& r : runs(first_member(g, size, stride) + i * stride))
-          detail::for_each_document(docs_, r, [&](std::size_t d, interval in) { by_document[d].push_back(r.part(in.first, in.count)); });
+          detail::for_each_document(docs_, r,
+                                    [&](std::size_t d, interval in) { by_document[d].push_back(r.part(in.first, in.count)); });
       std::vector<run> merged;
       for (auto& pieces : by_document)
         for (run const& r : natural(std::move(pieces))) append(merged, r);

@@ -53,7 +53,8 @@ constexpr mapping identity_map(index length) { return {0, 0, length}; }
 /// Each position of `to` takes what stands `by` >= 0 behind it in the same document of `from`; documents pair up by index.
 inline std::vector<mapping> shift_map(documents const& from, documents const& to, index by) {
   if (by < 0)
-    fail({errc::invalid_shape, "a shift by " + std::to_string(by) + " tokens", "Shift by 0 or more: labels stand behind their tokens"});
+    fail({errc::invalid_shape, "a shift by " + std::to_string(by) + " tokens",
+          "Shift by 0 or more: labels stand behind their tokens"});
   if (from.size() != to.size())
     fail({errc::bad_documents, std::to_string(from.size()) + " documents are mapped to " + std::to_string(to.size()),
           "Both streams hold the same documents; empty ones are allowed"});
@@ -93,7 +94,8 @@ enum class side { from, to };
 /// Adds the rows of v that a peer's matches name, seen from one side of the match.
 template <class T, int R, class M>
 void add_rows(parcel_builder& b, view<T, R, M> const& v, std::span<row_match const> matches, side s) {
-  for (row_match const& m : matches) b.add(s == side::from ? v.rows(m.from_row, m.count, m.from_step) : v.rows(m.to_row, m.count, m.to_step));
+  for (row_match const& m : matches)
+    b.add(s == side::from ? v.rows(m.from_row, m.count, m.from_step) : v.rows(m.to_row, m.count, m.to_step));
 }
 
 } // namespace detail
@@ -104,15 +106,18 @@ public:
   /// From layout `from` to layout `to` (same number of parts) along `map`, seen from `part`.
   relayout(layout const& from, layout const& to, std::span<mapping const> map, int part) : part_(part), parts_(from.parts()) {
     if (from.parts() != to.parts())
-      fail({errc::invalid_shape, "relayout between " + std::to_string(from.parts()) + " and " + std::to_string(to.parts()) + " ranks",
+      fail({errc::invalid_shape,
+            "relayout between " + std::to_string(from.parts()) + " and " + std::to_string(to.parts()) + " ranks",
             "Make both layouts over the same ranks", "relayout"});
     if (part < 0 || part >= parts_)
-      fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts_), "Give 0 <= part < parts", "relayout"});
+      fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts_), "Give 0 <= part < parts",
+            "relayout"});
     from_rows_ = from.tokens(part);
     to_rows_ = to.tokens(part);
     refuse_conflicts(map);
     sends_ = detail::match_lists::of(from.parts(), [&](int p, auto f) { for_each_match(from.runs(part), to.runs(p), map, f); });
-    receives_ = detail::match_lists::of(from.parts(), [&](int p, auto f) { for_each_match(from.runs(p), to.runs(part), map, f); });
+    receives_ =
+        detail::match_lists::of(from.parts(), [&](int p, auto f) { for_each_match(from.runs(p), to.runs(part), map, f); });
     staged_ = sends_;
     for (auto& list : staged_.per_peer)
       for (row_match& m : list) {
@@ -155,8 +160,8 @@ private:
     index end = std::numeric_limits<index>::min();
     for (mapping const& m : sorted) {
       if (m.count > 0 && m.to < end)
-        fail({errc::invalid_shape, "two positions are mapped to position " + std::to_string(m.to), "Map one to many, and use apply_transposed for sums",
-              "relayout"});
+        fail({errc::invalid_shape, "two positions are mapped to position " + std::to_string(m.to),
+              "Map one to many, and use apply_transposed for sums", "relayout"});
       if (m.count > 0) end = m.to + m.count;
     }
   }
@@ -164,17 +169,19 @@ private:
   template <class C, class A, class B, int R>
   void check(C const& comm, view<A, R> const& in, view<B, R> const& out, index in_rows, index out_rows) const {
     if (comm.rank() != part_ || comm.size() != parts_)
-      fail({errc::invalid_shape, "the relayout is part " + std::to_string(part_) + " of " + std::to_string(parts_) + ", the group's rank is " +
-                                     std::to_string(comm.rank()) + " of " + std::to_string(comm.size()),
+      fail({errc::invalid_shape,
+            "the relayout is part " + std::to_string(part_) + " of " + std::to_string(parts_) + ", the group's rank is " +
+                std::to_string(comm.rank()) + " of " + std::to_string(comm.size()),
             "Make the relayout over the ranks of the same group", "relayout", comm.rank(), comm.size()});
     if (in.extent(0) != in_rows || out.extent(0) != out_rows)
-      fail({errc::invalid_shape, "rows given " + std::to_string(in.extent(0)) + " and " + std::to_string(out.extent(0)) + ", the layouts hold " +
-                                     std::to_string(in_rows) + " and " + std::to_string(out_rows), "Pass (rows of the layout, ...) tensors", "relayout",
-            comm.rank(), comm.size()});
+      fail({errc::invalid_shape,
+            "rows given " + std::to_string(in.extent(0)) + " and " + std::to_string(out.extent(0)) + ", the layouts hold " +
+                std::to_string(in_rows) + " and " + std::to_string(out_rows),
+            "Pass (rows of the layout, ...) tensors", "relayout", comm.rank(), comm.size()});
     for (int d = 1; d < R; ++d)
       if (in.extent(d) != out.extent(d))
-        fail({errc::invalid_shape, "tensors " + shape(in) + " and " + shape(out) + " differ behind the rows", "Give equal trailing extents", "relayout",
-              comm.rank(), comm.size()});
+        fail({errc::invalid_shape, "tensors " + shape(in) + " and " + shape(out) + " differ behind the rows",
+              "Give equal trailing extents", "relayout", comm.rank(), comm.size()});
     located({"relayout", "", comm.rank(), comm.size()}, [&] { detail::refuse_aliasing({{"out", out}}, {{"in", in}}); });
   }
 

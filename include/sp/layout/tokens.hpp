@@ -39,7 +39,8 @@ namespace detail {
 template <class T, int R>
 void check_rows(batch const& b, view<T, R> const& v, char const* primitive) {
   if (v.extent(0) != b.tokens())
-    fail({errc::invalid_shape, "the local tensor has " + std::to_string(v.extent(0)) + " rows, this rank owns " + std::to_string(b.tokens()),
+    fail({errc::invalid_shape,
+          "the local tensor has " + std::to_string(v.extent(0)) + " rows, this rank owns " + std::to_string(b.tokens()),
           "Allocate batch.tokens() rows", primitive, b.part(), b.parts()});
 }
 
@@ -47,13 +48,14 @@ template <class T, int R>
 void check_global(batch const& b, view<T, R> const& global, view<std::remove_const_t<T>, R> const& local, char const* primitive) {
   if (global.extent(0) != b.source().length())
     fail({errc::bad_documents,
-          "the global tensor has " + std::to_string(global.extent(0)) + " rows, the documents' stream " + std::to_string(b.source().length()),
+          "the global tensor has " + std::to_string(global.extent(0)) + " rows, the documents' stream " +
+              std::to_string(b.source().length()),
           "Make cu_seqlens and tensor agree; a tail of slack is declared by the stream length", primitive, b.part(), b.parts()});
   check_rows(b, local, primitive);
   for (int d = 1; d < R; ++d)
     if (global.extent(d) != local.extent(d))
-      fail({errc::invalid_shape, "tensors " + shape(global) + " and " + shape(local) + " differ behind the rows", "Give equal trailing extents", primitive,
-            b.part(), b.parts()});
+      fail({errc::invalid_shape, "tensors " + shape(global) + " and " + shape(local) + " differ behind the rows",
+            "Give equal trailing extents", primitive, b.part(), b.parts()});
   located({primitive, "", b.part(), b.parts()}, [&] { refuse_aliasing({{"local", local}}, {{"global", global}}); });
 }
 
@@ -110,8 +112,8 @@ inline void check_grids(batch const& b, std::span<vision_grid const> grids) {
   auto const& docs = b.source();
   auto name = [&](std::size_t i) {
     vision_grid const& g = grids[i];
-    return "grid " + std::to_string(i) + " {" + std::to_string(g.begin) + ", " + std::to_string(g.frames) + " x " + std::to_string(g.height) + " x " +
-           std::to_string(g.width) + "}";
+    return "grid " + std::to_string(i) + " {" + std::to_string(g.begin) + ", " + std::to_string(g.frames) + " x " +
+           std::to_string(g.height) + " x " + std::to_string(g.width) + "}";
   };
   auto refuse = [&](std::string problem, char const* remedy) {
     fail({errc::invalid_shape, std::move(problem), remedy, "multimodal_positions", b.part(), b.parts()});
@@ -119,12 +121,15 @@ inline void check_grids(batch const& b, std::span<vision_grid const> grids) {
   index before = 0; // the end of the grid before
   for (std::size_t i = 0; i < grids.size(); ++i) {
     vision_grid const& g = grids[i];
-    if (g.frames < 1 || g.height < 1 || g.width < 1) refuse(name(i) + " holds no tokens", "Give frames, height and width of at least 1");
-    if (i > 0 && g.begin < before) refuse(name(i) + " begins before the end of " + name(i - 1), "Sort grids by begin; they must not overlap");
+    if (g.frames < 1 || g.height < 1 || g.width < 1)
+      refuse(name(i) + " holds no tokens", "Give frames, height and width of at least 1");
+    if (i > 0 && g.begin < before)
+      refuse(name(i) + " begins before the end of " + name(i - 1), "Sort grids by begin; they must not overlap");
     index tokens = checked_mul(checked_mul(g.frames, g.height), g.width);
     auto d = std::upper_bound(docs.begin(), docs.end(), g.begin, [](index p, document const& x) { return p < x.begin; });
     if (d == docs.begin() || g.begin >= (--d)->end() || tokens > d->end() - g.begin)
-      refuse(name(i) + " of " + std::to_string(tokens) + " tokens leaves its document", "A grid lies inside one document of the caller's stream");
+      refuse(name(i) + " of " + std::to_string(tokens) + " tokens leaves its document",
+             "A grid lies inside one document of the caller's stream");
     before = g.begin + tokens;
   }
 }
@@ -135,13 +140,14 @@ inline void check_grids(batch const& b, std::span<vision_grid const> grids) {
 inline void multimodal_positions(batch const& b, std::span<vision_grid const> grids, view<index, 2> out) {
   detail::check_rows(b, out, "multimodal_positions");
   if (out.extent(1) != 3)
-    fail({errc::invalid_shape, "positions " + shape(out) + " have " + std::to_string(out.extent(1)) + " columns, not 3", "Give (tokens, 3): time, height, width",
-          "multimodal_positions", b.part(), b.parts()});
+    fail({errc::invalid_shape, "positions " + shape(out) + " have " + std::to_string(out.extent(1)) + " columns, not 3",
+          "Give (tokens, 3): time, height, width", "multimodal_positions", b.part(), b.parts()});
   detail::check_grids(b, grids);
   fill(out, 0);
   for_each_row(b, [&](local_row const& r) {
     if (!r.real) return;
-    index begin = b.source()[r.document].begin, at = begin + r.offset, next = 0, text_from = begin; // next: position of the text at text_from
+    index begin = b.source()[r.document].begin, at = begin + r.offset, next = 0,
+          text_from = begin; // next: position of the text at text_from
     for (vision_grid const& g : grids) {
       if (g.begin < begin || g.begin > at) continue;
       next += g.begin - text_from;
@@ -199,7 +205,8 @@ inline owner owner_of(batch const& b, index position) {
 template <class Flag>
 std::vector<index> local_rows(batch const& b, std::span<Flag const> marked) {
   if (index(marked.size()) != b.source().length())
-    fail({errc::bad_documents, std::to_string(marked.size()) + " marks for a stream of " + std::to_string(b.source().length()) + " positions",
+    fail({errc::bad_documents,
+          std::to_string(marked.size()) + " marks for a stream of " + std::to_string(b.source().length()) + " positions",
           "Give one mark per position", "local_rows", b.part(), b.parts()});
   std::vector<index> rows;
   for_each_row(b, [&](local_row const& r) {

@@ -16,8 +16,7 @@ struct nested {
   scope over = outer.over;
 
   static constexpr bool is_partition = requires { requires Outer::is_partition; };
-  constexpr index multiple(index parts) const
-    requires requires(Outer const& o) { o.multiple(parts); }
+  constexpr index multiple(index parts) const requires requires(Outer const& o) { o.multiple(parts); }
   {
     check(parts);
     return checked_mul(outer.multiple(parts / inner), inner);
@@ -38,8 +37,10 @@ struct nested {
   /// uneven_partition unless the ranks divide into the groups.
   constexpr void check(index parts) const {
     if (inner < 1 || stride < 1 || parts < 1 || parts % checked_mul(inner, stride) != 0)
-      fail({errc::uneven_partition, std::to_string(parts) + " ranks do not divide into groups of " + std::to_string(inner) + " at distance " +
-                                        std::to_string(stride), "Make the ranks a multiple of the inner degree times its stride"});
+      fail({errc::uneven_partition,
+            std::to_string(parts) + " ranks do not divide into groups of " + std::to_string(inner) + " at distance " +
+                std::to_string(stride),
+            "Make the ranks a multiple of the inner degree times its stride"});
   }
 };
 template <class Outer, class... N>

@@ -1,0 +1,188 @@
+// The gather schedule: everybody's keys by groups of heads, the next group in flight; key gradients are reduce-scattered.
+// Keys are visited in document order, so out, lse and dq do not depend on the number of ranks.
+#pragma once
+
+#include <sp/attention/ring_geometry.hpp>
+
+namespace sp::detail {
+
+/// kv heads [a, b) of the local ones and the query heads that use them.
+struct head_part {
+  heads on;
+  index q = 0, kv = 0; ///< first local heads
+
+  static head_part of(heads whole, index part, index parts) {
+    index a = cut(whole.kv_count, part, parts), b = cut(whole.kv_count, part + 1, parts);
+    index q0 = max(whole.q_begin, (whole.kv_begin + a) * whole.group);
+    index q1 = max(q0, min(whole.q_begin + whole.q_count, (whole.kv_begin + b) * whole.group));
+    head_part r{whole, q0 - whole.q_begin, a};
+    r.on.q_begin = q0;
+    r.on.q_count = q1 - q0;
+    r.on.kv_begin = whole.kv_begin + a;
+    r.on.kv_count = b - a;
+    return r;
+  }
+  template <class E, int R>
+  view<E, R> queries(view<E, R> const& v) const {
+    return v.slice(1, q, on.q_count);
+  }
+  template <class E>
+  view<E, 3> keys(view<E, 3> const& v) const {
+    return v.slice(1, kv, on.kv_count);
+  }
+};
+
+/// Everybody's keys of one group of heads, gathered while the group before is computed.
+template <class T, class Comm>
+class gathered_keys {
+public:
+  gathered_keys(Comm const& comm, allocator& scratch, std::span<index const> rows, key_part<T> like)
+      : comm_(comm), scratch_(scratch), rows_(rows), send_(scratch, 1, 2),
+        receive_(scratch, index(rows.size()), 2 * index(rows.size())), parts_(scratch, {index(rows.size())}) {
+    index total = 0;
+    for (std::size_t r = 0; r < rows.size(); ++r) total += int(r) == comm.rank() ? 0 : rows[r];
+    all_ = key_buffer<T, T>(scratch, total, like);
+  }
+
+  void post(char const* primitive, key_part<T> own) {
+    send_.clear();
+    receive_.clear();
+    send_.open(comm_.rank());
+    send_.add(own.k);
+    send_.add(own.v);
+    index at = 0;
+    for (std::size_t r = 0; r < rows_.size(); ++r) {
+      receive_.open(int(r));
+      if (int(r) == comm_.rank()) {
+        parts_.tensor(index(r)) = own; // stays where it is
+        continue;
+      }
+      // buffers are dense in (rows, heads of this group, dim)
+      view<T, 3> k(all_.k.tensor.data, {rows_[r], own.k.extent(1), own.k.extent(2)}),
+          v(all_.v.tensor.data, {rows_[r], own.v.extent(1), own.v.extent(2)});
+      k.data += at * own.k.extent(1) * own.k.extent(2);
+      v.data += at * own.v.extent(1) * own.v.extent(2);
+      receive_.add(k);
+      receive_.add(v);
+      parts_.tensor(index(r)) = {k, v};
+      at += rows_[r];
+    }
+    flight_.emplace(all_gather_v(comm_, primitive, send_.parcels()[0].pieces, receive_.parcels(), scratch_));
+  }
+  std::span<key_part<T> const> wait() {
+    flight_->wait();
+    flight_.reset();
+    return {parts_.tensor.data, rows_.size()};
+  }
+
+private:
+  Comm const& comm_;
+  allocator& scratch_;
+  std::span<index const> rows_;
+  parcel_builder send_, receive_;
+  owned<key_part<T>, 1> parts_;
+  key_buffer<T, T> all_;
+  std::optional<decltype(all_gather_v(std::declval<Comm const&>(), "", std::span<piece const>(), std::span<parcel const>(),
+                                      std::declval<allocator&>()))>
+      flight_;
+};
+
+template <class T, class Comm>
+struct gather_buffers {
+  index groups;
+  key_part<T> widest; ///< the cut rule gives the last group the most heads
+  gathered_keys<T, Comm> keys[2];
+
+  gather_buffers(Comm const& comm, allocator& scratch, std::span<index const> rows, heads on, index wanted, key_part<T> own)
+      : groups(max(1, min(wanted, on.kv_count))),
+        widest(of(head_part::of(on, groups - 1, groups), own)), keys{{comm, scratch, rows, widest},
+                                                                     {comm, scratch, rows, widest}} {}
+
+  static key_part<T> of(head_part const& p, key_part<T> own) { return {p.keys(own.k), p.keys(own.v)}; }
+};
+
+/// Runs f(head part, everybody's keys, index of the group) for each group of heads, with the next group in flight.
+template <class T, class Comm, class F>
+void for_each_gathered(char const* primitive, gather_buffers<T, Comm>& b, heads on, key_part<T> own, F&& f) {
+  auto part = [&](index i) { return head_part::of(on, i, b.groups); };
+  b.keys[0].post(primitive, b.of(part(0), own));
+  for (index i = 0; i < b.groups; ++i) {
+    auto all = b.keys[i % 2].wait();
+    if (i + 1 < b.groups) b.keys[(i + 1) % 2].post(primitive, b.of(part(i + 1), own));
+    f(part(i), all, i);
+  }
+}
+
+/// Key gradients of everybody's rows, dk then dv per rank, dense, and the sum this rank gets back.
+template <class T>
+struct gather_sums {
+  using A = accumulate_t<T>;
+  std::span<index const> rows;
+  owned<A, 1> all, mine;
+  owned<key_grad<T>, 1> parts;
+  owned<view<A, 1>, 1> flat;
+
+  gather_sums(allocator& a, std::span<index const> rows_of, int rank, key_part<T> const& widest) : rows(rows_of) {
+    index total = 0, per_row = widest.k.extent(1) * (widest.k.extent(2) + widest.v.extent(2));
+    for (index n : rows) total += n;
+    all = owned<A, 1>(a, {total * per_row});
+    mine = owned<A, 1>(a, {rows[std::size_t(rank)] * per_row});
+    parts = owned<key_grad<T>, 1>(a, {index(rows.size())});
+    flat = owned<view<A, 1>, 1>(a, {index(rows.size())});
+  }
+  /// dk and dv of n rows that start at `at`.
+  static key_grad<T> split(A* at, index n, key_part<T> const& like) {
+    view<A, 3> dk(at, {n, like.k.extent(1), like.k.extent(2)});
+    return {like.k, like.v, dk, view<A, 3>(at + dk.elements(), {n, like.v.extent(1), like.v.extent(2)})};
+  }
+  /// Zeroed gradients beside everybody's gathered keys.
+  std::span<key_grad<T> const> begin(std::span<key_part<T> const> keys) {
+    fill(all.tensor, A{});
+    A* at = all.tensor.data;
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+      auto const& g = parts.tensor(index(r)) = split(at, rows[r], keys[r]);
+      flat.tensor(index(r)) = view<A, 1>(at, {g.dk.elements() + g.dv.elements()});
+      at += flat.tensor(index(r)).extent(0);
+    }
+    return {parts.tensor.data, rows.size()};
+  }
+};
+
+template <class T, class Comm, class Backend, class Extras>
+void gather_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch, call_numbers n,
+                    index groups, view<T const, 3> q, key_part<T> own, fold_state<T> state, Extras& extras) {
+  gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, groups, own);
+  for_each_gathered("ring.forward.gather", buffers, n.heads, own,
+                    [&](head_part const& p, std::span<key_part<T> const> all, index) {
+                      call_numbers part = n;
+                      part.heads = p.on;
+                      fold_state<T> s{p.queries(state.out), p.queries(state.lse)};
+                      extras.push(backend.template forward<T>(g.steps[0], scratch, part, p.queries(q), all, s));
+                    });
+}
+
+/// dk and dv of everybody's rows are summed in rank order by their owners.
+template <class T, class Comm, class Backend, class Extras>
+void gather_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
+                     call_numbers n, index groups, query_grad<T> const& qg, key_grad<T> const& own, Extras const& extras) {
+  using A = accumulate_t<T>;
+  key_part<T> own_keys{own.k, own.v};
+  gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, groups, own_keys);
+  gather_sums<T> sums(scratch, g.key_rows, g.rank, buffers.widest);
+  for_each_gathered(
+      "ring.backward.gather", buffers, n.heads, own_keys, [&](head_part const& p, std::span<key_part<T> const> all, index i) {
+        call_numbers part = n;
+        part.heads = p.on;
+        query_grad<T> queries{p.queries(qg.q),   p.queries(qg.out),   p.queries(qg.dout),
+                              p.queries(qg.lse), p.queries(qg.delta), p.queries(qg.dq)};
+        backend.template backward<T>(g.steps[0], scratch, part, std::span<query_grad<T> const>(&queries, 1), sums.begin(all),
+                                     extras.at(int(i)));
+        view<A, 1> mine = sums.mine.tensor.rows(0, sums.flat.tensor(g.rank).extent(0));
+        reduce_scatter(comm, {sums.flat.tensor.data, std::size_t(g.size)}, mine, scratch, "ring.backward.reduce_scatter");
+        key_grad<T> found = sums.split(mine.data, g.rows_of(g.rank), all[std::size_t(g.rank)]);
+        add(p.keys(own.dk), found.dk);
+        add(p.keys(own.dv), found.dv);
+      });
+}
+
+} // namespace sp::detail

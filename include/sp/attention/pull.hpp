@@ -1,0 +1,73 @@
+// The pull schedule: one pass over everybody's keys where they lie, for ranks that share memory. Nothing is sent.
+// Keys and queries are visited in document order, so all results do not depend on the number of ranks.
+#pragma once
+
+#include <sp/attention/ring_geometry.hpp>
+
+namespace sp::detail {
+
+/// A published tensor as this rank's own looks like, with the peer's rows; short_message if it does not.
+template <class E, int R>
+view<E, R> pulled(std::span<piece const> from, std::size_t i, int peer, index rows, std::type_identity_t<view<E, R>> const& own) {
+  bool same = i < from.size() && from[i].rank == R && from[i].element == index(sizeof(E)) && from[i].extents[0] == rows;
+  for (int d = 1; same && d < R; ++d) same = from[i].extents[std::size_t(d)] == own.extent(d);
+  if (!same) {
+    error_info e{errc::short_message,
+                 "tensor " + std::to_string(i) + " of rank " + std::to_string(peer) +
+                     " is not as expected: " + std::to_string(rows) + " rows, otherwise " + shape(own),
+                 "Pass the same heads, dims and types on every rank"};
+    e.peer = peer;
+    fail(std::move(e));
+  }
+  return as_view<E, R>(from[i]);
+}
+
+template <class T, class Comm, class Backend, class Extras>
+void pull_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
+                  call_numbers const& n, view<T const, 3> q, key_part<T> own, fold_state<T> state, Extras& extras) {
+  owned<key_part<T>, 1> parts(scratch, {g.size});
+  piece mine[] = {as_piece(own.k), as_piece(own.v)};
+  auto published = comm.publish("ring.forward.publish", mine);
+  for (int r = 0; r < g.size; ++r) {
+    std::span<piece const> p = published.of(r);
+    parts.tensor(r) = {pulled<T const, 3>(p, 0, r, g.rows_of(r), own.k), pulled<T const, 3>(p, 1, r, g.rows_of(r), own.v)};
+  }
+  extras.push(backend.template forward<T>(g.steps[0], scratch, n, q,
+                                          std::span<key_part<T> const>(parts.tensor.data, std::size_t(g.size)), state));
+  published.release();
+}
+
+template <class T>
+struct pull_backward_scratch {
+  owned<key_grad<T>, 1> keys;
+  owned<query_grad<T>, 1> rows;
+  pull_backward_scratch(allocator& a, int size) : keys(a, {size}), rows(a, {size}) {}
+};
+
+/// Two reads, no writes to peers: dq of my rows from everybody's keys; dk, dv of my keys from everybody's rows.
+template <class T, class Comm, class Backend, class Extras>
+void pull_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
+                   call_numbers const& n, query_grad<T> const& queries, key_grad<T> const& own, Extras const& extras) {
+  using A = accumulate_t<T>;
+  pull_backward_scratch<T> here(scratch, g.size);
+  auto& keys = here.keys;
+  auto& rows = here.rows;
+  piece mine[] = {as_piece(own.k),        as_piece(own.v),       as_piece(queries.q),    as_piece(queries.out),
+                  as_piece(queries.dout), as_piece(queries.lse), as_piece(queries.delta)};
+  auto published = comm.publish("ring.backward.publish", mine);
+  for (int r = 0; r < g.size; ++r) {
+    std::span<piece const> p = published.of(r);
+    index n_keys = g.rows_of(r), n_rows = g.query_rows[std::size_t(r)];
+    keys.tensor(r) = {pulled<T const, 3>(p, 0, r, n_keys, own.k), pulled<T const, 3>(p, 1, r, n_keys, own.v), {}, {}};
+    rows.tensor(r) = {pulled<T const, 3>(p, 2, r, n_rows, queries.q),     pulled<T const, 3>(p, 3, r, n_rows, queries.out),
+                      pulled<T const, 3>(p, 4, r, n_rows, queries.dout),  pulled<A const, 2>(p, 5, r, n_rows, queries.lse),
+                      pulled<A const, 2>(p, 6, r, n_rows, queries.delta), {}};
+  }
+  std::span<key_grad<T> const> all_keys(keys.tensor.data, std::size_t(g.size));
+  std::span<query_grad<T> const> all_rows(rows.tensor.data, std::size_t(g.size));
+  backend.template backward<T>(g.steps[0], scratch, n, std::span<query_grad<T> const>(&queries, 1), all_keys, extras.at(0));
+  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), extras.at(0));
+  published.release();
+}
+
+} // namespace sp::detail

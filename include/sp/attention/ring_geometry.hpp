@@ -1,0 +1,45 @@
+// What a ring prepared for one batch, and the key buffers its schedules share.
+// Plain data; the schedules themselves are rotate.hpp, gather.hpp and pull.hpp.
+#pragma once
+
+#include <optional>
+
+#include <sp/attention/rows.hpp>
+#include <sp/collective/operations.hpp>
+#include <sp/collective/parcels.hpp>
+
+namespace sp::detail {
+
+/// What a ring prepared for one batch, one per rank.
+template <class Backend>
+struct ring_geometry {
+  int rank = 0, size = 1;
+  sp::schedule how = schedule::rotate;
+  index q_rows = 0;
+  std::vector<index> key_rows, query_rows; ///< of every rank
+  std::vector<typename Backend::plan>
+      steps; ///< rotate: step s meets the keys of rank (rank - s) mod size; else one table of all keys
+  std::optional<typename Backend::plan> keys; ///< pull, backward: everybody's queries against this rank's keys
+
+  int source(int step) const { return (rank - step + size) % size; }
+  index rows_of(int r) const { return key_rows[std::size_t(r)]; }
+  index widest() const {
+    index n = 0;
+    for (int r = 0; r < size; ++r)
+      if (r != rank) n = max(n, rows_of(r));
+    return n;
+  }
+};
+
+/// Keys and values with heads and dims of a call, in memory of their own.
+template <class T, class E>
+struct key_buffer {
+  owned<E, 3> k, v; // (rows, kv heads, dim), (rows, kv heads, value dim)
+  key_buffer() = default;
+  key_buffer(allocator& a, index rows, key_part<T> const& like)
+      : k(a, {rows, like.k.extent(1), like.k.extent(2)}), v(a, {rows, like.v.extent(1), like.v.extent(2)}) {}
+  view<E, 3> k_rows(index n) const { return k.tensor.rows(0, n); }
+  view<E, 3> v_rows(index n) const { return v.tensor.rows(0, n); }
+};
+
+} // namespace sp::detail

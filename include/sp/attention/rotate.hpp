@@ -1,0 +1,123 @@
+// The rotate schedule: keys travel around the ring, the next ones in flight while a block is computed; gradients follow and come home.
+// Deterministic at a fixed number of ranks: contributions are added in the order of the steps.
+#pragma once
+
+#include <sp/attention/ring_geometry.hpp>
+
+namespace sp::detail {
+
+/// One message to the next rank and one from the previous, in flight until wait(). Nothing is allocated after construction.
+template <class Comm>
+class hop {
+public:
+  hop(Comm const& comm, allocator& scratch)
+      : comm_(comm), send_(scratch, 1, 2), receive_(scratch, 1, 2), next_((comm.rank() + 1) % comm.size()),
+        previous_((comm.rank() + comm.size() - 1) % comm.size()) {}
+
+  template <class A, class B>
+  void post(char const* primitive, view<A, 3> send_k, view<A, 3> send_v, view<B, 3> receive_k, view<B, 3> receive_v) {
+    send_.clear();
+    send_.open(next_);
+    send_.add(send_k);
+    send_.add(send_v);
+    receive_.clear();
+    receive_.open(previous_);
+    receive_.add(receive_k);
+    receive_.add(receive_v);
+    flight_.emplace(exchange(comm_, traffic{primitive, send_.parcels(), receive_.parcels()}));
+  }
+  void wait() {
+    if (!flight_) return;
+    flight_->wait();
+    flight_.reset();
+  }
+
+private:
+  Comm const& comm_;
+  parcel_builder send_, receive_;
+  int next_, previous_;
+  std::optional<decltype(exchange(std::declval<Comm const&>(), std::declval<traffic const&>()))> flight_;
+};
+
+template <class T, class Comm>
+struct rotate_forward_scratch {
+  key_buffer<T, T> buffers[2];
+  hop<Comm> keys;
+  rotate_forward_scratch(Comm const& comm, allocator& a, index widest, key_part<T> const& like)
+      : buffers{{a, widest, like}, {a, widest, like}}, keys(comm, a) {}
+};
+
+template <class T, class Comm>
+struct rotate_backward_scratch : rotate_forward_scratch<T, Comm> {
+  key_buffer<T, accumulate_t<T>> sums[3]; // computed, received, sent
+  hop<Comm> gradients;
+  rotate_backward_scratch(Comm const& comm, allocator& a, index widest, index own, key_part<T> const& like)
+      : rotate_forward_scratch<T, Comm>(comm, a, widest, like), sums{{a, max(widest, own), like},
+                                                                     {a, max(widest, own), like},
+                                                                     {a, max(widest, own), like}},
+        gradients(comm, a) {}
+};
+
+/// Step s: the keys of rank r - s are folded while those of r - s - 1 are in flight.
+template <class T, class Comm, class Backend, class Extras>
+void rotate_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
+                    call_numbers const& n, view<T const, 3> q, key_part<T> own, fold_state<T> state, Extras& extras) {
+  rotate_forward_scratch<T, Comm> here(comm, scratch, g.widest(), own);
+  key_part<T> held = own;
+  for (int s = 0; s < g.size; ++s) {
+    auto& next = here.buffers[s % 2];
+    index rows = g.rows_of(g.source(s + 1));
+    if (s + 1 < g.size) here.keys.post("ring.forward.keys", held.k, held.v, next.k_rows(rows), next.v_rows(rows));
+    extras.push(
+        backend.template forward<T>(g.steps[std::size_t(s)], scratch, n, q, std::span<key_part<T> const>(&held, 1), state));
+    here.keys.wait();
+    held = {next.k_rows(rows), next.v_rows(rows)};
+  }
+}
+
+/// Keys travel as in forward; their gradients follow one step behind, each rank adding its share, and the last hop brings them
+/// home. The own block's gradients never leave. (P - 1) hops of each.
+template <class T, class Comm, class Backend, class Extras>
+void rotate_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
+                     call_numbers const& n, query_grad<T> const& queries, key_grad<T> const& own, Extras const& extras) {
+  using A = accumulate_t<T>;
+  key_part<T> like{own.k, own.v};
+  rotate_backward_scratch<T, Comm> here(comm, scratch, g.widest(), g.rows_of(g.rank), like);
+  auto& sums = here.sums;
+  key_part<T> held = like;
+  int computed = 0, received = 1, sent = 2;
+  for (int s = 0; s < g.size; ++s) {
+    auto& next = here.buffers[s % 2];
+    index rows = g.rows_of(g.source(s)), next_rows = g.rows_of(g.source(s + 1));
+    if (s + 1 < g.size) here.keys.post("ring.backward.keys", held.k, held.v, next.k_rows(next_rows), next.v_rows(next_rows));
+    key_grad<T> part{held.k, held.v, sums[computed].k_rows(s ? rows : 0), sums[computed].v_rows(s ? rows : 0)};
+    if (s == 0) {
+      part = own;
+    } else {
+      fill(part.dk, A{});
+      fill(part.dv, A{});
+    }
+    backend.template backward<T>(g.steps[std::size_t(s)], scratch, n, std::span<query_grad<T> const>(&queries, 1),
+                                 std::span<key_grad<T> const>(&part, 1), extras.at(s));
+    if (s > 0) {
+      here.gradients.wait(); // what the ranks before me found for the keys I hold
+      if (s > 1) {
+        add(part.dk, sums[received].k_rows(rows));
+        add(part.dv, sums[received].v_rows(rows));
+      }
+      int free = sent;
+      sent = computed, computed = received, received = free;
+      here.gradients.post("ring.backward.gradients", part.dk, part.dv, sums[received].k_rows(next_rows),
+                          sums[received].v_rows(next_rows));
+    }
+    here.keys.wait();
+    held = {next.k_rows(next_rows), next.v_rows(next_rows)};
+  }
+  here.gradients.wait();
+  if (g.size > 1) {
+    add(own.dk, sums[received].k_rows(own.dk.extent(0)));
+    add(own.dv, sums[received].v_rows(own.dv.extent(0)));
+  }
+}
+
+} // namespace sp::detail
