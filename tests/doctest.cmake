@@ -10,11 +10,12 @@ function(sp_test_program target main source)
   target_compile_definitions(${target} PRIVATE DOCTEST_CONFIG_SUPER_FAST_ASSERTS SP_TEST_DIR="${PROJECT_SOURCE_DIR}/tests")
 endfunction()
 
-# sp_test_entry(<name> <source> <label> <timeout> <command>...): tests whose ranks are threads take two processors.
+# sp_test_entry(<name> <source> <label> <timeout> <command>...): tests whose ranks are threads take two processors. A source shows
+# that by itself, but for the conformance layer: its headers start the ranks.
 function(sp_test_entry name source label timeout)
   add_test(NAME ${name} COMMAND ${ARGN})
   sp_uses_threads(threaded "${source}")
-  if(threaded)
+  if(threaded OR "conformance" IN_LIST label)
     set_tests_properties(${name} PROPERTIES PROCESSORS 2)
   endif()
   set_tests_properties(${name} PROPERTIES LABELS "${label}" TIMEOUT ${timeout})

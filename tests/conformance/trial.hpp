@@ -8,7 +8,8 @@
 #include <random>
 #include <set>
 #include <string>
-#include <tuple>
+
+#include <doctest/doctest.h>
 
 #include <sp/batch.hpp>
 #include <sp/ring.hpp>
@@ -59,7 +60,7 @@ struct trial {
   int mask_kind = 0, document_kind = 0;
 
   static constexpr std::size_t dimensions = 11;
-  std::array<int, dimensions> drawn{}; ///< what the covering sample pairs up
+  std::array<int, dimensions> drawn{}, choices{}; ///< what the covering sample pairs up: value i of choices[i]
 
   sp::documents const& keys() const { return cross ? key_docs : docs; }
   double score_scale() const { return scale != 0 ? scale : 1 / std::sqrt(double(dim)); }
@@ -228,7 +229,7 @@ inline trial draw(std::uint64_t seed, object_kind object, bool featured, bool pu
   t.object = object;
   t.featured = featured;
   std::size_t at = 0;
-  auto pick = [&](int n) { return t.drawn[at++] = r.pick(n); };
+  auto pick = [&](int n) { return t.choices[at] = n, t.drawn[at++] = r.pick(n); };
 
   constexpr int rank_list[] = {1, 2, 3, 4, 5, 6, 7, 8, 3, 5};
   constexpr int meshes[][2] = {{2, 2}, {2, 3}, {3, 2}, {2, 4}, {4, 2}, {3, 1}};
@@ -301,28 +302,72 @@ inline double seconds(double usual = 12) {
   return s ? std::atof(s) : usual;
 }
 
-/// Calls f(trial) for a pairwise covering sample, then for random trials, until the time is used up. SP_TEST_SEED runs that one alone.
+namespace detail {
+
+/// Which pairs of drawn values have occurred together in one trial.
+class pairs {
+public:
+  explicit pairs(trial const& any) {
+    for (std::size_t a = 0; a < trial::dimensions; ++a)
+      for (std::size_t b = a + 1; b < trial::dimensions; ++b) missing_ += any.choices[a] * any.choices[b];
+  }
+  int missing() const { return missing_; }
+  /// How many pairs of `t` have not occurred yet.
+  int fresh(trial const& t) const {
+    int n = 0;
+    for_each(t, [&](std::size_t i) { n += !seen_[i]; });
+    return n;
+  }
+  void insert(trial const& t) {
+    missing_ -= fresh(t);
+    for_each(t, [&](std::size_t i) { seen_[i] = true; });
+  }
+
+private:
+  static constexpr std::size_t most = 10; ///< choices of one dimension
+  template <class F>
+  static void for_each(trial const& t, F&& f) {
+    for (std::size_t a = 0; a < trial::dimensions; ++a)
+      for (std::size_t b = a + 1; b < trial::dimensions; ++b)
+        f(((a * most + std::size_t(t.drawn[a])) * trial::dimensions + b) * most + std::size_t(t.drawn[b]));
+  }
+  std::vector<bool> seen_ = std::vector<bool>(trial::dimensions * most * trial::dimensions * most);
+  int missing_ = 0;
+};
+
+} // namespace detail
+
+/// Calls f(trial) for a sample in which every two choices occur together, 120 to 150 trials; then for random trials until the
+/// time is used up. Sanitizers slow everything down tenfold: there it is the first 30 trials. SP_TEST_SEED runs that one alone.
 template <class F>
 int sample(object_kind object, bool featured, bool pulls, double budget, F&& f) {
   if (char const* s = std::getenv("SP_TEST_SEED")) return f(draw(std::strtoull(s, nullptr, 10), object, featured, pulls)), 1;
+#ifdef SP_TEST_SANITIZED
+  constexpr int limit = 30;
+#else
+  constexpr int limit = 400;
+#endif
   auto const end = std::chrono::steady_clock::now() + std::chrono::duration<double>(budget);
-  std::set<std::tuple<std::size_t, int, std::size_t, int>> covered;
   std::mt19937_64 g(std::uint64_t(object) * 4 + featured * 2 + pulls + 1);
+  detail::pairs covered(draw(1, object, featured, pulls));
   int done = 0;
-  for (; done < 8 || std::chrono::steady_clock::now() < end; ++done) {
+  for (; covered.missing() > 0 && done < limit; ++done) {
     trial best;
-    int most = -1;
-    for (int tries = 0; tries < 12; ++tries) {
+    int most = 0;
+    for (int tries = 0; tries < 50 || (most == 0 && tries < 5000); ++tries) {
       trial t = draw(g() % 1000000000, object, featured, pulls);
-      int fresh = 0;
-      for (std::size_t a = 0; a < t.drawn.size(); ++a)
-        for (std::size_t b = a + 1; b < t.drawn.size(); ++b) fresh += !covered.count({a, t.drawn[a], b, t.drawn[b]});
-      if (fresh > most) most = fresh, best = t;
+      if (int const fresh = covered.fresh(t); tries == 0 || fresh > most) most = fresh, best = std::move(t);
     }
-    for (std::size_t a = 0; a < best.drawn.size(); ++a)
-      for (std::size_t b = a + 1; b < best.drawn.size(); ++b) covered.insert({a, best.drawn[a], b, best.drawn[b]});
+    covered.insert(best);
     f(best);
   }
+#ifndef SP_TEST_SANITIZED
+  INFO("pairs of choices that " << done << " trials have not covered");
+  CHECK(covered.missing() == 0);
+  for (; std::chrono::steady_clock::now() < end; ++done) f(draw(g() % 1000000000, object, featured, pulls));
+#else
+  static_cast<void>(end);
+#endif
   return done;
 }
 

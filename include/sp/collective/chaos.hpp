@@ -6,6 +6,7 @@
 #include <chrono>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sp/collective/solo.hpp>
@@ -96,6 +97,15 @@ public:
   chaos_token(std::shared_ptr<chaos_state> state, std::unique_ptr<chaos_parcels> parcels, Token inner,
               std::span<piece const> victim)
       : state_(std::move(state)), parcels_(std::move(parcels)), inner_(std::move(inner)), victim_(victim) {}
+  chaos_token(chaos_token&&) noexcept = default;
+  chaos_token& operator=(chaos_token&& o) noexcept { // the old token dies in `old`, before the parcels it reads
+    chaos_token old(std::move(o));
+    std::swap(state_, old.state_);
+    std::swap(parcels_, old.parcels_);
+    std::swap(inner_, old.inner_);
+    std::swap(victim_, old.victim_);
+    return *this;
+  }
   void wait() {
     state_->delay();
     inner_.wait();
@@ -128,11 +138,8 @@ public:
   int rank() const { return inner_.rank(); }
   int size() const { return inner_.size(); }
   /// Of a mesh group inside: where its ranks stand in the sequence.
-  index stride() const
-    requires requires(C const& c) { c.stride(); }
-  {
-    return inner_.stride();
-  }
+  index stride() const requires requires(C const& c) { c.stride(); }
+  { return inner_.stride(); }
   /// Calls so far: what fail_at counts.
   index calls() const { return state_->calls; }
 

@@ -26,7 +26,9 @@ struct traffic {
 /// What a stream-ordered operation returns. wait() makes received bytes visible and sent buffers reusable; a token that is
 /// destroyed without wait() has failed, and its communicator with it.
 template <class T>
-concept token = std::movable<T> && requires(T t) { t.wait(); };
+concept token = std::movable<T> && requires(T t) {
+  t.wait();
+};
 
 /// The base: const handles, cheap to copy. Every rank of the group calls the same operations in the same order.
 /// The pieces and parcels given to exchange() stay alive until wait() returns.
@@ -53,20 +55,28 @@ concept has_all_gather_v = communicator<C> && requires(C const c, traffic const&
 
 /// Sum of everybody's values, the same bits on every rank.
 template <class C, class T>
-concept has_all_reduce = communicator<C> && requires(C const c, view<T, 1, typename C::memory_type> v) { c.all_reduce(v); };
+concept has_all_reduce = communicator<C> && requires(C const c, view<T, 1, typename C::memory_type> v) {
+  c.all_reduce(v);
+};
 
 /// Rank r ends with the sum over all ranks of the r-th of `parts`, written to `mine`.
 template <class C, class T>
-concept has_reduce_scatter = communicator<C> && requires(C const c, std::span<view<T, 1, typename C::memory_type> const> parts,
-                                                         view<T, 1, typename C::memory_type> mine) { c.reduce_scatter(parts, mine); };
+concept has_reduce_scatter = communicator<C> &&
+    requires(C const c, std::span<view<T, 1, typename C::memory_type> const> parts, view<T, 1, typename C::memory_type> mine) {
+  c.reduce_scatter(parts, mine);
+};
 
 /// The root's pieces to everybody.
 template <class C>
-concept has_broadcast = communicator<C> && requires(C const c, std::span<piece const> pieces, int root) { c.broadcast(pieces, root); };
+concept has_broadcast = communicator<C> && requires(C const c, std::span<piece const> pieces, int root) {
+  c.broadcast(pieces, root);
+};
 
 /// Nobody leaves before everybody has come.
 template <class C>
-concept has_barrier = communicator<C> && requires(C const c) { c.barrier(); };
+concept has_barrier = communicator<C> && requires(C const c) {
+  c.barrier();
+};
 
 /// Groups within a group: ranks that give the same color, ordered by key (then by rank).
 template <class C>
@@ -90,6 +100,8 @@ concept peer_memory = communicator<C> && requires(C const c, char const* primiti
 
 /// A communicator that can be told that this rank has failed, so that nobody waits for it.
 template <class C>
-concept abortable = communicator<C> && requires(C const c, error_info const& why) { c.abort(why); };
+concept abortable = communicator<C> && requires(C const c, error_info const& why) {
+  c.abort(why);
+};
 
 } // namespace sp

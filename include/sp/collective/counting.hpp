@@ -56,7 +56,9 @@ private:
 };
 
 /// Wraps a communicator and counts into a ledger of the caller, which outlives it; so do the groups made by its split().
-/// A wrapped ability that hides what it sends is counted as the fallback of operations.hpp would be, without its rounding.
+/// A wrapped ability that hides what it sends is counted by rule, whatever it does inside: all_reduce as a reduce_scatter and an
+/// all_gather of the n / size values of each rank, reduce_scatter as everybody's part to everybody, broadcast as the root to each.
+/// The fallbacks of operations.hpp are counted as they send: up to 256 values all_reduce is one all_gather of all n.
 template <class C>
 class counting {
   static_assert(communicator<C>, "sp::counting wraps a communicator: give it rank(), size(), exchange(traffic) and memory_type");
@@ -70,11 +72,8 @@ public:
   int rank() const { return inner_.rank(); }
   int size() const { return inner_.size(); }
   /// Of a mesh group inside: where its ranks stand in the sequence.
-  index stride() const
-    requires requires(C const& c) { c.stride(); }
-  {
-    return inner_.stride();
-  }
+  index stride() const requires requires(C const& c) { c.stride(); }
+  { return inner_.stride(); }
 
   [[nodiscard]] auto exchange(traffic const& t) const {
     count(t);

@@ -12,7 +12,7 @@ namespace sp {
 /// need not wait themselves, and neither the order of waits nor other groups matter, because either side may do the copying.
 /// Limits: a token is waited for before the 8th exchange after it; at most 4 exposures are open at a time (bad_state).
 ///
-/// Errors. short_message: counts differ (both sides); rank_mismatch: primitives differ (both sides); timeout: a peer did not come
+/// Errors. short_message: counts differ (both sides); rank_mismatch: operations differ (both sides); timeout: a peer did not come
 /// before the deadline; peer_failed: it has returned from its body; aborted: another rank failed first, `info().peer` is its
 /// rank in run(); bad_state: misuse by this rank, nothing was sent. Each of these but bad_state ends the family:
 /// the communicator and all groups split from the same root refuse every later operation with `aborted`.
@@ -88,6 +88,8 @@ private:
 };
 
 /// Everybody's published pieces. Destroyed unreleased it ends the family and waits, up to the deadline, for peers that use it.
+/// Exposures are released, or destroyed, in the same order on all ranks: in different orders (rank_mismatch in release(), nothing
+/// in destructors) ranks wait for each other until the deadline.
 class threads::exposure {
 public:
   exposure(exposure&& o) noexcept
@@ -170,6 +172,10 @@ bool run_rank(thread_family& family, int rank, Body&& body) {
 template <class Body>
 void threads::run(int ranks, Body&& body, threads_options options) {
   if (ranks < 1) fail({errc::bad_state, std::to_string(ranks) + " ranks were asked for", "Run at least one"});
+  constexpr std::chrono::milliseconds longest = std::chrono::hours(24 * 365);
+  if (options.deadline <= options.deadline.zero() || options.deadline > longest)
+    fail({errc::bad_state, "a deadline of " + std::to_string(options.deadline.count()) + " ms was asked for",
+          "Give more than 0 and at most " + std::to_string(longest.count()) + " ms, a year"});
   auto family = std::make_shared<detail::thread_family>(ranks, options);
   std::vector<int> members;
   for (int r = 0; r < ranks; ++r) members.push_back(r);

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <sp/collective/concepts.hpp>
@@ -58,6 +59,22 @@ protected:
     std::size_t left = 0;          ///< messages that have not moved: the first `left`, incoming before outgoing
     std::vector<message> messages; ///< room for one per peer and direction
   };
+  /// Why a rank is in meet(). Ranks that meet for different reasons would read each other's pieces or colors too early or too late.
+  struct purpose {
+    enum operation { none, barrier, publish, release, split } kind = none;
+    char const* primitive = "";
+    std::uint64_t publication = 0;
+
+    bool matches(purpose const& o) const {
+      return kind == o.kind && publication == o.publication && std::string_view(primitive) == o.primitive;
+    }
+    std::string describe() const {
+      std::string const text = primitive;
+      if (kind == publish) return text + " (publish " + std::to_string(publication) + ")";
+      if (kind == release) return text + " (release of publish " + std::to_string(publication) + ")";
+      return text;
+    }
+  };
   /// What a rank keeps here. Plain members are its own or ordered by the barrier; peers read the atomic ones at any time.
   struct alignas(64) seat {
     std::atomic<bool> busy{false};
@@ -69,6 +86,7 @@ protected:
     std::array<std::span<piece const>, publications> published{};
     std::array<open_exchange, rendezvous::outstanding> exchanges{};
     std::vector<std::uint64_t> posted, registered; ///< messages opened so far, by peer
+    purpose here{};
     int color = 0, key = 0;
     std::shared_ptr<thread_group> made;
     bool told = false; ///< has thrown the cause itself; from then on it gets `aborted`

@@ -20,8 +20,9 @@ namespace sp {
 
 /// Numbers of a threads::run.
 struct threads_options {
-  std::chrono::milliseconds deadline = std::chrono::minutes(10); ///< longest wait for a peer before `timeout`
-  int spin = 1000; ///< polls before a wait blocks; ranks that outnumber the cores never poll
+  std::chrono::milliseconds deadline =
+      std::chrono::minutes(10); ///< longest wait for a peer before `timeout`; above 0, at most a year
+  int spin = 1000;              ///< polls before a wait blocks; ranks that outnumber the cores never poll
 };
 
 namespace detail {
@@ -86,7 +87,7 @@ public:
   void returned(int world) { returned_[std::size_t(world)].store(true, std::memory_order_release); }
   bool has_returned(int world) const { return returned_[std::size_t(world)].load(std::memory_order_acquire); }
 
-  /// The first failure is the cause; later ones are its consequences and change nothing.
+  /// The first failure is the cause; later ones are its consequences and change nothing. `aborted` is always a consequence.
   void fail(failure f) {
     if (!f.thrown) f.thrown = std::make_exception_ptr(error(f.info));
     if (f.why.empty()) f.why = describe(f.info);
@@ -95,7 +96,7 @@ public:
       if (!failed()) {
         cause_ = std::move(f);
         failed_.store(true, std::memory_order_seq_cst);
-      } else if (cause_.provisional && !f.provisional && f.world == cause_.world) {
+      } else if (cause_.provisional && !f.provisional && f.world == cause_.world && f.info.code != errc::aborted) {
         cause_.thrown = std::move(f.thrown); // the exception that destroyed the token has arrived
         cause_.why = std::move(f.why);
         cause_.provisional = false;

@@ -41,6 +41,7 @@ public:
   void wait(int rank, std::uint64_t number) {
     open_exchange& e = at(rank).exchanges[number % rendezvous::outstanding];
     occupancy guard(*this, rank, e.primitive);
+    if (!e.open) raise(rank, e.primitive, int(number)); // a wait for it failed before: the bytes never came
     bool const done = family_->wait(
         world(rank), [&] { return advance(rank, e, unbounded) == 0; }, [&] { inspect(rank, number, e); },
         [&] { late(rank, e.messages[0].peer, e.primitive, int(number)); });
@@ -57,7 +58,7 @@ public:
 
   void barrier(int rank, char const* primitive) {
     entry guard(*this, rank, primitive);
-    meet(rank, primitive);
+    meet(rank, {purpose::barrier, primitive});
   }
 
   /// Shows `pieces` to the group and returns when everybody has; the result names the publication.
@@ -70,7 +71,7 @@ public:
              "Release one before publishing again");
     me.published[number % publications] = pieces;
     me.joined.store(number + 1, std::memory_order_seq_cst); // first joined, then a look at failed(): see drop_publication
-    try_or([&] { meet(rank, primitive); }, [&] { drop_publication(rank, primitive, number); });
+    try_or([&] { meet(rank, {purpose::publish, primitive, number}); }, [&] { drop_publication(rank, primitive, number); });
     return number;
   }
   std::span<piece const> published(int rank, std::uint64_t number) { return at(rank).published[number % publications]; }
@@ -80,7 +81,7 @@ public:
     try_or(
         [&] {
           entry guard(*this, rank, primitive);
-          meet(rank, primitive);
+          meet(rank, {purpose::release, primitive, number});
         },
         [&] { drop_publication(rank, primitive, number); });
   }
@@ -107,7 +108,7 @@ public:
     entry guard(*this, rank, "split");
     me.color = color;
     me.key = key;
-    meet(rank, "split");
+    meet(rank, {purpose::split, "split"});
     std::vector<int> order; // ranks of my color, by key, then by rank
     for (int r = 0; r < size(); ++r)
       if (at(r).color == color) order.push_back(r);
@@ -117,9 +118,9 @@ public:
       for (int r : order) members.push_back(world(r));
       me.made = std::make_shared<thread_group>(family_, std::move(members));
     }
-    meet(rank, "split");
+    meet(rank, {purpose::split, "split"});
     std::shared_ptr<thread_group> group = at(order.front()).made;
-    meet(rank, "split");
+    meet(rank, {purpose::split, "split"});
     me.made.reset();
     return {std::move(group), int(std::find(order.begin(), order.end(), rank) - order.begin())};
   }
@@ -145,16 +146,19 @@ private:
     }
   }
 
-  void copy_own(int rank, traffic const& t) const {
+  void copy_own(int rank, traffic const& t) {
     std::span<piece const> out, in;
     for (parcel const& p : t.sends)
       if (p.peer == rank) out = p.pieces;
     for (parcel const& p : t.receives)
       if (p.peer == rank) in = p.pieces;
     if (out.empty() && in.empty()) return;
-    if (index const sent = total_bytes(out), expected = total_bytes(in); sent != expected)
-      fail({errc::short_message, counts(rank, sent, rank, expected), "Both parcels to oneself must hold the same bytes",
-            t.primitive, rank, size(), -1, rank});
+    if (index const sent = total_bytes(out), expected = total_bytes(in); sent != expected) {
+      int const number = int(at(rank).entered.load(std::memory_order_relaxed));
+      fail_pair(rank, errc::short_message, rank, counts(rank, sent, rank, expected),
+                "Both parcels to oneself must hold the same bytes", t.primitive, number);
+      raise(rank, t.primitive, number);
+    }
     copy(in, out);
   }
 
@@ -223,20 +227,31 @@ private:
     e.open = false;
   }
 
-  void meet(int rank, char const* primitive) {
+  /// Returns when every rank has come for the same purpose.
+  void meet(int rank, purpose const& why) {
+    char const* const primitive = why.primitive;
     seat& me = at(rank);
     std::uint64_t const turn = me.barriers.load(std::memory_order_relaxed) + 1;
     if (family_->failed()) raise(rank, primitive, int(turn - 1));
+    me.here = why; // the last to arrive reads it: arrived_ orders the two
     me.barriers.store(turn, std::memory_order_release);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == turn * std::uint64_t(size())) {
+      for (int r = 0; r < size(); ++r)
+        if (!at(r).here.matches(why)) {
+          fail_pair(rank, errc::rank_mismatch, r,
+                    "rank " + std::to_string(rank) + " is in " + why.describe() + ", rank " + std::to_string(r) + " in " +
+                        at(r).here.describe(),
+                    "Every rank must call the same operations in the same order", primitive, int(turn - 1));
+          raise(rank, primitive, int(turn - 1));
+        }
       opened_.store(turn, std::memory_order_seq_cst);
       for (int r = 0; r < size(); ++r)
         if (r != rank) family_->bell(world(r)).ring();
       return;
     }
-    auto missing = [&](auto&& wanted) {
+    auto missing = [&](auto&& wanted) { // first whether it has returned, then how far it had come
       for (int r = 0; r < size(); ++r)
-        if (at(r).barriers.load(std::memory_order_acquire) < turn && wanted(r)) return r;
+        if (wanted(r) && at(r).barriers.load(std::memory_order_acquire) < turn) return r;
       return -1;
     };
     bool const done = family_->wait(
