@@ -63,14 +63,15 @@ void apply_sinks(heads on, view<A const, 1> sinks, view<A, 3> out, view<A, 2> ls
     }
 }
 
-/// dsink_h = - sum over rows of exp(s - lse') delta'; added to what is there.
+/// dsink_h = - sum over rows of exp(s - lse') delta'; added to what is there. The sum runs over all rows: in double, whatever the type.
 template <class A>
 void sink_gradient(heads on, view<A const, 1> sinks, view<A const, 2> lse, view<A const, 2> delta, view<A, 1> dsinks) {
   for (index h = 0; h < on.q_count; ++h) {
-    A s = sinks(on.q_begin + h), sum = 0;
+    A s = sinks(on.q_begin + h);
+    double sum = 0;
     for (index i = 0; i < lse.extent(0); ++i)
-      if (lse(i, h) != minus_infinity<A>) sum += std::exp(s - lse(i, h)) * delta(i, h);
-    dsinks(on.q_begin + h) -= sum;
+      if (lse(i, h) != minus_infinity<A>) sum += double(std::exp(s - lse(i, h))) * double(delta(i, h));
+    dsinks(on.q_begin + h) -= A(sum);
   }
 }
 

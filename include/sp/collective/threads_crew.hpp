@@ -69,7 +69,7 @@ protected:
       return kind == o.kind && publication == o.publication && std::string_view(primitive) == o.primitive;
     }
     std::string describe() const {
-      std::string const text = primitive;
+      std::string text = primitive;
       if (kind == publish) return text + " (publish " + std::to_string(publication) + ")";
       if (kind == release) return text + " (release of publish " + std::to_string(publication) + ")";
       return text;
