@@ -55,7 +55,7 @@ void identities(double budget, bool featured) {
   std::uint64_t seed = 1;
   if (char const* s = std::getenv("SP_TEST_SEED")) seed = std::strtoull(s, nullptr, 10);
   int compared = 0;
-  for (; std::chrono::steady_clock::now() < end || compared < 12; ++seed) {
+  for (; std::chrono::steady_clock::now() < end || compared < 180; ++seed) {
     trial problem = plain(seed * 7919, object_kind::ring);
     if (!featured) problem.softcap = problem.dropout = 0, problem.alibi = false;
     inputs<T> in(problem);
