@@ -1,0 +1,2 @@
+# The reference manual: Doxygen over the public headers, without a warning.
+# Needs doxygen.
