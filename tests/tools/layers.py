@@ -13,6 +13,7 @@ import tempfile
 LEVEL = {
     "core": 0,
     "geometry": 1,
+    "diagnosis": 1,
     "sharding": 2,
     "collective": 2,
     "backend": 2,
@@ -28,8 +29,10 @@ HEAVY = set(
     "ostream random ranges regex semaphore shared_mutex sstream stop_token streambuf syncstream thread".split()
 )
 # Headers that may include heavy or foreign headers: models, and the entry points that exist to name such a model.
-MODELS = re.compile(r"collective/(threads|chaos)(_\w+|/\w+)?\.hpp")
-HEAVY_ENTRY_POINTS = {"threads.hpp", "chaos.hpp", "fmt.hpp", "sp.hpp"}
+MODELS = re.compile(r"(collective/(threads|chaos|mpi)(_\w+|/\w+)?|collective/flight_recorder|diagnosis/\w+)\.hpp")
+HEAVY_ENTRY_POINTS = {"diagnosis.hpp", "threads.hpp", "chaos.hpp", "mpi.hpp", "fmt.hpp", "sp.hpp"}
+# Headers that ask for an installed MPI. Nothing else may reach them: without MPI all of sp but these compiles.
+NEEDS_MPI = re.compile(r"(collective/mpi(_\w+|/\w+)?|mpi)\.hpp")
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)
 
@@ -96,6 +99,9 @@ def check_tree(root):
         return []
 
     for name in headers:
+        found += [f"sp/{name}: reaches MPI by sp/{t}" for t in graph[name] if NEEDS_MPI.fullmatch(t) and not NEEDS_MPI.fullmatch(name)]
+
+    for name in headers:
         chain = [] if may_be_heavy(name) else chain_to_heavy(name, set())
         if chain:
             found.append(f"sp/{name}: reaches a heavy header by " + " -> ".join(chain))
@@ -135,6 +141,7 @@ def self_test():
         },
         "heavy headers belong": {"core/view.hpp": header("#  include <thread>")},
         "foreign headers belong": {"core/view.hpp": header("#include <mpi.h>")},
+        "reaches MPI": {"collective/mpi.hpp": header("#include <mpi.h>"), "sp.hpp": header("#include <sp/collective/mpi.hpp>")},
         "reaches a heavy header": {"ring.hpp": header("#include <sp/collective/threads.hpp>")},
         "no #pragma once": {"core/view.hpp": "// What it is.\n// What it guarantees.\n"},
         "two comment lines": {"core/view.hpp": "// What it is.\n#pragma once\n"},

@@ -32,6 +32,8 @@ public:
   /// The rank and number of ranks of run(), whatever group this is.
   int world_rank() const { return group_->world(rank_); }
   int world_size() const { return group_->family().ranks(); }
+  /// The last operations of this rank, over all its groups.
+  flight_recorder const& flight() const { return *group_->family().recorder(world_rank()); }
 
   /// Pieces and parcels stay alive until wait(); `t.primitive` stays alive as long as the communicator: use a literal.
   [[nodiscard]] token exchange(traffic const& t) const;
@@ -148,6 +150,7 @@ bool run_rank(thread_family& family, int rank, Body&& body) {
     family.fail(std::move(f));
   };
   bool good = false;
+  flight_recorder::listen(family.recorder(rank));
 #if defined(__cpp_exceptions)
   try {
     body();

@@ -21,7 +21,10 @@ public:
 
   thread_crew(std::shared_ptr<thread_family> family, std::vector<int> members)
       : family_(std::move(family)), members_(std::move(members)), seats_(std::make_unique<seat[]>(members_.size())) {
+    int const number = family_->new_group();
     for (std::size_t r = 0; r < members_.size(); ++r) {
+      seats_[r].recorder = family_->recorder(world(int(r))).get();
+      seats_[r].place = recorder(int(r)).join(number, int(r), members_);
       seats_[r].posted.resize(members_.size());
       seats_[r].registered.resize(members_.size());
       for (open_exchange& e : seats_[r].exchanges) e.messages.resize(2 * members_.size());
@@ -56,6 +59,7 @@ protected:
   struct open_exchange {
     bool open = false;
     char const* primitive = "";
+    flight_recorder::ticket flight = 0;
     std::size_t left = 0;          ///< messages that have not moved: the first `left`, incoming before outgoing
     std::vector<message> messages; ///< room for one per peer and direction
   };
@@ -88,6 +92,9 @@ protected:
     std::vector<std::uint64_t> posted, registered; ///< messages opened so far, by peer
     purpose here{};
     int color = 0, key = 0;
+    flight_recorder* recorder = nullptr;
+    flight_group place{};
+    flight_recorder::ticket meeting = 0; ///< the operation that meet() is part of
     std::shared_ptr<thread_group> made;
     bool told = false; ///< has thrown the cause itself; from then on it gets `aborted`
   };
@@ -109,6 +116,7 @@ protected:
     }
   };
 
+  flight_recorder& recorder(int rank) const { return *at(rank).recorder; }
   seat& at(int rank) const { return seats_[std::size_t(rank)]; }
 
   [[noreturn]] void refuse(int rank, char const* primitive, std::string problem, std::string remedy) const {
@@ -151,7 +159,7 @@ protected:
               "Every rank must call the same operations in the same order", primitive, step);
   }
 
-  /// The flight record: how far everybody came.
+  /// How far everybody came; the flight records tell the rest.
   void late(int rank, int peer, char const* primitive, int step) {
     std::string problem =
         "no answer within " + std::to_string(family_->deadline().count()) + " ms; exchanges and barriers entered by rank:";

@@ -13,8 +13,9 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
-#include <sp/core/error.hpp>
+#include <sp/collective/flight_recorder.hpp>
 
 namespace sp {
 
@@ -23,6 +24,7 @@ struct threads_options {
   std::chrono::milliseconds deadline =
       std::chrono::minutes(10); ///< longest wait for a peer before `timeout`; above 0, at most a year
   int spin = 1000;              ///< polls before a wait blocks; ranks that outnumber the cores never poll
+  int flight_records = 64;      ///< operations that the flight recorder of each rank holds; 0: nothing is recorded
 };
 
 namespace detail {
@@ -76,11 +78,18 @@ public:
   thread_family(int ranks, threads_options options)
       : ranks_(ranks), options_(options), spin_(unsigned(ranks) <= std::thread::hardware_concurrency() ? options.spin : 0),
         bells_(std::make_unique<doorbell[]>(std::size_t(ranks))),
-        returned_(std::make_unique<std::atomic<bool>[]>(std::size_t(ranks))) {}
+        returned_(std::make_unique<std::atomic<bool>[]>(std::size_t(ranks))) {
+    int const number = flight_recorder::new_family();
+    for (int r = 0; r < ranks; ++r)
+      recorders_.push_back(std::make_shared<flight_recorder>(r, ranks, options.flight_records, number));
+  }
 
   int ranks() const { return ranks_; }
   std::chrono::milliseconds deadline() const { return options_.deadline; }
   doorbell& bell(int world) { return bells_[std::size_t(world)]; }
+  std::shared_ptr<flight_recorder> const& recorder(int world) const { return recorders_[std::size_t(world)]; }
+  /// A number for a new group; 0 is the group of run().
+  int new_group() { return groups_.fetch_add(1, std::memory_order_relaxed); }
   bool failed() const noexcept { return failed_.load(std::memory_order_seq_cst); }
 
   /// A rank whose body has returned will never answer again.
@@ -88,21 +97,30 @@ public:
   bool has_returned(int world) const { return returned_[std::size_t(world)].load(std::memory_order_acquire); }
 
   /// The first failure is the cause; later ones are its consequences and change nothing. `aborted` is always a consequence.
+  /// Flight records are taken before anybody else learns of it, so that they show where each rank was, also one that hangs.
   void fail(failure f) {
     if (!f.thrown) f.thrown = std::make_exception_ptr(error(f.info));
     if (f.why.empty()) f.why = describe(f.info);
+    std::vector<std::string> records;
+    int const reporter = std::max(f.world, 0);
+    bool news = false;
     {
       std::lock_guard lock(mutex_);
       if (!failed()) {
         cause_ = std::move(f);
+        records = flight_records();
+        news = true;
         failed_.store(true, std::memory_order_seq_cst);
       } else if (cause_.provisional && !f.provisional && f.world == cause_.world && f.info.code != errc::aborted) {
         cause_.thrown = std::move(f.thrown); // the exception that destroyed the token has arrived
         cause_.why = std::move(f.why);
         cause_.provisional = false;
+        records = flight_records();
       }
     }
     for (int r = 0; r < ranks_; ++r) bell(r).ring();
+    for (std::size_t r = 0; r < records.size(); ++r) recorders_[r]->dump(records[r]);
+    if (news) recorders_[std::size_t(reporter)]->log_failure(cause().why);
   }
 
   failure cause() const {
@@ -130,6 +148,14 @@ public:
   }
 
 private:
+  /// Of all ranks, if the settings ask for files.
+  std::vector<std::string> flight_records() const {
+    std::vector<std::string> texts;
+    if (flight_recorder::dumps())
+      for (auto const& r : recorders_) texts.push_back(r->json(&cause_.info, cause_.why, cause_.world));
+    return texts;
+  }
+
   static constexpr auto quiet = std::chrono::milliseconds(20);
 
   template <class Done, class Inspect, class Late>
@@ -153,6 +179,8 @@ private:
   int spin_;
   std::unique_ptr<doorbell[]> bells_;
   std::unique_ptr<std::atomic<bool>[]> returned_;
+  std::vector<std::shared_ptr<flight_recorder>> recorders_;
+  std::atomic<int> groups_{0};
   std::atomic<bool> failed_{false};
   mutable std::mutex mutex_;
   failure cause_{};

@@ -26,14 +26,17 @@ public:
              "the token of the exchange " + std::to_string(rendezvous::outstanding) + " calls ago has not been waited for",
              "Wait for a token before the " + std::to_string(rendezvous::outstanding) + "th exchange after it");
     check_peers(rank, t, e);
-    copy_own(rank, t);
+    e.flight = recorder(rank).begin(me.place, operation_kind::exchange, t.primitive);
+    try_or([&] { copy_own(rank, t); }, [&] { recorder(rank).failed(e.flight); });
     e.open = true;
     e.primitive = t.primitive;
     e.left = 0;
-    for (parcel const& p : t.receives) post(rank, number, t.primitive, p, false, e);
-    for (parcel const& p : t.sends) post(rank, number, t.primitive, p, true, e);
+    index in = 0, out = 0;
+    for (parcel const& p : t.receives) in += post(rank, number, t.primitive, p, false, e);
+    for (parcel const& p : t.sends) out += post(rank, number, t.primitive, p, true, e);
     me.entered.store(number + 1, std::memory_order_release);
-    try_or([&] { advance(rank, e, eager_bytes); }, [&] { close(e); });
+    recorder(rank).posted(e.flight, out, in);
+    try_or([&] { advance(rank, e, eager_bytes); }, [&] { close(rank, e, false); });
     return number;
   }
 
@@ -42,10 +45,16 @@ public:
     open_exchange& e = at(rank).exchanges[number % rendezvous::outstanding];
     occupancy guard(*this, rank, e.primitive);
     if (!e.open) raise(rank, e.primitive, int(number)); // a wait for it failed before: the bytes never came
-    bool const done = family_->wait(
-        world(rank), [&] { return advance(rank, e, unbounded) == 0; }, [&] { inspect(rank, number, e); },
-        [&] { late(rank, e.messages[0].peer, e.primitive, int(number)); });
-    close(e);
+    auto arrived = [&] { return advance(rank, e, unbounded) == 0; };
+    auto blocked = [&] { recorder(rank).waiting(e.flight, world(e.messages[0].peer)); };
+    bool done = arrived();
+    if (!done) {
+      blocked();
+      done = family_->wait(
+          world(rank), arrived, [&] { blocked(), inspect(rank, number, e); },
+          [&] { late(rank, e.messages[0].peer, e.primitive, int(number)); });
+    }
+    close(rank, e, done);
     if (!done) raise(rank, e.primitive, int(number));
   }
 
@@ -53,12 +62,12 @@ public:
   void drop(int rank, std::uint64_t number) noexcept {
     open_exchange& e = at(rank).exchanges[number % rendezvous::outstanding];
     drop_failure(rank, e.primitive, int(number), "a token was destroyed without wait()");
-    close(e);
+    close(rank, e, false);
   }
 
   void barrier(int rank, char const* primitive) {
     entry guard(*this, rank, primitive);
-    meet(rank, {purpose::barrier, primitive});
+    recorded(rank, operation_kind::barrier, primitive, 0, [&] { meet(rank, {purpose::barrier, primitive}); });
   }
 
   /// Shows `pieces` to the group and returns when everybody has; the result names the publication.
@@ -71,7 +80,13 @@ public:
              "Release one before publishing again");
     me.published[number % publications] = pieces;
     me.joined.store(number + 1, std::memory_order_seq_cst); // first joined, then a look at failed(): see drop_publication
-    try_or([&] { meet(rank, {purpose::publish, primitive, number}); }, [&] { drop_publication(rank, primitive, number); });
+    try_or(
+        [&] {
+          recorded(rank, operation_kind::publish, primitive, total_bytes(pieces), [&] {
+            meet(rank, {purpose::publish, primitive, number});
+          });
+        },
+        [&] { drop_publication(rank, primitive, number); });
     return number;
   }
   std::span<piece const> published(int rank, std::uint64_t number) { return at(rank).published[number % publications]; }
@@ -81,7 +96,7 @@ public:
     try_or(
         [&] {
           entry guard(*this, rank, primitive);
-          meet(rank, {purpose::release, primitive, number});
+          recorded(rank, operation_kind::release, primitive, 0, [&] { meet(rank, {purpose::release, primitive, number}); });
         },
         [&] { drop_publication(rank, primitive, number); });
   }
@@ -108,6 +123,16 @@ public:
     entry guard(*this, rank, "split");
     me.color = color;
     me.key = key;
+    std::pair<std::shared_ptr<thread_group>, int> mine;
+    recorded(rank, operation_kind::split, "split", 0, [&] { mine = split_into(rank, color); });
+    return mine;
+  }
+
+private:
+  static constexpr index eager_bytes = 16384; ///< a sender that comes second copies up to this at once; more is left to both
+
+  std::pair<std::shared_ptr<thread_group>, int> split_into(int rank, int color) {
+    seat& me = at(rank);
     meet(rank, {purpose::split, "split"});
     std::vector<int> order; // ranks of my color, by key, then by rank
     for (int r = 0; r < size(); ++r)
@@ -124,9 +149,6 @@ public:
     me.made.reset();
     return {std::move(group), int(std::find(order.begin(), order.end(), rank) - order.begin())};
   }
-
-private:
-  static constexpr index eager_bytes = 16384; ///< a sender that comes second copies up to this at once; more is left to both
 
   rendezvous& slot(int from, int to, std::uint64_t ticket) const {
     return slots_[(std::size_t(from) * members_.size() + std::size_t(to)) * rendezvous::slots + (ticket - 1) % rendezvous::slots];
@@ -162,9 +184,10 @@ private:
     copy(in, out);
   }
 
-  void post(int rank, std::uint64_t number, char const* primitive, parcel const& p, bool outgoing, open_exchange& e) {
+  /// Opens one message; returns its bytes, 0 for what stays here.
+  index post(int rank, std::uint64_t number, char const* primitive, parcel const& p, bool outgoing, open_exchange& e) {
     index const bytes = total_bytes(p.pieces);
-    if (bytes == 0 || p.peer == rank) return;
+    if (bytes == 0 || p.peer == rank) return 0;
     seat& me = at(rank);
     std::uint64_t const ticket = ++(outgoing ? me.posted : me.registered)[std::size_t(p.peer)];
     rendezvous& s = outgoing ? slot(rank, p.peer, ticket) : slot(p.peer, rank, ticket);
@@ -172,6 +195,7 @@ private:
     half const h{p.pieces, bytes, number, primitive};
     bool const met = outgoing ? s.post_send(h, ticket) : s.post_receive(h, ticket);
     if (met && outgoing && bytes > eager_bytes) family_->bell(world(p.peer)).ring(); // the receiver may sleep: let it copy
+    return bytes;
   }
 
   /// Moves what both sides have posted, outgoing messages only up to `outgoing_limit` bytes. Returns how many are still to move.
@@ -221,10 +245,21 @@ private:
   }
 
   /// Takes back what has not moved: afterwards no peer touches the buffers of this exchange.
-  static void close(open_exchange& e) noexcept {
+  void close(int rank, open_exchange& e, bool done) noexcept {
     for (std::size_t i = 0; i < e.left; ++i) e.messages[i].slot->withdraw(e.messages[i].ticket);
     e.left = 0;
     e.open = false;
+    done ? recorder(rank).done(e.flight) : recorder(rank).failed(e.flight);
+  }
+
+  /// Runs `body`, which meets the others, as one operation of the flight record.
+  template <class Body>
+  void recorded(int rank, operation_kind kind, char const* primitive, index bytes, Body&& body) {
+    flight_recorder& r = recorder(rank);
+    flight_recorder::ticket const t = at(rank).meeting = r.begin(at(rank).place, kind, primitive);
+    r.posted(t, bytes, 0);
+    try_or(body, [&] { r.failed(t); });
+    r.done(t);
   }
 
   /// Returns when every rank has come for the same purpose.
@@ -254,9 +289,14 @@ private:
         if (wanted(r) && at(r).barriers.load(std::memory_order_acquire) < turn) return r;
       return -1;
     };
+    auto blocked = [&] {
+      if (int const peer = missing([](int) { return true; }); peer >= 0) recorder(rank).waiting(me.meeting, world(peer));
+    };
+    blocked();
     bool const done = family_->wait(
         world(rank), [&] { return opened_.load(std::memory_order_acquire) >= turn; },
         [&] {
+          blocked();
           int const peer = missing([&](int r) { return family_->has_returned(world(r)); });
           if (peer >= 0) returned_early(rank, peer, primitive, int(turn - 1));
         },

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include <sp/core/compiler.hpp>
+
 namespace sp {
 
 namespace detail {

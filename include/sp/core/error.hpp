@@ -3,8 +3,12 @@
 #pragma once
 
 #include <cstdlib>
+#include <exception>
 #include <stdexcept>
 #include <string>
+
+#include <sp/core/compiler.hpp>
+#include <sp/core/observe.hpp>
 
 namespace sp {
 
@@ -83,7 +87,8 @@ namespace detail {
 inline error_handler handler = nullptr; // atomic by builtins: <atomic> would double the cost of this header
 }
 
-/// Installs `h` for the whole process (the only process-wide setting of sp) and returns the one before; nullptr means throw.
+/// Installs `h` for the whole process and returns the one before; nullptr means throw. Beside the settings of diagnosis this is
+/// the only process-wide setting of sp.
 inline error_handler set_error_handler(error_handler h) noexcept {
   return __atomic_exchange_n(&detail::handler, h, __ATOMIC_ACQ_REL);
 }
@@ -101,13 +106,25 @@ inline thread_local site const* current_site = nullptr; // innermost call of thi
 
 class site_scope {
 public:
-  explicit site_scope(site const& s) : before_(current_site) { current_site = &s; }
+  explicit site_scope(site const& s) : before_(current_site), watcher_(__atomic_load_n(&watcher, __ATOMIC_RELAXED)) {
+    current_site = &s;
+    if (watcher_) {
+      unwinding_ = std::uncaught_exceptions();
+      heard_ = watcher_->entered(s);
+    }
+  }
   site_scope(site_scope const&) = delete;
   site_scope& operator=(site_scope const&) = delete;
-  ~site_scope() { current_site = before_; }
+  ~site_scope() {
+    if (watcher_) watcher_->left(*current_site, heard_, std::uncaught_exceptions() > unwinding_);
+    current_site = before_;
+  }
 
 private:
   site const* before_;
+  call_watcher const* watcher_;
+  std::uint64_t heard_ = 0;
+  int unwinding_ = 0;
 };
 } // namespace detail
 

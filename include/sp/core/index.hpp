@@ -5,11 +5,8 @@
 #include <cstdint>
 #include <limits>
 
+#include <sp/core/compiler.hpp>
 #include <sp/core/error.hpp>
-
-#if __cplusplus < 202002L
-#error "sp needs C++20: compile with -std=c++20 (g++ 12, clang 16, nvcc 13 or later)."
-#endif
 
 namespace sp {
 
@@ -52,7 +49,9 @@ constexpr index cut(index n, index p, index parts) {
   return p * (n / parts) + p * (n % parts) / parts;
 }
 
+/// The smaller of two.
 constexpr index min(index a, index b) { return a < b ? a : b; }
+/// The larger of two.
 constexpr index max(index a, index b) { return a < b ? b : a; }
 
 } // namespace sp

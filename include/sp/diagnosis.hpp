@@ -1,0 +1,5 @@
+// Public entry: sp::diagnosis::configure({...}) sets what is logged, dumped and traced; without it the environment does.
+// The models that wait for others (threads, mpi) include it already.
+#pragma once
+
+#include <sp/collective/flight_recorder.hpp>

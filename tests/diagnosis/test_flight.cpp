@@ -1,0 +1,320 @@
+// Flight records: what the ring keeps, that every rank's file is there after a failure, and what the merge tool says of real ones.
+// The sentences of the tool are compared with what was really done to the ranks.
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include <sys/stat.h>
+
+#include <sp/threads.hpp>
+
+#include "collective/pieces.hpp"
+#include "diagnosis/scratch.hpp"
+#include "support/failure.hpp"
+
+using namespace diagnosis_tests;
+using collective_tests::all;
+using collective_tests::ring_step;
+using namespace std::chrono_literals;
+
+#ifndef SP_TEST_SANITIZED
+namespace {
+thread_local long allocations = 0;
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  ++allocations;
+  if (void* p = std::malloc(bytes)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+#endif
+
+namespace {
+
+void ring(sp::threads const& c, char const* primitive = "ring") {
+  ring_step s(c.rank(), c.size(), 1);
+  c.exchange(s.traffic(primitive)).wait();
+}
+
+/// Runs `body` on `ranks` ranks, which must fail, with flight records; what the tool says of them.
+template <class Body>
+outcome autopsy(scratch const& folder, int ranks, Body&& body, std::string const& files = "flight.*") {
+  sp::diagnosis::configure({.flight_file = folder / "flight.%r.json"});
+  try {
+    sp::threads::run(ranks, body, {.deadline = 300ms});
+    FAIL("nothing failed");
+  } catch (std::exception const&) {
+  }
+  CHECK(folder.files() == std::size_t(ranks));
+  return run(tool() + (folder / files));
+}
+
+/// What the threads of a test wait for.
+void until(std::atomic<int> const& counter, int n) {
+  while (counter < n) std::this_thread::sleep_for(1ms);
+}
+
+} // namespace
+
+TEST_CASE("flight recorder: the ring keeps the last operations, numbers go on, tickets of lost records are ignored") {
+  sp::flight_recorder r(1, 4, 5, 0); // five become eight
+  auto group = r.join(0, 1, {0, 1, 2, 3});
+  auto const first = r.begin(group, sp::operation_kind::barrier, "barrier");
+  for (int i = 0; i < 20; ++i) {
+    auto const t = r.begin(group, sp::operation_kind::exchange, "x");
+    r.posted(t, 10 * i, 20 * i);
+    if (i % 2 == 0) r.waiting(t, 3);
+    r.done(t);
+  }
+  auto const last = r.begin(group, sp::operation_kind::publish, "show");
+  r.waiting(last, 2);
+  r.failed(last);
+  r.posted(first, 777, 777); // its record is gone
+  r.waiting(first, 1);
+  r.done(first);
+  auto const list = r.snapshot();
+  REQUIRE(list.size() == 8);
+  CHECK(r.recorded() == 22);
+  for (std::size_t i = 0; i < 7; ++i) {
+    CHECK(list[i].number == 14 + i);
+    CHECK(list[i].state == sp::operation_state::done);
+    CHECK(list[i].bytes_out == 10 * sp::index(13 + i));
+    CHECK((list[i].peer == 3) == (i % 2 == 1));
+    CHECK((list[i].wait != 0) == (i % 2 == 1));
+  }
+  CHECK(list[7].kind == sp::operation_kind::publish);
+  CHECK(list[7].state == sp::operation_state::failed);
+  CHECK(list[7].peer == 2);
+  CHECK((list[7].begin <= list[7].wait && list[7].wait <= list[7].end));
+  sp::flight_recorder off(0, 1, 0, 0);
+  auto nothing = off.join(0, 0, {0});
+  CHECK(off.begin(nothing, sp::operation_kind::barrier, "barrier") == 0);
+  CHECK(off.snapshot().empty());
+}
+
+TEST_CASE("flight recorder: read while it is written [tsan]") {
+  std::atomic<int> done{0};
+  long torn = 0, read = 0;
+  sp::threads::run(3,
+                   [&](sp::threads const& c) {
+                     if (c.rank() != 2) {
+                       auto pair = c.split(0, 0);
+                       for (int i = 0; i < 3000; ++i) pair.barrier();
+                       ++done;
+                     } else {
+                       auto self = c.split(1, 0);
+                       std::jthread other([&] {
+                         while (done < 2)
+                           for (auto const& r : self.flight().snapshot()) {
+                             ++read;
+                             torn += r.primitive != std::string_view(r.kind == sp::operation_kind::split ? "split" : "barrier");
+                             torn += r.size != (r.group == 0 ? 3 : 1);
+                           }
+                       });
+                       while (done < 2) self.barrier();
+                     }
+                   },
+                   {.deadline = 30s, .flight_records = 4});
+  CHECK(read > 0);
+  CHECK(torn == 0);
+}
+
+TEST_CASE("flight records: every rank's file is there, for its owner only, with what everybody was doing [tsan]") {
+  scratch folder;
+  mode_t const before = ::umask(0);
+  std::atomic<int> waiting{0};
+  sp::diagnosis::configure({.flight_file = folder / "flight.%r.json"});
+  auto hang = [&] {
+    sp::threads::run(3,
+                     [&](sp::threads const& c) {
+                       sp::located({"trainer", ".step", c.rank(), c.size()}, [&] {
+                         ring(c);
+                         if (c.rank() == 1) return until(waiting, 2); // hangs, and does not know of the failure
+                         try {
+                           ring(c);
+                           ring(c);
+                         } catch (...) {
+                           ++waiting;
+                           throw;
+                         }
+                       });
+                     },
+                     {.deadline = 200ms});
+  };
+  auto const e = support::failure_of([&] { hang(); });
+  CHECK(support::says(e, sp::errc::timeout, "200 ms", "exchanges and barriers entered by rank"));
+  ::umask(before);
+  for (int r = 0; r < 3; ++r) {
+    std::string const path = folder / ("flight." + std::to_string(r) + ".json"), text = text_of(path);
+    INFO(text);
+    struct stat about {};
+    REQUIRE(::stat(path.c_str(), &about) == 0);
+    CHECK((about.st_mode & 0777) == 0600);
+    CHECK(has(text, "\"failure\": {\"code\": \"timeout\""));
+    CHECK(has(text, "\"kind\": \"call\", \"state\": \"entered\", \"primitive\": \".step\", \"call\": \"trainer.step\""));
+    CHECK(count(text, "\"kind\": \"exchange\", \"state\": \"done\"") >= 1);
+    CHECK(has(text, "\"state\": \"waiting\"") == (r != 1));
+  }
+}
+
+#ifndef SP_TEST_SANITIZED
+
+TEST_CASE("flight recorder: no allocation in the steady state, on or off") {
+  for (int records : {0, 64}) {
+    std::atomic<long> made{0};
+    sp::threads::run(2,
+                     [&](sp::threads const& c) {
+                       ring(c);
+                       long const before = allocations;
+                       for (int i = 0; i < 200; ++i) {
+                         ring(c);
+                         c.barrier();
+                         c.publish("show", {}).release();
+                         sp::located({"trainer", ".step", c.rank(), c.size()}, [] {});
+                       }
+                       made += allocations - before;
+                     },
+                     {.flight_records = records});
+    CHECK(made == 0);
+  }
+}
+
+TEST_CASE("merge tool: a rank that never comes") {
+  scratch folder;
+  std::atomic<int> left{0};
+  auto const o = autopsy(folder, 4, [&](sp::threads const& c) {
+    sp::located({"ring_attention", ".forward", c.rank(), 4}, [&] {
+      for (int i = 0; i < 3; ++i) ring(c, "ring.forward");
+    });
+    if (c.rank() == 1) sp::located({"gather_loss", "", c.rank(), 4}, [&] { until(left, 3); });
+    try {
+      sp::located({"ring_attention", ".backward", c.rank(), 4}, [&] {
+        for (int i = 0; i < 3; ++i) ring(c, "ring.backward");
+      });
+    } catch (...) {
+      ++left;
+      throw;
+    }
+  });
+  INFO(o.text);
+  CHECK(o.code == 1);
+  CHECK(has(o.text, "4 of 4 ranks left a flight record\n"));
+  CHECK(has(o.text, "sp: timeout in ring.backward"));
+  CHECK(has(o.text,
+            "first divergence: operation 3 of group 0 (ranks 0, 1, 2, 3): rank 1 never came to ring.backward (exchange) in "
+            "ring_attention.backward, where ranks 0, 2 wait; of rank 1: it is in gather_loss; its last operation is 2 of "
+            "group 0, ring.forward (exchange) in ring_attention.forward, done\n"));
+  auto const others = run(tool() + (folder / "flight.[023].json")); // as if rank 1 had been killed
+  INFO(others.text);
+  CHECK(others.code == 1);
+  CHECK(has(others.text, "no record of rank 1\n"));
+  CHECK(has(others.text,
+            "rank 1 never came to ring.backward (exchange) in ring_attention.backward, where ranks 0, 2 wait; rank 1 left "
+            "no flight record\n"));
+}
+
+TEST_CASE("merge tool: different operations, different bytes, an abort") {
+  std::atomic<int> posted{0};
+  {
+    scratch folder;
+    auto const o = autopsy(folder, 4, [](sp::threads const& c) {
+      auto row = c.split(0, -c.rank()); // the same ranks in another order
+      c.rank() == 2 ? row.barrier() : ring(row);
+    });
+    INFO(o.text);
+    CHECK(o.code == 1);
+    CHECK(has(o.text,
+              "first divergence: operation 0 of group 1 (ranks 0, 1, 2, 3): rank 2 entered barrier while ranks 0, 1, 3 are in "
+              "ring (exchange)\n"));
+  }
+  {
+    scratch folder;
+    auto const o = autopsy(folder, 4, [&](sp::threads const& c) {
+      if (c.rank() == 3) until(posted, 3); // then all have entered when it is found
+      std::vector<int> out(c.rank() == 3 ? 9000 : 8000, 1), in(8000);
+      sp::piece const a = sp::as_piece(all(out)), b = sp::as_piece(all(in));
+      sp::parcel const to{(c.rank() + 1) % 4, {&a, 1}}, from{(c.rank() + 3) % 4, {&b, 1}};
+      auto t = c.exchange({"ring", {&to, 1}, {&from, 1}});
+      ++posted;
+      t.wait();
+    });
+    INFO(o.text);
+    CHECK(o.code == 1);
+    CHECK(has(o.text, "rank 3 sends 36000 bytes, rank 0 expects 32000"));
+    CHECK(has(o.text,
+              "first divergence: operation 0 of group 0 (ranks 0, 1, 2, 3): bytes differ in ring (exchange): 132000 are sent, "
+              "128000 expected; ranks 0, 1, 2 send 32000 and expect 32000; rank 3 sends 36000 and expects 32000\n"));
+  }
+  {
+    scratch folder;
+    posted = 0;
+    auto const o = autopsy(folder, 3, [&](sp::threads const& c) {
+      c.barrier();
+      if (c.rank() == 2) {
+        until(posted, 2);
+        throw std::runtime_error("the optimizer has diverged");
+      }
+      ++posted;
+      c.barrier();
+    });
+    INFO(o.text);
+    CHECK(o.code == 1);
+    CHECK(has(o.text, "failure of rank 2: the optimizer has diverged\n"));
+    CHECK(has(o.text, "first divergence: operation 1 of group 0 (ranks 0, 1, 2): rank 2 never came to barrier, where "));
+    CHECK(has(o.text, "rank 2 failed first; it is in no call of sp; its last operation is 0 of group 0, barrier, done\n"));
+  }
+}
+
+TEST_CASE("merge tool: groups that wait for each other are all named, the one with a rank that waits nowhere first") {
+  scratch folder;
+  std::atomic<int> left{0};
+  auto const o = autopsy(folder, 4, [&](sp::threads const& c) {
+    auto pair = c.split(c.rank() / 2, 0); // 0 and 1, 2 and 3
+    if (c.rank() == 3) return until(left, 3);
+    try {
+      if (c.rank() == 2) pair.barrier(); // for rank 3
+      c.barrier();                       // for ranks 2 and 3
+    } catch (...) {
+      ++left;
+      throw;
+    }
+  });
+  INFO(o.text);
+  CHECK(o.code == 1);
+  auto const first = o.text.find("first divergence: operation 0 of group "), also = o.text.find("also: operation 1 of group 0 ");
+  REQUIRE((first < also && also != std::string::npos));
+  CHECK(has(o.text.substr(first, also - first),
+            "(ranks 2, 3): rank 3 never came to barrier, where rank 2 waits; of rank 3: it is in no "
+            "call of sp; its last operation is 0 of group 0, split, done\n"));
+  CHECK(has(o.text.substr(also), "(ranks 0, 1, 2, 3): ranks 2, 3 never came to barrier, where ranks 0, 1 wait; "));
+}
+
+TEST_CASE("merge tool: ranks that agree, and files that are none") {
+  scratch folder;
+  sp::diagnosis::configure({.flight_file = folder / "flight.%r.json"});
+  sp::threads::run(3, [](sp::threads const& c) {
+    auto pair = c.split(c.rank() % 2, 0);
+    for (int i = 0; i < 100; ++i) {
+      ring(c);
+      if (i % 9 == c.rank() % 2) pair.barrier();
+    }
+    c.publish("show", {}).release();
+    CHECK(c.flight().dump(c.flight().json(nullptr, "", -1)));
+  });
+  auto const o = run(tool() + (folder / "flight.*"));
+  INFO(o.text);
+  CHECK(o.code == 0);
+  CHECK(has(o.text, "no divergence: the ranks agree in every operation that is on record\n"));
+  std::ofstream(folder / "bad") << "{}";
+  CHECK(run(tool() + (folder / "bad")).code == 2);
+  CHECK(run(tool() + (folder / "absent")).code == 2);
+  CHECK(run(tool() + (folder / "flight.0.json ") + (folder / "flight.0.json")).code == 2);
+  CHECK(run(tool() + "--trace " + (folder / "out ") + (folder / "flight.0.json")).code == 2);
+}
+
+#endif
