@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, when root; otherwise prints the line to type, and fails if a command is missing:
 # libraries may be there without their package, and CMake says so if not. Costs nothing when all is there.
-# bootstrap.sh [examples|tests]: what examples/run.sh needs, or everything (default). SP_SKIP_BOOTSTRAP=1 skips the check.
+# bootstrap.sh [examples|examples-mpi|tests]: what examples/run.sh needs, also for --mpi, or everything (default). SP_SKIP_BOOTSTRAP=1 skips the check.
 set -euo pipefail
 
 [[ ${SP_SKIP_BOOTSTRAP:-0} == 1 ]] && exit 0
@@ -9,6 +9,10 @@ set -euo pipefail
 # command|command...=package: any program of one of these names will do; libraries are asked for by package
 commands=(g++=g++ cmake=cmake ninja=ninja-build)
 libraries=(libfmt-dev libbenchmark-dev libeigen3-dev nlohmann-json3-dev libcli11-dev)
+if [[ ${1:-tests} == examples-mpi ]]; then
+  commands+=(mpirun=openmpi-bin)
+  libraries+=(libopenmpi-dev)
+fi
 if [[ ${1:-tests} == tests ]]; then
   commands+=(python3=python3 git=git 'clang++-16|clang++-17|clang++-18|clang++-19=clang-16' clang-format-14=clang-format-14
     'clang-tidy-14|clang-tidy=clang-tidy' mpirun=openmpi-bin doxygen=doxygen spin=spin pkg-config=pkg-config)

@@ -1,11 +1,20 @@
-# What sp::sp may give to a consumer: an include path and cxx_std_20, no flag, no definition, no library.
-function(check_interface)
-  foreach(property COMPILE_OPTIONS COMPILE_DEFINITIONS LINK_LIBRARIES LINK_OPTIONS SOURCES)
-    get_target_property(value sp::sp INTERFACE_${property})
+# What sp's targets may give to a consumer: sp::sp an include path and cxx_std_20, a component its libraries as well.
+# No flag, no definition, nothing that a consumer did not ask for.
+function(check_interface target libraries)
+  foreach(property COMPILE_OPTIONS COMPILE_DEFINITIONS LINK_OPTIONS SOURCES)
+    get_target_property(value ${target} INTERFACE_${property})
     if(value)
-      message(FATAL_ERROR "sp::sp exports INTERFACE_${property} = ${value}")
+      message(FATAL_ERROR "${target} exports INTERFACE_${property} = ${value}")
     endif()
   endforeach()
+  get_target_property(value ${target} INTERFACE_LINK_LIBRARIES)
+  if(NOT "${value}" STREQUAL "${libraries}" AND (value OR libraries))
+    message(FATAL_ERROR "${target} links ${value} instead of ${libraries}")
+  endif()
+endfunction()
+
+function(check_sp)
+  check_interface(sp::sp "")
   get_target_property(features sp::sp INTERFACE_COMPILE_FEATURES)
   if(NOT features STREQUAL "cxx_std_20")
     message(FATAL_ERROR "sp::sp exports the features ${features}")

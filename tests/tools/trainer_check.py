@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Runs sp_trainer and checks what it leaves behind: trainer_check.py PROGRAM FOLDER.
+"""Runs sp_trainer and checks what it leaves behind: trainer_check.py PROGRAM FOLDER [--mpi MPI_PROGRAM].
 
+With --mpi four processes of MPI_PROGRAM train as well, and must print, write and end like PROGRAM: the same numbers to the bit.
 The numbers of train.json are judged again from the curves themselves; the page must stand alone; wrong paths end with 2.
 --self-test shows that every check of the numbers and of the page can fail.
 """
@@ -85,12 +86,20 @@ def judge_page(html):
     return wrong
 
 
+def judge_same(report, other):
+    """What two reports of the same runs differ in; both programs add in the same order, so the bits must agree."""
+    return [f"{a['strategy']} in {a['type']}: {field} differs between threads and processes"
+            for a, b in zip(report["runs"], other["runs"], strict=True)
+            for field in ("strategy", "type", "ranks", "losses", "gradient_norms", "difference", "bytes_per_token", "peak_attention_bytes_per_rank")
+            if a[field] != b[field]]
+
+
 def self_test():
     def run(strategy, kind, i):
         losses = [(5.0 - 0.1 * s) * (1 + i * ALLOWED[kind] / 100) for s in range(STEPS[kind])]
         return {"strategy": strategy, "type": kind, "ranks": 1 if i == 0 else 4, "losses": losses, "gradient_norms": list(losses),
                 "difference": {"first_gradients": 0.0}, "allowed_difference": ALLOWED[kind],
-                "bytes_per_token": {"counted": 8.0 * i, "closed_form": 8.0 * i}, "final_loss_mean_of_last_3": mean_of_last_3(losses)}
+                "bytes_per_token": {"counted": 8.0 * i, "closed_form": 8.0 * i}, "peak_attention_bytes_per_rank": 64, "final_loss_mean_of_last_3": mean_of_last_3(losses)}
 
     good = {"runs": [run(s, t, i) for t in STEPS for i, s in enumerate(STRATEGIES)]}
     for r in good["runs"]:
@@ -117,13 +126,18 @@ def self_test():
         change(bad)
         assert judge_numbers(bad, STEPS), f"change {number} was not noticed"
 
+    other = copy.deepcopy(good)
+    assert judge_same(good, other) == []
+    other["runs"][3]["losses"][4] = math.nextafter(other["runs"][3]["losses"][4], 0)
+    assert len(judge_same(good, other)) == 1
+
     page = "<html>" + "".join(f"<svg></svg><tr><td>{s}<td>1" for s in STRATEGIES) + "".join(f"<h3>{s}</h3>" for s in STRATEGIES) + "</html>"
     assert judge_page(page) == [], judge_page(page)
     for bad in (page.replace("<svg>", "<script></script><svg>"), page + "<a href=\"x\"></html>", page.replace("<html>", "<html><img src=a>"),
                 page.replace("<html>", "<html>http://x"), page.replace("</svg>", ""), page.replace("<td>ulysses 4<td>", ""),
                 page.replace("<svg></svg>", ""), page.replace("</html>", ""), page.replace("<h3>usp 2 x 2</h3>", "")):
         assert judge_page(bad), bad
-    print(f"{len(changes)} wrong reports and 9 wrong pages were noticed")
+    print(f"{len(changes) + 1} wrong reports and 9 wrong pages were noticed")
 
 
 def on_a_terminal(command):
@@ -144,12 +158,56 @@ def on_a_terminal(command):
     return process.wait(), shown
 
 
+def check_mpi(threads, program, folder):
+    """The same short training by threads and by four processes."""
+    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    mpirun = ["mpirun", *root, "--oversubscribe", "-n", "4", program]
+    steps = {"float": 8, "double": 2}
+    text = pathlib.Path(__file__).resolve().parents[2] / "examples"
+    environment = {**os.environ, "TERM": "dumb", "OMPI_MCA_mpi_yield_when_idle": "1"}
+
+    def run(command, *arguments):
+        return subprocess.run([*command, "--quick", "--steps", "8", "--double-steps", "2", "--text", text, *map(str, arguments)], env=environment,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    reports = []
+    for command, name in (([threads], "threads"), (mpirun, "processes")):
+        done = run(command, "--out", folder / name)
+        if done.returncode != 0:
+            return [f"the trainer failed with {name} (exit code {done.returncode})\n{(done.stdout + done.stderr).decode(errors='replace')[-3000:]}"]
+        reports.append(json.loads((folder / name / "train.json").read_text()))
+    shown = done.stdout.decode()
+    print(shown)
+    wrong = judge_numbers(reports[1], steps) + judge_same(*reports) + judge_page((folder / "processes/report.html").read_text())
+    if [r["ranks_are"] for r in reports] != ["threads of this machine", "processes under MPI"]:
+        wrong.append(f"ranks are {[r['ranks_are'] for r in reports]}")
+    if shown.count("All strategies agree") != 1 or shown.count("Wrote ") != 1 or "\x1b" in shown:
+        wrong.append("one process should print, and plain lines only")
+    done = run(mpirun, "--text", folder / "missing", "--out", folder / "no") # as well as the text that is there
+    said = done.stderr.decode(errors="replace")
+    if done.returncode != 2 or said.count(f"no file or folder '{folder / 'missing'}'") != 1 or (folder / "no").exists():
+        wrong.append(f"a missing text ended with {done.returncode}\n{said}")
+    return wrong
+
+
 def main():
     if sys.argv[1:] == ["--self-test"]:
         return self_test()
     program, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    if sys.argv[3:4] == ["--mpi"]:
+        return report_wrong(check_mpi(program, sys.argv[4], folder))
+    return report_wrong(check(program, folder))
+
+
+def report_wrong(wrong):
+    for w in wrong:
+        print("trainer_check: " + w, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def check(program, folder):
     wrong = []
 
     def run(*arguments):
@@ -208,9 +266,7 @@ def main():
     if (folder / "no").exists() or (folder / "page/train.json").exists():
         wrong.append("a refused run left files behind")
 
-    for w in wrong:
-        print("trainer_check: " + w, file=sys.stderr)
-    return 1 if wrong else 0
+    return wrong
 
 
 sys.exit(main())
