@@ -1,6 +1,7 @@
 # Test programs: one executable and one CTest entry per source file, with one doctest main for all.
 add_library(sp_test_main OBJECT main.cpp)
 target_link_libraries(sp_test_main PRIVATE doctest::doctest sp_program_settings)
+target_include_directories(sp_test_main PRIVATE "${PROJECT_SOURCE_DIR}/tests")
 
 # sp_test_program(<target> <main object library> <source>)
 function(sp_test_program target main source)
@@ -22,6 +23,7 @@ function(sp_test_entry name source label timeout)
 endfunction()
 
 file(GLOB sp_test_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*/test_*.cpp")
+list(FILTER sp_test_sources EXCLUDE REGEX "/mpi/test_[^/]*$") # started by mpirun: see mpi.cmake
 foreach(source IN LISTS sp_test_sources)
   cmake_path(GET source PARENT_PATH folder)
   cmake_path(GET folder FILENAME layer)

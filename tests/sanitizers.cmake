@@ -13,6 +13,7 @@ set(sp_tsan_environment "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1")
 foreach(kind asan tsan)
   add_library(sp_test_main_${kind} OBJECT main.cpp)
   target_link_libraries(sp_test_main_${kind} PRIVATE doctest::doctest sp_program_settings)
+  target_include_directories(sp_test_main_${kind} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
   target_compile_options(sp_test_main_${kind} PRIVATE ${sp_${kind}_flags})
 
   sp_program(control.planted.${kind} controls/planted.cpp)

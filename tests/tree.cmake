@@ -5,12 +5,23 @@ set(sp_fmt_folders "$<FILTER:$<TARGET_PROPERTY:fmt::fmt,INTERFACE_INCLUDE_DIRECT
 set(sp_fmt_flags "$<$<BOOL:${sp_fmt_folders}>:-isystem$<JOIN:${sp_fmt_folders},;-isystem>>")
 set(sp_include_root "${PROJECT_SOURCE_DIR}/include")
 
+# Where mpi.h is, for sp/mpi.hpp; without MPI the headers that need it are left out of all checks here.
+set(sp_mpi_headers "sp/(mpi|collective/mpi(_[a-z_]+)?)[.]hpp")
+set(sp_without_mpi "")
+set(sp_mpi_include_flags "")
+if(TARGET sp::mpi)
+  list(TRANSFORM MPI_CXX_INCLUDE_DIRS PREPEND "-isystem" OUTPUT_VARIABLE sp_mpi_include_flags)
+else()
+  message(STATUS "No MPI: headers.*, two_tu and tidy leave out the headers that need it")
+  set(sp_without_mpi --without "${sp_mpi_headers}")
+endif()
+
 # Each header alone, twice, by both compilers.
 foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
   string(REPLACE "=" ";" pair "${pair}")
   list(POP_FRONT pair kind compiler)
   add_test(NAME headers.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py"
-    --compiler "${compiler}" "${sp_include_root}" -- "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+    --compiler "${compiler}" ${sp_without_mpi} "${sp_include_root}" -- ${sp_mpi_include_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
   set_tests_properties(headers.${kind} PROPERTIES LABELS tree TIMEOUT 600 COST 100)
 endforeach()
 
@@ -24,6 +35,9 @@ set_tests_properties(control.layers PROPERTIES LABELS control TIMEOUT 60)
 set(sp_all "// Every header of sp; written by CMake.\n#pragma once\n")
 set(sp_all_reversed "${sp_all}")
 set(sp_names ${sp_headers})
+if(NOT TARGET sp::mpi)
+  list(FILTER sp_names EXCLUDE REGEX "${sp_mpi_headers}$")
+endif()
 list(SORT sp_names)
 foreach(header IN LISTS sp_names)
   cmake_path(RELATIVE_PATH header BASE_DIRECTORY "${sp_include_root}")
@@ -39,10 +53,13 @@ file(CONFIGURE OUTPUT generated/all_headers_reversed.hpp CONTENT "${sp_all_rever
 
 sp_program(two_tu two_tu/a.cpp two_tu/b.cpp)
 target_include_directories(two_tu PRIVATE "${CMAKE_CURRENT_BINARY_DIR}/generated")
+if(TARGET sp::mpi)
+  target_link_libraries(two_tu PRIVATE sp::mpi)
+endif()
 add_test(NAME two_tu COMMAND two_tu)
 set_tests_properties(two_tu PROPERTIES LABELS tree TIMEOUT 60)
 
 find_program(SP_CLANG_TIDY NAMES clang-tidy-14 clang-tidy REQUIRED)
 add_test(NAME tidy COMMAND "${sp_tools}/tidy.sh" "${SP_CLANG_TIDY}" "${CMAKE_CURRENT_SOURCE_DIR}/two_tu/a.cpp"
-  -std=c++20 "-I${sp_include_root}" "-I${CMAKE_CURRENT_BINARY_DIR}/generated" "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+  -std=c++20 "-I${sp_include_root}" "-I${CMAKE_CURRENT_BINARY_DIR}/generated" ${sp_mpi_include_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
 set_tests_properties(tidy PROPERTIES LABELS tree TIMEOUT 600 COST 100)

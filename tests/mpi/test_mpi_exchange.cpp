@@ -1,0 +1,361 @@
+// sp::mpi when nothing goes wrong: order, cuts, waits, groups, large parcels in many messages, sums, on 1 to 8 processes.
+// All movement is compared value by value; sums are compared with those of sp::threads, bit by bit.
+// ranks: 8
+#include "ranks.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <deque>
+#include <optional>
+#include <random>
+
+#include <sp/collective/operations.hpp>
+#include <sp/counting.hpp>
+#include <sp/threads.hpp>
+
+using namespace mpi_tests;
+
+namespace {
+std::atomic<long> allocations{0}; // of this program's C++; MPI is C and has its own
+} // namespace
+
+// not inlined: g++ would see free() of a pointer from operator new, and warn
+[[gnu::noinline]] void* operator new(std::size_t n) {
+  ++allocations;
+  if (void* p = std::malloc(n ? n : 1)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+
+TEST_CASE("mpi: a steady state allocates nothing") {
+  all_good(4, [](sp::mpi const& c) {
+    auto const pair = c.split(c.rank() / 2, 0);
+    auto count = [](int from, int to) { return from == to ? 40 : (from + to) % 2 ? 300 : 30000; };
+    everybody x(c.rank(), 4, 0, count);
+    std::vector<short> from(40000), to(40000);
+    piece const out = sp::as_piece(sp::view<short, 2>(from.data(), {100, 100}, {400, 2})); // packed: runs of two bytes
+    piece const in = sp::as_piece(sp::view<short, 2>(to.data(), {100, 100}, {400, 3}));
+    parcel const send{1 - pair.rank(), {&out, 1}}, receive{1 - pair.rank(), {&in, 1}};
+    auto step = [&] {
+      auto a = c.exchange(x.traffic("steady"));
+      auto b = pair.exchange({"strided", {&send, 1}, {&receive, 1}});
+      b.wait();
+      a.wait();
+      c.barrier();
+    };
+    int quiet = 0; // which buffers are needed first is a matter of timing, so the beginning is not judged
+    for (int lap = 0; lap < 20; ++lap) {
+      long const before = allocations;
+      for (int k = 0; k < 20; ++k) step();
+      quiet += allocations == before;
+    }
+    CHECK(quiet >= 10);
+  });
+}
+
+TEST_CASE("mpi: everybody to everybody, ragged, empty and own parcels, small and large, 1 to 8 processes") {
+  for (int size = 1; size <= processes(); ++size)
+    all_good(size, [&](sp::mpi const& c) {
+      CHECK(c.size() == size);
+      CHECK(c.rank() == process());
+      for (int round = 0; round < 12; ++round) {
+        auto count = [&](int from, int to) { return (from * 3 + to * 5 + round) % 4 * (round % 3 == 2 ? 3000 : 7); };
+        everybody e(c.rank(), c.size(), round, count);
+        auto t = c.exchange(e.traffic("all"));
+        t.wait();
+        CHECK(e.arrived());
+      }
+    });
+}
+
+TEST_CASE("mpi: messages of a pair arrive in the order of the exchanges, whatever the order of waits") {
+  for (int n : {10, 5000})
+    for (int size : {2, 3, 5})
+      all_good(size, [&](sp::mpi const& c) {
+        auto count = [n](int, int) { return n; };
+        for (int lap = 0; lap < 3; ++lap) {
+          std::deque<everybody<decltype(count)>> data;
+          std::vector<std::optional<sp::mpi::token>> tokens;
+          for (int k = 0; k < 8; ++k) {
+            data.emplace_back(c.rank(), c.size(), k, count);
+            tokens.emplace_back(c.exchange(data.back().traffic("fifo")));
+          }
+          // even ranks wait from the front, odd ones from the back
+          for (int k = 0; k < 8; ++k) tokens[std::size_t(c.rank() % 2 ? 7 - k : k)]->wait();
+          for (auto& e : data) CHECK(e.arrived());
+        }
+      });
+}
+
+TEST_CASE("mpi: pieces are cut and strided differently on both sides, small and large") {
+  for (sp::index wide : {2, 700})
+    all_good(3, [&](sp::mpi const& c) {
+      // sends a (4, 5, wide) block out of a larger tensor, doubles behind it; receives 4 wide rows of 5 ints, transposed, and bytes
+      int const next = (c.rank() + 1) % 3, before = (c.rank() + 2) % 3;
+      std::vector<int> tensor(std::size_t(4 * 7 * (wide + 1)));
+      for (std::size_t i = 0; i < tensor.size(); ++i) tensor[i] = int(i) + 1000000 * c.rank();
+      std::vector<double> extra{c.rank() + 0.5, c.rank() + 0.25};
+      auto const block = sp::view<int, 3>(tensor.data(), {4, 7, wide + 1}).slice(1, 1, 5).slice(2, 1, wide);
+      std::array<piece, 2> out{sp::as_piece(block), sp::as_piece(all(extra))};
+
+      sp::index const n = 4 * wide;
+      std::vector<int> columns(std::size_t(5 * n), -1);
+      sp::view<int, 2> const rows(columns.data(), {n, 5}, {1, n}); // transposed in memory
+      std::vector<unsigned char> bytes(16);
+      std::array<piece, 4> in{sp::as_piece(rows.rows(0, 3)), sp::as_piece(rows.rows(3, n - 3)),
+                              sp::as_piece(all(bytes).rows(0, 0)), sp::as_piece(all(bytes))};
+      parcel const send{next, out}, receive{before, in};
+      c.exchange({"cuts", {&send, 1}, {&receive, 1}}).wait();
+
+      bool good = true;
+      for (sp::index i = 0; i < 5 * n; ++i) {
+        sp::index const sheet = i / (5 * wide), row = i / wide % 5, at = i % wide;
+        good = good && rows(i / 5, i % 5) == int((sheet * 7 + row + 1) * (wide + 1) + at + 1) + 1000000 * before;
+      }
+      CHECK(good);
+      double got[2];
+      std::memcpy(got, bytes.data(), 16);
+      CHECK(got[0] == before + 0.5);
+      CHECK(got[1] == before + 0.25);
+    });
+}
+
+TEST_CASE("mpi: random blocks of every shape reach blocks of every other shape") {
+  for (int seed = 0; seed < 40; ++seed)
+    all_good(2, [&](sp::mpi const& c) {
+      std::mt19937 random((unsigned(seed))); // both ranks draw the same
+      sp::index const a = 1 + sp::index(random() % 9), b = 1 + sp::index(random() % 30), d = 1 + sp::index(random() % 200);
+      sp::index const pad = sp::index(random() % 3), count = a * b * d;
+      std::vector<std::uint16_t> from(std::size_t(a * (b + pad) * (d + pad))), to(std::size_t(b * (a + pad) * d), 0xffff);
+      for (std::size_t i = 0; i < from.size(); ++i) from[i] = std::uint16_t(i * 7 + unsigned(c.rank()));
+      auto const source = sp::view<std::uint16_t, 3>(from.data(), {a, b + pad, d + pad}).slice(1, 0, b).slice(2, 0, d);
+      auto const target = sp::view<std::uint16_t, 3>(to.data(), {b, a + pad, d}).slice(1, 0, a);
+      sp::index const cut = sp::index(random() % std::uint64_t(b + 1));
+      std::array<piece, 1> const out{sp::as_piece(source)};
+      std::array<piece, 2> const in{sp::as_piece(target.slice(0, 0, cut)), sp::as_piece(target.slice(0, cut, b - cut))};
+      parcel const send{1 - c.rank(), out}, receive{1 - c.rank(), in};
+      c.exchange({"shapes", {&send, 1}, {&receive, 1}}).wait();
+      bool good = true;
+      for (sp::index i = 0; i < count; ++i) {
+        sp::index const flat = ((i / (b * d)) * (b + pad) + i / d % b) * (d + pad) + i % d;
+        good = good && target(i / (a * d), i / d % a, i % d) == std::uint16_t(flat * 7 + 1 - c.rank());
+      }
+      CHECK_MESSAGE(good, "seed " << seed << ": " << a << " x " << b << " x " << d << " + " << pad);
+    });
+}
+
+TEST_CASE("mpi: parcels beyond the limits of a note and of a message travel in several messages") {
+  for (sp::index note : {sp::index{0}, sp::index{64}, sp::index{100000}})
+    for (sp::index message : {sp::index{1}, sp::index{1000}, sp::index{4096}})
+      all_good(3,
+               [&](sp::mpi const& c) {
+                 for (int n : {1, 16, 17, 250, 256, 257}) {
+                   auto count = [n](int from, int to) { return n * (1 + (from + to) % 2); };
+                   everybody e(c.rank(), c.size(), n % 50, count);
+                   c.exchange(e.traffic("chunks")).wait();
+                   CHECK(e.arrived());
+                   // every second of 3 n ints to every third of 5 n
+                   std::vector<int> from(std::size_t(6 * n)), to(std::size_t(9 * n), -1);
+                   for (std::size_t i = 0; i < from.size(); ++i) from[i] = int(i) * 3 + c.rank();
+                   piece const out = sp::as_piece(sp::view<int, 1>(from.data(), {3 * n}, {2}));
+                   piece const in = sp::as_piece(sp::view<int, 1>(to.data(), {3 * n}, {3}));
+                   parcel const send{(c.rank() + 1) % 3, {&out, 1}}, receive{(c.rank() + 2) % 3, {&in, 1}};
+                   c.exchange({"strided", {&send, 1}, {&receive, 1}}).wait();
+                   bool good = true;
+                   for (int i = 0; i < 9 * n; ++i)
+                     good = good && to[std::size_t(i)] == (i % 3 == 0 ? i / 3 * 6 + (c.rank() + 2) % 3 : -1);
+                   CHECK(good);
+                 }
+               },
+               {.deadline = 30s, .largest_note = note, .largest_message = message});
+}
+
+TEST_CASE("mpi: a wait needs no more of a peer than that it entered the same exchange and is inside the library") {
+  for (int n : {5, 100000})
+    all_good(2, [&](sp::mpi const& c) {
+      auto const group = c.split(0, 0);
+      std::vector<int> big(std::size_t(n), c.rank()), got(std::size_t(n), -1);
+      piece const out = sp::as_piece(all(big)), in = sp::as_piece(all(got));
+      parcel const send{1 - c.rank(), {&out, 1}}, receive{1 - c.rank(), {&in, 1}};
+      auto token = c.exchange({"help", {&send, 1}, {&receive, 1}});
+      if (c.rank() == 1) group.barrier(); // rank 0 comes there after its wait only
+      token.wait();
+      if (c.rank() == 0) group.barrier();
+      CHECK(std::count(got.begin(), got.end(), 1 - c.rank()) == n);
+    });
+}
+
+TEST_CASE("mpi: sub-groups in both orders, used at the same time, with exchanges of other groups under way") {
+  for (int size : {1, 2, 4, 6, 8})
+    all_good(size, [&](sp::mpi const& c) {
+      auto rows = c.split(c.rank() / 2, c.rank());     // pairs of neighbours
+      auto columns = c.split(c.rank() % 2, -c.rank()); // every second rank, in reverse
+      int const pair = size == 1 ? 1 : 2;
+      CHECK(rows.size() == pair);
+      CHECK(rows.rank() == c.rank() % 2);
+      CHECK(columns.size() == (size + 1) / 2);
+      CHECK(columns.rank() == columns.size() - 1 - c.rank() / 2);
+      CHECK(columns.world_rank() == c.rank());
+      CHECK(columns.world_size() == size);
+      for (int round = 0; round < 20; ++round) {
+        ring_step outer(c.rank(), c.size(), 100 + c.rank());
+        ring_step row(rows.rank(), rows.size(), 200 + c.rank()), column(columns.rank(), columns.size(), 300 + c.rank());
+        auto a = c.exchange(outer.traffic());
+        // even ranks use the groups in one order, odd ones in the other
+        if (c.rank() % 2) columns.exchange(column.traffic()).wait();
+        rows.exchange(row.traffic()).wait();
+        if (c.rank() % 2 == 0) columns.exchange(column.traffic()).wait();
+        a.wait();
+        int const neighbour = size == 1 ? 0 : c.rank() ^ 1;
+        CHECK(outer.in == 100 + (c.rank() + size - 1) % size);
+        CHECK(row.in == 200 + neighbour);
+        CHECK(column.in == 300 + (c.rank() + 2) % (size == 1 ? 1 : size));
+        columns.barrier();
+      }
+    });
+}
+
+TEST_CASE("mpi: equal keys keep the order of ranks, colors may be any number, groups split again and outlive their parents") {
+  all_good(6, [](sp::mpi const& c) {
+    auto half = c.split(c.rank() < 3 ? -7 : 1 << 30, 5);
+    CHECK(half.size() == 3);
+    CHECK(half.rank() == c.rank() % 3);
+    auto alone = half.split(half.rank(), 0);
+    CHECK(alone.size() == 1);
+    alone.barrier();
+    auto same = c.split(0, 0);
+    CHECK(same.rank() == c.rank());
+    same.barrier();
+    std::optional<sp::mpi> parent(c.split(0, -c.rank()));
+    auto child = parent->split(0, parent->rank() % 2);
+    parent.reset();
+    for (int k = 0; k < 5; ++k) {
+      ring_step s(child.rank(), child.size(), child.rank());
+      child.exchange(s.traffic()).wait();
+      CHECK(s.in == (child.rank() + 5) % 6);
+    }
+  });
+}
+
+TEST_CASE("mpi: nobody leaves a barrier before everybody has come") {
+  for (int size : {1, 2, 3, 5, 8}) {
+    int const last = size - 1;
+    all_good(size, [&](sp::mpi const& c) {
+      for (int round = 0; round < 5; ++round) {
+        struct {
+          timer::time_point entered, left;
+        } mine{}, all[8];
+        if (c.rank() == (round % 2 ? last : 0)) std::this_thread::sleep_for(5ms);
+        mine.entered = timer::now();
+        c.barrier();
+        mine.left = timer::now();
+        MPI_Allgather(&mine, int(sizeof mine), MPI_BYTE, all, int(sizeof mine), MPI_BYTE, first(size));
+        for (int a = 0; a < size; ++a)
+          for (int b = 0; b < size; ++b) CHECK(all[a].left >= all[b].entered);
+      }
+    });
+  }
+}
+
+TEST_CASE("mpi: communicators of the same processes do not hear each other, and a handle may come late to its end") {
+  all_good(4, [](sp::mpi const& c) {
+    MPI_Comm const comm = first(4);
+    std::vector<sp::mpi> others;
+    for (int k = 0; k < 5; ++k) others.emplace_back(comm, patient);
+    for (int round = 0; round < 10; ++round)
+      for (std::size_t k = 0; k < others.size(); ++k) {
+        ring_step s(c.rank(), 4, int(k) * 10 + c.rank());
+        auto t = others[k].exchange(s.traffic());
+        others[(k + 1) % others.size()].barrier();
+        t.wait();
+        CHECK(s.in == int(k) * 10 + (c.rank() + 3) % 4);
+      }
+    others.pop_back();
+    if (c.rank() == 2) std::this_thread::sleep_for(120ms); // longer than the others wait for it
+    others.erase(others.begin());
+    others.emplace_back(comm, patient);
+    others.back().barrier();
+    others.front().barrier();
+  });
+}
+
+TEST_CASE("mpi: misuse is refused before anything is sent") {
+  all_good(2, [](sp::mpi const& c) {
+    ring_step s(c.rank(), 2, 7);
+    parcel const wrong{2, s.send.pieces}, twice[2]{s.send, s.send};
+    CHECK(says(failure_of([&] { c.exchange({"x", {&wrong, 1}, {}}).wait(); }), sp::errc::bad_state, "peer 2"));
+    CHECK(says(failure_of([&] { c.exchange({"x", twice, {}}).wait(); }), sp::errc::bad_state, "two parcels"));
+
+    auto token = c.exchange(s.traffic());
+    token.wait();
+    CHECK(says(failure_of([&] { token.wait(); }), sp::errc::bad_state, "already"));
+    CHECK(s.in == 7);
+
+    std::deque<ring_step> steps;
+    std::vector<sp::mpi::token> open;
+    for (int k = 0; k < 8; ++k) open.push_back(c.exchange(steps.emplace_back(c.rank(), 2, k).traffic()));
+    CHECK(says(failure_of([&] { c.exchange(s.traffic()).wait(); }), sp::errc::bad_state, "8 calls ago"));
+    for (auto& t : open) t.wait();
+    CHECK(steps[7].in == 7);
+    c.exchange(s.traffic()).wait(); // still in order
+    CHECK(s.in == 7);
+  });
+  CHECK(says(failure_of([] { sp::mpi c(MPI_COMM_NULL); }), sp::errc::bad_state, "MPI_COMM_NULL"));
+  for (auto deadline : {0ms, -5ms, std::chrono::milliseconds::max()}) {
+    auto const e = failure_of([&] { sp::mpi c(MPI_COMM_WORLD, {.deadline = deadline}); });
+    CHECK(says(e, sp::errc::bad_state, "a deadline of " + std::to_string(deadline.count()) + " ms"));
+  }
+  CHECK(says(failure_of([] { sp::mpi c(MPI_COMM_WORLD, {.largest_message = 0}); }), sp::errc::bad_state, "messages of 0"));
+  CHECK(says(failure_of([] { sp::mpi c(MPI_COMM_WORLD, {.largest_note = sp::index{1} << 31}); }), sp::errc::bad_state,
+             "2147483648"));
+}
+
+namespace {
+
+/// all_reduce, reduce_scatter and broadcast of awkward floats, as one list of bits.
+template <class Comm>
+std::vector<float> sums(Comm const& c, int n) {
+  sp::pool scratch;
+  std::vector<float> v((std::size_t(n))), given(std::size_t(n), 0);
+  for (std::size_t i = 0; i < v.size(); ++i) v[i] = float(c.rank() * 1000 + 1) / float(i + 3);
+  given = v;
+  sp::all_reduce(c, all(v), scratch);
+  std::vector<sp::view<float, 1>> parts;
+  for (int r = 0; r < c.size(); ++r) {
+    sp::index const from = sp::cut(n, r, c.size()), to = sp::cut(n, r + 1, c.size());
+    parts.push_back(all(given).slice(0, from, to - from));
+  }
+  std::vector<float> mine(std::size_t(parts[std::size_t(c.rank())].extent(0)));
+  sp::reduce_scatter(c, parts, all(mine), scratch);
+  v.insert(v.end(), mine.begin(), mine.end());
+  std::vector<float> sent(std::size_t(n), float(c.rank()) + 0.1f);
+  piece const p = sp::as_piece(all(sent));
+  sp::broadcast(c, {&p, 1}, c.size() - 1);
+  v.insert(v.end(), sent.begin(), sent.end());
+  return v;
+}
+
+} // namespace
+
+TEST_CASE("mpi: sums and broadcasts have the bits that threads give, and the ledger counts the same bytes") {
+  for (int size : {1, 2, 3, 5, 8})
+    for (int n : {7, 256, 3001}) {
+      std::vector<std::vector<float>> expected((std::size_t(size)));
+      std::vector<sp::ledger> counted((std::size_t(size)));
+      sp::threads::run(size,
+                       [&](sp::threads const& c) {
+                         auto const r = std::size_t(c.rank());
+                         expected[r] = sums(sp::counting(c, counted[r]), n);
+                       },
+                       {.deadline = 30s});
+      all_good(size, [&](sp::mpi const& c) {
+        sp::ledger mine;
+        auto const got = sums(sp::counting(c, mine), n);
+        auto const& want = expected[std::size_t(c.rank())];
+        CHECK(got.size() == want.size());
+        CHECK(std::memcmp(got.data(), want.data(), want.size() * sizeof(float)) == 0);
+        CHECK(mine.entries() == counted[std::size_t(c.rank())].entries());
+      });
+    }
+}
