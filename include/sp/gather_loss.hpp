@@ -2,6 +2,7 @@
 // How losses are reduced, when N is divided out and what happens to parameter gradients are three separate, named choices.
 #pragma once
 
+#include <cmath>
 #include <limits>
 
 #include <sp/gather_tokens.hpp>
@@ -24,10 +25,12 @@ enum class reduction { sum, mean };
 /// When a mean divides by the number of tokens: in this call, or by the caller at the optimizer step (loss_sum below).
 enum class divide { now, later };
 
+/// What a gather_loss is made with. One value for all ranks.
 struct loss_options {
   reduction reduce = reduction::mean;
   sp::divide divide = divide::now;
   index ignore_index = -100; ///< rows with this label count neither in the loss nor in num_tokens
+  int checks = 1; ///< 0 none, 1 shapes, 2 also: ranks compare options and types first, 3 also: NaN and infinities are refused
 };
 
 /// The same on every rank. loss is the sum over valid tokens, divided by num_tokens for a mean that divides now (0 if there are none).
@@ -68,6 +71,7 @@ public:
       fail({errc::invalid_shape, "the gradient contract has the factor " + std::to_string(contract_.factor()),
             "Give sp::averaged the number of ranks over which parameter gradients will be averaged", "gather_loss", comm_.rank(),
             comm_.size()});
+    detail::check_level(options_.checks, "gather_loss", comm_.rank(), comm_.size());
   }
 
   Comm const& group() const { return comm_; }
@@ -75,7 +79,7 @@ public:
   /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group. Losses of ignored rows are not read.
   template <class T, class Label>
   loss_result forward(view<T const, 1> losses, view<Label const, 1> labels, allocator& scratch) const {
-    check(losses, labels);
+    check_forward(losses, labels, scratch);
     double sum = 0;
     index count = 0;
     for (index i = 0; i < losses.extent(0); ++i)
@@ -102,7 +106,8 @@ public:
     view<Label const, 1> n(labels);
     alignas(allocator::alignment) std::byte memory[8192]; // enough for a few dozen ranks, and no allocation
     workspace small(memory, sizeof memory);
-    if (all_reduce_scratch<double>(2, comm_.size()) < index(sizeof memory)) return forward(l, n, small);
+    index const compared = options_.checks > 1 ? agreement_scratch(comm_.size()) : 0; // before the sum, given back
+    if (max(compared, all_reduce_scratch<double>(2, comm_.size())) < index(sizeof memory)) return forward(l, n, small);
     pool large;
     return forward(l, n, large);
   }
@@ -110,13 +115,39 @@ public:
   /// dlosses (tokens) = upstream x contract x (1 / N now), 0 for ignored rows. Local: the loss is the same function of every rank's rows.
   template <class T, class Label>
   void backward(loss_result const& r, view<Label, 1> labels, view<T, 1> dlosses, double upstream = 1) const {
-    check(dlosses, labels);
+    if (options_.checks > 0) check(dlosses, labels);
+    if (options_.checks > 2 && !std::isfinite(upstream * r.scale))
+      fail({errc::non_finite, "the gradient of the loss is scaled by " + std::to_string(upstream * r.scale),
+            "Find where upstream comes from", "gather_loss", comm_.rank(), comm_.size()});
     using A = accumulate_t<T>;
     for (index i = 0; i < dlosses.extent(0); ++i)
       dlosses(i) = index(labels(i)) == options_.ignore_index ? T{} : from_acc<T>(static_cast<A>(upstream * r.scale));
   }
 
 private:
+  template <class T, class Label>
+  void check_forward(view<T const, 1> const& losses, view<Label const, 1> const& labels, allocator& scratch) const {
+    auto local = [&] {
+      if (options_.checks > 0) check(losses, labels);
+      if (options_.checks > 2) require_finite(losses, labels);
+    };
+    if (options_.checks < 2) return local();
+    fingerprint f("gather_loss", ".forward", comm_.rank());
+    f.set(field::level, options_.checks).set(field::element, detail::element_number<T>());
+    f.set(field::reduction, options_.reduce).set(field::divide, options_.divide);
+    f.set(field::ignore_index, options_.ignore_index).set(field::contract, contract_.factor());
+    located({"gather_loss", "", comm_.rank(), comm_.size()},
+            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { agree(comm_, mine, scratch); }); });
+  }
+
+  template <class T, class Label>
+  void require_finite(view<T const, 1> const& losses, view<Label const, 1> const& labels) const {
+    for (index i = 0; i < losses.extent(0); ++i)
+      if (index(labels(i)) != options_.ignore_index && !std::isfinite(double(to_acc(losses(i)))))
+        fail({errc::non_finite, "losses holds " + std::to_string(double(to_acc(losses(i)))) + " at row " + std::to_string(i),
+              "Find where it comes from; rows with ignore_index are not read", "gather_loss", comm_.rank(), comm_.size()});
+  }
+
   template <class A, class B>
   void check(view<A, 1> const& losses, view<B, 1> const& labels) const {
     if (losses.extent(0) != labels.extent(0))

@@ -63,6 +63,17 @@ TEST_CASE("workspace: a stack in the caller's block, at any alignment of it [asa
     w.deallocate(a, 10);        // out of order: comes back with the rest
     w.deallocate(b, 64);
     CHECK(w.allocate(10) == a);
+    // the last ones are free again at once, whatever their sizes, while others stay
+    std::size_t const sizes[] = {1, 63, 65, 30};
+    void* blocks[std::size(sizes)];
+    for (int again = 0; again < 2; ++again) {
+      for (std::size_t i = 0; i < std::size(sizes); ++i) {
+        void* p = w.allocate(sizes[i]);
+        CHECK((again == 0 || p == blocks[i]));
+        blocks[i] = p;
+      }
+      for (std::size_t i = std::size(sizes); i-- > 0;) w.deallocate(blocks[i], sizes[i]);
+    }
     w.deallocate(a, 10);
   }
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include <sp/backend/concepts.hpp>
+#include <sp/core/guarded.hpp>
 #include <sp/layout/batch.hpp>
 
 namespace sp {
@@ -17,12 +18,17 @@ enum class schedule {
   pull,      ///< one pass over everybody's keys where they lie (peer memory)
 };
 
+/// What an attention object is made with, besides communicator and kernel. One value for all ranks.
 struct attention_options {
   sp::mask mask = causal();
   double scale = 0; ///< softmax scale; 0 means 1 / sqrt(dim)
   sp::schedule schedule = schedule::automatic;
   index head_groups = 1; ///< gather: kv heads are gathered in this many groups, each in flight while the one before is computed
-  int checks = 1;        ///< 0 none, 1 local arguments of every call
+  /// 0: none. 1: the arguments of every call, locally. 2: also, prepare, forward and backward begin with a small exchange in
+  /// which the ranks compare arguments and options, and throw rank_mismatch together; prepare() becomes collective. 3: also,
+  /// inputs and results are searched for NaN and infinities, and scratch and saved memory for writes outside of blocks. One value
+  /// for all ranks.
+  int checks = 1;
 };
 
 /// Where a call takes memory from and the key of its random numbers. One per rank; not shared between threads.
@@ -78,16 +84,25 @@ class once {
 public:
   once() = default;
   explicit once(bool live) : live_(live) {}
-  once(once&& o) noexcept : live_(std::exchange(o.live_, false)) {}
+  once(once&& o) noexcept : call(o.call), memory(std::move(o.memory)), live_(std::exchange(o.live_, false)) {}
   once& operator=(once&& o) noexcept {
+    call = o.call;
+    memory = std::move(o.memory);
     live_ = std::exchange(o.live_, false);
     return *this;
   }
-  void use() {
-    if (!std::exchange(live_, false))
+  void require() const {
+    if (!live_)
       fail({errc::bad_state, "this saved token was used already, moved away, or never made",
             "Pass to backward what forward of the same step returned"});
   }
+  void use() {
+    require();
+    live_ = false;
+  }
+
+  std::uint64_t call = 0;   ///< check level 2: the number of the forward call
+  guarded::handle memory{}; ///< check level 3: where the saved memory comes from
 
 private:
   bool live_ = false;

@@ -1,8 +1,10 @@
-// The calls every attention object offers to a trainer, written once: prepare, forward, infer, backward, memory questions.
-// Each checks its arguments before any communication and puts primitive and rank on every error.
+// The calls every attention object offers to a trainer, written once: prepare, forward, infer, backward, memory questions. Each
+// checks its arguments before any communication, at level 2 together with the other ranks, and puts primitive and rank on errors.
 #pragma once
 
-#include <sp/attention/tensors.hpp>
+#include <optional>
+
+#include <sp/attention/together.hpp>
 
 namespace sp::detail {
 
@@ -16,9 +18,12 @@ inline std::uint64_t new_object_id() {
 template <class Prepared, class O>
 using element_of_call = element_of<std::conditional_t<std::is_same_v<Prepared, batch>, view<float, 3>, O>>;
 
-/// Derived gives: name, group(), rule() (its mask), checks(), check_call(global heads, sinks given), prepare_layouts(q, k, part, slices,
-/// mask), fits(prepared, layout, mask), q_rows(prepared), k_rows(prepared), run_forward(prepared, context, forward_io), run_backward(prepared, context, saved&&, backward_io),
-/// scratch_for<T>(prepared, heads, shape), saved_for<T>(prepared, heads, shape).
+/// Derived gives: name, group(), rule() (its mask), checks(), check_call(global heads, sinks given), prepare_layouts(q, k, part,
+/// slices, mask), fits(prepared, layout, mask), q_rows(prepared), k_rows(prepared), run_forward(prepared, context, forward_io),
+/// run_backward(prepared, context, saved&&, backward_io), scratch_for<T>(prepared, heads, shape), saved_for<T>(prepared, heads,
+/// shape). For levels 2 and 3: each_group(f) calls f with every communicator the object sends over, sequence_rank() is its place
+/// among all their ranks, describe(fingerprint, prepared, dim, key), check_saved(prepared, saved, heads, dim, value dim),
+/// each_lse(saved, f); its `prepared` has a member `checked`.
 template <class Derived>
 class attention_object {
 public:
@@ -29,13 +34,18 @@ public:
   auto prepare(batch const& q, batch const& k) const { return prepare(q, k, self().rule()); }
   auto prepare(batch const& q, batch const& k, sp::mask const& mask) const {
     return located(at(".prepare"), [&] {
-      if (q.part() != k.part() || q.parts() != k.parts())
-        fail({errc::invalid_shape,
-              "queries are part " + std::to_string(q.part()) + " of " + std::to_string(q.parts()) + ", keys part " +
-                  std::to_string(k.part()) + " of " + std::to_string(k.parts()),
-              "Make both batches over the same ranks"});
-      auto list = rebase(slices(mask, q.source(), k.source()), q.source(), q.docs(), k.source(), k.docs());
-      return self().prepare_layouts(q.layout(), k.layout(), q.part(), list, mask);
+      if (self().checks() < 2) return prepare_alone(q, k, mask);
+      using prepared = decltype(prepare_alone(q, k, mask));
+      pool memory;
+      std::optional<prepared> p;
+      together(
+          ".prepare", memory, [&] { p.emplace(prepare_alone(q, k, mask)); },
+          [&](fingerprint& f) {
+            p->checked = checked_geometry(q, k, mask, self().checks());
+            p->checked.describe(f);
+            self().describe(f, *p, 0, {});
+          });
+      return std::move(*p);
     });
   }
 
@@ -55,11 +65,15 @@ public:
   auto forward(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
                std::type_identity_t<attention_extras<T>> e = {}) const {
     return located(at(".forward"), [&] {
-      auto io = forward_operands<T>(q, k, v, out, e);
-      if (self().checks() > 0) {
+      forward_io<T> io;
+      auto arguments = [&] {
+        io = forward_operands<T>(q, k, v, out, e);
+        if (self().checks() == 0) return;
         check_forward(io, self().q_rows(p), self().k_rows(p));
         self().check_call(io.on, io.sinks.data != nullptr);
-      }
+      };
+      if (self().checks() > 1) return forward_together(p, ctx, io, arguments);
+      arguments();
       return self().run_forward(p, ctx, io);
     });
   }
@@ -86,13 +100,20 @@ public:
                 std::type_identity_t<attention_extras<T>> e = {}) const {
     static_assert(!std::is_lvalue_reference_v<Saved>, "sp: backward consumes what forward returned; pass std::move(saved).");
     located(at(".backward"), [&] {
-      auto io = backward_operands<T>(q, k, v, out, dout, dq, dk, dv, e);
-      if (self().checks() > 0) {
+      backward_io<T> io;
+      auto arguments = [&] {
+        io = backward_operands<T>(q, k, v, out, dout, dq, dk, dv, e);
+        if (self().checks() == 0) return;
         check_backward(io, self().q_rows(p), self().k_rows(p));
         self().check_call(io.on, e.sinks.data != nullptr);
-      }
-      if (e.dsinks.data && !e.accumulate) fill(e.dsinks, accumulate_t<T>{});
-      self().run_backward(p, ctx, std::forward<Saved>(s), io);
+      };
+      auto run = [&](context const& c) {
+        if (e.dsinks.data && !e.accumulate) fill(e.dsinks, accumulate_t<T>{});
+        self().run_backward(p, c, std::forward<Saved>(s), io);
+      };
+      if (self().checks() > 1) return backward_together(p, ctx, s, io, arguments, run);
+      arguments();
+      run(ctx);
     });
   }
   template <class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV, class T = element_of<DQ>>
@@ -105,15 +126,126 @@ public:
   /// Bytes a call takes from context.scratch at most, forward or backward, for tensors of T.
   template <class T, class Prepared>
   index scratch_bytes(Prepared const& p, attention_shape const& s) const {
-    return self().template scratch_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
+    counting_guarded canaries(self().checks() > 2);
+    index const call = self().template scratch_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
+    return self().checks() > 1 ? max(call, agreement_scratch(ranks())) : call;
   }
   /// Bytes that context.kept gives for one `saved`.
   template <class T, class Prepared>
   index saved_bytes(Prepared const& p, attention_shape const& s) const {
+    counting_guarded canaries(self().checks() > 2);
     return self().template saved_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
   }
 
 private:
+  auto prepare_alone(batch const& q, batch const& k, sp::mask const& mask) const {
+    if (q.part() != k.part() || q.parts() != k.parts())
+      fail({errc::invalid_shape,
+            "queries are part " + std::to_string(q.part()) + " of " + std::to_string(q.parts()) + ", keys part " +
+                std::to_string(k.part()) + " of " + std::to_string(k.parts()),
+            "Make both batches over the same ranks"});
+    auto list = rebase(slices(mask, q.source(), k.source()), q.source(), q.docs(), k.source(), k.docs());
+    return self().prepare_layouts(q.layout(), k.layout(), q.part(), list, mask);
+  }
+
+  /// Ranks this object sends to, over all its groups.
+  index ranks() const {
+    index n = 1;
+    self().each_group([&](auto const& comm) { n *= comm.size(); });
+    return n;
+  }
+
+  /// Levels 2 and 3: `local` checks this rank, `describe` fills in the fingerprint; all ranks go on or all throw.
+  template <class Local, class Describe>
+  void together(char const* call, allocator& scratch, Local&& local, Describe&& describe) const {
+    fingerprint f(Derived::name, call, self().sequence_rank());
+    f.set(field::level, self().checks());
+    check_together(
+        f,
+        [&] {
+          local();
+          describe(f);
+        },
+        [&](fingerprint const& mine) {
+          agreement all(mine, ranks(), scratch);
+          self().each_group([&](auto const& comm) { all.gather(comm, agreement_primitive); });
+          all.judge();
+        });
+  }
+
+  template <class Prepared, class T, class Arguments>
+  auto forward_together(Prepared const& p, context const& ctx, forward_io<T> const& io, Arguments&& arguments) const {
+    std::uint64_t const call = p.checked.calls + 1;
+    bool const search = self().checks() > 2;
+    together(
+        ".forward", *ctx.scratch,
+        [&] {
+          arguments();
+          p.checked.require(self().checks());
+          if (search) require_finite_inputs(io, p.checked, call);
+        },
+        [&](fingerprint& f) {
+          f.set(field::call, call);
+          p.checked.describe(f);
+          describe_operands<T>(f, io, io.sinks.data != nullptr, false);
+          self().describe(f, p, io.q.extent(2), ctx.random);
+        });
+    p.checked.calls = call; // a call that the ranks refused does not count
+    guarded::handle scratch, kept;
+    if (search) scratch = guarded::handle(*ctx.scratch), kept = guarded::handle(*ctx.kept);
+    auto s = self().run_forward(p, search ? context(*scratch, *kept, ctx.random) : ctx, io);
+    if (search)
+      together(
+          ".forward.results", *ctx.scratch,
+          [&] {
+            scratch->verify();
+            kept->verify();
+            require_finite("out", io.out, p.checked.q_rows, call);
+            self().each_lse(s, [&](auto const& lse) { require_below_infinity("lse", lse, call); });
+          },
+          [](fingerprint&) {});
+    s.token.call = call;
+    s.token.memory = std::move(kept);
+    return s;
+  }
+
+  template <class Prepared, class Saved, class T, class Arguments, class Run>
+  void backward_together(Prepared const& p, context const& ctx, Saved const& s, backward_io<T> const& io, Arguments&& arguments,
+                         Run&& run) const {
+    std::uint64_t const call = p.checked.calls + 1;
+    bool const search = self().checks() > 2;
+    guarded::handle scratch, kept = s.token.memory;
+    together(
+        ".backward", *ctx.scratch,
+        [&] {
+          arguments();
+          p.checked.require(self().checks());
+          self().check_saved(p, s, io.on, io.q.extent(2), io.v.extent(2));
+          if (!search) return;
+          if (kept) kept->verify();
+          require_finite_inputs(io, p.checked, call);
+          self().each_lse(s, [&](auto const& lse) { require_below_infinity("saved lse", lse, call); });
+        },
+        [&](fingerprint& f) {
+          f.set(field::call, call).set(field::forward_call, s.token.call);
+          p.checked.describe(f);
+          describe_operands<T>(f, io, io.extras.sinks.data != nullptr, io.extras.accumulate);
+          self().describe(f, p, io.q.extent(2), ctx.random);
+        });
+    p.checked.calls = call;
+    if (!search) return run(ctx);
+    scratch = guarded::handle(*ctx.scratch);
+    run(context(*scratch, *ctx.kept, ctx.random));
+    together(
+        ".backward.results", *ctx.scratch,
+        [&] {
+          scratch->verify();
+          if (kept) kept->verify();
+          require_finite_results(io, p.checked, call);
+        },
+        [](fingerprint&) {});
+  }
+
   std::uint64_t id_ = new_object_id(); ///< tells this object's plans in a batch from those of another; copies share it
   Derived const& self() const { return static_cast<Derived const&>(*this); }
   site at(char const* call) const { return {Derived::name, call, self().group().rank(), self().group().size()}; }

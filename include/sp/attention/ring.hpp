@@ -73,6 +73,7 @@ public:
   struct prepared {
     detail::ring_geometry<Backend> geometry;
     sp::mask mask; ///< the rule it was made under
+    detail::checked_geometry checked{};
   };
 
   /// What backward needs from forward: lse, (tokens, q heads), and what the kernel returned.
@@ -84,7 +85,9 @@ public:
   };
 
   ring_attention(Comm comm, Backend backend, attention_options options = {})
-      : comm_(std::move(comm)), backend_(std::move(backend)), options_(std::move(options)) {}
+      : comm_(std::move(comm)), backend_(std::move(backend)), options_(std::move(options)) {
+    detail::check_level(options_.checks, name, comm_.rank(), comm_.size());
+  }
 
   Comm const& group() const { return comm_; }
   Backend const& backend() const { return backend_; }
@@ -113,7 +116,7 @@ public:
                 ") ranks and this is part " + std::to_string(part) + "; the group has " + std::to_string(comm_.size()) +
                 " ranks and this is rank " + std::to_string(comm_.rank()),
             "Make the batch over the ranks of the same group"});
-    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}}, rule};
+    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}}, rule, {}};
     auto& g = out.geometry;
     for (int r = 0; r < g.size; ++r) {
       g.key_rows.push_back(k.tokens(r));
@@ -159,10 +162,9 @@ public:
   void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
     using A = accumulate_t<T>;
     auto const& g = p.geometry;
+    check_saved(p, given, io.on, io.q.extent(2), io.v.extent(2));
     given.token.use();
-    saved<T> s = std::move(given); // freed when this call ends
-    detail::require_same_call("lse", s.lse.tensor, {g.q_rows, io.on.q_count});
-    s.extras.require(kernel_calls(g, io.on));
+    saved<T> s = std::move(given);                              // freed when this call ends
     owned<A, 2> delta(*ctx.scratch, {g.q_rows, io.on.q_count}); // (tokens, q heads)
     detail::row_delta<T>(io.out, io.dout, delta.tensor);
     if (io.extras.sinks.data) detail::sink_gradient<A>(io.on, io.extras.sinks, s.lse.tensor, delta.tensor, io.extras.dsinks);
@@ -180,6 +182,26 @@ public:
     dq.finish();
     dk.finish();
     dv.finish();
+  }
+
+  // for check levels 2 and 3
+  template <class F>
+  void each_group(F&& f) const {
+    f(comm_);
+  }
+  int sequence_rank() const { return comm_.rank(); }
+  void describe(fingerprint& f, prepared const& p, index dim, random_key key) const {
+    detail::describe_options(f, options_, backend_, p.geometry.how, dim, key);
+  }
+  template <class T>
+  void check_saved(prepared const& p, saved<T> const& s, heads on, index, index) const {
+    s.token.require();
+    detail::require_same_call("lse", s.lse.tensor, {p.geometry.q_rows, on.q_count});
+    s.extras.require(kernel_calls(p.geometry, on));
+  }
+  template <class T, class F>
+  void each_lse(saved<T> const& s, F&& f) const {
+    f(s.lse.tensor);
   }
 
   template <class T>

@@ -14,6 +14,7 @@ enum class keep {
   output, ///< only out by heads: q heads x dim x tokens; backward exchanges q, k, v again
 };
 
+/// What an ulysses_attention is made with, besides its communicator and what runs inside.
 struct ulysses_options {
   sp::keep keep = keep::heads;
 };
@@ -37,6 +38,7 @@ public:
   struct prepared {
     detail::token_exchange queries, keys;
     typename Inner::prepared inner;
+    detail::checked_geometry checked{};
   };
 
   template <class T>
@@ -84,7 +86,8 @@ public:
     int at = layout::group_of(part, size, stride), first = layout::first_member(at, size, stride);
     return {detail::token_exchange(q, q_whole, part, first, stride, size, at),
             detail::token_exchange(k, k_whole, part, first, stride, size, at),
-            inner_.prepare_layouts(q_whole, k_whole, at, mask, rule)};
+            inner_.prepare_layouts(q_whole, k_whole, at, mask, rule),
+            {}};
   }
   bool fits(prepared const& p, layout const& l, sp::mask const& rule) const {
     return p.queries.peers() == comm_.size() && p.queries.self == comm_.rank() && p.queries.parts == l.parts() &&
@@ -126,6 +129,33 @@ public:
       backward_through<G>(p, ctx, std::move(given), io);
   }
 
+  // for check levels 2 and 3
+  template <class F>
+  void each_group(F&& f) const {
+    f(comm_);
+    inner_.each_group(f);
+  }
+  int sequence_rank() const {
+    int const size = comm_.size(), stride = int(group_stride(comm_));
+    return layout::first_member(inner_.sequence_rank(), size, stride) + comm_.rank() * stride;
+  }
+  void describe(fingerprint& f, prepared const& p, index dim, random_key key) const {
+    inner_.describe(f, p.inner, dim, key);
+    f.set(field::keep, options_.keep == keep::heads ? 1 : 2);
+  }
+  template <class T>
+  void check_saved(prepared const& p, saved<T> const& s, heads on, index dim, index value_dim) const {
+    s.token.require();
+    heads mine = share(on, comm_.rank());
+    detail::require_same_call("out", s.out.tensor, {p.queries.group_rows, mine.q_count, value_dim});
+    if (options_.keep == keep::heads) detail::require_same_call("q", s.q.tensor, {p.queries.group_rows, mine.q_count, dim});
+    inner_.check_saved(p.inner, s.inner, mine, dim, value_dim);
+  }
+  template <class T, class F>
+  void each_lse(saved<T> const& s, F&& f) const {
+    inner_.each_lse(s.inner, f);
+  }
+
   template <class T>
   index saved_for(prepared const& p, heads on, attention_shape const& s) const {
     heads mine = share(on, comm_.rank());
@@ -155,13 +185,11 @@ private:
   /// Share: element type of dk and dv by heads, as they are exchanged.
   template <class Share, class T, class G>
   void backward_through(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
+    check_saved(p, given, io.on, io.q.extent(2), io.out.extent(2));
     given.token.use();
     saved<T> s = std::move(given);
     heads mine = share(io.on, comm_.rank());
     allocator& scratch = *ctx.scratch;
-    detail::require_same_call("out", s.out.tensor, {p.queries.group_rows, mine.q_count, io.out.extent(2)});
-    if (options_.keep == keep::heads)
-      detail::require_same_call("q", s.q.tensor, {p.queries.group_rows, mine.q_count, io.q.extent(2)});
     auto dout = by_heads(scratch, p.queries, io.dout, mine.q_count);
     detail::exchange_plan plan(scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
     if (options_.keep == keep::heads) {
@@ -178,7 +206,7 @@ private:
     }
     auto dq = by_heads(scratch, p.queries, io.q, mine.q_count);
     auto dk = by_heads<Share>(scratch, p.keys, io.k, mine.kv_count), dv = by_heads<Share>(scratch, p.keys, io.v, mine.kv_count);
-    attention_extras<T> extras{io.extras.sinks, io.extras.dsinks, false};
+    attention_extras<T> extras{io.extras.sinks, io.extras.dsinks, {}, false};
     detail::backward_io<T, Share> whole{mine,        s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor,
                                         dout.tensor, dq.tensor,  dk.tensor,  dv.tensor,  extras};
     inner_.template run_backward<T>(p.inner, ctx, std::move(s.inner), whole);

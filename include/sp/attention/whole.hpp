@@ -17,6 +17,7 @@ public:
     std::vector<block> documents;
     index q_rows = 0, k_rows = 0;
     sp::mask mask;
+    detail::checked_geometry checked{};
   };
 
   /// What the kernel returned, one entry per document and group of heads; nothing if it returns void.
@@ -28,7 +29,9 @@ public:
     detail::once token;
   };
 
-  whole_attention(Kernel kernel, attention_options options = {}) : kernel_(std::move(kernel)), options_(std::move(options)) {}
+  whole_attention(Kernel kernel, attention_options options = {}) : kernel_(std::move(kernel)), options_(std::move(options)) {
+    detail::check_level(options_.checks, name, 0, 1);
+  }
 
   solo const& group() const { return solo_; }
   static constexpr char const* name = "whole_attention";
@@ -44,6 +47,20 @@ public:
     if constexpr (requires { kernel_.check(whole); }) kernel_.check(whole);
   }
   bool fits(prepared const& p, layout const&, sp::mask const& rule) const { return p.mask == rule; }
+
+  // for check levels 2 and 3
+  template <class F>
+  void each_group(F&&) const {}
+  int sequence_rank() const { return 0; }
+  void describe(fingerprint& f, prepared const&, index dim, random_key key) const {
+    detail::describe_options(f, options_, kernel_, schedule::automatic, dim, key);
+  }
+  template <class T>
+  void check_saved(prepared const&, saved<T> const& s, heads, index, index) const {
+    s.token.require();
+  }
+  template <class T, class F>
+  void each_lse(saved<T> const&, F&&) const {}
 
   prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask,
                            sp::mask const& rule) const {
@@ -63,7 +80,7 @@ public:
               "the kernel does not accept document " + std::to_string(list[i].document) + " under this mask",
               "Use a mask it knows, or another kernel"});
     }
-    return {std::move(list), q.tokens(part), k.tokens(part), rule};
+    return {std::move(list), q.tokens(part), k.tokens(part), rule, {}};
   }
 
   template <class T>

@@ -127,6 +127,13 @@ public:
   }
 
   /// unsupported_mask when neither the kernel nor a second backend takes a block.
+  /// What ranks compare at check level 2, if the kernel says it: its features, and whether the random key counts.
+  std::uint64_t features() const {
+    if constexpr (requires { kernel_.features(); }) return kernel_.features();
+    return 0;
+  }
+  static constexpr bool draws_random_numbers = requires { requires Kernel::draws_random_numbers; };
+
   plan prepare(problem const& p) const {
     plan out;
     auto keep = [&](block const& b) { accepts(b) ? out.blocks.push_back(b) : refused(b, out); };

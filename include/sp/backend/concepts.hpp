@@ -121,6 +121,7 @@ struct whole_call {
   view<T, 3, M> out{};               ///< (rows, q heads, value dim), to be written
 };
 
+/// The gradient of a whole_call: saved output and its gradient in, gradients of q, k and v out.
 template <class T, class M = host>
 struct whole_grad {
   block where;

@@ -21,6 +21,9 @@ public:
 
   /// Refuses feature numbers that make no sense for these (global) heads.
   void check(heads whole) const { chain_.check(whole); }
+  /// What ranks compare at check level 2: the features with their numbers, and whether the random key counts.
+  std::uint64_t features() const { return chain_.digest_of_features(); }
+  static constexpr bool draws_random_numbers = detail::score_chain<Features...>::draws;
 
   plan prepare(problem const& p) const { return detail::make_tiles(p); }
 

@@ -6,6 +6,7 @@
 #include <concepts>
 #include <span>
 
+#include <sp/core/digest.hpp>
 #include <sp/core/dtype.hpp>
 #include <sp/core/philox.hpp>
 #include <sp/geometry/heads.hpp>
@@ -102,6 +103,20 @@ struct score_chain : Features... {
               std::to_string(alibi::slopes.size()) + " slopes for " + std::to_string(whole.q_end()) + " q heads",
               "sp::alibi takes one slope for every q head of the model"});
   }
+
+  /// For comparing ranks: the features and their numbers.
+  std::uint64_t digest_of_features() const {
+    digest d;
+    d.add(sizeof...(Features));
+    if constexpr (count_feature < softcap, Features... >> 0) d.add(1).add(softcap::cap);
+    if constexpr (count_feature < dropout, Features... >> 0) d.add(2).add(dropout::p);
+    if constexpr (count_feature < alibi, Features... >> 0) {
+      d.add(3).add(alibi::slopes.size());
+      for (float s : alibi::slopes) d.add(double(s));
+    }
+    return d.value();
+  }
+  static constexpr bool draws = count_feature<dropout, Features...> > 0;
 
   template <class A>
   score_rule<A, Features...> rule([[maybe_unused]] index q_head, [[maybe_unused]] index document,

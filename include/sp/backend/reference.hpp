@@ -18,6 +18,8 @@ public:
   constexpr scalar_kernel(Features... features) : chain_{features...} {}
 
   void check(heads whole) const { chain_.check(whole); }
+  std::uint64_t features() const { return chain_.digest_of_features(); }
+  static constexpr bool draws_random_numbers = detail::score_chain<Features...>::draws;
 
   template <class T>
   void forward(block_call<T> const& c) const {

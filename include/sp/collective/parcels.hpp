@@ -7,6 +7,7 @@
 
 namespace sp {
 
+/// Collects the pieces of one exchange peer by peer, in memory of an allocator.
 class parcel_builder {
 public:
   parcel_builder(allocator& scratch, index peers, index pieces) : parcels_(scratch, {peers}), pieces_(scratch, {pieces}) {}

@@ -70,17 +70,21 @@ view<T, Rank, M> checked_view(view<T, Rank, M> const& v) {
       fail({errc::invalid_shape, "extent " + std::to_string(d) + " of a tensor " + shape(v) + " is negative",
             "Pass extents >= 0"});
   if (v.empty()) return v;
-  index reach = checked_mul(v.elements(), index(sizeof(T)));
-  for (int d = 0; d < Rank; ++d) // the outermost bytes must be addressable as well, whatever the sign of a stride
-    reach =
-        checked_add(reach, checked_mul(checked_mul(v.extent(d) - 1, v.stride(d) < 0 ? checked_mul(v.stride(d), -1) : v.stride(d)),
-                                       index(sizeof(T))));
+  index reach = checked_mul(v.elements(), index(sizeof(T))), below = 0;
+  for (int d = 0; d < Rank; ++d) { // the outermost bytes must be addressable as well, whatever the sign of a stride
+    index stride = v.stride(d) < 0 ? checked_mul(v.stride(d), -1) : v.stride(d);
+    index bytes = checked_mul(checked_mul(v.extent(d) - 1, stride), index(sizeof(T)));
+    reach = checked_add(reach, bytes);
+    if (v.stride(d) < 0) below += bytes;
+  }
   if (v.data == nullptr)
     fail({errc::bad_pointer, "a tensor " + shape(v) + " has a null pointer", "Pass null only for tensors without elements"});
   if (reinterpret_cast<std::uintptr_t>(v.data) % alignof(T) != 0)
     fail({errc::bad_pointer,
           "the pointer of a tensor " + shape(v) + " is not a multiple of " + std::to_string(alignof(T)) + " bytes",
           "Align the tensor to its element type"});
+  if (auto at = reinterpret_cast<std::uintptr_t>(v.data); at < std::uintptr_t(below) || at > UINTPTR_MAX - std::uintptr_t(reach))
+    fail({errc::bad_pointer, "the elements of a tensor " + shape(v) + " leave the address space", "Check its strides"});
   return v;
 }
 
@@ -200,7 +204,11 @@ view<T, Rank, Memory> from_dlpack(D const& t) {
     for (std::size_t d = 0; d < std::size_t(Rank); ++d) strides[d] = index(t.strides[d]);
   if (t.strides != nullptr) v.strides = strides;
   // the address is made from integers: an offset on null is not null, and must not pass for a tensor
-  if (t.data != nullptr) v.data = reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(t.data) + std::uintptr_t(t.byte_offset));
+  auto at = reinterpret_cast<std::uintptr_t>(t.data);
+  if (t.data != nullptr && std::uint64_t(t.byte_offset) > UINTPTR_MAX - at)
+    fail({errc::bad_pointer, "the byte offset " + std::to_string(t.byte_offset) + " leaves the address space",
+          "Check the DLTensor: the offset is counted from data"});
+  if (t.data != nullptr) v.data = reinterpret_cast<T*>(at + std::uintptr_t(t.byte_offset));
   return checked_view(v);
 }
 

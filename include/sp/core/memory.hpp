@@ -78,8 +78,7 @@ public:
   workspace(void* memory, std::size_t bytes) : base_(static_cast<std::byte*>(memory)), bytes_(bytes) {}
 
   void* allocate(std::size_t bytes) override {
-    std::size_t at = (reinterpret_cast<std::uintptr_t>(base_) + used_ + alignment - 1) / alignment * alignment -
-                     reinterpret_cast<std::uintptr_t>(base_);
+    std::size_t at = aligned(base_ + used_);
     if (at + bytes > bytes_)
       fail({errc::workspace_too_small,
             "at least " + std::to_string(at + bytes) + " bytes are needed, " + std::to_string(bytes_) + " were given",
@@ -89,20 +88,31 @@ public:
     return base_ + at;
   }
   void deallocate(void* p, std::size_t bytes) noexcept override {
-    if (static_cast<std::byte*>(p) + bytes == base_ + used_) used_ = std::size_t(static_cast<std::byte*>(p) - base_);
+    auto* block = static_cast<std::byte*>(p); // the top one, if no other block fits between its end and used_
+    if (aligned(block + bytes) == aligned(base_ + used_)) used_ = std::size_t(block - base_);
     if (--out_ == 0) used_ = 0; // blocks freed out of order come back together
   }
 
 private:
+  /// Where a block may start that does not start before `p`, counted from base_.
+  std::size_t aligned(std::byte const* p) const {
+    auto address = [](std::byte const* x) { return reinterpret_cast<std::uintptr_t>(x); };
+    return (address(p) + alignment - 1) / alignment * alignment - address(base_);
+  }
+
   std::byte* base_;
   std::size_t bytes_, used_ = 0, out_ = 0;
 };
+
+namespace detail {
+inline thread_local index counted_overhead = 0; ///< bytes a block takes beyond its own: canaries at check level 3
+}
 
 /// Hands out nothing and counts: run an object's allocations through it to learn how many bytes they take.
 class byte_counter final : public allocator {
 public:
   void* allocate(std::size_t bytes) override {
-    bytes_ += (bytes + alignment - 1) / alignment * alignment;
+    bytes_ += (bytes + alignment - 1) / alignment * alignment + std::size_t(detail::counted_overhead);
     return nullptr;
   }
   void deallocate(void*, std::size_t) noexcept override {}

@@ -57,6 +57,7 @@ view<T, Rank, M> as_view(piece const& p) {
   return v;
 }
 
+/// Bytes of all pieces together.
 constexpr index total_bytes(std::span<piece const> list) {
   index n = 0;
   for (piece const& p : list) n += p.bytes();

@@ -68,6 +68,7 @@ struct band {
   friend constexpr bool operator==(band const&, band const&) = default;
 };
 
+/// The band of a block in its own rows and keys; nothing where their strides differ.
 constexpr std::optional<band> local_band(block const& b) {
   if (b.q_stride != b.k_stride && b.rows > 1 && b.keys > 1) return std::nullopt;
   index s = b.rows > 1 ? b.q_stride : b.k_stride, shift = b.k_pos - b.q_pos;

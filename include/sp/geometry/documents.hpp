@@ -47,6 +47,9 @@ public:
       fail({errc::bad_documents,
             "documents end at " + std::to_string(end) + ", the stream has " + std::to_string(length) + " positions",
             "Make offsets and tensor agree"});
+    if (length > unbounded) // differences of positions stay clear of the bounds of masks
+      fail({errc::size_overflow, "a stream of " + std::to_string(length) + " positions",
+            "Check the offsets: no stream is that long"});
   }
 
   /// From cumulative lengths {0, n0, n0 + n1, ...}. `length` may exceed the last offset: the tail is slack.

@@ -82,15 +82,21 @@ constexpr bool overlap(slice const& a, slice const& b) {
   return !c.empty();
 }
 
+/// Also where `only_user` is set: spans ask for prefixes, too.
+constexpr void refuse_prefix(mask const& m, documents const& k) {
+  for (std::size_t d = 0; d < m.prefix.size(); ++d)
+    if (index prefix = m.prefix[d]; prefix < 0 || prefix > k[d].count)
+      fail({errc::bad_mask,
+            "prefix " + std::to_string(prefix) + " of document " + std::to_string(d) + " with " + std::to_string(k[d].count) +
+                " keys",
+            "A prefix lies inside its document"});
+}
+
 /// The rule of one document pair, without spans and user slices.
 constexpr void document_slices(mask const& m, std::size_t d, document const& q, document const& k, std::vector<slice>& out) {
   index by = k.begin - q.begin + (m.at == align::end ? k.count - q.count : 0);
   slice s{q.begin, q.end(), k.begin, k.end(), shifted(m.lo, by), shifted(m.hi, by), index(d), q.id, q.begin, k.begin};
   index prefix = m.prefix.empty() ? 0 : m.prefix[d];
-  if (prefix < 0 || prefix > k.count)
-    fail({errc::bad_mask,
-          "prefix " + std::to_string(prefix) + " of document " + std::to_string(d) + " with " + std::to_string(k.count) + " keys",
-          "A prefix lies inside its document"});
   if (prefix > 0) { // two disjoint slices: all x prefix is full, all x rest keeps the rule
     slice p = s;
     p.k1 = k.begin + prefix;
@@ -140,6 +146,7 @@ constexpr std::vector<slice> slices(mask m, documents const& q, documents const&
   if (!m.prefix.empty() && m.prefix.size() != k.size())
     fail({errc::bad_mask, std::to_string(m.prefix.size()) + " prefix lengths for " + std::to_string(k.size()) + " documents",
           "Give one prefix length per document"});
+  detail::refuse_prefix(m, k);
   if (m.lo > m.hi)
     fail({errc::bad_mask, "the rule is reversed: lo " + std::to_string(m.lo) + " > hi " + std::to_string(m.hi), "lo <= hi"});
   m.lo = detail::bounded(m.lo);

@@ -42,6 +42,7 @@ constexpr interval clip(run const& r, index a, index b) {
   return {first, max(0, last - first)};
 }
 
+/// Positions in all of them together.
 constexpr index count_of(std::span<run const> runs) {
   index n = 0;
   for (run const& r : runs) n = checked_add(n, r.count);

@@ -14,8 +14,11 @@ enum class shapes {
   equal,  ///< uneven_partition unless the cut is even as it is
 };
 
+/// How a batch is cut, beyond its sharding. One value for all ranks.
 struct batch_options {
   shapes local = shapes::ragged;
+  std::uint64_t tokens =
+      0; ///< digest_of() the whole stream's tokens; compared between ranks at check levels 2 and 3, 0: not given
 };
 
 namespace detail {
@@ -54,7 +57,8 @@ public:
       : batch(std::move(docs), how, int(ranks.rank()), int(ranks.size()), options) {}
 
   template <sharding S>
-  batch(documents docs, S const& how, int part, int parts, batch_options options = {}) : source_(std::move(docs)), part_(part) {
+  batch(documents docs, S const& how, int part, int parts, batch_options options = {})
+      : source_(std::move(docs)), part_(part), tokens_digest_(options.tokens) {
     if (part < 0 || part >= parts)
       fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts), "Give 0 <= part < parts",
             "batch", part, parts});
@@ -76,6 +80,9 @@ public:
   documents const& docs() const { return layout_.docs(); }
   /// The documents as the caller gave them; global tensors (split, gather) use these positions.
   documents const& source() const { return source_; }
+
+  /// batch_options::tokens
+  std::uint64_t tokens_digest() const { return tokens_digest_; }
 
   /// Memory for calls that bring no context of their own.
   pool& memory() const { return store_.as<storage>().memory; }
@@ -132,6 +139,7 @@ private:
   documents source_;
   sp::layout layout_;
   int part_ = 0;
+  std::uint64_t tokens_digest_ = 0;
   detail::box store_{new storage};
 };
 

@@ -48,7 +48,8 @@ inline void refuse_non_partition(std::vector<std::vector<run>> const& parts, ind
   std::vector<run> all;
   for (auto const& p : parts)
     for (run const& r : p) {
-      if (r.count < 0 || r.stride < 1 || (r.count > 0 && (r.begin < 0 || r.end() > n)))
+      bool inside = r.begin >= 0 && r.begin < n && r.stride >= 1 && r.count - 1 <= (n - 1 - r.begin) / r.stride;
+      if (r.count < 0 || r.stride < 1 || (r.count > 0 && !inside)) // before anything adds these numbers up
         fail({errc::uneven_partition,
               "the sharding gives a run {" + std::to_string(r.begin) + ", " + std::to_string(r.count) + ", " +
                   std::to_string(r.stride) + "} outside [0, " + std::to_string(n) + ")",
@@ -68,6 +69,7 @@ inline void refuse_non_partition(std::vector<std::vector<run>> const& parts, ind
 
 } // namespace detail
 
+/// Who owns which positions of a list of documents: the runs of every part, and what follows from them.
 class layout {
 public:
   layout() = default;

@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <limits>
 
-#include <sp/collective/operations.hpp>
+#include <sp/collective/agreement.hpp>
 #include <sp/collective/parcels.hpp>
 #include <sp/core/elementwise.hpp>
 #include <sp/core/footprint.hpp>
 #include <sp/core/memory.hpp>
-#include <sp/layout/layout.hpp>
+#include <sp/layout/digests.hpp>
 
 namespace sp {
 
@@ -100,11 +100,17 @@ void add_rows(parcel_builder& b, view<T, R, M> const& v, std::span<row_match con
 
 } // namespace detail
 
+/// What a relayout is made with. One value for all ranks.
+struct relayout_options {
+  int checks = 1; ///< 0 and 1: shapes, always. 2, 3: also, ranks compare layouts, map, types and shapes before each movement
+};
+
 /// A prepared movement of rows: who sends which rows to whom. Made once per step, used for any number of tensors.
 class relayout {
 public:
   /// From layout `from` to layout `to` (same number of parts) along `map`, seen from `part`.
-  relayout(layout const& from, layout const& to, std::span<mapping const> map, int part) : part_(part), parts_(from.parts()) {
+  relayout(layout const& from, layout const& to, std::span<mapping const> map, int part, relayout_options options = {})
+      : part_(part), parts_(from.parts()), checks_(detail::check_level(options.checks, "relayout", part, from.parts())) {
     if (from.parts() != to.parts())
       fail({errc::invalid_shape,
             "relayout between " + std::to_string(from.parts()) + " and " + std::to_string(to.parts()) + " ranks",
@@ -125,12 +131,18 @@ public:
         m.from_step = 1;
         staged_rows_ += m.count;
       }
+    if (checks_ < 2) return;
+    from_ = detail::digest_of(from);
+    to_ = detail::digest_of(to);
+    digest all;
+    for (mapping const& m : map) all.add(m.from).add(m.to).add(m.count);
+    map_ = all.value();
   }
 
   /// out (rows of `to`, ...) = in (rows of `from`, ...) along the map; rows nobody maps to get `value`.
   template <communicator C, class T, int R>
   void apply(C const& comm, view<T const, R> in, view<T, R> out, allocator& scratch, std::type_identity_t<T> value = T{}) const {
-    check(comm, in, out, from_rows_, to_rows_);
+    check_all(".apply", comm, in, out, from_rows_, to_rows_, scratch);
     fill(out, value);
     move(comm, in, sends_, detail::side::from, out, receives_, detail::side::to, scratch);
   }
@@ -138,7 +150,7 @@ public:
   /// The transpose, for gradients: din (rows of `from`, ...) = sum over everything a row was mapped to.
   template <communicator C, class T, int R>
   void apply_transposed(C const& comm, view<T const, R> dout, view<T, R> din, allocator& scratch) const {
-    check(comm, dout, din, to_rows_, from_rows_);
+    check_all(".apply_transposed", comm, dout, din, to_rows_, from_rows_, scratch);
     fill(din, T{});
     auto extents = din.extents;
     extents[0] = staged_rows_;
@@ -164,6 +176,21 @@ private:
               "Map one to many, and use apply_transposed for sums", "relayout"});
       if (m.count > 0) end = m.to + m.count;
     }
+  }
+
+  template <class C, class A, class B, int R>
+  void check_all(char const* call, C const& comm, view<A, R> const& in, view<B, R> const& out, index in_rows, index out_rows,
+                 allocator& scratch) const {
+    auto local = [&] { check(comm, in, out, in_rows, out_rows); };
+    if (checks_ < 2) return local();
+    fingerprint f("relayout", call, comm.rank());
+    f.set(field::level, checks_).set(field::element, detail::element_number<B>());
+    f.set(field::q_sharding, from_).set(field::to_sharding, to_).set(field::map, map_);
+    digest row(R);
+    for (int d = 1; d < R; ++d) row.add(in.extent(d));
+    f.set(field::row_shape, row.value());
+    located({"relayout", "", comm.rank(), comm.size()},
+            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { agree(comm, mine, scratch); }); });
   }
 
   template <class C, class A, class B, int R>
@@ -199,7 +226,8 @@ private:
     all_to_all_v(comm, traffic{"relayout", s.parcels(), r.parcels()}).wait();
   }
 
-  int part_ = 0, parts_ = 0;
+  int part_ = 0, parts_ = 0, checks_ = 1;
+  std::uint64_t from_ = 0, to_ = 0, map_ = 0; ///< digests, from level 2 on
   index from_rows_ = 0, to_rows_ = 0, staged_rows_ = 0;
   detail::match_lists sends_, receives_;
   detail::match_lists staged_; ///< sends_ with the from side in a dense staging tensor, for the transpose

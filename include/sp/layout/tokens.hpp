@@ -90,8 +90,9 @@ void shifted_labels(batch const& b, view<From, 1> tokens, view<T, 1> labels, std
   detail::take<T, 1>(b, map, tokens, labels);
 }
 
-/// Positions of this rank's rows: inside their document (for rotary embeddings), or in the caller's stream. Slack rows get 0.
+/// From where positions are counted.
 enum class positions_in { document, stream };
+/// Positions of this rank's rows: inside their document (for rotary embeddings), or in the caller's stream. Slack rows get 0.
 inline void positions(batch const& b, view<index, 1> out, positions_in what = positions_in::document) {
   detail::check_rows(b, out, "positions");
   fill(out, 0);

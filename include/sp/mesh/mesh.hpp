@@ -59,6 +59,7 @@ struct pick {
 /// Which axes a group spans.
 using axes = std::initializer_list<axis::pick>;
 
+/// Ranks as a grid with named axes; groups along one axis, or along several, are split from a communicator of all.
 class mesh {
 public:
   static constexpr int max_axes = 8;

@@ -6,6 +6,7 @@
 
 namespace sp {
 
+/// Part p owns one piece, in order: of the whole stream by default, or of every document.
 struct contiguous {
   scope over = scope::stream;
 

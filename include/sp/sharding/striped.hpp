@@ -6,6 +6,7 @@
 
 namespace sp {
 
+/// Part p owns positions p, p + parts, p + 2 parts, ...: of every document by default, or of the whole stream.
 struct striped {
   scope over = scope::document;
 

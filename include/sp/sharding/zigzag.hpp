@@ -6,6 +6,7 @@
 
 namespace sp {
 
+/// 2 parts chunks; part p owns the p-th from the front and the p-th from the back: of every document by default, or of the stream.
 struct zigzag {
   scope over = scope::document;
 

@@ -1,0 +1,166 @@
+// What check levels 2 and 3 know of an attention call: its fingerprint, the rows that belong to documents, and the search for
+// NaN. Level 2 compares fingerprints before any other communication; slack rows may hold anything and are never searched.
+#pragma once
+
+#include <limits>
+
+#include <sp/attention/tensors.hpp>
+#include <sp/collective/agreement.hpp>
+#include <sp/layout/digests.hpp>
+
+namespace sp::detail {
+
+/// Rows of a rank's tensors that hold tokens: row + i is position + i * stride of the caller's stream.
+struct real_rows {
+  index row = 0, count = 0, position = 0, stride = 1;
+  std::size_t document = 0;
+};
+
+inline std::vector<real_rows> real_rows_of(batch const& b) {
+  std::vector<real_rows> out;
+  index base = 0;
+  for (run const& r : b.runs()) {
+    for_each_document(b.docs(), r, [&](std::size_t d, interval) {
+      document const& x = b.docs()[d];
+      if (interval in = clip(r, x.begin, x.end()); in.count)
+        out.push_back({base + in.first, in.count, b.source()[d].begin + r.at(in.first) - x.begin, r.stride, d});
+    });
+    base += r.count;
+  }
+  return out;
+}
+
+/// What a prepared geometry keeps for the checks; empty below level 2. The number of calls is kept here, so that attention
+/// objects stay const and hold nothing: a geometry belongs to one rank, all ranks make and copy theirs alike, and calls that were
+/// refused do not count.
+struct checked_geometry {
+  int level = 0;
+  std::uint64_t q_documents = 0, k_documents = 0, q_sharding = 0, k_sharding = 0, mask = 0, tokens = 0;
+  std::vector<real_rows> q_rows, k_rows; ///< level 3
+  mutable std::uint64_t calls = 0;       ///< checked calls so far
+
+  checked_geometry() = default;
+  checked_geometry(batch const& q, batch const& k, sp::mask const& rule, int made_at)
+      : level(made_at), q_documents(digest_of(q.source())), k_documents(digest_of(k.source())), q_sharding(digest_of(q.layout())),
+        k_sharding(digest_of(k.layout())), mask(digest_of(rule)) {
+    if (q.tokens_digest() || k.tokens_digest()) tokens = given(digest().add(q.tokens_digest()).add(k.tokens_digest()));
+    if (level < 3) return;
+    q_rows = real_rows_of(q);
+    k_rows = real_rows_of(k);
+  }
+  /// A geometry that was prepared at a lower level knows neither digests nor slack rows.
+  void require(int wanted) const {
+    if (level < wanted)
+      fail({errc::bad_state,
+            "this geometry was prepared at a check level below " + std::to_string(wanted) + ", which this call has",
+            "Prepare with an object of the same level"});
+  }
+  void describe(fingerprint& f) const {
+    f.set(field::q_documents, q_documents).set(field::k_documents, k_documents).set(field::q_sharding, q_sharding);
+    f.set(field::k_sharding, k_sharding).set(field::mask, mask).set(field::tokens, tokens);
+  }
+};
+
+/// The operands of a call: forward_io or backward_io.
+template <class T, class Io>
+void describe_operands(fingerprint& f, Io const& io, bool sinks, bool accumulate) {
+  f.set(field::element, element_number<T>()).set(field::q_heads, io.on.q_count).set(field::kv_heads, io.on.kv_count);
+  f.set(field::dim, io.q.extent(2)).set(field::value_dim, io.v.extent(2));
+  f.set(field::sinks, sinks).set(field::accumulate, accumulate);
+}
+
+/// What ring and local attention say of their numbers; dim 0: not known yet.
+template <class Backend>
+void describe_options(fingerprint& f, attention_options const& o, Backend const& backend, schedule how, index dim,
+                      random_key key) {
+  f.set(field::schedule, how).set(field::head_groups, o.head_groups);
+  if constexpr (requires { backend.features(); }) f.set(field::features, backend.features());
+  if (dim == 0) return;
+  f.set(field::scale, scale_of(o, dim));
+  if constexpr (requires { requires Backend::draws_random_numbers; })
+    f.set(field::random, given(digest().add(key.seed).add(key.layer)));
+}
+
+template <class T>
+bool is_nan(T x) {
+  return to_acc(x) != to_acc(x);
+}
+template <class T>
+bool is_finite(T x) {
+  using A = accumulate_t<T>;
+  return to_acc(x) - to_acc(x) == A(0);
+}
+
+template <class T>
+std::string spell(T x) {
+  return is_nan(x) ? "NaN" : to_acc(x) > 0 ? "inf" : "-inf";
+}
+
+[[noreturn]] inline void fail_non_finite(std::string problem, std::uint64_t call) {
+  error_info info{errc::non_finite, std::move(problem),
+                  "Find where it comes from: the tensors were searched in the order of the call"};
+  info.step = int(call);
+  fail(std::move(info));
+}
+
+/// Every element of the rows that hold tokens. v (rows, heads, dim).
+template <class E>
+void require_finite(char const* name, view<E, 3> const& v, std::vector<real_rows> const& rows, std::uint64_t call) {
+  for (real_rows const& r : rows)
+    for (index i = 0; i < r.count; ++i)
+      for (index h = 0; h < v.extent(1); ++h)
+        for (index d = 0; d < v.extent(2); ++d)
+          if (auto const x = v(r.row + i, h, d); !is_finite(x))
+            fail_non_finite(std::string(name) + " holds " + spell(x) + " at row " + std::to_string(r.row + i) + ", head " +
+                                std::to_string(h) + ", channel " + std::to_string(d) + ": position " +
+                                std::to_string(r.position + i * r.stride) + " of the stream, document " +
+                                std::to_string(r.document),
+                            call);
+}
+
+/// -inf is legal in `v`: the lse of a row that sees nothing, a sink that takes nothing.
+template <class E, int R>
+void require_below_infinity(char const* name, view<E, R> const& v, std::uint64_t call) {
+  using A = accumulate_t<E>;
+  for (index i = 0; i < v.extent(0); ++i)
+    for (index h = 0; h < (R == 2 ? v.extent(R - 1) : 1); ++h) {
+      A x;
+      if constexpr (R == 2)
+        x = v(i, h);
+      else
+        x = v(i);
+      if (x < std::numeric_limits<A>::infinity()) continue;
+      fail_non_finite(
+          std::string(name) + " holds " + spell(x) +
+              (R == 2 ? " at row " + std::to_string(i) + ", head " + std::to_string(h) : " at head " + std::to_string(i)),
+          call);
+    }
+}
+
+template <class T>
+void require_finite_inputs(forward_io<T> const& io, checked_geometry const& g, std::uint64_t call) {
+  require_finite("q", io.q, g.q_rows, call);
+  require_finite("k", io.k, g.k_rows, call);
+  require_finite("v", io.v, g.k_rows, call);
+  if (io.sinks.data) require_below_infinity("sinks", io.sinks, call);
+}
+template <class T>
+void require_finite_inputs(backward_io<T> const& io, checked_geometry const& g, std::uint64_t call) {
+  require_finite("q", io.q, g.q_rows, call);
+  require_finite("k", io.k, g.k_rows, call);
+  require_finite("v", io.v, g.k_rows, call);
+  require_finite("out", io.out, g.q_rows, call);
+  require_finite("dout", io.dout, g.q_rows, call);
+  if (io.extras.sinks.data) require_below_infinity("sinks", io.extras.sinks, call);
+}
+template <class T>
+void require_finite_results(backward_io<T> const& io, checked_geometry const& g, std::uint64_t call) {
+  require_finite("dq", io.dq, g.q_rows, call);
+  require_finite("dk", io.dk, g.k_rows, call);
+  require_finite("dv", io.dv, g.k_rows, call);
+  for (index h = 0; h < io.extras.dsinks.extent(0); ++h)
+    if (auto const x = io.extras.dsinks(h); !is_finite(x))
+      fail_non_finite("dsinks holds " + spell(x) + " at head " + std::to_string(h), call);
+}
+
+} // namespace sp::detail

@@ -1,0 +1,257 @@
+// The verdict of an agreement: who is in the minority, how values are written, ties, refusals. And the same for losses, gathers
+// and relayouts between ranks, with every option wrong on each rank.
+#include <doctest/doctest.h>
+
+#include <array>
+
+#include <sp/core/digest.hpp>
+#include <sp/counting.hpp>
+#include <sp/gather_loss.hpp>
+
+#include "checks/scene.hpp"
+#include "support/failure.hpp"
+
+namespace checks {
+namespace {
+
+using sp::field;
+using sp::fingerprint;
+constexpr sp::threads_options patient{.deadline = std::chrono::seconds(60)};
+
+/// What rank `reader` throws when the ranks hold these values of a field.
+outcome verdict(field f, std::vector<std::uint64_t> const& values, std::size_t reader = 0) {
+  std::vector<fingerprint> all;
+  for (std::size_t r = 0; r < values.size(); ++r) all.push_back(fingerprint("object", ".call", int(r)).set(f, values[r]));
+  return outcome_of([&] { sp::detail::judge(all, all[reader]); });
+}
+bool reads(outcome const& o, std::string const& text) {
+  bool const same = o.is(errc::rank_mismatch) && o.failure->problem == text;
+  if (!same) MESSAGE(o.text());
+  return same;
+}
+std::uint64_t bits(double x) { return std::bit_cast<std::uint64_t>(x); }
+
+} // namespace
+
+TEST_CASE("agreement: equal fingerprints pass, one minority is named against the majority") {
+  CHECK(!verdict(field::dim, {5}).failure);
+  CHECK(!verdict(field::dim, {5, 5, 5}).failure);
+  CHECK(reads(verdict(field::q_heads, {16, 16, 8, 16}), "rank 2 differs from ranks 0, 1, 3 in q heads: 8 against 16"));
+  CHECK(reads(verdict(field::q_heads, {16, 8, 8, 16, 16}), "ranks 1, 2 differ from ranks 0, 3, 4 in q heads: 8 against 16"));
+  outcome const minority = verdict(field::q_heads, {16, 16, 8, 16}, 2), majority = verdict(field::q_heads, {16, 16, 8, 16}, 3);
+  CHECK(minority.failure->rank == 2);
+  CHECK(minority.failure->peer == 0);
+  CHECK(majority.failure->rank == 3);
+  CHECK(majority.failure->peer == 2);
+  CHECK(majority.failure->size == 4);
+}
+
+TEST_CASE("agreement: ties and several opinions are told in full, long lists are cut") {
+  CHECK(reads(verdict(field::kv_heads, {2, 4}), "kv heads is not the same on all ranks: 2 on rank 0; 4 on rank 1"));
+  CHECK(reads(verdict(field::kv_heads, {2, 4, 4, 2}), "kv heads is not the same on all ranks: 2 on ranks 0, 3; 4 on ranks 1, 2"));
+  CHECK(reads(verdict(field::dim, {2, 1, 1, 3}), "dim is not the same on all ranks: 1 on ranks 1, 2; 2 on rank 0; 3 on rank 3"));
+  std::vector<std::uint64_t> many(100, 1);
+  many[41] = 0;
+  CHECK(
+      reads(verdict(field::dim, many), "rank 41 differs from ranks 0, 1, 2, 3, 4, 5, 6, 7, ... (99 ranks) in dim: 0 against 1"));
+}
+
+TEST_CASE("agreement: every kind of value is written as its user knows it") {
+  CHECK(reads(verdict(field::scale, {bits(0.125), bits(0.25)}),
+              "scale is not the same on all ranks: 0.125000 on rank 0; 0.250000 on rank 1"));
+  CHECK(reads(verdict(field::schedule, {1, 3, 1}), "rank 1 differs from ranks 0, 2 in schedule: pull against rotate"));
+  CHECK(reads(verdict(field::keep, {1, 2, 1}), "rank 1 differs from ranks 0, 2 in keep: output against heads"));
+  CHECK(reads(verdict(field::sinks, {0, 1, 0}), "rank 1 differs from ranks 0, 2 in sinks: given against none"));
+  CHECK(reads(verdict(field::accumulate, {0, 1, 0}), "rank 1 differs from ranks 0, 2 in accumulate: on against off"));
+  CHECK(
+      reads(verdict(field::mask, {0xabcd1234, 0, 0xabcd1234}), "rank 1 differs from ranks 0, 2 in mask: none against #abcd1234"));
+  CHECK(reads(verdict(field::ignore_index, {std::uint64_t(-100), 0, 0}),
+              "rank 0 differs from ranks 1, 2 in ignore_index: -100 against 0"));
+  auto types = [](auto a, auto b) {
+    return verdict(field::element, {sp::detail::element_number<decltype(a)>(), sp::detail::element_number<decltype(b)>()})
+        .failure->problem;
+  };
+  CHECK(types(0.0F, 0.0) == "element type is not the same on all ranks: float32 on rank 0; float64 on rank 1");
+  CHECK(types(sp::bf16(0), sp::fp16(0)) ==
+        "element type is not the same on all ranks: bf16 of 2 bytes on rank 0; fp16 of 2 bytes on rank 1");
+  CHECK(types(std::int32_t(0), std::uint64_t(0)) ==
+        "element type is not the same on all ranks: int32 on rank 0; uint64 on rank 1");
+}
+
+TEST_CASE("agreement: operations and refusals come first, further differences are listed") {
+  std::vector<fingerprint> all{fingerprint("ring_attention", ".forward", 0).set(field::dim, 4),
+                               fingerprint("ring_attention", ".backward", 1).set(field::dim, 5),
+                               fingerprint("ring_attention", ".forward", 2).set(field::dim, 4)};
+  auto told = [&] { return outcome_of([&] { sp::detail::judge(all, all[0]); }); };
+  CHECK(reads(told(), "rank 1 differs from ranks 0, 2 in operation: ring_attention.backward against ring_attention.forward"));
+  all[2].refuse(errc::bad_mask);
+  CHECK(reads(told(), "rank 2 refused ring_attention.forward with bad_mask"));
+  all[1].refuse();
+  CHECK(reads(told(),
+              "rank 1 refused ring_attention.backward with an exception, rank 2 refused ring_attention.forward with bad_mask"));
+  CHECK(!outcome_of([&] { sp::detail::judge(all, all[2]); }).failure); // it has an error of its own
+  all = {fingerprint("x", "", 0).set(field::dim, 1).set(field::mask, 2),
+         fingerprint("x", "", 1).set(field::dim, 3).set(field::mask, 4)};
+  CHECK(reads(told(), "dim is not the same on all ranks: 1 on rank 0; 3 on rank 1 (also in mask)"));
+  CHECK(fingerprint("ulysses_attention", ".backward.results", 0).operation() == "ulysses_attention.backward.results");
+  CHECK(fingerprint(std::string(60, 'a'), "", 0).operation() == std::string(48, 'a'));
+}
+
+TEST_CASE("digests: every word counts, bytes may be cut anywhere") {
+  sp::digest const a = sp::digest().add(1).add(2), b = sp::digest().add(2).add(1);
+  CHECK(a.value() != b.value());
+  CHECK(a.value() == sp::digest().add(1).add(2).value());
+  CHECK(sp::digest().add(0).value() != sp::digest().value());
+  std::vector<unsigned char> bytes(100);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<unsigned char>(i * 37);
+  auto const whole = sp::digest().add(bytes.data(), 100).value();
+  for (std::size_t n = 0; n <= 100; ++n) CHECK(sp::digest().add(bytes.data(), n).add(bytes.data() + n, 100 - n).value() == whole);
+  int changed = 0;
+  for (std::size_t bit = 0; bit < 800; ++bit) {
+    bytes[bit / 8] ^= static_cast<unsigned char>(1u << bit % 8);
+    changed += sp::digest().add(bytes.data(), 100).value() != whole;
+    bytes[bit / 8] ^= static_cast<unsigned char>(1u << bit % 8);
+  }
+  CHECK(changed == 800);
+  CHECK(sp::digest().add(bytes.data(), 99).value() != whole);
+  std::vector<int> tokens{5, 6, 7};
+  std::vector<long> wide{5, 6, 7};
+  CHECK(sp::digest_of(sp::view<int, 1>(tokens.data(), {3})) == sp::digest_of(sp::view<long const, 1>(wide.data(), {3})));
+}
+
+namespace {
+
+/// Runs f(comm, victim here) for each victim and demands that all ranks name it and the field.
+template <class F>
+int everywhere(char const* name, F&& f) {
+  int good = 0;
+  for (int victim = 0; victim < 3; ++victim) {
+    std::atomic<int> told = 0;
+    sp::threads::run(
+        3,
+        [&](sp::threads const& comm) {
+          outcome const o = outcome_of([&] { f(comm, comm.rank() == victim); });
+          bool const right = o.is(errc::rank_mismatch) && o.says("rank " + std::to_string(victim) + " differs from ranks ") &&
+                             o.says(std::string(" in ") + name + ": ");
+          if (!right) MESSAGE(name << " on rank " << victim << ": " << o.text());
+          told += right;
+        },
+        patient);
+    good += told == 3;
+  }
+  return good;
+}
+
+} // namespace
+
+TEST_CASE("F3: losses: options, types and contracts of all ranks agree") {
+  auto run = [](sp::threads const& comm, auto contract, sp::loss_options o, auto zero) {
+    std::vector<decltype(zero)> losses(4, decltype(zero)(1));
+    std::vector<int> labels(4, 0);
+    o.checks = o.checks == 1 ? 2 : o.checks;
+    sp::gather_loss loss{comm, contract, o};
+    loss.forward(sp::view<decltype(zero), 1>(losses.data(), {4}), sp::view<int, 1>(labels.data(), {4}));
+  };
+  using averaged = sp::averaged;
+  CHECK(everywhere("reduction", [&](auto& c, bool bad) {
+          run(c, averaged{3}, {.reduce = bad ? sp::reduction::sum : sp::reduction::mean}, 0.0);
+        }) == 3);
+  CHECK(everywhere("divide", [&](auto& c, bool bad) {
+          run(c, averaged{3}, {.divide = bad ? sp::divide::later : sp::divide::now}, 0.0);
+        }) == 3);
+  CHECK(everywhere("ignore_index", [&](auto& c, bool bad) { run(c, averaged{3}, {.ignore_index = bad ? -1 : -100}, 0.0); }) == 3);
+  CHECK(everywhere("gradient contract", [&](auto& c, bool bad) { run(c, averaged{bad ? 2 : 3}, {}, 0.0); }) == 3);
+  CHECK(everywhere("check level", [&](auto& c, bool bad) { run(c, averaged{3}, {.checks = bad ? 3 : 2}, 0.0); }) == 3);
+  CHECK(everywhere("element type",
+                   [&](auto& c, bool bad) { bad ? run(c, averaged{3}, {}, 0.0F) : run(c, averaged{3}, {}, 0.0); }) == 3);
+}
+
+TEST_CASE("F3: gathers and relayouts: batches, types and shapes agree; another operation is found as well") {
+  struct wrong {
+    index length = 20, heads = 2;
+    bool zigzag = true, single = false, loss = false;
+    std::uint64_t tokens = 1;
+  };
+  auto gather = [](sp::threads const& comm, wrong w) {
+    sp::documents const docs = sp::packed{0, w.length, 30};
+    sp::batch b = w.zigzag ? sp::batch(docs, sp::zigzag{}, comm, {.tokens = w.tokens})
+                           : sp::batch(docs, sp::contiguous{}, comm, {.tokens = w.tokens});
+    auto run = [&](auto zero) {
+      using T = decltype(zero);
+      std::vector<T> local(std::size_t(b.tokens() * w.heads)), global(std::size_t(30 * w.heads));
+      sp::view<T const, 2> from(local.data(), {b.tokens(), w.heads});
+      sp::view<T, 2> to(global.data(), {30, w.heads});
+      sp::gather_tokens g{comm, {.checks = 2}};
+      if (w.loss)
+        sp::gather_loss{comm, sp::summed{}, {.checks = 2}}.forward(sp::view<T, 1>(local.data(), {0}),
+                                                                   sp::view<int, 1>(nullptr, {0}));
+      g.forward(b, from, to);
+    };
+    w.single ? run(0.0F) : run(0.0);
+  };
+  CHECK(everywhere("documents", [&](auto& c, bool bad) { gather(c, {.length = bad ? 21 : 20}); }) == 3);
+  CHECK(everywhere("sharding", [&](auto& c, bool bad) { gather(c, {.zigzag = !bad}); }) == 3);
+  CHECK(everywhere("tokens", [&](auto& c, bool bad) { gather(c, {.tokens = bad ? 2u : 1u}); }) == 3);
+  CHECK(everywhere("row shape", [&](auto& c, bool bad) { gather(c, {.heads = bad ? 3 : 2}); }) == 3);
+  CHECK(everywhere("element type", [&](auto& c, bool bad) { gather(c, {.single = bad}); }) == 3);
+  CHECK(everywhere("operation", [&](auto& c, bool bad) { gather(c, {.loss = bad}); }) == 3);
+
+  struct moved {
+    bool transposed = false, from = false, to = false, map = false;
+    index heads = 2;
+  };
+  auto relayout = [](sp::threads const& comm, moved w) {
+    sp::documents const docs = sp::documents::rectangular(1, 24);
+    sp::layout const a = w.from ? sp::layout(docs, sp::striped{}, 3) : sp::layout(docs, sp::contiguous{}, 3);
+    sp::layout const b = w.to ? sp::layout(docs, sp::striped{}, 3) : sp::layout(docs, sp::zigzag{}, 3);
+    sp::mapping const all[] = {{w.map ? 1 : 0, 0, 20}};
+    sp::relayout const r(a, b, all, comm.rank(), {.checks = 2});
+    std::vector<double> x(std::size_t(a.tokens(comm.rank()) * w.heads)), y(std::size_t(b.tokens(comm.rank()) * w.heads));
+    sp::view<double, 2> in(x.data(), {a.tokens(comm.rank()), w.heads}), out(y.data(), {b.tokens(comm.rank()), w.heads});
+    sp::pool scratch;
+    w.transposed ? r.apply_transposed(comm, sp::view<double const, 2>(out), in, scratch)
+                 : r.apply(comm, sp::view<double const, 2>(in), out, scratch);
+  };
+  CHECK(everywhere("operation", [&](auto& c, bool bad) { relayout(c, {.transposed = bad}); }) == 3);
+  CHECK(everywhere("sharding", [&](auto& c, bool bad) { relayout(c, {.from = bad}); }) == 3);
+  CHECK(everywhere("sharding moved to", [&](auto& c, bool bad) { relayout(c, {.to = bad}); }) == 3);
+  CHECK(everywhere("map", [&](auto& c, bool bad) { relayout(c, {.map = bad}); }) == 3);
+  CHECK(everywhere("row shape", [&](auto& c, bool bad) { relayout(c, {.heads = bad ? 3 : 2}); }) == 3);
+}
+
+TEST_CASE("losses, gathers and relayouts: level 1 sends no check, level 2 one per call, with equal results") {
+  sp::threads::run(
+      3,
+      [](sp::threads const& base) {
+        std::vector<double> gathered[4];
+        double losses[4] = {};
+        for (int level : {0, 1, 2, 3}) {
+          sp::ledger sent;
+          sp::counting comm(base, sent);
+          sp::batch b(sp::packed{0, 20, 30}, sp::zigzag{}, comm);
+          std::vector<double> local(std::size_t(b.tokens())), &global = gathered[level];
+          for (std::size_t i = 0; i < local.size(); ++i) local[i] = double(10 * comm.rank()) + double(i);
+          global.assign(30, 0);
+          std::vector<int> labels(local.size());
+          sp::view<double, 1> x(local.data(), {b.tokens()});
+          sp::gather_tokens{comm, {.checks = level}}.forward(b, sp::view<double const, 1>(x),
+                                                             sp::view<double, 1>(global.data(), {30}));
+          losses[level] = sp::gather_loss{comm, sp::summed{}, {.checks = level}}
+                              .forward(x, sp::view<int, 1>(labels.data(), {b.tokens()}))
+                              .loss;
+          sp::mapping const all = sp::identity_map(30);
+          sp::pool scratch;
+          std::vector<double> again(local.size());
+          sp::relayout(b.layout(), b.layout(), {&all, 1}, comm.rank(), {.checks = level})
+              .apply(comm, sp::view<double const, 1>(x), sp::view<double, 1>(again.data(), {b.tokens()}), scratch);
+          CHECK(again == local);
+          CHECK(sent.of(sp::agreement_primitive).operations == (level < 2 ? 0 : 4)); // gather: prepare and forward
+          CHECK(sent.of(sp::agreement_primitive).bytes_sent == (level < 2 ? 0 : 4 * 2 * index(sizeof(fingerprint))));
+          CHECK(gathered[level] == gathered[0]);
+          CHECK(losses[level] == losses[0]);
+        }
+      },
+      patient);
+}
+
+} // namespace checks

@@ -1,0 +1,205 @@
+// Check levels cost what they say: level 1 sends what level 0 sends, level 2 adds one small all-gather per call under its own
+// name, and no level changes a bit of the results. Memory questions stay sufficient, a steady state at level 2 allocates nothing.
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <new>
+
+#include <sp/blockwise.hpp>
+#include <sp/counting.hpp>
+#include <sp/cpu.hpp>
+#include <sp/gather_loss.hpp>
+
+#include "checks/scene.hpp"
+#include "conformance/kernels.hpp"
+#include "support/failure.hpp"
+
+namespace {
+thread_local bool armed = false;
+thread_local long counted = 0;
+
+[[gnu::noinline]] void* counting_new(std::size_t n, std::size_t alignment) {
+  if (armed) ++counted;
+  void* p = alignment ? std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment) : std::malloc(n ? n : 1);
+  if (!p) throw std::bad_alloc();
+  return p;
+}
+} // namespace
+
+[[gnu::noinline]] void* operator new(std::size_t n) { return counting_new(n, 0); }
+[[gnu::noinline]] void* operator new[](std::size_t n) { return counting_new(n, 0); }
+[[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
+[[gnu::noinline]] void* operator new[](std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace checks {
+namespace {
+
+constexpr int ranks = 4;
+constexpr sp::threads_options patient{.deadline = std::chrono::seconds(60)};
+using counter = sp::counting<sp::threads>;
+
+/// The objects under test, as a value: what each is made of at a level.
+struct variant {
+  char const* name;
+  kind k;
+  sp::schedule schedule = sp::schedule::rotate;
+  sp::keep keep = sp::keep::heads;
+  bool whole = false; ///< a kernel without lse
+};
+variant const variants[] = {{"rotate", kind::ring},
+                            {"gather", kind::ring, sp::schedule::gather},
+                            {"pull", kind::ring, sp::schedule::pull},
+                            {"ulysses", kind::ulysses},
+                            {"usp", kind::usp, sp::schedule::rotate, sp::keep::output},
+                            {"whole", kind::ulysses, sp::schedule::rotate, sp::keep::heads, true}};
+
+template <class F>
+void with_variant(variant const& v, place<counter> const& at, int level, F&& f) {
+  arguments a;
+  a.level = level;
+  sp::attention_options const o{sp::causal(), 0.5, v.schedule, 2, level};
+  if (v.k == kind::ring)
+    f(sp::ring_attention{at.all, sp::cpu{}, o}, at.batch(a), a);
+  else if (v.whole)
+    f(sp::ulysses_attention{at.ulysses, conformance::plain_sdpa{}, o}, at.batch(a), a);
+  else
+    f(sp::ulysses_attention{at.ulysses, sp::ring_attention{at.ring, sp::cpu{}, o}, {v.keep}}, at.batch(a), a);
+}
+
+/// One step of every rank; what it sent and what came out.
+struct record {
+  sp::ledger sent;
+  std::vector<unsigned char> results;
+};
+std::vector<record> step(variant const& v, int level) {
+  std::vector<record> all(ranks);
+  sp::threads::run(
+      ranks,
+      [&](sp::threads const& base) {
+        record& mine = all[std::size_t(base.rank())];
+        place<counter> const at(v.k, counter(base, mine.sent));
+        mine.sent.clear();
+        with_variant(v, at, level, [&](auto const& object, sp::batch const& b, arguments const& a) {
+          sp::pool memory;
+          sp::context const c(memory, memory);
+          tensors<double> x(b, a);
+          auto p = object.prepare(b);
+          x.backward(object, p, c, x.forward(object, p, c));
+          mine.results = x.results();
+        });
+      },
+      patient);
+  return all;
+}
+
+sp::ledger_entry const none{};
+
+} // namespace
+
+TEST_CASE("level 1 sends what level 0 sends, 2 and 3 add agreements of one fingerprint; every level gives the same bits") {
+  for (variant const& v : variants) {
+    INFO(v.name);
+    auto const base = step(v, 0);
+    for (int level : {1, 2, 3}) {
+      auto const with = step(v, level);
+      for (std::size_t r = 0; r < std::size_t(ranks); ++r) {
+        CHECK(with[r].results == base[r].results);
+        auto entries = with[r].sent.entries();
+        entries.erase(sp::agreement_primitive);
+        CHECK(entries == base[r].sent.entries());
+        // prepare, forward, backward; at level 3 the results of two of them
+        index const times = level < 2 ? 0 : level == 2 ? 3 : 5, bytes = index(sizeof(sp::fingerprint));
+        index const messages = v.k == kind::usp ? 2 : 3, fingerprints = 3; // usp: one to the partner, two to the other group
+        CHECK(with[r].sent.of(sp::agreement_primitive) ==
+              (level < 2 ? none
+                         : sp::ledger_entry{times * (v.k == kind::usp ? 2 : 1), times * messages, times * fingerprints * bytes,
+                                            times * fingerprints * bytes, 0, 0}));
+      }
+    }
+  }
+}
+
+TEST_CASE("levels 2 and 3: scratch_bytes and saved_bytes suffice, also for canaries") {
+  for (variant const& v : variants)
+    for (int level : {1, 2, 3}) {
+      INFO(v.name << " at level " << level);
+      std::atomic<int> good = 0;
+      sp::threads::run(
+          ranks,
+          [&](sp::threads const& base) {
+            sp::ledger sent;
+            place<counter> const at(v.k, counter(base, sent));
+            with_variant(v, at, level, [&](auto const& object, sp::batch const& b, arguments const& a) {
+              auto p = object.prepare(b);
+              sp::pool pool;
+              index const need = object.template scratch_bytes<double>(p, a.shape()),
+                          keep = object.template saved_bytes<double>(p, a.shape());
+              sp::owned<std::byte, 1> fast(pool, {need}), slow(pool, {keep}), both(pool, {need + keep});
+              sp::workspace scratch(fast.tensor.data, std::size_t(need)), kept(slow.tensor.data, std::size_t(keep)),
+                  all(both.tensor.data, std::size_t(need + keep));
+              tensors<double> x(b, a);
+              for (int again = 0; again < 2; ++again)
+                x.backward(object, p, {scratch, kept}, x.forward(object, p, {scratch, kept}));
+              object.infer(p, {all, all}, x.q, x.k, x.v, x.out);
+              ++good;
+            });
+          },
+          patient);
+      CHECK(good == ranks);
+    }
+}
+
+TEST_CASE("level 2: a steady state allocates nothing") {
+  for (variant const& v : variants) {
+    if (v.whole) continue; // this kernel has vectors of its own
+    INFO(v.name);
+    std::atomic<long> allocations = 0;
+    sp::threads::run(
+        ranks,
+        [&](sp::threads const& base) {
+          sp::ledger sent;
+          place<counter> const at(v.k, counter(base, sent));
+          with_variant(v, at, 2, [&](auto const& object, sp::batch const& b, arguments const& a) {
+            tensors<double> x(b, a);
+            auto step = [&] {
+              object.backward(b, object.forward(b, x.q, x.k, x.v, x.out), x.q, x.k, x.v, x.out, x.dout, x.dq, x.dk, x.dv);
+            };
+            step();
+            step();
+            counted = 0;
+            armed = true;
+            step();
+            armed = false;
+            allocations += counted;
+          });
+        },
+        patient);
+    CHECK(allocations == 0);
+  }
+}
+
+TEST_CASE("levels are 0 to 3, everything else is refused") {
+  sp::layout const l(sp::documents::rectangular(1, 4), sp::contiguous{}, 1);
+  sp::mapping const all = sp::identity_map(4);
+  for (int level : {-1, 4, 100}) {
+    auto refused = [&](auto make) {
+      return support::says(support::failure_of(make), errc::bad_state, "check level " + std::to_string(level));
+    };
+    CHECK(refused([&] { return sp::ring_attention{sp::solo{}, sp::cpu{}, {.checks = level}}; }));
+    CHECK(refused([&] { return sp::ulysses_attention{sp::solo{}, sp::cpu{}, {.checks = level}}; }));
+    CHECK(refused([&] { return sp::gather_loss{sp::solo{}, sp::summed{}, {.checks = level}}; }));
+    CHECK(refused([&] { return sp::gather_tokens{sp::solo{}, {.checks = level}}; }));
+    CHECK(refused([&] { return sp::relayout(l, l, {&all, 1}, 0, {level}); }));
+  }
+  for (int level : {0, 1, 2, 3}) CHECK(sp::ring_attention{sp::solo{}, sp::cpu{}, {.checks = level}}.checks() == level);
+}
+
+} // namespace checks
