@@ -1,18 +1,37 @@
 #!/usr/bin/env bash
-# Builds the trainer and runs it: examples/run.sh [--text PATH] [--out DIR] [--steps N]; --help lists the rest.
-# Without --text it reads this repository, without --out it writes to build/report of this repository.
+# Builds the trainer and runs it: examples/run.sh [--mpi P] [--text PATH] [--out DIR] [--steps N]; --help lists the rest.
+# Without --text it reads this repository, without --out it writes to build/report; with --mpi P the ranks are P processes.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-"$root/cmake/bootstrap.sh" examples
+arguments=() processes="" out=(--out "$root/build/report")
+while (($#)); do
+  case $1 in
+    --mpi) processes=${2:-none} && shift ;;
+    --mpi=*) processes=${1#--mpi=} ;;
+    --out | --out=*) out=() && arguments+=("$1") ;;
+    *) arguments+=("$1") ;;
+  esac
+  (($#)) && shift
+done
+program=sp_trainer needs=examples start=()
+if [[ $processes ]]; then
+  if ! [[ $processes =~ ^[1-9][0-9]{0,2}$ ]]; then
+    echo "sp: --mpi takes a number of processes, not '$processes'" >&2
+    exit 2
+  fi
+  program=sp_trainer_mpi needs=examples-mpi
+  start=(mpirun --oversubscribe -n "$processes")
+  ((EUID != 0)) || start+=(--allow-run-as-root)
+  export OMPI_MCA_mpi_yield_when_idle=1 # more processes than processors: who waits must let others run
+  [[ -t 1 ]] || export TERM=dumb        # mpirun gives every process a terminal, so the trainer cannot tell
+fi
+
+"$root/cmake/bootstrap.sh" "$needs"
 (
   cd "$root" # presets are read from the current folder; the trainer itself starts where the caller stands
   cmake --preset release >/dev/null
-  cmake --build --preset release --parallel "${SP_JOBS:-$(nproc)}" --target sp_trainer
+  cmake --build --preset release --parallel "${SP_JOBS:-$(nproc)}" --target "$program"
 )
 
-out=(--out "$root/build/report")
-for argument in "$@"; do
-  [[ $argument == --out || $argument == --out=* ]] && out=()
-done
-exec "$root/build/release/examples/sp_trainer" "$@" ${out[@]+"${out[@]}"}
+exec ${start[@]+"${start[@]}"} "$root/build/release/examples/$program" ${arguments[@]+"${arguments[@]}"} ${out[@]+"${out[@]}"}

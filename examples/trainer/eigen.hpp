@@ -12,3 +12,14 @@
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
+
+#include <vector>
+
+namespace trainer {
+
+/// Numbers that matrices are mapped on. Eigen's sums depend on where in a vector register a row begins: with aligned memory that is
+/// the same in every run, and so are the bits.
+template <class T>
+using flat_vector = std::vector<T, Eigen::aligned_allocator<T>>;
+
+} // namespace trainer

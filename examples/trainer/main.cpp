@@ -1,6 +1,7 @@
 // sp_trainer: trains a small language model on real text, by one rank and by several, and shows that the numbers are the same.
 // Exit codes: 0 all is well, 1 a number is off (it says which), 2 the options, the text or the output folder cannot be used.
 #include <fstream>
+#include <sstream>
 
 #include <CLI/CLI.hpp>
 
@@ -12,8 +13,8 @@ namespace {
 
 using namespace trainer;
 
-/// Why the report cannot be written; exit code 2.
-struct bad_output : std::runtime_error {
+/// Why the run cannot be started or its report not be written; exit code 2.
+struct unusable : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
@@ -36,14 +37,14 @@ void make_quick(settings& s) {
   s.learning_rate = 1e-2;
 }
 
-void run_all(report& r, progress& show) {
+void run_all(report& r, ranks& us, progress& show) {
   for (bool in_double : {false, true}) {
     std::size_t first = r.outcomes.size();
     for (plan const& p : r.plans) {
       int steps = in_double ? r.asked.double_steps : r.asked.steps;
-      r.outcomes.push_back(in_double ? run_double(p, r.asked, *r.text, steps, show)
-                                     : run_float(p, r.asked, *r.text, steps, show));
-      compare(r.outcomes.back(), r.outcomes[first], parameter_table(r.asked.model));
+      r.outcomes.push_back(in_double ? run_double(us, p, r.asked, *r.text, steps, show)
+                                     : run_float(us, p, r.asked, *r.text, steps, show));
+      if (us.lead()) compare(r.outcomes.back(), r.outcomes[first], parameter_table(r.asked.model));
     }
   }
 }
@@ -84,22 +85,28 @@ int conclude(report const& r) {
 void claim_output(std::filesystem::path const& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (error) throw bad_output("cannot make the folder '" + folder.string() + "': " + error.message());
+  if (error) throw unusable("cannot make the folder '" + folder.string() + "': " + error.message());
   for (char const* name : {"train.json", "report.html"}) {
     std::filesystem::path file = folder / name;
     bool was_there = std::filesystem::exists(file, error);
-    if (!std::ofstream(file, std::ios::app)) throw bad_output("cannot write '" + file.string() + "'");
+    if (!std::ofstream(file, std::ios::app)) throw unusable("cannot write '" + file.string() + "'");
     if (!was_there) std::filesystem::remove(file, error);
   }
 }
 
-int train(settings const& asked) {
-  corpus text = read_corpus(asked.text, asked.longest);
-  claim_output(asked.out);
-  report r{asked, &text, parameter_table(asked.model).size(), all_plans(), reader(text, asked.stream, asked.seed).next(), {}, 0};
-  describe(r);
+int train(settings const& asked, corpus const& text, ranks& us) {
+  report r{asked,
+           &text,
+           parameter_table(asked.model).size(),
+           all_plans(us.most()),
+           reader(text, asked.stream, asked.seed).next(),
+           {},
+           0,
+           ranks::are};
+  if (us.lead()) describe(r);
   progress show(double(r.plans.size()) * double(asked.stream) * (asked.steps + asked.double_steps));
-  run_all(r, show);
+  run_all(r, us, show);
+  if (!us.lead()) return 0;
   r.seconds = show.seconds_in_all();
   print_table(r);
   write_json(r, asked.out / "train.json");
@@ -108,9 +115,30 @@ int train(settings const& asked) {
   return conclude(r);
 }
 
+/// The exit code of f(). What cannot be used is the same for all processes: one says so.
+template <class F>
+int guarded(ranks const& us, F const& f) {
+  auto complain = [&](std::exception const& e, int code) {
+    if (us.lead() || code == 1) fmt::print(stderr, "sp_trainer: {}\n", e.what());
+    return code;
+  };
+  try {
+    return f();
+  } catch (bad_text const& e) {
+    return complain(e, 2);
+  } catch (unusable const& e) {
+    return complain(e, 2);
+  } catch (std::filesystem::filesystem_error const& e) {
+    return complain(e, 2);
+  } catch (std::exception const& e) {
+    return complain(e, 1);
+  }
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
+  ranks us(argc, argv);
   settings asked;
   CLI::App app{"Trains a byte-level language model by one rank and by several, and compares their numbers."};
   app.add_option("--text", asked.text, "file or folder to train on; may be given several times (default: this repository)");
@@ -121,11 +149,13 @@ int main(int argc, char** argv) {
                    ->capture_default_str()
                    ->check(CLI::Range(1, 1000000));
   app.add_option("--seed", asked.seed, "of the weights and of the order of documents")->capture_default_str();
+  app.footer("examples/run.sh --mpi P runs the ranks as P processes under MPI (2 or more; needs Open MPI).");
   app.add_flag("--quick", asked.quick, "a tiny model and stream, for tests");
   try {
     app.parse(argc, argv);
   } catch (CLI::ParseError const& e) {
-    return app.exit(e) == 0 ? 0 : 2;
+    std::ostringstream nothing;
+    return (us.lead() ? app.exit(e) : app.exit(e, nothing, nothing)) == 0 ? 0 : 2;
   }
   if (asked.quick) {
     make_quick(asked);
@@ -133,19 +163,13 @@ int main(int argc, char** argv) {
     if (more->empty()) asked.double_steps = 3;
   }
   if (asked.text.empty()) asked.text = own_text();
-  try {
-    return train(asked);
-  } catch (bad_text const& e) {
-    fmt::print(stderr, "sp_trainer: {}\n", e.what());
-    return 2;
-  } catch (bad_output const& e) {
-    fmt::print(stderr, "sp_trainer: {}\n", e.what());
-    return 2;
-  } catch (std::filesystem::filesystem_error const& e) {
-    fmt::print(stderr, "sp_trainer: {}\n", e.what());
-    return 2;
-  } catch (std::exception const& e) {
-    fmt::print(stderr, "sp_trainer: {}\n", e.what());
-    return 1;
-  }
+  corpus text;
+  int code = us.agree(guarded(us, [&] {
+    if (us.most() < 2) throw unusable("there is one rank only; start 2 or more: examples/run.sh --mpi 4");
+    text = read_corpus(asked.text, asked.longest);
+    if (us.lead()) claim_output(asked.out);
+    return 0;
+  }));
+  if (code == 0) code = us.agree(guarded(us, [&] { return train(asked, text, us); }));
+  return code;
 }

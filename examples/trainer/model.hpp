@@ -12,7 +12,7 @@ namespace trainer {
 
 /// One parameter of a flat vector as a matrix.
 template <class T>
-matrix_map<T> at(std::vector<T>& flat, parameter const& p) {
+matrix_map<T> at(flat_vector<T>& flat, parameter const& p) {
   return {flat.data() + p.offset, p.rows, p.cols};
 }
 
@@ -41,10 +41,12 @@ template <class T>
 class decoder {
 public:
   decoder(shape const& s, std::uint64_t seed)
-      : weights(initial_weights<T>(parameter_table(s), seed)), gradients(weights.size()), shape_(s), table_(s),
-        layers_(table_.layers.size()) {}
+      : weights(std::size_t(parameter_table(s).size())), gradients(weights.size()), shape_(s), table_(s),
+        layers_(table_.layers.size()) {
+    set_initial_weights<T>(table_, seed, weights);
+  }
 
-  std::vector<T> weights, gradients; ///< flat, in the order of table()
+  flat_vector<T> weights, gradients; ///< in the order of table()
 
   parameter_table const& table() const { return table_; }
 

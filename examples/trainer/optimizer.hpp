@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <numbers>
+#include <span>
 
 #include "parameters.hpp"
 
@@ -11,7 +12,7 @@ namespace trainer {
 
 /// Norm of a flat gradient, summed in double in a fixed order.
 template <class T>
-double norm_of(std::vector<T> const& gradient) {
+double norm_of(std::span<T const> gradient) {
   double sum = 0;
   for (T g : gradient) sum += double(g) * double(g);
   return std::sqrt(sum);
@@ -24,7 +25,7 @@ public:
       : settings_(s), table_(table), mean_(std::size_t(table.size())), square_(mean_.size()) {}
 
   /// One step with learning rate `rate`. `norm` is the gradient's: a longer gradient than settings::clip is scaled down to it.
-  void step(std::vector<T>& weights, std::vector<T> const& gradient, double norm, double rate) {
+  void step(std::span<T> weights, std::span<T const> gradient, double norm, double rate) {
     ++steps_;
     double scale = norm > settings_.clip ? settings_.clip / norm : 1;
     double first = 1 - std::pow(beta1, steps_), second = 1 - std::pow(beta2, steps_);

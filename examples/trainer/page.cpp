@@ -74,7 +74,7 @@ std::string what_it_is(plan const& p) {
   std::string how =
       p.ulysses > 1 ? "Pairs of ranks exchange heads for tokens and walk the ring together, coloured as the first of the pair. "
                     : "";
-  if (p.data > 1) how += "Two groups of two ranks train on different documents of the step. ";
+  if (p.data > 1) how += fmt::format("Two groups of {} ranks train on different documents of the step. ", p.sequence());
   if (p.schedule == sp::schedule::gather) return how + "Keys are gathered from everybody, then computed in one go.";
   return how + "Keys travel around the ring; in step s rank r meets the keys of rank r − s. Coloured: what is computed; grey: "
                "computed in other steps.";
@@ -92,9 +92,9 @@ std::string opening(report const& r) {
                      "heads), trained on {} documents "
                      "({} KB of text) in steps of {} packed tokens. Every strategy starts from the same seed and reads the same "
                      "text; each must give "
-                     "the numbers of one rank. All runs took {:.0f} s.</p>",
+                     "the numbers of one rank. Ranks are {}. All runs took {:.0f} s.</p>",
                      r.parameters, m.layers, m.dim, m.q_heads, m.kv_heads, r.text->documents.size(), r.text->bytes / 1024,
-                     r.asked.stream, r.seconds);
+                     r.asked.stream, r.ranks_are, r.seconds);
 }
 
 } // namespace

@@ -2,7 +2,9 @@
 // The table names the matrices in it; initialisation depends on the seed and a parameter's place alone.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -60,15 +62,14 @@ private:
 
 /// Uniform starting values with each matrix's spread; the same in float and double up to rounding.
 template <class T>
-std::vector<T> initial_weights(parameter_table const& table, std::uint64_t seed) {
-  std::vector<T> flat(std::size_t(table.size()), T(1));
+void set_initial_weights(parameter_table const& table, std::uint64_t seed, std::span<T> flat) {
+  std::fill(flat.begin(), flat.end(), T(1));
   for (parameter const& p : table.all())
     for (index i = p.offset; i < p.offset + p.size() && !p.is_gain(); ++i) {
       auto n = std::uint64_t(i); // a counter-based generator: the place is all it needs
       auto bits = sp::philox({std::uint32_t(n), std::uint32_t(n >> 32), 0, 0}, {std::uint32_t(seed), std::uint32_t(seed >> 32)});
       flat[std::size_t(i)] = T(p.spread * std::sqrt(12.0) * (double(sp::uniform(bits[0])) - 0.5));
     }
-  return flat;
 }
 
 } // namespace trainer

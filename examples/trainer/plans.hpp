@@ -22,16 +22,19 @@ struct plan {
   int ranks() const { return data * sequence(); }
 };
 
-inline std::vector<plan> all_plans() {
+/// Plans for at most n ranks.
+inline std::vector<plan> all_plans(int n) {
   using enum sharding;
-  return {
+  auto name = [](char const* what, int ranks) { return what + std::to_string(ranks); };
+  std::vector<plan> plans{
       {"one rank"},
-      {"ulysses 4", 1, 1, 4, contiguous},
-      {"zigzag ring 4", 1, 4, 1, zigzag, sp::schedule::rotate},
-      {"striped ring 3", 1, 3, 1, striped, sp::schedule::rotate},
-      {"usp 2 x 2", 1, 2, 2, zigzag, sp::schedule::rotate},
-      {"data 2 x sequence 2", 2, 2, 1, contiguous, sp::schedule::gather},
+      {name("ulysses ", n), 1, 1, n, contiguous},
+      {name("zigzag ring ", n), 1, n, 1, zigzag, sp::schedule::rotate},
   };
+  if (n > 2) plans.push_back({name("striped ring ", n - 1), 1, n - 1, 1, striped, sp::schedule::rotate});
+  if (n > 3) plans.push_back({"usp " + name("", n / 2) + " x 2", 1, n / 2, 2, zigzag, sp::schedule::rotate});
+  plans.push_back({name("data 2 x sequence ", n / 2), 2, n / 2, 1, contiguous, sp::schedule::gather});
+  return plans;
 }
 
 inline sp::documents documents_of(step_text const& text) { return sp::documents::packed(text.cu_seqlens); }

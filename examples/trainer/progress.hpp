@@ -1,10 +1,13 @@
-// Progress of a run: a bar that redraws itself where the output is a terminal, a few plain lines where it is not.
+// Progress of a run: a bar that redraws itself where the output is a terminal, a few plain lines where it is not (or is dumb:
+// mpirun gives its processes terminals whatever its own output is, so examples/run.sh says TERM=dumb).
 // Only one rank reports, so nothing here is shared between threads.
 #pragma once
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
+#include <string_view>
 
 #include <unistd.h>
 
@@ -17,7 +20,7 @@ namespace trainer {
 class progress {
 public:
   /// Before the first run: how many tokens all runs together will see, for the time left.
-  explicit progress(double all_tokens) : all_(all_tokens), terminal_(isatty(STDOUT_FILENO) == 1) {}
+  explicit progress(double all_tokens) : all_(all_tokens), terminal_(isatty(STDOUT_FILENO) == 1 && !dumb()) {}
 
   /// A run begins.
   void begin(std::string title, int steps) {
@@ -43,6 +46,10 @@ public:
 
 private:
   using clock = std::chrono::steady_clock;
+  static bool dumb() {
+    char const* term = std::getenv("TERM");
+    return term && std::string_view(term) == "dumb";
+  }
   static double seconds(clock::time_point since) { return std::chrono::duration<double>(clock::now() - since).count(); }
   double rate() const { return run_tokens_ / seconds(run_start_); }
 

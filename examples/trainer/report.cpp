@@ -27,9 +27,8 @@ void print_table(report const& r) {
              "worst matrix by norm. Allowed: float "
              "{:.0e}, double {:.0e}.\n",
              bound_of("float"), bound_of("double"));
-  fmt::print("Bytes: all ranks, {} layers, forward and backward. Peak: scratch and saved tensors of attention. Ranks are threads "
-             "of this machine.\n",
-             r.asked.model.layers);
+  fmt::print("Bytes: all ranks, {} layers, forward and backward. Peak: scratch and saved tensors of attention. Ranks are {}.\n",
+             r.asked.model.layers, r.ranks_are);
 }
 
 namespace {
@@ -64,6 +63,7 @@ void write_json(report const& r, std::filesystem::path const& file) {
                {"documents", r.text->documents.size()}};
   j["tokens_per_step"] = r.asked.stream;
   j["seed"] = r.asked.seed;
+  j["ranks_are"] = r.ranks_are;
   j["seconds"] = r.seconds;
   for (outcome const& o : r.outcomes) j["runs"].push_back(to_json(o));
   std::ofstream out(file);

@@ -15,6 +15,7 @@ struct report {
   step_text first_step;          ///< the packed stream whose owners are drawn
   std::vector<outcome> outcomes; ///< by number type, then in the order of plans
   double seconds = 0;
+  std::string ranks_are; ///< "threads of this machine"
 };
 
 void print_table(report const& r);

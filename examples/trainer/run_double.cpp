@@ -6,8 +6,8 @@
 
 namespace trainer {
 
-outcome run_double(plan const& how, settings const& asked, corpus const& text, int steps, progress& show) {
-  return run_plan<double>(how, asked, text, steps, show);
+outcome run_double(ranks& us, plan const& how, settings const& asked, corpus const& text, int steps, progress& show) {
+  return run_plan<double>(us, how, asked, text, steps, show);
 }
 
 } // namespace trainer

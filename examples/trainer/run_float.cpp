@@ -6,8 +6,8 @@
 
 namespace trainer {
 
-outcome run_float(plan const& how, settings const& asked, corpus const& text, int steps, progress& show) {
-  return run_plan<float>(how, asked, text, steps, show);
+outcome run_float(ranks& us, plan const& how, settings const& asked, corpus const& text, int steps, progress& show) {
+  return run_plan<float>(us, how, asked, text, steps, show);
 }
 
 } // namespace trainer

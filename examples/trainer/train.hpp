@@ -1,4 +1,4 @@
-// Trains the model by the ranks of one plan, each rank a thread. Everything that crosses ranks is an object of the library:
+// Trains the model by the ranks of one plan, whatever they are. Everything that crosses ranks is an object of the library:
 // mesh, batch, attention, loss, all-reduce. What a rank does is written once, whatever the plan.
 #pragma once
 
@@ -10,22 +10,22 @@
 #include <sp/cpu.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/mesh.hpp>
-#include <sp/threads.hpp>
 #include <sp/ulysses.hpp>
 
 #include "optimizer.hpp"
 #include "plans.hpp"
 #include "progress.hpp"
+#include "ranks.hpp"
 #include "traffic.hpp"
 
 namespace trainer {
 
-template <class E>
-sp::view<E, 1> view_of(std::vector<E>& v) {
+template <class E, class Allocator>
+sp::view<E, 1> view_of(std::vector<E, Allocator>& v) {
   return {v.data(), {index(v.size())}};
 }
-template <class E>
-sp::view<E const, 1> view_of(std::vector<E> const& v) {
+template <class E, class Allocator>
+sp::view<E const, 1> view_of(std::vector<E, Allocator> const& v) {
   return {v.data(), {index(v.size())}};
 }
 
@@ -73,7 +73,7 @@ inline local_tokens rows_of(sp::batch const& batch, step_text const& text) {
 template <class T>
 class rank_trainer {
 public:
-  rank_trainer(plan const& how, settings const& asked, corpus const& text, sp::threads const& world)
+  rank_trainer(plan const& how, settings const& asked, corpus const& text, ranks::communicator const& world)
       : plan_(how), settings_(asked), world_(world),
         mesh_(sp::axis::data{how.data}, sp::axis::ring{how.ring}, sp::axis::ulysses{how.ulysses}),
         text_(text, asked.stream, asked.seed), model_(asked.model, asked.seed), optimizer_(asked, model_.table()),
@@ -103,7 +103,7 @@ private:
     for (int s = 0; s < steps; ++s) {
       step_text whole = text_.next();
       double loss = loss_and_gradients(object, share(whole, mesh_.data_rank(world_.rank()), mesh_.data_size()));
-      double norm = norm_of(model_.gradients);
+      double norm = norm_of<T>(model_.gradients);
       if (reports) {
         result.losses.push_back(loss);
         result.norms.push_back(norm);
@@ -146,34 +146,37 @@ private:
 
   plan plan_;
   settings settings_;
-  sp::threads world_;
+  ranks::communicator world_;
   sp::mesh mesh_;
   reader text_;
   decoder<T> model_;
   adamw<T> optimizer_;
-  sp::gather_loss<sp::threads, sp::summed> loss_;
+  sp::gather_loss<ranks::communicator, sp::summed> loss_;
   attention_memory memory_;
   sp::pool scratch_; // of everything that is not attention
 };
 
 /// Trains by one plan in one number type. Instantiated in run_float.cpp and run_double.cpp.
 template <class T>
-outcome run_plan(plan const& how, settings const& asked, corpus const& text, int steps, progress& show) {
+outcome run_plan(ranks& us, plan const& how, settings const& asked, corpus const& text, int steps, progress& show) {
   outcome result;
   result.strategy = how.name;
   result.type = sizeof(T) == 8 ? "double" : "float";
   result.ranks = how.ranks();
   show.begin(how.name + ", " + result.type, steps);
-  std::vector<sp::ledger> sent(std::size_t(how.ranks()));
-  std::vector<index> peaks(sent.size());
-  sp::threads::run(how.ranks(), [&](sp::threads const& world) {
-    auto me = std::size_t(world.rank());
+  struct usage {
+    index bytes = 0, memory = 0;
+  };
+  auto used = us.run(how.ranks(), [&](ranks::communicator const& world) {
+    sp::ledger sent;
     rank_trainer<T> rank(how, asked, text, world);
-    rank.run(steps, sent[me], result, show);
-    peaks[me] = rank.peak_memory();
+    rank.run(steps, sent, result, show);
+    return usage{sent.total().bytes_sent, rank.peak_memory()};
   });
-  for (sp::ledger const& l : sent) result.bytes_counted += double(l.total().bytes_sent);
-  result.workspace = *std::max_element(peaks.begin(), peaks.end());
+  for (usage const& u : used) {
+    result.bytes_counted += double(u.bytes);
+    result.workspace = std::max(result.workspace, u.memory);
+  }
   return result;
 }
 

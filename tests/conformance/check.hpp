@@ -128,18 +128,23 @@ std::string judge(trial const& t, distances const& got, distances const& alone, 
   return wrong;
 }
 
-template <class T, object_kind Object, class Kernel>
-void conform(trial const& t, inputs<T> const& in, Kernel const& kernel, bool has_lse = true) {
+/// Runs a trial on the ranks of a world and judges it where the results are; every process learns the verdict.
+template <class T, object_kind Object, class Kernel, class World = in_threads>
+void conform(trial const& t, inputs<T> const& in, Kernel const& kernel, bool has_lse = true, World const& world = {}) {
   std::string wrong;
   try {
-    outcome<T> got(t, t.ranks), alone(t, 1);
+    outcome<T> got(t, t.ranks);
     got.has_lse = has_lse;
-    run<Object, T>(t, in, kernel, got);
-    if constexpr (!std::is_same_v<T, double>) run_alone<T>(t, in, kernel, alone);
-    auto truth = expected(t, in);
-    auto of_one = std::is_same_v<T, double> ? distances{} : measure_all(t, alone, truth);
-    wrong = judge<T>(t, measure_all(t, got, truth), of_one, truth.largest_score);
-    for (auto const& c : got.complaints) wrong += "; " + c;
+    run<Object, T>(t, in, kernel, got, as_it_is{}, world);
+    wrong = world.decide([&] {
+      outcome<T> alone(t, 1);
+      if constexpr (!std::is_same_v<T, double>) run_alone<T>(t, in, kernel, alone);
+      auto truth = expected(t, in);
+      auto of_one = std::is_same_v<T, double> ? distances{} : measure_all(t, alone, truth);
+      std::string s = judge<T>(t, measure_all(t, got, truth), of_one, truth.largest_score);
+      for (auto const& c : got.complaints) s += "; " + c;
+      return s;
+    });
   } catch (std::exception const& e) {
     wrong = e.what();
   }
@@ -149,17 +154,19 @@ void conform(trial const& t, inputs<T> const& in, Kernel const& kernel, bool has
   CHECK(wrong.empty());
 }
 
-/// One test case: an object, an element type and a kernel over a covering sample of trials.
-template <class T, object_kind Object, template <class...> class Backend, bool Featured>
-void conformance_of(double budget) {
-  constexpr bool pulls = std::is_same_v<typename Backend<>::extra, sp::nothing>;
-  int trials = sample(Object, Featured, pulls, budget, [&](trial const& t) {
+/// One test case: an object, an element type and a kernel over a covering sample of trials, on the ranks of a world.
+template <class T, object_kind Object, template <class...> class Backend, bool Featured, class World = in_threads>
+void conformance_of(double budget, World const& world = {}) {
+  constexpr bool pulls = World::peers_share_memory && std::is_same_v<typename Backend<>::extra, sp::nothing>;
+  auto together = [&](bool mine) { return !world.decide([&] { return std::string(mine ? "yes" : ""); }).empty(); };
+  auto body = [&](trial const& t) {
     inputs<T> in(t);
     if constexpr (Featured)
-      conform<T, Object>(t, in, Backend{sp::softcap{t.softcap}, sp::alibi{in.slopes}, sp::dropout{t.dropout}});
+      conform<T, Object>(t, in, Backend{sp::softcap{t.softcap}, sp::alibi{in.slopes}, sp::dropout{t.dropout}}, true, world);
     else
-      conform<T, Object>(t, in, Backend<>{});
-  });
+      conform<T, Object>(t, in, Backend<>{}, true, world);
+  };
+  int trials = sample(Object, Featured, pulls, budget, body, together);
   MESSAGE(trials << " trials");
 }
 

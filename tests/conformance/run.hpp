@@ -1,4 +1,4 @@
-// Runs a trial on ranks that are threads: local tensors in varied memory orders between canaries, slack rows poisoned with NaN.
+// Runs a trial on the ranks of a world: local tensors in varied memory orders between canaries, slack rows poisoned with NaN.
 // Rows are placed by the runs' positions here, not by the library's split and gather, so that neither can hide an error of the other.
 #pragma once
 
@@ -218,35 +218,56 @@ void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch cons
 
 inline sp::threads_options patient() { return {.deadline = std::chrono::seconds(30)}; }
 
-/// The trial's object over its ranks; `wrap` may decorate each rank's communicator.
-template <object_kind Object, class T, class Kernel, class Wrap>
-void run(trial const& t, inputs<T> const& in, Kernel const& kernel, outcome<T>& to, Wrap const& wrap) {
-  sp::threads::run(
-      t.ranks,
-      [&](sp::threads const& rank) {
-        auto comm = wrap(rank);
-        sp::batch_options options{t.padded ? sp::shapes::padded : sp::shapes::ragged};
-        sp::batch b(t.docs, t.sharding, comm, options), kb(t.keys(), t.sharding, comm, options);
-        rank_tensors<T> x(t, in, b, kb);
-        sp::attention_options how{.mask = t.mask, .scale = t.scale, .schedule = t.how, .head_groups = t.head_groups};
-        if constexpr (Object == object_kind::ring) step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to);
-        if constexpr (Object == object_kind::ulysses)
-          step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep}}, t, b, kb, x, to);
-        if constexpr (Object == object_kind::usp) {
-          sp::axis::ring ring{t.ring};
-          sp::axis::ulysses ulysses{t.ulysses};
-          sp::mesh mesh = t.ring_is_fast ? sp::mesh{ulysses, ring} : sp::mesh{ring, ulysses};
-          step<T>(sp::ulysses_attention{mesh.ulysses(comm), sp::ring_attention{mesh.ring(comm), kernel, how},
-                                        sp::ulysses_options{t.keep}},
-                  t, b, kb, x, to);
-        }
-        x.give(t, to, comm.rank());
-      },
-      patient());
+/// A world starts the ranks of a trial and brings their results together; this one's ranks are threads that share the outcome.
+/// run(ranks, to, body): body(communicator, outcome) on each rank, and all that they wrote is in `to` where decide() asks.
+/// decide(f): what f() says where the results are, on every process. peers_share_memory: the schedule may be pull.
+struct in_threads {
+  static constexpr bool peers_share_memory = true;
+  template <class T, class Body>
+  void run(int ranks, outcome<T>& to, Body const& body) const {
+    sp::threads::run(
+        ranks, [&](sp::threads const& comm) { body(comm, to); }, patient());
+  }
+  template <class F>
+  std::string decide(F const& f) const {
+    return f();
+  }
+};
+
+/// The undecorated communicator.
+struct as_it_is {
+  template <class Comm>
+  Comm const& operator()(Comm const& comm) const {
+    return comm;
+  }
+};
+
+/// The trial's object on one rank.
+template <object_kind Object, class T, class Kernel, class Comm>
+void run_rank(trial const& t, inputs<T> const& in, Kernel const& kernel, Comm const& comm, outcome<T>& to) {
+  sp::batch_options options{t.padded ? sp::shapes::padded : sp::shapes::ragged};
+  sp::batch b(t.docs, t.sharding, comm, options), kb(t.keys(), t.sharding, comm, options);
+  rank_tensors<T> x(t, in, b, kb);
+  sp::attention_options how{.mask = t.mask, .scale = t.scale, .schedule = t.how, .head_groups = t.head_groups};
+  if constexpr (Object == object_kind::ring) step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to);
+  if constexpr (Object == object_kind::ulysses)
+    step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep}}, t, b, kb, x, to);
+  if constexpr (Object == object_kind::usp) {
+    sp::axis::ring ring{t.ring};
+    sp::axis::ulysses ulysses{t.ulysses};
+    sp::mesh mesh = t.ring_is_fast ? sp::mesh{ulysses, ring} : sp::mesh{ring, ulysses};
+    step<T>(
+        sp::ulysses_attention{mesh.ulysses(comm), sp::ring_attention{mesh.ring(comm), kernel, how}, sp::ulysses_options{t.keep}},
+        t, b, kb, x, to);
+  }
+  x.give(t, to, comm.rank());
 }
-template <object_kind Object, class T, class Kernel>
-void run(trial const& t, inputs<T> const& in, Kernel const& kernel, outcome<T>& to) {
-  run<Object>(t, in, kernel, to, [](sp::threads const& comm) { return comm; });
+
+/// The trial's object over the ranks of `world`; `wrap` may decorate each rank's communicator.
+template <object_kind Object, class T, class Kernel, class Wrap = as_it_is, class World = in_threads>
+void run(trial const& t, inputs<T> const& in, Kernel const& kernel, outcome<T>& to, Wrap const& wrap = {},
+         World const& world = {}) {
+  world.run(t.ranks, to, [&](auto const& comm, outcome<T>& mine) { run_rank<Object, T>(t, in, kernel, wrap(comm), mine); });
 }
 
 /// The same kernel on one rank.

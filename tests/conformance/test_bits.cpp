@@ -5,38 +5,12 @@
 #include <sp/collective/chaos.hpp>
 #include <sp/cpu.hpp>
 
-#include "run.hpp"
+#include "bits.hpp"
 
 namespace conformance {
 namespace {
 
 constexpr std::uint64_t trials = 12; // under delays
-
-template <class T>
-bool same(std::vector<T> const& a, std::vector<T> const& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
-
-/// Names of the tensors that differ; -0 and 0 are different bits.
-template <class T>
-std::string differing(outcome<T> const& a, outcome<T> const& b, bool keys) {
-  std::string s;
-  if (!same(a.out, b.out)) s += " out";
-  if (!same(a.lse, b.lse)) s += " lse";
-  if (!same(a.dq, b.dq)) s += " dq";
-  if (keys && !same(a.dk, b.dk)) s += " dk";
-  if (keys && !same(a.dv, b.dv)) s += " dv";
-  for (auto const& c : a.complaints) s += " " + c;
-  return s;
-}
-
-/// Without what makes bits depend on the caller's side: gradients that start from values, padding.
-trial plain(std::uint64_t seed, object_kind object) {
-  trial t = draw(seed, object, true, true);
-  t.accumulate = false;
-  t.short_form = false;
-  return t;
-}
 
 #ifndef SP_TEST_SANITIZED
 /// A trial with the problem of `problem` and the ranks, sharding and schedule of `how`.

@@ -1,6 +1,8 @@
 // Faults F1 and F2 at the level of attention objects: a rank that throws at any step, in transport or kernel, and one that never comes.
-// Every rank returns, and what run() rethrows is the original cause.
+// All other ranks return `aborted` within 100 ms, no thread stays behind, and what run() rethrows is the original cause.
 #include <doctest/doctest.h>
+
+#include <filesystem>
 
 #include <sp/collective/chaos.hpp>
 
@@ -13,6 +15,17 @@ constexpr int ranks = 4;
 sp::documents const docs = sp::packed{0, 20, 21, 49};
 sp::attention_shape const shape{4, 2, 8, 4};
 using clock = std::chrono::steady_clock;
+#ifdef SP_TEST_SANITIZED
+constexpr double prompt = 1; // seconds; everything is ten times slower
+#else
+constexpr double prompt = 0.1;
+#endif
+
+/// Threads of this process.
+int threads_alive() {
+  namespace fs = std::filesystem;
+  return int(std::distance(fs::directory_iterator("/proc/self/task"), fs::directory_iterator()));
+}
 
 /// What became of a run.
 struct aftermath {
@@ -65,6 +78,25 @@ void one_step(sp::threads const& base, int victim, index at, Make make) {
   local_scene<float> x(b, shape);
   sp::pool memory;
   x.both(attn, attn.prepare(b), {memory, memory});
+  base.barrier(); // who is done waits for the others: everybody hears of a failure, also of the last message
+}
+
+/// Runs `attempt`, which fills an aftermath, up to three times: a busy machine may be slow once.
+template <class Attempt>
+double quickest(aftermath& a, Attempt attempt) {
+  double best = 1e9;
+  for (int i = 0; i < 3 && best > prompt; ++i) {
+    int const before = threads_alive();
+    attempt();
+    if (a.what.empty()) return 0; // nothing failed
+    CHECK(threads_alive() == before);
+    CHECK(a.aborted == ranks - 1);
+    CHECK(a.returned == ranks);
+    best = std::min(best, a.spread());
+    a.returned = a.aborted = 0;
+    a.first = a.last = 0;
+  }
+  return best;
 }
 
 constexpr index most_calls = 100; ///< of one rank in one step: a dozen or two
@@ -77,14 +109,13 @@ int fail_everywhere(Make make) {
     for (index at = 0;; ++at) {
       REQUIRE_MESSAGE(at < most_calls, "rank " << victim << " fails without end");
       aftermath a;
-      survey(a, [&](sp::threads const& comm) { one_step(comm, victim, at, make); });
+      INFO("rank " << victim << ", call " << at);
+      double const took = quickest(a, [&] { survey(a, [&](sp::threads const& comm) { one_step(comm, victim, at, make); }); });
       if (a.what.empty()) break; // this rank makes fewer calls
-      INFO("rank " << victim << ", call " << at << ": " << a.what);
       CHECK(a.code == sp::errc::backend_error);
       CHECK(a.rank == victim);
       CHECK(a.what.find("chaos") != std::string::npos);
-      CHECK(a.returned == ranks);
-      CHECK(a.spread() < 2); // 100 ms when the machine is ours
+      CHECK(took <= prompt);
       ++failures;
     }
   return failures;
@@ -137,15 +168,16 @@ TEST_CASE("F1: a kernel that throws on any rank at any step [tsan]") {
     for (int victim = 0; victim < ranks; ++victim)
       for (int at = 0; at < (how == sp::schedule::rotate ? 2 * ranks : 2); ++at) {
         aftermath a;
-        survey(a, [&](sp::threads const& comm) {
-          one_step(comm, -1, -1, [&](auto c) {
-            return sp::ring_attention{c, exploding(comm.rank() == victim ? at : -1), {.schedule = how}};
+        INFO("schedule " << int(how) << ", rank " << victim << ", call " << at);
+        double const took = quickest(a, [&] {
+          survey(a, [&](sp::threads const& comm) {
+            one_step(comm, -1, -1, [&](auto c) {
+              return sp::ring_attention{c, exploding(comm.rank() == victim ? at : -1), {.schedule = how}};
+            });
           });
         });
-        INFO("schedule " << int(how) << ", rank " << victim << ", call " << at);
         CHECK(a.what == "the kernel is on fire");
-        CHECK(a.returned == ranks);
-        CHECK(a.spread() < 2);
+        CHECK(took <= prompt);
       }
 }
 
@@ -176,36 +208,41 @@ TEST_CASE("F1: after a failure the communicator refuses at once") {
   CHECK(a.code == sp::errc::backend_error);
 }
 
-TEST_CASE("F2: a rank that never calls is a timeout within the deadline") {
+TEST_CASE("F2: a rank that never calls is a timeout within the deadline and a tenth") {
+  constexpr double deadline = 0.5;
   for (int object = 0; object < 3; ++object) {
-    std::atomic<int> left{0};
-    aftermath a;
-    auto begin = clock::now();
-    survey(
-        a,
-        [&](sp::threads const& comm) {
-          if (comm.rank() == 1) { // lives, but does not take part
-            while (left < ranks - 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-            return;
-          }
-          struct leaving {
-            std::atomic<int>& n;
-            ~leaving() { ++n; }
-          } on_exit{left};
-          if (object == 0)
-            one_step(comm, -1, -1, [](auto c) { return sp::ring_attention{c, sp::cpu{}, {.schedule = sp::schedule::rotate}}; });
-          if (object == 1)
-            one_step(comm, -1, -1, [](auto c) { return sp::ring_attention{c, sp::cpu{}, {.schedule = sp::schedule::pull}}; });
-          if (object == 2) one_step(comm, -1, -1, [](auto c) { return sp::ulysses_attention{c, sp::cpu{}}; });
-        },
-        200);
-    double took = std::chrono::duration<double>(clock::now() - begin).count();
-    INFO(a.what);
-    CHECK(a.code == sp::errc::timeout);
-    CHECK(a.what.find(object == 2 ? "ulysses.forward" : "ring.forward") != std::string::npos);
-    CHECK(took >= 0.19);
-    CHECK(took < 2); // 0.22 when the machine is ours
-    CHECK(a.returned == ranks);
+    double best = 1e9;
+    for (int attempt = 0; attempt < 3 && best > deadline * 1.1; ++attempt) { // a busy machine may be slow once
+      std::atomic<int> left{0};
+      aftermath a;
+      auto begin = clock::now();
+      survey(
+          a,
+          [&](sp::threads const& comm) {
+            if (comm.rank() == 1) { // lives, but does not take part
+              while (left < ranks - 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+              return;
+            }
+            struct leaving {
+              std::atomic<int>& n;
+              ~leaving() { ++n; }
+            } on_exit{left};
+            if (object == 0)
+              one_step(comm, -1, -1, [](auto c) { return sp::ring_attention{c, sp::cpu{}, {.schedule = sp::schedule::rotate}}; });
+            if (object == 1)
+              one_step(comm, -1, -1, [](auto c) { return sp::ring_attention{c, sp::cpu{}, {.schedule = sp::schedule::pull}}; });
+            if (object == 2) one_step(comm, -1, -1, [](auto c) { return sp::ulysses_attention{c, sp::cpu{}}; });
+          },
+          int(1000 * deadline));
+      double took = std::chrono::duration<double>(clock::now() - begin).count();
+      INFO(a.what);
+      CHECK(a.code == sp::errc::timeout);
+      CHECK(a.what.find(object == 2 ? "ulysses.forward" : "ring.forward") != std::string::npos);
+      CHECK(took >= deadline);
+      CHECK(a.returned == ranks);
+      best = std::min(best, took);
+    }
+    CHECK(best <= deadline * 1.1);
   }
 }
 

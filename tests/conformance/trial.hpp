@@ -5,6 +5,7 @@
 #include <array>
 #include <chrono>
 #include <cstdlib>
+#include <functional>
 #include <random>
 #include <set>
 #include <string>
@@ -339,8 +340,9 @@ private:
 
 /// Calls f(trial) for a sample in which every two choices occur together, 120 to 150 trials; then for random trials until the
 /// time is used up. Sanitizers slow everything down tenfold: there it is the first 30 trials. SP_TEST_SEED runs that one alone.
-template <class F>
-int sample(object_kind object, bool featured, bool pulls, double budget, F&& f) {
+/// `together` makes one answer of the clocks of several processes.
+template <class F, class Together = std::identity>
+int sample(object_kind object, bool featured, bool pulls, double budget, F&& f, Together const& together = {}) {
   if (char const* s = std::getenv("SP_TEST_SEED")) return f(draw(std::strtoull(s, nullptr, 10), object, featured, pulls)), 1;
 #ifdef SP_TEST_SANITIZED
   constexpr int limit = 30;
@@ -364,7 +366,7 @@ int sample(object_kind object, bool featured, bool pulls, double budget, F&& f) 
 #ifndef SP_TEST_SANITIZED
   INFO("pairs of choices that " << done << " trials have not covered");
   CHECK(covered.missing() == 0);
-  for (; std::chrono::steady_clock::now() < end; ++done) f(draw(g() % 1000000000, object, featured, pulls));
+  for (; together(std::chrono::steady_clock::now() < end); ++done) f(draw(g() % 1000000000, object, featured, pulls));
 #else
   static_cast<void>(end);
 #endif
