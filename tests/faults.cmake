@@ -1,2 +1,36 @@
-# Faults over real processes, and the model of the schedules.
-# Labelled fault; see docs/reliability.md.
+# Faults: on threads (tests/faults and two older layers), on real processes that are killed, stopped or leave, and models of the schedules.
+# All carry the label fault; the list of faults F1 to F15 is in docs/reliability.md.
+
+# Programs of the folder are found like any others (doctest.cmake) and carry its name; faults of other layers are named here.
+file(GLOB sp_fault_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/faults/test_*.cpp"
+  "${CMAKE_CURRENT_SOURCE_DIR}/schedules/test_*.cpp" "${CMAKE_CURRENT_SOURCE_DIR}/*/test_*faults.cpp")
+foreach(source IN LISTS sp_fault_sources)
+  cmake_path(GET source PARENT_PATH folder)
+  cmake_path(GET folder FILENAME layer)
+  cmake_path(GET source STEM stem)
+  string(REGEX REPLACE "^test_" "" stem "${stem}")
+  foreach(name ${layer}.${stem} ${layer}.${stem}.asan ${layer}.${stem}.tsan)
+    if(TEST ${name})
+      set_property(TEST ${name} APPEND PROPERTY LABELS fault)
+    endif()
+  endforeach()
+endforeach()
+
+# The models, by spin: every order of the processes of up to five ranks.
+add_test(NAME models COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/models/check.sh")
+set_tests_properties(models PROPERTIES LABELS "model;fault" TIMEOUT 900 SKIP_RETURN_CODE 77 COST 60)
+
+# One job after another, measured from outside.
+if(NOT TARGET sp::mpi)
+  add_test(NAME faults.processes COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no MPI was found when this tree was configured")
+  set_tests_properties(faults.processes PROPERTIES LABELS fault SKIP_REGULAR_EXPRESSION "skipped: no MPI")
+  return()
+endif()
+sp_program(faults.worker faults/worker.cpp)
+target_link_libraries(faults.worker PRIVATE sp::mpi)
+target_include_directories(faults.worker PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+foreach(group control f1_throw f2_late f3_mismatch f4_delays f5_abort f7_messages f10_kill f11_stop f12_leave)
+  add_test(NAME faults.processes.${group} COMMAND Python3::Interpreter "${CMAKE_CURRENT_SOURCE_DIR}/faults/processes.py" --only ${group}
+    $<TARGET_FILE:faults.worker> "${MPIEXEC_EXECUTABLE}" ${sp_mpi_flags})
+  set_tests_properties(faults.processes.${group} PROPERTIES LABELS fault TIMEOUT 180 PROCESSORS 2)
+endforeach()

@@ -1,0 +1,87 @@
+// F15 for rings: rotate, gather and pull as pure data for every number of ranks up to 64, under every sharding, forward and backward.
+// No thread, no message: the real objects run rank by rank and what they asked for is checked, pair by pair and send by send.
+#include <doctest/doctest.h>
+
+#include "schedules/scene.hpp"
+
+namespace schedules {
+namespace {
+
+constexpr int most_ranks = 64;
+
+auto ring(sp::schedule how, sp::mask const& mask, index head_groups = 1) {
+  return [=](record& all, int rank, tracer const& kernel) {
+    crew everybody;
+    for (int r = 0; r < int(all.events().size()); ++r) everybody.members.push_back(r);
+    return sp::ring_attention{
+        recorder(all, everybody, rank), kernel, {.mask = mask, .schedule = how, .head_groups = head_groups}};
+  };
+}
+
+/// Two documents that do not divide, an empty one, and one token alone.
+std::vector<index> lengths(int ranks) { return {2 * ranks + 1, 0, 1, ranks / 2 + 1}; }
+
+/// One schedule under one sharding for every number of ranks, or every stride-th from 64 down; `extra` looks at what was recorded.
+template <class Sharding, class Extra>
+void every_size(sp::schedule how, Sharding const& sharding, rule const& mask, Extra extra, int stride = 1) {
+  int good = 0;
+  for (int ranks = most_ranks; ranks >= 1; ranks -= stride) {
+    study s = run(ranks, lengths(ranks), sharding, 2, 1, mask, ring(how, mask.mask));
+    INFO(ranks << " ranks, " << s.passes << " passes");
+    CHECK(s.wrong == "");
+    CHECK(most_open(s.events) <= 2);
+    extra(s, ranks);
+    ++good;
+  }
+  CHECK(good == (most_ranks + stride - 1) / stride);
+}
+
+/// Keys make P - 1 hops each way, and so do their gradients, the last of which is the way home.
+void hops(study const& s, int ranks) {
+  for (auto const& events : s.events)
+    for (char const* primitive : {"ring.forward.keys", "ring.backward.keys", "ring.backward.gradients"})
+      CHECK(exchanges(events, primitive) == ranks - 1);
+}
+void gathers(study const& s, int ranks) {
+  for (auto const& events : s.events)
+    for (char const* primitive : {"ring.forward.gather", "ring.backward.gather", "ring.backward.reduce_scatter"})
+      CHECK(exchanges(events, primitive) == (ranks == 1 ? 0 : 1));
+}
+void sends_nothing(study const& s, int) {
+  for (auto const& events : s.events)
+    for (event const& e : events) CHECK((e.kind == event::publish || e.kind == event::release));
+}
+
+} // namespace
+
+TEST_CASE("F15: rotate, up to 64 ranks") {
+  every_size(sp::schedule::rotate, sp::zigzag{}, causal(), hops);
+  every_size(sp::schedule::rotate, sp::striped{sp::scope::stream}, window(5, 2), hops, 3);
+  every_size(sp::schedule::rotate, sp::contiguous{}, full(), hops, 3);
+}
+
+TEST_CASE("F15: gather, up to 64 ranks") {
+  every_size(sp::schedule::gather, sp::zigzag{}, causal(), gathers);
+  every_size(sp::schedule::gather, sp::striped{sp::scope::stream}, window(5, 2), gathers, 3);
+  every_size(sp::schedule::gather, sp::contiguous{}, causal(), gathers, 3);
+}
+
+TEST_CASE("F15: gather by groups of heads, the next group in flight") {
+  for (int ranks : {2, 3, 8, 17, most_ranks})
+    for (index groups : {2, 3, 4}) {
+      rule const mask = causal();
+      study s = run(ranks, lengths(ranks), sp::zigzag{}, 8, 4, mask, ring(sp::schedule::gather, mask.mask, groups));
+      INFO(ranks << " ranks, " << groups << " groups");
+      CHECK(s.wrong == "");
+      CHECK(most_open(s.events) == 2);
+      CHECK(exchanges(s.events[0], "ring.forward.gather") == groups);
+    }
+}
+
+TEST_CASE("F15: pull, up to 64 ranks") {
+  every_size(sp::schedule::pull, sp::zigzag{}, causal(), sends_nothing);
+  every_size(sp::schedule::pull, sp::striped{}, full(), sends_nothing);
+  every_size(sp::schedule::pull, sp::contiguous{}, window(5, 2), sends_nothing);
+}
+
+} // namespace schedules

@@ -1,0 +1,98 @@
+// F15 for Ulysses and USP: tokens for heads and back, alone for every number of ranks up to 64 and around a ring for every way to
+// divide them. The same checks as for rings; heads that do not divide, heads that ranks share, and ranks without any.
+#include <doctest/doctest.h>
+
+#include "schedules/scene.hpp"
+
+namespace schedules {
+namespace {
+
+constexpr int most_ranks = 64;
+
+std::vector<index> lengths(int ranks) { return {2 * ranks + 1, 0, 1, ranks / 2 + 1}; }
+
+auto ulysses(sp::mask const& mask, sp::keep kept) {
+  return [=](record& all, int rank, tracer const& kernel) {
+    crew everybody;
+    for (int r = 0; r < int(all.events().size()); ++r) everybody.members.push_back(r);
+    return sp::ulysses_attention{recorder(all, everybody, rank), kernel, {.mask = mask}, {kept}};
+  };
+}
+
+/// ring x ulysses ranks; `ring_is_near`: ring ranks are neighbours, not the ulysses ranks.
+auto usp(int ring, int degree, bool ring_is_near, sp::schedule how, sp::mask const& mask) {
+  return [=](record& all, int rank, tracer const& kernel) {
+    sp::mesh const mesh = ring_is_near ? sp::mesh{sp::axis::ulysses{degree}, sp::axis::ring{ring}}
+                                       : sp::mesh{sp::axis::ring{ring}, sp::axis::ulysses{degree}};
+    auto along = [&](sp::axis_kind kind, int first) {
+      crew group{first + mesh.group_of(rank, {kind}), mesh.members(rank, {kind})};
+      return mesh.adopt(recorder(all, group, mesh.index_in(rank, {kind})), {kind}, rank);
+    };
+    return sp::ulysses_attention{along(sp::axis_kind::ulysses, 0),
+                                 sp::ring_attention{along(sp::axis_kind::ring, 100), kernel, {.mask = mask, .schedule = how}}};
+  };
+}
+
+sp::nested<sp::zigzag> zigzag_for(int ring, int degree, bool ring_is_near) { return {{}, degree, ring_is_near ? ring : 1}; }
+
+/// One exchange each for inputs and output, forward and backward.
+void four_exchanges(study const& s) {
+  for (auto const& events : s.events)
+    for (char const* primitive :
+         {"ulysses.forward.inputs", "ulysses.forward.output", "ulysses.backward.inputs", "ulysses.backward.gradients"})
+      CHECK(exchanges(events, primitive) == 1);
+}
+
+void every_usp(sp::schedule how, int ranks) {
+  for (int degree = 1; degree <= ranks; ++degree) {
+    if (ranks % degree != 0) continue;
+    rule const mask = causal();
+    bool const near = degree % 3 == 2;
+    study s = run(ranks, lengths(ranks), zigzag_for(ranks / degree, degree, near), 6, 3, mask,
+                  usp(ranks / degree, degree, near, how, mask.mask));
+    INFO((ranks / degree) << " ring ranks x " << degree << ", " << s.passes << " passes");
+    CHECK(s.wrong == "");
+    CHECK(most_open(s.events) <= 2);
+    four_exchanges(s);
+  }
+}
+
+} // namespace
+
+TEST_CASE("F15: ulysses, up to 64 ranks, heads that do not divide") {
+  int good = 0;
+  for (int ranks = 1; ranks <= most_ranks; ++ranks) {
+    rule const mask = ranks % 2 ? causal() : window(5, 2);
+    auto kept = ranks % 3 ? sp::keep::heads : sp::keep::output;
+    study s = run(ranks, lengths(ranks), sp::zigzag{}, 6, 3, mask, ulysses(mask.mask, kept));
+    INFO(ranks << " ranks, " << s.passes << " passes");
+    CHECK(s.wrong == "");
+    CHECK(most_open(s.events) == 1);
+    four_exchanges(s);
+    ++good;
+  }
+  CHECK(good == most_ranks);
+}
+
+TEST_CASE("F15: ulysses with a head or two for every rank, and kv heads that ranks share") {
+  for (int ranks : {2, 3, 5, 8, 16, 31, 64})
+    for (int group : {1, 2, ranks}) {
+      if (ranks % group != 0) continue;
+      rule const mask = causal();
+      study s = run(ranks, lengths(ranks), sp::contiguous{}, ranks, ranks / group, mask, ulysses(mask.mask, sp::keep::heads));
+      INFO(ranks << " ranks, " << (ranks / group) << " kv heads");
+      CHECK(s.wrong == "");
+      four_exchanges(s);
+    }
+}
+
+TEST_CASE("F15: usp around rotate, every division of up to 64 ranks") {
+  for (int ranks = 1; ranks <= most_ranks; ++ranks) every_usp(sp::schedule::rotate, ranks);
+}
+
+TEST_CASE("F15: usp around gather and pull") {
+  for (auto how : {sp::schedule::gather, sp::schedule::pull})
+    for (int ranks : {4, 6, 8, 9, 12, 16, 24, 36, most_ranks}) every_usp(how, ranks);
+}
+
+} // namespace schedules
