@@ -89,7 +89,8 @@ TEST_CASE("documents: lists that are wrong") {
   CHECK(says(failure({}, -1), errc::bad_documents, "-1 positions"));
   index const far = std::numeric_limits<index>::max();
   CHECK(failure({{far - 1, 2, 2, 0}}, far).code == errc::size_overflow);
-  CHECK(documents({{far - 1, 1, 1, 0}}, far).length() == far);
+  CHECK(documents({{sp::unbounded - 1, 1, 1, 0}}, sp::unbounded).length() == sp::unbounded);
+  CHECK(failure_of([far] { return documents({{far - 1, 1, 1, 0}}, far); }).code == errc::size_overflow);
 }
 
 TEST_CASE("documents: rectangular batches") {

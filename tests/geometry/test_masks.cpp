@@ -191,6 +191,22 @@ TEST_CASE("masks: every pair of small slices is refused exactly when it shares a
   CHECK(refused > 1000);
 }
 
+TEST_CASE("masks: slices that overlap are found among others, however many stand between them in any order") {
+  documents docs = sp::packed{0, 4, 24};
+  // the first sees the last key of the document, the others one key column each: only the last of them meets it
+  for (index between : {0, 1, 2, 5}) {
+    std::vector<slice> list{{4, 8, 4, 24, 16, 19}}; // query q sees keys q + 16 .. q + 19, as far as there are any
+    for (index k = 0; k <= between; ++k) list.push_back({20, 24, 4 + k, 5 + k});
+    CHECK(sp::slices(sp::user_slices(list), docs, docs).size() == list.size());
+    list.push_back({5, 6, 22, 23});
+    CHECK(says(failure_of([&] { return sp::slices(sp::user_slices(list), docs, docs); }), errc::bad_mask, "q [4, 8), k [4, 24)",
+               "q [5, 6), k [22, 23)", "overlap"));
+    std::reverse(list.begin(), list.end());
+    CHECK(says(failure_of([&] { return sp::slices(sp::user_slices(list), docs, docs); }), errc::bad_mask, "q [4, 8), k [4, 24)",
+               "q [5, 6), k [22, 23)", "overlap"));
+  }
+}
+
 TEST_CASE("masks: reversed and straying slices, prefixes and rules are refused with their numbers") {
   documents docs = sp::packed{0, 4, 9};
   auto refuse = [&](mask const& m) { return failure_of([&] { return sp::slices(m, docs, docs); }); };
