@@ -169,6 +169,7 @@ private:
         [&](fingerprint const& mine) {
           agreement all(mine, ranks(), scratch);
           self().each_group([&](auto const& comm) { all.gather(comm, agreement_primitive); });
+          self().each_group([&](auto const& comm) { all.settle(comm); });
           all.judge();
         });
   }

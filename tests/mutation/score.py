@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""Plants each bug of mutants.py alone in a copy of include/, builds the test meant for it, and wants to see that test fail.
+
+Caught: doctest itself reports a failed assertion or exception in the cases named by the mutant, and the program ends by itself.
+A mutant that does not apply, does not compile, crashes or hangs is broken; first of all, every test must pass on the headers as
+they are. Exit status 0 only if all are caught; the last line is "N caught, M survived".
+"""
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.dont_write_bytecode = True
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+FLAGS = ["-std=c++20", "-O0", "-w", "-pthread", "-DDOCTEST_CONFIG_SUPER_FAST_ASSERTS"]
+COMPILE_SECONDS = 300
+RUN_SECONDS = 60  # tests that wait for a peer have deadlines of their own, far below
+
+
+class Broken(Exception):
+    """The mutant, its test or this suite is at fault."""
+
+
+def run(command, seconds, cwd):
+    """Exit status and output of a command; Broken when it does not end."""
+    environment = {**os.environ, "CCACHE_SLOPPINESS": "include_file_mtime,include_file_ctime", "CCACHE_NOHASHDIR": "1"}
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # mpirun takes its processes with it when it is asked to end, not when it is killed
+        try:
+            process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        raise Broken(f"hung for {seconds} s: {' '.join(command)}") from None
+    return process.returncode, output
+
+
+class Verdict:
+    """What a run of a test program says, from doctest's own summary."""
+
+    def __init__(self, code, output):
+        summary = r"^\[doctest\] test cases: *(\d+) \| *(\d+) passed \| *(\d+) failed"
+        cases = re.findall(summary, output, re.MULTILINE)  # several where ranks are processes
+        failures = re.findall(r"^\S+:\d+: ((?:FATAL )?ERROR: .*)$", output, re.MULTILINE)
+        self.passed = code == 0 and bool(cases) and all(int(n) > 0 and int(bad) == 0 for n, _, bad in cases)
+        self.failed = code == 1 and any(int(bad) > 0 for _, _, bad in cases) and bool(failures)
+        self.first = failures[0] if failures else ""
+        self.output, self.code = output, code
+        if re.search(r"ERROR: test case CRASHED", output):
+            self.failed = False
+
+
+class MPI:
+    """How tests over processes are built and started; without an MPI their mutants are left out, and the output says so."""
+
+    found = bool(shutil.which("mpicxx") and shutil.which("mpirun"))
+    flags, libraries = [], []
+
+    @classmethod
+    def ask(cls):
+        words = [subprocess.run(["mpicxx", f"--showme:{w}"], capture_output=True, text=True) for w in ("compile", "link")]
+        cls.found = all(w.returncode == 0 for w in words)
+        cls.flags, cls.libraries = (w.stdout.split() for w in words)
+
+    @staticmethod
+    def runs(program):
+        return program.startswith("mpi.")
+
+    @staticmethod
+    def launch(source):
+        ranks = re.search(r"^// ranks: (\d+)$", source.read_text(), re.MULTILINE)
+        options = ["--oversubscribe", "--allow-run-as-root", "--mca", "mpi_yield_when_idle", "1"]
+        return ["mpirun", *options, "-n", ranks[1] if ranks else "4"]
+
+
+class Slot:
+    """A folder with a copy of the headers, where one mutant at a time is built. Paths in compile commands are relative to it, so
+    that the compiler cache knows a program again whatever slot it was built in."""
+
+    def __init__(self, folder, suite):
+        self.folder, self.suite = folder, suite
+        shutil.copytree(suite.headers, folder / "include", dirs_exist_ok=True)
+
+    def build(self, program):
+        suite, source = self.suite, self.suite.source(program)
+        flags = [*suite.flags, *(MPI.flags if MPI.runs(program) else [])]
+        include = ["-Iinclude", f"-I{suite.tests}", f'-DSP_TEST_DIR="{suite.tests}"']
+        code, output = run([*suite.compiler, *flags, *include, "-c", str(source), "-o", "test.o"], COMPILE_SECONDS, self.folder)
+        if code != 0:
+            raise Broken(f"{program} does not compile:\n" + "\n".join(output.splitlines()[:12]))
+        link = [suite.compiler[-1], "-pthread", "test.o", str(suite.main(program)), "-o", "test"]
+        code, output = run([*link, *(MPI.libraries if MPI.runs(program) else [])], COMPILE_SECONDS, self.folder)
+        if code != 0:
+            raise Broken(f"{program} does not link:\n{output[:1000]}")
+
+    def test(self, program, case):
+        launch = MPI.launch(self.suite.source(program)) if MPI.runs(program) else []
+        arguments = [f"--test-case={case}", "--no-version", "--no-path-filenames", "--no-colors"]
+        return Verdict(*run([*launch, "./test", *arguments], RUN_SECONDS, self.folder))
+
+    def planted(self, mutant):
+        """What becomes of the test with the mutant in place: (True, how it was caught) or (False, "")."""
+        path = self.folder / "include/sp" / mutant.file
+        if not path.is_file():
+            raise Broken(f"there is no sp/{mutant.file}")
+        text = path.read_text()
+        found = text.count(mutant.old)
+        if found != 1 or mutant.old == mutant.new:
+            raise Broken(f"the text to replace is found {found} times in sp/{mutant.file}:\n{mutant.old}")
+        path.write_text(text.replace(mutant.old, mutant.new))
+        try:
+            self.build(mutant.test)
+            verdict = self.test(mutant.test, mutant.case)
+        finally:
+            path.write_text(text)
+        if verdict.passed:
+            return False, ""
+        if not verdict.failed:
+            raise Broken(f"{mutant.test} ended with status {verdict.code} and no failure of its own:\n" + verdict.output[-1000:])
+        return True, verdict.first
+
+
+class Suite:
+    def __init__(self, root, build, jobs, flags=()):
+        self.tests, self.headers = root / "tests", build / "headers"
+        self.jobs, self.flags, self.mains = jobs, [*FLAGS, *flags], build
+        compiler = os.environ.get("CXX") or next(c for c in ("clang++-16", "clang++", "g++", "c++") if shutil.which(c))
+        self.compiler = [*(["ccache"] if shutil.which("ccache") else []), compiler]
+        shutil.rmtree(build, ignore_errors=True)
+        build.mkdir(parents=True)
+        shutil.copytree(root / "include", self.headers)  # all slots get what is there now, also if somebody edits meanwhile
+        self.slots = queue.Queue()
+        for i in range(jobs):
+            self.slots.put(Slot(build / f"slot{i}", self))
+        self.compile_main("main", ROOT / "tests/main.cpp", [])
+        if MPI.found:
+            MPI.ask()
+        if MPI.found and (root / "tests/mpi/main.cpp").exists():
+            self.compile_main("main_mpi", root / "tests/mpi/main.cpp", MPI.flags)
+
+    def compile_main(self, name, source, flags):
+        command = [*self.compiler, *self.flags, *flags, f"-I{ROOT / 'tests'}", "-c", str(source), "-o", f"{name}.o"]
+        code, output = run(command, COMPILE_SECONDS, self.mains)
+        if code != 0:
+            raise Broken(f"{source} does not compile:\n{output[:1000]}")
+
+    def main(self, program):
+        return self.mains / ("main_mpi.o" if MPI.runs(program) else "main.o")
+
+    def source(self, program):
+        return self.tests / (program.replace(".", "/test_", 1) + ".cpp")
+
+    def each(self, items, work):
+        """Runs work(slot, item) for all items in parallel; yields (item, result or Broken, seconds) as they end."""
+
+        def one(item):
+            slot, start = self.slots.get(), time.monotonic()
+            try:
+                return item, work(slot, item), time.monotonic() - start
+            except Broken as e:
+                return item, e, time.monotonic() - start
+            finally:
+                self.slots.put(slot)
+
+        with concurrent.futures.ThreadPoolExecutor(self.jobs) as workers:
+            for done in concurrent.futures.as_completed([workers.submit(one, item) for item in items]):
+                yield done.result()
+
+    def control(self, mutants):
+        """Every case that is meant for a mutant exists and passes without one. Returns what is wrong."""
+        cases = {}
+        for m in mutants:
+            cases.setdefault(m.test, {})[m.case] = True
+
+        def passes(slot, program):
+            slot.build(program)
+            for case in cases[program]:
+                verdict = slot.test(program, case)
+                if not verdict.passed:
+                    raise Broken(f"{program} --test-case=\"{case}\" fails without a mutant:\n" + verdict.output[-2000:])
+
+        wrong = []
+        for program, result, seconds in self.each(cases, passes):
+            if isinstance(result, Broken):
+                wrong.append(str(result))
+            print(f"{'BROKEN' if wrong and wrong[-1] == str(result) else 'passes':9}{seconds:5.1f} s  control {program}", flush=True)
+        return wrong
+
+    def score(self, mutants):
+        caught = survived = broken = 0
+        for m, result, seconds in self.each(mutants, lambda slot, m: slot.planted(m)):
+            if isinstance(result, Broken):
+                broken += 1
+                word, text = "BROKEN", str(result)
+            elif result[0]:
+                caught += 1
+                word, text = "caught", f"{m.test}: {result[1][:110]}"
+            else:
+                survived += 1
+                word, text = "SURVIVED", f'{m.breaks}; {m.test} --test-case="{m.case}" passes'
+            print(f"{word:9}{seconds:5.1f} s  {m.name}: {text}", flush=True)
+        return caught, survived, broken
+
+
+def measure(suite, mutants):
+    """Numbers of mutants caught, survived and broken; None if a test fails without one."""
+    wrong = suite.control(mutants)
+    if wrong:
+        print("\n".join(wrong) + "\nthe tests must pass before a bug can make them fail")
+        return None
+    caught, survived, broken = suite.score(mutants)
+    if broken:
+        print(f"{broken} broken: repair them in tests/mutation/mutants.py")
+    print(f"{caught} caught, {survived} survived")
+    return caught, survived, broken
+
+
+def self_test():
+    """Plants one mutant of each fate in a small tree of its own; a suite that cannot tell them apart is believed by nobody."""
+    from mutants import Mutant
+
+    header = "#pragma once\nint twice(int x) { return 2 * x; }\nint same(int x) { return x; } // same\n"
+    test = """#include <doctest/doctest.h>
+#include <cstdlib>
+#include <sp/probe.hpp>
+TEST_CASE("twice") { CHECK(twice(3) == 6); }
+TEST_CASE("same") { CHECK(same(3) == 3); }
+"""
+    fates = {
+        "caught": [("2 * x", "3 * x", "twice"), ("return 2 * x", "throw 1", "twice")],
+        "survived": [("2 * x", "x + x", "twice"), ("2 * x", "3 * x", "same")],
+        "broken": [
+            ("3 * x", "4 * x", "twice"),  # the text is not there
+            ("int x", "long x", "twice"),  # it is there twice
+            ("2 * x;", "2 * y;", "twice"),  # does not compile
+            ("return 2 * x;", "abort();", "twice"),  # crashes
+            ("return 2 * x;", "for (;;) { volatile int y = x; y = y; }", "twice"),  # hangs
+            ("return 2 * x;", "exit(1);", "twice"),  # fails without a word
+        ],
+    }
+    global RUN_SECONDS
+    RUN_SECONDS = 5
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        for name, text in {"include/sp/probe.hpp": header, "tests/probe/test_probe.cpp": test}.items():
+            (root / name).parent.mkdir(parents=True)
+            (root / name).write_text(text)
+        suite = Suite(root, root / "build", 1)
+        failures = 0
+        for fate, plants in fates.items():
+            for old, new, case in plants:
+                counts = measure(suite, [Mutant("probe", "a probe", "probe.hpp", old, new, "probe.probe", case)])
+                good = counts == tuple(int(fate == f) for f in ("caught", "survived", "broken"))
+                failures += not good
+                print(f"{'as expected' if good else 'WRONG'}: {old!r} -> {new!r} is {fate}\n")
+        failures += measure(suite, [Mutant("probe", "a probe", "probe.hpp", "2 * x", "3 * x", "probe.probe", "nothing")]) is not None
+    print(f"{failures} of {sum(len(p) for p in fates.values()) + 1} fates were not told")
+    return 1 if failures else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="these mutants only")
+    parser.add_argument("--list", action="store_true", help="what there is")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many are built at once")
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/mutation", help="where; emptied first")
+    parser.add_argument("--flag", action="append", default=[], help="one more flag of the compiler")
+    parser.add_argument("--self-test", action="store_true", help="tell known fates apart")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(HERE))
+    from mutants import MUTANTS
+
+    if arguments.self_test:
+        return self_test()
+    names = [m.name for m in MUTANTS]
+    unknown = set(arguments.names) - set(names)
+    if unknown or len(set(names)) != len(names):
+        sys.exit(f"no such mutant, or a name twice: {', '.join(sorted(unknown) or names)}")
+    chosen = [m for m in MUTANTS if not arguments.names or m.name in arguments.names]
+    if arguments.list:
+        for m in chosen:
+            print(f"{m.name:32}{m.file}: {m.breaks}\n{'':32}{m.test}: {m.case}")
+        print(f"{len(chosen)} mutants")
+        return 0
+    over_processes = [m for m in chosen if MPI.runs(m.test)]
+    if over_processes and not MPI.found:
+        print(f"left out, because there is no mpicxx and mpirun: {', '.join(m.name for m in over_processes)}")
+        chosen = [m for m in chosen if m not in over_processes]
+    counts = measure(Suite(ROOT, arguments.build.resolve(), max(1, arguments.jobs), arguments.flag), chosen)
+    return 0 if counts == (len(chosen), 0, 0) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Broken as e:
+        sys.exit(str(e))

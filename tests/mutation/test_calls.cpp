@@ -1,0 +1,123 @@
+// The protocol of a ring's calls: saved tokens, promised bytes, aliasing, and when a rank may touch its tensors again.
+// Compiles in seconds, because tests/mutation.sh builds it again for each bug that it plants there.
+#include <doctest/doctest.h>
+
+#include "mutation/problem.hpp"
+#include "support/failure.hpp"
+
+namespace {
+
+using namespace sentinel;
+using sp::index;
+using support::failure_of;
+
+/// Runs body(scene, object, prepared, options) on every rank of a ring of three, by every schedule.
+template <class Body>
+void on_every_rank(Body&& body) {
+  problem const p = self_attention();
+  for (sp::attention_options const& options : every_schedule(p.mask)) {
+    way const w{.ring = 3, .options = options};
+    sp::threads::run(
+        w.ring,
+        [&](sp::threads const& c) {
+          rank_scene s(p, w, c);
+          sp::ring_attention<comm, kernel> attention{w.mesh().ring(c), kernel(), w.options};
+          auto prepared = attention.prepare(s.qb, s.kb);
+          body(p, w, s, attention, prepared);
+        },
+        patience);
+  }
+}
+
+TEST_CASE("calls: saved is used once") {
+  on_every_rank([](problem const& p, way const& w, rank_scene& s, auto const& attention, auto const& prepared) {
+    sp::pool memory;
+    sp::context ctx(memory, memory, key);
+    auto saved = s.forward(attention, prepared, ctx, p, w);
+    s.backward(attention, prepared, ctx, std::move(saved), p, w);
+    std::vector<double> const dq = s.dq.values;
+    auto e = failure_of([&] { return s.backward(attention, prepared, ctx, std::move(saved), p, w), 0; });
+    CHECK(e.code == sp::errc::bad_state);
+    CHECK(s.dq.values == dq);
+  });
+}
+
+TEST_CASE("calls: workspaces of exactly the promised bytes are enough") {
+  on_every_rank([](problem const& p, way const& w, rank_scene& s, auto const& attention, auto const& prepared) {
+    sp::attention_shape const shape{p.q_heads, p.kv_heads, p.dim, p.value_dim};
+    auto block = [](index bytes) { return std::vector<std::byte>(std::size_t(bytes) + sp::allocator::alignment); };
+    auto aligned = [](std::vector<std::byte>& b) {
+      auto at = reinterpret_cast<std::uintptr_t>(b.data()) % sp::allocator::alignment;
+      return b.data() + (sp::allocator::alignment - at) % sp::allocator::alignment;
+    };
+    index scratch_bytes = attention.template scratch_bytes<double>(prepared, shape),
+          saved_bytes = attention.template saved_bytes<double>(prepared, shape);
+    auto a = block(scratch_bytes), b = block(saved_bytes);
+    sp::workspace scratch(aligned(a), std::size_t(scratch_bytes)), kept(aligned(b), std::size_t(saved_bytes));
+    sp::context ctx(scratch, kept, key);
+    s.backward(attention, prepared, ctx, s.forward(attention, prepared, ctx, p, w), p, w);
+    double worst = 0;
+    for (double x : s.dk.values) worst = std::fmax(worst, std::fabs(x));
+    CHECK(worst > 0);
+  });
+}
+
+TEST_CASE("calls: outputs that overlap anything are refused before anything is sent") {
+  on_every_rank([](problem const& p, way const& w, rank_scene& s, auto const& attention, auto const& prepared) {
+    sp::pool memory;
+    sp::context ctx(memory, memory, key);
+    auto refused = [&](auto const& q, auto const& k, auto const& v, auto const& out) {
+      return failure_of([&] { return attention.forward(prepared, ctx, q, k, v, out), 0; }).code == sp::errc::aliasing;
+    };
+    auto q = s.q.read(), k = s.k.read(), v = s.v.read();
+    sp::view<double, 3> last = s.v.v, own = s.out.v; // out begins in the last element of v; out's rows lie on each other
+    last.data += last.elements() - 1;
+    last.extents = own.extents;
+    own.strides[0] = 1;
+    CHECK(refused(q, k, v, last));
+    CHECK(refused(q, k, v, own));
+    // q and out as interleaved halves of the same rows share no byte
+    std::vector<double> both(std::size_t(s.qb.tokens() * p.q_heads * (p.dim + p.value_dim)));
+    auto half = [&](index begin, index width) {
+      sp::view<double, 3> h(both.data() + begin, {s.qb.tokens(), p.q_heads, width});
+      h.strides = {p.q_heads * (p.dim + p.value_dim), p.dim + p.value_dim, 1};
+      return h;
+    };
+    attention.forward(prepared, ctx, sp::view<double const, 3>(half(0, p.dim)), k, v, half(p.dim, p.value_dim), s.extras(p, w));
+    CHECK(refused(sp::view<double const, 3>(half(0, p.dim)), k, v, half(p.dim - 1, p.value_dim)));
+  });
+}
+
+TEST_CASE("calls: whoever is done may overwrite its tensors, however late the others are") {
+  problem const p = self_attention();
+  numbers const want = p.truth();
+  for (sp::attention_options const& options : every_schedule(p.mask)) {
+    way const w{.ring = 2, .options = options};
+    numbers found;
+    sp::threads::run(
+        w.ring,
+        [&](sp::threads const& c) {
+          rank_scene s(p, w, c), spoilt(p, w, c);
+          sp::ring_attention<comm, kernel> attention{w.mesh().ring(c), kernel(std::chrono::milliseconds(c.rank() ? 0 : 40)),
+                                                     options};
+          auto prepared = attention.prepare(s.qb, s.kb);
+          sp::pool memory;
+          sp::context ctx(memory, memory, key);
+          auto spoil = [&](rank_scene& x) {
+            for (local* t : {&x.q, &x.k, &x.v, &x.dout}) std::fill(t->values.begin(), t->values.end(), rank_scene::nan);
+          };
+          auto saved = spoilt.forward(attention, prepared, ctx, p, w);
+          if (c.rank() == 1) spoil(spoilt);
+          s.out.values = spoilt.out.values;
+          s.backward(attention, prepared, ctx, std::move(saved), p, w);
+          if (c.rank() == 1) spoil(s);
+          numbers all = s.collect(c, w);
+          if (c.rank() == 0) found = std::move(all);
+        },
+        patience);
+    CAPTURE(int(options.schedule));
+    check(found, want);
+  }
+}
+
+} // namespace

@@ -1,0 +1,76 @@
+// Ulysses and USP in double with every feature at once, under uneven heads and kv heads that ranks share, against the oracle.
+// Compiles in seconds, because tests/mutation.sh builds it again for each bug that it plants in Ulysses.
+#include <doctest/doctest.h>
+
+#include <sp/usp.hpp>
+
+#include "mutation/problem.hpp"
+#include "support/failure.hpp"
+
+namespace {
+
+using namespace sentinel;
+using support::failure_of;
+
+using inner_ring = sp::ring_attention<comm, kernel>;
+using object = sp::ulysses_attention<comm, inner_ring>;
+
+auto usp(sp::attention_options const& options, sp::keep keep) {
+  return [&options, keep](sp::threads const& c, sp::mesh const& m) {
+    return object{m.ulysses(c), inner_ring{m.ring(c), kernel(), options}, sp::ulysses_options{keep}};
+  };
+}
+
+void check_all(problem const& p, way w) {
+  numbers const want = p.truth();
+  CAPTURE(w.ring);
+  CAPTURE(w.ulysses);
+  CAPTURE(w.ring_is_fast);
+  for (sp::keep keep : {sp::keep::heads, sp::keep::output}) {
+    CAPTURE(int(keep));
+    w.options.mask = p.mask;
+    check(run(p, w, usp(w.options, keep)), want);
+  }
+}
+
+// 6 query heads and 3 kv heads: over 2 ranks the middle kv head is shared, over 4 the heads are 1, 2, 1, 2, over 7 one rank has none
+TEST_CASE("ulysses: even and uneven heads, shared kv heads, every gradient agrees with the oracle") {
+  for (int ranks : {1, 2, 3, 4, 7}) check_all(self_attention(), {.ring = 1, .ulysses = ranks});
+}
+
+TEST_CASE("ulysses: gradients are added to what is there where that is asked for") {
+  for (int ranks : {3, 4}) check_all(self_attention(), {.ring = 1, .ulysses = ranks, .accumulate = true});
+}
+
+TEST_CASE("ulysses: cross attention over padded shapes, slack holds NaN") {
+  check_all(cross_attention(), {.ring = 1, .ulysses = 2, .padded = true});
+}
+
+TEST_CASE("usp: groups in both orders, every schedule inside") {
+  for (bool ring_is_fast : {false, true})
+    for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull})
+      check_all(self_attention(),
+                {.ring = 3, .ulysses = 2, .ring_is_fast = ring_is_fast, .options = {.schedule = how, .head_groups = 2}});
+}
+
+TEST_CASE("ulysses: saved is used once") {
+  problem const p = self_attention();
+  sp::attention_options const options{.mask = p.mask};
+  way const w{.ring = 1, .ulysses = 2};
+  sp::threads::run(
+      2,
+      [&](sp::threads const& c) {
+        rank_scene s(p, w, c);
+        auto attention = usp(options, sp::keep::heads)(c, w.mesh());
+        auto prepared = attention.prepare(s.qb, s.kb);
+        sp::pool memory;
+        sp::context ctx(memory, memory, key);
+        auto saved = s.forward(attention, prepared, ctx, p, w);
+        s.backward(attention, prepared, ctx, std::move(saved), p, w);
+        auto e = failure_of([&] { return s.backward(attention, prepared, ctx, std::move(saved), p, w), 0; });
+        CHECK(e.code == sp::errc::bad_state);
+      },
+      patience);
+}
+
+} // namespace
