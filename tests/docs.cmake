@@ -1,4 +1,5 @@
 # Documentation that is true: every ```cpp snippet of the pages in the root and in docs/ is compiled and run, see tools/snippets.py.
+# What a page says that a snippet prints is compared, and links inside the repository lead somewhere.
 file(GLOB sp_pages CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/*.md" "${PROJECT_SOURCE_DIR}/docs/*.md")
 set(sp_snippets Python3::Interpreter "${sp_tools}/snippets.py" --compiler "${SP_GXX}" --include "${PROJECT_SOURCE_DIR}/include"
   --snippets "${PROJECT_SOURCE_DIR}/docs/snippets" --out "${CMAKE_CURRENT_BINARY_DIR}/snippets")

@@ -1,4 +1,5 @@
 # Test programs: one executable and one CTest entry per source file, with one doctest main for all.
+# A program that runs no case, and a case that asserts nothing, fails.
 add_library(sp_test_main OBJECT main.cpp)
 target_link_libraries(sp_test_main PRIVATE doctest::doctest sp_program_settings)
 target_include_directories(sp_test_main PRIVATE "${PROJECT_SOURCE_DIR}/tests")

@@ -1,4 +1,5 @@
 # Checks of the tree itself: headers compile alone and together, layers hold, the format is right, lint is silent.
+# The sources are checked as they are; none of these entries writes into the tree.
 
 # Where fmt is, for sp/fmt.hpp; naming the system folder again would break #include_next.
 set(sp_fmt_folders "$<FILTER:$<TARGET_PROPERTY:fmt::fmt,INTERFACE_INCLUDE_DIRECTORIES>,EXCLUDE,^/usr/include$>")

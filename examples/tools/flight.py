@@ -37,6 +37,8 @@ def load_dumps(paths):
         dump = load(path)
         if not isinstance(dump, dict) or dump.get("sp_flight") != 1:
             raise BadFile(f"{path}: not a flight record of sp")
+        if not all(isinstance(dump.get(key), int) for key in ("rank", "size")):
+            raise BadFile(f"{path}: no rank and size, not a flight record of sp")
         if dump["rank"] in dumps:
             raise BadFile(f"{path}: rank {dump['rank']} is there already; give the files of one failure")
         dumps[dump["rank"]] = dump
@@ -263,7 +265,9 @@ def main():
         return merge_traces(options.trace, options.files) if options.trace else report(options.files, options.last)
     except BadFile as problem:
         print(problem, file=sys.stderr)
-        return 2
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as problem:  # JSON, but not what sp writes
+        print(f"a file is cut short or was changed by somebody: {problem!r}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

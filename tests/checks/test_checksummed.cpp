@@ -186,6 +186,25 @@ TEST_CASE("an old message of the right size is found: the number of a message is
   CHECK(sp::detail::checksummed_flight::checksum(cut, 1) == one); // both ends may cut a message differently
 }
 
+TEST_CASE("an exchange that was refused before anything was sent does not count as a message") {
+  sp::threads::run(
+      2,
+      [&](sp::threads const& base) {
+        sp::checksummed const c(base);
+        everybody a(c.rank(), 2, 0, [](int, int) { return 3; });
+        if (c.rank() == 0) {
+          sp::parcel const twice[] = {a.sends[1], a.sends[1]};
+          CHECK(outcome_of([&] { c.exchange({"twice", twice, {}}).wait(); }).is(errc::bad_state));
+          CHECK(outcome_of([&] {
+                  c.exchange({"nobody", {}, std::vector<sp::parcel>{a.receives[1], {2, {}}}}).wait();
+                }).is(errc::bad_state));
+        }
+        c.exchange(a.traffic("a")).wait();
+        CHECK(a.arrived());
+      },
+      patient);
+}
+
 TEST_CASE("native collectives carry checksums too; several tokens may be open") {
   sp::threads::run(
       3,

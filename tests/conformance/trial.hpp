@@ -342,7 +342,7 @@ private:
 /// time is used up. Sanitizers slow everything down tenfold: there it is the first 30 trials. SP_TEST_SEED runs that one alone.
 /// `together` makes one answer of the clocks of several processes.
 template <class F, class Together = std::identity>
-int sample(object_kind object, bool featured, bool pulls, double budget, F&& f, Together const& together = {}) {
+int sample(object_kind object, bool featured, bool pulls, double budget, F&& f, [[maybe_unused]] Together const& together = {}) {
   if (char const* s = std::getenv("SP_TEST_SEED")) return f(draw(std::strtoull(s, nullptr, 10), object, featured, pulls)), 1;
 #ifdef SP_TEST_SANITIZED
   constexpr int limit = 30;

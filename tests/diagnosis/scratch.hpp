@@ -72,6 +72,6 @@ inline outcome run(std::string const& command) {
   return o;
 }
 
-inline std::string tool() { return "python3 " SP_TEST_DIR "/../examples/tools/flight.py "; }
+inline std::string tool() { return "python3 '" SP_TEST_DIR "/../examples/tools/flight.py' "; }
 
 } // namespace diagnosis_tests

@@ -144,10 +144,10 @@ TEST_CASE("flight records: every rank's file is there, for its owner only, with 
                          }
                        });
                      },
-                     {.deadline = 200ms});
+                     {.deadline = 500ms});
   };
   auto const e = support::failure_of([&] { hang(); });
-  CHECK(support::says(e, sp::errc::timeout, "200 ms", "exchanges and barriers entered by rank"));
+  CHECK(support::says(e, sp::errc::timeout, "500 ms", "exchanges and barriers entered by rank"));
   ::umask(before);
   for (int r = 0; r < 3; ++r) {
     std::string const path = folder / ("flight." + std::to_string(r) + ".json"), text = text_of(path);
@@ -235,12 +235,19 @@ TEST_CASE("merge tool: different operations, different bytes, an abort") {
   {
     scratch folder;
     auto const o = autopsy(folder, 4, [&](sp::threads const& c) {
-      if (c.rank() == 3) until(posted, 3); // then all have entered when it is found
+      if (c.rank() == 3) until(posted, 3); // nobody waits before all have entered, so it is found when all are on record
       std::vector<int> out(c.rank() == 3 ? 9000 : 8000, 1), in(8000);
       sp::piece const a = sp::as_piece(all(out)), b = sp::as_piece(all(in));
       sp::parcel const to{(c.rank() + 1) % 4, {&a, 1}}, from{(c.rank() + 3) % 4, {&b, 1}};
-      auto t = c.exchange({"ring", {&to, 1}, {&from, 1}});
-      ++posted;
+      struct counted {
+        std::atomic<int>& n;
+        ~counted() { ++n; }
+      };
+      auto t = [&] {
+        counted const here{posted};
+        return c.exchange({"ring", {&to, 1}, {&from, 1}});
+      }();
+      until(posted, 4);
       t.wait();
     });
     INFO(o.text);
@@ -312,6 +319,10 @@ TEST_CASE("merge tool: ranks that agree, and files that are none") {
   CHECK(has(o.text, "no divergence: the ranks agree in every operation that is on record\n"));
   std::ofstream(folder / "bad") << "{}";
   CHECK(run(tool() + (folder / "bad")).code == 2);
+  std::ofstream(folder / "half")
+      << R"({"sp_flight": 1, "rank": 0, "size": 1, "failure": null, "operations": [{"kind": "barrier"}]})";
+  auto const half = run(tool() + (folder / "half"));
+  CHECK((half.code == 2 && has(half.text, "cut short") && !has(half.text, "Traceback")));
   CHECK(run(tool() + (folder / "absent")).code == 2);
   CHECK(run(tool() + (folder / "flight.0.json ") + (folder / "flight.0.json")).code == 2);
   CHECK(run(tool() + "--trace " + (folder / "out ") + (folder / "flight.0.json")).code == 2);

@@ -88,13 +88,13 @@ TEST_CASE("trace: valid JSON whose events nest, one file per rank, merged on one
   INFO(merged.text);
   CHECK(merged.code == 0);
   for (char const* name : {"trace.0.json", "trace.1.json", "all.json"}) {
-    auto const checked = run("python3 " SP_TEST_DIR "/diagnosis/check_trace.py " + (folder / name));
+    auto const checked = run("python3 '" SP_TEST_DIR "/diagnosis/check_trace.py' " + (folder / name));
     INFO(name << ": " << checked.text);
     CHECK(checked.code == 0);
     CHECK(has(checked.text, "ring_attention.forward > ring.forward.keys post"));
     CHECK(has(checked.text, "barrier"));
   }
-  CHECK(run("python3 " SP_TEST_DIR "/diagnosis/check_trace.py --self-test").code == 0);
+  CHECK(run("python3 '" SP_TEST_DIR "/diagnosis/check_trace.py' --self-test").code == 0);
 }
 
 TEST_CASE("log and trace of ranks that fail at the same time [tsan]") {

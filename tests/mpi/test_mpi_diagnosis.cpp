@@ -30,10 +30,10 @@ TEST_CASE("diagnosis over processes: a rank that comes late is named, from the r
                  [](sp::mpi const& world) {
                    auto row = world.split(0, -world.rank()); // the same ranks in another order
                    for (int i = 0; i < 3; ++i) row.barrier();
-                   if (world.rank() == 2) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+                   if (world.rank() == 2) std::this_thread::sleep_for(std::chrono::milliseconds(3500));
                    sp::located({"trainer", ".step", world.rank(), world.size()}, [&] { row.barrier(); });
                  },
-                 {.deadline = std::chrono::milliseconds(500)});
+                 {.deadline = std::chrono::milliseconds(1500)});
     FAIL_CHECK("nothing failed");
   } catch (sp::error const& e) {
     CHECK((e.code() == sp::errc::timeout || e.code() == sp::errc::aborted));
@@ -54,7 +54,7 @@ TEST_CASE("diagnosis over processes: a rank that comes late is named, from the r
     auto const merged = run(tool() + "--trace " + at + "all.json " + at + "trace.[0-3]");
     INFO(merged.text);
     CHECK(has(merged.text, "events of ranks 0, 1, 2, 3 in "));
-    auto const checked = run("python3 " SP_TEST_DIR "/diagnosis/check_trace.py " + at + "all.json");
+    auto const checked = run("python3 '" SP_TEST_DIR "/diagnosis/check_trace.py' " + at + "all.json");
     INFO(checked.text);
     CHECK(checked.code == 0);
     CHECK(has(checked.text, "barrier\n"));

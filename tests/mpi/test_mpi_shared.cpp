@@ -103,6 +103,18 @@ TEST_CASE("mpi shared: blocks of shared memory are given back and taken again, i
   });
 }
 
+TEST_CASE("mpi shared: windows grow by what was in use at a time, not by all that ever was") {
+  sp::detail::mpi_node_memory memory;
+  sp::index const block = memory.rounded(1000);
+  for (int i = 0; i < 100; ++i) memory.deallocate(memory.allocate(1000), 1000);
+  CHECK(memory.wanted() == block);
+  void* const one = memory.allocate(1000);
+  void* const other = memory.allocate(1000);
+  memory.deallocate(one, 1000);
+  CHECK(memory.wanted() == 2 * block);
+  memory.deallocate(other, 1000);
+}
+
 TEST_CASE("mpi shared: groups publish among themselves, and exchanges, barriers and splits are those of sp::mpi") {
   shared_good(4, [](sp::mpi_shared const& c) {
     auto pair = c.split(c.rank() / 2, -c.rank());
@@ -229,4 +241,64 @@ TEST_CASE("mpi shared: a rank that does not publish is named at the deadline, an
     }
     return slowest;
   }));
+}
+
+TEST_CASE("mpi shared: before a blocking call of MPI a failure elsewhere parts nobody: all go on, or all throw at once") {
+  using sp::detail::mpi_group;
+  auto send = [](int to) { MPI_Send(nullptr, 0, MPI_BYTE, to, 0, first(3)); };
+  auto receive = [](int from) { MPI_Recv(nullptr, 0, MPI_BYTE, from, 0, first(3), MPI_STATUS_IGNORE); };
+  for (bool both : {true, false}) { // the last rank of the pair is inside when the third fails, or not yet
+    auto attempt = [&] {
+      auto const ranks = outcomes(3, [&](sp::mpi const& c) {
+        auto const world = mpi_group::world_of(first(3), patient);
+        auto const pair = world->split(c.rank() == 2, 0);
+        if (c.rank() == 2) {
+          receive(0), receive(1);
+          world->abort({sp::errc::bad_state, "rank 2 has had enough"});
+          return send(1);
+        }
+        auto learn = [&] { // the note of the failure has arrived, and nobody has looked at it
+          send(2);
+          if (c.rank() == 1) receive(2);
+          std::this_thread::sleep_for(c.rank() * 50ms);
+        };
+        if (c.rank() == 1 && !both) learn();
+        bool together = false;
+        pair->operation(sp::operation_kind::publish, "meet", 0, [&] {
+          if (c.rank() == 0 || both) learn();
+          pair->gather_surely({mpi_group::purpose::publish, "meet"}, {});
+          together = true;
+        });
+        CHECK(together);
+        pair->barrier("after");
+      });
+      for (std::size_t r : {0, 1}) {
+        CHECK_MESSAGE(ranks[r].says("rank 2 has had enough"), ranks[r].what);
+        CHECK_MESSAGE(ranks[r].says(both ? "in after" : "in meet"), ranks[r].what);
+      }
+      return std::max(ranks[0].seconds, ranks[1].seconds);
+    };
+    CHECK(within(1s, attempt));
+  }
+}
+
+TEST_CASE("mpi shared: a failure while a group makes its shared memory leaves nobody in a call of MPI") {
+  for (int trial = 0; trial < 200; ++trial) {
+    auto const ranks = outcomes(3, [&](sp::mpi const& world) {
+      auto const pair = world.split(world.rank() == 2, 0);
+      if (world.rank() == 2) {
+        auto const end = timer::now() + std::chrono::microseconds(trial * 337 % 2000);
+        while (timer::now() < end) continue;
+        world.abort({sp::errc::bad_state, "rank 2 has had enough"});
+        return;
+      }
+      sp::mpi_shared const c(pair);
+      for (std::size_t bytes = 64;; bytes *= 2) {
+        std::vector<char> data(bytes & 0xffffff);
+        piece const p = sp::as_piece(all(data));
+        c.publish("grow", {&p, 1}).release();
+      }
+    });
+    for (int r : {0, 1}) CHECK(ranks[std::size_t(r)].says("rank 2 has had enough"));
+  }
 }

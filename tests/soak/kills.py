@@ -20,14 +20,22 @@ def one(options, dice, folder):
     command = options.mpirun.split() + ["-n", str(ranks), options.job, folder, str(victim), str(step), how]
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
     name = f"rank {victim} of {ranks} leaves by {how} at step {step}"
+    def ranks_of_job():
+        return [int(open(os.path.join(folder, f)).read()) for f in os.listdir(folder) if f.startswith("pid.") and f.count(".") == 1]
+
     try:
         _, err = job.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
+    except BaseException as reason:  # whatever it is: ranks are groups of processes of their own, and must not stay behind
         os.killpg(job.pid, signal.SIGKILL)
+        for p in ranks_of_job():
+            if alive(p, options.job):
+                os.kill(p, signal.SIGKILL)
         job.communicate()
+        if not isinstance(reason, subprocess.TimeoutExpired):
+            raise
         return name + ": hangs", 60.0, 0
     ended = time.time()
-    pids = [int(open(os.path.join(folder, f)).read()) for f in os.listdir(folder) if f.startswith("pid.")]
+    pids = ranks_of_job()
     if not os.path.exists(os.path.join(folder, "left")) or len(pids) != ranks:
         return name + ": never got there: " + err.decode(errors="replace")[-500:], 0.0, 0
     took = ended - float(open(os.path.join(folder, "left")).read())

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include <sp/backend/merge.hpp>
+#include <sp/core/digest.hpp>
 #include <sp/geometry/square.hpp>
 
 namespace sp {
@@ -126,14 +127,17 @@ public:
     if constexpr (requires { second_.check(whole); }) second_.check(whole);
   }
 
-  /// unsupported_mask when neither the kernel nor a second backend takes a block.
   /// What ranks compare at check level 2, if the kernel says it: its features, and whether the random key counts.
   std::uint64_t features() const {
-    if constexpr (requires { kernel_.features(); }) return kernel_.features();
-    return 0;
+    digest both;
+    if constexpr (requires { kernel_.features(); }) both.add(kernel_.features());
+    if constexpr (requires { second_.features(); }) both.add(second_.features());
+    return both.value();
   }
-  static constexpr bool draws_random_numbers = requires { requires Kernel::draws_random_numbers; };
+  static constexpr bool draws_random_numbers = requires { requires Kernel::draws_random_numbers; }
+  || requires { requires Second::draws_random_numbers; };
 
+  /// unsupported_mask when neither the kernel nor a second backend takes a block.
   plan prepare(problem const& p) const {
     plan out;
     auto keep = [&](block const& b) { accepts(b) ? out.blocks.push_back(b) : refused(b, out); };

@@ -161,10 +161,12 @@ public:
   [[nodiscard]] auto all_gather_v(traffic const& t) const requires has_all_gather_v<C> {
     auto f = state_->take();
     f->open(t);
-    std::uint64_t const seed = ++state_->gathers;
+    std::uint64_t const seed = state_->gathers + 1;
     for (parcel const& p : t.sends) has_bytes(p) ? f->send(p, seed) : f->sends.push_back(p);
     for (parcel const& p : t.receives) has_bytes(p) ? f->receive(p, seed) : f->receives.push_back(p);
-    return fly(std::move(f), [&](traffic const& sealed) { return inner_.all_gather_v(sealed); });
+    auto inner = inner_.all_gather_v({f->primitive, f->sends, f->receives});
+    ++state_->gathers;
+    return fly(std::move(f), std::move(inner));
   }
   template <class T>
     requires has_all_reduce<C, T>
@@ -177,11 +179,12 @@ public:
   void broadcast(std::span<piece const> pieces, int root) const requires has_broadcast<C> {
     auto f = state_->take();
     parcel const all{root, pieces};
-    std::uint64_t const seed = ++state_->broadcasts;
+    std::uint64_t const seed = state_->broadcasts + 1;
     f->open({"broadcast", {&all, 1}, {}});
     parcel const sealed =
         f->with_trailer(all, rank() == root ? detail::checksummed_flight::checksum(pieces, seed) : std::uint64_t{0});
     inner_.broadcast(sealed.pieces, root);
+    ++state_->broadcasts;
     if (detail::checksummed_flight::checksum(pieces, seed) != f->trailers[0])
       detail::fail_checksum(inner_, "broadcast", root, total_bytes(pieces));
     state_->give(std::move(f));
@@ -200,17 +203,22 @@ private:
   auto send(traffic const& t, Call&& call) const {
     auto f = state_->take();
     f->open(t);
-    // A parcel to a peer that does not exist goes as it is: the wrapped communicator refuses it.
+    // A parcel to a peer that does not exist goes as it is: the wrapped communicator refuses it. What it refuses was not sent,
+    // and does not count.
     auto counts = [&](parcel const& p) { return has_bytes(p) && p.peer != rank() && p.peer >= 0 && p.peer < size(); };
-    for (parcel const& p : t.sends) counts(p) ? f->send(p, ++state_->sent[std::size_t(p.peer)]) : f->sends.push_back(p);
+    for (parcel const& p : t.sends) counts(p) ? f->send(p, state_->sent[std::size_t(p.peer)] + 1) : f->sends.push_back(p);
     for (parcel const& p : t.receives)
-      counts(p) ? f->receive(p, ++state_->received[std::size_t(p.peer)]) : f->receives.push_back(p);
-    return fly(std::move(f), call);
-  }
-  template <class Call>
-  auto fly(std::unique_ptr<detail::checksummed_flight> f, Call&& call) const {
+      counts(p) ? f->receive(p, state_->received[std::size_t(p.peer)] + 1) : f->receives.push_back(p);
     auto inner = call(traffic{f->primitive, f->sends, f->receives});
-    return detail::checksummed_token<C, decltype(inner)>(inner_, state_, std::move(f), std::move(inner));
+    for (parcel const& p : t.sends)
+      if (counts(p)) ++state_->sent[std::size_t(p.peer)];
+    for (parcel const& p : t.receives)
+      if (counts(p)) ++state_->received[std::size_t(p.peer)];
+    return fly(std::move(f), std::move(inner));
+  }
+  template <class Token>
+  auto fly(std::unique_ptr<detail::checksummed_flight> f, Token inner) const {
+    return detail::checksummed_token<C, Token>(inner_, state_, std::move(f), std::move(inner));
   }
 
   C inner_;

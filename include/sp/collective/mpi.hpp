@@ -105,7 +105,7 @@ void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
     f.info = std::move(info);
     f.why = std::move(why);
     f.world = family.world();
-    family.fail(std::move(f));
+    family.undisturbed([&] { family.fail(std::move(f)); });
   };
 #if defined(__cpp_exceptions)
   try {
@@ -123,7 +123,7 @@ void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
 #else
   body(self);
 #endif
-  family.leave();
+  family.undisturbed([&] { family.leave(); });
 }
 
 static_assert(communicator<mpi> && has_barrier<mpi> && splittable<mpi> && abortable<mpi> && !peer_memory<mpi>);

@@ -19,7 +19,6 @@ public:
   int rank() const { return rank_; }
   int size() const { return int(members_.size()); }
   mpi_family& family() const { return *family_; }
-  std::shared_ptr<mpi_family> const& shared_family() const { return family_; }
   int world(int rank) const { return members_[std::size_t(rank)]; }
 
   /// Ends the family in the name of this rank.
@@ -69,8 +68,7 @@ protected:
   /// Also looks at what has arrived: a failure elsewhere is thrown at the entry of the next operation.
   struct entry : occupancy {
     entry(mpi_crew& c, char const* primitive) : occupancy(c, primitive) {
-      if (!mpi_is_running())
-        c.refuse(primitive, "MPI_Finalize has been called", "Let the last handle of a communicator go before");
+      c.require_mpi(primitive);
       if (c.family_->left())
         c.refuse(primitive, "this rank has returned from the body of sp::mpi::run", "Use the communicator inside only");
       c.family_->pump();
@@ -82,6 +80,11 @@ protected:
 
   [[noreturn]] void refuse(char const* primitive, std::string problem, std::string remedy) const {
     sp::fail({errc::bad_state, std::move(problem), std::move(remedy), primitive, rank_, size()});
+  }
+
+  void require_mpi(char const* primitive) const {
+    if (!mpi_is_running())
+      refuse(primitive, "MPI_Finalize has been called", "Let the last token and handle of a communicator go before");
   }
 
   static std::string counts(int from, index sent, int to, index expected) {

@@ -31,10 +31,11 @@ public:
     e.primitive = t.primitive;
     e.number = number;
     auto const [out, in] = list_talks(e, t);
+    recorder().posted(e.flight, out, in);
     ++entered_;
     for (std::size_t i = 0; i < e.used; ++i) call(e, e.talks[i]);
     for (int r = 0; r < size() && !family_->failed(); ++r) meet_held(e, r);
-    recorder().posted(e.flight, out, in);
+    look_for_passed(e);
     family_->pump();
     return number;
   }
@@ -43,6 +44,7 @@ public:
   void wait(std::uint64_t number) {
     open_exchange& e = at(number);
     occupancy guard(*this, e.primitive);
+    require_mpi(e.primitive);
     if (!e.open || e.number != number) raise(e.primitive, int(number)); // a wait for it failed before: the bytes never came
     forget_answers();
     auto arrived = [&] { return advance(e); };
@@ -65,8 +67,10 @@ public:
     if (!mpi_is_running()) return;
     open_exchange& e = at(number);
     if (!e.open || e.number != number) return;
-    drop_failure(e.primitive, int(number), "a token was destroyed without wait()");
-    close(e, false);
+    family_->undisturbed([&] {
+      drop_failure(e.primitive, int(number), "a token was destroyed without wait()");
+      close(e, false);
+    });
   }
 
   void take_back(time until) noexcept override {
@@ -240,7 +244,6 @@ private:
       if (place < 0) return stray(peer, h.note);
       return answer(e, e.talks[std::size_t(place)], h.note, h.data.data());
     }
-    look_for_passed(e);
   }
 
   void look_for_passed(open_exchange const& e) {

@@ -50,6 +50,8 @@ public:
   bool failed() const noexcept { return failed_; }
   mpi_failure const& cause() const { return cause_; }
   bool has_left(int world) const { return gone_[std::size_t(world)]; }
+  /// It knows that the family has failed, and begins nothing any more; what it said before has arrived.
+  bool has_given_up(int world) const { return out_[std::size_t(world)]; }
   /// An exception is on its way that was not when the family was made.
   bool is_unwinding() const noexcept { return std::uncaught_exceptions() > exceptions_; }
   int next_context() const { return next_context_; }
@@ -64,6 +66,13 @@ public:
     return true;
   }
   void leave_operation() noexcept { occupant_.store(nobody, std::memory_order_release); }
+  /// For destructors and the end of run(): nothing is refused, but no abort from another thread runs beside it.
+  template <class F>
+  void undisturbed(F&& f) {
+    bool const entered = enter();
+    f();
+    if (entered) leave_operation();
+  }
 
   void join(mpi_member& m) {
     members_.push_back(&m);
@@ -111,6 +120,7 @@ public:
   /// From any thread. Below MPI_THREAD_MULTIPLE only MPI's main thread can tell the others at once; otherwise the rank's own thread
   /// does at its next poll.
   void abort(mpi_failure f) {
+    if (!mpi_is_running()) return; // nobody is left to be told
     int main = 0;
     MPI_Is_thread_main(&main);
     occupant found = nobody;
@@ -235,10 +245,10 @@ private:
     default:
       break;
     }
-    if (failed_) return;
+    if (failed_ && n.kind != mpi_note::meeting && n.kind != mpi_note::parting) return; // these two decide about blocking calls
     for (mpi_member* m : members_)
       if (m->context() == n.context) return m->hear(peer, n, data, bytes);
-    if (n.kind == mpi_note::call || n.kind == mpi_note::meeting) early_.push_back({peer, n, {data, data + bytes}});
+    if (!failed_ && (n.kind == mpi_note::call || n.kind == mpi_note::meeting)) early_.push_back({peer, n, {data, data + bytes}});
   }
   void answer(int peer, int context) {
     if (failed_ || left_) return;

@@ -106,8 +106,15 @@ public:
     gather(why, mine);
     return gathered_;
   }
+  /// The same before a blocking call of MPI, which all ranks must enter or none. A failure elsewhere reaches some of them
+  /// earlier than others and must not part them: each tells everybody before it waits for anybody, so in the end all have
+  /// heard of all, and go on, or nobody has. The next operation throws.
+  std::span<mpi_note const> gather_surely(purpose const& why, values const& mine) {
+    gather(why, mine, true);
+    return gathered_;
+  }
   void drop_exposure(char const* primitive) noexcept {
-    drop_failure(primitive, -1, "an exposure was destroyed without release()");
+    family_->undisturbed([&] { drop_failure(primitive, -1, "an exposure was destroyed without release()"); });
   }
   std::vector<int> const& members() const { return members_; }
   using mpi_crew::refuse;
@@ -117,10 +124,10 @@ public:
   bool part_together() noexcept {
     if (family_->failed() || family_->left() || family_->is_unwinding()) return false;
     say_parting(here);
-    bool const all = all_parting([](int p) { return p >= here; }, std::chrono::milliseconds(50)) &&
+    bool const all = all_parting([](int p) { return p >= here; }, std::chrono::milliseconds(50)) && !family_->failed() &&
                      std::find(partings_.begin(), partings_.end(), int(stay)) == partings_.end();
     say_parting(all ? go : stay);
-    return all && all_parting([](int p) { return p >= go; }, std::chrono::seconds(2)) &&
+    return all && all_parting([](int p) { return p >= go; }, last_notes) &&
            std::count(partings_.begin(), partings_.end(), int(go)) == size();
   }
 
@@ -164,7 +171,7 @@ private:
     end(why);
   }
   /// The same, and everybody's values are in gathered_ afterwards.
-  void gather(purpose const& why, values const& mine) {
+  void gather(purpose const& why, values const& mine, bool surely = false) {
     begin(why);
     std::copy(mine.begin(), mine.end(), mine_.values);
     gathered_.resize(members_.size());
@@ -172,7 +179,8 @@ private:
       if (r != rank_) post(r);
     for (int r = 0; r < size() && !family_->failed(); ++r)
       if (r != rank_) await(r);
-    end(why);
+    if (!surely || !all_are_here()) end(why);
+    meeting_ = false;
     for (int r = 0; r < size(); ++r) gathered_[std::size_t(r)] = r == rank_ ? mine_ : arrival(r, met_ - 1);
   }
 
@@ -205,6 +213,21 @@ private:
     };
     family_->wait([&] { return has_come(peer); }, gone, [&] { ask(); }, [&] { too_late(peer); });
   }
+  /// Everybody is in this meeting, for the same purpose. After a failure notes may still be on their way.
+  bool all_are_here() {
+    for (auto const until = std::chrono::steady_clock::now() + last_notes; std::chrono::steady_clock::now() < until;) {
+      bool all = true;
+      for (int r = 0; r < size(); ++r) {
+        if (r == rank_) continue;
+        bool const come = has_come(r);
+        if (come ? !agrees(arrival(r, mine_.number)) : family_->has_given_up(world(r)) || !family_->failed()) return false;
+        all = all && come;
+      }
+      if (all) return true;
+      if (!family_->pump()) std::this_thread::yield();
+    }
+    return false;
+  }
   /// Names the ranks that are not known to have come; the one waited for may be waiting itself.
   void too_late(int peer) {
     int first = -1;
@@ -222,9 +245,9 @@ private:
     mpi_note const& n = arrival(peer, mine_.number);
     return n.kind == mpi_note::meeting && n.number == mine_.number;
   }
+  bool agrees(mpi_note const& n) const { return n.purpose == mine_.purpose && n.gives == mine_.gives && n.same_call(mine_); }
   void compare(int peer, mpi_note const& n) {
-    if (n.purpose == mine_.purpose && n.gives == mine_.gives && n.same_call(mine_)) return;
-    fail_names(peer, describe_purpose(mine_), describe_purpose(n), why_.primitive, int(mine_.number));
+    if (!agrees(n)) fail_names(peer, describe_purpose(mine_), describe_purpose(n), why_.primitive, int(mine_.number));
   }
   static std::string describe_purpose(mpi_note const& n) {
     std::string text(n.primitive, ::strnlen(n.primitive, mpi_note::text_size));
@@ -269,11 +292,14 @@ private:
   bool all_parting(Said&& said, std::chrono::milliseconds limit) noexcept {
     auto const end = std::chrono::steady_clock::now() + limit;
     while (!std::all_of(partings_.begin(), partings_.end(), said)) {
-      if (family_->failed() || std::chrono::steady_clock::now() > end) return false;
+      if (std::chrono::steady_clock::now() > end) return false;
       if (!family_->pump()) std::this_thread::yield();
     }
     return true;
   }
+
+  /// How long notes that were sent before a failure are waited for; only a process that is stopped takes longer.
+  static constexpr auto last_notes = std::chrono::seconds(2);
 
   flight_recorder::ticket flight_ = 0; ///< of the operation that meets
   bool meeting_ = false;

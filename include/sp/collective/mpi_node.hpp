@@ -12,12 +12,12 @@ public:
 
   /// Collective over `group`, which is nobody else's. Refuses ranks of several nodes.
   explicit mpi_node(std::shared_ptr<mpi_group> group) : group_(std::move(group)) {
-    make_comm();
-    MPI_Comm node = MPI_COMM_NULL;
-    mpi_check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node), "MPI_Comm_split_type");
     int here = 0;
-    MPI_Comm_size(node, &here);
-    MPI_Comm_free(&node);
+    group_->operation(operation_kind::barrier, "sp::mpi_shared", 0, [&] {
+      group_->gather_surely({mpi_group::purpose::hello, "sp::mpi_shared"}, {});
+      make_comm();
+      here = ranks_of_this_node();
+    });
     if (here == group_->size()) return;
     MPI_Comm_free(&comm_);
     fail({errc::bad_state,
@@ -33,8 +33,6 @@ public:
     MPI_Comm_free(&comm_);
   }
 
-  mpi_group& group() const { return *group_; }
-  std::shared_ptr<mpi_group> const& shared_group() const { return group_; }
   allocator& memory() { return memory_; }
 
   std::uint64_t publish(char const* primitive, std::span<piece const> mine) {
@@ -51,12 +49,12 @@ public:
       p.where = memory_.take(p.bytes);
       index const missing = (p.where.window < 0 ? p.bytes : 0) + memory_.wanted();
       if (p.where.window >= 0) write(p, mine);
-      tell(p, mpi_group::purpose::publish, number, missing);
+      told_ = group_->gather_surely({mpi_group::purpose::publish, primitive, std::int64_t(number)}, whereabouts(p, missing));
       if (most_missing() > 0) { // everybody knows, and everybody is here
         memory_.grow(comm_, missing);
         if (p.where.window < 0) p.where = memory_.take(p.bytes);
         write(p, mine);
-        tell(p, mpi_group::purpose::ready, number, 0);
+        told_ = group_->gather_values({mpi_group::purpose::ready, primitive, std::int64_t(number)}, whereabouts(p, 0));
       }
       read(p);
     });
@@ -96,9 +94,6 @@ private:
   publication& at(std::uint64_t number) { return open_[number % publications]; }
 
   void make_comm() {
-    group_->operation(operation_kind::barrier, "sp::mpi_shared", 0, [&] {
-      group_->come_together({mpi_group::purpose::hello, "sp::mpi_shared"});
-    });
     MPI_Group all = MPI_GROUP_NULL, mine = MPI_GROUP_NULL;
     MPI_Comm const root = group_->family().link().comm();
     mpi_check(MPI_Comm_group(root, &all), "MPI_Comm_group");
@@ -107,6 +102,14 @@ private:
     MPI_Group_free(&mine);
     MPI_Group_free(&all);
     mpi_check(made, "MPI_Comm_create_group");
+  }
+  int ranks_of_this_node() const {
+    MPI_Comm node = MPI_COMM_NULL;
+    mpi_check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node), "MPI_Comm_split_type");
+    int n = 0;
+    MPI_Comm_size(node, &n);
+    MPI_Comm_free(&node);
+    return n;
   }
 
   /// Addresses that a piece covers.
@@ -162,9 +165,7 @@ private:
     memory_.sync();
     std::atomic_thread_fence(std::memory_order_seq_cst);
   }
-  void tell(publication const& p, mpi_group::purpose::operation kind, std::uint64_t number, index missing) {
-    told_ = group_->gather_values({kind, p.primitive, std::int64_t(number)}, {missing, p.where.window, p.where.at});
-  }
+  static mpi_group::values whereabouts(publication const& p, index missing) { return {missing, p.where.window, p.where.at}; }
   index most_missing() const {
     index most = 0;
     for (mpi_note const& n : told_) most = max(most, index(n.values[0]));

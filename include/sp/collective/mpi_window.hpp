@@ -21,6 +21,7 @@ public:
     int const made = MPI_Win_allocate_shared(MPI_Aint(bytes + allocator::alignment), 1, info, comm, &base, &window_);
     MPI_Info_free(&info);
     mpi_check(made, "MPI_Win_allocate_shared");
+    mpi_check(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_), "MPI_Win_lock_all"); // MPI_Win_sync needs an epoch
     int rank = 0, size = 0;
     MPI_Comm_rank(comm, &rank);
     MPI_Comm_size(comm, &size);
@@ -40,7 +41,10 @@ public:
   mpi_window(mpi_window const&) = delete;
 
   /// Collective, and blocking. A window that is not freed stays until the process ends.
-  void free() { MPI_Win_free(&window_); }
+  void free() {
+    MPI_Win_unlock_all(window_);
+    MPI_Win_free(&window_);
+  }
   void sync() const { MPI_Win_sync(window_); }
 
   std::byte* base(int rank) const { return bases_[std::size_t(rank)]; }
@@ -94,12 +98,14 @@ public:
   void* allocate(std::size_t bytes) override {
     index const n = rounded(index(bytes));
     if (place const p = take(n); p.window >= 0) return windows_[std::size_t(p.window)]->base(rank_) + p.at;
-    wanted_ += n;
+    outside_ += n;
+    wanted_ = max(wanted_, outside_);
     return ::operator new(std::size_t(n), std::align_val_t(alignment));
   }
   void deallocate(void* p, std::size_t bytes) noexcept override {
     auto const* data = static_cast<std::byte const*>(p);
     if (place const q = find(data, data + bytes); q.window >= 0) return give(q, rounded(index(bytes)));
+    outside_ = max(outside_ - rounded(index(bytes)), index{0});
     ::operator delete(p, std::align_val_t(alignment));
   }
 
@@ -117,13 +123,13 @@ public:
   }
   std::byte* at(int rank, place p) const { return windows_[std::size_t(p.window)]->base(rank) + p.at; }
 
-  /// Bytes that allocate() had to take from the heap since the last growth.
+  /// The most bytes that allocate() had from the heap at a time, of those it took there since the last growth.
   index wanted() const { return wanted_; }
   /// Collective.
   void grow(MPI_Comm comm, index bytes) {
     MPI_Comm_rank(comm, &rank_);
     windows_.push_back(std::make_unique<mpi_window>(comm, rounded(bytes)));
-    wanted_ = 0;
+    wanted_ = outside_ = 0;
   }
   /// Collective.
   void free() {
@@ -133,12 +139,11 @@ public:
   void sync() const {
     for (auto const& w : windows_) w->sync();
   }
-  bool empty() const { return windows_.empty(); }
 
 private:
   std::vector<std::unique_ptr<mpi_window>> windows_;
   int rank_ = 0;
-  index wanted_ = 0;
+  index wanted_ = 0, outside_ = 0; ///< outside: on the heap now
 };
 
 } // namespace sp::detail

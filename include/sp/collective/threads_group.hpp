@@ -31,11 +31,11 @@ public:
     e.open = true;
     e.primitive = t.primitive;
     e.left = 0;
-    index in = 0, out = 0;
-    for (parcel const& p : t.receives) in += post(rank, number, t.primitive, p, false, e);
-    for (parcel const& p : t.sends) out += post(rank, number, t.primitive, p, true, e);
+    // Before a peer can see a message: whoever takes the records finds the bytes there.
+    recorder(rank).posted(e.flight, bytes_of_others(rank, t.sends), bytes_of_others(rank, t.receives));
+    for (parcel const& p : t.receives) post(rank, number, t.primitive, p, false, e);
+    for (parcel const& p : t.sends) post(rank, number, t.primitive, p, true, e);
     me.entered.store(number + 1, std::memory_order_release);
-    recorder(rank).posted(e.flight, out, in);
     try_or([&] { advance(rank, e, eager_bytes); }, [&] { close(rank, e, false); });
     return number;
   }
@@ -184,10 +184,17 @@ private:
     copy(in, out);
   }
 
-  /// Opens one message; returns its bytes, 0 for what stays here.
-  index post(int rank, std::uint64_t number, char const* primitive, parcel const& p, bool outgoing, open_exchange& e) {
+  static index bytes_of_others(int rank, std::span<parcel const> list) {
+    index bytes = 0;
+    for (parcel const& p : list)
+      if (p.peer != rank) bytes += total_bytes(p.pieces);
+    return bytes;
+  }
+
+  /// Opens one message, unless it stays here.
+  void post(int rank, std::uint64_t number, char const* primitive, parcel const& p, bool outgoing, open_exchange& e) {
     index const bytes = total_bytes(p.pieces);
-    if (bytes == 0 || p.peer == rank) return 0;
+    if (bytes == 0 || p.peer == rank) return;
     seat& me = at(rank);
     std::uint64_t const ticket = ++(outgoing ? me.posted : me.registered)[std::size_t(p.peer)];
     rendezvous& s = outgoing ? slot(rank, p.peer, ticket) : slot(p.peer, rank, ticket);
@@ -195,7 +202,6 @@ private:
     half const h{p.pieces, bytes, number, primitive};
     bool const met = outgoing ? s.post_send(h, ticket) : s.post_receive(h, ticket);
     if (met && outgoing && bytes > eager_bytes) family_->bell(world(p.peer)).ring(); // the receiver may sleep: let it copy
-    return bytes;
   }
 
   /// Moves what both sides have posted, outgoing messages only up to `outgoing_limit` bytes. Returns how many are still to move.

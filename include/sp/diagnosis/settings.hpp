@@ -77,7 +77,7 @@ inline std::mutex& diagnosis_mutex() {
 
 /// Publishes settings that are known to be good; only the first call counts if `first`.
 inline diagnosis_state const& publish_settings(diagnosis::settings const& s, bool first) {
-  static std::vector<std::unique_ptr<diagnosis_state>> all; // keeps the old ones for their readers
+  static auto& all = *new std::vector<std::unique_ptr<diagnosis_state>>; // keeps the old ones for their readers, at exit as well
   std::lock_guard lock(diagnosis_mutex());
   if (diagnosis_state const* there = diagnosis_published.load(std::memory_order_acquire); first && there) return *there;
   all.push_back(std::make_unique<diagnosis_state>(diagnosis_state{s, subsystem_bits(s.subsystems)}));

@@ -48,7 +48,7 @@ inline void refuse_non_partition(std::vector<std::vector<run>> const& parts, ind
   std::vector<run> all;
   for (auto const& p : parts)
     for (run const& r : p) {
-      bool inside = r.begin >= 0 && r.begin < n && r.stride >= 1 && r.count - 1 <= (n - 1 - r.begin) / r.stride;
+      bool inside = r.begin >= 0 && r.begin < n && r.stride >= 1 && r.count <= (n - 1 - r.begin) / r.stride + 1;
       if (r.count < 0 || r.stride < 1 || (r.count > 0 && !inside)) // before anything adds these numbers up
         fail({errc::uneven_partition,
               "the sharding gives a run {" + std::to_string(r.begin) + ", " + std::to_string(r.count) + ", " +
