@@ -109,7 +109,8 @@ for name in cases steps throws; do
   if ((${!name} > 0)) && [[ $(growth "$name") == *TOO* ]]; then status=1; fi
 done
 for name in cases steps throws kills; do # nothing may have been left out in silence
-  if ((${!name} > 0 && (minutes == 0 ? $(sum "$name" "$name") < ${!name} : $(sum "$name" "$name") == 0))); then
+  ((${!name} > 0)) || continue
+  if ((minutes == 0 ? $(sum "$name" "$name") < ${!name} : $(sum "$name" "$name") == 0)); then
     echo "soak: only $(sum "$name" "$name") of ${!name} $name" >&2
     status=1
   fi
