@@ -274,6 +274,7 @@ TEST_CASE("same") { CHECK(same(3) == 3); }
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="these mutants only")
+    parser.add_argument("--every", type=int, default=1, help="every N-th mutant only, over all areas")
     parser.add_argument("--list", action="store_true", help="what there is")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many are built at once")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/mutation", help="where; emptied first")
@@ -289,7 +290,9 @@ def main():
     unknown = set(arguments.names) - set(names)
     if unknown or len(set(names)) != len(names):
         sys.exit(f"no such mutant, or a name twice: {', '.join(sorted(unknown) or names)}")
-    chosen = [m for m in MUTANTS if not arguments.names or m.name in arguments.names]
+    chosen = [m for m in MUTANTS if not arguments.names or m.name in arguments.names][:: max(1, arguments.every)]
+    if arguments.every > 1:
+        print(f"every mutant number {arguments.every}: {len(chosen)} of {len(names)}")
     if arguments.list:
         for m in chosen:
             print(f"{m.name:32}{m.file}: {m.breaks}\n{'':32}{m.test}: {m.case}")

@@ -162,6 +162,8 @@ int throws(arguments const& args, std::uint64_t seed) {
     double const took = std::chrono::duration<double, std::milli>(clock::duration(a.last - a.thrown)).count();
     slowest = std::max(slowest, took);
     late += took > latency;
+    auto const patience = clock::now() + std::chrono::seconds(1); // a joined thread stays listed for a moment
+    while (threads_alive() > before && clock::now() < patience) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     leaks += threads_alive() > before;
   }
   std::printf("throws %.0f wrong %d late %d leaks %d slowest_ms %.1f seconds %.1f%s\n", all.done(), wrong, late, leaks, slowest,
