@@ -11,4 +11,4 @@ trap 'rm -rf "$found"' EXIT
 options=(-timeout=5 -malloc_limit_mb=256 -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 "-artifact_prefix=$program.failed.")
 "$program" -runs=0 "${options[@]}" "$corpus" 2>&1 | sed '/^stat::/d'
 echo "$count inputs of the corpus pass"
-"$program" -max_total_time="$seconds" -max_len=300 "${options[@]}" "$found" "$corpus"
+"$program" -seed=1 -max_total_time="$seconds" -max_len=300 "${options[@]}" "$found" "$corpus"
