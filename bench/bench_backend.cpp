@@ -10,18 +10,18 @@
 
 namespace {
 
-using sp::index;
+using sp::index_t;
 
 /// One document of n tokens, `heads` q and kv heads, everything random.
 template <class T>
 struct setup {
   using A = sp::accumulate_t<T>;
-  index n, heads, dim;
+  index_t n, heads, dim;
   std::vector<T> q, k, v, out, dout;
   std::vector<A> sums, dq, dk, dv, lse, delta;
   sp::documents docs;
 
-  setup(index tokens, index head_count, index width)
+  setup(index_t tokens, index_t head_count, index_t width)
       : n(tokens), heads(head_count), dim(width), q(random(1)), k(random(2)), v(random(3)), out(random(4)), dout(random(5)),
         sums(q.size()), dq(q.size()), dk(q.size()), dv(q.size()), lse(static_cast<std::size_t>(n * heads)), delta(lse.size()),
         docs({{0, tokens, tokens}}, tokens) {}
@@ -44,7 +44,7 @@ struct setup {
   }
 };
 
-double pairs(index n, bool causal) { return causal ? 0.5 * double(n) * double(n + 1) : double(n) * double(n); }
+double pairs(index_t n, bool causal) { return causal ? 0.5 * double(n) * double(n + 1) : double(n) * double(n); }
 
 template <class T, class Backend>
 void run(benchmark::State& state, Backend const& b, bool backward) {
@@ -55,10 +55,10 @@ void run(benchmark::State& state, Backend const& b, bool backward) {
   auto plan = b.prepare({table, table, sp::slices(causal ? sp::causal() : sp::full(), s.docs, s.docs)});
   sp::pool memory;
   sp::call_numbers numbers{sp::all_heads(s.heads, s.heads), 0.125};
-  sp::key_part<T> keys{s.view(s.k), s.view(s.v)};
+  sp::kv_views<T> keys{s.view(s.k), s.view(s.v)};
   auto forward = [&] {
     s.empty();
-    return b.template forward<T>(plan, memory, numbers, s.view(s.q), std::span<sp::key_part<T> const>(&keys, 1),
+    return b.template forward<T>(plan, memory, numbers, s.view(s.q), std::span<sp::kv_views<T> const>(&keys, 1),
                                  {s.view(s.sums), s.rows(s.lse)});
   };
   auto extra = forward();
@@ -79,8 +79,8 @@ void run(benchmark::State& state, Backend const& b, bool backward) {
 void sizes(benchmark::internal::Benchmark* b, bool large) {
   b->ArgNames({"tokens", "heads", "dim", "causal"})->Unit(benchmark::kMillisecond);
   bool tiny = std::getenv("SP_BENCH_TINY") != nullptr;
-  for (index dim : {64, 128})
-    for (index causal : {0, 1}) {
+  for (index_t dim : {64, 128})
+    for (index_t causal : {0, 1}) {
       if (tiny)
         b->Args({160, 1, dim, causal});
       else

@@ -16,7 +16,7 @@
 namespace {
 
 using values = std::vector<float>;
-sp::view<float, 1> view_of(values& v) { return {v.data(), {sp::index(v.size())}}; }
+sp::view<float, 1> view_of(values& v) { return {v.data(), {sp::index_t(v.size())}}; }
 
 bool tiny() { return std::getenv("SP_BENCH_TINY") != nullptr; }
 int calls() { return tiny() ? 10 : 100; }                            // in one block
@@ -73,11 +73,11 @@ void barrier(benchmark::State& state) {
 
 /// range(1) bytes to the next rank.
 void ring_exchange(benchmark::State& state) {
-  sp::index const bytes = state.range(1);
+  sp::index_t const bytes = state.range(1);
   measure(state, int(state.range(0)), [&](sp::threads const& c) {
     return [c, out = std::vector<char>(std::size_t(bytes), 1), in = std::vector<char>(std::size_t(bytes))]() mutable {
-      sp::piece const from = sp::as_piece(sp::view<char, 1>(out.data(), {sp::index(out.size())}));
-      sp::piece const to = sp::as_piece(sp::view<char, 1>(in.data(), {sp::index(in.size())}));
+      sp::piece const from = sp::as_piece(sp::view<char, 1>(out.data(), {sp::index_t(out.size())}));
+      sp::piece const to = sp::as_piece(sp::view<char, 1>(in.data(), {sp::index_t(in.size())}));
       sp::parcel const send{(c.rank() + 1) % c.size(), {&from, 1}}, receive{(c.rank() + c.size() - 1) % c.size(), {&to, 1}};
       c.exchange({"ring", {&send, 1}, {&receive, 1}}).wait();
     };
@@ -114,7 +114,7 @@ void all_gather(benchmark::State& state) {
     return [c, n, scratch = std::make_shared<sp::pool>(), mine = values(n), all = values(n * std::size_t(c.size()))]() mutable {
       sp::piece const own = sp::as_piece(view_of(mine));
       std::vector<sp::piece> to;
-      for (int r = 0; r < c.size(); ++r) to.push_back(sp::as_piece(view_of(all).slice(0, r * sp::index(n), sp::index(n))));
+      for (int r = 0; r < c.size(); ++r) to.push_back(sp::as_piece(view_of(all).narrow(0, r * sp::index_t(n), sp::index_t(n))));
       std::vector<sp::parcel> receives;
       for (int r = 0; r < c.size(); ++r) receives.push_back({r, {&to[std::size_t(r)], 1}});
       sp::all_gather_v(c, "all_gather", {&own, 1}, receives, *scratch).wait();
@@ -130,7 +130,7 @@ void reduce_scatter(benchmark::State& state) {
   measure(state, ranks, [&](sp::threads const& c) {
     return [c, n, scratch = std::make_shared<sp::pool>(), mine = values(n), all = values(n * std::size_t(c.size()))]() mutable {
       std::vector<sp::view<float, 1>> parts;
-      for (int r = 0; r < c.size(); ++r) parts.push_back(view_of(all).slice(0, r * sp::index(n), sp::index(n)));
+      for (int r = 0; r < c.size(); ++r) parts.push_back(view_of(all).narrow(0, r * sp::index_t(n), sp::index_t(n)));
       sp::reduce_scatter(c, parts, view_of(mine), *scratch);
     };
   });

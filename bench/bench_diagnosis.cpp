@@ -71,7 +71,7 @@ auto swap_floats(sp::threads const& c) {
 }
 
 /// Forward of a causal ring over `tokens` tokens, 2 heads of 16.
-auto attention_step(sp::threads const& c, sp::index tokens) {
+auto attention_step(sp::threads const& c, sp::index_t tokens) {
   struct step {
     sp::batch batch;
     sp::ring_attention<sp::threads, sp::cpu<>> attention;

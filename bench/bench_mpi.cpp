@@ -10,7 +10,7 @@
 
 namespace {
 
-using sp::index;
+using sp::index_t;
 using timer = std::chrono::steady_clock;
 
 int const tiny = std::getenv("SP_BENCH_TINY") ? 1 : 0;
@@ -19,9 +19,9 @@ int rank = 0;
 /// Microseconds of one call: the best of many short rounds, because other programs may be running; both ranks agree about the
 /// slower one in each round.
 template <class F>
-double time_of(index bytes, F&& f) {
-  int const calls = tiny ? 3 : int(std::clamp<index>((index{1} << 19) / (bytes + 1), 1, 100));
-  int const rounds = tiny ? 1 : int(std::clamp<index>((index{1} << 27) / (bytes * calls + 1), 12, 400));
+double time_of(index_t bytes, F&& f) {
+  int const calls = tiny ? 3 : int(std::clamp<index_t>((index_t{1} << 19) / (bytes + 1), 1, 100));
+  int const rounds = tiny ? 1 : int(std::clamp<index_t>((index_t{1} << 27) / (bytes * calls + 1), 12, 400));
   double best = 1e300;
   for (int round = 0; round < rounds; ++round) {
     MPI_Barrier(MPI_COMM_WORLD);
@@ -55,7 +55,8 @@ void swap_sp(sp::mpi const& c, std::span<sp::piece const> out, std::span<sp::pie
 
 void contiguous(sp::mpi const& c) {
   if (rank == 0) std::printf("%12s %12s %12s %8s %12s\n", "bytes", "plain us", "sp us", "ratio", "sp GB/s");
-  for (index bytes : {index{8}, index{1024}, index{3840}, index{16384}, index{1} << 17, index{1} << 20, index{1} << 24}) {
+  for (index_t bytes :
+       {index_t{8}, index_t{1024}, index_t{3840}, index_t{16384}, index_t{1} << 17, index_t{1} << 20, index_t{1} << 24}) {
     if (tiny && bytes > 16384) break;
     std::vector<char> out(std::size_t(bytes), char(rank + 1)), in(out.size());
     sp::piece const a = sp::as_piece(sp::view<char, 1>(out.data(), {bytes})),
@@ -71,13 +72,13 @@ void contiguous(sp::mpi const& c) {
 }
 
 /// Rows of `width` bytes, every second of a block, to rows of the same kind.
-void strided(sp::mpi const& c, index total) {
+void strided(sp::mpi const& c, index_t total) {
   if (rank == 0)
     std::printf("\nrows of a block of %lld bytes, half of each\n%12s %12s %12s %12s %8s %12s\n", (long long)total, "width",
                 "types us", "packed us", "plain us", "ratio", "sp us");
-  for (index width : {index{16}, index{64}, index{128}, index{256}, index{1024}, index{4096}, index{65536}}) {
+  for (index_t width : {index_t{16}, index_t{64}, index_t{128}, index_t{256}, index_t{1024}, index_t{4096}, index_t{65536}}) {
     if (2 * width > total || (tiny && width > 1024)) break;
-    index const rows = total / width;
+    index_t const rows = total / width;
     std::vector<char> out(std::size_t(2 * total), char(rank + 1)), in(out.size()), packed((std::size_t(total))),
         got(packed.size());
     sp::piece const a = sp::as_piece(sp::view<char, 2>(out.data(), {rows, width}, {2 * width, 1}));
@@ -108,7 +109,7 @@ void strided(sp::mpi const& c, index total) {
 }
 
 /// One parcel of two blocks that lie apart, as keys and values do.
-void two_blocks(sp::mpi const& c, index bytes) {
+void two_blocks(sp::mpi const& c, index_t bytes) {
   std::vector<char> k(std::size_t(bytes), char(rank + 1)), v(k), k_in(k.size()), v_in(k.size()), packed(2 * k.size()),
       got(2 * k.size());
   std::array<sp::piece, 2> const out{sp::as_piece(sp::view<char, 1>(k.data(), {bytes})),
@@ -171,12 +172,12 @@ int main(int argc, char** argv) {
   {
     sp::mpi const world{MPI_COMM_WORLD};
     contiguous(world);
-    for (sp::index total : {1 << 14, 1 << 18, 1 << 20})
+    for (sp::index_t total : {1 << 14, 1 << 18, 1 << 20})
       if (!tiny || total < 1 << 20) strided(world, total);
     if (rank == 0)
       std::printf("\ntwo blocks apart\n%12s %12s %12s %12s %8s %12s\n", "bytes each", "types us", "packed us", "two us", "ratio",
                   "sp us");
-    for (sp::index bytes : {1 << 13, 1 << 16, 1 << 19})
+    for (sp::index_t bytes : {1 << 13, 1 << 16, 1 << 19})
       if (!tiny || bytes < 1 << 16) two_blocks(world, bytes);
   }
   MPI_Finalize();

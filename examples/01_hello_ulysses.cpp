@@ -8,7 +8,7 @@
 #include <sp/ulysses.hpp>
 
 int main() {
-  constexpr sp::index tokens = 1000, heads = 8, dim = 32;
+  constexpr sp::index_t tokens = 1000, heads = 8, dim = 32;
   tensor const q = random_tensor(tokens, heads, dim, 1), k = random_tensor(tokens, heads, dim, 2),
                v = random_tensor(tokens, heads, dim, 3);
 
@@ -38,7 +38,7 @@ int main() {
           fmt::format("rank {} of {}: owns tokens {} to {}, computed heads {} to {} for all tokens", ranks.rank(), size,
                       batch.runs().front().begin, batch.runs().back().last(), mine.q_begin, mine.q_end() - 1);
 
-      // Only to look at it: everybody's rows in natural order, on every rank.
+      // Only to look at it: everybody's rows in stream order, on every rank.
       tensor all{tokens, heads, dim};
       sp::gather(ranks, batch, std::as_const(my_out).view(), all.view());
       if (ranks.rank() == 0) result = all;

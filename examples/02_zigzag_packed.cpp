@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr sp::index tokens = 1300, q_heads = 6, kv_heads = 2, dim = 32; // grouped queries: three q heads share one kv head
+constexpr sp::index_t tokens = 1300, q_heads = 6, kv_heads = 2, dim = 32; // grouped queries: three q heads share one kv head
 
 /// What a trainer has before and after the attention of one layer, for all tokens.
 struct layer {

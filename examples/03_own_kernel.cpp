@@ -13,46 +13,46 @@ namespace {
 
 /// One softmax row over the keys [first, first + count) that query i sees; returns the logarithm of the sum of exponentials.
 template <class Call>
-double softmax_row(Call const& c, sp::index i, sp::index h) {
-  sp::index g = c.heads.kv_of(h), value_dim = c.out.extent(2);
+double softmax_row(Call const& c, sp::index_t i, sp::index_t h) {
+  sp::index_t g = c.heads.kv_of(h), value_dim = c.out.extent(2);
   sp::interval seen = c.where.seen_by(i); // who sees whom: causality, windows and documents are all in the block
   double sum = 0;
-  for (sp::index e = 0; e < value_dim; ++e) c.out(i, h, e) = 0;
-  for (sp::index j = seen.first; j < seen.first + seen.count; ++j) {
+  for (sp::index_t e = 0; e < value_dim; ++e) c.out(i, h, e) = 0;
+  for (sp::index_t j = seen.first; j < seen.first + seen.count; ++j) {
     double score = 0;
-    for (sp::index d = 0; d < c.q.extent(2); ++d) score += double(c.q(i, h, d)) * double(c.k(j, g, d));
+    for (sp::index_t d = 0; d < c.q.extent(2); ++d) score += double(c.q(i, h, d)) * double(c.k(j, g, d));
     double p = std::exp(c.scale * score); // small scores only: a real kernel subtracts the maximum first
     sum += p;
-    for (sp::index e = 0; e < value_dim; ++e) c.out(i, h, e) += float(p * double(c.v(j, g, e)));
+    for (sp::index_t e = 0; e < value_dim; ++e) c.out(i, h, e) += float(p * double(c.v(j, g, e)));
   }
-  for (sp::index e = 0; e < value_dim && sum > 0; ++e) c.out(i, h, e) /= float(sum);
+  for (sp::index_t e = 0; e < value_dim && sum > 0; ++e) c.out(i, h, e) /= float(sum);
   return std::log(sum); // -inf for a row that sees nothing, which is what sp expects
 }
 
 /// A kernel over one block: (rows) queries against (keys) keys.
 struct my_kernel {
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
 
   void forward(sp::block_call<float> const& c) const {
-    for (sp::index h = 0; h < c.heads.q_count; ++h)
-      for (sp::index i = 0; i < c.where.rows; ++i) c.lse(i, h) = float(softmax_row(c, i, h));
+    for (sp::index_t h = 0; h < c.heads.q_count; ++h)
+      for (sp::index_t i = 0; i < c.where.rows; ++i) c.lse(i, h) = float(softmax_row(c, i, h));
   }
   void backward(sp::block_grad<float> const&) const { throw std::logic_error("this example only runs forward"); }
 };
 
 /// A kernel over whole documents that keeps its lse to itself.
 struct my_whole_kernel {
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
 
   void forward(sp::whole_call<float> const& c) const {
-    for (sp::index h = 0; h < c.heads.q_count; ++h)
-      for (sp::index i = 0; i < c.where.rows; ++i) softmax_row(c, i, h);
+    for (sp::index_t h = 0; h < c.heads.q_count; ++h)
+      for (sp::index_t i = 0; i < c.where.rows; ++i) softmax_row(c, i, h);
   }
 };
 
-constexpr sp::index tokens = 500, q_heads = 4, kv_heads = 2, dim = 16;
+constexpr sp::index_t tokens = 500, q_heads = 4, kv_heads = 2, dim = 16;
 
-/// Runs the attention that `make` makes on three ranks and returns all outputs in natural order.
+/// Runs the attention that `make` makes on three ranks and returns all outputs in stream order.
 template <class Make>
 tensor attend(Make make) {
   tensor const q = random_tensor(tokens, q_heads, dim, 1), k = random_tensor(tokens, kv_heads, dim, 2),

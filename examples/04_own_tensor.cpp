@@ -12,16 +12,18 @@ namespace mine {
 /// A trainer's tensor: heads first, as many frameworks keep it for attention.
 class heads_first {
 public:
-  heads_first(sp::index tokens, sp::index heads, sp::index dim)
+  heads_first(sp::index_t tokens, sp::index_t heads, sp::index_t dim)
       : tokens_(tokens), heads_(heads), dim_(dim), values_(std::size_t(tokens * heads * dim)) {}
-  float& at(sp::index token, sp::index head, sp::index d) { return values_[std::size_t((head * tokens_ + token) * dim_ + d)]; }
-  sp::index tokens() const { return tokens_; }
-  sp::index heads() const { return heads_; }
-  sp::index dim() const { return dim_; }
+  float& at(sp::index_t token, sp::index_t head, sp::index_t d) {
+    return values_[std::size_t((head * tokens_ + token) * dim_ + d)];
+  }
+  sp::index_t tokens() const { return tokens_; }
+  sp::index_t heads() const { return heads_; }
+  sp::index_t dim() const { return dim_; }
   float* data() const { return const_cast<float*>(values_.data()); }
 
 private:
-  sp::index tokens_, heads_, dim_;
+  sp::index_t tokens_, heads_, dim_;
   std::vector<float> values_;
 };
 
@@ -31,18 +33,18 @@ private:
 template <>
 struct sp::tensor_traits<mine::heads_first> {
   using element_type = float;
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   static float* data(mine::heads_first const& t) { return t.data(); }
   static int rank(mine::heads_first const&) { return 3; }
-  static sp::index extent(mine::heads_first const& t, int d) { return d == 0 ? t.tokens() : d == 1 ? t.heads() : t.dim(); }
-  static sp::index stride(mine::heads_first const& t, int d) { return d == 0 ? t.dim() : d == 1 ? t.tokens() * t.dim() : 1; }
+  static sp::index_t extent(mine::heads_first const& t, int d) { return d == 0 ? t.tokens() : d == 1 ? t.heads() : t.dim(); }
+  static sp::index_t stride(mine::heads_first const& t, int d) { return d == 0 ? t.dim() : d == 1 ? t.tokens() * t.dim() : 1; }
 };
 
 namespace {
 
-constexpr sp::index tokens = 400, heads = 5, dim = 16; // five heads on three ranks: 1, 2 and 2
+constexpr sp::index_t tokens = 400, heads = 5, dim = 16; // five heads on three ranks: 1, 2 and 2
 
-/// Attention with tensors of type Tensor on every rank; returns all outputs in natural order.
+/// Attention with tensors of type Tensor on every rank; returns all outputs in stream order.
 template <class Tensor>
 tensor attend(tensor const& q, tensor const& k, tensor const& v) {
   tensor all{tokens, heads, dim};

@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr sp::index tokens = 600, q_heads = 4, kv_heads = 2, dim = 16;
+constexpr sp::index_t tokens = 600, q_heads = 4, kv_heads = 2, dim = 16;
 
 // Pure arithmetic, known when compiled. The last axis is the fastest: ulysses groups are neighbours, ring groups are strided.
 constexpr sp::mesh mesh{sp::axis::data{2}, sp::axis::ring{2}, sp::axis::ulysses{2}};

@@ -12,14 +12,14 @@
 
 /// Dense floats, (tokens, heads, dim).
 struct tensor {
-  sp::index tokens, heads, dim;
+  sp::index_t tokens, heads, dim;
   std::vector<float> values = std::vector<float>(std::size_t(tokens * heads * dim));
 
   sp::view<float, 3> view() { return {values.data(), {tokens, heads, dim}}; }
   sp::view<float const, 3> view() const { return {values.data(), {tokens, heads, dim}}; }
 };
 
-inline tensor random_tensor(sp::index tokens, sp::index heads, sp::index dim, unsigned seed) {
+inline tensor random_tensor(sp::index_t tokens, sp::index_t heads, sp::index_t dim, unsigned seed) {
   tensor t{tokens, heads, dim};
   std::mt19937 generator(seed);
   for (float& x : t.values) x = float(generator()) / 2147483648.0f - 1.0f; // uniform in [-1, 1)

@@ -7,7 +7,7 @@ set(sp_fmt_flags "$<$<BOOL:${sp_fmt_folders}>:-isystem$<JOIN:${sp_fmt_folders},;
 set(sp_include_root "${PROJECT_SOURCE_DIR}/include")
 
 # Where mpi.h is, for sp/mpi.hpp; without MPI the headers that need it are left out of all checks here.
-set(sp_mpi_headers "sp/(mpi|collective/mpi(_[a-z_]+)?)[.]hpp")
+set(sp_mpi_headers "sp/(mpi|collective/mpi/[a-z_]+)[.]hpp")
 set(sp_without_mpi "")
 set(sp_mpi_include_flags "")
 if(TARGET sp::mpi)

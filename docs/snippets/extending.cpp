@@ -8,16 +8,16 @@
 
 namespace {
 
-constexpr sp::index q_heads = 4, kv_heads = 2, dim = 6;
+constexpr sp::index_t q_heads = 4, kv_heads = 2, dim = 6;
 sp::packed const documents{0, 17, 17, 18, 45};
 
 /// out, dq, dk, dv of all tokens, one behind the other, by any object over any ranks.
 template <class Ranks, class Sharding, class Attention>
 std::vector<float> attend(Ranks const& ranks, Sharding how, Attention const& attention) {
   sp::batch batch{documents, how, ranks};
-  sp::index n = batch.tokens(), all = documents.length();
+  sp::index_t n = batch.tokens(), all = documents.length();
   unsigned seed = 0;
-  auto local = [&](std::vector<float>& memory, sp::index h) {
+  auto local = [&](std::vector<float>& memory, sp::index_t h) {
     std::mt19937 g{++seed};
     std::vector<float> global(all * h * dim);
     for (float& x : global) x = std::normal_distribution<float>()(g);

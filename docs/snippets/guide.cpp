@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr sp::index q_heads = 4, kv_heads = 2, dim = 8;
+constexpr sp::index_t q_heads = 4, kv_heads = 2, dim = 8;
 
 void require(bool condition, char const* what) {
   if (condition) return;
@@ -16,7 +16,7 @@ void require(bool condition, char const* what) {
   std::exit(1);
 }
 
-std::vector<float> random_numbers(sp::index n, unsigned seed) {
+std::vector<float> random_numbers(sp::index_t n, unsigned seed) {
   std::mt19937 g{seed}; // the same on every rank
   std::vector<float> x(static_cast<std::size_t>(n));
   for (float& v : x) v = std::normal_distribution<float>()(g);

@@ -50,11 +50,11 @@ void matmul_backward(float* din, float* dw, float const* dout, float const* in, 
       }
 }
 
-void encoder_forward(GPT2& m, int const* tokens, sp::index const* positions, int rows) {
+void encoder_forward(GPT2& m, int const* tokens, sp::index_t const* positions, int rows) {
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < C; ++c) m.encoded[std::size_t(r * C + c)] = m.wte()[tokens[r] * C + c] + m.wpe()[positions[r] * C + c];
 }
-void encoder_backward(GPT2& m, float const* dencoded, int const* tokens, sp::index const* positions, int rows) {
+void encoder_backward(GPT2& m, float const* dencoded, int const* tokens, sp::index_t const* positions, int rows) {
   float *dwte = m.grads_memory.data(), *dwpe = dwte + V * C;
   for (int r = 0; r < rows; ++r)
     for (int c = 0; c < C; ++c) {
@@ -136,7 +136,7 @@ void plain_backward(GPT2& m, std::vector<float>& dqkv, std::vector<float> const&
 void train_step_of_one_rank(GPT2& m, int const* inputs, int const* targets, int B, int T) {
   int rows = B * T;
   m.resize(rows);
-  std::vector<sp::index> positions;
+  std::vector<sp::index_t> positions;
   for (int r = 0; r < rows; ++r) positions.push_back(r % T);
   encoder_forward(m, inputs, positions.data(), rows);
   matmul_forward(m.qkv.data(), m.encoded.data(), m.qkvw(), rows, C, 3 * C);

@@ -11,32 +11,32 @@
 
 namespace trainer {
 
-using sp::index;
+using sp::index_t;
 
 /// Labels that count for no loss: the last token of a document has no successor.
 inline constexpr std::int64_t ignored = -100;
 
 /// A byte-level decoder.
 struct shape {
-  static constexpr index vocabulary = 256;
-  index dim = 128;
-  index layers = 2;
-  index q_heads = 4;
-  index kv_heads = 2;
-  index head_dim = 32;
-  index hidden = 256; ///< width of the SwiGLU layer
+  static constexpr index_t vocabulary = 256;
+  index_t dim = 128;
+  index_t layers = 2;
+  index_t q_heads = 4;
+  index_t kv_heads = 2;
+  index_t head_dim = 32;
+  index_t hidden = 256; ///< width of the SwiGLU layer
 
-  index qkv_width() const { return (q_heads + 2 * kv_heads) * head_dim; }
+  index_t qkv_width() const { return (q_heads + 2 * kv_heads) * head_dim; }
 };
 
 struct settings {
   std::vector<std::filesystem::path> text;
   std::filesystem::path out = "report";
   shape model{};
-  int steps = 32;       ///< in float
-  int double_steps = 4; ///< in double, where agreement is exact to 1e-9
-  index stream = 4096;  ///< tokens of one step
-  index longest = 1536; ///< longer files become several documents
+  int steps = 32;         ///< in float
+  int double_steps = 4;   ///< in double, where agreement is exact to 1e-9
+  index_t stream = 4096;  ///< tokens of one step
+  index_t longest = 1536; ///< longer files become several documents
   double learning_rate = 3e-3;
   double weight_decay = 0.1;
   double clip = 1.0;
@@ -47,7 +47,7 @@ struct settings {
 /// Who owns which tokens of the first step, for the report: one entry per stretch of the packed stream.
 struct owned_run {
   int rank = 0;
-  index begin = 0, count = 0, stride = 1;
+  index_t begin = 0, count = 0, stride = 1;
 };
 
 /// Everything one strategy did in one number type.
@@ -62,7 +62,7 @@ struct outcome {
   double tokens = 0;         ///< over all steps
   double bytes_counted = 0;  ///< sent by attention, all ranks, all steps
   double bytes_expected = 0; ///< the closed form for the same steps
-  index workspace = 0;       ///< peak attention memory (scratch and saved) of the rank that needs most
+  index_t workspace = 0;     ///< peak attention memory (scratch and saved) of the rank that needs most
 
   // against the one-rank run of the same type
   double loss_difference = 0, norm_difference = 0, gradient_difference = 0;

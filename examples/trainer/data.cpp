@@ -37,21 +37,21 @@ std::size_t cut_at(std::string const& bytes, std::size_t from, std::size_t longe
   return line != std::string::npos && line + 1 > from + longest / 2 ? line + 1 - from : longest;
 }
 
-void add_file(corpus& text, fs::path const& path, std::size_t longest, index limit) {
+void add_file(corpus& text, fs::path const& path, std::size_t longest, index_t limit) {
   std::ifstream in(path, std::ios::binary);
   if (!in) {
     ++text.unreadable;
     return;
   }
   std::string bytes;
-  for (char block[1 << 16]; text.bytes + index(bytes.size()) < limit && (in.read(block, sizeof block), in.gcount() > 0);)
+  for (char block[1 << 16]; text.bytes + index_t(bytes.size()) < limit && (in.read(block, sizeof block), in.gcount() > 0);)
     bytes.append(block, std::size_t(in.gcount()));
   if (bytes.find('\0') != std::string::npos) {
     ++text.binary;
     return;
   }
   ++text.files;
-  text.bytes += index(bytes.size());
+  text.bytes += index_t(bytes.size());
   for (std::size_t at = 0; at < bytes.size();) {
     std::size_t n = cut_at(bytes, at, longest);
     if (n > 1 || bytes.size() == n) text.documents.push_back(bytes.substr(at, n)); // one byte alone teaches nothing
@@ -61,7 +61,7 @@ void add_file(corpus& text, fs::path const& path, std::size_t longest, index lim
 
 } // namespace
 
-corpus read_corpus(std::vector<fs::path> const& paths, index longest, index limit) {
+corpus read_corpus(std::vector<fs::path> const& paths, index_t longest, index_t limit) {
   corpus text;
   std::string names;
   for (fs::path const& path : paths) {
@@ -83,7 +83,7 @@ corpus read_corpus(std::vector<fs::path> const& paths, index longest, index limi
   return text;
 }
 
-reader::reader(corpus const& text, index stream, std::uint64_t seed) : text_(&text), stream_(stream), random_(seed) {
+reader::reader(corpus const& text, index_t stream, std::uint64_t seed) : text_(&text), stream_(stream), random_(seed) {
   for (std::size_t i = 0; i < text.documents.size(); ++i) order_.push_back(i);
   shuffle();
 }
@@ -112,9 +112,9 @@ step_text reader::next() {
 
 step_text share(step_text const& step, int part, int parts) {
   step_text mine;
-  for (index d = 0; d < step.documents(); ++d) {
-    index begin = step.cu_seqlens[std::size_t(d)], end = step.cu_seqlens[std::size_t(d) + 1];
-    if ((begin + end) / 2 * parts / std::max<index>(step.size(), 1) != part) continue; // where its middle lies
+  for (index_t d = 0; d < step.documents(); ++d) {
+    index_t begin = step.cu_seqlens[std::size_t(d)], end = step.cu_seqlens[std::size_t(d) + 1];
+    if ((begin + end) / 2 * parts / std::max<index_t>(step.size(), 1) != part) continue; // where its middle lies
     if (mine.documents() == 0) mine.first = begin;
     mine.tokens.insert(mine.tokens.end(), step.tokens.begin() + begin, step.tokens.begin() + end);
     mine.cu_seqlens.push_back(mine.size());

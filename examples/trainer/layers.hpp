@@ -22,7 +22,7 @@ using column = Eigen::Array<T, Eigen::Dynamic, 1>;
 
 /// A matrix (rows, heads * dim) as the view (rows, heads, dim) that attention takes.
 template <class T>
-sp::view<T, 3> as_heads(matrix<T>& m, index heads) {
+sp::view<T, 3> as_heads(matrix<T>& m, index_t heads) {
   return {m.data(), {m.rows(), heads, m.cols() / heads}};
 }
 
@@ -53,11 +53,11 @@ template <class T>
 class rotary {
 public:
   rotary() = default;
-  rotary(std::span<std::int64_t const> positions, index dim)
-      : cos_(index(positions.size()), dim / 2), sin_(cos_.rows(), dim / 2) {
-    for (index i = 0; i < dim / 2; ++i) {
+  rotary(std::span<std::int64_t const> positions, index_t dim)
+      : cos_(index_t(positions.size()), dim / 2), sin_(cos_.rows(), dim / 2) {
+    for (index_t i = 0; i < dim / 2; ++i) {
       double speed = std::pow(10000.0, -2.0 * double(i) / double(dim));
-      for (index r = 0; r < cos_.rows(); ++r) {
+      for (index_t r = 0; r < cos_.rows(); ++r) {
         double angle = double(positions[std::size_t(r)]) * speed;
         cos_(r, i) = T(std::cos(angle));
         sin_(r, i) = T(std::sin(angle));
@@ -71,12 +71,12 @@ public:
 
 private:
   void turn(sp::view<T, 3> x, T sign) const {
-    index half = cos_.cols();
-    for (index r = 0; r < x.extent(0); ++r)
-      for (index h = 0; h < x.extent(1); ++h) {
+    index_t half = cos_.cols();
+    for (index_t r = 0; r < x.extent(0); ++r)
+      for (index_t h = 0; h < x.extent(1); ++h) {
         T* low = &x(r, h, 0);
         T* high = low + half;
-        for (index i = 0; i < half; ++i) {
+        for (index_t i = 0; i < half; ++i) {
           T c = cos_(r, i), s = sign * sin_(r, i), a = low[i], b = high[i];
           low[i] = a * c - b * s;
           high[i] = a * s + b * c;
@@ -91,13 +91,13 @@ private:
 template <class T>
 struct swiglu {
   static void forward(matrix<T> const& gate_up, matrix<T>& out) {
-    index hidden = gate_up.cols() / 2;
+    index_t hidden = gate_up.cols() / 2;
     auto gate = gate_up.leftCols(hidden).array(), up = gate_up.rightCols(hidden).array();
     out = gate / (T(1) + (-gate).exp()) * up;
   }
 
   static void backward(matrix<T> const& gate_up, matrix<T> const& dout, matrix<T>& dgate_up) {
-    index hidden = dout.cols();
+    index_t hidden = dout.cols();
     auto gate = gate_up.leftCols(hidden).array(), up = gate_up.rightCols(hidden).array();
     matrix<T> open = T(1) / (T(1) + (-gate).exp()); // sigmoid(gate)
     dgate_up.resize(dout.rows(), 2 * hidden);
@@ -109,7 +109,7 @@ struct swiglu {
 /// Per-token cross-entropy; ignored labels lose nothing. `logits` becomes the probabilities, which backward needs.
 template <class T>
 void cross_entropy(matrix<T>& logits, std::span<std::int64_t const> labels, std::span<T> losses) {
-  for (index r = 0; r < logits.rows(); ++r) {
+  for (index_t r = 0; r < logits.rows(); ++r) {
     std::int64_t label = labels[std::size_t(r)];
     auto row = logits.row(r).array();
     T top = row.maxCoeff(), wanted = label == ignored ? T(0) : row(label);
@@ -123,7 +123,7 @@ void cross_entropy(matrix<T>& logits, std::span<std::int64_t const> labels, std:
 /// Turns probabilities (rows, vocabulary) into the gradient of the logits; dlosses (rows) is the loss object's gradient.
 template <class T>
 void cross_entropy_backward(matrix<T>& probabilities, std::span<std::int64_t const> labels, std::span<T const> dlosses) {
-  for (index r = 0; r < probabilities.rows(); ++r) {
+  for (index_t r = 0; r < probabilities.rows(); ++r) {
     std::int64_t label = labels[std::size_t(r)];
     T weight = label == ignored ? T(0) : dlosses[std::size_t(r)];
     probabilities.row(r) *= weight;

@@ -22,9 +22,9 @@ template <class T>
 class attention {
 public:
   virtual ~attention() = default;
-  virtual void forward(index layer, sp::qkv_views<T> qkv, sp::view<T, 3> out) = 0;
+  virtual void forward(index_t layer, sp::qkv_views<T> qkv, sp::view<T, 3> out) = 0;
   /// Writes the gradients of the same call; each forward is followed by one backward.
-  virtual void backward(index layer, sp::qkv_views<T> qkv, sp::view<T, 3> out, sp::view<T, 3> dout,
+  virtual void backward(index_t layer, sp::qkv_views<T> qkv, sp::view<T, 3> out, sp::view<T, 3> dout,
                         sp::qkv_views<T> gradient) = 0;
 };
 
@@ -34,7 +34,7 @@ struct local_tokens {
   std::vector<std::int64_t> labels;    ///< next bytes, `ignored` at a document's end
   std::vector<std::int64_t> positions; ///< inside the document
 
-  index size() const { return index(tokens.size()); }
+  index_t size() const { return index_t(tokens.size()); }
 };
 
 template <class T>
@@ -54,8 +54,8 @@ public:
   std::vector<T> forward(local_tokens const& in, attention<T>& attend) {
     rope_ = rotary<T>(in.positions, shape_.head_dim);
     x_.resize(in.size(), shape_.dim); // (tokens, dim): the residual stream
-    for (index r = 0; r < in.size(); ++r) x_.row(r) = weight(table_.embedding).row(in.tokens[std::size_t(r)]);
-    for (index l = 0; l < shape_.layers; ++l) {
+    for (index_t r = 0; r < in.size(); ++r) x_.row(r) = weight(table_.embedding).row(in.tokens[std::size_t(r)]);
+    for (index_t l = 0; l < shape_.layers; ++l) {
       attention_forward(l, attend);
       feed_forward(l);
     }
@@ -74,12 +74,12 @@ public:
     matrix<T> dh = logits_ * weight(table_.head).transpose();
     matrix<T> dx = matrix<T>::Zero(x_.rows(), x_.cols()); // (tokens, dim)
     norm_.backward(dh, weight(table_.norm), gradient(table_.norm), dx);
-    for (index l = shape_.layers; l-- > 0;) {
+    for (index_t l = shape_.layers; l-- > 0;) {
       feed_backward(l, dx);
       attention_backward(l, attend, dx);
     }
     auto dembedding = gradient(table_.embedding);
-    for (index r = 0; r < in.size(); ++r) dembedding.row(in.tokens[std::size_t(r)]) += dx.row(r);
+    for (index_t r = 0; r < in.size(); ++r) dembedding.row(in.tokens[std::size_t(r)]) += dx.row(r);
   }
 
 private:
@@ -96,7 +96,7 @@ private:
     return sp::split_qkv(sp::view<T, 2>(qkv.data(), {qkv.rows(), qkv.cols()}), shape_.q_heads, shape_.kv_heads);
   }
 
-  void attention_forward(index l, attention<T>& attend) {
+  void attention_forward(index_t l, attention<T>& attend) {
     kept& k = layers_[std::size_t(l)];
     layer_parameters const& p = table_.layers[std::size_t(l)];
     k.norm1.forward(x_, weight(p.norm1), k.h1);
@@ -109,7 +109,7 @@ private:
     x_.noalias() += k.mixed * weight(p.out);
   }
 
-  void attention_backward(index l, attention<T>& attend, matrix<T>& dx) {
+  void attention_backward(index_t l, attention<T>& attend, matrix<T>& dx) {
     kept& k = layers_[std::size_t(l)];
     layer_parameters const& p = table_.layers[std::size_t(l)];
     gradient(p.out).noalias() += k.mixed.transpose() * dx;
@@ -124,7 +124,7 @@ private:
     k.norm1.backward(dh, weight(p.norm1), gradient(p.norm1), dx);
   }
 
-  void feed_forward(index l) {
+  void feed_forward(index_t l) {
     kept& k = layers_[std::size_t(l)];
     layer_parameters const& p = table_.layers[std::size_t(l)];
     k.norm2.forward(x_, weight(p.norm2), k.h2);
@@ -133,7 +133,7 @@ private:
     x_.noalias() += k.activated * weight(p.down);
   }
 
-  void feed_backward(index l, matrix<T>& dx) {
+  void feed_backward(index_t l, matrix<T>& dx) {
     kept& k = layers_[std::size_t(l)];
     layer_parameters const& p = table_.layers[std::size_t(l)];
     gradient(p.down).noalias() += k.activated.transpose() * dx;

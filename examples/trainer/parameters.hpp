@@ -17,10 +17,10 @@ namespace trainer {
 /// A matrix inside the flat vector.
 struct parameter {
   std::string name;
-  index offset = 0, rows = 0, cols = 0;
+  index_t offset = 0, rows = 0, cols = 0;
   double spread = 0; ///< standard deviation at the start; 0: a gain, which starts at 1
 
-  index size() const { return rows * cols; }
+  index_t size() const { return rows * cols; }
   bool is_gain() const { return spread == 0; }
 };
 
@@ -34,7 +34,7 @@ public:
   explicit parameter_table(shape const& s) {
     double narrow = 1 / std::sqrt(double(s.dim)), deep = 1 / std::sqrt(2.0 * double(s.layers));
     embedding = add("embedding", shape::vocabulary, s.dim, 0.5);
-    for (index l = 0; l < s.layers; ++l) {
+    for (index_t l = 0; l < s.layers; ++l) {
       std::string at = "layer" + std::to_string(l) + ".";
       layers.push_back({add(at + "norm1", 1, s.dim, 0), add(at + "qkv", s.dim, s.qkv_width(), narrow),
                         add(at + "out", s.q_heads * s.head_dim, s.dim, narrow * deep), add(at + "norm2", 1, s.dim, 0),
@@ -49,11 +49,11 @@ public:
   std::vector<layer_parameters> layers;
 
   std::vector<parameter> const& all() const { return all_; }
-  index size() const { return all_.back().offset + all_.back().size(); }
+  index_t size() const { return all_.back().offset + all_.back().size(); }
 
 private:
-  parameter add(std::string name, index rows, index cols, double spread) {
-    index offset = all_.empty() ? 0 : size();
+  parameter add(std::string name, index_t rows, index_t cols, double spread) {
+    index_t offset = all_.empty() ? 0 : size();
     all_.push_back({std::move(name), offset, rows, cols, spread});
     return all_.back();
   }
@@ -65,7 +65,7 @@ template <class T>
 void set_initial_weights(parameter_table const& table, std::uint64_t seed, std::span<T> flat) {
   std::fill(flat.begin(), flat.end(), T(1));
   for (parameter const& p : table.all())
-    for (index i = p.offset; i < p.offset + p.size() && !p.is_gain(); ++i) {
+    for (index_t i = p.offset; i < p.offset + p.size() && !p.is_gain(); ++i) {
       auto n = std::uint64_t(i); // a counter-based generator: the place is all it needs
       auto bits = sp::philox({std::uint32_t(n), std::uint32_t(n >> 32), 0, 0}, {std::uint32_t(seed), std::uint32_t(seed >> 32)});
       flat[std::size_t(i)] = T(p.spread * std::sqrt(12.0) * (double(sp::uniform(bits[0])) - 0.5));

@@ -13,7 +13,7 @@ namespace {
 struct share_layout {
   sp::layout who;
   int first_rank = 0;
-  index begin = 0;
+  index_t begin = 0;
 };
 
 std::vector<share_layout> layouts_of(plan const& p, step_text const& step) {
@@ -40,11 +40,11 @@ int steps_of(plan const& p) { return p.schedule == sp::schedule::rotate ? p.ring
 int step_number(plan const& p, int step) { return p.schedule == sp::schedule::rotate ? step : -1; }
 
 /// The same documents with about `tokens` tokens in all.
-step_text miniature(step_text const& step, index tokens) {
+step_text miniature(step_text const& step, index_t tokens) {
   step_text small;
-  for (index d = 0; d < step.documents(); ++d) {
-    index n = step.cu_seqlens[std::size_t(d) + 1] - step.cu_seqlens[std::size_t(d)];
-    small.tokens.resize(small.tokens.size() + std::size_t(std::max<index>(3, (n * tokens + step.size() / 2) / step.size())));
+  for (index_t d = 0; d < step.documents(); ++d) {
+    index_t n = step.cu_seqlens[std::size_t(d) + 1] - step.cu_seqlens[std::size_t(d)];
+    small.tokens.resize(small.tokens.size() + std::size_t(std::max<index_t>(3, (n * tokens + step.size() / 2) / step.size())));
     small.cu_seqlens.push_back(small.size());
   }
   return small;
@@ -53,7 +53,7 @@ step_text miniature(step_text const& step, index tokens) {
 /// Cells of a map, one path per colour: row by row, neighbours joined.
 class cell_paths {
 public:
-  void add(int colour_number, index column, index row, index columns, double cell) {
+  void add(int colour_number, index_t column, index_t row, index_t columns, double cell) {
     std::string w = svg::number(double(columns) * cell), h = svg::number(cell);
     paths_[colour_number] +=
         fmt::format("M{} {}h{}v{}h-{}z", svg::number(double(column) * cell), svg::number(double(row) * cell), w, h, w);
@@ -66,27 +66,27 @@ private:
   std::map<int, std::string> paths_;
 };
 
-void add_block(cell_paths& cells, int colour_number, sp::block const& b, index begin, double cell) {
-  for (index i = 0; i < b.rows; ++i) {
+void add_block(cell_paths& cells, int colour_number, sp::block const& b, index_t begin, double cell) {
+  for (index_t i = 0; i < b.rows; ++i) {
     sp::interval seen = b.seen_by(i);
-    index row = begin + b.q_pos + b.q_stride * i, first = begin + b.k_pos + b.k_stride * seen.first;
+    index_t row = begin + b.q_pos + b.q_stride * i, first = begin + b.k_pos + b.k_stride * seen.first;
     if (b.k_stride == 1) {
       if (seen.count) cells.add(colour_number, first, row, seen.count, cell);
     } else {
-      for (index j = 0; j < seen.count; ++j) cells.add(colour_number, first + j * b.k_stride, row, 1, cell);
+      for (index_t j = 0; j < seen.count; ++j) cells.add(colour_number, first + j * b.k_stride, row, 1, cell);
     }
   }
 }
 
 /// The squares of the documents and, light, what causal attention may see of them.
 void draw_documents(svg& picture, step_text const& small, double cell) {
-  for (index d = 0; d < small.documents(); ++d) {
+  for (index_t d = 0; d < small.documents(); ++d) {
     double a = double(small.cu_seqlens[std::size_t(d)]) * cell, z = double(small.cu_seqlens[std::size_t(d) + 1]) * cell;
     picture.path(fmt::format("M{0} {0}L{0} {1}L{1} {1}z", svg::number(a), svg::number(z)), "class=\"causal\"");
   }
 }
 void draw_document_frames(svg& picture, step_text const& small, double cell) {
-  for (index d = 0; d < small.documents(); ++d) {
+  for (index_t d = 0; d < small.documents(); ++d) {
     double a = double(small.cu_seqlens[std::size_t(d)]) * cell, z = double(small.cu_seqlens[std::size_t(d) + 1]) * cell;
     picture.rect(a, a, z - a, z - a, "class=\"frame\"");
   }
@@ -100,12 +100,12 @@ void draw_stripes(svg& picture, plan const& p, double x, double y, double w, dou
 }
 
 /// Positions [0, count) of the step over `width` pixels.
-void draw_band(svg& picture, plan const& p, std::vector<share_layout> const& shares, index count, double y, double h) {
+void draw_band(svg& picture, plan const& p, std::vector<share_layout> const& shares, index_t count, double y, double h) {
   double scale = picture.width() / double(count);
   for (share_layout const& s : shares)
     for (int r = 0; r < s.who.parts(); ++r)
       for (sp::run const& run : s.who.runs(r)) {
-        index begin = s.begin + run.begin, end = std::min(s.begin + run.end(), count);
+        index_t begin = s.begin + run.begin, end = std::min(s.begin + run.end(), count);
         if (begin >= count) continue;
         if (run.stride == 1)
           picture.rect(double(begin) * scale, y, double(end - begin) * scale, h,
@@ -113,14 +113,14 @@ void draw_band(svg& picture, plan const& p, std::vector<share_layout> const& sha
         else if (double(run.stride) * scale < 4) {
           if (r == 0) draw_stripes(picture, p, double(begin) * scale, y, double(end - begin) * scale, h);
         } else {
-          for (index i = 0; i < run.count && s.begin + run.at(i) < count; ++i)
+          for (index_t i = 0; i < run.count && s.begin + run.at(i) < count; ++i)
             picture.rect(double(s.begin + run.at(i)) * scale, y, scale, h, fmt::format("fill=\"{}\"", colour(s.first_rank + r)));
         }
       }
 }
 
-void draw_boundaries(svg& picture, step_text const& step, index count, double y, double h) {
-  for (index at : step.cu_seqlens)
+void draw_boundaries(svg& picture, step_text const& step, index_t count, double y, double h) {
+  for (index_t at : step.cu_seqlens)
     if (at > 0 && at < count) {
       double x = double(at) * picture.width() / double(count);
       picture.line(x, y - 3, x, y + h + 3, "class=\"boundary\"");
@@ -130,7 +130,7 @@ void draw_boundaries(svg& picture, step_text const& step, index count, double y,
 } // namespace
 
 std::string draw_owners(plan const& p, step_text const& step) {
-  constexpr index near = 48; // stripes are only visible from nearby
+  constexpr index_t near = 48; // stripes are only visible from nearby
   bool striped = p.how == sharding::striped;
   auto shares = layouts_of(p, step);
   svg picture(940, striped ? 64 : 28, "owners of the tokens, " + p.name);

@@ -10,7 +10,7 @@ namespace trainer {
 struct report {
   settings asked;
   corpus const* text = nullptr;
-  index parameters = 0;
+  index_t parameters = 0;
   std::vector<plan> plans;
   step_text first_step;          ///< the packed stream whose owners are drawn
   std::vector<outcome> outcomes; ///< by number type, then in the order of plans

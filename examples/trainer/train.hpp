@@ -22,35 +22,35 @@ namespace trainer {
 
 template <class E, class Allocator>
 sp::view<E, 1> view_of(std::vector<E, Allocator>& v) {
-  return {v.data(), {index(v.size())}};
+  return {v.data(), {index_t(v.size())}};
 }
 template <class E, class Allocator>
 sp::view<E const, 1> view_of(std::vector<E, Allocator> const& v) {
-  return {v.data(), {index(v.size())}};
+  return {v.data(), {index_t(v.size())}};
 }
 
 /// Memory of one rank's attention: given back within a call, and kept from forward to backward.
 struct attention_memory {
   sp::pool scratch, kept;
-  index peak() const { return index(scratch.peak_bytes() + kept.peak_bytes()); }
+  index_t peak() const { return index_t(scratch.peak_bytes() + kept.peak_bytes()); }
 };
 
 /// The model's attention through an attention object of the library, for one step. The geometry is prepared once for all layers.
 template <class T, class Object>
 class prepared_attention final : public attention<T> {
 public:
-  prepared_attention(Object const& object, sp::batch const& batch, attention_memory& memory, index layers)
+  prepared_attention(Object const& object, sp::batch const& batch, attention_memory& memory, index_t layers)
       : object_(object), prepared_(object.prepare(batch)), memory_(memory), saved_(std::size_t(layers)) {}
 
-  void forward(index layer, sp::qkv_views<T> x, sp::view<T, 3> out) override {
+  void forward(index_t layer, sp::qkv_views<T> x, sp::view<T, 3> out) override {
     saved_[std::size_t(layer)] = object_.forward(prepared_, context(layer), x.q, x.k, x.v, out);
   }
-  void backward(index layer, sp::qkv_views<T> x, sp::view<T, 3> out, sp::view<T, 3> dout, sp::qkv_views<T> d) override {
+  void backward(index_t layer, sp::qkv_views<T> x, sp::view<T, 3> out, sp::view<T, 3> dout, sp::qkv_views<T> d) override {
     object_.backward(prepared_, context(layer), std::move(*saved_[std::size_t(layer)]), x.q, x.k, x.v, out, dout, d.q, d.k, d.v);
   }
 
 private:
-  sp::context context(index layer) { return {memory_.scratch, memory_.kept, sp::random_key{0, std::uint64_t(layer)}}; }
+  sp::context context(index_t layer) { return {memory_.scratch, memory_.kept, sp::random_key{0, std::uint64_t(layer)}}; }
 
   Object const& object_;
   typename Object::prepared prepared_;
@@ -93,7 +93,7 @@ public:
       train(sp::ulysses_attention{ulysses, sp::ring_attention{ring, sp::cpu{}, options}}, steps, result, show);
   }
 
-  index peak_memory() const { return memory_.peak(); }
+  index_t peak_memory() const { return memory_.peak(); }
 
 private:
   template <class Object>
@@ -136,8 +136,8 @@ private:
   }
 
   /// What the closed form says all ranks together send for this step.
-  index expected_bytes(step_text const& whole) const {
-    index bytes = 0;
+  index_t expected_bytes(step_text const& whole) const {
+    index_t bytes = 0;
     for (int d = 0; d < plan_.data; ++d)
       bytes += attention_bytes(plan_, make_batch(plan_, documents_of(share(whole, d, plan_.data)), 0).layout(), settings_.model,
                                sizeof(T));
@@ -165,7 +165,7 @@ outcome run_plan(ranks& us, plan const& how, settings const& asked, corpus const
   result.ranks = how.ranks();
   show.begin(how.name + ", " + result.type, steps);
   struct usage {
-    index bytes = 0, memory = 0;
+    index_t bytes = 0, memory = 0;
   };
   auto used = us.run(how.ranks(), [&](ranks::communicator const& world) {
     sp::ledger sent;

@@ -2,8 +2,8 @@
 // No communication happens here except in relayout and gather, which take a communicator.
 #pragma once
 
-#include <sp/gather_tokens.hpp>
 #include <sp/layout/tokens.hpp>
+#include <sp/loss/gather_tokens.hpp>
 #include <sp/sharding/contiguous.hpp>
 #include <sp/sharding/nested.hpp>
 #include <sp/sharding/striped.hpp>

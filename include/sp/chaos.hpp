@@ -2,4 +2,4 @@
 // A decorator: wrap any communicator or mesh group; the same seed does the same.
 #pragma once
 
-#include <sp/collective/chaos.hpp>
+#include <sp/collective/decorators/chaos.hpp>

@@ -2,4 +2,4 @@
 // A decorator: wrap any communicator or mesh group of host memory; every ability of it stays.
 #pragma once
 
-#include <sp/collective/checksummed.hpp>
+#include <sp/collective/decorators/checksummed.hpp>

@@ -2,4 +2,4 @@
 // A decorator: wrap any communicator or mesh group; every ability of it stays.
 #pragma once
 
-#include <sp/collective/counting.hpp>
+#include <sp/collective/decorators/counting.hpp>

@@ -2,4 +2,4 @@
 // The embedded default: nothing to install but a compiler.
 #pragma once
 
-#include <sp/backend/cpu.hpp>
+#include <sp/backend/cpu/cpu.hpp>

@@ -2,4 +2,4 @@
 // The models that wait for others (threads, mpi) include it already.
 #pragma once
 
-#include <sp/collective/flight_recorder.hpp>
+#include <sp/diagnosis/flight_recorder.hpp>

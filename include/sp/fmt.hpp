@@ -4,9 +4,9 @@
 
 #include <fmt/format.h>
 
-#include <sp/gather_loss.hpp>
 #include <sp/geometry/block.hpp>
 #include <sp/geometry/heads.hpp>
+#include <sp/loss/gather_loss.hpp>
 
 namespace sp::detail {
 
@@ -14,7 +14,7 @@ namespace sp::detail {
 struct as_text {
   constexpr auto parse(fmt::format_parse_context& c) { return c.begin(); }
   static auto write(fmt::format_context& c, std::string const& s) { return fmt::format_to(c.out(), "{}", s); }
-  static std::string bound(index b) { return b >= unbounded ? "inf" : b <= -unbounded ? "-inf" : std::to_string(b); }
+  static std::string bound(index_t b) { return b >= unbounded ? "inf" : b <= -unbounded ? "-inf" : std::to_string(b); }
 };
 
 } // namespace sp::detail
@@ -49,7 +49,7 @@ template <>
 struct fmt::formatter<sp::heads> : sp::detail::as_text {
   auto format(sp::heads const& h, fmt::format_context& c) const {
     return write(
-        c, fmt::format("heads {{q [{}, {}), kv [{}, {}), group {}}}", h.q_begin, h.q_end(), h.kv_begin, h.kv_end(), h.group));
+        c, fmt::format("heads {{q [{}, {}), kv [{}, {}), group {}}}", h.q_begin, h.q_end(), h.kv_begin, h.kv_end(), h.q_per_kv));
   }
 };
 template <>

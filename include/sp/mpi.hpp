@@ -2,5 +2,5 @@
 // The caller initialises and finalises MPI; sp::mpi world{MPI_COMM_WORLD} borrows a communicator of the caller.
 #pragma once
 
-#include <sp/collective/mpi.hpp>
-#include <sp/collective/mpi_shared.hpp>
+#include <sp/collective/mpi/mpi.hpp>
+#include <sp/collective/mpi/shared.hpp>

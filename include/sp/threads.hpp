@@ -2,4 +2,4 @@
 // The body gets an sp::threads communicator; the first failure of any rank is rethrown by run().
 #pragma once
 
-#include <sp/collective/threads.hpp>
+#include <sp/collective/threads/threads.hpp>

@@ -15,19 +15,19 @@
 
 namespace sp_test {
 
-using sp::index;
+using sp::index_t;
 
 /// What a scene is made of. Queries and keys are the same tokens unless key documents are given.
 struct setting {
   sp::documents docs;
   sp::mask rule = sp::causal();
-  index q_heads = 1, kv_heads = 1, dim = 8, value_dim = 8;
+  index_t q_heads = 1, kv_heads = 1, dim = 8, value_dim = 8;
   sp::documents key_docs{};
   double softcap = 0;
   std::vector<float> slopes{};
   double dropout = 0;
   double loud = 1; ///< factor on q: large logits
-  index head_parts = 1;
+  index_t head_parts = 1;
   unsigned seed = 1;
   sp::documents const& keys() const { return key_docs.size() ? key_docs : docs; }
 };
@@ -37,7 +37,7 @@ template <class E>
 struct tensor {
   std::vector<E> data;
   sp::view<E, 3> v;
-  tensor(index rows, index heads, index width, unsigned order, E fill)
+  tensor(index_t rows, index_t heads, index_t width, unsigned order, E fill)
       : data(static_cast<std::size_t>(rows * heads * width), fill), v(data.data(), {rows, heads, width}) {
     if (order % 3 == 1) v.strides = {width, rows * width, 1};
     if (order % 3 == 2) v.strides = {1, rows * width, rows};
@@ -71,9 +71,9 @@ struct cutting {
 };
 
 template <class Sharding>
-std::vector<std::vector<sp::run>> cut_up(sp::documents const& docs, Sharding s, index parts) {
+std::vector<std::vector<sp::run>> cut_up(sp::documents const& docs, Sharding s, index_t parts) {
   std::vector<std::vector<sp::run>> out;
-  for (index p = 0; p < parts; ++p) {
+  for (index_t p = 0; p < parts; ++p) {
     std::vector<sp::run> runs;
     for (sp::document const& d : docs)
       for (sp::run r : s.runs(d.count, p, parts)) {
@@ -95,15 +95,15 @@ public:
         q(random(nq, set.q_heads, set.dim, 1, set.loud)), k(random(nk, set.kv_heads, set.dim, 2)),
         v(random(nk, set.kv_heads, set.value_dim, 3)), dout(random(nq, set.q_heads, set.value_dim, 4)) {
     T nan(std::numeric_limits<float>::quiet_NaN());
-    for (index i = 0; i < nq; ++i)
+    for (index_t i = 0; i < nq; ++i)
       if (!covered(i, true)) fill_row(q.v, i, nan), fill_row(dout.v, i, nan);
-    for (index j = 0; j < nk; ++j)
+    for (index_t j = 0; j < nk; ++j)
       if (!covered(j, false)) fill_row(k.v, j, nan), fill_row(v.v, j, nan);
   }
 
   cutting whole() const { return {{{{0, nq, 1}}}, {{{0, nk, 1}}}}; }
   template <class Sharding>
-  cutting cut_by(Sharding s, index parts, bool rotate = false) const {
+  cutting cut_by(Sharding s, index_t parts, bool rotate = false) const {
     return {cut_up(set.docs, s, parts), cut_up(set.keys(), s, parts), rotate};
   }
 
@@ -139,7 +139,7 @@ public:
     r.dk.assign(size(nk, set.kv_heads, set.dim), 0);
     r.dv.assign(size(nk, set.kv_heads, set.value_dim), 0);
     locals p(*this, c);
-    for (index share = 0; share < set.head_parts; ++share) {
+    for (index_t share = 0; share < set.head_parts; ++share) {
       auto h = sp::heads_of(set.q_heads, set.kv_heads, share, set.head_parts);
       if (h.q_count == 0) continue;
       sp::call_numbers n{h, 1 / std::sqrt(static_cast<double>(set.dim)), key};
@@ -162,40 +162,40 @@ public:
 
   setting set;
   std::vector<sp::slice> mask;
-  index nq, nk;
+  index_t nq, nk;
   tensor<T> q, k, v, dout;
   sp::random_key key{42, 7};
 
 private:
-  static std::size_t size(index a, index b, index c) { return static_cast<std::size_t>(a * b * c); }
+  static std::size_t size(index_t a, index_t b, index_t c) { return static_cast<std::size_t>(a * b * c); }
 
-  tensor<T> random(index rows, index heads, index width, unsigned salt, double factor = 1) const {
+  tensor<T> random(index_t rows, index_t heads, index_t width, unsigned salt, double factor = 1) const {
     tensor<T> t(rows, heads, width, salt + set.seed, T(0));
     std::mt19937 gen(set.seed * 16 + salt);
     std::normal_distribution<double> normal;
-    for (index i = 0; i < rows; ++i)
-      for (index h = 0; h < heads; ++h)
-        for (index d = 0; d < width; ++d) t.v(i, h, d) = T(factor * normal(gen));
+    for (index_t i = 0; i < rows; ++i)
+      for (index_t h = 0; h < heads; ++h)
+        for (index_t d = 0; d < width; ++d) t.v(i, h, d) = T(factor * normal(gen));
     return t;
   }
-  static void fill_row(sp::view<T, 3> const& v, index row, T x) {
-    for (index h = 0; h < v.extent(1); ++h)
-      for (index d = 0; d < v.extent(2); ++d) v(row, h, d) = x;
+  static void fill_row(sp::view<T, 3> const& v, index_t row, T x) {
+    for (index_t h = 0; h < v.extent(1); ++h)
+      for (index_t d = 0; d < v.extent(2); ++d) v(row, h, d) = x;
   }
-  bool covered(index position, bool query) const {
+  bool covered(index_t position, bool query) const {
     for (auto const& s : mask)
       if (query ? s.q0 <= position && position < s.q1 : s.k0 <= position && position < s.k1) return true;
     return false;
   }
   static void place(sp::documents const& docs, std::vector<token_place>& places) {
     for (auto const& d : docs)
-      for (index i = 0; i < d.count; ++i) places[static_cast<std::size_t>(d.begin + i)] = {d.id, i};
+      for (index_t i = 0; i < d.count; ++i) places[static_cast<std::size_t>(d.begin + i)] = {d.id, i};
   }
   static std::vector<double> doubles(sp::view<T, 3> const& v) {
     std::vector<double> out;
-    for (index i = 0; i < v.extent(0); ++i)
-      for (index h = 0; h < v.extent(1); ++h)
-        for (index d = 0; d < v.extent(2); ++d) { // the oracle skips what is masked, but 0 x NaN must not come up
+    for (index_t i = 0; i < v.extent(0); ++i)
+      for (index_t h = 0; h < v.extent(1); ++h)
+        for (index_t d = 0; d < v.extent(2); ++d) { // the oracle skips what is masked, but 0 x NaN must not come up
           double x = static_cast<double>(v(i, h, d));
           out.push_back(x == x ? x : 0);
         }
@@ -212,7 +212,7 @@ private:
       auto const& x = from.set;
       A zero = 0;
       for (auto const& runs : c.q) {
-        index n = sp::count_of(runs);
+        index_t n = sp::count_of(runs);
         q.push_back(from.local(from.q.v, runs, 0));
         dout.push_back(from.local(from.dout.v, runs, 1));
         out_t.emplace_back(n, x.q_heads, x.value_dim, 1u, T(0));
@@ -222,7 +222,7 @@ private:
         delta.emplace_back(size(n, x.q_heads, 1), zero);
       }
       for (auto const& runs : c.k) {
-        index n = sp::count_of(runs);
+        index_t n = sp::count_of(runs);
         k.push_back(from.local(from.k.v, runs, 2));
         v.push_back(from.local(from.v.v, runs, 0));
         dk.emplace_back(n, x.kv_heads, x.dim, 2u, zero);
@@ -234,10 +234,10 @@ private:
     void close_forward(sp::heads const& h) {
       for (std::size_t p = 0; p < q.size(); ++p) {
         auto const& o = out[p].v;
-        for (index i = 0; i < o.extent(0); ++i)
-          for (index g = h.q_begin; g < h.q_end(); ++g) {
+        for (index_t i = 0; i < o.extent(0); ++i)
+          for (index_t g = h.q_begin; g < h.q_end(); ++g) {
             A sum = 0;
-            for (index e = 0; e < o.extent(2); ++e) {
+            for (index_t e = 0; e < o.extent(2); ++e) {
               out_t[p].v(i, g, e) = T(o(i, g, e));
               sum = std::fma(A(dout[p].v(i, g, e)), o(i, g, e), sum); // the same bits whatever the strides
             }
@@ -260,22 +260,22 @@ private:
     }
     template <class View>
     static void spread(View const& v, std::vector<sp::run> const& runs, std::vector<A>& global) {
-      index row = 0;
+      index_t row = 0;
       for (auto const& x : runs)
-        for (index i = 0; i < x.count; ++i, ++row)
-          for (index h = 0; h < v.extent(1); ++h)
-            for (index d = 0; d < v.extent(2); ++d)
+        for (index_t i = 0; i < x.count; ++i, ++row)
+          for (index_t h = 0; h < v.extent(1); ++h)
+            for (index_t d = 0; d < v.extent(2); ++d)
               global[static_cast<std::size_t>((x.at(i) * v.extent(1) + h) * v.extent(2) + d)] = v(row, h, d);
     }
   };
 
   tensor<T> local(sp::view<T, 3> const& global, std::vector<sp::run> const& runs, unsigned order) const {
     tensor<T> t(sp::count_of(runs), global.extent(1), global.extent(2), order + set.seed, T(0));
-    index row = 0;
+    index_t row = 0;
     for (auto const& r : runs)
-      for (index i = 0; i < r.count; ++i, ++row)
-        for (index h = 0; h < global.extent(1); ++h)
-          for (index d = 0; d < global.extent(2); ++d) t.v(row, h, d) = global(r.at(i), h, d);
+      for (index_t i = 0; i < r.count; ++i, ++row)
+        for (index_t h = 0; h < global.extent(1); ++h)
+          for (index_t d = 0; d < global.extent(2); ++d) t.v(row, h, d) = global(r.at(i), h, d);
     return t;
   }
 
@@ -291,14 +291,14 @@ private:
   template <class Backend>
   void run_share(Backend const& b, cutting const& c, locals& p, sp::call_numbers const& n, sp::allocator& memory) const {
     auto const& h = n.heads;
-    auto qs = [&](auto const& x) { return x.slice(1, h.q_begin, h.q_count); };
-    auto ks = [&](auto const& x) { return x.slice(1, h.kv_begin, h.kv_count); };
+    auto qs = [&](auto const& x) { return x.narrow(1, h.q_begin, h.q_count); };
+    auto ks = [&](auto const& x) { return x.narrow(1, h.kv_begin, h.kv_count); };
     auto rows = [&](std::vector<A>& x, std::size_t i) { return qs(sp::view<A, 2>(x.data(), {p.q[i].v.extent(0), set.q_heads})); };
     std::size_t nq_parts = c.q.size(), nk_parts = c.k.size();
-    std::vector<sp::key_part<T>> keys;
+    std::vector<sp::kv_views<T>> keys;
     std::vector<typename Backend::extra> extras;
     for (std::size_t s = 0; s < nk_parts; ++s) keys.push_back({ks(p.k[s].v), ks(p.v[s].v)});
-    auto all = std::span<sp::key_part<T> const>(keys);
+    auto all = std::span<sp::kv_views<T> const>(keys);
     for (std::size_t r = 0; r < nq_parts; ++r) {
       sp::fold_state<T> state{qs(p.out[r].v), rows(p.lse[r], r)};
       for (std::size_t s = 0; s < (c.rotate ? nk_parts : 1); ++s) {

@@ -11,7 +11,7 @@ using namespace sp_test;
 
 /// A kernel as accelerators have them: full rectangles and square causal blocks, ordinary GQA heads. It checks what it gets.
 struct picky {
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   sp::scalar_kernel<> inner{};
   int* misfits;
   int* calls;
@@ -22,7 +22,7 @@ struct picky {
     ++*calls;
     bool ordinary =
         c.heads.q_count % c.heads.kv_count == 0 && c.q.extent(1) == c.heads.q_count && c.k.extent(1) == c.heads.kv_count;
-    for (sp::index i = 0; ordinary && i < c.heads.q_count; ++i)
+    for (sp::index_t i = 0; ordinary && i < c.heads.q_count; ++i)
       ordinary = c.heads.kv_of(i) == i / (c.heads.q_count / c.heads.kv_count);
     if (!accepts(c.where) || !ordinary) ++*misfits;
   }
@@ -40,14 +40,14 @@ struct picky {
 
 /// Its forward returns a token, its backward wants that very token.
 struct remembering {
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   sp::scalar_kernel<> inner{};
   int* wrong;
-  std::pair<sp::index, sp::index> forward(sp::block_call<double> const& c) const {
+  std::pair<sp::index_t, sp::index_t> forward(sp::block_call<double> const& c) const {
     inner.forward(c);
     return {c.where.k_pos, c.heads.q_begin};
   }
-  void backward(sp::block_grad<double> const& g, std::pair<sp::index, sp::index> const& kept) const {
+  void backward(sp::block_grad<double> const& g, std::pair<sp::index_t, sp::index_t> const& kept) const {
     if (kept != std::pair{g.where.k_pos, g.heads.q_begin}) ++*wrong;
     inner.backward(g);
   }
@@ -123,7 +123,7 @@ TEST_CASE("blockwise: scratch is what scratch_bytes says") {
   s.run(b, c, memory);
   auto plan = b.prepare({sp::place(c.q[0]), sp::place(c.k[0]), s.mask});
   CHECK(plan.rows == 19);
-  CHECK(sp::index(memory.peak_bytes()) == b.scratch_bytes<float>(plan, sp::all_heads(9, 3), 4, 4));
+  CHECK(sp::index_t(memory.peak_bytes()) == b.scratch_bytes<float>(plan, sp::all_heads(9, 3), 4, 4));
 }
 
 #endif

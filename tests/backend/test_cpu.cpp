@@ -59,7 +59,7 @@ TEST_CASE("cpu: heads, shared, grouped and ragged; slack [asan]") {
   setting s = medium(sp::causal());
   s.docs = sp::documents({{2, 5, 6, 3}, {9, 0, 0, 1}, {9, 190, 200, 9}}, 230);
   s.q_heads = 6;
-  for (sp::index kv : {1, 2, 6}) {
+  for (sp::index_t kv : {1, 2, 6}) {
     s.kv_heads = kv;
     s.head_parts = 1;
     check(sp::cpu{}, s);
@@ -79,9 +79,9 @@ TEST_CASE("cpu: heads, shared, grouped and ragged; slack [asan]") {
 TEST_CASE("cpu: random scenes [asan]") {
   for (unsigned seed = 1; seed <= seeds; ++seed) {
     std::mt19937 gen(seed);
-    auto upto = [&](unsigned n) { return static_cast<sp::index>(gen() % (n + 1)); };
-    std::vector<sp::index> offsets{0};
-    for (sp::index d = upto(3); d >= 0; --d) offsets.push_back(offsets.back() + (gen() % 3 ? upto(20) : upto(260)));
+    auto upto = [&](unsigned n) { return static_cast<sp::index_t>(gen() % (n + 1)); };
+    std::vector<sp::index_t> offsets{0};
+    for (sp::index_t d = upto(3); d >= 0; --d) offsets.push_back(offsets.back() + (gen() % 3 ? upto(20) : upto(260)));
     setting s{.docs = sp::documents::packed(offsets, offsets.back() + upto(3))};
     if (gen() % 3 == 0) s.rule = sp::window(upto(150) - 3, upto(150) + 3);
     if (gen() % 3 == 0)
@@ -117,7 +117,7 @@ TEST_CASE("cpu: cross attention of unequal lengths") {
 }
 
 TEST_CASE("cpu: widths") {
-  for (auto [dim, value_dim] : {std::pair<sp::index, sp::index>{1, 1}, {40, 64}, {33, 7}, {64, 65}}) {
+  for (auto [dim, value_dim] : {std::pair<sp::index_t, sp::index_t>{1, 1}, {40, 64}, {33, 7}, {64, 65}}) {
     setting s = medium(sp::causal());
     s.docs = sp::packed{0, 150};
     s.dim = dim;
@@ -134,7 +134,7 @@ TEST_CASE("cpu: logits of ten thousand") {
 
 TEST_CASE("cpu: features") {
   setting s = medium(sp::window(120, 2));
-  s.docs = sp::packed{0, 7, 7, 8, 150, 170}.with_ids(std::vector<sp::index>{5, 4, 1000, 2, 77});
+  s.docs = sp::packed{0, 7, 7, 8, 150, 170}.with_ids(std::vector<sp::index_t>{5, 4, 1000, 2, 77});
   s.q_heads = 6;
   s.kv_heads = 3;
   s.head_parts = 4;

@@ -34,7 +34,7 @@ std::atomic<long> news{0};
 
 TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_bytes says") {
   sp::cpu b;
-  sp::index n = 300, heads = 2, dim = 16;
+  sp::index_t n = 300, heads = 2, dim = 16;
   std::vector<float> x(static_cast<std::size_t>(n * heads * dim), 0.5f), sums(x.size()),
       lse(static_cast<std::size_t>(n * heads), 0.f);
   sp::view<float const, 3> in(x.data(), {n, heads, dim});
@@ -44,11 +44,11 @@ TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_
   sp::documents docs = sp::packed{0, 100, 300};
   sp::run all{0, n, 1};
   auto plan = b.prepare({sp::place(std::span(&all, 1)), sp::place(std::span(&all, 1)), sp::slices(sp::causal(), docs, docs)});
-  sp::key_part<float> keys{in, in};
+  sp::kv_views<float> keys{in, in};
   sp::query_grad<float> query_grad{in, in, in, rows, rows, out};
   sp::key_grad<float> key_grad{in, in, out, out};
   auto pass = [&](sp::allocator& memory) {
-    auto extra = b.forward<float>(plan, memory, {h, 1}, in, std::span<sp::key_part<float> const>(&keys, 1), {out, rows});
+    auto extra = b.forward<float>(plan, memory, {h, 1}, in, std::span<sp::kv_views<float> const>(&keys, 1), {out, rows});
     b.backward<float>(plan, memory, {h, 1}, std::span<sp::query_grad<float> const>(&query_grad, 1),
                       std::span<sp::key_grad<float> const>(&key_grad, 1), extra);
   };
@@ -57,5 +57,5 @@ TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_
   long before = news;
   pass(memory);
   CHECK(news == before);
-  CHECK(sp::index(memory.peak_bytes()) == b.scratch_bytes<float>(plan, h, dim, dim));
+  CHECK(sp::index_t(memory.peak_bytes()) == b.scratch_bytes<float>(plan, h, dim, dim));
 }

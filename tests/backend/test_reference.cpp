@@ -41,7 +41,7 @@ TEST_CASE("reference: cross attention, heads and slack [asan]") {
   heads.docs = sp::documents({{2, 5, 6, 3}, {9, 0, 0, 1}, {9, 8, 9, 9}}, 20); // slack before, between, behind
   heads.q_heads = 6;
   heads.kv_heads = 2;
-  for (sp::index parts : {1, 2, 4}) { // 4: heads 1, 2, 1, 2 on kv heads that two parts share
+  for (sp::index_t parts : {1, 2, 4}) { // 4: heads 1, 2, 1, 2 on kv heads that two parts share
     heads.head_parts = parts;
     check<double>(sp::reference{}, heads, 1e-13);
   }
@@ -62,7 +62,7 @@ TEST_CASE("reference: masks in double") {
 TEST_CASE("reference: features") {
   std::vector<float> slopes{0.5f, 0.25f, 0.125f, 0.0625f};
   setting s = small(sp::window(6, 2));
-  s.docs = sp::packed{0, 7, 7, 8, 21}.with_ids(std::vector<sp::index>{5, 4, 1000, 2});
+  s.docs = sp::packed{0, 7, 7, 8, 21}.with_ids(std::vector<sp::index_t>{5, 4, 1000, 2});
   s.q_heads = 4;
   s.kv_heads = 2;
   s.slopes = slopes;

@@ -16,21 +16,21 @@
 namespace checks {
 
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using kernel = sp::reference<sp::softcap, sp::dropout>;
 
 enum class kind { ring, ulysses, usp };
 constexpr char const* name_of(kind k) { return k == kind::ring ? "ring" : k == kind::ulysses ? "ulysses" : "usp"; }
 
 struct arguments {
-  index q_heads = 4, kv_heads = 2, dim = 4, value_dim = 4;
+  index_t q_heads = 4, kv_heads = 2, dim = 4, value_dim = 4;
   sp::mask mask = sp::causal();
-  std::vector<index> cu{0, 9, 24};
+  std::vector<index_t> cu{0, 9, 24};
   bool zigzag = true;
   std::uint64_t tokens = 7;
   double scale = 0.5;
   sp::schedule schedule = sp::schedule::rotate;
-  index head_groups = 1;
+  index_t head_groups = 1;
   sp::keep keep = sp::keep::heads;
   bool sinks = false, accumulate = false, single = false; ///< single: float instead of double
   double cap = 30, dropped = 0.25;
@@ -43,7 +43,7 @@ struct arguments {
   template <class Ranks>
   sp::batch batch(Ranks const& ranks, int ulysses) const {
     auto make = [&](auto how) {
-      return sp::batch(sp::documents::packed(cu), sp::nested{how, ulysses}, ranks, {.tokens = tokens});
+      return sp::batch(sp::documents::packed(cu), sp::nested{how, ulysses}, ranks, {.token_digest = tokens});
     };
     return zigzag ? make(sp::zigzag{}) : make(sp::contiguous{});
   }
@@ -87,9 +87,9 @@ struct tensors {
   tensors(sp::batch const& b, arguments const& a) {
     std::mt19937 g(unsigned(17 + b.part()));
     std::size_t at = 0;
-    auto make = [&](index heads, index width) {
+    auto make = [&](index_t heads, index_t width) {
       auto& m = memory[at++];
-      for (index i = 0; i < b.tokens() * heads * width; ++i) m.push_back(T(double(int(g() % 2001) - 1000) / 1000));
+      for (index_t i = 0; i < b.tokens() * heads * width; ++i) m.push_back(T(double(int(g() % 2001) - 1000) / 1000));
       return sp::view<T, 3>(m.data(), {b.tokens(), heads, width});
     };
     q = make(a.q_heads, a.dim), k = make(a.kv_heads, a.dim), v = make(a.kv_heads, a.value_dim);

@@ -168,14 +168,14 @@ TEST_CASE("F3: losses: options, types and contracts of all ranks agree") {
 
 TEST_CASE("F3: gathers and relayouts: batches, types and shapes agree; another operation is found as well") {
   struct wrong {
-    index length = 20, heads = 2;
+    index_t length = 20, heads = 2;
     bool zigzag = true, single = false, loss = false;
     std::uint64_t tokens = 1;
   };
   auto gather = [](sp::threads const& comm, wrong w) {
     sp::documents const docs = sp::packed{0, w.length, 30};
-    sp::batch b = w.zigzag ? sp::batch(docs, sp::zigzag{}, comm, {.tokens = w.tokens})
-                           : sp::batch(docs, sp::contiguous{}, comm, {.tokens = w.tokens});
+    sp::batch b = w.zigzag ? sp::batch(docs, sp::zigzag{}, comm, {.token_digest = w.tokens})
+                           : sp::batch(docs, sp::contiguous{}, comm, {.token_digest = w.tokens});
     auto run = [&](auto zero) {
       using T = decltype(zero);
       std::vector<T> local(std::size_t(b.tokens() * w.heads)), global(std::size_t(30 * w.heads));
@@ -198,7 +198,7 @@ TEST_CASE("F3: gathers and relayouts: batches, types and shapes agree; another o
 
   struct moved {
     bool transposed = false, from = false, to = false, map = false;
-    index heads = 2;
+    index_t heads = 2;
   };
   auto relayout = [](sp::threads const& comm, moved w) {
     sp::documents const docs = sp::documents::rectangular(1, 24);
@@ -246,7 +246,7 @@ TEST_CASE("losses, gathers and relayouts: level 1 sends no check, level 2 one pe
               .apply(comm, sp::view<double const, 1>(x), sp::view<double, 1>(again.data(), {b.tokens()}), scratch);
           CHECK(again == local);
           CHECK(sent.of(sp::agreement_primitive).operations == (level < 2 ? 0 : 4)); // gather: prepare and forward
-          CHECK(sent.of(sp::agreement_primitive).bytes_sent == (level < 2 ? 0 : 4 * 2 * index(sizeof(fingerprint))));
+          CHECK(sent.of(sp::agreement_primitive).bytes_sent == (level < 2 ? 0 : 4 * 2 * index_t(sizeof(fingerprint))));
           CHECK(gathered[level] == gathered[0]);
           CHECK(losses[level] == losses[0]);
         }

@@ -28,7 +28,7 @@ static_assert(thread_abilities<sp::checksummed<sp::threads>> && thread_abilities
 
 /// Abilities of its own, over those of threads: what a transport with collectives looks like.
 struct native {
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   sp::threads inner;
   bool lies = false;
   int rank() const { return inner.rank(); }
@@ -120,7 +120,7 @@ TEST_CASE("F7: one flipped bit in any message of a step is backend_error naming 
   for (kind k : {kind::ring, kind::ulysses, kind::usp}) {
     int found = 0;
     for (int victim : {0, 3})
-      for (index at = 0; at < 1000; ++at) {
+      for (index_t at = 0; at < 1000; ++at) {
         std::atomic<int> left = 0;
         std::optional<sp::error_info> cause;
         try {
@@ -160,7 +160,7 @@ TEST_CASE("truncated and doubled messages stay short_message") {
       sp::threads::run(
           2,
           [&](sp::threads const& base) {
-            index const n = base.rank() == 0 ? 1 : -1;
+            index_t const n = base.rank() == 0 ? 1 : -1;
             sp::checksummed const c(sp::chaos(base, {.truncate_at = twice ? -1 : n, .duplicate_at = twice ? n : -1}));
             for (int k = 0; k < 3; ++k) {
               everybody e(c.rank(), 2, k, [](int, int) { return 12; });

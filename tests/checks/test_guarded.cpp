@@ -23,14 +23,14 @@ enum class sin { none, scratch_behind, scratch_before, saved_behind, scratch_bac
 /// sp::cpu, and one byte too many.
 class careless {
 public:
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   using plan = sp::cpu<>::plan;
   using extra = sp::cpu<>::extra;
   explicit careless(sin what) : what_(what) {}
   plan prepare(sp::problem const& p) const { return kernel_.prepare(p); }
   template <class T>
   extra forward(plan const& p, sp::allocator& a, sp::call_numbers const& n, sp::view<T const, 3> q,
-                std::span<sp::key_part<T> const> k, sp::fold_state<T> s) const {
+                std::span<sp::kv_views<T> const> k, sp::fold_state<T> s) const {
     sp::owned<double, 1> mine(a, {10});
     auto* bytes = reinterpret_cast<unsigned char*>(mine.tensor.data);
     if (what_ == sin::scratch_behind) bytes[80] = 0;
@@ -47,7 +47,7 @@ public:
     kernel_.backward<T>(p, a, n, q, k, x);
   }
   template <class T>
-  sp::index scratch_bytes(plan const& p, sp::heads const& h, sp::index dim, sp::index value_dim) const {
+  sp::index_t scratch_bytes(plan const& p, sp::heads const& h, sp::index_t dim, sp::index_t value_dim) const {
     return kernel_.scratch_bytes<T>(p, h, dim, value_dim) + 128;
   }
 
@@ -59,7 +59,7 @@ private:
 /// A communicator that writes eight bytes behind the last piece it received.
 class sloppy {
 public:
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   struct token {
     sp::threads::token inner;
     unsigned char* behind;
@@ -92,14 +92,14 @@ TEST_CASE("guarded: blocks are NaN, writes on either side are found when the blo
   sp::pool pool;
   {
     sp::guarded g(pool);
-    for (index n : {1, 63, 64, 65, 1000}) {
+    for (index_t n : {1, 63, 64, 65, 1000}) {
       sp::buffer fine(g, n);
-      auto const bytes = fine.as<unsigned char>(std::array<index, 1>{n});
+      auto const bytes = fine.as<unsigned char>(std::array<index_t, 1>{n});
       CHECK(reinterpret_cast<std::uintptr_t>(bytes.data) % sp::allocator::alignment == 0);
-      for (index i = 0; i < n; ++i) REQUIRE(bytes(i) == 0xff);
+      for (index_t i = 0; i < n; ++i) REQUIRE(bytes(i) == 0xff);
       std::memset(bytes.data, 0, std::size_t(n));
       g.verify();
-      for (index at : {index(-64), index(-1), n, n + 63}) { // live
+      for (index_t at : {index_t(-64), index_t(-1), n, n + 63}) { // live
         auto const before = bytes.data[at];
         bytes.data[at] = 1;
         CHECK(says(failure_of([&] { g.verify(); }), errc::backend_error, "block of " + std::to_string(n) + " bytes",
@@ -110,7 +110,7 @@ TEST_CASE("guarded: blocks are NaN, writes on either side are found when the blo
     }
     {
       sp::buffer bad(g, 40);
-      *(bad.as<unsigned char>(std::array<index, 1>{40}).data + 41) = 0;
+      *(bad.as<unsigned char>(std::array<index_t, 1>{40}).data + 41) = 0;
     } // given back
     CHECK(says(failure_of([&] { g.verify(); }), errc::backend_error, "40 bytes", "byte 1 behind"));
     g.verify();

@@ -116,8 +116,8 @@ TEST_CASE("level 1 sends what level 0 sends, 2 and 3 add agreements of one finge
         entries.erase(sp::agreement_primitive);
         CHECK(entries == base[r].sent.entries());
         // prepare, forward, backward; at level 3 the results of two of them
-        index const times = level < 2 ? 0 : level == 2 ? 3 : 5, bytes = index(sizeof(sp::fingerprint));
-        index const messages = v.k == kind::usp ? 2 : 3, fingerprints = 3; // usp: one to the partner, two to the other group
+        index_t const times = level < 2 ? 0 : level == 2 ? 3 : 5, bytes = index_t(sizeof(sp::fingerprint));
+        index_t const messages = v.k == kind::usp ? 2 : 3, fingerprints = 3; // usp: one to the partner, two to the other group
         CHECK(with[r].sent.of(sp::agreement_primitive) ==
               (level < 2 ? none
                          : sp::ledger_entry{times * (v.k == kind::usp ? 2 : 1), times * messages, times * fingerprints * bytes,
@@ -140,8 +140,8 @@ TEST_CASE("levels 2 and 3: scratch_bytes and saved_bytes suffice, also for canar
             with_variant(v, at, level, [&](auto const& object, sp::batch const& b, arguments const& a) {
               auto p = object.prepare(b);
               sp::pool pool;
-              index const need = object.template scratch_bytes<double>(p, a.shape()),
-                          keep = object.template saved_bytes<double>(p, a.shape());
+              index_t const need = object.template scratch_bytes<double>(p, a.shape()),
+                            keep = object.template saved_bytes<double>(p, a.shape());
               sp::owned<std::byte, 1> fast(pool, {need}), slow(pool, {keep}), both(pool, {need + keep});
               sp::workspace scratch(fast.tensor.data, std::size_t(need)), kept(slow.tensor.data, std::size_t(keep)),
                   all(both.tensor.data, std::size_t(need + keep));

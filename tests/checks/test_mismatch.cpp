@@ -249,7 +249,7 @@ TEST_CASE("F3: what one rank refuses by itself stops all of them, and only that 
               x.k = whole;
               auto s = x.forward(object, p, c);
               auto const gradient = x.dq;
-              if (mine) x.dq = gradient.slice(0, 0, gradient.extent(0), 0); // stride 0: it overlaps itself
+              if (mine) x.dq = gradient.narrow(0, 0, gradient.extent(0), 0); // stride 0: it overlaps itself
               judge(outcome_of([&] { x.backward(object, p, c, std::move(s)); }), errc::aliasing);
               x.dq = gradient;
               auto t = x.forward(object, p, c);

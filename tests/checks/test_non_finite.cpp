@@ -37,7 +37,7 @@ void on_ranks(kind k, F&& f, sp::mask const& mask = sp::causal()) {
         place<counter> const at(k, counter(base, sent));
         arguments a;
         a.sinks = true;
-        sp::batch b(sp::documents::packed(std::vector<index>{0, 9, 9, 30}), sp::nested{sp::zigzag{}, at.ulysses.size()}, base,
+        sp::batch b(sp::documents::packed(std::vector<index_t>{0, 9, 9, 30}), sp::nested{sp::zigzag{}, at.ulysses.size()}, base,
                     {.local = sp::shapes::padded});
         with_object(k, at, mask, [&](auto const& object) {
           tensors<double> x(b, a);
@@ -88,7 +88,7 @@ TEST_CASE("inputs: each tensor poisoned on each rank is named with its place, an
             auto const& tensor = x.*t.tensor;
             auto s = x.forward(object, p, c);
             sp::local_row const row = some_row(b, draw / 3);
-            index const h = index(draw / 7) % tensor.extent(1), d = index(draw / 11) % tensor.extent(2);
+            index_t const h = index_t(draw / 7) % tensor.extent(1), d = index_t(draw / 11) % tensor.extent(2);
             double& place = tensor(row.row, h, d);
             double const before = place;
             bool const mine = b.part() == victim;
@@ -152,12 +152,12 @@ TEST_CASE("slack rows full of NaN and rows that see nothing are not reported, an
         k,
         [&](auto const& object, sp::batch const& b, auto& x, auto const& p, sp::context const& c, sp::ledger&) {
           x.backward(object, p, c, x.forward(object, p, c));
-          index zero = 0, blind = 0;
+          index_t zero = 0, blind = 0;
           sp::for_each_row(b, [&](sp::local_row const& r) {
-            index const at = sp::source_position(b, r);
+            index_t const at = sp::source_position(b, r);
             if (!r.real || at < 9 || at >= 12) return;
             ++blind;
-            for (index h = 0; h < x.out.extent(1); ++h) zero += x.out(r.row, h, 0) == 0;
+            for (index_t h = 0; h < x.out.extent(1); ++h) zero += x.out(r.row, h, 0) == 0;
           });
           good += zero == blind * 4;
         },

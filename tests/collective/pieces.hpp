@@ -8,17 +8,17 @@
 
 namespace collective_tests {
 
-using sp::index;
+using sp::index_t;
 using sp::parcel;
 using sp::piece;
 
 template <class T>
 sp::view<T, 1> all(std::vector<T>& v) {
-  return {v.data(), {index(v.size())}};
+  return {v.data(), {index_t(v.size())}};
 }
 
 /// The i-th value that `from` sends to `to` in round `round`.
-inline int token_value(int from, int to, int round, index i) { return ((from * 16 + to) * 64 + round) * 1024 + int(i); }
+inline int token_value(int from, int to, int round, index_t i) { return ((from * 16 + to) * 64 + round) * 1024 + int(i); }
 
 /// Buffers and parcels for one exchange of count(from, to) ints between all ranks, oneself included.
 template <class Count>
@@ -33,7 +33,7 @@ struct everybody {
     for (int p = 0; p < size; ++p) {
       out.emplace_back(std::size_t(count(rank, p)));
       in.emplace_back(std::size_t(count(p, rank)), -1);
-      for (std::size_t i = 0; i < out.back().size(); ++i) out.back()[i] = token_value(rank, p, round, index(i));
+      for (std::size_t i = 0; i < out.back().size(); ++i) out.back()[i] = token_value(rank, p, round, index_t(i));
     }
     for (int p = 0; p < size; ++p) {
       out_pieces.push_back(sp::as_piece(all(out[std::size_t(p)])));
@@ -50,7 +50,7 @@ struct everybody {
   bool arrived() const {
     for (int p = 0; p < size; ++p)
       for (std::size_t i = 0; i < in[std::size_t(p)].size(); ++i)
-        if (in[std::size_t(p)][i] != token_value(p, rank, round, index(i))) return false;
+        if (in[std::size_t(p)][i] != token_value(p, rank, round, index_t(i))) return false;
     return true;
   }
 };

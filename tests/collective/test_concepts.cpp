@@ -9,7 +9,7 @@
 namespace {
 
 using sp::error_info;
-using sp::host;
+using sp::host_memory;
 using sp::piece;
 using sp::traffic;
 using sp::view;
@@ -28,7 +28,7 @@ static_assert(!sp::token<token_without_wait>);
 static_assert(!sp::token<token_pinned>);
 
 struct base {
-  using memory_type = host;
+  using memory_type = host_memory;
   int rank() const { return 0; }
   int size() const { return 1; }
   token exchange(traffic const&) const { return {}; }
@@ -41,7 +41,7 @@ struct no_memory {
   token exchange(traffic const&) const { return {}; }
 };
 struct no_rank {
-  using memory_type = host;
+  using memory_type = host_memory;
   int size() const { return 1; }
   token exchange(traffic const&) const { return {}; }
 };
@@ -49,7 +49,7 @@ struct long_rank : base {
   long rank() const { return 0; }
 };
 struct no_size {
-  using memory_type = host;
+  using memory_type = host_memory;
   int rank() const { return 0; }
   token exchange(traffic const&) const { return {}; }
 };
@@ -57,7 +57,7 @@ struct unsigned_size : base {
   unsigned size() const { return 1; }
 };
 struct no_exchange {
-  using memory_type = host;
+  using memory_type = host_memory;
   int rank() const { return 0; }
   int size() const { return 1; }
 };
@@ -121,7 +121,7 @@ struct reduce_scatter_without_result : base {
   void reduce_scatter(std::span<view<float, 1> const>) const {}
 };
 struct all_reduce_of_device_memory : base {
-  void all_reduce(view<float, 1, sp::cuda>) const {}
+  void all_reduce(view<float, 1, sp::device_memory>) const {}
 };
 static_assert(!sp::has_all_to_all_v<all_to_all_without_token> && !sp::has_all_gather_v<all_gather_without_token>);
 static_assert(!sp::has_broadcast<broadcast_without_root> && !sp::has_barrier<barrier_not_const> &&

@@ -4,8 +4,8 @@
 
 #include <set>
 
-#include <sp/collective/chaos.hpp>
-#include <sp/collective/counting.hpp>
+#include <sp/collective/decorators/chaos.hpp>
+#include <sp/collective/decorators/counting.hpp>
 #include <sp/collective/operations.hpp>
 #include <sp/threads.hpp>
 
@@ -25,7 +25,7 @@ struct token {
   void wait() {}
 };
 struct base { // nothing but the base
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   int rank() const { return 1; }
   int size() const { return 3; }
   token exchange(sp::traffic const&) const { return {}; }
@@ -87,7 +87,7 @@ TEST_CASE("counting: what the fallbacks really send, per primitive; groups count
 
         everybody e(r, 4, 0, [](int from, int to) { return from == 2 ? 0 : from + 10 * to; });
         for (int i = 0; i < 2; ++i) c.exchange(e.traffic("ragged")).wait();
-        sp::index sent = 0, received = 0, messages = 0;
+        sp::index_t sent = 0, received = 0, messages = 0;
         for (int p = 0; p < 4; ++p) {
           if (p == r) continue;
           sent += 2 * 4 * e.count(r, p);
@@ -100,7 +100,7 @@ TEST_CASE("counting: what the fallbacks really send, per primitive; groups count
         sp::all_reduce(c, all(small), scratch, "small");
         CHECK(counts.of("small") == sp::ledger_entry{1, 3, 3 * 80, 3 * 80, 0, 0});
         sp::all_reduce(c, all(large), scratch, "large");
-        sp::index const part = sp::cut(1001, r + 1, 4) - sp::cut(1001, r, 4), moved = 8 * (1001 - part + 3 * part);
+        sp::index_t const part = sp::cut(1001, r + 1, 4) - sp::cut(1001, r, 4), moved = 8 * (1001 - part + 3 * part);
         CHECK(counts.of("large") == sp::ledger_entry{2, 6, moved, moved, 0, 0});
 
         piece const p = sp::as_piece(all(small));
@@ -127,7 +127,7 @@ TEST_CASE("counting: what the fallbacks really send, per primitive; groups count
         shown.release();
         CHECK(counts.of("pull") == sp::ledger_entry{1, 0, 0, 0, 1, 80});
         CHECK(counts.of("never") == sp::ledger_entry{});
-        sp::index total = 0;
+        sp::index_t total = 0;
         for (auto const& [name, entry] : counts.entries()) total += entry.bytes_sent;
         CHECK(counts.total().bytes_sent == total);
         counts.clear();

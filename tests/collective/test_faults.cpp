@@ -9,7 +9,7 @@
 #include <optional>
 #include <string>
 
-#include <sp/collective/chaos.hpp>
+#include <sp/collective/decorators/chaos.hpp>
 #include <sp/collective/operations.hpp>
 #include <sp/threads.hpp>
 
@@ -534,7 +534,7 @@ TEST_CASE("faults: an exposure that dies unreleased waits for its readers [tsan]
             int sum = 0;
             for (int lap = 0; lap < 20; ++lap) {
               auto const v = sp::as_view<int, 1>(shown.of(0)[0]);
-              for (sp::index i = 0; i < v.extent(0); ++i) sum += v(i);
+              for (sp::index_t i = 0; i < v.extent(0); ++i) sum += v(i);
               std::this_thread::sleep_for(100us);
             }
             sums += sum == 400000;
@@ -557,7 +557,7 @@ TEST_CASE("faults: an exposure that dies unreleased waits for its readers [tsan]
 
 TEST_CASE("faults: chaos fails the n-th call of any rank, and run() rethrows that [tsan]") {
   for (int r = 0; r < 3; ++r)
-    for (sp::index n = 0; n < 6; ++n) {
+    for (sp::index_t n = 0; n < 6; ++n) {
       auto const e = run_failure(3, [&](sp::threads const& inner) {
         sp::chaos c(inner, {.seed = 3, .max_delay = 100us, .fail_at = inner.rank() == r ? n : -1});
         auto half = c.split(c.rank() % 2, 0);

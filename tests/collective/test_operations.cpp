@@ -45,7 +45,7 @@ constexpr sp::threads_options patient{.deadline = 30s};
 /// Has nothing but the base: every operation takes its fallback.
 class bare {
 public:
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   explicit bare(sp::threads const& c) : inner_(c) {}
   int rank() const { return inner_.rank(); }
   int size() const { return inner_.size(); }
@@ -59,7 +59,7 @@ static_assert(sp::communicator<bare> && !sp::has_barrier<bare> && !sp::splittabl
 /// Has every ability, done through the fallbacks of the communicator below, and writes down which was called.
 class native {
 public:
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   native(bare c, std::string& log, sp::allocator& scratch) : inner_(c), log_(&log), scratch_(&scratch) {}
   int rank() const { return inner_.rank(); }
   int size() const { return inner_.size(); }
@@ -86,26 +86,26 @@ static_assert(sp::has_all_to_all_v<native> && sp::has_all_gather_v<native> && sp
               sp::has_reduce_scatter<native, double> && sp::has_broadcast<native> && sp::has_barrier<native>);
 
 /// A value whose sums depend on their order.
-double rough(int rank, sp::index i) {
+double rough(int rank, sp::index_t i) {
   return (rank % 2 ? -1.0 : 1.0) * (1.0 + double(i) * 0.37) * (rank == 1 ? 1e3 : 1.0) /
          (3.0 + rank); // 1e8 would swallow the others in any order
 }
 
 template <class T>
-T rank_order_sum(int size, sp::index i) {
+T rank_order_sum(int size, sp::index_t i) {
   T sum = static_cast<T>(rough(0, i));
   for (int r = 1; r < size; ++r) sum = static_cast<T>(sum + static_cast<T>(rough(r, i)));
   return sum;
 }
 
 template <class T, class C>
-void check_all_reduce(C const& c, sp::index n, sp::allocator& scratch) {
+void check_all_reduce(C const& c, sp::index_t n, sp::allocator& scratch) {
   std::vector<T> storage(std::size_t(2 * n + 1), T(-7));
   sp::view<T, 1> const v(storage.data(), {n}, {2}); // (n), every second place
-  for (sp::index i = 0; i < n; ++i) v(i) = static_cast<T>(rough(c.rank(), i));
+  for (sp::index_t i = 0; i < n; ++i) v(i) = static_cast<T>(rough(c.rank(), i));
   sp::all_reduce(c, v, scratch);
   bool good = true;
-  for (sp::index i = 0; i < n; ++i)
+  for (sp::index_t i = 0; i < n; ++i)
     good = good && v(i) == rank_order_sum<T>(c.size(), i) && storage[std::size_t(2 * i + 1)] == T(-7);
   CHECK_MESSAGE(good, "all_reduce of " << n << " values on " << c.size() << " ranks");
 }
@@ -117,14 +117,14 @@ void check_reduce_scatter(C const& c, sp::allocator& scratch, bool in_place) {
   for (int r = 0; r < c.size(); ++r) {
     values.emplace_back(std::size_t(5 + 3 * r)); // ragged
     for (std::size_t i = 0; i < values.back().size(); ++i)
-      values.back()[i] = static_cast<T>(rough(c.rank(), sp::index(i) + 11 * r));
+      values.back()[i] = static_cast<T>(rough(c.rank(), sp::index_t(i) + 11 * r));
   }
   for (auto& v : values) parts.push_back(all(v));
   std::vector<T> result(values[std::size_t(c.rank())].size());
   auto mine = in_place ? parts[std::size_t(c.rank())] : all(result);
   sp::reduce_scatter(c, parts, mine, scratch);
   bool good = true;
-  for (sp::index i = 0; i < mine.extent(0); ++i) good = good && mine(i) == rank_order_sum<T>(c.size(), i + 11 * c.rank());
+  for (sp::index_t i = 0; i < mine.extent(0); ++i) good = good && mine(i) == rank_order_sum<T>(c.size(), i + 11 * c.rank());
   CHECK(good);
 }
 
@@ -132,7 +132,7 @@ template <class C>
 void check_all_gather(C const& c, sp::allocator& scratch, bool own_in_place) {
   auto count = [](int r) { return r == 1 ? 0 : 4 + r; };
   std::vector<int> mine(std::size_t(count(c.rank())));
-  for (std::size_t i = 0; i < mine.size(); ++i) mine[i] = token_value(c.rank(), 0, 0, sp::index(i));
+  for (std::size_t i = 0; i < mine.size(); ++i) mine[i] = token_value(c.rank(), 0, 0, sp::index_t(i));
   std::vector<std::vector<int>> got;
   std::vector<piece> pieces;
   std::vector<parcel> receives;
@@ -149,7 +149,7 @@ void check_all_gather(C const& c, sp::allocator& scratch, bool own_in_place) {
   bool good = true;
   for (int r = 0; r < c.size(); ++r)
     for (std::size_t i = 0; i < got[std::size_t(r)].size(); ++i)
-      good = good && got[std::size_t(r)][i] == token_value(r, 0, 0, sp::index(i));
+      good = good && got[std::size_t(r)][i] == token_value(r, 0, 0, sp::index_t(i));
   CHECK(good);
 }
 
@@ -166,7 +166,7 @@ void check_broadcast(C const& c) {
 
 template <class C>
 void check_everything(C const& c, sp::allocator& scratch) {
-  for (sp::index n : {0, 1, 17, 256, 257, 1000, 4001}) check_all_reduce<double>(c, n, scratch);
+  for (sp::index_t n : {0, 1, 17, 256, 257, 1000, 4001}) check_all_reduce<double>(c, n, scratch);
   for (bool flag : {false, true}) {
     check_reduce_scatter<double>(c, scratch, flag);
     check_all_gather(c, scratch, flag);
@@ -191,7 +191,7 @@ TEST_CASE("operations: all fallbacks give the values, 1 to 8 ranks [tsan][asan]"
           sp::pool scratch;
           check_everything(bare(c), scratch);
           check_everything(c, scratch);
-          for (sp::index n : {3, 700}) {
+          for (sp::index_t n : {3, 700}) {
             check_all_reduce<float>(c, n, scratch);
             check_all_reduce<int>(c, n, scratch);
           }
@@ -235,13 +235,13 @@ TEST_CASE("operations: a communicator's own abilities are used, and give the sam
 
 TEST_CASE("operations: sums have the same bits on every rank and in every run, and depend on the order of ranks alone") {
   int told_apart = 0; // these values do tell one order from another
-  for (sp::index i = 0; i < 100; ++i) {
+  for (sp::index_t i = 0; i < 100; ++i) {
     float own_first = float(rough(4, i));
     for (int r = 0; r < 4; ++r) own_first += float(rough(r, i));
     told_apart += own_first != rank_order_sum<float>(5, i);
   }
   CHECK(told_apart > 20);
-  for (sp::index n : {100, 1000}) {
+  for (sp::index_t n : {100, 1000}) {
     std::vector<std::vector<float>> results(5, std::vector<float>(std::size_t(n)));
     for (int run = 0; run < 3; ++run) {
       sp::threads::run(
@@ -249,13 +249,13 @@ TEST_CASE("operations: sums have the same bits on every rank and in every run, a
           [&](sp::threads const& c) {
             sp::pool scratch;
             std::vector<float>& v = results[std::size_t(c.rank())];
-            for (sp::index i = 0; i < n; ++i) v[std::size_t(i)] = float(rough(c.rank(), i));
+            for (sp::index_t i = 0; i < n; ++i) v[std::size_t(i)] = float(rough(c.rank(), i));
             sp::all_reduce(c, all(v), scratch);
           },
           patient);
       for (auto const& r : results) CHECK(std::memcmp(r.data(), results[0].data(), std::size_t(n) * sizeof(float)) == 0);
-      sp::index differ = 0;
-      for (sp::index i = 0; i < n; ++i) differ += results[0][std::size_t(i)] != rank_order_sum<float>(5, i);
+      sp::index_t differ = 0;
+      for (sp::index_t i = 0; i < n; ++i) differ += results[0][std::size_t(i)] != rank_order_sum<float>(5, i);
       CHECK(differ == 0);
     }
   }
@@ -265,7 +265,7 @@ TEST_CASE("operations: the promised scratch suffices, and less is refused with t
   sp::threads::run(
       3,
       [](sp::threads const& c) {
-        for (sp::index n : {10, 1000}) {
+        for (sp::index_t n : {10, 1000}) {
           std::vector<double> v(std::size_t(n), 1.0);
           std::vector<std::byte> memory(std::size_t(sp::all_reduce_scratch<double>(n, 3) + 64));
           sp::workspace scratch(memory.data(), memory.size());
@@ -286,7 +286,7 @@ TEST_CASE("operations: the promised scratch suffices, and less is refused with t
                    }),
                    sp::errc::invalid_shape, "2 parts"));
         CHECK(says(failure_of([&] { sp::broadcast(c, {}, 3); }), sp::errc::bad_state, "rank 3"));
-        CHECK(sp::all_gather_scratch(3) >= sp::index(3 * sizeof(parcel)));
+        CHECK(sp::all_gather_scratch(3) >= sp::index_t(3 * sizeof(parcel)));
       },
       patient);
 }

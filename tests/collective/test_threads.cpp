@@ -78,7 +78,7 @@ TEST_CASE("threads: pieces are cut and strided differently on both sides [tsan][
         std::vector<int> tensor(4 * 7 * 3);
         for (std::size_t i = 0; i < tensor.size(); ++i) tensor[i] = int(i) + 1000 * c.rank();
         std::vector<double> extra{c.rank() + 0.5, c.rank() + 0.25};
-        sp::view<int, 3> const block = sp::view<int, 3>(tensor.data(), {4, 7, 3}).slice(1, 1, 5).slice(2, 1, 2); // (4, 5, 2)
+        sp::view<int, 3> const block = sp::view<int, 3>(tensor.data(), {4, 7, 3}).narrow(1, 1, 5).narrow(2, 1, 2); // (4, 5, 2)
         std::array<piece, 2> out{sp::as_piece(block), sp::as_piece(all(extra))};
 
         std::vector<int> columns(5 * 8, -1);
@@ -90,7 +90,7 @@ TEST_CASE("threads: pieces are cut and strided differently on both sides [tsan][
         c.exchange({"cuts", {&send, 1}, {&receive, 1}}).wait();
 
         bool good = true;
-        for (sp::index i = 0; i < 40; ++i)
+        for (sp::index_t i = 0; i < 40; ++i)
           good = good && rows(i / 5, i % 5) == int((i / 10) * 21 + (i / 2 % 5 + 1) * 3 + i % 2 + 1) + 1000 * before;
         CHECK(good);
         double got[2];

@@ -8,9 +8,9 @@ int main() {
   sp::batch batch{sp::packed{0}, sp::zigzag{}, sp::solo{}};
   sp::view<float, 3> k(nullptr, {0, 1, 4}), out(nullptr, {0, 2, 4}), v(nullptr, {0, 1, 4});
 #ifdef SP_FAIL
-  sp::view<float, 3, sp::cuda> q(nullptr, {0, 2, 4});
+  sp::view<float, 3, sp::device_memory> q(nullptr, {0, 2, 4});
 #else
-  sp::view<float, 3, sp::host> q(nullptr, {0, 2, 4});
+  sp::view<float, 3, sp::host_memory> q(nullptr, {0, 2, 4});
 #endif
   auto saved = attention.forward(batch, q, k, v, out);
   return int(saved.lse.tensor.extent(0));

@@ -9,7 +9,9 @@ struct by_hand {
   sp::scope over = sp::scope::document;
 #ifdef SP_FAIL
 #else
-  std::vector<sp::run> runs(sp::index n, sp::index part, sp::index parts) const { return sp::contiguous{}.runs(n, part, parts); }
+  std::vector<sp::run> runs(sp::index_t n, sp::index_t part, sp::index_t parts) const {
+    return sp::contiguous{}.runs(n, part, parts);
+  }
 #endif
 };
 

@@ -3,7 +3,7 @@
 #include <sp/backend/blockwise.hpp>
 
 struct sdpa { // returns no lse
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
 #ifdef SP_FAIL
   template <class T>
   void forward(sp::whole_call<T> const&) const {}

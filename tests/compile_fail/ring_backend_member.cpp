@@ -3,7 +3,7 @@
 #include <sp/ring.hpp>
 
 struct no_backward {
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   using extra = sp::nothing;
   struct plan {};
   plan prepare(sp::problem const&) const { return {}; }

@@ -5,7 +5,7 @@
 struct kernel {
 #ifdef SP_FAIL
 #else
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
 #endif
   void forward(sp::whole_call<float> const&) const {}
   void backward(sp::whole_grad<float> const&) const {}

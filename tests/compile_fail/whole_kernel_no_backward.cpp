@@ -3,7 +3,7 @@
 #include <sp/ulysses.hpp>
 
 struct forward_only {
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   void forward(sp::whole_call<float> const&) const {}
 };
 

@@ -29,14 +29,14 @@ sp_test::oracle::result expected(trial const& t, inputs<T> const& in) {
   if (t.featured) o.slopes.assign(in.slopes.begin(), in.slopes.end());
   if (t.sinks) o.sinks.assign(in.sinks.begin(), in.sinks.end());
   if (t.featured && t.dropout > 0)
-    o.keep = [&](index document, index head, index i, index j) {
+    o.keep = [&](index_t document, index_t head, index_t i, index_t j) {
       auto u = sp::uniforms4(sp::site_key(t.random(), document, head), i, j / 4);
       return u[std::size_t(j % 4)] < float(t.dropout) ? 0.0 : 1 / (1 - t.dropout);
     };
-  o.see([&](index i, index j) { return t.sees(i, j); });
+  o.see([&](index_t i, index_t j) { return t.sees(i, j); });
   auto place = [](sp::documents const& docs, auto& places) {
     for (auto const& d : docs)
-      for (index i = 0; i < d.count; ++i) places[std::size_t(d.begin + i)] = {d.id, i};
+      for (index_t i = 0; i < d.count; ++i) places[std::size_t(d.begin + i)] = {d.id, i};
   };
   place(t.docs, o.q_places);
   place(t.keys(), o.k_places);
@@ -53,11 +53,11 @@ struct distance {
 
 /// got - (truth + offset); rows in no document (NaN inputs) are skipped by the caller's documents.
 template <class T>
-distance measure(std::vector<T> const& got, std::vector<double> const& truth, sp::documents const& docs, index per_row,
+distance measure(std::vector<T> const& got, std::vector<double> const& truth, sp::documents const& docs, index_t per_row,
                  double offset) {
   distance d;
   for (auto const& x : docs)
-    for (index i = x.begin * per_row; i < x.end() * per_row; ++i) {
+    for (index_t i = x.begin * per_row; i < x.end() * per_row; ++i) {
       double want = truth[std::size_t(i)] + offset, is = double(got[std::size_t(i)]), e = std::fabs(is - want);
       if (std::isinf(want) || std::isinf(is)) e = is == want ? 0 : INFINITY;
       if (!std::isinf(want)) d.truth_norm += want * want, d.truth_worst = std::fmax(d.truth_worst, std::fabs(want));
@@ -80,12 +80,12 @@ distances measure_all(trial const& t, outcome<T> const& got, sp_test::oracle::re
   for (auto const& rank : got.dsinks)
     for (std::size_t h = 0; h < rank.size(); ++h) sums[h] += double(rank[h]) - start;
   if (!t.sinks) truth.dsinks.clear();
-  for (index i = 0; i < t.docs.length(); ++i) { // a row that sees no key: (0, -inf) by definition, whatever the sink
+  for (index_t i = 0; i < t.docs.length(); ++i) { // a row that sees no key: (0, -inf) by definition, whatever the sink
     bool sees = false;
-    for (index j = 0; j < t.keys().length() && !sees; ++j) sees = t.sees(i, j);
-    for (index h = 0; h < t.q_heads && !sees; ++h) truth.lse[std::size_t(i * t.q_heads + h)] = -INFINITY;
+    for (index_t j = 0; j < t.keys().length() && !sees; ++j) sees = t.sees(i, j);
+    for (index_t h = 0; h < t.q_heads && !sees; ++h) truth.lse[std::size_t(i * t.q_heads + h)] = -INFINITY;
   }
-  sp::documents heads({{0, index(sums.size()), index(sums.size()), 0}}, index(sums.size()));
+  sp::documents heads({{0, index_t(sums.size()), index_t(sums.size()), 0}}, index_t(sums.size()));
   return {measure(got.out, truth.out, t.docs, t.q_heads * t.value_dim, 0),
           got.has_lse ? measure(got.lse, truth.lse, t.docs, t.q_heads, 0) : distance{},
           measure(got.dq, truth.dq, t.docs, t.q_heads * t.dim, start),

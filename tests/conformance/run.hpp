@@ -15,7 +15,7 @@ namespace conformance {
 template <class T>
 using acc = sp::accumulate_t<T>;
 
-inline std::size_t size_of(index a, index b, index c) { return std::size_t(a * b * c); }
+inline std::size_t size_of(index_t a, index_t b, index_t c) { return std::size_t(a * b * c); }
 
 /// Global tensors of a trial, row-major; rows outside of every document are NaN.
 template <class T>
@@ -30,18 +30,18 @@ struct inputs {
     k = tensor(g, t.keys(), t.kv_heads, t.dim);
     v = tensor(g, t.keys(), t.kv_heads, t.value_dim);
     dout = tensor(g, t.docs, t.q_heads, t.value_dim);
-    for (index h = 0; h < t.q_heads; ++h) {
+    for (index_t h = 0; h < t.q_heads; ++h) {
       sinks.push_back(acc<T>(0.25) * acc<T>(h % 5) - acc<T>(0.5));
       slopes.push_back(t.alibi ? std::exp2(-1.0f - 0.5f * float(h)) : 0.0f);
     }
   }
 
 private:
-  static std::vector<T> tensor(std::mt19937_64& g, sp::documents const& docs, index heads, index width, double factor = 1) {
+  static std::vector<T> tensor(std::mt19937_64& g, sp::documents const& docs, index_t heads, index_t width, double factor = 1) {
     std::vector<T> out(size_of(docs.length(), heads, width), T(std::numeric_limits<float>::quiet_NaN()));
     std::normal_distribution<double> normal;
     for (auto const& d : docs)
-      for (index i = d.begin * heads * width; i < d.end() * heads * width; ++i)
+      for (index_t i = d.begin * heads * width; i < d.end() * heads * width; ++i)
         out[std::size_t(i)] = T(float(factor * normal(g)));
     return out;
   }
@@ -50,20 +50,20 @@ private:
 /// A local tensor (rows, heads, width) in one of three memory orders, with canaries on both sides.
 template <class T>
 struct tensor {
-  static constexpr index guard = 8;
+  static constexpr index_t guard = 8;
   std::vector<T> data;
   sp::view<T, 3> v;
 
-  tensor(index rows, index heads, index width, unsigned order, T fill)
+  tensor(index_t rows, index_t heads, index_t width, unsigned order, T fill)
       : data(std::size_t(rows * heads * width + 2 * guard), fill), v(data.data() + guard, {rows, heads, width}) {
     if (order % 3 == 1) v.strides = {width, rows * width, 1};
     if (order % 3 == 2) v.strides = {1, rows * width, rows};
-    for (index i = 0; i < guard; ++i) data[std::size_t(i)] = data[data.size() - 1 - std::size_t(i)] = T(-12345.0f);
+    for (index_t i = 0; i < guard; ++i) data[std::size_t(i)] = data[data.size() - 1 - std::size_t(i)] = T(-12345.0f);
   }
   tensor(tensor const&) = delete;
   sp::view<T const, 3> read() const { return v; }
   bool intact() const {
-    for (index i = 0; i < guard; ++i)
+    for (index_t i = 0; i < guard; ++i)
       if (float(data[std::size_t(i)]) != float(T(-12345.0f)) ||
           float(data[data.size() - 1 - std::size_t(i)]) != float(T(-12345.0f)))
         return false;
@@ -72,11 +72,11 @@ struct tensor {
 };
 
 /// The caller's stream position of each row that `runs` of a batch hold; -1 for slack.
-inline std::vector<index> stream_rows(sp::batch const& b, std::span<sp::run const> runs) {
-  std::vector<index> out;
+inline std::vector<index_t> stream_rows(sp::batch const& b, std::span<sp::run const> runs) {
+  std::vector<index_t> out;
   for (auto const& r : runs)
-    for (index i = 0; i < r.count; ++i) {
-      index p = r.at(i), at = -1;
+    for (index_t i = 0; i < r.count; ++i) {
+      index_t p = r.at(i), at = -1;
       for (std::size_t d = 0; d < b.docs().size(); ++d) {
         auto const& x = b.docs()[d];
         if (x.begin <= p && p < x.end()) at = b.source()[d].begin + p - x.begin;
@@ -98,7 +98,7 @@ struct outcome {
   std::mutex lock;
 
   outcome(trial const& t, int ranks) : dsinks(std::size_t(ranks)) {
-    index nq = t.docs.length(), nk = t.keys().length();
+    index_t nq = t.docs.length(), nk = t.keys().length();
     out.assign(size_of(nq, t.q_heads, t.value_dim), T(unwritten));
     dq.assign(size_of(nq, t.q_heads, t.dim), T(unwritten));
     dk.assign(size_of(nk, t.kv_heads, t.dim), T(unwritten));
@@ -114,7 +114,7 @@ struct outcome {
 /// All tensors of one rank.
 template <class T>
 struct rank_tensors {
-  std::vector<index> q_rows, k_rows;
+  std::vector<index_t> q_rows, k_rows;
   T start; ///< what gradients hold before the call
   tensor<T> q, k, v, out, dout, dq, dk, dv;
   std::vector<acc<T>> sinks, dsinks;
@@ -133,7 +133,7 @@ struct rank_tensors {
   }
   sp::attention_extras<T> extras(trial const& t, bool backward) {
     sp::attention_extras<T> e;
-    index n = index(sinks.size());
+    index_t n = index_t(sinks.size());
     if (t.sinks) e.sinks = {sinks.data(), {n}};
     if (t.sinks && backward) e.dsinks = {dsinks.data(), {n}};
     e.accumulate = backward && t.accumulate;
@@ -153,20 +153,20 @@ struct rank_tensors {
 
 private:
   static T nan() { return T(std::numeric_limits<float>::quiet_NaN()); }
-  static void take(sp::view<T, 3> to, std::vector<index> const& rows, std::vector<T> const& from) {
-    for (index i = 0; i < to.extent(0); ++i)
-      for (index h = 0; h < to.extent(1); ++h)
-        for (index d = 0; d < to.extent(2); ++d)
-          if (index at = rows[std::size_t(i)]; at >= 0)
+  static void take(sp::view<T, 3> to, std::vector<index_t> const& rows, std::vector<T> const& from) {
+    for (index_t i = 0; i < to.extent(0); ++i)
+      for (index_t h = 0; h < to.extent(1); ++h)
+        for (index_t d = 0; d < to.extent(2); ++d)
+          if (index_t at = rows[std::size_t(i)]; at >= 0)
             to(i, h, d) = from[std::size_t((at * to.extent(1) + h) * to.extent(2) + d)];
   }
-  static void put(outcome<T>& to, char const* name, tensor<T> const& from, std::vector<index> const& rows, std::vector<T>& global,
-                  T slack) {
+  static void put(outcome<T>& to, char const* name, tensor<T> const& from, std::vector<index_t> const& rows,
+                  std::vector<T>& global, T slack) {
     auto const& v = from.v;
-    for (index i = 0; i < v.extent(0); ++i)
-      for (index h = 0; h < v.extent(1); ++h)
-        for (index d = 0; d < v.extent(2); ++d)
-          if (index at = rows[std::size_t(i)]; at >= 0)
+    for (index_t i = 0; i < v.extent(0); ++i)
+      for (index_t h = 0; h < v.extent(1); ++h)
+        for (index_t d = 0; d < v.extent(2); ++d)
+          if (index_t at = rows[std::size_t(i)]; at >= 0)
             global[std::size_t((at * v.extent(1) + h) * v.extent(2) + d)] = v(i, h, d);
           else if (!(float(v(i, h, d)) == float(slack)))
             return to.complain(std::string("slack row of ") + name + " is " + std::to_string(float(v(i, h, d))));
@@ -176,18 +176,18 @@ private:
 /// lse out of what forward saved: (rows of the innermost ring, its heads).
 template <class T, class C, class B, class Saved>
 void collect_lse(sp::ring_attention<C, B> const&, Saved const& saved, sp::layout const&, int, sp::batch const& b,
-                 std::span<sp::run const> runs, sp::heads on, index heads, outcome<T>& to) {
+                 std::span<sp::run const> runs, sp::heads on, index_t heads, outcome<T>& to) {
   auto rows = stream_rows(b, runs);
   for (std::size_t i = 0; i < rows.size(); ++i)
-    for (index h = 0; h < on.q_count; ++h)
-      if (rows[i] >= 0) to.lse[std::size_t(rows[i] * heads + on.q_begin + h)] = saved.lse.tensor(index(i), h);
+    for (index_t h = 0; h < on.q_count; ++h)
+      if (rows[i] >= 0) to.lse[std::size_t(rows[i] * heads + on.q_begin + h)] = saved.lse.tensor(index_t(i), h);
 }
 template <class T, class K, class Saved>
 void collect_lse(sp::whole_attention<K> const&, Saved const&, sp::layout const&, int, sp::batch const&, std::span<sp::run const>,
-                 sp::heads, index, outcome<T>&) {}
+                 sp::heads, index_t, outcome<T>&) {}
 template <class T, class C, class I, class Saved>
 void collect_lse(sp::ulysses_attention<C, I> const& o, Saved const& saved, sp::layout const& l, int part, sp::batch const& b,
-                 std::span<sp::run const>, sp::heads on, index heads, outcome<T>& to) {
+                 std::span<sp::run const>, sp::heads on, index_t heads, outcome<T>& to) {
   int size = o.group().size(), stride = int(sp::group_stride(o.group())), at = sp::layout::group_of(part, size, stride);
   auto whole = l.grouped(size, stride);
   collect_lse<T>(o.inner(), saved.inner, whole, at, b, whole.runs(at), sp::heads_of(on, o.group().rank(), size), heads, to);

@@ -19,12 +19,12 @@ struct local_scene {
   std::vector<T> memory[8];
   sp::view<T, 3> q, k, v, out, dout, dq, dk, dv;
 
-  local_scene(index q_rows, index k_rows, sp::attention_shape s, unsigned seed = 1) : shape(s) {
+  local_scene(index_t q_rows, index_t k_rows, sp::attention_shape s, unsigned seed = 1) : shape(s) {
     std::mt19937 g(seed);
     int at = 0;
-    auto make = [&](index rows, index heads, index width) {
+    auto make = [&](index_t rows, index_t heads, index_t width) {
       auto& m = memory[at++];
-      for (index i = 0; i < rows * heads * width; ++i) m.push_back(T(float(int(g() % 2001) - 1000) / 1000));
+      for (index_t i = 0; i < rows * heads * width; ++i) m.push_back(T(float(int(g() % 2001) - 1000) / 1000));
       return sp::view<T, 3>(m.data(), {rows, heads, width});
     };
     q = make(q_rows, s.q_heads, s.dim), k = make(k_rows, s.kv_heads, s.dim), v = make(k_rows, s.kv_heads, s.value_dim);

@@ -2,7 +2,7 @@
 // out, lse and dq of Ulysses, gather and pull; dk and dv of pull, and of Ulysses where no kv head is shared; rotate under delays.
 #include <doctest/doctest.h>
 
-#include <sp/collective/chaos.hpp>
+#include <sp/collective/decorators/chaos.hpp>
 #include <sp/cpu.hpp>
 
 #include "bits.hpp"

@@ -165,8 +165,8 @@ TEST_CASE("cross attention: key documents of other lengths, keys first and last"
   local_scene<double> x(5, 7, shape);
   sp::pool memory;
   x.both(attn, prepared, {memory, memory});
-  for (index i = 3; i < 5; ++i) // their key document is empty
-    for (index h = 0; h < 4; ++h) CHECK(x.out(i, h, 0) == 0);
+  for (index_t i = 3; i < 5; ++i) // their key document is empty
+    for (index_t h = 0; h < 4; ++h) CHECK(x.out(i, h, 0) == 0);
   auto e = support::failure_of([&] { attn.prepare(q, odd); });
   CHECK(support::says(e, sp::errc::bad_documents, "2 query documents", "1 key documents"));
   CHECK(e.primitive == "ring_attention.prepare");
@@ -214,13 +214,13 @@ TEST_CASE("outputs that overlap anything are refused, interleaved rows are not")
   sp::view<float, 3> all(grads.data(), {49, 8, 8});
   y.both(r.ring, r.prepared, r.ctx);
   auto saved = z.forward(r.ring, r.prepared, r.ctx);
-  r.ring.backward(r.prepared, r.ctx, std::move(saved), z.q, z.k, z.v, z.out, z.dout, all.slice(1, 0, 4), all.slice(1, 4, 2),
-                  all.slice(1, 6, 2));
+  r.ring.backward(r.prepared, r.ctx, std::move(saved), z.q, z.k, z.v, z.out, z.dout, all.narrow(1, 0, 4), all.narrow(1, 4, 2),
+                  all.narrow(1, 6, 2));
   bool equal = true;
-  for (index i = 0; i < 49; ++i)
-    for (index d = 0; d < 8; ++d) {
-      for (index h = 0; h < 4; ++h) equal = equal && all(i, h, d) == y.dq(i, h, d);
-      for (index h = 0; h < 2; ++h) equal = equal && all(i, 4 + h, d) == y.dk(i, h, d) && all(i, 6 + h, d) == y.dv(i, h, d);
+  for (index_t i = 0; i < 49; ++i)
+    for (index_t d = 0; d < 8; ++d) {
+      for (index_t h = 0; h < 4; ++h) equal = equal && all(i, h, d) == y.dq(i, h, d);
+      for (index_t h = 0; h < 2; ++h) equal = equal && all(i, 4 + h, d) == y.dk(i, h, d) && all(i, 6 + h, d) == y.dv(i, h, d);
     }
   CHECK(equal);
 }
@@ -241,13 +241,13 @@ TEST_CASE("null, misaligned, wrong rows, wrong heads, wrong dims") {
                       "q is (48, 4, 8)", "(49, 4, 8)"));
   CHECK(support::says(r.of(forward(x.q, x.k.rows(0, 40), x.v, x.out), "ring_attention.forward"), sp::errc::bad_documents,
                       "k is (40, 2, 8)", "(49, 2, 8)"));
-  CHECK(support::says(r.of(forward(x.q, x.k, x.v, x.out.slice(1, 0, 3)), "ring_attention.forward"), sp::errc::invalid_shape,
+  CHECK(support::says(r.of(forward(x.q, x.k, x.v, x.out.narrow(1, 0, 3)), "ring_attention.forward"), sp::errc::invalid_shape,
                       "out is (49, 3, 4)"));
-  CHECK(support::says(r.of(forward(x.q.slice(1, 0, 3), x.k, x.v, x.out), "ring_attention.forward"), sp::errc::invalid_shape,
+  CHECK(support::says(r.of(forward(x.q.narrow(1, 0, 3), x.k, x.v, x.out), "ring_attention.forward"), sp::errc::invalid_shape,
                       "3 query heads", "2 kv heads"));
-  CHECK(support::says(r.of(forward(x.q, x.k.slice(2, 0, 5), x.v, x.out), "ring_attention.forward"), sp::errc::invalid_shape,
+  CHECK(support::says(r.of(forward(x.q, x.k.narrow(2, 0, 5), x.v, x.out), "ring_attention.forward"), sp::errc::invalid_shape,
                       "k is (49, 2, 5)"));
-  CHECK(support::says(r.of(forward(x.q.slice(2, 0, 0), x.k, x.v, x.out), "ring_attention.forward"), sp::errc::invalid_shape,
+  CHECK(support::says(r.of(forward(x.q.narrow(2, 0, 0), x.k, x.v, x.out), "ring_attention.forward"), sp::errc::invalid_shape,
                       "head dimensions"));
 
   auto backward = [&](auto dout, auto dk) {
@@ -258,7 +258,7 @@ TEST_CASE("null, misaligned, wrong rows, wrong heads, wrong dims") {
   };
   CHECK(support::says(r.of(backward(x.dout.rows(0, 3), x.dk), "ring_attention.backward"), sp::errc::bad_documents,
                       "dout is (3, 4, 4)"));
-  CHECK(support::says(r.of(backward(x.dout, x.dk.slice(1, 0, 1)), "ring_attention.backward"), sp::errc::invalid_shape,
+  CHECK(support::says(r.of(backward(x.dout, x.dk.narrow(1, 0, 1)), "ring_attention.backward"), sp::errc::invalid_shape,
                       "dk is (49, 1, 8)"));
 
   float s[4] = {};

@@ -4,7 +4,7 @@
 
 #include <filesystem>
 
-#include <sp/collective/chaos.hpp>
+#include <sp/collective/decorators/chaos.hpp>
 
 #include "simple.hpp"
 
@@ -87,7 +87,7 @@ void survey(aftermath& a, Body body, int deadline = 30000) {
 }
 
 template <class Make>
-void one_step(sp::threads const& base, int victim, index at, Make make) {
+void one_step(sp::threads const& base, int victim, index_t at, Make make) {
   sp::chaos comm(base, {.fail_at = base.rank() == victim ? at : -1});
   auto attn = make(comm);
   sp::batch b(docs, sp::zigzag{}, comm);
@@ -115,14 +115,14 @@ double quickest(aftermath& a, Attempt attempt) {
   return best;
 }
 
-constexpr index most_calls = 100; ///< of one rank in one step: a dozen or two
+constexpr index_t most_calls = 100; ///< of one rank in one step: a dozen or two
 
 /// The transport of rank r fails in its k-th call, for all r and k; returns how many such failures there were.
 template <class Make>
 int fail_everywhere(Make make) {
   int failures = 0;
   for (int victim = 0; victim < ranks; ++victim)
-    for (index at = 0;; ++at) {
+    for (index_t at = 0;; ++at) {
       REQUIRE_MESSAGE(at < most_calls, "rank " << victim << " fails without end");
       aftermath a;
       INFO("rank " << victim << ", call " << at);
@@ -140,14 +140,14 @@ int fail_everywhere(Make make) {
 /// A kernel that throws something of its own in its k-th call on one rank.
 class exploding {
 public:
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   using plan = sp::cpu<>::plan;
   using extra = sp::cpu<>::extra;
   explicit exploding(int at) : at_(at) {}
   plan prepare(sp::problem const& p) const { return kernel_.prepare(p); }
   template <class T>
   extra forward(plan const& p, sp::allocator& a, sp::call_numbers const& n, sp::view<T const, 3> q,
-                std::span<sp::key_part<T> const> k, sp::fold_state<T> s) const {
+                std::span<sp::kv_views<T> const> k, sp::fold_state<T> s) const {
     burn();
     return kernel_.forward<T>(p, a, n, q, k, s);
   }
@@ -158,7 +158,7 @@ public:
     kernel_.backward<T>(p, a, n, q, k, x);
   }
   template <class T>
-  sp::index scratch_bytes(plan const& p, sp::heads const& h, sp::index dim, sp::index value_dim) const {
+  sp::index_t scratch_bytes(plan const& p, sp::heads const& h, sp::index_t dim, sp::index_t value_dim) const {
     return kernel_.scratch_bytes<T>(p, h, dim, value_dim);
   }
 

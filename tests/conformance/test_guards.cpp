@@ -18,7 +18,7 @@ using support::says;
 using scene = local_scene<double>;
 constexpr sp::attention_shape shape{4, 2, 5, 5};
 
-sp::batch batch_of(sp::index tokens) { return {sp::documents::rectangular(1, tokens), sp::contiguous{}, 0, 1}; }
+sp::batch batch_of(sp::index_t tokens) { return {sp::documents::rectangular(1, tokens), sp::contiguous{}, 0, 1}; }
 auto local(sp::attention_options o = {}) { return sp::ring_attention{sp::solo{}, sp::reference{}, std::move(o)}; }
 
 } // namespace
@@ -31,14 +31,14 @@ TEST_CASE("strides: reversed rows and heads side by side in one tensor give the 
                      plain.dout, plain.dq, plain.dk, plain.dv);
   // gradients interleaved per kv head, as a fused projection writes them: (tokens, kv heads, group + 2, dim), rows backwards in memory
   std::vector<double> packed(7 * 8 * 5), reversed(7 * 4 * 5);
-  auto entry = [&](sp::index first, sp::index heads, sp::index step) {
+  auto entry = [&](sp::index_t first, sp::index_t heads, sp::index_t step) {
     return sp::view<double, 3>(packed.data() + 6 * 40 + first * 5, {7, heads, 5}, {-40, step * 5, 1});
   };
   sp::view<double, 3> q(reversed.data() + 6 * 20, {7, 4, 5}, {-20, 5, 1});
   sp::assign(q, plain.q);
   // four q heads at 0, 1, 4, 5 are two groups of two: one call per kv head takes them
-  for (sp::index h = 0; h < 2; ++h) {
-    auto part = [&](auto const& v, sp::index n) { return v.slice(1, h * n, n); };
+  for (sp::index_t h = 0; h < 2; ++h) {
+    auto part = [&](auto const& v, sp::index_t n) { return v.narrow(1, h * n, n); };
     auto dq = entry(4 * h, 2, 1), dk = entry(4 * h + 2, 1, 1), dv = entry(4 * h + 3, 1, 1);
     auto saved = attention.forward(b, part(q, 2), part(plain.k, 1), part(plain.v, 1), part(plain.out, 2));
     attention.backward(b, std::move(saved), part(q, 2), part(plain.k, 1), part(plain.v, 1), part(plain.out, 2),
@@ -97,8 +97,8 @@ TEST_CASE("saved belongs to its batch, heads and options [asan]") {
 namespace {
 /// Accepts blocks of at most `most` rows, and counts on getting nothing else.
 struct picky : sp::scalar_kernel<> {
-  sp::index most = 0;
-  explicit picky(sp::index rows) : most(rows) {}
+  sp::index_t most = 0;
+  explicit picky(sp::index_t rows) : most(rows) {}
   bool accepts(sp::block const& b) const { return b.rows <= most; }
 };
 } // namespace

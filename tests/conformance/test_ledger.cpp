@@ -2,7 +2,7 @@
 // apart from the code that sends; for even cuts they are the closed forms of docs/performance.md.
 #include <doctest/doctest.h>
 
-#include <sp/collective/counting.hpp>
+#include <sp/collective/decorators/counting.hpp>
 
 #include "simple.hpp"
 
@@ -10,21 +10,21 @@ namespace conformance {
 namespace {
 
 /// Owner of token i of n under a sharding over P ranks, from the formulas.
-int owner_of(int kind, index i, index n, index P) {
+int owner_of(int kind, index_t i, index_t n, index_t P) {
   if (kind == 2) return int(i % P);
-  index chunks = kind == 1 ? 2 * P : P, c = 0;
+  index_t chunks = kind == 1 ? 2 * P : P, c = 0;
   while (!(c * n / chunks <= i && i < (c + 1) * n / chunks)) ++c;
   return int(c < P ? c : 2 * P - 1 - c);
 }
 
 /// Rows of each rank: every token of every document is looked up. With a ulysses degree, a ring rank's tokens of a document are
 /// cut again into contiguous pieces.
-std::vector<index> rows_of(std::vector<index> const& lengths, int kind, index ring, index ulysses) {
-  std::vector<index> rows(std::size_t(ring * ulysses));
-  for (index n : lengths) {
-    std::vector<index> held(std::size_t(ring), 0), seen(std::size_t(ring), 0);
-    for (index i = 0; i < n; ++i) ++held[std::size_t(owner_of(kind, i, n, ring))];
-    for (index i = 0; i < n; ++i) {
+std::vector<index_t> rows_of(std::vector<index_t> const& lengths, int kind, index_t ring, index_t ulysses) {
+  std::vector<index_t> rows(std::size_t(ring * ulysses));
+  for (index_t n : lengths) {
+    std::vector<index_t> held(std::size_t(ring), 0), seen(std::size_t(ring), 0);
+    for (index_t i = 0; i < n; ++i) ++held[std::size_t(owner_of(kind, i, n, ring))];
+    for (index_t i = 0; i < n; ++i) {
       auto r = std::size_t(owner_of(kind, i, n, ring));
       ++rows[r * std::size_t(ulysses) + std::size_t(owner_of(0, seen[r]++, held[r], ulysses))];
     }
@@ -33,37 +33,37 @@ std::vector<index> rows_of(std::vector<index> const& lengths, int kind, index ri
 }
 
 struct share {
-  index q = 0, kv = 0;
+  index_t q = 0, kv = 0;
 };
-std::vector<share> heads_of(sp::attention_shape const& s, index P) {
+std::vector<share> heads_of(sp::attention_shape const& s, index_t P) {
   std::vector<share> out;
-  for (index r = 0; r < P; ++r) {
-    std::set<index> kv;
-    index q = 0;
-    for (index h = 0; h < s.q_heads; ++h)
+  for (index_t r = 0; r < P; ++r) {
+    std::set<index_t> kv;
+    index_t q = 0;
+    for (index_t h = 0; h < s.q_heads; ++h)
       if (r * s.q_heads / P <= h && h < (r + 1) * s.q_heads / P) ++q, kv.insert(h / (s.q_heads / s.kv_heads));
-    out.push_back({q, index(kv.size())});
+    out.push_back({q, index_t(kv.size())});
   }
   return out;
 }
 
 struct tally {
-  index bytes = 0, messages = 0;
-  void send(index n) { bytes += n, messages += n > 0; }
+  index_t bytes = 0, messages = 0;
+  void send(index_t n) { bytes += n, messages += n > 0; }
 };
 
 /// What one rank of a ulysses group sends: rows and heads by member.
 struct ulysses_bytes {
   tally inputs, output, dout, gradients;
-  ulysses_bytes(std::vector<index> const& rows, std::vector<share> const& heads, sp::attention_shape const& s, std::size_t r,
-                index e, bool again) {
-    index copies = 0;
+  ulysses_bytes(std::vector<index_t> const& rows, std::vector<share> const& heads, sp::attention_shape const& s, std::size_t r,
+                index_t e, bool again) {
+    index_t copies = 0;
     for (share const& h : heads) copies += h.kv;
-    index kv_e =
-        copies > s.kv_heads ? std::max<index>(e, sizeof(float)) : e; // shared kv heads: shares travel in the type of sums
+    index_t kv_e =
+        copies > s.kv_heads ? std::max<index_t>(e, sizeof(float)) : e; // shared kv heads: shares travel in the type of sums
     for (std::size_t p = 0; p < rows.size(); ++p) {
       if (p == r) continue;
-      index qkv = heads[p].q * s.dim + heads[p].kv * (s.dim + s.value_dim);
+      index_t qkv = heads[p].q * s.dim + heads[p].kv * (s.dim + s.value_dim);
       inputs.send(rows[r] * qkv * e);
       output.send(rows[p] * heads[r].q * s.value_dim * e);
       dout.send(rows[r] * (heads[p].q * s.value_dim + (again ? qkv : 0)) * e);
@@ -75,9 +75,10 @@ struct ulysses_bytes {
 /// What one rank of a ring sends: rows by member, kv heads of the call.
 struct ring_bytes {
   tally keys, gradients, gathered, scattered;
-  ring_bytes(std::vector<index> const& rows, index kv_heads, sp::attention_shape const& s, std::size_t r, index e, index acc_e) {
+  ring_bytes(std::vector<index_t> const& rows, index_t kv_heads, sp::attention_shape const& s, std::size_t r, index_t e,
+             index_t acc_e) {
     std::size_t P = rows.size();
-    index width = kv_heads * (s.dim + s.value_dim);
+    index_t width = kv_heads * (s.dim + s.value_dim);
     for (std::size_t step = 0; step + 1 < P; ++step)
       keys.send(rows[(r + P - step) % P] * width * e); // my own, then what I received
     for (std::size_t step = 1; step < P; ++step) gradients.send(rows[(r + P - step) % P] * width * acc_e); // of everybody but me
@@ -93,13 +94,13 @@ void check(sp::ledger const& l, char const* primitive, tally const& want) {
 }
 
 struct scene {
-  std::vector<index> lengths;
+  std::vector<index_t> lengths;
   int kind;
   sp::attention_shape shape;
   sp::documents docs() const {
-    std::vector<index> cu{0};
-    for (index n : lengths) cu.push_back(cu.back() + n);
-    return sp::packed(std::span<index const>(cu));
+    std::vector<index_t> cu{0};
+    for (index_t n : lengths) cu.push_back(cu.back() + n);
+    return sp::packed(std::span<index_t const>(cu));
   }
   any_sharding sharding() const { return {kind, sp::scope::document}; }
 };
@@ -133,7 +134,7 @@ std::vector<scene> scenes() {
 
 template <class T>
 void ulysses_ledger() {
-  index e = sizeof(T);
+  index_t e = sizeof(T);
   for (auto const& s : scenes())
     for (int P : {1, 2, 3, 6, 8})
       for (auto kept : {sp::keep::heads, sp::keep::output}) {
@@ -180,9 +181,9 @@ TEST_CASE("ring: bytes of rotate, gather and pull, enumerated token by token") {
           check(ledgers[r], "ring.forward.gather", gathers ? want.gathered : none);
           check(ledgers[r], "ring.backward.gather", gathers ? want.gathered : none);
           check(ledgers[r], "ring.backward.reduce_scatter", gathers ? want.scattered : none);
-          index all = rotates   ? 2 * want.keys.bytes + want.gradients.bytes
-                      : gathers ? 2 * want.gathered.bytes + want.scattered.bytes
-                                : 0;
+          index_t all = rotates   ? 2 * want.keys.bytes + want.gradients.bytes
+                        : gathers ? 2 * want.gathered.bytes + want.scattered.bytes
+                                  : 0;
           CHECK(ledgers[r].total().bytes_sent == all);
         }
       }
@@ -190,7 +191,7 @@ TEST_CASE("ring: bytes of rotate, gather and pull, enumerated token by token") {
 
 TEST_CASE("head groups change the messages of gather, not its bytes") {
   scene s{{41, 6}, 1, {12, 4, 8, 4}};
-  auto bytes = [&](index groups) {
+  auto bytes = [&](index_t groups) {
     sp::attention_options options{.schedule = sp::schedule::gather, .head_groups = groups};
     return step_ledgers<float>(3, s, s.sharding(), [&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, options}; });
   };
@@ -214,7 +215,7 @@ TEST_CASE("usp: bytes of both groups, enumerated token by token") {
       auto heads = heads_of(s.shape, uly);
       for (int r = 0; r < ring * uly; ++r) {
         auto first = rows.begin() + r / uly * uly;
-        std::vector<index> group(first, first + uly), shards;
+        std::vector<index_t> group(first, first + uly), shards;
         for (int i = 0; i < ring; ++i) {
           shards.push_back(0);
           for (int j = 0; j < uly; ++j) shards.back() += rows[std::size_t(i * uly + j)];
@@ -235,14 +236,14 @@ TEST_CASE("usp: bytes of both groups, enumerated token by token") {
 
 TEST_CASE("even cuts: the closed forms, exactly") {
   using T = sp::bf16;
-  index const e = 2, P = 4, tokens = 16, D = 8;
-  for (auto [hq, hk] : {std::pair<index, index>{8, 4}, {8, 8}, {8, 2}, {8, 1}}) {
+  index_t const e = 2, P = 4, tokens = 16, D = 8;
+  for (auto [hq, hk] : {std::pair<index_t, index_t>{8, 4}, {8, 8}, {8, 2}, {8, 1}}) {
     scene s{{P * tokens}, 1, {hq, hk, D, D}};
-    index q = tokens * hq * D * e, kv = tokens * hk * D * e,
-          copies = hk < P ? P : hk;                                         // kv heads over all ranks: kv c = kv copies / hk
-    index kvc = kv * copies / hk, shares = copies > hk ? 4 * kvc / e : kvc; // shares of dk, dv are fp32 where heads are shared
+    index_t q = tokens * hq * D * e, kv = tokens * hk * D * e,
+            copies = hk < P ? P : hk;                                         // kv heads over all ranks: kv c = kv copies / hk
+    index_t kvc = kv * copies / hk, shares = copies > hk ? 4 * kvc / e : kvc; // shares of dk, dv are fp32 where heads are shared
     auto total = [&](auto const& ledgers, char const* prefix) {
-      std::vector<index> sums;
+      std::vector<index_t> sums;
       for (auto const& l : ledgers) {
         sums.push_back(0);
         for (auto const& [name, entry] : l.entries())
@@ -250,7 +251,7 @@ TEST_CASE("even cuts: the closed forms, exactly") {
       }
       return sums;
     };
-    auto all = [&](index n) { return std::vector<index>(std::size_t(P), n); };
+    auto all = [&](index_t n) { return std::vector<index_t>(std::size_t(P), n); };
 
     auto u = step_ledgers<T>(int(P), s, s.sharding(), [](auto comm) { return sp::ulysses_attention{comm, sp::cpu{}}; });
     CHECK(total(u, "forward") == all((P - 1) * (2 * q + 2 * kvc) / P));
@@ -278,23 +279,23 @@ TEST_CASE("even cuts: the closed forms, exactly") {
     nested.inner = 2;
     auto usp = step_ledgers<T>(int(P), s, nested,
                                [](auto comm) { return make_usp(comm, 2, sp::cpu{}, {.schedule = sp::schedule::rotate}); });
-    index exchanged = (2 * q + 2 * kv) / 2, travelled = 2 * kv;
+    index_t exchanged = (2 * q + 2 * kv) / 2, travelled = 2 * kv;
     CHECK(total(usp, "forward") == all(exchanged + travelled));
     CHECK(total(usp, "backward") == all(exchanged + travelled + travelled * 4 / e));
   }
 }
 
 TEST_CASE("copies of kv heads under uneven cuts") {
-  auto copies = [](index hq, index hk, index P) {
-    index n = 0;
+  auto copies = [](index_t hq, index_t hk, index_t P) {
+    index_t n = 0;
     for (auto const& h : heads_of({hq, hk, 1, 1}, P)) n += h.kv;
     return n;
   };
   CHECK(copies(12, 4, 6) == 8);
   CHECK(copies(6, 3, 2) == 4);
-  for (auto [hq, hk, P] : {std::tuple<index, index, index>{12, 4, 6}, {6, 3, 2}, {7, 7, 4}, {5, 1, 8}}) {
-    index n = 0;
-    for (index r = 0; r < P; ++r) n += sp::heads_of(hq, hk, r, P).kv_count;
+  for (auto [hq, hk, P] : {std::tuple<index_t, index_t, index_t>{12, 4, 6}, {6, 3, 2}, {7, 7, 4}, {5, 1, 8}}) {
+    index_t n = 0;
+    for (index_t r = 0; r < P; ++r) n += sp::heads_of(hq, hk, r, P).kv_count;
     CHECK(n == copies(hq, hk, P));
   }
 }

@@ -51,13 +51,13 @@ void every_object(F&& f) {
 
 /// A workspace of exactly `bytes`, with canaries behind it.
 struct guarded {
-  static constexpr index canaries = 64;
+  static constexpr index_t canaries = 64;
   sp::buffer memory;
   char* base;
-  index bytes;
+  index_t bytes;
   sp::workspace space;
-  guarded(sp::allocator& from, index n)
-      : memory(from, n + canaries), base(memory.as<char>(std::array<index, 1>{n + canaries}).data), bytes(n),
+  guarded(sp::allocator& from, index_t n)
+      : memory(from, n + canaries), base(memory.as<char>(std::array<index_t, 1>{n + canaries}).data), bytes(n),
         space(base, std::size_t(n)) {
     std::fill(base + bytes, base + bytes + canaries, char(0x5a));
   }
@@ -87,7 +87,7 @@ TEST_CASE_TEMPLATE("a workspace of exactly scratch_bytes is enough, also for inf
             local_scene<T> x(b, shape);
             x.both(attn, prepared, sp::context(scratch, kept));
             with_pool[comm.rank()] = x.results();
-            index need = attn.template scratch_bytes<T>(prepared, shape), keep = attn.template saved_bytes<T>(prepared, shape);
+            index_t need = attn.template scratch_bytes<T>(prepared, shape), keep = attn.template saved_bytes<T>(prepared, shape);
             guarded fixed(scratch, need), fixed_saved(kept, keep);
             sp::context ctx(fixed.space, fixed_saved.space);
             local_scene<T> y(b, shape);
@@ -151,7 +151,7 @@ TEST_CASE_TEMPLATE("scratch_bytes is an upper bound, saved_bytes is exact", T, f
   for (auto const& shape : shapes)
     every_object([&](std::string const& name, auto make) {
       struct {
-        index peak, bound, held, saved;
+        index_t peak, bound, held, saved;
       } seen[ranks];
       sp::threads::run(
           ranks,
@@ -165,7 +165,7 @@ TEST_CASE_TEMPLATE("scratch_bytes is an upper bound, saved_bytes is exact", T, f
             auto saved = x.forward(attn, prepared, ctx);
             auto held = kept.bytes_in_use();
             x.backward(attn, prepared, ctx, std::move(saved));
-            seen[comm.rank()] = {index(scratch.peak_bytes()), attn.template scratch_bytes<T>(prepared, shape), index(held),
+            seen[comm.rank()] = {index_t(scratch.peak_bytes()), attn.template scratch_bytes<T>(prepared, shape), index_t(held),
                                  attn.template saved_bytes<T>(prepared, shape)};
           },
           impatient());

@@ -41,14 +41,14 @@ private:
 /// The cpu kernel, with a note when it computes.
 class noting {
 public:
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   using plan = sp::cpu<>::plan;
   using extra = sp::cpu<>::extra;
   explicit noting(journal& notes) : notes_(&notes) {}
   plan prepare(sp::problem const& p) const { return kernel_.prepare(p); }
   template <class T>
   extra forward(plan const& p, sp::allocator& a, sp::call_numbers const& n, sp::view<T const, 3> q,
-                std::span<sp::key_part<T> const> k, sp::fold_state<T> s) const {
+                std::span<sp::kv_views<T> const> k, sp::fold_state<T> s) const {
     notes_->push_back("compute");
     return kernel_.forward<T>(p, a, n, q, k, s);
   }
@@ -59,7 +59,7 @@ public:
     kernel_.backward<T>(p, a, n, q, k, x);
   }
   template <class T>
-  sp::index scratch_bytes(plan const& p, sp::heads const& h, sp::index dim, sp::index value_dim) const {
+  sp::index_t scratch_bytes(plan const& p, sp::heads const& h, sp::index_t dim, sp::index_t value_dim) const {
     return kernel_.scratch_bytes<T>(p, h, dim, value_dim);
   }
 

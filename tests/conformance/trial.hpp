@@ -18,23 +18,23 @@
 
 namespace conformance {
 
-using sp::index;
+using sp::index_t;
 
 /// contiguous, zigzag or striped, over documents or the stream, nested or not: one type, so that a batch is instantiated once.
 struct any_sharding {
   int kind = 0;
   sp::scope over = sp::scope::document;
-  index inner = 1, stride = 1; ///< nested{kind, inner, stride} where inner > 1
+  index_t inner = 1, stride = 1; ///< nested{kind, inner, stride} where inner > 1
 
   template <class F>
   auto dispatch(F&& f) const {
     auto go = [&](auto s) { return inner > 1 ? f(sp::nested{s, inner, stride}) : f(s); };
     return kind == 0 ? go(sp::contiguous{over}) : kind == 1 ? go(sp::zigzag{over}) : go(sp::striped{over});
   }
-  std::vector<sp::run> runs(index n, index part, index parts) const {
+  std::vector<sp::run> runs(index_t n, index_t part, index_t parts) const {
     return dispatch([&](auto s) { return s.runs(n, part, parts); });
   }
-  index multiple(index parts) const {
+  index_t multiple(index_t parts) const {
     return dispatch([&](auto s) { return s.multiple(parts); });
   }
 };
@@ -47,11 +47,11 @@ struct trial {
   int ranks = 1, ring = 1, ulysses = 1;
   bool ring_is_fast = false; ///< mesh order ulysses x ring: ulysses groups are strided
   sp::schedule how = sp::schedule::rotate;
-  index head_groups = 1;
+  index_t head_groups = 1;
   sp::keep keep = sp::keep::heads;
   any_sharding sharding{};
   bool padded = false;
-  index q_heads = 1, kv_heads = 1, dim = 1, value_dim = 1;
+  index_t q_heads = 1, kv_heads = 1, dim = 1, value_dim = 1;
   double scale = 0, loud = 1, softcap = 0, dropout = 0;
   bool alibi = false, sinks = false, featured = false, accumulate = false, short_form = false;
   unsigned order = 0; ///< memory order of tensors
@@ -68,7 +68,7 @@ struct trial {
   sp::random_key random() const { return short_form ? sp::random_key{} : sp::random_key{seed, 3}; }
 
   /// Whether query position i may see key position j, from positions, documents and the rule alone.
-  bool sees(index i, index j) const {
+  bool sees(index_t i, index_t j) const {
     if (mask.only_user) {
       for (auto const& s : mask.user)
         if (s.q0 <= i && i < s.q1 && s.k0 <= j && j < s.k1 && s.lo <= j - i && j - i <= s.hi) return true;
@@ -80,7 +80,7 @@ struct trial {
       if (!mask.prefix.empty() && j - k.begin < mask.prefix[d]) return true;
       for (auto const& s : mask.spans)
         if (s.q0 <= i && i < s.q1 && s.q0 <= j && j < s.q1) return true;
-      index shift = mask.at == sp::align::end ? k.count - q.count : 0, distance = (j - k.begin) - (i - q.begin) - shift;
+      index_t shift = mask.at == sp::align::end ? k.count - q.count : 0, distance = (j - k.begin) - (i - q.begin) - shift;
       return mask.lo <= distance && distance <= mask.hi;
     }
     return false;
@@ -110,11 +110,11 @@ struct trial {
 
 /// Whether several ulysses ranks compute with one kv head; counted head by head.
 inline bool shares_kv_heads(trial const& t) {
-  index copies = 0, group = t.q_heads / t.kv_heads;
+  index_t copies = 0, group = t.q_heads / t.kv_heads;
   for (int r = 0; r < t.ulysses; ++r) {
-    std::set<index> mine;
-    for (index h = r * t.q_heads / t.ulysses; h < (r + 1) * t.q_heads / t.ulysses; ++h) mine.insert(h / group);
-    copies += index(mine.size());
+    std::set<index_t> mine;
+    for (index_t h = r * t.q_heads / t.ulysses; h < (r + 1) * t.q_heads / t.ulysses; ++h) mine.insert(h / group);
+    copies += index_t(mine.size());
   }
   return copies != t.kv_heads;
 }
@@ -124,12 +124,12 @@ namespace detail {
 struct dice {
   std::mt19937_64 g;
   int pick(int n) { return int(g() % std::uint64_t(n)); }
-  index between(index a, index b) { return a + index(g() % std::uint64_t(b - a + 1)); }
+  index_t between(index_t a, index_t b) { return a + index_t(g() % std::uint64_t(b - a + 1)); }
 };
 
 /// Lengths of documents of one kind.
-inline std::vector<index> lengths(dice& r, int kind) {
-  std::vector<index> n;
+inline std::vector<index_t> lengths(dice& r, int kind) {
+  std::vector<index_t> n;
   switch (kind) {
   case 0:
     n = {r.between(1, 70)};
@@ -160,14 +160,14 @@ inline std::vector<index> lengths(dice& r, int kind) {
 }
 inline constexpr int document_kinds = 8;
 
-inline sp::documents stream(dice& r, std::vector<index> const& n, bool gaps) {
+inline sp::documents stream(dice& r, std::vector<index_t> const& n, bool gaps) {
   std::vector<sp::document> list;
-  std::vector<index> ids;
-  index at = gaps ? r.between(0, 3) : 0;
-  for (index count : n) {
+  std::vector<index_t> ids;
+  index_t at = gaps ? r.between(0, 3) : 0;
+  for (index_t count : n) {
     list.push_back({at, count, count, 0});
     at += count + (gaps ? r.between(0, 4) : 0);
-    ids.push_back(index(1000 - 7 * index(ids.size())));
+    ids.push_back(index_t(1000 - 7 * index_t(ids.size())));
   }
   return sp::documents(list, at).with_ids(ids);
 }
@@ -193,7 +193,7 @@ inline sp::mask make_mask(dice& r, int kind, trial const& t) {
     m = sp::causal();
     break; // most common of all: twice
   case 5: {
-    std::vector<index> prefix;
+    std::vector<index_t> prefix;
     for (auto const& d : t.keys()) prefix.push_back(r.between(0, d.count));
     m = sp::prefix_lm(prefix);
     break;
@@ -209,7 +209,7 @@ inline sp::mask make_mask(dice& r, int kind, trial const& t) {
     std::vector<sp::slice> list;
     for (std::size_t d = 0; d < t.docs.size(); ++d) {
       auto const &q = t.docs[d], &k = t.keys()[d];
-      index q_mid = q.begin + q.count / 2, k_mid = k.begin + k.count / 3, by = k.begin - q.begin;
+      index_t q_mid = q.begin + q.count / 2, k_mid = k.begin + k.count / 3, by = k.begin - q.begin;
       list.push_back({q.begin, q_mid, k.begin, k_mid});                                   // full
       list.push_back({q.begin, q_mid, k_mid, k.begin + k.count, by - 3, by + 2});         // a band
       list.push_back({q_mid, q.begin + q.count, k.begin, k.begin + k.count, by - 9, by}); // a window
@@ -267,17 +267,17 @@ inline trial draw(std::uint64_t seed, object_kind object, bool featured, bool pu
   int crossing = pick(4);
   t.cross = crossing >= 2;
   if (t.cross) {
-    for (index& x : n) x = x == 0 ? r.between(0, 3) : r.between(0, 2 * x);
+    for (index_t& x : n) x = x == 0 ? r.between(0, 3) : r.between(0, 2 * x);
     t.key_docs = detail::stream(r, n, gaps);
   }
   t.mask_kind = pick(detail::mask_kinds);
   t.mask = detail::make_mask(r, t.mask_kind, t);
   if (crossing == 3) t.mask.at = sp::align::end;
 
-  constexpr index heads[][2] = {{1, 1}, {4, 4}, {4, 2}, {4, 1}, {7, 7}, {6, 3}, {12, 4}, {5, 1}, {9, 3}, {2, 1}};
+  constexpr index_t heads[][2] = {{1, 1}, {4, 4}, {4, 2}, {4, 1}, {7, 7}, {6, 3}, {12, 4}, {5, 1}, {9, 3}, {2, 1}};
   int h = pick(10);
   t.q_heads = heads[h][0], t.kv_heads = heads[h][1];
-  constexpr index dims[][2] = {{8, 8}, {5, 3}, {1, 1}, {3, 7}, {16, 16}, {33, 20}};
+  constexpr index_t dims[][2] = {{8, 8}, {5, 3}, {1, 1}, {3, 7}, {16, 16}, {33, 20}};
   int d = pick(6);
   t.dim = dims[d][0], t.value_dim = dims[d][1];
 

@@ -4,4 +4,4 @@
 
 static_assert(sp::version == SP_VERSION && SP_VERSION_MAJOR >= 0);
 
-sp::index tokens_of_rank_0() { return sp::batch{sp::packed{0, 5, 12}, sp::striped{}, 0, 3}.tokens(); }
+sp::index_t tokens_of_rank_0() { return sp::batch{sp::packed{0, 5, 12}, sp::striped{}, 0, 3}.tokens(); }

@@ -13,7 +13,7 @@
 
 namespace {
 
-using sp::index;
+using sp::index_t;
 using support::failure_of;
 using support::says;
 
@@ -30,11 +30,11 @@ struct unknown {};
 template <class T>
 struct sp::tensor_traits<foreign<T>> {
   using element_type = T;
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   static T* data(foreign<T> const& t) { return t.values; }
   static int rank(foreign<T> const& t) { return int(t.sizes.size()); }
-  static sp::index extent(foreign<T> const& t, int d) { return t.sizes[std::size_t(d)]; }
-  static sp::index stride(foreign<T> const& t, int d) { return t.steps[std::size_t(d)]; }
+  static sp::index_t extent(foreign<T> const& t, int d) { return t.sizes[std::size_t(d)]; }
+  static sp::index_t stride(foreign<T> const& t, int d) { return t.steps[std::size_t(d)]; }
 };
 
 namespace {
@@ -89,7 +89,7 @@ TEST_CASE("adapt: a trait makes a view of any tensor") {
   auto values = counted(24);
   foreign<float> t{values.data(), {4, 3}, {6, 2}}; // every second column of (4, 6)
   auto v = sp::as_tensor<2>(t);
-  static_assert(std::is_same_v<decltype(v), sp::view<float, 2, sp::host>>);
+  static_assert(std::is_same_v<decltype(v), sp::view<float, 2, sp::host_memory>>);
   CHECK(v(0, 0) == 0);
   CHECK(v(3, 2) == 22);
   v(1, 1) = -1;
@@ -105,12 +105,12 @@ TEST_CASE("adapt: a trait makes a view of any tensor") {
 
 TEST_CASE("adapt: sizes beyond 2^31 pass, sizes beyond int64 do not") {
   float x = 0;
-  index const big = index{1} << 40;
+  index_t const big = index_t{1} << 40;
   CHECK(sp::checked_view(sp::view<float, 2>(&x, {big, 4})).elements() == big * 4);
   CHECK(failure_of([&] { return sp::checked_view(sp::view<float, 2>(&x, {big, big}, {1, 1})); }).code == sp::errc::size_overflow);
-  CHECK(failure_of([&] { return sp::checked_view(sp::view<float, 1>(&x, {index{1} << 61})); }).code ==
+  CHECK(failure_of([&] { return sp::checked_view(sp::view<float, 1>(&x, {index_t{1} << 61})); }).code ==
         sp::errc::size_overflow); // bytes
-  CHECK(failure_of([&] { return sp::checked_view(sp::view<float, 1>(&x, {3}, {index{1} << 61})); }).code ==
+  CHECK(failure_of([&] { return sp::checked_view(sp::view<float, 1>(&x, {3}, {index_t{1} << 61})); }).code ==
         sp::errc::size_overflow);
   CHECK(failure_of([&] { return sp::checked_view(sp::view<float, 1>(&x, {3}, {INT64_MIN})); }).code == sp::errc::size_overflow);
 }
@@ -118,7 +118,7 @@ TEST_CASE("adapt: sizes beyond 2^31 pass, sizes beyond int64 do not") {
 TEST_CASE("adapt: mdspan") {
   auto values = counted(12);
   auto v = sp::from_mdspan(fake_mdspan{values.data(), {3, 4}, {1, 3}}); // column-major
-  static_assert(std::is_same_v<decltype(v), sp::view<float const, 2, sp::host>>);
+  static_assert(std::is_same_v<decltype(v), sp::view<float const, 2, sp::host_memory>>);
   CHECK(v(2, 3) == 11);
   CHECK(v(1, 0) == 1);
   CHECK(says(failure_of([] { return sp::from_mdspan(fake_mdspan{nullptr, {3, 4}, {1, 3}}); }), sp::errc::bad_pointer, "(3, 4)"));
@@ -139,7 +139,7 @@ TEST_CASE("adapt: DLPack, dense and strided, with an offset, const or not") {
   t.device.device_type = pinned;
   CHECK(sp::from_dlpack<float, 3>(t)(0, 0, 0) == 6);
   t.device.device_type = managed;
-  CHECK(sp::from_dlpack<float, 3, sp::cuda>(t).data == values.data() + 6);
+  CHECK(sp::from_dlpack<float, 3, sp::device_memory>(t).data == values.data() + 6);
 }
 
 TEST_CASE("adapt: DLPack element types") {
@@ -185,8 +185,8 @@ TEST_CASE("adapt: DLPack errors name what came and what was expected") {
   CHECK(says(failure(t), sp::errc::bad_pointer, "cuda", "cpu is expected"));
   t.device.device_type = metal;
   CHECK(says(failure(t), sp::errc::bad_pointer, "device type 8", "cpu"));
-  CHECK(says(failure_of([&] { return sp::from_dlpack<float, 2, sp::cuda>(good); }), sp::errc::bad_pointer, "lives on cpu",
-             "cuda is expected"));
+  CHECK(says(failure_of([&] { return sp::from_dlpack<float, 2, sp::device_memory>(good); }), sp::errc::bad_pointer,
+             "lives on cpu", "cuda is expected"));
   t = good;
   t.byte_offset = 2;
   CHECK(says(failure(t), sp::errc::bad_pointer, "(3, 4)", "multiple of 4 bytes"));
@@ -242,11 +242,11 @@ TEST_CASE("adapt: byte strides that cannot be a view") {
 }
 
 /// A tensor whose entry (t, h, d) of the dense (tokens, heads, dim) is 100 t + 10 h + d.
-std::vector<float> labelled(index tokens, index heads, index dim) {
+std::vector<float> labelled(index_t tokens, index_t heads, index_t dim) {
   std::vector<float> v;
-  for (index t = 0; t < tokens; ++t)
-    for (index h = 0; h < heads; ++h)
-      for (index d = 0; d < dim; ++d) v.push_back(float(100 * t + 10 * h + d));
+  for (index_t t = 0; t < tokens; ++t)
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t d = 0; d < dim; ++d) v.push_back(float(100 * t + 10 * h + d));
   return v;
 }
 

@@ -14,7 +14,7 @@
 namespace {
 
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using support::failure_of;
 using support::says;
 
@@ -96,7 +96,7 @@ TEST_CASE("byte_counter: what a run of allocations would take") {
     sp::owned<double, 2> a(counter, {3, 5}); // 120 bytes
     sp::owned<float, 1> b(counter, {16}), none(counter, {0});
     CHECK(a.tensor.data == nullptr);
-    CHECK(a.tensor.extents == std::array<index, 2>{3, 5});
+    CHECK(a.tensor.extents == std::array<index_t, 2>{3, 5});
   }
   CHECK(counter.bytes() == 128 + 64);
 }
@@ -105,16 +105,16 @@ TEST_CASE("buffer: owns its block, moves it, gives it back once [asan]") {
   sp::pool pool;
   {
     sp::buffer a(pool, 100);
-    auto t = a.as<float>(std::array<index, 2>{5, 5});
+    auto t = a.as<float>(std::array<index_t, 2>{5, 5});
     t(4, 4) = 3;
     sp::buffer b = std::move(a);
     CHECK(a.bytes() == 0);
-    CHECK(b.as<float>(std::array<index, 2>{5, 5})(4, 4) == 3);
+    CHECK(b.as<float>(std::array<index_t, 2>{5, 5})(4, 4) == 3);
     sp::buffer c(pool, 50);
     c = std::move(b);
     CHECK(c.bytes() == 100);
     sp::buffer empty(pool, 0);
-    CHECK(empty.as<float>(std::array<index, 1>{0}).data == nullptr);
+    CHECK(empty.as<float>(std::array<index_t, 1>{0}).data == nullptr);
   }
   CHECK(pool.bytes_in_use() == 0);
   {
@@ -127,7 +127,7 @@ TEST_CASE("buffer: owns its block, moves it, gives it back once [asan]") {
   }
   CHECK(pool.bytes_in_use() == 0);
   CHECK(failure_of([&] {
-          return sp::owned<double, 2>(pool, {index{1} << 31, index{1} << 30}).tensor.elements();
+          return sp::owned<double, 2>(pool, {index_t{1} << 31, index_t{1} << 30}).tensor.elements();
         }).code == errc::size_overflow);
 }
 

@@ -37,16 +37,16 @@ TEST_CASE("philox: the known answers hold at run time too") {
 }
 
 TEST_CASE("philox: every part of a site changes its key, in its low and in its high half") {
-  sp::index const far = sp::index{1} << 40;
-  auto site = [](std::uint64_t seed, std::uint64_t layer, sp::index doc, sp::index head) {
+  sp::index_t const far = sp::index_t{1} << 40;
+  auto site = [](std::uint64_t seed, std::uint64_t layer, sp::index_t doc, sp::index_t head) {
     return sp::site_key({seed, layer}, doc, head);
   };
   std::vector<sp::random_site> sites{site(0, 0, 0, 0)};
   for (std::uint64_t x : {std::uint64_t{1}, std::uint64_t{1} << 40, std::uint64_t{1} << 63}) {
     sites.push_back(site(x, 0, 0, 0));
     sites.push_back(site(0, x, 0, 0));
-    sites.push_back(site(0, 0, static_cast<sp::index>(x), 0));
-    sites.push_back(site(0, 0, 0, static_cast<sp::index>(x)));
+    sites.push_back(site(0, 0, static_cast<sp::index_t>(x), 0));
+    sites.push_back(site(0, 0, 0, static_cast<sp::index_t>(x)));
   }
   for (std::size_t i = 0; i < sites.size(); ++i)
     for (std::size_t j = 0; j < i; ++j) CHECK_FALSE(sites[i] == sites[j]);
@@ -62,7 +62,7 @@ TEST_CASE("philox: the keys of a large model do not collide") {
 
 TEST_CASE("philox: positions beyond 2^32 and 2^34 are told apart") {
   auto site = sp::site_key({1, 2}, 3, 4);
-  sp::index const p = sp::index{1} << 33;
+  sp::index_t const p = sp::index_t{1} << 33;
   CHECK(sp::random_bits4(site, p, 0) != sp::random_bits4(site, 0, 0));
   CHECK(sp::random_bits4(site, 0, p) != sp::random_bits4(site, 0, 0));
   CHECK(sp::random_bits4(site, p, 0) != sp::random_bits4(site, 0, p));

@@ -14,7 +14,7 @@
 namespace {
 
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using sp::piece;
 using support::failure_of;
 using support::says;
@@ -23,27 +23,27 @@ using support::says;
 std::vector<unsigned char> bytes_of(std::vector<piece> const& list) {
   std::vector<unsigned char> out;
   for (piece const& p : list)
-    for (index n = 0; n < p.elements(); ++n) {
-      index at = 0, rest = n;
+    for (index_t n = 0; n < p.elements(); ++n) {
+      index_t at = 0, rest = n;
       for (int d = p.rank; d-- > 0;) {
         at += rest % p.extents[std::size_t(d)] * p.strides[std::size_t(d)];
         rest /= p.extents[std::size_t(d)];
       }
-      for (index b = 0; b < p.element; ++b) out.push_back(static_cast<unsigned char>(p.data[at + b]));
+      for (index_t b = 0; b < p.element; ++b) out.push_back(static_cast<unsigned char>(p.data[at + b]));
     }
   return out;
 }
 
 /// A random strided block of a buffer.
 piece random_piece(std::mt19937& g, std::vector<double>& memory, bool read_only) {
-  auto pick = [&](index a, index b) { return a + index(g()) % (b - a + 1); };
+  auto pick = [&](index_t a, index_t b) { return a + index_t(g()) % (b - a + 1); };
   piece p;
-  p.element = std::vector<index>{1, 2, 4, 8}[std::size_t(pick(0, 3))];
+  p.element = std::vector<index_t>{1, 2, 4, 8}[std::size_t(pick(0, 3))];
   p.rank = int(pick(0, 4));
-  index reach = p.element;
+  index_t reach = p.element;
   for (int d = p.rank; d-- > 0;) {
     p.extents[std::size_t(d)] = pick(0, 9) == 0 ? 0 : pick(1, 4);
-    index dense = reach;
+    index_t dense = reach;
     p.strides[std::size_t(d)] =
         read_only && pick(0, 5) == 0 ? 0 : dense + p.element * pick(0, 2); // broadcast, dense or with holes
     reach = sp::max(reach, p.strides[std::size_t(d)] * p.extents[std::size_t(d)]);
@@ -55,13 +55,13 @@ piece random_piece(std::mt19937& g, std::vector<double>& memory, bool read_only)
 TEST_CASE("piece: views of any type become bytes and come back") {
   std::vector<float> v(24);
   auto t = support::tensor<3>(v, {2, 3, 4});
-  piece p = sp::as_piece(t.slice(1, 1, 2));
+  piece p = sp::as_piece(t.narrow(1, 1, 2));
   CHECK(p.element == 4);
   CHECK(p.rank == 3);
   CHECK(p.bytes() == 2 * 2 * 4 * 4);
   CHECK(p.strides[0] == 48);
   auto back = sp::as_view<float, 3>(p);
-  CHECK(back.data == t.slice(1, 1, 2).data);
+  CHECK(back.data == t.narrow(1, 1, 2).data);
   CHECK(back.strides == t.strides);
   CHECK(sp::as_piece(sp::view<float const, 1>(v.data(), {0})).bytes() == 0);
   CHECK(says(failure_of([&] { return sp::as_view<double, 3>(p); }), errc::rank_mismatch, "element size"));
@@ -71,25 +71,25 @@ TEST_CASE("piece: views of any type become bytes and come back") {
 TEST_CASE("piece: random lists are read end to end as their elements stand [asan]") {
   std::mt19937 g(3);
   int wrong = 0;
-  index moved = 0;
+  index_t moved = 0;
   for (int round = 0; round < 3000; ++round) {
     std::vector<double> source = support::random_bits<double>(1000, unsigned(round));
     std::vector<piece> from;
     for (std::uint32_t n = g() % 4; n-- > 0;) from.push_back(random_piece(g, source, true));
     auto want = bytes_of(from);
-    moved += index(want.size());
+    moved += index_t(want.size());
 
     // into a dense buffer, and from there into strided pieces of other sizes
     std::vector<unsigned char> dense(want.size() + 1, 0xee);
-    piece flat{reinterpret_cast<std::byte*>(dense.data()), 1, 1, {index(want.size())}, {1}};
-    index n = sp::copy({&flat, 1}, from);
-    wrong += n == index(want.size()) && std::equal(want.begin(), want.end(), dense.begin()) && dense.back() == 0xee ? 0 : 1;
+    piece flat{reinterpret_cast<std::byte*>(dense.data()), 1, 1, {index_t(want.size())}, {1}};
+    index_t n = sp::copy({&flat, 1}, from);
+    wrong += n == index_t(want.size()) && std::equal(want.begin(), want.end(), dense.begin()) && dense.back() == 0xee ? 0 : 1;
 
     std::vector<double> first(1000), second(1000);
     std::vector<piece> to{random_piece(g, first, false), random_piece(g, second, false)};
-    index room = sp::total_bytes(to);
+    index_t room = sp::total_bytes(to);
     n = sp::copy(to, from);
-    wrong += n == sp::min(room, index(want.size())) ? 0 : 1; // the smaller total
+    wrong += n == sp::min(room, index_t(want.size())) ? 0 : 1; // the smaller total
     auto got = bytes_of(to);
     wrong += std::equal(got.begin(), got.begin() + n, want.begin()) ? 0 : 1;
   }

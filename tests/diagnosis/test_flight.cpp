@@ -83,7 +83,7 @@ TEST_CASE("flight recorder: the ring keeps the last operations, numbers go on, t
   for (std::size_t i = 0; i < 7; ++i) {
     CHECK(list[i].number == 14 + i);
     CHECK(list[i].state == sp::operation_state::done);
-    CHECK(list[i].bytes_out == 10 * sp::index(13 + i));
+    CHECK(list[i].bytes_out == 10 * sp::index_t(13 + i));
     CHECK((list[i].peer == 3) == (i % 2 == 1));
     CHECK((list[i].wait != 0) == (i % 2 == 1));
   }

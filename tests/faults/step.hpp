@@ -10,7 +10,7 @@
 
 namespace faults {
 
-using sp::index;
+using sp::index_t;
 
 enum class object { rotate, gather, ulysses, usp };
 inline constexpr object objects[] = {object::rotate, object::gather, object::ulysses, object::usp};
@@ -25,11 +25,11 @@ struct tensors {
   std::vector<double> memory[8];
   sp::view<double, 3> q, k, v, out, dout, dq, dk, dv;
 
-  tensors(sp::batch const& b, index kv_heads = 2) {
+  tensors(sp::batch const& b, index_t kv_heads = 2) {
     int at = 0;
-    auto make = [&](index heads) {
+    auto make = [&](index_t heads) {
       auto& m = memory[at];
-      for (index i = 0; i < b.tokens() * heads * 4; ++i) m.push_back(double((i * 31 + at * 17 + b.part() * 7) % 101 - 50) / 50);
+      for (index_t i = 0; i < b.tokens() * heads * 4; ++i) m.push_back(double((i * 31 + at * 17 + b.part() * 7) % 101 - 50) / 50);
       ++at;
       return sp::view<double, 3>(m.data(), {b.tokens(), heads, 4});
     };
@@ -60,7 +60,7 @@ void with(Comm const& comm, object o, int checks, F&& f) {
 
 /// Forward and backward; returns out, dq, dk, dv.
 template <class Comm>
-std::vector<double> step(Comm const& comm, object o, int checks = 1, index kv_heads = 2) {
+std::vector<double> step(Comm const& comm, object o, int checks = 1, index_t kv_heads = 2) {
   sp::batch const b(sp::packed{0, 20, 21, 49}, sp::zigzag{}, comm);
   tensors x(b, kv_heads);
   with(comm, o, checks, [&](auto const& attention) {

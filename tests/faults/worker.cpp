@@ -1,7 +1,7 @@
 // One rank of a job that something happens to: started by mpirun from processes.py, which measures what becomes of the job.
 // worker <scenario> <object> <rank> <call> [number]: at its call-th exchange the rank does what the scenario says. A line per event.
 #include <sp/chaos.hpp>
-#include <sp/collective/checksummed.hpp>
+#include <sp/collective/decorators/checksummed.hpp>
 #include <sp/mpi.hpp>
 
 #include <algorithm>
@@ -20,7 +20,7 @@
 namespace {
 
 using clock_type = std::chrono::steady_clock; // one clock for all processes of a machine
-using sp::index;
+using sp::index_t;
 
 double now() { return std::chrono::duration<double>(clock_type::now().time_since_epoch()).count(); }
 
@@ -30,7 +30,7 @@ class hooked {
 public:
   using memory_type = typename C::memory_type;
   struct state {
-    index call = -1, calls = 0;
+    index_t call = -1, calls = 0;
     std::function<void()> action{};
   };
   hooked(C inner, std::shared_ptr<state> s) : inner_(std::move(inner)), state_(std::move(s)) {}
@@ -51,7 +51,7 @@ struct orders {
   std::string scenario;
   faults::object object{};
   int rank = -1;
-  index call = -1;
+  index_t call = -1;
   long number = 0;
 };
 
@@ -136,7 +136,7 @@ void throw_everywhere(int rank, int size) {
   int wrong = 0;
   for (faults::object o : faults::objects)
     for (int victim = 0; victim < size; ++victim)
-      for (index call = 0;; ++call) {
+      for (index_t call = 0;; ++call) {
         double thrown = 0, left = 0;
         int fired = 0, bad = 0;
         try {

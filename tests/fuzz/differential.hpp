@@ -34,7 +34,7 @@ inline sp::mask mask_of(recipe const& r, sp::documents const& q, sp::documents c
     std::vector<sp::slice> list;
     for (std::size_t d = 0; d < q.size(); ++d) {
       sp::document const &x = q[d], &y = k[d];
-      sp::index q_mid = x.begin + x.count / 2, k_mid = y.begin + y.count / 3, by = y.begin - x.begin;
+      sp::index_t q_mid = x.begin + x.count / 2, k_mid = y.begin + y.count / 3, by = y.begin - x.begin;
       list.push_back({x.begin, q_mid, y.begin, k_mid});
       list.push_back({x.begin, q_mid, k_mid, y.end(), by - r.a, by + r.b});
       list.push_back({q_mid, x.end(), y.begin, y.end(), by - r.c, by});

@@ -29,8 +29,8 @@ struct dl_tensor { // as in dlpack.h
 /// A sharding of a caller whose run ends far behind int64.
 struct far_run {
   sp::scope over = sp::scope::document;
-  sp::run one{0, 5, sp::index{1} << 62};
-  std::vector<sp::run> runs(sp::index, sp::index, sp::index) const { return {one}; }
+  sp::run one{0, 5, sp::index_t{1} << 62};
+  std::vector<sp::run> runs(sp::index_t, sp::index_t, sp::index_t) const { return {one}; }
 };
 
 } // namespace
@@ -44,7 +44,7 @@ TEST_CASE("a prefix is checked where user slices replace the rule, too [asan]") 
 }
 
 TEST_CASE("positions stay clear of the bounds of masks [asan]") {
-  sp::index const far = sp::unbounded + 1;
+  sp::index_t const far = sp::unbounded + 1;
   CHECK(says(failure_of([&] { return sp::documents({{far - 3, 3, 3, 0}}, far); }), errc::size_overflow, "1152921504606846977"));
   sp::documents const near({{sp::unbounded - 3, 3, 3, 0}}, sp::unbounded), low({{0, 3, 3, 0}}, 3);
   CHECK(sp::slices(sp::window(1), near, low).size() == 1);
@@ -53,7 +53,7 @@ TEST_CASE("positions stay clear of the bounds of masks [asan]") {
 
 TEST_CASE("a stride that leads out of the address space is refused, in either direction [asan]") {
   float one[8] = {};
-  sp::index const far = sp::index{1} << 58;
+  sp::index_t const far = sp::index_t{1} << 58;
   CHECK(says(failure_of([&] { return sp::checked_view(sp::view<float, 1>(one, {8}, {-far})); }), errc::bad_pointer,
              "leave the address space"));
   CHECK(sp::checked_view(sp::view<float, 1>(one + 7, {8}, {-1})).data == one + 7);

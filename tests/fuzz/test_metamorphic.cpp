@@ -9,7 +9,7 @@ namespace {
 
 using conformance::object_kind;
 using conformance::trial;
-using sp::index;
+using sp::index_t;
 using inputs = conformance::inputs<double>;
 using outcome = conformance::outcome<double>;
 
@@ -59,7 +59,7 @@ void changed(trial const& t, inputs in, Change&& change, F&& f) {
 }
 
 /// b is `factor` times a, bit by bit; rows in no document aside.
-bool scaled(std::vector<double> const& a, std::vector<double> const& b, sp::documents const& docs, index width, double factor) {
+bool scaled(std::vector<double> const& a, std::vector<double> const& b, sp::documents const& docs, index_t width, double factor) {
   for (auto const& d : docs)
     for (auto i = std::size_t(d.begin * width); i < std::size_t(d.end() * width); ++i)
       if (factor * a[i] != b[i]) return false;
@@ -68,7 +68,7 @@ bool scaled(std::vector<double> const& a, std::vector<double> const& b, sp::docu
 
 /// Rows [begin, end) of both have the same bits.
 template <class T>
-bool same_rows(std::vector<T> const& a, std::vector<T> const& b, index begin, index end, index width) {
+bool same_rows(std::vector<T> const& a, std::vector<T> const& b, index_t begin, index_t end, index_t width) {
   return begin >= end || std::memcmp(&a[std::size_t(begin * width)], &b[std::size_t(begin * width)],
                                      std::size_t((end - begin) * width) * sizeof(T)) == 0;
 }
@@ -78,7 +78,7 @@ void multiply(std::vector<double>& x, double by) {
 }
 
 /// The largest difference over documents.
-double furthest(std::vector<double> const& a, std::vector<double> const& b, sp::documents const& docs, index width) {
+double furthest(std::vector<double> const& a, std::vector<double> const& b, sp::documents const& docs, index_t width) {
   double worst = 0;
   for (auto const& d : docs)
     for (auto i = std::size_t(d.begin * width); i < std::size_t(d.end() * width); ++i)
@@ -133,11 +133,11 @@ TEST_CASE("another token j: rows before it and all other documents keep their bi
   for_each_case([](trial const& t, inputs const& in, outcome const& a) {
     for (auto const& d : t.docs) {
       if (d.count < 2) continue;
-      index const j = d.begin + d.count / 2;
+      index_t const j = d.begin + d.count / 2;
       auto disturb = [&](inputs& x) {
-        for (index c = 0; c < t.kv_heads * t.dim; ++c) x.k[std::size_t(j * t.kv_heads * t.dim + c)] += 1;
-        for (index c = 0; c < t.kv_heads * t.value_dim; ++c) x.v[std::size_t(j * t.kv_heads * t.value_dim + c)] -= 3;
-        for (index c = 0; c < t.q_heads * t.dim; ++c) x.q[std::size_t(j * t.q_heads * t.dim + c)] *= 2;
+        for (index_t c = 0; c < t.kv_heads * t.dim; ++c) x.k[std::size_t(j * t.kv_heads * t.dim + c)] += 1;
+        for (index_t c = 0; c < t.kv_heads * t.value_dim; ++c) x.v[std::size_t(j * t.kv_heads * t.value_dim + c)] -= 3;
+        for (index_t c = 0; c < t.q_heads * t.dim; ++c) x.q[std::size_t(j * t.q_heads * t.dim + c)] *= 2;
       };
       changed(t, in, disturb, [&](outcome const& b) {
         CHECK(same_rows(a.out, b.out, 0, j, t.q_heads * t.value_dim));
@@ -145,8 +145,8 @@ TEST_CASE("another token j: rows before it and all other documents keep their bi
         CHECK(same_rows(a.dq, b.dq, 0, j, t.q_heads * t.dim));
         CHECK(!same_rows(a.out, b.out, j, j + 1, t.q_heads * t.value_dim)); // the change was felt
         CHECK(!same_rows(a.dv, b.dv, d.begin, j, t.kv_heads * t.value_dim));
-        index const length = t.docs.length();
-        for (auto [begin, end] : {std::pair(index(0), d.begin), std::pair(d.end(), length)}) {
+        index_t const length = t.docs.length();
+        for (auto [begin, end] : {std::pair(index_t(0), d.begin), std::pair(d.end(), length)}) {
           CHECK(same_rows(a.out, b.out, begin, end, t.q_heads * t.value_dim));
           CHECK(same_rows(a.dq, b.dq, begin, end, t.q_heads * t.dim));
           CHECK(same_rows(a.dk, b.dk, begin, end, t.kv_heads * t.dim));
@@ -160,13 +160,13 @@ TEST_CASE("another token j: rows before it and all other documents keep their bi
 TEST_CASE("another query and dout at token j: only its own row of out and dq moves, and no key behind it") {
   for_each_case([](trial const& t, inputs const& in, outcome const& a) {
     auto const& d = t.docs[0];
-    index const j = d.begin + d.count / 3, length = t.docs.length();
+    index_t const j = d.begin + d.count / 3, length = t.docs.length();
     auto disturb = [&](inputs& x) {
-      for (index c = 0; c < t.q_heads * t.dim; ++c) x.q[std::size_t(j * t.q_heads * t.dim + c)] += 1;
-      for (index c = 0; c < t.q_heads * t.value_dim; ++c) x.dout[std::size_t(j * t.q_heads * t.value_dim + c)] -= 2;
+      for (index_t c = 0; c < t.q_heads * t.dim; ++c) x.q[std::size_t(j * t.q_heads * t.dim + c)] += 1;
+      for (index_t c = 0; c < t.q_heads * t.value_dim; ++c) x.dout[std::size_t(j * t.q_heads * t.value_dim + c)] -= 2;
     };
     changed(t, in, disturb, [&](outcome const& b) {
-      for (auto [begin, end] : {std::pair(index(0), j), std::pair(j + 1, length)}) {
+      for (auto [begin, end] : {std::pair(index_t(0), j), std::pair(j + 1, length)}) {
         CHECK(same_rows(a.out, b.out, begin, end, t.q_heads * t.value_dim));
         CHECK(same_rows(a.lse, b.lse, begin, end, t.q_heads));
         CHECK(same_rows(a.dq, b.dq, begin, end, t.q_heads * t.dim));
@@ -180,16 +180,16 @@ TEST_CASE("another query and dout at token j: only its own row of out and dq mov
 
 TEST_CASE("a constant added to every key: lse moves by its product with the query, nothing else does") {
   for_each_case([](trial const& t, inputs const& in, outcome const& a) {
-    auto shift = [](index c) { return 0.5 - 0.25 * double(c % 4); };
+    auto shift = [](index_t c) { return 0.5 - 0.25 * double(c % 4); };
     auto disturb = [&](inputs& x) {
-      for (std::size_t i = 0; i < x.k.size(); ++i) x.k[i] += shift(index(i) % t.dim);
+      for (std::size_t i = 0; i < x.k.size(); ++i) x.k[i] += shift(index_t(i) % t.dim);
     };
     changed(t, in, disturb, [&](outcome const& b) {
       auto lse = b.lse;
       for (auto const& d : t.docs)
-        for (index i = d.begin; i < d.end(); ++i)
-          for (index h = 0; h < t.q_heads; ++h)
-            for (index c = 0; c < t.dim; ++c)
+        for (index_t i = d.begin; i < d.end(); ++i)
+          for (index_t h = 0; h < t.q_heads; ++h)
+            for (index_t c = 0; c < t.dim; ++c)
               lse[std::size_t(i * t.q_heads + h)] -=
                   t.score_scale() * shift(c) * in.q[std::size_t((i * t.q_heads + h) * t.dim + c)];
       CHECK(furthest(a.out, b.out, t.docs, t.q_heads * t.value_dim) < 1e-13);
@@ -204,14 +204,14 @@ TEST_CASE("a constant added to every key: lse moves by its product with the quer
 TEST_CASE("documents in another order: results move with them, bit by bit where promised") {
   for_each_case([](trial const& t, inputs const& in, outcome const& a) {
     std::vector<sp::document> list;
-    index at = 2;
+    index_t at = 2;
     for (std::size_t d = t.docs.size(); d-- > 0;) {
       list.push_back({at, t.docs[d].count, t.docs[d].count, t.docs[d].id});
-      at += t.docs[d].count + index(d % 2);
+      at += t.docs[d].count + index_t(d % 2);
     }
     trial other = t;
     other.docs = sp::documents(list, at);
-    auto move = [&](auto const& from, auto to, index width) { // rows of `t` to their places in `other`
+    auto move = [&](auto const& from, auto to, index_t width) { // rows of `t` to their places in `other`
       for (std::size_t d = 0; d < t.docs.size(); ++d)
         std::copy_n(from.begin() + t.docs[d].begin * width, t.docs[d].count * width,
                     to.begin() + other.docs[t.docs.size() - 1 - d].begin * width);
@@ -240,9 +240,9 @@ TEST_CASE("documents in another order: results move with them, bit by bit where 
 
 TEST_CASE("heads in another order: results move with them") {
   for_each_case([](trial const& t, inputs const& in, outcome const& a) {
-    auto turn = [&](std::vector<double> const& x, index heads, index width) { // head h to heads - 1 - h
+    auto turn = [&](std::vector<double> const& x, index_t heads, index_t width) { // head h to heads - 1 - h
       std::vector<double> y(x.size());
-      for (index i = 0; i < index(x.size()) / width; ++i)
+      for (index_t i = 0; i < index_t(x.size()) / width; ++i)
         std::copy_n(x.begin() + i * width, width, y.begin() + (i / heads * heads + heads - 1 - i % heads) * width);
       return y;
     };

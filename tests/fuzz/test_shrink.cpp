@@ -15,7 +15,7 @@ namespace {
 /// sp::reference, whose backward pass does not see the last of five or more keys in a run.
 class forgetful {
 public:
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   struct plan {
     sp::reference<>::plan forward, backward;
   };
@@ -29,7 +29,7 @@ public:
   }
   template <class T>
   extra forward(plan const& p, sp::allocator& a, sp::call_numbers const& n, sp::view<T const, 3> q,
-                std::span<sp::key_part<T> const> k, sp::fold_state<T> s) const {
+                std::span<sp::kv_views<T> const> k, sp::fold_state<T> s) const {
     return kernel_.forward<T>(p.forward, a, n, q, k, s);
   }
   template <class T>

@@ -22,7 +22,7 @@ namespace {
 using sp::block;
 using sp::document;
 using sp::documents;
-using sp::index;
+using sp::index_t;
 using sp::layout;
 using sp::mask;
 using sp::placed;
@@ -33,48 +33,51 @@ using sp::slice;
 /// A mask with its definition, written apart: sees(document, q offset, k offset, queries, keys of the document).
 struct rule {
   mask made;
-  std::function<bool(std::size_t, index, index, index, index)> sees;
+  std::function<bool(std::size_t, index_t, index_t, index_t, index_t)> sees;
   bool self_only = false;
 };
 
 std::vector<rule> rules(documents const& q, documents const& k) {
   using d = std::size_t;
   std::vector<rule> out{
-      {sp::full(), [](d, index, index, index, index) { return true; }},
-      {sp::causal(), [](d, index i, index j, index, index) { return j <= i; }},
-      {sp::window(3, 1), [](d, index i, index j, index, index) { return i - 3 <= j && j <= i + 1; }},
-      {sp::window(1, 0), [](d, index i, index j, index, index) { return i - 1 <= j && j <= i; }},
-      {mask{.hi = 0, .at = sp::align::end}, [](d, index i, index j, index nq, index nk) { return j - nk <= i - nq; }},
+      {sp::full(), [](d, index_t, index_t, index_t, index_t) { return true; }},
+      {sp::causal(), [](d, index_t i, index_t j, index_t, index_t) { return j <= i; }},
+      {sp::window(3, 1), [](d, index_t i, index_t j, index_t, index_t) { return i - 3 <= j && j <= i + 1; }},
+      {sp::window(1, 0), [](d, index_t i, index_t j, index_t, index_t) { return i - 1 <= j && j <= i; }},
+      {mask{.hi = 0, .at = sp::align::end}, [](d, index_t i, index_t j, index_t nq, index_t nk) { return j - nk <= i - nq; }},
   };
-  std::vector<index> prefix;
+  std::vector<index_t> prefix;
   for (document const& x : k) prefix.push_back(x.count / 3);
-  out.push_back({sp::prefix_lm(prefix), [prefix](d n, index i, index j, index, index) { return j <= i || j < prefix[n]; }});
+  out.push_back(
+      {sp::prefix_lm(prefix), [prefix](d n, index_t i, index_t j, index_t, index_t) { return j <= i || j < prefix[n]; }});
   if (q != k) return out;
   std::vector<document> spans;
   for (document const& x : q)
     if (x.count > 3) spans.push_back({x.begin + x.count / 3, x.count / 2, x.count / 2});
-  auto in_span = [](index i, index j, index n) {
+  auto in_span = [](index_t i, index_t j, index_t n) {
     return n > 3 && n / 3 <= i && i < n / 3 + n / 2 && n / 3 <= j && j < n / 3 + n / 2;
   };
-  out.push_back({sp::image_spans(spans), [=](d, index i, index j, index n, index) { return j <= i || in_span(i, j, n); }});
+  out.push_back(
+      {sp::image_spans(spans), [=](d, index_t i, index_t j, index_t n, index_t) { return j <= i || in_span(i, j, n); }});
   mask narrow = sp::image_spans(spans);
   narrow.lo = -2;
-  out.push_back({narrow, [=](d, index i, index j, index n, index) { return (i - 2 <= j && j <= i) || in_span(i, j, n); }});
+  out.push_back(
+      {narrow, [=](d, index_t i, index_t j, index_t n, index_t) { return (i - 2 <= j && j <= i) || in_span(i, j, n); }});
   std::vector<slice> user;
   for (document const& x : q) {
-    index m = x.count / 2;
+    index_t m = x.count / 2;
     user.push_back({x.begin, x.begin + m, x.begin, x.begin + m, 0, 0});                   // the diagonal
     user.push_back({x.begin + m, x.end(), x.begin, x.begin + m, -sp::unbounded, -m - 1}); // and a corner
   }
-  out.push_back({sp::user_slices(user), [](d, index i, index j, index n, index) {
-                   index m = n / 2;
+  out.push_back({sp::user_slices(user), [](d, index_t i, index_t j, index_t n, index_t) {
+                   index_t m = n / 2;
                    return i < m ? i == j : j < m && j - i <= -m - 1;
                  }});
   return out;
 }
 
 struct tally {
-  index cases = 0, pairs = 0, wrong = 0;
+  index_t cases = 0, pairs = 0, wrong = 0;
   std::string first{}; ///< what went wrong first
   void expect(bool good, std::string const& what) {
     if (good) return;
@@ -83,17 +86,17 @@ struct tally {
 };
 
 /// Positions of a rank's rows in the order of its memory.
-std::vector<index> rows_of(layout const& l, int part) {
-  std::vector<index> out;
+std::vector<index_t> rows_of(layout const& l, int part) {
+  std::vector<index_t> out;
   for (run const& r : l.runs(part))
-    for (index i = 0; i < r.count; ++i) out.push_back(r.at(i));
+    for (index_t i = 0; i < r.count; ++i) out.push_back(r.at(i));
   return out;
 }
 
 /// One layout with everything that does not depend on the mask.
 struct cut {
   layout of;
-  std::vector<std::vector<index>> rows;
+  std::vector<std::vector<index_t>> rows;
   std::vector<std::vector<placed>> runs;
   std::string name;
   cut(layout l, std::string n) : of(std::move(l)), name(std::move(n)) {
@@ -125,19 +128,19 @@ void mark(std::vector<block> const& list, cut const& q, cut const& k, std::vecto
           std::string const& name) {
   for (block const& b : list) {
     auto const &q_rows = q.rows[std::size_t(b.q_part)], &k_rows = k.rows[std::size_t(b.k_part)];
-    bool inside = b.rows > 0 && b.keys > 0 && b.q >= 0 && b.k >= 0 && b.q + b.rows <= index(q_rows.size()) &&
-                  b.k + b.keys <= index(k_rows.size());
+    bool inside = b.rows > 0 && b.keys > 0 && b.q >= 0 && b.k >= 0 && b.q + b.rows <= index_t(q_rows.size()) &&
+                  b.k + b.keys <= index_t(k_rows.size());
     t.expect(inside, name + ": a block leaves its tensors");
     if (!inside) continue;
-    index nk = k.of.docs().length(), seen_pairs = 0;
-    for (index i = 0; i < b.rows; ++i) {
-      index qp = q_rows[std::size_t(b.q + i)];
+    index_t nk = k.of.docs().length(), seen_pairs = 0;
+    for (index_t i = 0; i < b.rows; ++i) {
+      index_t qp = q_rows[std::size_t(b.q + i)];
       t.expect(qp == b.q_pos + i * b.q_stride, name + ": a row has another position");
       sp::interval seen = b.seen_by(i);
       if (i == 0 || i == b.rows - 1) t.expect(seen.count > 0, name + ": a dead row at the rim");
       seen_pairs += seen.count;
-      for (index j = 0; j < b.keys; ++j) {
-        index kp = k_rows[std::size_t(b.k + j)];
+      for (index_t j = 0; j < b.keys; ++j) {
+        index_t kp = k_rows[std::size_t(b.k + j)];
         if (i == 0) t.expect(kp == b.k_pos + j * b.k_stride, name + ": a key has another position");
         bool sees = b.lo <= kp - qp && kp - qp <= b.hi;
         if (sees) ++shown[std::size_t(qp * nk + kp)];
@@ -145,10 +148,10 @@ void mark(std::vector<block> const& list, cut const& q, cut const& k, std::vecto
           t.expect(false, name + ": sees() and seen_by() differ");
       }
     }
-    for (index j : {index{0}, b.keys - 1}) {
+    for (index_t j : {index_t{0}, b.keys - 1}) {
       sp::interval by = b.seeing(j);
-      index n = 0;
-      for (index i = 0; i < b.rows; ++i) {
+      index_t n = 0;
+      for (index_t i = 0; i < b.rows; ++i) {
         n += b.sees(i, j);
         if (b.sees(i, j) != (by.first <= i && i < by.first + by.count)) t.expect(false, name + ": sees() and seeing() differ");
       }
@@ -162,8 +165,8 @@ void mark(std::vector<block> const& list, cut const& q, cut const& k, std::vecto
 std::vector<char> wanted(rule const& r, documents const& q, documents const& k) {
   std::vector<char> out(std::size_t(q.length() * k.length()));
   for (std::size_t d = 0; d < q.size(); ++d)
-    for (index i = 0; i < q[d].count; ++i)
-      for (index j = 0; j < k[d].count; ++j)
+    for (index_t i = 0; i < q[d].count; ++i)
+      for (index_t j = 0; j < k[d].count; ++j)
         out[std::size_t((q[d].begin + i) * k.length() + k[d].begin + j)] = r.sees(d, i, j, q[d].count, k[d].count);
   return out;
 }
@@ -195,16 +198,16 @@ void check_documents(documents const& q, documents const& k, int parts, bool all
 
 // SEMANTICS 5.3: zigzag of 4 ranks over 16 tokens, chunks of 2; rank 1 holds chunks 1 and 6.
 constexpr slice causal_16{0, 16, 0, 16, -sp::unbounded, 0, 0, 0, 0, 0};
-constexpr std::array<placed, 2> zigzag_of(index r) { return {{{{2 * r, 2, 1}, int(r), 0}, {{14 - 2 * r, 2, 1}, int(r), 2}}}; }
-constexpr index zigzag_pairs(index q, index k) { return sp::work(sp::blocks(zigzag_of(q), zigzag_of(k), {&causal_16, 1})); }
+constexpr std::array<placed, 2> zigzag_of(index_t r) { return {{{{2 * r, 2, 1}, int(r), 0}, {{14 - 2 * r, 2, 1}, int(r), 2}}}; }
+constexpr index_t zigzag_pairs(index_t q, index_t k) { return sp::work(sp::blocks(zigzag_of(q), zigzag_of(k), {&causal_16, 1})); }
 static_assert(zigzag_pairs(1, 1) == 3 + 4 + 3); // causal on both halves, and the late half sees the whole early one
 static_assert(zigzag_pairs(1, 0) == 4 * 2);     // keys of an earlier rank: all q x first half
 static_assert(zigzag_pairs(1, 3) == 2 * 4);     // of a later rank: second half of q x all keys
 static_assert(zigzag_pairs(0, 0) == zigzag_pairs(3, 3));
 
 // SEMANTICS 5.4: stripes of 4 ranks over 16 tokens.
-constexpr placed stripe_of(index r) { return {{r, 4, 4}, int(r), 0}; }
-constexpr block stripes(index q, index k) {
+constexpr placed stripe_of(index_t r) { return {{r, 4, 4}, int(r), 0}; }
+constexpr block stripes(index_t q, index_t k) {
   placed a = stripe_of(q), b = stripe_of(k);
   return sp::blocks({&a, 1}, {&b, 1}, {&causal_16, 1}).at(0);
 }
@@ -216,7 +219,7 @@ static_assert(sp::local_band(stripes(1, 2)) == sp::band{-sp::unbounded, 0});
 
 TEST_CASE("blocks: every pair of shardings covers every mask exactly once, one document of every length") {
   tally t;
-  for (index n = 0; n <= 24; n += n < 9 ? 1 : 3)
+  for (index_t n = 0; n <= 24; n += n < 9 ? 1 : 3)
     for (int parts = 1; parts <= 8; ++parts) check_documents(sp::packed{0, n}, sp::packed{0, n}, parts, n % 2 == 0, t);
   CHECK_MESSAGE(t.wrong == 0, t.first);
   CHECK(t.cases > 10000);
@@ -265,14 +268,14 @@ TEST_CASE("blocks: a rank's queries against the table of everybody's keys [asan]
 }
 
 TEST_CASE("blocks: work of all ranks is the number of visible pairs; zigzag and stripes are balanced") {
-  index n = 64, parts = 4;
+  index_t n = 64, parts = 4;
   documents docs = sp::packed{0, n};
   auto mask = sp::slices(sp::causal(), docs, docs);
   auto work_of = [&](auto how, int p) {
     layout l(docs, how, int(parts));
     return sp::work(sp::blocks(sp::place(l.runs(p)), sp::table_of(l), mask));
   };
-  index total = n * (n + 1) / 2, contiguous = 0, zigzag = 0, striped = 0;
+  index_t total = n * (n + 1) / 2, contiguous = 0, zigzag = 0, striped = 0;
   for (int p = 0; p < parts; ++p) {
     contiguous += work_of(sp::contiguous{}, p);
     zigzag += work_of(sp::zigzag{}, p);
@@ -292,7 +295,7 @@ TEST_CASE("blocks: zigzag over 4 ranks, as SEMANTICS 5.3 lists it [asan]") {
   for (int r = 0; r < 4; ++r)
     for (int s = 0; s < 4; ++s) {
       auto list = sp::blocks(sp::place(l.runs(r)), sp::place(l.runs(s)), mask);
-      index n = 0;
+      index_t n = 0;
       for (block const& b : list) {
         n += sp::work(b);
         if (s < r) CHECK((b.is_full() && b.k + b.keys <= 2)); // first-half keys only
@@ -305,14 +308,14 @@ TEST_CASE("blocks: zigzag over 4 ranks, as SEMANTICS 5.3 lists it [asan]") {
 }
 
 TEST_CASE("blocks: local_band says the same as sees() wherever the strides agree") {
-  index bands = 0, wrong = 0, refused = 0;
-  for (index rows = 1; rows <= 4; ++rows)
-    for (index keys = 1; keys <= 4; ++keys)
-      for (index qs = 1; qs <= 3; ++qs)
-        for (index ks = 1; ks <= 3; ++ks)
-          for (index shift = -4; shift <= 4; shift += 2)
-            for (index lo : {-sp::unbounded, index{-5}, index{-2}, index{0}, index{1}})
-              for (index hi : {index{-3}, index{0}, index{2}, sp::unbounded}) {
+  index_t bands = 0, wrong = 0, refused = 0;
+  for (index_t rows = 1; rows <= 4; ++rows)
+    for (index_t keys = 1; keys <= 4; ++keys)
+      for (index_t qs = 1; qs <= 3; ++qs)
+        for (index_t ks = 1; ks <= 3; ++ks)
+          for (index_t shift = -4; shift <= 4; shift += 2)
+            for (index_t lo : {-sp::unbounded, index_t{-5}, index_t{-2}, index_t{0}, index_t{1}})
+              for (index_t hi : {index_t{-3}, index_t{0}, index_t{2}, sp::unbounded}) {
                 block b{0, 0, rows, 0, 0, keys, 10, qs, 10 + shift, ks, lo, hi};
                 auto band = sp::local_band(b);
                 refused += !band;
@@ -321,8 +324,8 @@ TEST_CASE("blocks: local_band says the same as sees() wherever the strides agree
                   continue;
                 }
                 ++bands;
-                for (index i = 0; i < rows; ++i)
-                  for (index j = 0; j < keys; ++j) wrong += b.sees(i, j) == (band->lo <= j - i && j - i <= band->hi) ? 0 : 1;
+                for (index_t i = 0; i < rows; ++i)
+                  for (index_t j = 0; j < keys; ++j) wrong += b.sees(i, j) == (band->lo <= j - i && j - i <= band->hi) ? 0 : 1;
                 if (b.is_full()) wrong += *band == sp::band{} ? 0 : 1;
               }
   CHECK(wrong == 0);
@@ -342,7 +345,7 @@ TEST_CASE("blocks: stripes that a narrow window never joins give no block") {
 }
 
 TEST_CASE("blocks: coalesce joins what continues affinely and keeps every pair [asan]") {
-  index before = 0, after = 0, wrong = 0;
+  index_t before = 0, after = 0, wrong = 0;
   documents docs = sp::packed{0, 10, 10, 25};
   std::vector<mask> masks;
   for (rule const& r : rules(docs, docs)) masks.push_back(r.made);
@@ -356,18 +359,18 @@ TEST_CASE("blocks: coalesce joins what continues affinely and keeps every pair [
           for (auto const& a : q.runs)
             for (auto const& b : k.runs) {
               auto list = sp::blocks(a, b, mask), joined = sp::coalesce(list);
-              before += index(list.size());
-              after += index(joined.size());
+              before += index_t(list.size());
+              after += index_t(joined.size());
               tally t;
               std::vector<int> one(std::size_t(25 * 25)), two(one);
               for (block const& x : list)
-                for (index i = 0; i < x.rows; ++i)
-                  for (index j = 0; j < x.keys; ++j)
+                for (index_t i = 0; i < x.rows; ++i)
+                  for (index_t j = 0; j < x.keys; ++j)
                     one[std::size_t((x.q_pos + i * x.q_stride) * 25 + x.k_pos + j * x.k_stride)] += x.sees(i, j);
               for (block const& x : joined)
-                for (index i = 0; i < x.rows; ++i)
-                  for (index j = 0; j < x.keys; ++j) {
-                    index qp = x.q_pos + i * x.q_stride, kp = x.k_pos + j * x.k_stride;
+                for (index_t i = 0; i < x.rows; ++i)
+                  for (index_t j = 0; j < x.keys; ++j) {
+                    index_t qp = x.q_pos + i * x.q_stride, kp = x.k_pos + j * x.k_stride;
                     two[std::size_t(qp * 25 + kp)] += x.sees(i, j);
                     wrong += q.rows[std::size_t(x.q_part)][std::size_t(x.q + i)] == qp &&
                                      k.rows[std::size_t(x.k_part)][std::size_t(x.k + j)] == kp
@@ -392,7 +395,7 @@ TEST_CASE("blocks: documents carry index, name and origins into the block") {
   documents docs({{2, 5, 5, 70}, {9, 6, 6, 71}}, 16);
   layout l(docs, sp::zigzag{}, 2);
   auto mask = sp::slices(sp::causal(), docs, docs);
-  index seen[2] = {0, 0};
+  index_t seen[2] = {0, 0};
   for (int r = 0; r < 2; ++r)
     for (block const& b : sp::blocks(sp::place(l.runs(r), r), sp::table_of(l), mask)) {
       auto d = std::size_t(b.document);
@@ -409,7 +412,7 @@ TEST_CASE("blocks: documents carry index, name and origins into the block") {
 }
 
 TEST_CASE("blocks: work over int64 is size_overflow") {
-  block b{0, 0, index{1} << 40, 0, 0, index{1} << 40};
+  block b{0, 0, index_t{1} << 40, 0, 0, index_t{1} << 40};
   CHECK(support::failure_of([&] { return sp::work(b); }).code == sp::errc::size_overflow);
 }
 
@@ -426,7 +429,7 @@ std::vector<block> all_pairs(std::vector<placed> const& q, std::vector<placed> c
 TEST_CASE("blocks: sorted or not, lists give the blocks of every pair in the order of the lists [asan]") {
   documents docs = sp::packed{0, 9, 9, 10, 31, 40};
   std::mt19937 random(3);
-  index cases = 0, wrong = 0;
+  index_t cases = 0, wrong = 0;
   for (rule const& r : rules(docs, docs))
     for (int parts : {1, 3, 4})
       for (cut const& c : cuts(docs, parts, true)) {
@@ -446,23 +449,23 @@ TEST_CASE("blocks: sorted or not, lists give the blocks of every pair in the ord
 }
 
 TEST_CASE("blocks: a step over many documents does not hold every run against every document") {
-  std::vector<index> cu{0};
-  for (index d = 0; d < 100000; ++d) cu.push_back(cu.back() + 20 + d % 7);
+  std::vector<index_t> cu{0};
+  for (index_t d = 0; d < 100000; ++d) cu.push_back(cu.back() + 20 + d % 7);
   documents docs = documents::packed(cu);
   layout l(docs, sp::zigzag{}, 4);
   std::vector<slice> mask;
   for (document const& d : docs) mask.push_back({d.begin, d.end(), d.begin, d.end(), -sp::unbounded, 0});
-  for (std::size_t d = 0; d < mask.size(); ++d) mask[d].document = index(d);
+  for (std::size_t d = 0; d < mask.size(); ++d) mask[d].document = index_t(d);
   auto list = sp::blocks(sp::place(l.runs(2), 2), sp::place(l.runs(1), 1), mask); // every pair: 100000 x 200000 steps, a minute
   CHECK(list.size() == 200000);                                                   // chunks 2 and 5 see chunk 1, never chunk 6
   CHECK(sp::coalesce(list) == list);                                              // nothing joins, and soon
 }
 
 TEST_CASE("blocks: coalesce of thousands of blocks that join in two directions is one block") {
-  index const n = 80;
+  index_t const n = 80;
   std::vector<block> list;
-  for (index i = 0; i < n; ++i)
-    for (index j = 0; j < n; ++j) list.push_back({0, i * 3, 3, 0, j * 2, 2, i * 3, 1, j * 2, 1});
+  for (index_t i = 0; i < n; ++i)
+    for (index_t j = 0; j < n; ++j) list.push_back({0, i * 3, 3, 0, j * 2, 2, i * 3, 1, j * 2, 1});
   std::shuffle(list.begin(), list.end(), std::mt19937(1));
   auto joined = sp::coalesce(list);
   REQUIRE(joined.size() == 1);

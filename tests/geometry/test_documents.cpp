@@ -14,11 +14,11 @@ namespace {
 using sp::document;
 using sp::documents;
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using support::failure_of;
 using support::says;
 
-using offsets = std::vector<index>;
+using offsets = std::vector<index_t>;
 
 static_assert(sp::packed{0, 4, 4, 9}.size() == 3 && sp::packed{0, 4, 4, 9}.length() == 9);
 static_assert(sp::packed{0, 4, 4, 9}[1] == document{4, 0, 0, 1});
@@ -71,13 +71,13 @@ TEST_CASE("documents: lists with gaps and room") {
   CHECK(d.tokens() == 4);
   CHECK(d.length() == 16);
   CHECK(d[0].end() == 5);
-  index sum = 0;
+  index_t sum = 0;
   for (document const& x : d) sum += x.id;
   CHECK(sum == 33);
 }
 
 TEST_CASE("documents: lists that are wrong") {
-  auto failure = [](std::vector<document> list, index length) { return failure_of([&] { return documents(list, length); }); };
+  auto failure = [](std::vector<document> list, index_t length) { return failure_of([&] { return documents(list, length); }); };
   CHECK(says(failure({{0, 4, 4, 0}, {3, 2, 2, 1}}, 9), errc::bad_documents, "document 1", "begins at 3", "ends at 4"));
   CHECK(says(failure({{0, 2, 5, 0}, {4, 2, 2, 1}}, 9), errc::bad_documents, "document 1", "begins at 4",
              "ends at 5")); // in the padding
@@ -87,7 +87,7 @@ TEST_CASE("documents: lists that are wrong") {
   CHECK(says(failure({{0, 4, 4, 0}}, 3), errc::bad_documents, "end at 4", "3 positions"));
   CHECK(says(failure({{0, 4, 8, 0}}, 7), errc::bad_documents, "end at 8", "7 positions"));
   CHECK(says(failure({}, -1), errc::bad_documents, "-1 positions"));
-  index const far = std::numeric_limits<index>::max();
+  index_t const far = std::numeric_limits<index_t>::max();
   CHECK(failure({{far - 1, 2, 2, 0}}, far).code == errc::size_overflow);
   CHECK(documents({{sp::unbounded - 1, 1, 1, 0}}, sp::unbounded).length() == sp::unbounded);
   CHECK(failure_of([far] { return documents({{far - 1, 1, 1, 0}}, far); }).code == errc::size_overflow);
@@ -100,7 +100,7 @@ TEST_CASE("documents: rectangular batches") {
   CHECK(documents::rectangular(3, 0).size() == 3);
   CHECK(says(failure_of([] { return documents::rectangular(-2, -3); }), errc::bad_documents, "-2 rows", "-3 tokens"));
   CHECK(says(failure_of([] { return documents::rectangular(2, -3); }), errc::bad_documents, "-3 tokens"));
-  CHECK(failure_of([] { return documents::rectangular(4, index{1} << 62); }).code == errc::size_overflow);
+  CHECK(failure_of([] { return documents::rectangular(4, index_t{1} << 62); }).code == errc::size_overflow);
 }
 
 TEST_CASE("documents: padding masks, left, right and on both sides, in any flag type") {
@@ -135,7 +135,7 @@ TEST_CASE("documents: padding masks that are wrong") {
              "10"));
   CHECK(says(failure_of([&] { return documents::from_padding_mask(as_span(hole), -2, -4); }), errc::bad_documents, "-2 rows",
              "-4 tokens"));
-  CHECK(failure_of([&] { return documents::from_padding_mask(as_span(hole), index{1} << 40, index{1} << 40); }).code ==
+  CHECK(failure_of([&] { return documents::from_padding_mask(as_span(hole), index_t{1} << 40, index_t{1} << 40); }).code ==
         errc::size_overflow);
 }
 
@@ -143,7 +143,7 @@ TEST_CASE("documents: every padding mask of six tokens is read as its ends say, 
   for (unsigned bits = 0; bits < 64; ++bits) {
     std::vector<int> mask;
     for (unsigned t = 0; t < 6; ++t) mask.push_back(int(bits >> t & 1u));
-    index ones = 0, edges = 0;
+    index_t ones = 0, edges = 0;
     for (std::size_t t = 0; t < 6; ++t) {
       ones += mask[t];
       edges += mask[t] && (t == 0 || !mask[t - 1]);
@@ -156,7 +156,7 @@ TEST_CASE("documents: every padding mask of six tokens is read as its ends say, 
     auto d = documents::from_padding_mask(as_span(mask), 1, 6);
     CHECK(d.tokens() == ones);
     bool same = true;
-    for (index t = 0; t < 6; ++t) same = same && (d[0].begin <= t && t < d[0].end()) == (mask[std::size_t(t)] != 0);
+    for (index_t t = 0; t < 6; ++t) same = same && (d[0].begin <= t && t < d[0].end()) == (mask[std::size_t(t)] != 0);
     CHECK(same);
   }
 }
@@ -188,7 +188,7 @@ TEST_CASE("documents: padded to a multiple, in a stream of their own") {
   CHECK(d.padded(1).length() == 9); // slack and old room go
   CHECK(says(failure_of([&] { return d.padded(0); }), errc::bad_documents, "multiple of 0"));
   CHECK(says(failure_of([&] { return d.padded(-4); }), errc::bad_documents, "multiple of -4"));
-  CHECK(failure_of([] { return documents::rectangular(1, std::numeric_limits<index>::max()).padded(4); }).code ==
+  CHECK(failure_of([] { return documents::rectangular(1, std::numeric_limits<index_t>::max()).padded(4); }).code ==
         errc::size_overflow);
 }
 

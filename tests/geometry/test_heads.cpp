@@ -9,13 +9,13 @@
 
 namespace {
 
-using sp::index;
+using sp::index_t;
 using support::failure_of;
 using support::says;
 
-constexpr index copies(index hq, index hk, index parts) {
-  index n = 0;
-  for (index p = 0; p < parts; ++p) n += sp::heads_of(hq, hk, p, parts).kv_count;
+constexpr index_t copies(index_t hq, index_t hk, index_t parts) {
+  index_t n = 0;
+  for (index_t p = 0; p < parts; ++p) n += sp::heads_of(hq, hk, p, parts).kv_count;
   return n;
 }
 
@@ -25,24 +25,23 @@ static_assert(sp::heads_of(7, 7, 0, 4).q_count == 1 && sp::heads_of(7, 7, 3, 4).
 
 // q heads 2, 3, 4 on kv heads 1, 1, 2
 constexpr sp::heads ragged{2, 3, 1, 2, 2};
-static_assert(sp::uniform_groups(ragged).size() == 2);
-static_assert(sp::uniform_groups(ragged)[0] == sp::head_group{0, 2, 0, 1} &&
-              sp::uniform_groups(ragged)[1] == sp::head_group{2, 1, 1, 1});
+static_assert(sp::uniform_gqa(ragged).size() == 2);
+static_assert(sp::uniform_gqa(ragged)[0] == sp::gqa_range{0, 2, 0, 1} && sp::uniform_gqa(ragged)[1] == sp::gqa_range{2, 1, 1, 1});
 
 /// Calls `f(hq, hk, parts)` for every model of at most 16 q heads and 1..8 parts.
 template <class F>
 void for_all_models(F f) {
-  for (index hq = 1; hq <= 16; ++hq)
-    for (index hk = 1; hk <= hq; ++hk)
-      for (index parts = 1; parts <= 8 && hq % hk == 0; ++parts) f(hq, hk, parts);
+  for (index_t hq = 1; hq <= 16; ++hq)
+    for (index_t hk = 1; hk <= hq; ++hk)
+      for (index_t parts = 1; parts <= 8 && hq % hk == 0; ++parts) f(hq, hk, parts);
 }
 
 /// The kv heads of a share found one q head at a time, from the definition.
-bool kv_heads_right(sp::heads const& h, index group) {
+bool kv_heads_right(sp::heads const& h, index_t group) {
   if (h.q_count == 0) return h.kv_count == 0;
-  bool ok = h.group == group && h.kv_begin == h.q_begin / group && h.kv_end() == (h.q_end() - 1) / group + 1;
-  for (index i = 0; i < h.q_count; ++i) {
-    index local = h.kv_of(i);
+  bool ok = h.q_per_kv == group && h.kv_begin == h.q_begin / group && h.kv_end() == (h.q_end() - 1) / group + 1;
+  for (index_t i = 0; i < h.q_count; ++i) {
+    index_t local = h.kv_of(i);
     ok = ok && 0 <= local && local < h.kv_count && h.kv_begin + local == h.q_head(i) / group;
   }
   return ok;
@@ -50,27 +49,27 @@ bool kv_heads_right(sp::heads const& h, index group) {
 
 /// The calls cover each local q head once and give it the kv head it uses; neighbours could not be one call.
 bool groups_right(sp::heads const& h) {
-  auto groups = sp::uniform_groups(h);
-  index q = 0, kv = 0;
+  auto groups = sp::uniform_gqa(h);
+  index_t q = 0, kv = 0;
   bool ok = groups.size() <= 3;
-  for (sp::head_group const& g : groups) {
+  for (sp::gqa_range const& g : groups) {
     ok = ok && g.q_begin == q && g.kv_begin == kv && g.q_count > 0 && g.kv_count > 0 && g.q_count % g.kv_count == 0;
-    for (index i = 0; i < g.q_count; ++i) ok = ok && g.kv_begin + i / g.group() == h.kv_of(g.q_begin + i);
+    for (index_t i = 0; i < g.q_count; ++i) ok = ok && g.kv_begin + i / g.q_per_kv() == h.kv_of(g.q_begin + i);
     q += g.q_count;
     kv += g.kv_count;
   }
-  for (std::size_t i = 1; i < groups.size(); ++i) ok = ok && groups[i - 1].group() != groups[i].group();
+  for (std::size_t i = 1; i < groups.size(); ++i) ok = ok && groups[i - 1].q_per_kv() != groups[i].q_per_kv();
   return ok && q == h.q_count && kv == h.kv_count;
 }
 
 TEST_CASE("heads: every share of every small model") {
-  for_all_models([](index hq, index hk, index parts) {
+  for_all_models([](index_t hq, index_t hk, index_t parts) {
     CAPTURE(hq);
     CAPTURE(hk);
     CAPTURE(parts);
-    index next = 0;
+    index_t next = 0;
     bool ok = true;
-    for (index p = 0; p < parts; ++p) {
+    for (index_t p = 0; p < parts; ++p) {
       auto h = sp::heads_of(hq, hk, p, parts);
       ok = ok && h.q_begin == next && h.q_begin == p * hq / parts;
       ok = ok && kv_heads_right(h, hq / hk) && groups_right(h);
@@ -82,11 +81,11 @@ TEST_CASE("heads: every share of every small model") {
 }
 
 TEST_CASE("heads: cuts nest: a part of a part is again a share in global numbers") {
-  for_all_models([](index hq, index hk, index parts) {
+  for_all_models([](index_t hq, index_t hk, index_t parts) {
     bool ok = true;
-    index next = 0;
-    for (index p = 0; p < parts; ++p)
-      for (index inner = 0; inner < 3; ++inner) {
+    index_t next = 0;
+    for (index_t p = 0; p < parts; ++p)
+      for (index_t inner = 0; inner < 3; ++inner) {
         auto h = sp::heads_of(sp::heads_of(hq, hk, p, parts), inner, 3);
         ok = ok && h.q_begin == next && kv_heads_right(h, hq / hk) && groups_right(h);
         next = h.q_end();
@@ -103,18 +102,18 @@ TEST_CASE("heads: copies of kv heads over all ranks") {
 }
 
 TEST_CASE("heads: ragged shares need at most three calls") {
-  auto three = sp::uniform_groups({1, 7, 0, 3, 3}); // q 1..7 of groups of 3: 2, 3 and 2 of them
+  auto three = sp::uniform_gqa({1, 7, 0, 3, 3}); // q 1..7 of groups of 3: 2, 3 and 2 of them
   REQUIRE(three.size() == 3);
-  CHECK(three[0] == sp::head_group{0, 2, 0, 1});
-  CHECK(three[1] == sp::head_group{2, 3, 1, 1});
-  CHECK(three[2] == sp::head_group{5, 2, 2, 1});
+  CHECK(three[0] == sp::gqa_range{0, 2, 0, 1});
+  CHECK(three[1] == sp::gqa_range{2, 3, 1, 1});
+  CHECK(three[2] == sp::gqa_range{5, 2, 2, 1});
 
-  auto even_edges = sp::uniform_groups({2, 2, 0, 2, 3}); // q 2, 3: one of each group, an ordinary MHA call
+  auto even_edges = sp::uniform_gqa({2, 2, 0, 2, 3}); // q 2, 3: one of each group, an ordinary MHA call
   REQUIRE(even_edges.size() == 1);
-  CHECK(even_edges[0] == sp::head_group{0, 2, 0, 2});
+  CHECK(even_edges[0] == sp::gqa_range{0, 2, 0, 2});
 
-  CHECK(sp::uniform_groups(sp::all_heads(32, 8)).size() == 1);
-  CHECK(sp::uniform_groups({4, 0, 2, 0, 2}).size() == 0);
+  CHECK(sp::uniform_gqa(sp::all_heads(32, 8)).size() == 1);
+  CHECK(sp::uniform_gqa({4, 0, 2, 0, 2}).size() == 0);
 }
 
 TEST_CASE("heads: wrong numbers are refused, with the numbers") {

@@ -16,16 +16,16 @@ namespace {
 using sp::document;
 using sp::documents;
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using sp::mask;
 using sp::slice;
 using support::failure_of;
 using support::says;
 
 /// Which document a position is in; -1: none.
-index document_of(documents const& docs, index p) {
+index_t document_of(documents const& docs, index_t p) {
   for (std::size_t d = 0; d < docs.size(); ++d)
-    if (docs[d].begin <= p && p < docs[d].end()) return index(d);
+    if (docs[d].begin <= p && p < docs[d].end()) return index_t(d);
   return -1;
 }
 
@@ -35,12 +35,12 @@ bool shows(mask const& m, documents const& q, documents const& k, Sees&& sees) {
   auto list = sp::slices(m, q, k);
   for (std::size_t i = 1; i < list.size(); ++i)
     if (list[i].document < list[i - 1].document) return false;
-  for (index i = 0; i < q.length(); ++i)
-    for (index j = 0; j < k.length(); ++j) {
-      index d = document_of(q, i);
+  for (index_t i = 0; i < q.length(); ++i)
+    for (index_t j = 0; j < k.length(); ++j) {
+      index_t d = document_of(q, i);
       bool want =
           d >= 0 && d == document_of(k, j) && sees(std::size_t(d), i - q[std::size_t(d)].begin, j - k[std::size_t(d)].begin);
-      index times = 0;
+      index_t times = 0;
       for (slice const& s : list) {
         if (!s.sees(i, j)) continue;
         ++times;
@@ -74,48 +74,48 @@ static_assert(sp::detail::overlap({0, 4, 0, 4, 0, 0}, {2, 6, 0, 4, -1, 5}) &&
 
 TEST_CASE("masks: full, causal and windows of every width [asan]") {
   for (documents const& docs : streams()) {
-    CHECK(shows(sp::full(), docs, [](auto, index, index) { return true; }));
-    CHECK(shows(sp::causal(), docs, [](auto, index q, index k) { return k <= q; }));
-    for (index left = 0; left < 9; ++left)
-      for (index right = 0; right < 9; ++right)
-        CHECK(shows(sp::window(left, right), docs, [&](auto, index q, index k) { return -left <= k - q && k - q <= right; }));
+    CHECK(shows(sp::full(), docs, [](auto, index_t, index_t) { return true; }));
+    CHECK(shows(sp::causal(), docs, [](auto, index_t q, index_t k) { return k <= q; }));
+    for (index_t left = 0; left < 9; ++left)
+      for (index_t right = 0; right < 9; ++right)
+        CHECK(shows(sp::window(left, right), docs, [&](auto, index_t q, index_t k) { return -left <= k - q && k - q <= right; }));
   }
 }
 
 TEST_CASE("masks: prefixes of every length are disjoint slices") {
-  for (index n = 0; n <= 7; ++n)
-    for (index a = 0; a <= n; ++a)
-      for (index b = 0; b <= 5; ++b) {
-        std::vector<index> prefix{a, b};
-        auto sees = [&](std::size_t d, index q, index k) { return k <= q || k < prefix[d]; };
+  for (index_t n = 0; n <= 7; ++n)
+    for (index_t a = 0; a <= n; ++a)
+      for (index_t b = 0; b <= 5; ++b) {
+        std::vector<index_t> prefix{a, b};
+        auto sees = [&](std::size_t d, index_t q, index_t k) { return k <= q || k < prefix[d]; };
         CHECK(shows(sp::prefix_lm(prefix), sp::packed{0, n, n + 5}, sees));
       }
   // with a window: the prefix is seen by everybody, the window holds for the rest
   mask m = sp::window(2, 1);
   m.prefix = {3};
-  CHECK(shows(m, sp::packed{0, 10}, [](auto, index q, index k) { return k < 3 || (q - 2 <= k && k <= q + 1); }));
+  CHECK(shows(m, sp::packed{0, 10}, [](auto, index_t q, index_t k) { return k < 3 || (q - 2 <= k && k <= q + 1); }));
 }
 
 TEST_CASE("masks: image spans see themselves both ways, with and without a window and a prefix [asan]") {
   documents docs = sp::packed{0, 10, 10, 22};
   std::vector<document> spans{{2, 3, 3}, {6, 4, 4}, {12, 5, 5}, {20, 1, 1}};
-  auto same_span = [&](std::size_t d, index q, index k) {
+  auto same_span = [&](std::size_t d, index_t q, index_t k) {
     for (document const& s : spans)
       if (s.begin <= docs[d].begin + q && docs[d].begin + q < s.end() && s.begin <= docs[d].begin + k &&
           docs[d].begin + k < s.end())
         return true;
     return false;
   };
-  CHECK(shows(sp::image_spans(spans), docs, [&](std::size_t d, index q, index k) { return k <= q || same_span(d, q, k); }));
-  for (index left : {0, 1, 2, 7})
-    for (index right : {0, 1, 3}) {
+  CHECK(shows(sp::image_spans(spans), docs, [&](std::size_t d, index_t q, index_t k) { return k <= q || same_span(d, q, k); }));
+  for (index_t left : {0, 1, 2, 7})
+    for (index_t right : {0, 1, 3}) {
       mask m = sp::image_spans(spans);
       m.lo = -left;
       m.hi = right;
       CHECK(shows(m, docs,
-                  [&](std::size_t d, index q, index k) { return (-left <= k - q && k - q <= right) || same_span(d, q, k); }));
+                  [&](std::size_t d, index_t q, index_t k) { return (-left <= k - q && k - q <= right) || same_span(d, q, k); }));
       m.prefix = {4, 0, 3};
-      CHECK(shows(m, docs, [&](std::size_t d, index q, index k) {
+      CHECK(shows(m, docs, [&](std::size_t d, index_t q, index_t k) {
         return (-left <= k - q && k - q <= right) || same_span(d, q, k) || k < m.prefix[d];
       }));
     }
@@ -124,34 +124,34 @@ TEST_CASE("masks: image spans see themselves both ways, with and without a windo
 TEST_CASE("masks: cross attention, where queries and keys stand at the begin or at the end of each other") {
   documents q = sp::packed{0, 3, 3, 9, 11}, k = sp::packed{0, 7, 9, 9, 14};
   auto count = [](documents const& d, std::size_t i) { return d[i].count; };
-  CHECK(shows(sp::full(), q, k, [](auto, index, index) { return true; }));
-  for (index lo : {-4, -1, 0})
-    for (index hi : {0, 2}) {
+  CHECK(shows(sp::full(), q, k, [](auto, index_t, index_t) { return true; }));
+  for (index_t lo : {-4, -1, 0})
+    for (index_t hi : {0, 2}) {
       mask m{.lo = lo, .hi = hi};
-      CHECK(shows(m, q, k, [&](auto, index i, index j) { return lo <= j - i && j - i <= hi; }));
+      CHECK(shows(m, q, k, [&](auto, index_t i, index_t j) { return lo <= j - i && j - i <= hi; }));
       m.at = sp::align::end; // the last query stands on the last key: decode with a cache
-      CHECK(shows(m, q, k, [&](std::size_t d, index i, index j) {
-        index diff = (j - count(k, d)) - (i - count(q, d));
+      CHECK(shows(m, q, k, [&](std::size_t d, index_t i, index_t j) {
+        index_t diff = (j - count(k, d)) - (i - count(q, d));
         return lo <= diff && diff <= hi;
       }));
     }
   mask decode{.hi = 0, .at = sp::align::end};
-  CHECK(shows(decode, sp::packed{0, 1}, sp::packed{0, 6}, [](auto, index, index) { return true; }));
+  CHECK(shows(decode, sp::packed{0, 1}, sp::packed{0, 6}, [](auto, index_t, index_t) { return true; }));
   mask m = sp::causal();
   m.prefix = {2, 1, 0, 5};
-  CHECK(shows(m, q, k, [&](std::size_t d, index i, index j) { return j <= i || j < m.prefix[d]; }));
+  CHECK(shows(m, q, k, [&](std::size_t d, index_t i, index_t j) { return j <= i || j < m.prefix[d]; }));
 }
 
 TEST_CASE("masks: user slices alone and beside a rule") {
   documents docs = sp::packed{0, 6, 12};
   mask m = sp::user_slices({{0, 3, 0, 2}, {3, 6, 1, 5, -3, 1}, {6, 12, 6, 12, 0, 0}, {2, 2, 0, 1}});
-  CHECK(shows(m, docs, [](std::size_t d, index q, index k) {
+  CHECK(shows(m, docs, [](std::size_t d, index_t q, index_t k) {
     if (d == 1) return q == k;
     return (q < 3 && k < 2) || (q >= 3 && 1 <= k && k < 5 && -3 <= k - q && k - q <= 1);
   }));
   mask beside = sp::causal();
   beside.user = {{0, 2, 3, 5}}; // two early queries look ahead
-  CHECK(shows(beside, docs, [](std::size_t d, index q, index k) { return k <= q || (d == 0 && q < 2 && k >= 3 && k < 5); }));
+  CHECK(shows(beside, docs, [](std::size_t d, index_t q, index_t k) { return k <= q || (d == 0 && q < 2 && k >= 3 && k < 5); }));
 }
 
 TEST_CASE("masks: prefix-LM as overlapping slices counts keys twice and is refused, naming both") {
@@ -172,18 +172,18 @@ TEST_CASE("masks: prefix-LM as overlapping slices counts keys twice and is refus
 TEST_CASE("masks: every pair of small slices is refused exactly when it shares a cell") {
   documents docs = sp::packed{0, 4};
   std::vector<slice> list;
-  for (index q0 = 0; q0 < 4; q0 += 2)
-    for (index q1 = q0 + 1; q1 <= 4; q1 += 2)
-      for (index k0 = 0; k0 < 4; k0 += 2)
-        for (index k1 = k0 + 2; k1 <= 4; ++k1)
-          for (index lo = -2; lo <= 1; ++lo)
-            for (index hi : {lo, lo + 2}) list.push_back({q0, q1, k0, k1, lo, hi});
-  index wrong = 0, refused = 0;
+  for (index_t q0 = 0; q0 < 4; q0 += 2)
+    for (index_t q1 = q0 + 1; q1 <= 4; q1 += 2)
+      for (index_t k0 = 0; k0 < 4; k0 += 2)
+        for (index_t k1 = k0 + 2; k1 <= 4; ++k1)
+          for (index_t lo = -2; lo <= 1; ++lo)
+            for (index_t hi : {lo, lo + 2}) list.push_back({q0, q1, k0, k1, lo, hi});
+  index_t wrong = 0, refused = 0;
   for (slice const& a : list)
     for (slice const& b : list) {
       bool shared = false;
-      for (index q = 0; q < 4; ++q)
-        for (index k = 0; k < 4; ++k) shared = shared || (a.sees(q, k) && b.sees(q, k));
+      for (index_t q = 0; q < 4; ++q)
+        for (index_t k = 0; k < 4; ++k) shared = shared || (a.sees(q, k) && b.sees(q, k));
       refused += shared;
       wrong += sp::detail::overlap(a, b) == shared ? 0 : 1;
     }
@@ -194,9 +194,9 @@ TEST_CASE("masks: every pair of small slices is refused exactly when it shares a
 TEST_CASE("masks: slices that overlap are found among others, however many stand between them in any order") {
   documents docs = sp::packed{0, 4, 24};
   // the first sees the last key of the document, the others one key column each: only the last of them meets it
-  for (index between : {0, 1, 2, 5}) {
+  for (index_t between : {0, 1, 2, 5}) {
     std::vector<slice> list{{4, 8, 4, 24, 16, 19}}; // query q sees keys q + 16 .. q + 19, as far as there are any
-    for (index k = 0; k <= between; ++k) list.push_back({20, 24, 4 + k, 5 + k});
+    for (index_t k = 0; k <= between; ++k) list.push_back({20, 24, 4 + k, 5 + k});
     CHECK(sp::slices(sp::user_slices(list), docs, docs).size() == list.size());
     list.push_back({5, 6, 22, 23});
     CHECK(says(failure_of([&] { return sp::slices(sp::user_slices(list), docs, docs); }), errc::bad_mask, "q [4, 8), k [4, 24)",
@@ -236,9 +236,9 @@ TEST_CASE("masks: reversed and straying slices, prefixes and rules are refused w
 
 TEST_CASE("masks: windows wider than any int64 stream do not wrap [asan]") {
   documents docs = sp::packed{0, 5};
-  for (index wide : {sp::unbounded - 1, sp::unbounded, index{1} << 40})
-    CHECK(shows(sp::window(wide, 0), docs, [](auto, index q, index k) { return k <= q; }));
-  index far = index{1} << 40; // a document that begins beyond 2^31
+  for (index_t wide : {sp::unbounded - 1, sp::unbounded, index_t{1} << 40})
+    CHECK(shows(sp::window(wide, 0), docs, [](auto, index_t q, index_t k) { return k <= q; }));
+  index_t far = index_t{1} << 40; // a document that begins beyond 2^31
   auto list = sp::slices(sp::window(3, 0), documents({{far, 10, 10, 0}}, far + 10), documents({{0, 10, 10, 0}}, 10));
   REQUIRE(list.size() == 1);
   CHECK(list[0].sees(far + 5, 2));
@@ -247,7 +247,7 @@ TEST_CASE("masks: windows wider than any int64 stream do not wrap [asan]") {
 }
 
 TEST_CASE("masks: bounds and positions at the ends of int64 mean unbounded or are refused, without overflow [asan]") {
-  index const least = std::numeric_limits<index>::min(), most = std::numeric_limits<index>::max();
+  index_t const least = std::numeric_limits<index_t>::min(), most = std::numeric_limits<index_t>::max();
   documents docs({{3, 5, 5, 0}, {10, 4, 4, 1}}, 16);
   auto same = [&](mask const& a, mask const& b) { return sp::slices(a, docs, docs) == sp::slices(b, docs, docs); };
   CHECK(sp::window(least, most) == mask{.lo = sp::unbounded, .hi = sp::unbounded});

@@ -1,4 +1,4 @@
-// Runs against brute force: intersection, clipping, joining and natural order of every small arithmetic progression.
+// Runs against brute force: intersection, clipping, joining and stream order of every small arithmetic progression.
 // The oracle lists positions one by one; extreme values show that nothing overflows silently.
 #include <doctest/doctest.h>
 
@@ -12,42 +12,42 @@
 
 namespace {
 
-using sp::index;
+using sp::index_t;
 using sp::run;
 
-std::vector<index> positions(run const& r) {
-  std::vector<index> out;
-  for (index i = 0; i < r.count; ++i) out.push_back(r.at(i));
+std::vector<index_t> positions(run const& r) {
+  std::vector<index_t> out;
+  for (index_t i = 0; i < r.count; ++i) out.push_back(r.at(i));
   return out;
 }
-std::vector<index> positions(std::vector<run> const& list) {
-  std::vector<index> out;
+std::vector<index_t> positions(std::vector<run> const& list) {
+  std::vector<index_t> out;
   for (run const& r : list)
-    for (index p : positions(r)) out.push_back(p);
+    for (index_t p : positions(r)) out.push_back(p);
   return out;
 }
-std::vector<index> sorted(std::vector<index> v) {
+std::vector<index_t> sorted(std::vector<index_t> v) {
   std::sort(v.begin(), v.end());
   return v;
 }
 
-std::vector<run> all_runs(index begins, index counts, index strides) {
+std::vector<run> all_runs(index_t begins, index_t counts, index_t strides) {
   std::vector<run> out;
-  for (index b = 0; b <= begins; ++b)
-    for (index n = 0; n <= counts; ++n)
-      for (index s = 1; s <= strides; ++s) out.push_back({b, n, s});
+  for (index_t b = 0; b <= begins; ++b)
+    for (index_t n = 0; n <= counts; ++n)
+      for (index_t s = 1; s <= strides; ++s) out.push_back({b, n, s});
   return out;
 }
 
 /// What two runs share, found position by position, agrees with the closed form, rows included.
 bool agrees(run const& a, run const& b) {
-  std::vector<index> want;
-  for (index p : positions(a))
+  std::vector<index_t> want;
+  for (index_t p : positions(a))
     if (b.contains(p)) want.push_back(p);
-  sp::common c = sp::intersect(a, b);
-  if (c.count != index(want.size())) return false;
-  for (index i = 0; i < c.count; ++i) {
-    index p = want[std::size_t(i)];
+  sp::run_overlap c = sp::intersect(a, b);
+  if (c.count != index_t(want.size())) return false;
+  for (index_t i = 0; i < c.count; ++i) {
+    index_t p = want[std::size_t(i)];
     if (c.begin + i * c.stride != p || a.at(c.a + i * c.a_step) != p || b.at(c.b + i * c.b_step) != p) return false;
     if (c.a + i * c.a_step >= a.count || c.b + i * c.b_step >= b.count) return false;
   }
@@ -72,24 +72,24 @@ TEST_CASE("runs: intersection of every pair of small runs") {
 
 TEST_CASE("runs: intersection of long runs with large and coprime strides [asan]") {
   int wrong = 0;
-  for (index s = 1; s <= 23; s += 2)
-    for (index t = 2; t <= 24; t += 3)
-      for (index shift : {-50, -1, 0, 1, 17, 300}) wrong += agrees({100, 40, s}, {100 + shift, 40, t}) ? 0 : 1;
+  for (index_t s = 1; s <= 23; s += 2)
+    for (index_t t = 2; t <= 24; t += 3)
+      for (index_t shift : {-50, -1, 0, 1, 17, 300}) wrong += agrees({100, 40, s}, {100 + shift, 40, t}) ? 0 : 1;
   CHECK(wrong == 0);
 
   // far beyond 2^31, and where strides are as long as contexts
-  index far = index{1} << 40;
+  index_t far = index_t{1} << 40;
   CHECK(agrees({far, 5, far}, {far, 5, far}));
-  sp::common c = sp::intersect({0, index{1} << 38, 7}, {3, index{1} << 38, 5}); // 28, 63, ...
+  sp::run_overlap c = sp::intersect({0, index_t{1} << 38, 7}, {3, index_t{1} << 38, 5}); // 28, 63, ...
   CHECK(c.begin == 28);
   CHECK(c.stride == 35);
   CHECK(c.a == 4);
   CHECK(c.b == 5);
-  CHECK(c.count == (5 * ((index{1} << 38) - 1) + 3 - 28) / 35 + 1);
+  CHECK(c.count == (5 * ((index_t{1} << 38) - 1) + 3 - 28) / 35 + 1);
 }
 
 TEST_CASE("runs: a common step beyond int64 is size_overflow, not a wrapped number [asan]") {
-  index a = (index{1} << 61) - 1, b = (index{1} << 61) - 2; // coprime
+  index_t a = (index_t{1} << 61) - 1, b = (index_t{1} << 61) - 2; // coprime
   CHECK(support::says(support::failure_of([&] {
                         return sp::intersect({0, 2, a}, {0, 2, b});
                       }),
@@ -99,13 +99,13 @@ TEST_CASE("runs: a common step beyond int64 is size_overflow, not a wrapped numb
 TEST_CASE("runs: clip keeps exactly the positions in the range") {
   int wrong = 0;
   for (run const& r : all_runs(5, 5, 4))
-    for (index a = -3; a < 30; ++a)
-      for (index b = a - 1; b < 30; ++b) {
-        std::vector<index> want, got;
-        for (index i = 0; i < r.count; ++i)
+    for (index_t a = -3; a < 30; ++a)
+      for (index_t b = a - 1; b < 30; ++b) {
+        std::vector<index_t> want, got;
+        for (index_t i = 0; i < r.count; ++i)
           if (a <= r.at(i) && r.at(i) < b) want.push_back(i);
         sp::interval x = sp::clip(r, a, b);
-        for (index i = 0; i < x.count; ++i) got.push_back(x.first + i);
+        for (index_t i = 0; i < x.count; ++i) got.push_back(x.first + i);
         wrong += want == got && x.count >= 0 ? 0 : 1;
       }
   CHECK(wrong == 0);
@@ -120,7 +120,7 @@ TEST_CASE("runs: append joins only what continues affinely and keeps the order o
       sp::append(out, a);
       sp::append(out, b);
       auto want = positions(a);
-      for (index p : positions(b)) want.push_back(p);
+      for (index_t p : positions(b)) want.push_back(p);
       wrong += positions(out) == want ? 0 : 1;
       for (run const& r : out) wrong += r.count > 0 && r.stride >= 1 ? 0 : 1;
     }
@@ -148,20 +148,20 @@ TEST_CASE("runs: single positions do not invent a stride") {
   CHECK(out == std::vector<run>{{1, 1, 1}, {3, 2, 1}});
 }
 
-TEST_CASE("runs: natural order keeps the positions, sorts disjoint runs and closes stripes") {
+TEST_CASE("runs: stream order keeps the positions, sorts disjoint runs and closes stripes") {
   int wrong = 0, dense = 0;
   auto list = all_runs(5, 3, 3);
   for (run const& a : list)
     for (run const& b : list) {
       if (sp::intersect(a, b).count > 0) continue; // runs of a layout are disjoint
-      auto out = sp::natural({a, b});
+      auto out = sp::in_stream_order({a, b});
       wrong += sorted(positions(out)) == sorted(positions(std::vector<run>{a, b})) ? 0 : 1;
       for (std::size_t i = 1; i < out.size(); ++i) wrong += out[i - 1].begin < out[i].begin ? 0 : 1;
       auto all = sorted(positions(out));
-      bool hole_free = !all.empty() && all.back() - all.front() + 1 == index(all.size());
+      bool hole_free = !all.empty() && all.back() - all.front() + 1 == index_t(all.size());
       if (hole_free) { // one dense run, in ascending order
         ++dense;
-        wrong += out == std::vector<run>{{all.front(), index(all.size()), 1}} ? 0 : 1;
+        wrong += out == std::vector<run>{{all.front(), index_t(all.size()), 1}} ? 0 : 1;
       }
     }
   CHECK(wrong == 0);
@@ -169,17 +169,17 @@ TEST_CASE("runs: natural order keeps the positions, sorts disjoint runs and clos
 
   // stripes of four ranks, given in any order, are the whole stream
   std::vector<run> stripes{{2, 5, 4}, {0, 6, 4}, {3, 5, 4}, {1, 5, 4}};
-  CHECK(sp::natural(stripes) == std::vector<run>{{0, 21, 1}});
+  CHECK(sp::in_stream_order(stripes) == std::vector<run>{{0, 21, 1}});
   // the zigzag halves of two ranks: chunks 0 1 and 6 7 of eight
-  CHECK(sp::natural({{0, 3, 1}, {21, 3, 1}, {3, 3, 1}, {18, 3, 1}}) == std::vector<run>{{0, 6, 1}, {18, 6, 1}});
-  CHECK(sp::natural({}).empty());
-  CHECK(sp::natural({{4, 0, 1}, {9, 0, 3}}).empty());
+  CHECK(sp::in_stream_order({{0, 3, 1}, {21, 3, 1}, {3, 3, 1}, {18, 3, 1}}) == std::vector<run>{{0, 6, 1}, {18, 6, 1}});
+  CHECK(sp::in_stream_order({}).empty());
+  CHECK(sp::in_stream_order({{4, 0, 1}, {9, 0, 3}}).empty());
 }
 
 TEST_CASE("runs: counts add up, or size_overflow") {
   std::vector<run> list{{0, 3, 1}, {9, 0, 2}, {10, 4, 5}};
   CHECK(sp::count_of(list) == 7);
-  std::vector<run> huge{{0, index{1} << 62, 1}, {0, index{1} << 62, 1}};
+  std::vector<run> huge{{0, index_t{1} << 62, 1}, {0, index_t{1} << 62, 1}};
   CHECK(support::says(support::failure_of([&] { return sp::count_of(huge); }), sp::errc::size_overflow, "4611686018427387904"));
 }
 

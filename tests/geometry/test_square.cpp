@@ -13,10 +13,10 @@
 namespace {
 
 using sp::block;
-using sp::index;
+using sp::index_t;
 
 struct outcome {
-  index full = 0, square = 0;
+  index_t full = 0, square = 0;
   bool exact = true;
 };
 
@@ -31,7 +31,7 @@ outcome examine(block const& b, sp::block_pieces const& pieces) {
       ++r.square;
     else
       r.exact = false;
-    index q0 = p.q - b.q, k0 = p.k - b.k;
+    index_t q0 = p.q - b.q, k0 = p.k - b.k;
     bool inside = p.rows > 0 && p.keys > 0 && q0 >= 0 && k0 >= 0 && q0 + p.rows <= b.rows && k0 + p.keys <= b.keys;
     bool placed = p.q_pos == b.q_pos + q0 * b.q_stride && p.k_pos == b.k_pos + k0 * b.k_stride && p.q_stride == b.q_stride &&
                   p.k_stride == b.k_stride && p.document == b.document && p.id == b.id && p.q_origin == b.q_origin &&
@@ -40,15 +40,16 @@ outcome examine(block const& b, sp::block_pieces const& pieces) {
       r.exact = false;
       continue;
     }
-    for (index i = 0; i < p.rows; ++i)
-      for (index j = 0; j < p.keys; ++j) shown[std::size_t((q0 + i) * b.keys + k0 + j)] += p.sees(i, j);
+    for (index_t i = 0; i < p.rows; ++i)
+      for (index_t j = 0; j < p.keys; ++j) shown[std::size_t((q0 + i) * b.keys + k0 + j)] += p.sees(i, j);
   }
-  for (index i = 0; i < b.rows; ++i)
-    for (index j = 0; j < b.keys; ++j) r.exact = r.exact && shown[std::size_t(i * b.keys + j)] == (b.sees(i, j) ? 1 : 0);
+  for (index_t i = 0; i < b.rows; ++i)
+    for (index_t j = 0; j < b.keys; ++j) r.exact = r.exact && shown[std::size_t(i * b.keys + j)] == (b.sees(i, j) ? 1 : 0);
   return r;
 }
 
-constexpr block made(index rows, index keys, index shift, index lo, index hi, index q_stride = 1, index k_stride = 1) {
+constexpr block made(index_t rows, index_t keys, index_t shift, index_t lo, index_t hi, index_t q_stride = 1,
+                     index_t k_stride = 1) {
   return {3, 40, rows, 5, 60, keys, 100, q_stride, 100 + shift, k_stride, lo, hi, 2, 77, 90, 80};
 }
 
@@ -63,12 +64,12 @@ static_assert(!sp::to_square_causal(made(6, 6, 0, -sp::unbounded, 0, 1, 2)));
 static_assert(!sp::to_square_causal(made(6, 6, 0, 0, sp::unbounded))); // keys after the query: the other side
 
 TEST_CASE("square: every one-sided block is at most two full blocks and one square causal one [asan]") {
-  index cut = 0, wrong = 0, most_full = 0, most_square = 0;
-  for (index rows = 1; rows <= 7; ++rows)
-    for (index keys = 1; keys <= 7; ++keys)
-      for (index stride : {1, 3})
-        for (index shift = -12; shift <= 12; ++shift)
-          for (index hi = -6; hi <= 6; ++hi) {
+  index_t cut = 0, wrong = 0, most_full = 0, most_square = 0;
+  for (index_t rows = 1; rows <= 7; ++rows)
+    for (index_t keys = 1; keys <= 7; ++keys)
+      for (index_t stride : {1, 3})
+        for (index_t shift = -12; shift <= 12; ++shift)
+          for (index_t hi = -6; hi <= 6; ++hi) {
             block b = made(rows, keys, shift, -sp::unbounded, hi, stride, stride);
             if (b.empty()) continue;
             auto pieces = sp::to_square_causal(b);
@@ -100,10 +101,10 @@ TEST_CASE("square: a lower bound that excludes nothing is no bound; one that cut
 }
 
 TEST_CASE("square: one row or one key has no stride to disagree about") {
-  for (index qs : {1, 2, 5})
-    for (index ks : {1, 3})
-      for (index shift = -6; shift <= 6; ++shift)
-        for (auto [rows, keys] : {std::pair<index, index>{1, 6}, {6, 1}, {1, 1}}) {
+  for (index_t qs : {1, 2, 5})
+    for (index_t ks : {1, 3})
+      for (index_t shift = -6; shift <= 6; ++shift)
+        for (auto [rows, keys] : {std::pair<index_t, index_t>{1, 6}, {6, 1}, {1, 1}}) {
           block b = made(rows, keys, shift, -sp::unbounded, 0, qs, ks);
           if (b.empty()) continue;
           auto pieces = sp::to_square_causal(b);
@@ -115,7 +116,7 @@ TEST_CASE("square: one row or one key has no stride to disagree about") {
 TEST_CASE("square: all blocks of causal rings, contiguous, zigzag and striped, packed documents") {
   sp::documents docs = sp::packed{0, 5, 5, 6, 29};
   auto mask = sp::slices(sp::causal(), docs, docs);
-  index wrong = 0, seen = 0;
+  index_t wrong = 0, seen = 0;
   auto all = [&](auto how) {
     for (int parts = 1; parts <= 8; ++parts) {
       sp::layout l(docs, how, parts);

@@ -21,7 +21,7 @@
 
 namespace incidents {
 
-using sp::index;
+using sp::index_t;
 using support::tensor;
 
 /// Shardings as a value, so that one instantiation serves all.
@@ -29,20 +29,20 @@ struct any_sharding {
   enum kind { contiguous, zigzag, striped, usp } which = contiguous;
   sp::scope over = sp::scope::document;
   static constexpr bool is_partition = true;
-  std::vector<sp::run> runs(index n, index part, index parts) const {
+  std::vector<sp::run> runs(index_t n, index_t part, index_t parts) const {
     if (which == contiguous) return sp::contiguous{}.runs(n, part, parts);
     if (which == zigzag) return sp::zigzag{}.runs(n, part, parts);
     if (which == striped) return sp::striped{}.runs(n, part, parts);
     return sp::nested{sp::zigzag{}, parts % 2 == 0 ? 2 : 1}.runs(n, part, parts);
   }
-  index multiple(index parts) const { return 2 * parts; }
+  index_t multiple(index_t parts) const { return 2 * parts; }
 };
 inline any_sharding const all_shardings[] = {
     {any_sharding::contiguous, sp::scope::stream}, {any_sharding::zigzag}, {any_sharding::striped}, {any_sharding::usp}};
 
 /// sees(document, q offset, k offset) is the mask's definition.
-using predicate = std::function<bool(std::size_t, index, index)>;
-inline bool below(std::size_t, index q, index k) { return k <= q; }
+using predicate = std::function<bool(std::size_t, index_t, index_t)>;
+inline bool below(std::size_t, index_t q, index_t k) { return k <= q; }
 
 struct tensors {
   std::vector<double> out, dq, dk, dv;
@@ -50,17 +50,17 @@ struct tensors {
 
 struct scene {
   sp::documents q_docs, k_docs;
-  index q_heads = 2, kv_heads = 1, dim = 3, value_dim = 2;
+  index_t q_heads = 2, kv_heads = 1, dim = 3, value_dim = 2;
   sp::mask mask = sp::causal();
   predicate sees = below;
   std::vector<double> q{}, k{}, v{}, dout{};
 
-  scene(sp::documents docs, index hq, index hk) : scene(docs, docs, hq, hk) {}
-  scene(sp::documents qd, sp::documents kd, index hq, index hk)
+  scene(sp::documents docs, index_t hq, index_t hk) : scene(docs, docs, hq, hk) {}
+  scene(sp::documents qd, sp::documents kd, index_t hq, index_t hk)
       : q_docs(std::move(qd)), k_docs(std::move(kd)), q_heads(hq), kv_heads(hk) {
     std::mt19937 g(unsigned(q_docs.length() * 31 + hq * 7 + hk));
     std::normal_distribution<double> normal;
-    auto fill = [&](index n) {
+    auto fill = [&](index_t n) {
       std::vector<double> x(static_cast<std::size_t>(n));
       for (double& y : x) y = normal(g);
       return x;
@@ -71,16 +71,16 @@ struct scene {
     dout = fill(q_docs.length() * q_heads * value_dim);
   }
 
-  static index document_of(sp::documents const& docs, index p) {
+  static index_t document_of(sp::documents const& docs, index_t p) {
     for (std::size_t d = 0; d < docs.size(); ++d)
-      if (docs[d].begin <= p && p < docs[d].end()) return index(d);
+      if (docs[d].begin <= p && p < docs[d].end()) return index_t(d);
     return -1;
   }
   tensors truth() const {
     sp_test::oracle o(q_docs.length(), k_docs.length(), q_heads, kv_heads, dim, value_dim);
     o.q = q, o.k = k, o.v = v;
-    o.see([&](index i, index j) {
-      index d = document_of(q_docs, i);
+    o.see([&](index_t i, index_t j) {
+      index_t d = document_of(q_docs, i);
       return d >= 0 && d == document_of(k_docs, j) &&
              sees(std::size_t(d), i - q_docs[std::size_t(d)].begin, j - k_docs[std::size_t(d)].begin);
     });
@@ -106,8 +106,8 @@ inline double error(tensors const& a, tensors const& b) {
 /// One rank's tensor (tokens, heads, width).
 struct local {
   std::vector<double> values;
-  std::array<index, 3> extents;
-  local(index rows, index heads, index width, double fill)
+  std::array<index_t, 3> extents;
+  local(index_t rows, index_t heads, index_t width, double fill)
       : values(std::size_t(rows * heads * width), fill), extents{rows, heads, width} {}
   sp::view<double, 3> view() { return tensor<3>(values, extents); }
   sp::view<double const, 3> read() const { return tensor<3>(values, extents); }
@@ -132,17 +132,17 @@ struct rank_tensors {
   static double nan() { return std::numeric_limits<double>::quiet_NaN(); }
 };
 
-/// The tensors of all ranks in natural order (positions in no document 0), and the number of slack rows that are not zero.
+/// The tensors of all ranks in stream order (positions in no document 0), and the number of slack rows that are not zero.
 struct outcome {
   tensors found;
-  index dirty_slack = 0;
+  index_t dirty_slack = 0;
 };
 
-inline index dirty(sp::batch const& b, local const& x) {
-  index n = 0, width = x.extents[1] * x.extents[2];
+inline index_t dirty(sp::batch const& b, local const& x) {
+  index_t n = 0, width = x.extents[1] * x.extents[2];
   sp::for_each_row(b, [&](sp::local_row const& r) {
     if (!r.real)
-      for (index c = 0; c < width; ++c) n += x.values[std::size_t(r.row * width + c)] == 0 ? 0 : 1; // NaN counts
+      for (index_t c = 0; c < width; ++c) n += x.values[std::size_t(r.row * width + c)] == 0 ? 0 : 1; // NaN counts
   });
   return n;
 }
@@ -157,7 +157,7 @@ struct how_to_run {
 template <class Make>
 outcome run(scene const& s, int parts, how_to_run const& how, Make const& make) {
   outcome result;
-  std::atomic<index> bad{0};
+  std::atomic<index_t> bad{0};
   sp::threads::run(parts, [&](sp::threads const& c) {
     sp::batch qb(s.q_docs, how.q_sharding, c, {how.shapes}), kb(s.k_docs, how.k_sharding, c, {how.shapes});
     rank_tensors t(s, qb, kb, how.slack);
@@ -171,7 +171,7 @@ outcome run(scene const& s, int parts, how_to_run const& how, Make const& make) 
     bad += dirty(qb, t.out) + dirty(qb, t.dq) + dirty(kb, t.dk) + dirty(kb, t.dv);
     tensors all;
     auto collect = [&](sp::batch const& b, local const& x, std::vector<double>& to) {
-      index n = b.source().length();
+      index_t n = b.source().length();
       to.resize(std::size_t(n * x.extents[1] * x.extents[2]));
       sp::gather(c, b, x.read(), tensor<3>(to, {n, x.extents[1], x.extents[2]}));
     };

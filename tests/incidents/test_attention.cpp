@@ -10,12 +10,12 @@
 namespace {
 
 using namespace incidents;
-using sp::index;
+using sp::index_t;
 
 TEST_CASE("DeepSpeed#7384: S not divisible by P: every (S, P), S < P included, is right [asan]") {
   int cases = 0;
   for (int parts = 1; parts <= 8; ++parts)
-    for (index n = 0; n <= 2 * parts + 2; ++n) {
+    for (index_t n = 0; n <= 2 * parts + 2; ++n) {
       CAPTURE(n);
       CAPTURE(parts);
       any_sharding const& how = all_shardings[(n + parts) % 4];
@@ -34,9 +34,9 @@ TEST_CASE("DeepSpeed#6774, #8317: Ulysses there and back is the identity for all
         s.mask = sp::window(0, 0);
         auto found = run(s, parts, {how, how, shapes}, ulysses(s.mask)).found;
         bool same = true;
-        for (index i = 0; i < 21; ++i)
-          for (index h = 0; h < 6; ++h)
-            for (index c = 0; c < 2; ++c)
+        for (index_t i = 0; i < 21; ++i)
+          for (index_t h = 0; h < 6; ++h)
+            for (index_t c = 0; c < 2; ++c)
               same = same && found.out[std::size_t((i * 6 + h) * 2 + c)] == s.v[std::size_t((i * 3 + h / 2) * 2 + c)];
         CHECK(same);
       }
@@ -44,8 +44,8 @@ TEST_CASE("DeepSpeed#6774, #8317: Ulysses there and back is the identity for all
 
 TEST_CASE("LlamaFactory#10794: kv heads < P: kv heads 1, 2, 3 with up to 8 ranks, q heads < P and uneven cuts too [asan]") {
   for (int parts = 1; parts <= 8; ++parts)
-    for (index kv : {1, 2, 3})
-      for (index group : {1, 2, 3}) {
+    for (index_t kv : {1, 2, 3})
+      for (index_t group : {1, 2, 3}) {
         CAPTURE(parts);
         CAPTURE(kv);
         CAPTURE(group);
@@ -56,7 +56,7 @@ TEST_CASE("LlamaFactory#10794: kv heads < P: kv heads 1, 2, 3 with up to 8 ranks
 
 TEST_CASE("TransformerEngine#3331: tail padding drops keys: real length mod 2P = 1 .. 2P-1") {
   for (int parts : {2, 3, 4, 8})
-    for (index tail = 1; tail < 2 * parts; ++tail) {
+    for (index_t tail = 1; tail < 2 * parts; ++tail) {
       CAPTURE(parts);
       CAPTURE(tail);
       scene s(sp::packed{0, 2 * parts + tail}, 2, 2);
@@ -75,11 +75,11 @@ TEST_CASE("TransformerEngine#1557, Megatron#1464: wrong ring gradients: P >= 3, 
 
 TEST_CASE("ring-flash-attention#35: a window reaches across ranks, left and right, far and near") {
   for (int parts : {3, 4, 7})
-    for (auto [left, right] : {std::pair<index, index>{0, 0}, {3, 0}, {9, 0}, {2, 2}, {0, 5}, {40, 40}})
+    for (auto [left, right] : {std::pair<index_t, index_t>{0, 0}, {3, 0}, {9, 0}, {2, 2}, {0, 5}, {40, 40}})
       for (any_sharding const& how : all_shardings) {
         scene s(sp::packed{0, 20, 26}, 2, 1);
         s.mask = sp::window(left, right);
-        s.sees = [left = left, right = right](std::size_t, index q, index k) { return -left <= k - q && k - q <= right; };
+        s.sees = [left = left, right = right](std::size_t, index_t q, index_t k) { return -left <= k - q && k - q <= right; };
         CHECK(worst_error(s, parts, how) < bound);
       }
 }
@@ -93,7 +93,7 @@ TEST_CASE(
       for (double& x : s.k) x *= size; // scores up to +-1e5: exp of any of them is 0 or infinite
       // queries 0..3 see nothing, on any rank; the others a corner that most ranks have no key of
       s.mask = sp::user_slices({{4, 18, 2, 9}});
-      s.sees = [](std::size_t, index q, index k) { return q >= 4 && 2 <= k && k < 9; };
+      s.sees = [](std::size_t, index_t q, index_t k) { return q >= 4 && 2 <= k && k < 9; };
       CHECK(worst_error(s, parts) < bound * std::max(1.0, size * size / 1000 * 10));
       auto found = run(s, parts, {all_shardings[1], all_shardings[1]}, ring(s.mask, sp::schedule::rotate)).found;
       bool zero = true; // a fully masked row is defined: out 0, gradient 0
@@ -128,7 +128,7 @@ TEST_CASE("flash-attention#2562, #2470, #2421, #1254: zero-length documents anyw
       for (any_sharding const& how : {all_shardings[0], all_shardings[1], all_shardings[2]}) {
         scene s(q, k, 2, 1);
         s.mask = sp::full();
-        s.sees = [](std::size_t, index, index) { return true; };
+        s.sees = [](std::size_t, index_t, index_t) { return true; };
         CHECK(worst_error(s, parts, {how, all_shardings[1]}) < bound);
       }
 }

@@ -26,7 +26,7 @@
 namespace {
 
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using support::tensor;
 using texts = std::vector<std::string>;
 
@@ -75,7 +75,7 @@ struct call {
   std::vector<float> memory = std::vector<float>(4096);
   sp::view<float, 3> q{at(0), {10, 4, 8}}, k{at(400), {10, 2, 8}}, v{at(600), {10, 2, 4}}, out{at(800), {10, 4, 4}};
   sp::batch b{sp::packed{0, 4, 10}, sp::zigzag{}, 0, 1};
-  float* at(index i) { return memory.data() + i; }
+  float* at(index_t i) { return memory.data() + i; }
   void operator()(int checks = 1) {
     sp::ring_attention attention(sp::solo{}, sp::reference{}, {.checks = checks});
     attention.forward(b, q, k, v, out);
@@ -97,7 +97,7 @@ template <class Body>
 std::function<void()> on_ranks(int ranks, Body body, sp::threads_options options = patient) {
   return [=] { sp::threads::run(ranks, body, options); };
 }
-void exchange_bytes(sp::threads const& c, char const* primitive, index sent, index expected) {
+void exchange_bytes(sp::threads const& c, char const* primitive, index_t sent, index_t expected) {
   std::vector<char> out(static_cast<std::size_t>(sent)), in(static_cast<std::size_t>(expected));
   sp::piece const a = sp::as_piece(tensor<1>(out, {sent})), b = sp::as_piece(tensor<1>(in, {expected}));
   sp::parcel const to{1 - c.rank(), {&a, 1}}, from{1 - c.rank(), {&b, 1}};
@@ -106,13 +106,13 @@ void exchange_bytes(sp::threads const& c, char const* primitive, index sent, ind
 
 /// A kernel without lse that takes whole documents.
 struct plain_sdpa {
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   void forward(sp::whole_call<float> const&) const {}
   void backward(sp::whole_grad<float> const&) const {}
 };
 /// The base communicator and nothing else: no peer memory.
 struct messages_only {
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   sp::threads inner;
   int rank() const { return inner.rank(); }
   int size() const { return inner.size(); }
@@ -120,7 +120,7 @@ struct messages_only {
 };
 static_assert(sp::communicator<messages_only> && !sp::peer_memory<messages_only>);
 
-sp::documents cu(std::vector<index> offsets, index length = -1) { return sp::documents::packed(offsets, length); }
+sp::documents cu(std::vector<index_t> offsets, index_t length = -1) { return sp::documents::packed(offsets, length); }
 
 std::vector<condition> local_conditions() {
   sp::documents const two = sp::packed{0, 4, 9};
@@ -245,7 +245,7 @@ std::vector<condition> local_conditions() {
        call_with([](call& c) { sp::split(c.b, c.q.rows(0, 7), c.q); })},
       // memory
       {"a size over int64", errc::size_overflow, {"4611686018427387904"}, "", "", -1, doing([] {
-         return sp::checked_mul(index{1} << 62, 4);
+         return sp::checked_mul(index_t{1} << 62, 4);
        })},
       {"null", errc::bad_pointer, {"v (10, 2, 4) is null"}, "memory", "ring_attention.forward", 0, call_with([](call& c) {
          c.v.data = nullptr;

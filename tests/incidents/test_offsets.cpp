@@ -19,48 +19,48 @@
 namespace {
 
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using support::failure_of;
 using support::says;
 
-constexpr index big = index{1} << 33; // tokens: four times what 31 bits can count
+constexpr index_t big = index_t{1} << 33; // tokens: four times what 31 bits can count
 /// An address that nobody will read.
 template <class T>
 T* nowhere() {
   return reinterpret_cast<T*>(std::uintptr_t{1} << 40);
 }
 template <class T>
-index distance(T* a, T const* b) {
-  return (index(reinterpret_cast<std::uintptr_t>(a)) - index(reinterpret_cast<std::uintptr_t>(b))) / index(sizeof(T));
+index_t distance(T* a, T const* b) {
+  return (index_t(reinterpret_cast<std::uintptr_t>(a)) - index_t(reinterpret_cast<std::uintptr_t>(b))) / index_t(sizeof(T));
 }
 
 TEST_CASE("flash-attention#1311, #1500, #2611: 32-bit offsets: views [asan]") {
-  sp::view<float, 3> v(nowhere<float>(), {index{1} << 20, 64, 128}); // (tokens, heads, dim)
-  CHECK(v.elements() == index{1} << 33);
-  CHECK(v.offset((1 << 20) - 1, 63, 127) == (index{1} << 33) - 1);
-  CHECK(distance(v.rows(1 << 19, 1 << 19).data, v.data) == index{1} << 32);
-  CHECK(distance(v.slice(1, 32, 32).rows(1000000, 1).data, v.data) == index{1000000} * 8192 + 32 * 128);
+  sp::view<float, 3> v(nowhere<float>(), {index_t{1} << 20, 64, 128}); // (tokens, heads, dim)
+  CHECK(v.elements() == index_t{1} << 33);
+  CHECK(v.offset((1 << 20) - 1, 63, 127) == (index_t{1} << 33) - 1);
+  CHECK(distance(v.rows(1 << 19, 1 << 19).data, v.data) == index_t{1} << 32);
+  CHECK(distance(v.narrow(1, 32, 32).rows(1000000, 1).data, v.data) == index_t{1000000} * 8192 + 32 * 128);
   CHECK(v.dense());
 
   sp::view<sp::bf16, 3> heads_first(nowhere<sp::bf16>(), {big, 8, 64}, {64, 64 * big, 1}); // strides beyond 2^31
   CHECK(heads_first.offset(big - 1, 7, 63) == 8 * 64 * big - 1);
-  CHECK(distance(heads_first.slice(1, 7, 1).data, heads_first.data) == 7 * 64 * big);
+  CHECK(distance(heads_first.narrow(1, 7, 1).data, heads_first.data) == 7 * 64 * big);
 
-  sp::view<float, 4> batch(nowhere<float>(), {8, index{1} << 20, 64, 128});
+  sp::view<float, 4> batch(nowhere<float>(), {8, index_t{1} << 20, 64, 128});
   CHECK(sp::flatten(batch).extent(0) == 8 << 20);
-  CHECK(sp::flatten(batch).offset((8 << 20) - 1, 63, 127) == (index{1} << 36) - 1);
+  CHECK(sp::flatten(batch).offset((8 << 20) - 1, 63, 127) == (index_t{1} << 36) - 1);
 }
 
 TEST_CASE("flash-attention#1311, #1500, #2611: 32-bit offsets: pieces and their bytes [asan]") {
-  sp::view<double, 3> v(nowhere<double>(), {index{1} << 20, 64, 128});
+  sp::view<double, 3> v(nowhere<double>(), {index_t{1} << 20, 64, 128});
   sp::piece p = sp::as_piece(v.rows(5, 1 << 19, 2));
-  CHECK(p.bytes() == index{1} << 35);
+  CHECK(p.bytes() == index_t{1} << 35);
   CHECK(p.strides[0] == 2 * 64 * 128 * 8);
   auto back = sp::as_view<double, 3>(p);
   CHECK(back.stride(0) == 2 * 64 * 128);
   CHECK(distance(back.data, v.data) == 5 * 64 * 128);
   std::vector<sp::piece> three(3, p);
-  CHECK(sp::total_bytes(three) == 3 * (index{1} << 35));
+  CHECK(sp::total_bytes(three) == 3 * (index_t{1} << 35));
   sp::detail::segment_cursor cursor(three);
   CHECK(cursor.left() == 64 * 128 * 8);
   cursor.advance(64 * 128 * 8 - 8);
@@ -73,7 +73,7 @@ TEST_CASE("flash-attention#1311, #1500, #2611: 32-bit offsets: documents, layout
   auto mask = sp::slices(sp::causal(), docs, docs);
   auto check = [&](auto const& how) {
     sp::layout l(docs, how, 8);
-    index rows = 0;
+    index_t rows = 0;
     for (int p = 0; p < 8; ++p) rows += l.tokens(p);
     CHECK(rows == 3 * big + 5);
     sp::owner const last = l.owner_of(3 * big + 4);
@@ -99,7 +99,7 @@ TEST_CASE("flash-attention#1311, #1500, #2611: 32-bit offsets: documents, layout
   sp::batch b(docs, sp::zigzag{}, 3, 8);
   CHECK(sp::owner_of(b, 2 * big).part == b.layout().owner_of(2 * big).part);
   sp::layout other(docs, sp::contiguous{}, 8);
-  index moved = 0;
+  index_t moved = 0;
   for (int p = 0; p < 8; ++p)
     sp::for_each_match(b.layout().runs(p), other.runs(7), sp::shift_map(docs, 1),
                        [&](sp::row_match const& m) { moved += m.count; });
@@ -125,13 +125,14 @@ TEST_CASE(
 }
 
 TEST_CASE("sizes over int64 are size_overflow, never a wrapped number") {
-  CHECK(failure_of([] { return sp::checked_mul(index{1} << 40, index{1} << 40); }).code == errc::size_overflow);
-  CHECK(failure_of([] { return sp::checked_add(index{1} << 62, index{1} << 62); }).code == errc::size_overflow);
+  CHECK(failure_of([] { return sp::checked_mul(index_t{1} << 40, index_t{1} << 40); }).code == errc::size_overflow);
+  CHECK(failure_of([] { return sp::checked_add(index_t{1} << 62, index_t{1} << 62); }).code == errc::size_overflow);
   CHECK(failure_of([] { return sp::view<float, 3>(nowhere<float>(), {big, big, 2}); }).code == errc::size_overflow);
-  sp::view<double, 2> repeated(nowhere<double>(), {index{1} << 31, index{1} << 31}, {0, 0}); // elements fit, their bytes do not
-  CHECK(repeated.elements() == index{1} << 62);
+  sp::view<double, 2> repeated(nowhere<double>(), {index_t{1} << 31, index_t{1} << 31},
+                               {0, 0}); // elements fit, their bytes do not
+  CHECK(repeated.elements() == index_t{1} << 62);
   CHECK(failure_of([&] { return sp::as_piece(repeated); }).code == errc::size_overflow);
-  CHECK(failure_of([] { return sp::documents::rectangular(index{1} << 40, index{1} << 40); }).code == errc::size_overflow);
+  CHECK(failure_of([] { return sp::documents::rectangular(index_t{1} << 40, index_t{1} << 40); }).code == errc::size_overflow);
 }
 
 TEST_CASE("nccl#788: messages of no bytes are skipped by both sides, whoever lists them [asan]") {

@@ -44,7 +44,7 @@ TEST_CASE("digests: layouts with the same number of rows and runs everywhere dif
   struct custom {
     std::vector<std::vector<sp::run>> list;
     sp::scope over = sp::scope::stream;
-    std::vector<sp::run> runs(sp::index, sp::index part, sp::index) const { return list[std::size_t(part)]; }
+    std::vector<sp::run> runs(sp::index_t, sp::index_t part, sp::index_t) const { return list[std::size_t(part)]; }
   };
   CHECK(all_differ(std::vector<sp::layout>{{one, custom{{{{0, 8, 1}}, {{8, 8, 1}}}}, 2},
                                            {one, custom{{{{8, 8, 1}}, {{0, 8, 1}}}}, 2},
@@ -80,5 +80,5 @@ TEST_CASE("digests: every part of a mask's rule counts, bounds beyond the unboun
                                          changed([](auto& x) { x.lo = 0; }),
                                          changed([](auto& x) { x.hi = 2; }),
                                          sp::user_slices({s, {4, 5, 6, 7}})}));
-  CHECK(digest_of(sp::mask{.lo = -sp::unbounded - 1}) == digest_of(sp::mask{.lo = std::numeric_limits<sp::index>::min()}));
+  CHECK(digest_of(sp::mask{.lo = -sp::unbounded - 1}) == digest_of(sp::mask{.lo = std::numeric_limits<sp::index_t>::min()}));
 }

@@ -17,7 +17,7 @@ namespace {
 
 using sp::documents;
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using sp::layout;
 using sp::mapping;
 using support::failure_of;
@@ -29,10 +29,10 @@ struct movement {
   documents from, to;
   std::vector<mapping> map;
   /// For each position of `to`: where it comes from, or -1.
-  std::vector<index> sources() const {
-    std::vector<index> out(std::size_t(to.length()), -1);
+  std::vector<index_t> sources() const {
+    std::vector<index_t> out(std::size_t(to.length()), -1);
     for (mapping const& m : map)
-      for (index i = 0; i < m.count; ++i) out[std::size_t(m.to + i)] = m.from + i;
+      for (index_t i = 0; i < m.count; ++i) out[std::size_t(m.to + i)] = m.from + i;
     return out;
   }
 };
@@ -68,15 +68,15 @@ void for_each_pair_of_shardings(F&& f) {
 
 /// One layout's rows of a global tensor (positions, width).
 template <class T>
-std::vector<T> rows_of(layout const& l, int part, std::vector<T> const& global, index width) {
+std::vector<T> rows_of(layout const& l, int part, std::vector<T> const& global, index_t width) {
   std::vector<T> out;
   for (sp::run const& r : l.runs(part))
-    for (index i = 0; i < r.count; ++i)
-      for (index c = 0; c < width; ++c) out.push_back(global[std::size_t(r.at(i) * width + c)]);
+    for (index_t i = 0; i < r.count; ++i)
+      for (index_t c = 0; c < width; ++c) out.push_back(global[std::size_t(r.at(i) * width + c)]);
   return out;
 }
 
-std::vector<double> small_integers(index n, unsigned seed) {
+std::vector<double> small_integers(index_t n, unsigned seed) {
   std::mt19937 generator(seed);
   std::vector<double> v(static_cast<std::size_t>(n));
   for (double& x : v) x = double(int(generator() % 17) - 8);
@@ -85,15 +85,15 @@ std::vector<double> small_integers(index n, unsigned seed) {
 
 /// Ranks on which apply or its transpose are not what the map says.
 int wrong_ranks(movement const& m, int parts, auto const& from_how, auto const& to_how) {
-  index const width = 3;
+  index_t const width = 3;
   auto const x = small_integers(m.from.length() * width, 1), y = small_integers(m.to.length() * width, 2);
   auto const source = m.sources();
   std::vector<double> moved(y.size(), 100), summed(x.size(), 0); // A x and A^T y, position by position
   layout const from(m.from, from_how, parts), to(m.to, to_how, parts);
-  auto owned = [](layout const& l, index p) { return l.owner_of(p).part >= 0; };
-  for (index p = 0; p < m.to.length(); ++p)
-    if (index s = source[std::size_t(p)]; s >= 0 && owned(to, p) && owned(from, s))
-      for (index c = 0; c < width; ++c) {
+  auto owned = [](layout const& l, index_t p) { return l.owner_of(p).part >= 0; };
+  for (index_t p = 0; p < m.to.length(); ++p)
+    if (index_t s = source[std::size_t(p)]; s >= 0 && owned(to, p) && owned(from, s))
+      for (index_t c = 0; c < width; ++c) {
         moved[std::size_t(p * width + c)] = x[std::size_t(s * width + c)];
         summed[std::size_t(s * width + c)] += y[std::size_t(p * width + c)];
       }
@@ -104,7 +104,7 @@ int wrong_ranks(movement const& m, int parts, auto const& from_how, auto const& 
     sp::pool scratch;
     auto in = rows_of(from, c.rank(), x, width), dout = rows_of(to, c.rank(), y, width);
     std::vector<double> out(dout.size(), -5), din(in.size(), -5);
-    index a = from.tokens(c.rank()), b = to.tokens(c.rank());
+    index_t a = from.tokens(c.rank()), b = to.tokens(c.rank());
     move.apply(c, tensor<2>(std::as_const(in), {a, width}), tensor<2>(out, {b, width}), scratch, 100);
     move.apply_transposed(c, tensor<2>(std::as_const(dout), {b, width}), tensor<2>(din, {a, width}), scratch);
     if (out != rows_of(to, c.rank(), moved, width) || din != rows_of(from, c.rank(), summed, width) ||
@@ -140,7 +140,7 @@ TEST_CASE("relayout: many to one is the transpose of one to many") {
   // every position of a text takes part in one of three sums
   documents text = sp::packed{0, 12}, sums = sp::packed{0, 3};
   std::vector<mapping> spread;
-  for (index i = 0; i < 4; ++i) spread.push_back({0, 3 * i, 3});
+  for (index_t i = 0; i < 4; ++i) spread.push_back({0, 3 * i, 3});
   for (int parts : {1, 2, 3, 5, 8}) {
     layout from(sums, sp::contiguous{}, parts), to(text, sp::zigzag{}, parts);
     std::atomic<int> good{0};
@@ -149,13 +149,14 @@ TEST_CASE("relayout: many to one is the transpose of one to many") {
       std::vector<double> in(std::size_t(to.tokens(c.rank()))), out(std::size_t(from.tokens(c.rank())), -1);
       std::size_t row = 0;
       for (sp::run const& r : to.runs(c.rank()))
-        for (index i = 0; i < r.count; ++i) in[row++] = double(r.at(i));
+        for (index_t i = 0; i < r.count; ++i) in[row++] = double(r.at(i));
       sp::pool scratch;
-      move.apply_transposed(c, tensor<1>(std::as_const(in), {index(in.size())}), tensor<1>(out, {index(out.size())}), scratch);
+      move.apply_transposed(c, tensor<1>(std::as_const(in), {index_t(in.size())}), tensor<1>(out, {index_t(out.size())}),
+                            scratch);
       bool ok = true;
       row = 0;
       for (sp::run const& r : from.runs(c.rank()))
-        for (index i = 0; i < r.count; ++i) ok = ok && out[row++] == double(4 * r.at(i) + 18); // x + x+3 + x+6 + x+9
+        for (index_t i = 0; i < r.count; ++i) ok = ok && out[row++] == double(4 * r.at(i) + 18); // x + x+3 + x+6 + x+9
       good += ok;
     });
     CHECK(good == parts);
@@ -169,7 +170,7 @@ TEST_CASE("relayout: labels shifted across ranks are shifted_labels, without a g
     sp::threads::run(parts, [&](sp::threads const& c) {
       sp::batch b(docs, sp::zigzag{}, c);
       std::vector<std::int64_t> tokens(23), mine(std::size_t(b.tokens())), want(mine), got(mine);
-      for (index i = 0; i < 23; ++i) tokens[std::size_t(i)] = 500 + i;
+      for (index_t i = 0; i < 23; ++i) tokens[std::size_t(i)] = 500 + i;
       sp::split(b, tensor<1>(tokens, {23}), tensor<1>(mine, {b.tokens()}));
       sp::shifted_labels(b, tensor<1>(std::as_const(tokens), {23}), tensor<1>(want, {b.tokens()}), -100);
       sp::relayout move(b.layout(), b.layout(), sp::shift_map(docs, 1), c.rank());
@@ -192,10 +193,10 @@ TEST_CASE("relayout: one preparation serves tensors of any type and width, bitwi
     mapping const all = sp::identity_map(20);
     sp::relayout move(from, to, {&all, 1}, c.rank());
     sp::pool scratch;
-    auto same = [&](auto const& global, index width, auto rank) {
+    auto same = [&](auto const& global, index_t width, auto rank) {
       auto in = rows_of(from, c.rank(), global, width), want = rows_of(to, c.rank(), global, width), out = want;
       std::fill(out.begin(), out.end(), typename decltype(out)::value_type{});
-      index a = from.tokens(c.rank()), b = to.tokens(c.rank());
+      index_t a = from.tokens(c.rank()), b = to.tokens(c.rank());
       if constexpr (rank == 1)
         move.apply(c, tensor<1>(std::as_const(in), {a}), tensor<1>(out, {b}), scratch);
       else if constexpr (rank == 2)

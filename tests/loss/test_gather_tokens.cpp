@@ -1,4 +1,4 @@
-// The differentiable gather: natural order with padding trimmed forward, the rank's own slice backward.
+// The differentiable gather: stream order with padding trimmed forward, the rank's own slice backward.
 // A loss that mixes all tokens is proved by central differences in double, with the parameter gradients it gives.
 #include <doctest/doctest.h>
 
@@ -17,12 +17,12 @@
 namespace {
 
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using support::failure_of;
 using support::says;
 using support::tensor;
 
-TEST_CASE("gather_tokens: natural order, padding trimmed, gaps filled; the own slice comes back [asan]") {
+TEST_CASE("gather_tokens: stream order, padding trimmed, gaps filled; the own slice comes back [asan]") {
   sp::documents docs({{1, 7, 7, 0}, {8, 0, 0, 1}, {9, 12, 12, 2}}, 23);
   std::vector<float> global(23 * 2);
   for (std::size_t i = 0; i < global.size(); ++i) global[i] = float(i + 1);
@@ -39,8 +39,8 @@ TEST_CASE("gather_tokens: natural order, padding trimmed, gaps filled; the own s
           sp::pool scratch;
           gather.forward(b, prepared, tensor<2>(std::as_const(local), {b.tokens(), 2}), tensor<2>(all, {23, 2}), scratch, -1.0f);
           bool ok = scratch.bytes_in_use() == 0;
-          for (index i = 0; i < 46; ++i) {
-            index t = i / 2;
+          for (index_t i = 0; i < 46; ++i) {
+            index_t t = i / 2;
             bool real = (t >= 1 && t < 8) || (t >= 9 && t < 21);
             ok = ok && all[std::size_t(i)] == (real ? global[std::size_t(i)] : -1.0f);
           }
@@ -82,16 +82,16 @@ struct mixing_loss {
 };
 
 TEST_CASE("gather_tokens: a softmax over all gathered tokens: central differences, and parameter gradients summed once [asan]") {
-  index const n = 13;
+  index_t const n = 13;
   mixing_loss loss;
   std::vector<double> x;
-  for (index i = 0; i < n; ++i) {
+  for (index_t i = 0; i < n; ++i) {
     loss.c.push_back(std::cos(double(3 * i)));
     x.push_back(std::sin(double(5 * i + 1)));
   }
   for (int parts : {1, 3, 5, 8}) {
     // z_i = w x_i, computed by the rank that owns token i; every rank then sees the same loss
-    auto run = [&](double w, index bumped, double by, std::vector<double>* dz, double* dw) {
+    auto run = [&](double w, index_t bumped, double by, std::vector<double>* dz, double* dw) {
       std::vector<double> values(static_cast<std::size_t>(parts)), partial(static_cast<std::size_t>(parts));
       std::vector<double> collected(std::size_t(n), 0);
       sp::threads::run(parts, [&](sp::threads const& comm) {
@@ -126,7 +126,7 @@ TEST_CASE("gather_tokens: a softmax over all gathered tokens: central difference
     double dw = 0;
     run(w, 0, 0, &dz, &dw);
     double worst = 0;
-    for (index i = 0; i < n; ++i) {
+    for (index_t i = 0; i < n; ++i) {
       double slope = (run(w, i, h, nullptr, nullptr) - run(w, i, -h, nullptr, nullptr)) / (2 * h);
       worst = std::max(worst, std::abs(slope - dz[std::size_t(i)]));
     }

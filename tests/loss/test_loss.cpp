@@ -23,7 +23,7 @@
 namespace {
 
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using support::failure_of;
 using support::says;
 using support::tensor;
@@ -35,14 +35,14 @@ double const nan = std::numeric_limits<double>::quiet_NaN();
 
 /// Tokens of a stream for the model loss_i = (w . x_i - y_i)^2; a label is only counted or ignored.
 struct stream {
-  index n;
+  index_t n;
   std::vector<double> x, y; // (tokens, 3), (tokens)
   std::vector<label_t> labels;
-  stream(index tokens, unsigned seed, index valid_every, label_t ignore = ignored) : n(tokens) {
+  stream(index_t tokens, unsigned seed, index_t valid_every, label_t ignore = ignored) : n(tokens) {
     std::mt19937 g(seed);
     std::normal_distribution<double> normal;
-    for (index i = 0; i < 3 * n; ++i) x.push_back(normal(g));
-    for (index i = 0; i < n; ++i) {
+    for (index_t i = 0; i < 3 * n; ++i) x.push_back(normal(g));
+    for (index_t i = 0; i < n; ++i) {
       y.push_back(normal(g));
       labels.push_back(valid_every > 0 && i % valid_every == 0 ? i : ignore);
     }
@@ -55,10 +55,10 @@ double residual(double const* x, double y) { return w[0] * x[0] + w[1] * x[1] + 
 /// One rank minimising sum(loss) over all streams: {sum of losses, count, d sum / d w}.
 struct truth {
   double sum = 0;
-  index count = 0;
+  index_t count = 0;
   weights_t gradient{};
   void add(stream const& s, label_t ignore = ignored) {
-    for (index i = 0; i < s.n; ++i) {
+    for (index_t i = 0; i < s.n; ++i) {
       if (s.labels[std::size_t(i)] == ignore) continue;
       double r = residual(&s.x[std::size_t(3 * i)], s.y[std::size_t(i)]);
       sum += r * r;
@@ -70,7 +70,7 @@ struct truth {
 
 /// A rank's share of a stream and its part of the parameter gradient.
 struct share {
-  index n;
+  index_t n;
   std::vector<double> x, y, losses, dlosses;
   std::vector<label_t> labels;
   share(sp::batch const& b, stream const& s, label_t ignore = ignored)
@@ -79,7 +79,7 @@ struct share {
     sp::split(b, tensor<2>(s.x, {s.n, 3}), tensor<2>(x, {n, 3}));
     sp::split(b, tensor<1>(s.y, {s.n}), tensor<1>(y, {n}));
     sp::split(b, tensor<1>(s.labels, {s.n}), tensor<1>(labels, {n}), ignore); // slack carries ignore_index
-    for (index i = 0; i < n; ++i) {
+    for (index_t i = 0; i < n; ++i) {
       double r = residual(&x[std::size_t(3 * i)], y[std::size_t(i)]);
       losses[std::size_t(i)] = labels[std::size_t(i)] == ignore ? nan : r * r; // losses of ignored rows are not read
     }
@@ -89,7 +89,7 @@ struct share {
   auto gradient_view() { return tensor<1>(dlosses, {n}); }
   /// Adds d loss / d w of these rows.
   void add_gradient(weights_t& g) const {
-    for (index i = 0; i < n; ++i) {
+    for (index_t i = 0; i < n; ++i) {
       double r = residual(&x[std::size_t(3 * i)], y[std::size_t(i)]);
       for (std::size_t c = 0; c < 3; ++c) g[c] += dlosses[std::size_t(i)] * 2 * r * x[std::size_t(3 * i) + c];
     }
@@ -168,7 +168,7 @@ void check_step(stream const& s, sp::documents const& docs, Sharding const& how,
 
 TEST_CASE("Megatron#673, #906: loss scale: unequal valid counts, summed and averaged gradients equal one rank's [asan]") {
   sp::documents docs = sp::packed{0, 0, 13, 14, 31};
-  for (index valid_every : {1, 2, 7, 30})
+  for (index_t valid_every : {1, 2, 7, 30})
     for (int parts = 1; parts <= 8; ++parts)
       for (bool average : {false, true})
         for (auto reduce : {sp::reduction::mean, sp::reduction::sum}) {
@@ -182,7 +182,7 @@ TEST_CASE("VeOmni#338, ms-swift#10035: loss scale: a rank with no valid token; n
   for (int parts : {2, 3, 4, 8})
     for (bool average : {false, true}) {
       stream s(24, 2, 1);
-      for (index i = 0; i < 24 / parts + 1; ++i) s.labels[std::size_t(i)] = ignored; // all of rank 0
+      for (index_t i = 0; i < 24 / parts + 1; ++i) s.labels[std::size_t(i)] = ignored; // all of rank 0
       check_step(s, docs, sp::contiguous{}, parts, average, {});
       check_step(stream(24, 3, 0), docs, sp::contiguous{}, parts, average, {}); // nobody: loss 0, gradient 0, no NaN
       check_step(stream(24, 3, 0), docs, sp::contiguous{}, parts, average, {.reduce = sp::reduction::sum});
@@ -319,7 +319,7 @@ TEST_CASE("transformers#48167, ms-swift#9152: eval loss is not multiplied by P, 
 TEST_CASE("twinkle: padded labels after the split: positions that padding adds carry ignore_index and count nowhere") {
   stream const s(13, 4, 1);
   for (int parts : {2, 3, 4}) {
-    std::atomic<index> slack{0};
+    std::atomic<index_t> slack{0};
     sp::threads::run(parts, [&](sp::threads const& c) {
       sp::batch b(sp::packed{0, 13}, sp::zigzag{}, c, {sp::shapes::padded});
       std::vector<label_t> labels(std::size_t(b.tokens()), 1);

@@ -44,8 +44,8 @@ TEST_CASE("derive: ulysses is the greatest common divisor of all kv heads and th
 
 TEST_CASE("derive: every proposal is legal and even for all small models") {
   bool ok = true;
-  for (sp::index hq = 1; hq <= 12; ++hq)
-    for (sp::index hk = 1; hk <= hq; ++hk)
+  for (sp::index_t hq = 1; hq <= 12; ++hq)
+    for (sp::index_t hk = 1; hk <= hq; ++hk)
       for (int world = 1; world <= 12 && hq % hk == 0; ++world) {
         shapes model{{hq, hk}};
         auto d = sp::derive(model, world);

@@ -18,7 +18,7 @@ using support::says;
 
 /// A communicator that moves nothing and counts its calls.
 struct mock {
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   struct done {
     void wait() {}
   };

@@ -12,7 +12,7 @@
 namespace {
 
 using sp::axis_kind;
-using sp::index;
+using sp::index_t;
 
 static_assert(sp::communicator<sp::group<sp::threads>> && sp::peer_memory<sp::group<sp::threads>>);
 static_assert(sp::splittable<sp::group<sp::threads>> && sp::abortable<sp::group<sp::threads>> &&
@@ -20,12 +20,12 @@ static_assert(sp::splittable<sp::group<sp::threads>> && sp::abortable<sp::group<
 
 /// Everybody's world rank, in the order of the group.
 template <class Comm>
-std::vector<index> world_ranks(Comm const& c, index mine) {
-  std::vector<index> all(std::size_t(c.size()));
-  sp::view<index, 1> from(&mine, {1});
+std::vector<index_t> world_ranks(Comm const& c, index_t mine) {
+  std::vector<index_t> all(std::size_t(c.size()));
+  sp::view<index_t, 1> from(&mine, {1});
   sp::piece out = sp::as_piece(from);
   std::vector<sp::piece> in;
-  for (index& x : all) in.push_back(sp::as_piece(sp::view<index, 1>(&x, {1})));
+  for (index_t& x : all) in.push_back(sp::as_piece(sp::view<index_t, 1>(&x, {1})));
   std::vector<sp::parcel> sends, receives;
   for (int r = 0; r < c.size(); ++r) {
     sends.push_back({r, {&out, 1}});
@@ -35,7 +35,7 @@ std::vector<index> world_ranks(Comm const& c, index mine) {
   return all;
 }
 
-bool same(std::vector<index> const& a, std::vector<int> const& b) { return std::vector<index>(b.begin(), b.end()) == a; }
+bool same(std::vector<index_t> const& a, std::vector<int> const& b) { return std::vector<index_t>(b.begin(), b.end()) == a; }
 
 /// Number of ranks on which something about some group is wrong.
 int wrong_ranks(sp::mesh const& mesh) {

@@ -12,7 +12,7 @@ namespace conformance {
 namespace {
 
 struct scene {
-  std::vector<index> cu_seqlens;
+  std::vector<index_t> cu_seqlens;
   int sharding;
   sp::attention_shape shape;
 };
@@ -28,7 +28,7 @@ template <class Comm, class Make>
 sp::ledger step_ledger(Comm const& plain_comm, scene const& s, Make const& make) {
   sp::ledger ledger;
   sp::counting comm(plain_comm, ledger);
-  sp::batch b(sp::packed(std::span<index const>(s.cu_seqlens)), any_sharding{s.sharding}, comm);
+  sp::batch b(sp::packed(std::span<index_t const>(s.cu_seqlens)), any_sharding{s.sharding}, comm);
   local_scene<float> x(b, s.shape);
   sp::pool memory;
   auto attn = make(comm);

@@ -89,17 +89,17 @@ TEST_CASE("mpi: messages of a pair arrive in the order of the exchanges, whateve
 }
 
 TEST_CASE("mpi: pieces are cut and strided differently on both sides, small and large") {
-  for (sp::index wide : {2, 700})
+  for (sp::index_t wide : {2, 700})
     all_good(3, [&](sp::mpi const& c) {
       // sends a (4, 5, wide) block out of a larger tensor, doubles behind it; receives 4 wide rows of 5 ints, transposed, and bytes
       int const next = (c.rank() + 1) % 3, before = (c.rank() + 2) % 3;
       std::vector<int> tensor(std::size_t(4 * 7 * (wide + 1)));
       for (std::size_t i = 0; i < tensor.size(); ++i) tensor[i] = int(i) + 1000000 * c.rank();
       std::vector<double> extra{c.rank() + 0.5, c.rank() + 0.25};
-      auto const block = sp::view<int, 3>(tensor.data(), {4, 7, wide + 1}).slice(1, 1, 5).slice(2, 1, wide);
+      auto const block = sp::view<int, 3>(tensor.data(), {4, 7, wide + 1}).narrow(1, 1, 5).narrow(2, 1, wide);
       std::array<piece, 2> out{sp::as_piece(block), sp::as_piece(all(extra))};
 
-      sp::index const n = 4 * wide;
+      sp::index_t const n = 4 * wide;
       std::vector<int> columns(std::size_t(5 * n), -1);
       sp::view<int, 2> const rows(columns.data(), {n, 5}, {1, n}); // transposed in memory
       std::vector<unsigned char> bytes(16);
@@ -109,8 +109,8 @@ TEST_CASE("mpi: pieces are cut and strided differently on both sides, small and 
       c.exchange({"cuts", {&send, 1}, {&receive, 1}}).wait();
 
       bool good = true;
-      for (sp::index i = 0; i < 5 * n; ++i) {
-        sp::index const sheet = i / (5 * wide), row = i / wide % 5, at = i % wide;
+      for (sp::index_t i = 0; i < 5 * n; ++i) {
+        sp::index_t const sheet = i / (5 * wide), row = i / wide % 5, at = i % wide;
         good = good && rows(i / 5, i % 5) == int((sheet * 7 + row + 1) * (wide + 1) + at + 1) + 1000000 * before;
       }
       CHECK(good);
@@ -125,20 +125,21 @@ TEST_CASE("mpi: random blocks of every shape reach blocks of every other shape")
   for (int seed = 0; seed < 40; ++seed)
     all_good(2, [&](sp::mpi const& c) {
       std::mt19937 random((unsigned(seed))); // both ranks draw the same
-      sp::index const a = 1 + sp::index(random() % 9), b = 1 + sp::index(random() % 30), d = 1 + sp::index(random() % 200);
-      sp::index const pad = sp::index(random() % 3), count = a * b * d;
+      sp::index_t const a = 1 + sp::index_t(random() % 9), b = 1 + sp::index_t(random() % 30),
+                        d = 1 + sp::index_t(random() % 200);
+      sp::index_t const pad = sp::index_t(random() % 3), count = a * b * d;
       std::vector<std::uint16_t> from(std::size_t(a * (b + pad) * (d + pad))), to(std::size_t(b * (a + pad) * d), 0xffff);
       for (std::size_t i = 0; i < from.size(); ++i) from[i] = std::uint16_t(i * 7 + unsigned(c.rank()));
-      auto const source = sp::view<std::uint16_t, 3>(from.data(), {a, b + pad, d + pad}).slice(1, 0, b).slice(2, 0, d);
-      auto const target = sp::view<std::uint16_t, 3>(to.data(), {b, a + pad, d}).slice(1, 0, a);
-      sp::index const cut = sp::index(random() % std::uint64_t(b + 1));
+      auto const source = sp::view<std::uint16_t, 3>(from.data(), {a, b + pad, d + pad}).narrow(1, 0, b).narrow(2, 0, d);
+      auto const target = sp::view<std::uint16_t, 3>(to.data(), {b, a + pad, d}).narrow(1, 0, a);
+      sp::index_t const cut = sp::index_t(random() % std::uint64_t(b + 1));
       std::array<piece, 1> const out{sp::as_piece(source)};
-      std::array<piece, 2> const in{sp::as_piece(target.slice(0, 0, cut)), sp::as_piece(target.slice(0, cut, b - cut))};
+      std::array<piece, 2> const in{sp::as_piece(target.narrow(0, 0, cut)), sp::as_piece(target.narrow(0, cut, b - cut))};
       parcel const send{1 - c.rank(), out}, receive{1 - c.rank(), in};
       c.exchange({"shapes", {&send, 1}, {&receive, 1}}).wait();
       bool good = true;
-      for (sp::index i = 0; i < count; ++i) {
-        sp::index const flat = ((i / (b * d)) * (b + pad) + i / d % b) * (d + pad) + i % d;
+      for (sp::index_t i = 0; i < count; ++i) {
+        sp::index_t const flat = ((i / (b * d)) * (b + pad) + i / d % b) * (d + pad) + i % d;
         good = good && target(i / (a * d), i / d % a, i % d) == std::uint16_t(flat * 7 + 1 - c.rank());
       }
       CHECK_MESSAGE(good, "seed " << seed << ": " << a << " x " << b << " x " << d << " + " << pad);
@@ -146,8 +147,8 @@ TEST_CASE("mpi: random blocks of every shape reach blocks of every other shape")
 }
 
 TEST_CASE("mpi: parcels beyond the limits of a note and of a message travel in several messages") {
-  for (sp::index note : {sp::index{0}, sp::index{64}, sp::index{100000}})
-    for (sp::index message : {sp::index{1}, sp::index{1000}, sp::index{4096}})
+  for (sp::index_t note : {sp::index_t{0}, sp::index_t{64}, sp::index_t{100000}})
+    for (sp::index_t message : {sp::index_t{1}, sp::index_t{1000}, sp::index_t{4096}})
       all_good(3,
                [&](sp::mpi const& c) {
                  for (int n : {1, 16, 17, 250, 256, 257}) {
@@ -307,7 +308,7 @@ TEST_CASE("mpi: misuse is refused before anything is sent") {
     CHECK(says(e, sp::errc::bad_state, "a deadline of " + std::to_string(deadline.count()) + " ms"));
   }
   CHECK(says(failure_of([] { sp::mpi c(MPI_COMM_WORLD, {.largest_message = 0}); }), sp::errc::bad_state, "messages of 0"));
-  CHECK(says(failure_of([] { sp::mpi c(MPI_COMM_WORLD, {.largest_note = sp::index{1} << 31}); }), sp::errc::bad_state,
+  CHECK(says(failure_of([] { sp::mpi c(MPI_COMM_WORLD, {.largest_note = sp::index_t{1} << 31}); }), sp::errc::bad_state,
              "2147483648"));
 }
 
@@ -323,8 +324,8 @@ std::vector<float> sums(Comm const& c, int n) {
   sp::all_reduce(c, all(v), scratch);
   std::vector<sp::view<float, 1>> parts;
   for (int r = 0; r < c.size(); ++r) {
-    sp::index const from = sp::cut(n, r, c.size()), to = sp::cut(n, r + 1, c.size());
-    parts.push_back(all(given).slice(0, from, to - from));
+    sp::index_t const from = sp::cut(n, r, c.size()), to = sp::cut(n, r + 1, c.size());
+    parts.push_back(all(given).narrow(0, from, to - from));
   }
   std::vector<float> mine(std::size_t(parts[std::size_t(c.rank())].extent(0)));
   sp::reduce_scatter(c, parts, all(mine), scratch);

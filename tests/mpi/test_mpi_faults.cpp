@@ -456,7 +456,7 @@ TEST_CASE("mpi faults: after a failure a late sender reaches nobody's memory") {
 
 TEST_CASE("mpi faults: chaos fails the n-th call of any rank, and that is what all are told") {
   for (int r = 0; r < 3; ++r)
-    for (sp::index n = 0; n < 6; ++n) {
+    for (sp::index_t n = 0; n < 6; ++n) {
       auto const ranks = outcomes(3, [&](sp::mpi const& inner) {
         sp::chaos c(inner, {.seed = 3, .max_delay = 100us, .fail_at = inner.rank() == r ? n : -1});
         auto half = c.split(c.rank() % 2, 0);

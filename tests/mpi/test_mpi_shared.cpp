@@ -28,7 +28,7 @@ TEST_CASE("mpi shared: published buffers are read by peers until all have releas
         std::vector<int> mine(std::size_t(round % 5 * 3000 * c.rank() + 4), 10 * c.rank() + round);
         std::vector<double> grid(35);
         for (std::size_t i = 0; i < grid.size(); ++i) grid[i] = double(i) + 100 * c.rank();
-        sp::view<double, 2> const part = sp::view<double, 2>(grid.data(), {5, 7}).slice(1, 2, 3); // strided
+        sp::view<double, 2> const part = sp::view<double, 2>(grid.data(), {5, 7}).narrow(1, 2, 3); // strided
         std::array<piece, 3> shown{sp::as_piece(all(mine)), sp::as_piece(part), sp::as_piece(all(mine).rows(0, 0))};
         auto e = c.publish("pull", shown);
         std::vector<int> second(3, c.rank());
@@ -105,7 +105,7 @@ TEST_CASE("mpi shared: blocks of shared memory are given back and taken again, i
 
 TEST_CASE("mpi shared: windows grow by what was in use at a time, not by all that ever was") {
   sp::detail::mpi_node_memory memory;
-  sp::index const block = memory.rounded(1000);
+  sp::index_t const block = memory.rounded(1000);
   for (int i = 0; i < 100; ++i) memory.deallocate(memory.allocate(1000), 1000);
   CHECK(memory.wanted() == block);
   void* const one = memory.allocate(1000);
@@ -202,7 +202,7 @@ TEST_CASE("mpi shared: an exposure that dies unreleased ends the family, and rea
       int sum = 0;
       for (int lap = 0; lap < 20; ++lap) {
         auto const v = sp::as_view<int, 1>(shown.of(0)[0]);
-        for (sp::index i = 0; i < v.extent(0); ++i) sum += v(i);
+        for (sp::index_t i = 0; i < v.extent(0); ++i) sum += v(i);
         std::this_thread::sleep_for(1ms);
       }
       CHECK(sum == 400000);

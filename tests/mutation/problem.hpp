@@ -18,7 +18,7 @@
 
 namespace sentinel {
 
-using sp::index;
+using sp::index_t;
 using support::tensor;
 using comm = sp::group<sp::threads>;
 
@@ -37,7 +37,7 @@ struct kernel : sp::reference<sp::softcap, sp::alibi, sp::dropout> {
 
   template <class T>
   base::extra forward(base::plan const& p, sp::allocator& scratch, sp::call_numbers const& n, sp::view<T const, 3> q,
-                      std::span<sp::key_part<T> const> keys, sp::fold_state<T> state) const {
+                      std::span<sp::kv_views<T> const> keys, sp::fold_state<T> state) const {
     std::this_thread::sleep_for(late);
     return base::forward<T>(p, scratch, n, q, keys, state);
   }
@@ -52,14 +52,14 @@ struct kernel : sp::reference<sp::softcap, sp::alibi, sp::dropout> {
 /// zigzag or striped, in `inner` contiguous pieces of each shard: one type, so that a batch is instantiated once.
 struct sharding {
   bool stripes = false;
-  index inner = 1, stride = 1;
+  index_t inner = 1, stride = 1;
   sp::scope over = sp::scope::document;
   static constexpr bool is_partition = true;
-  std::vector<sp::run> runs(index n, index part, index parts) const {
+  std::vector<sp::run> runs(index_t n, index_t part, index_t parts) const {
     if (stripes) return sp::nested{sp::striped{}, inner, stride}.runs(n, part, parts);
     return sp::nested{sp::zigzag{}, inner, stride}.runs(n, part, parts);
   }
-  index multiple(index parts) const { return 2 * parts; }
+  index_t multiple(index_t parts) const { return 2 * parts; }
 };
 
 struct numbers {
@@ -69,7 +69,7 @@ struct numbers {
 struct problem {
   sp::documents q_docs, k_docs;
   sp::mask mask;
-  static constexpr index q_heads = 6, kv_heads = 3, dim = 3, value_dim = 4;
+  static constexpr index_t q_heads = 6, kv_heads = 3, dim = 3, value_dim = 4;
   std::vector<double> q, k, v, dout, sinks{0.3, -1.0, 2.0, 0.0, -0.5, 1.0};
 
   problem(sp::documents qd, sp::documents kd, sp::mask rule)
@@ -79,7 +79,7 @@ struct problem {
     for (auto [x, n] :
          {std::pair(&q, q_docs.length() * q_heads * dim), std::pair(&k, k_docs.length() * kv_heads * dim),
           std::pair(&v, k_docs.length() * kv_heads * value_dim), std::pair(&dout, q_docs.length() * q_heads * value_dim)})
-      for (index i = 0; i < n; ++i) x->push_back(normal(g));
+      for (index_t i = 0; i < n; ++i) x->push_back(normal(g));
   }
 
   /// Nobody's key q + hi + 1 and nobody's key q + lo - 1: the rule of the mask, from offsets in documents alone.
@@ -89,17 +89,17 @@ struct problem {
     o.slopes.assign(slopes.begin(), slopes.end());
     for (auto [docs, places] : {std::pair(&q_docs, &o.q_places), std::pair(&k_docs, &o.k_places)})
       for (sp::document const& d : *docs)
-        for (index i = 0; i < d.count; ++i) (*places)[std::size_t(d.begin + i)] = {d.id, i};
-    o.see([&](index i, index j) {
+        for (index_t i = 0; i < d.count; ++i) (*places)[std::size_t(d.begin + i)] = {d.id, i};
+    o.see([&](index_t i, index_t j) {
       for (std::size_t d = 0; d < q_docs.size(); ++d) {
         sp::document const &a = q_docs[d], &b = k_docs[d];
         if (i < a.begin || i >= a.end() || j < b.begin || j >= b.end()) continue;
-        index distance = (j - b.begin) - (i - a.begin) - (mask.at == sp::align::end ? b.count - a.count : 0);
+        index_t distance = (j - b.begin) - (i - a.begin) - (mask.at == sp::align::end ? b.count - a.count : 0);
         return mask.lo <= distance && distance <= mask.hi;
       }
       return false;
     });
-    o.keep = [](index document, index h, index i, index j) {
+    o.keep = [](index_t document, index_t h, index_t i, index_t j) {
       auto u = sp::uniforms4(sp::site_key(key, document, h), i, j / 4);
       return u[std::size_t(j % 4)] < float(chance) ? 0.0 : 1 / (1 - chance);
     };
@@ -110,12 +110,12 @@ struct problem {
 
 /// Packed documents, one of a single token, one empty, whose ids are not their indices, under a window with two edges.
 inline problem self_attention() {
-  sp::documents docs = sp::packed{0, 9, 10, 10, 31}.with_ids(std::vector<index>{11, 5, 900, 2});
+  sp::documents docs = sp::packed{0, 9, 10, 10, 31}.with_ids(std::vector<index_t>{11, 5, 900, 2});
   return {docs, docs, sp::window(7, 1)};
 }
 /// Fewer queries than keys; the last query stands on the last key.
 inline problem cross_attention() {
-  sp::documents q = sp::packed{0, 5, 13}.with_ids(std::vector<index>{3, 8});
+  sp::documents q = sp::packed{0, 5, 13}.with_ids(std::vector<index_t>{3, 8});
   return {q, sp::packed{0, 9, 26}, {.lo = -9, .hi = 0, .at = sp::align::end}};
 }
 
@@ -148,7 +148,7 @@ inline std::vector<sp::attention_options> every_schedule(sp::mask const& mask) {
 struct local {
   std::vector<double> values;
   sp::view<double, 3> v;
-  local(index rows, index heads, index width, double fill = 0)
+  local(index_t rows, index_t heads, index_t width, double fill = 0)
       : values(std::size_t(rows * heads * width), fill), v(values.data(), {rows, heads, width}) {}
   sp::view<double const, 3> read() const { return v; }
 };
@@ -185,7 +185,7 @@ struct rank_scene {
     o.backward(at, ctx, std::move(s), q.read(), k.read(), v.read(), out.read(), dout.read(), dq.v, dk.v, dv.v, extras(p, w));
   }
 
-  /// All ranks' tensors in natural order; what gradients held before is taken off again.
+  /// All ranks' tensors in stream order; what gradients held before is taken off again.
   numbers collect(sp::threads const& c, way const& w) {
     auto whole = [&](sp::batch const& b, local const& x, double held) {
       std::vector<double> all(std::size_t(b.source().length() * x.v.extent(1) * x.v.extent(2)));
@@ -196,13 +196,13 @@ struct rank_scene {
     double held = w.accumulate ? 0.5 : 0;
     numbers n{whole(qb, out, 0), whole(qb, dq, held), whole(kb, dk, held), whole(kb, dv, held), dsinks};
     sp::pool scratch;
-    sp::all_reduce(c, tensor<1>(n.dsinks, {index(n.dsinks.size())}), scratch);
+    sp::all_reduce(c, tensor<1>(n.dsinks, {index_t(n.dsinks.size())}), scratch);
     for (double& x : n.dsinks) x -= c.size() * held;
     return n;
   }
 };
 
-/// Forward and backward of make(communicator of all ranks, mesh) and what all ranks found, in natural order.
+/// Forward and backward of make(communicator of all ranks, mesh) and what all ranks found, in stream order.
 template <class Make>
 numbers run(problem const& p, way const& w, Make&& make) {
   numbers found;

@@ -8,7 +8,7 @@
 namespace {
 
 using namespace sentinel;
-using sp::index;
+using sp::index_t;
 using support::failure_of;
 
 /// Runs body(scene, object, prepared, options) on every rank of a ring of three, by every schedule.
@@ -45,13 +45,13 @@ TEST_CASE("calls: saved is used once") {
 TEST_CASE("calls: workspaces of exactly the promised bytes are enough") {
   on_every_rank([](problem const& p, way const& w, rank_scene& s, auto const& attention, auto const& prepared) {
     sp::attention_shape const shape{p.q_heads, p.kv_heads, p.dim, p.value_dim};
-    auto block = [](index bytes) { return std::vector<std::byte>(std::size_t(bytes) + sp::allocator::alignment); };
+    auto block = [](index_t bytes) { return std::vector<std::byte>(std::size_t(bytes) + sp::allocator::alignment); };
     auto aligned = [](std::vector<std::byte>& b) {
       auto at = reinterpret_cast<std::uintptr_t>(b.data()) % sp::allocator::alignment;
       return b.data() + (sp::allocator::alignment - at) % sp::allocator::alignment;
     };
-    index scratch_bytes = attention.template scratch_bytes<double>(prepared, shape),
-          saved_bytes = attention.template saved_bytes<double>(prepared, shape);
+    index_t scratch_bytes = attention.template scratch_bytes<double>(prepared, shape),
+            saved_bytes = attention.template saved_bytes<double>(prepared, shape);
     auto a = block(scratch_bytes), b = block(saved_bytes);
     sp::workspace scratch(aligned(a), std::size_t(scratch_bytes)), kept(aligned(b), std::size_t(saved_bytes));
     sp::context ctx(scratch, kept, key);
@@ -78,7 +78,7 @@ TEST_CASE("calls: outputs that overlap anything are refused before anything is s
     CHECK(refused(q, k, v, own));
     // q and out as interleaved halves of the same rows share no byte
     std::vector<double> both(std::size_t(s.qb.tokens() * p.q_heads * (p.dim + p.value_dim)));
-    auto half = [&](index begin, index width) {
+    auto half = [&](index_t begin, index_t width) {
       sp::view<double, 3> h(both.data() + begin, {s.qb.tokens(), p.q_heads, width});
       h.strides = {p.q_heads * (p.dim + p.value_dim), p.dim + p.value_dim, 1};
       return h;

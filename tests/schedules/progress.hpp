@@ -17,7 +17,7 @@ inline std::string name(int rank, event const& e) {
 
 /// Every send has exactly one receive of the same bytes in the same exchange of the same primitive, and the other way round.
 inline std::string unmatched(program const& all) {
-  using line = std::tuple<int, int, int, int, index, std::string_view>; // group, number, from, to, bytes, primitive
+  using line = std::tuple<int, int, int, int, index_t, std::string_view>; // group, number, from, to, bytes, primitive
   std::multiset<line> sends, receives;
   for (int r = 0; r < int(all.size()); ++r)
     for (event const& e : all[std::size_t(r)]) {

@@ -17,12 +17,12 @@
 
 namespace schedules {
 
-using sp::index;
+using sp::index_t;
 
 /// Bytes for, or from, another rank of the program.
 struct message {
   int peer;
-  index bytes;
+  index_t bytes;
   friend bool operator==(message const&, message const&) = default;
 };
 
@@ -101,7 +101,7 @@ private:
     for (sp::piece p : pieces) {
       e->data.push_back(read({&p, 1}));
       p.data = e->data.back().data();
-      index stride = p.element;
+      index_t stride = p.element;
       for (int d = p.rank; d-- > 0; stride *= p.extents[std::size_t(d)]) p.strides[std::size_t(d)] = stride;
       e->pieces.push_back(p);
     }
@@ -135,11 +135,11 @@ struct place {
       return;
     }
     auto it = all->messages_.find({group->group, number, world(to.peer), me()});
-    if (it == all->messages_.end() || index(it->second.size()) != sp::total_bytes(to.pieces)) return; // stays poisoned
+    if (it == all->messages_.end() || index_t(it->second.size()) != sp::total_bytes(to.pieces)) return; // stays poisoned
     sp::piece p;
     p.data = it->second.data();
     p.rank = 1;
-    p.extents[0] = index(it->second.size());
+    p.extents[0] = index_t(it->second.size());
     p.strides[0] = 1;
     sp::copy(to.pieces, {&p, 1});
   }
@@ -217,7 +217,7 @@ private:
 /// Rank `rank` of a group.
 class recorder {
 public:
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
 
   recorder(record& all, crew group, int rank) : at_{&all, std::make_shared<crew const>(std::move(group)), rank} {}
 
@@ -229,13 +229,13 @@ public:
     event e{event::post, group, at_.all->count(at_.me(), group).exchanges++, t.primitive};
     int const number = e.number;
     for (sp::parcel const& p : t.sends)
-      if (index n = sp::total_bytes(p.pieces); n > 0 && p.peer != rank()) {
+      if (index_t n = sp::total_bytes(p.pieces); n > 0 && p.peer != rank()) {
         e.sends.push_back({at_.world(p.peer), n});
         at_.all->sent({group, number, at_.me(), at_.world(p.peer)}, read(p.pieces));
       }
     token result(at_, t, number);
     for (sp::parcel const& p : t.receives) {
-      if (index n = sp::total_bytes(p.pieces); n > 0 && p.peer != rank()) e.receives.push_back({at_.world(p.peer), n});
+      if (index_t n = sp::total_bytes(p.pieces); n > 0 && p.peer != rank()) e.receives.push_back({at_.world(p.peer), n});
       for (sp::detail::segment_cursor c(p.pieces); !c.done(); c.advance(c.left()))
         std::memset(c.data(), int(record::poison), std::size_t(c.left()));
     }

@@ -14,45 +14,45 @@ namespace schedules {
 /// Who may see whom, from the definition.
 struct rule {
   sp::mask mask;
-  std::function<bool(index q, index k)> sees; ///< inside one document
+  std::function<bool(index_t q, index_t k)> sees; ///< inside one document
 };
 inline rule causal() {
-  return {sp::causal(), [](index q, index k) { return k <= q; }};
+  return {sp::causal(), [](index_t q, index_t k) { return k <= q; }};
 }
 inline rule full() {
-  return {sp::full(), [](index, index) { return true; }};
+  return {sp::full(), [](index_t, index_t) { return true; }};
 }
-inline rule window(index left, index right) {
-  return {sp::window(left, right), [=](index q, index k) { return q - left <= k && k <= q + right; }};
+inline rule window(index_t left, index_t right) {
+  return {sp::window(left, right), [=](index_t q, index_t k) { return q - left <= k && k <= q + right; }};
 }
 
 /// What the values of a scene mean, and how often each (head, query, key) has been computed.
 class ground {
 public:
   enum tensor { q, k, v, out, lse, dout };
-  index tokens, q_heads, kv_heads;
+  index_t tokens, q_heads, kv_heads;
 
-  ground(std::vector<index> lengths, index hq, index hk, rule const& r) : tokens(0), q_heads(hq), kv_heads(hk) {
-    std::vector<index> document;
-    for (std::size_t d = 0; d < lengths.size(); ++d) document.insert(document.end(), std::size_t(lengths[d]), index(d));
-    tokens = index(document.size());
+  ground(std::vector<index_t> lengths, index_t hq, index_t hk, rule const& r) : tokens(0), q_heads(hq), kv_heads(hk) {
+    std::vector<index_t> document;
+    for (std::size_t d = 0; d < lengths.size(); ++d) document.insert(document.end(), std::size_t(lengths[d]), index_t(d));
+    tokens = index_t(document.size());
     sees_.resize(std::size_t(tokens * tokens));
-    for (index i = 0; i < tokens; ++i)
-      for (index j = 0; j < tokens; ++j)
+    for (index_t i = 0; i < tokens; ++i)
+      for (index_t j = 0; j < tokens; ++j)
         sees_[std::size_t(i * tokens + j)] = document[std::size_t(i)] == document[std::size_t(j)] && r.sees(i, j);
   }
-  bool sees(index i, index j) const { return sees_[std::size_t(i * tokens + j)]; }
+  bool sees(index_t i, index_t j) const { return sees_[std::size_t(i * tokens + j)]; }
 
   /// The number that stands for a row of a tensor; exact in double, and different for all.
-  double id(tensor t, index position, index head) const { return double((index(t) * 4096 + position) * 4096 + head + 1); }
+  double id(tensor t, index_t position, index_t head) const { return double((index_t(t) * 4096 + position) * 4096 + head + 1); }
   /// What one pair adds to the gradients: whole numbers that differ from pair to pair.
-  static double weight(index position_q, index position_k, index head) {
+  static double weight(index_t position_q, index_t position_k, index_t head) {
     return double(1 + (position_q * 131 + position_k * 31 + head * 7) % 61);
   }
 
   struct tally {
     std::vector<std::uint8_t> times;
-    void count(ground const& g, index h, index i, index j) {
+    void count(ground const& g, index_t h, index_t i, index_t j) {
       auto& n = times[std::size_t((h * g.tokens + i) * g.tokens + j)];
       n = std::uint8_t(n + (n < 255));
     }
@@ -66,16 +66,16 @@ public:
     for (tally* t : {&forward, &rows, &keys}) t->times.assign(std::size_t(q_heads * tokens * tokens), 0);
     complaints.clear();
   }
-  void expect(double found, double wanted, char const* what, index position, index head) {
+  void expect(double found, double wanted, char const* what, index_t position, index_t head) {
     if (!strict || found == wanted || complaints.size() > 20) return;
     complaints.push_back(std::string(what) + " of token " + std::to_string(position) + ", head " + std::to_string(head) + " is " +
                          std::to_string(found) + ", expected " + std::to_string(wanted));
   }
   /// Every pair the rule allows was computed once, and nothing else.
   std::string uncovered(tally const& t, char const* what) const {
-    for (index h = 0; h < q_heads; ++h)
-      for (index i = 0; i < tokens; ++i)
-        for (index j = 0; j < tokens; ++j)
+    for (index_t h = 0; h < q_heads; ++h)
+      for (index_t i = 0; i < tokens; ++i)
+        for (index_t j = 0; j < tokens; ++j)
           if (int n = t.times[std::size_t((h * tokens + i) * tokens + j)]; n != int(sees(i, j)))
             return std::string(what) + ": head " + std::to_string(h) + ", query " + std::to_string(i) + ", key " +
                    std::to_string(j) + " is computed " + std::to_string(n) + " times";
@@ -89,7 +89,7 @@ private:
 /// An attention backend that computes nothing: it checks that the rows it is given are those the blocks speak of, and notes the pairs.
 class tracer {
 public:
-  using memory_type = sp::host;
+  using memory_type = sp::host_memory;
   using plan = std::vector<sp::block>;
   using extra = sp::nothing;
   explicit tracer(ground& g) : ground_(&g) {}
@@ -98,16 +98,16 @@ public:
 
   template <class T>
   extra forward(plan const& blocks, sp::allocator&, sp::call_numbers const& n, sp::view<T const, 3> q,
-                std::span<sp::key_part<T> const> keys, sp::fold_state<T> state) const {
+                std::span<sp::kv_views<T> const> keys, sp::fold_state<T> state) const {
     for (sp::block const& b : blocks) {
       auto const& part = keys[std::size_t(b.k_part)];
       check_keys(b, n.heads, part.k, part.v);
-      for (index h = 0; h < n.heads.q_count; ++h)
-        for (index i = 0; i < b.rows; ++i) {
-          index const at = b.q_pos + b.q_stride * i, head = n.heads.q_head(h);
+      for (index_t h = 0; h < n.heads.q_count; ++h)
+        for (index_t i = 0; i < b.rows; ++i) {
+          index_t const at = b.q_pos + b.q_stride * i, head = n.heads.q_head(h);
           ground_->expect(q(b.q + i, h, 0), ground_->id(ground::q, at, head), "q", at, head);
           bool any = false;
-          for_each_key(b, i, [&](index, index k_at) { any = true, count(ground_->forward, head, at, k_at); });
+          for_each_key(b, i, [&](index_t, index_t k_at) { any = true, count(ground_->forward, head, at, k_at); });
           if (!any) continue;
           state.out(b.q + i, h, 0) = ground_->id(ground::out, at, head);
           state.lse(b.q + i, h) = ground_->id(ground::lse, at, head);
@@ -123,11 +123,11 @@ public:
       auto const& r = rows[std::size_t(b.q_part)];
       auto const& c = keys[std::size_t(b.k_part)];
       check_keys(b, n.heads, c.k, c.v);
-      for (index h = 0; h < n.heads.q_count; ++h)
-        for (index i = 0; i < b.rows; ++i) {
-          index const at = b.q_pos + b.q_stride * i, row = b.q + i, kv = n.heads.kv_of(h);
+      for (index_t h = 0; h < n.heads.q_count; ++h)
+        for (index_t i = 0; i < b.rows; ++i) {
+          index_t const at = b.q_pos + b.q_stride * i, row = b.q + i, kv = n.heads.kv_of(h);
           check_row(r, row, h, at, n.heads.q_head(h));
-          for_each_key(b, i, [&](index j, index k_at) {
+          for_each_key(b, i, [&](index_t j, index_t k_at) {
             double const w = ground::weight(at, k_at, n.heads.q_head(h));
             if (r.dq.data) r.dq(row, h, 0) += w, count(ground_->rows, n.heads.q_head(h), at, k_at);
             if (!c.dk.data) return;
@@ -139,30 +139,30 @@ public:
     }
   }
   template <class T>
-  index scratch_bytes(plan const&, sp::heads const&, index, index) const {
+  index_t scratch_bytes(plan const&, sp::heads const&, index_t, index_t) const {
     return 0;
   }
 
 private:
   template <class F>
-  static void for_each_key(sp::block const& b, index i, F&& f) {
-    for (index j = 0; j < b.keys; ++j)
+  static void for_each_key(sp::block const& b, index_t i, F&& f) {
+    for (index_t j = 0; j < b.keys; ++j)
       if (b.sees(i, j)) f(j, b.k_pos + b.k_stride * j);
   }
-  void count(ground::tally& t, index head, index q, index k) const {
+  void count(ground::tally& t, index_t head, index_t q, index_t k) const {
     if (ground_->strict) t.count(*ground_, head, q, k);
   }
   template <class K>
   void check_keys(sp::block const& b, sp::heads const& on, K const& k, K const& v) const {
-    for (index h = 0; h < on.kv_count; ++h)
-      for (index j = 0; j < b.keys; ++j) {
-        index const at = b.k_pos + b.k_stride * j, head = on.kv_begin + h;
+    for (index_t h = 0; h < on.kv_count; ++h)
+      for (index_t j = 0; j < b.keys; ++j) {
+        index_t const at = b.k_pos + b.k_stride * j, head = on.kv_begin + h;
         ground_->expect(k(b.k + j, h, 0), ground_->id(ground::k, at, head), "k", at, head);
         ground_->expect(v(b.k + j, h, 0), ground_->id(ground::v, at, head), "v", at, head);
       }
   }
   template <class R>
-  void check_row(R const& r, index row, index h, index at, index head) const {
+  void check_row(R const& r, index_t row, index_t h, index_t at, index_t head) const {
     ground_->expect(r.q(row, h, 0), ground_->id(ground::q, at, head), "q", at, head);
     ground_->expect(r.out(row, h, 0), ground_->id(ground::out, at, head), "out", at, head);
     ground_->expect(r.dout(row, h, 0), ground_->id(ground::dout, at, head), "dout", at, head);
@@ -175,20 +175,20 @@ static_assert(sp::attention_backend<tracer, double>);
 
 /// Tensors of one rank, (tokens, heads, 1), every number naming its place; results are poisoned.
 struct rank_tensors {
-  std::vector<index> positions; ///< of the rows
+  std::vector<index_t> positions; ///< of the rows
   std::vector<double> memory[8];
   sp::view<double, 3> q, k, v, out, dout, dq, dk, dv;
 
   rank_tensors(ground const& g, sp::batch const& b) {
     for (sp::run const& r : b.runs())
-      for (index i = 0; i < r.count; ++i) positions.push_back(r.at(i));
-    index const hq = g.q_heads, hk = g.kv_heads;
+      for (index_t i = 0; i < r.count; ++i) positions.push_back(r.at(i));
+    index_t const hq = g.q_heads, hk = g.kv_heads;
     int at = 0;
-    auto make = [&](index heads, std::optional<ground::tensor> what) {
+    auto make = [&](index_t heads, std::optional<ground::tensor> what) {
       auto& m = memory[at++];
-      for (index p : positions)
-        for (index h = 0; h < heads; ++h) m.push_back(what ? g.id(*what, p, h) : std::numeric_limits<double>::quiet_NaN());
-      return sp::view<double, 3>(m.data(), {index(positions.size()), heads, 1});
+      for (index_t p : positions)
+        for (index_t h = 0; h < heads; ++h) m.push_back(what ? g.id(*what, p, h) : std::numeric_limits<double>::quiet_NaN());
+      return sp::view<double, 3>(m.data(), {index_t(positions.size()), heads, 1});
     };
     q = make(hq, ground::q), k = make(hk, ground::k), v = make(hk, ground::v), out = make(hq, {}), dout = make(hq, ground::dout);
     dq = make(hq, {}), dk = make(hk, {}), dv = make(hk, {});
@@ -197,19 +197,19 @@ struct rank_tensors {
 
   /// Outputs and gradients at home are what the definition says.
   void check(ground& g) const {
-    index const group = g.q_heads / g.kv_heads;
-    for (index i = 0; i < index(positions.size()); ++i) {
-      index const p = positions[std::size_t(i)];
-      for (index h = 0; h < g.q_heads; ++h) {
+    index_t const group = g.q_heads / g.kv_heads;
+    for (index_t i = 0; i < index_t(positions.size()); ++i) {
+      index_t const p = positions[std::size_t(i)];
+      for (index_t h = 0; h < g.q_heads; ++h) {
         double sum = 0;
-        for (index j = 0; j < g.tokens; ++j) sum += g.sees(p, j) ? ground::weight(p, j, h) : 0;
+        for (index_t j = 0; j < g.tokens; ++j) sum += g.sees(p, j) ? ground::weight(p, j, h) : 0;
         g.expect(out(i, h, 0), g.id(ground::out, p, h), "out at home", p, h);
         g.expect(dq(i, h, 0), sum, "dq at home", p, h);
       }
-      for (index h = 0; h < g.kv_heads; ++h) {
+      for (index_t h = 0; h < g.kv_heads; ++h) {
         double sum = 0;
-        for (index s = h * group; s < (h + 1) * group; ++s)
-          for (index j = 0; j < g.tokens; ++j) sum += g.sees(j, p) ? ground::weight(j, p, s) : 0;
+        for (index_t s = h * group; s < (h + 1) * group; ++s)
+          for (index_t j = 0; j < g.tokens; ++j) sum += g.sees(j, p) ? ground::weight(j, p, s) : 0;
         g.expect(dk(i, h, 0), sum, "dk at home", p, h);
         g.expect(dv(i, h, 0), 2 * sum, "dv at home", p, h);
       }
@@ -218,15 +218,15 @@ struct rank_tensors {
 };
 
 /// Every token of the documents has exactly one owner.
-inline std::string not_a_partition(sp::layout const& l, index tokens) {
+inline std::string not_a_partition(sp::layout const& l, index_t tokens) {
   std::vector<int> owners(std::size_t(tokens), 0);
   for (int p = 0; p < l.parts(); ++p)
     for (sp::run const& r : l.runs(p))
-      for (index i = 0; i < r.count; ++i) {
+      for (index_t i = 0; i < r.count; ++i) {
         if (r.at(i) < 0 || r.at(i) >= tokens) return "part " + std::to_string(p) + " owns position " + std::to_string(r.at(i));
         ++owners[std::size_t(r.at(i))];
       }
-  for (index t = 0; t < tokens; ++t)
+  for (index_t t = 0; t < tokens; ++t)
     if (owners[std::size_t(t)] != 1)
       return "token " + std::to_string(t) + " has " + std::to_string(owners[std::size_t(t)]) + " owners";
   return {};
@@ -241,10 +241,10 @@ struct study {
 
 /// Runs the objects that make(record, rank, tracer) gives until a pass changes nothing, and checks everything on what was recorded.
 template <class Sharding, class Make>
-study run(int ranks, std::vector<index> const& lengths, Sharding const& how, index q_heads, index kv_heads, rule const& mask,
-          Make make) {
-  std::vector<index> cu{0};
-  for (index n : lengths) cu.push_back(cu.back() + n);
+study run(int ranks, std::vector<index_t> const& lengths, Sharding const& how, index_t q_heads, index_t kv_heads,
+          rule const& mask, Make make) {
+  std::vector<index_t> cu{0};
+  for (index_t n : lengths) cu.push_back(cu.back() + n);
   ground g(lengths, q_heads, kv_heads, mask);
   record all(ranks);
   using object = decltype(make(all, 0, tracer(g)));

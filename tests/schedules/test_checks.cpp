@@ -29,7 +29,7 @@ std::string everything(program const& p) {
 
 /// A ring attention with something planted, over as many ranks as the record has.
 template <class Object>
-study planted(int ranks, Object object, std::vector<index> lengths = {13, 6}) {
+study planted(int ranks, Object object, std::vector<index_t> lengths = {13, 6}) {
   return run(ranks, lengths, sp::zigzag{}, 2, 1, causal(), [=](record& all, int rank, tracer const& kernel) {
     crew everybody;
     for (int r = 0; r < ranks; ++r) everybody.members.push_back(r);
@@ -150,9 +150,9 @@ TEST_CASE("checks: the coverage counts") {
   ground g({3, 2}, 2, 1, causal());
   g.begin_pass(true);
   CHECK(mentions(g.uncovered(g.forward, "forward"), "head 0, query 0, key 0 is computed 0 times"));
-  for (index h = 0; h < 2; ++h)
-    for (index i = 0; i < 5; ++i)
-      for (index j = 0; j < 5; ++j)
+  for (index_t h = 0; h < 2; ++h)
+    for (index_t i = 0; i < 5; ++i)
+      for (index_t j = 0; j < 5; ++j)
         if (g.sees(i, j)) g.forward.count(g, h, i, j);
   CHECK(g.uncovered(g.forward, "forward") == "");
   g.forward.count(g, 1, 4, 3);

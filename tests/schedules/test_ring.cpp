@@ -9,17 +9,16 @@ namespace {
 
 constexpr int most_ranks = 64;
 
-auto ring(sp::schedule how, sp::mask const& mask, index head_groups = 1) {
+auto ring(sp::schedule how, sp::mask const& mask, index_t head_groups = 1) {
   return [=](record& all, int rank, tracer const& kernel) {
     crew everybody;
     for (int r = 0; r < int(all.events().size()); ++r) everybody.members.push_back(r);
-    return sp::ring_attention{
-        recorder(all, everybody, rank), kernel, {.mask = mask, .schedule = how, .head_groups = head_groups}};
+    return sp::ring_attention{recorder(all, everybody, rank), kernel, {.mask = mask, .schedule = how, .head_groups = gqa_ranges}};
   };
 }
 
 /// Two documents that do not divide, an empty one, and one token alone.
-std::vector<index> lengths(int ranks) { return {2 * ranks + 1, 0, 1, ranks / 2 + 1}; }
+std::vector<index_t> lengths(int ranks) { return {2 * ranks + 1, 0, 1, ranks / 2 + 1}; }
 
 /// One schedule under one sharding for every number of ranks, or every stride-th from 64 down; `extra` looks at what was recorded.
 template <class Sharding, class Extra>
@@ -68,7 +67,7 @@ TEST_CASE("F15: gather, up to 64 ranks") {
 
 TEST_CASE("F15: gather by groups of heads, the next group in flight") {
   for (int ranks : {2, 3, 8, 17, most_ranks})
-    for (index groups : {2, 3, 4}) {
+    for (index_t groups : {2, 3, 4}) {
       rule const mask = causal();
       study s = run(ranks, lengths(ranks), sp::zigzag{}, 8, 4, mask, ring(sp::schedule::gather, mask.mask, groups));
       INFO(ranks << " ranks, " << groups << " groups");

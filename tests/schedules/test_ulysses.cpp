@@ -9,7 +9,7 @@ namespace {
 
 constexpr int most_ranks = 64;
 
-std::vector<index> lengths(int ranks) { return {2 * ranks + 1, 0, 1, ranks / 2 + 1}; }
+std::vector<index_t> lengths(int ranks) { return {2 * ranks + 1, 0, 1, ranks / 2 + 1}; }
 
 auto ulysses(sp::mask const& mask, sp::keep kept) {
   return [=](record& all, int rank, tracer const& kernel) {

@@ -14,17 +14,17 @@ namespace {
 
 using sp::documents;
 using sp::errc;
-using sp::index;
+using sp::index_t;
 using sp::layout;
 using sp::run;
 using sp::scope;
 using support::failure_of;
 using support::says;
 
-std::vector<index> positions(std::span<run const> list) {
-  std::vector<index> out;
+std::vector<index_t> positions(std::span<run const> list) {
+  std::vector<index_t> out;
   for (run const& r : list)
-    for (index i = 0; i < r.count; ++i) out.push_back(r.at(i));
+    for (index_t i = 0; i < r.count; ++i) out.push_back(r.at(i));
   return out;
 }
 
@@ -33,17 +33,17 @@ bool consistent(layout const& l) {
   std::vector<sp::owner> want(std::size_t(l.docs().length()));
   for (int p = 0; p < l.parts(); ++p) {
     auto mine = positions(l.runs(p));
-    if (index(mine.size()) != l.tokens(p)) return false;
+    if (index_t(mine.size()) != l.tokens(p)) return false;
     for (std::size_t i = 0; i < mine.size(); ++i) {
       if (mine[i] < 0 || mine[i] >= l.docs().length() || want[std::size_t(mine[i])].part >= 0) return false;
-      want[std::size_t(mine[i])] = {p, index(i)};
+      want[std::size_t(mine[i])] = {p, index_t(i)};
     }
   }
   std::vector<char> room(want.size(), 0);
   for (auto const& d : l.docs())
-    for (index i = d.begin; i < d.begin + d.room; ++i) room[std::size_t(i)] = 1;
+    for (index_t i = d.begin; i < d.begin + d.room; ++i) room[std::size_t(i)] = 1;
   for (std::size_t i = 0; i < want.size(); ++i)
-    if ((want[i].part >= 0) != (room[i] == 1) || l.owner_of(index(i)) != want[i]) return false;
+    if ((want[i].part >= 0) != (room[i] == 1) || l.owner_of(index_t(i)) != want[i]) return false;
   return l.owner_of(l.docs().length()) == sp::owner{} && l.owner_of(-1) == sp::owner{};
 }
 
@@ -72,7 +72,7 @@ void for_each_sharding(int parts, F&& f) {
 }
 
 TEST_CASE("layout: every sharding of every stream is a partition with the right owners [asan]") {
-  index cases = 0;
+  index_t cases = 0;
   for (documents const& d : streams())
     for (int parts = 1; parts <= 8; ++parts)
       for_each_sharding(parts, [&](auto const& how) {
@@ -86,9 +86,9 @@ TEST_CASE("layout: per document a rank's rows are its shards of each document, o
   documents docs = sp::packed{0, 0, 7, 8, 8, 21};
   for (int parts = 1; parts <= 8; ++parts)
     for (int p = 0; p < parts; ++p) {
-      std::vector<index> want;
+      std::vector<index_t> want;
       for (auto const& d : docs)
-        for (index x : positions(sp::zigzag{}.runs(d.count, p, parts))) want.push_back(d.begin + x);
+        for (index_t x : positions(sp::zigzag{}.runs(d.count, p, parts))) want.push_back(d.begin + x);
       CHECK(positions(layout(docs, sp::zigzag{}, parts).runs(p)) == want);
     }
 }
@@ -96,14 +96,14 @@ TEST_CASE("layout: per document a rank's rows are its shards of each document, o
 TEST_CASE("layout: over the stream gaps are skipped, as if documents stood one behind the other") {
   documents docs({{2, 5, 6, 7}, {9, 0, 0, 8}, {10, 8, 11, 9}}, 25); // 17 positions of room: 2..7 and 10..20
   layout l(docs, sp::contiguous{}, 3);
-  CHECK(positions(l.runs(0)) == std::vector<index>{2, 3, 4, 5, 6});
-  CHECK(positions(l.runs(1)) == std::vector<index>{7, 10, 11, 12, 13, 14});
-  CHECK(positions(l.runs(2)) == std::vector<index>{15, 16, 17, 18, 19, 20});
+  CHECK(positions(l.runs(0)) == std::vector<index_t>{2, 3, 4, 5, 6});
+  CHECK(positions(l.runs(1)) == std::vector<index_t>{7, 10, 11, 12, 13, 14});
+  CHECK(positions(l.runs(2)) == std::vector<index_t>{15, 16, 17, 18, 19, 20});
   CHECK(l.runs(1).size() == 2);
 }
 
-TEST_CASE("layout: groups own their members' tokens in natural order, whatever the stride") {
-  index groups = 0;
+TEST_CASE("layout: groups own their members' tokens in stream order, whatever the stride") {
+  index_t groups = 0;
   for (documents const& d : streams())
     for (int parts : {2, 4, 6, 8})
       for (int size = 1; size <= parts; ++size)
@@ -115,11 +115,11 @@ TEST_CASE("layout: groups own their members' tokens in natural order, whatever t
             CHECK(consistent(coarse));
             for (int g = 0; g < coarse.parts(); ++g) {
               ++groups;
-              std::vector<index> members;
+              std::vector<index_t> members;
               for (int i = 0; i < size; ++i) {
                 int member = layout::first_member(g, size, stride) + i * stride;
                 CHECK(layout::group_of(member, size, stride) == g);
-                for (index x : positions(fine.runs(member))) members.push_back(x);
+                for (index_t x : positions(fine.runs(member))) members.push_back(x);
               }
               auto own = positions(coarse.runs(g));
               std::sort(members.begin(), members.end());
@@ -131,7 +131,7 @@ TEST_CASE("layout: groups own their members' tokens in natural order, whatever t
         }
   CHECK(groups > 1000);
 
-  // all ranks together hold the stream itself, which a kernel without lse is given in natural order
+  // all ranks together hold the stream itself, which a kernel without lse is given in stream order
   for (auto const& how : {sp::zigzag{}, sp::zigzag{scope::stream}}) {
     layout all = layout(sp::packed{0, 16, 37}, how, 4).grouped(4, 1);
     REQUIRE(all.runs(0).size() == 1);
@@ -145,17 +145,17 @@ TEST_CASE("layout: groups own their members' tokens in natural order, whatever t
 TEST_CASE("USP: zigzag over 2 x ring chunks first, then `ulysses` contiguous pieces of each shard (SEMANTICS 5.5)") {
   int const ring = 2, ulysses = 2;
   layout l(sp::packed{0, 16}, sp::nested{sp::zigzag{}, ulysses}, ring * ulysses);
-  CHECK(positions(l.runs(0)) == std::vector<index>{0, 1, 2, 3});
-  CHECK(positions(l.runs(1)) == std::vector<index>{12, 13, 14, 15});
-  CHECK(positions(l.runs(2)) == std::vector<index>{4, 5, 6, 7});
-  CHECK(positions(l.runs(3)) == std::vector<index>{8, 9, 10, 11});
+  CHECK(positions(l.runs(0)) == std::vector<index_t>{0, 1, 2, 3});
+  CHECK(positions(l.runs(1)) == std::vector<index_t>{12, 13, 14, 15});
+  CHECK(positions(l.runs(2)) == std::vector<index_t>{4, 5, 6, 7});
+  CHECK(positions(l.runs(3)) == std::vector<index_t>{8, 9, 10, 11});
   layout rings = l.grouped(ulysses, 1), zigzag(sp::packed{0, 16}, sp::zigzag{}, ring);
   for (int r = 0; r < ring; ++r) CHECK(positions(rings.runs(r)) == positions(zigzag.runs(r)));
 
   // ring ranks as neighbours: the members of a ulysses group stand `ring` apart
   layout other(sp::packed{0, 16}, sp::nested{sp::zigzag{}, ulysses, ring}, ring * ulysses);
-  CHECK(positions(other.runs(0)) == std::vector<index>{0, 1, 2, 3});
-  CHECK(positions(other.runs(2)) == std::vector<index>{12, 13, 14, 15});
+  CHECK(positions(other.runs(0)) == std::vector<index_t>{0, 1, 2, 3});
+  CHECK(positions(other.runs(2)) == std::vector<index_t>{12, 13, 14, 15});
   for (int r = 0; r < ring; ++r) CHECK(positions(other.grouped(ulysses, ring).runs(r)) == positions(zigzag.runs(r)));
 }
 
@@ -164,7 +164,7 @@ TEST_CASE("batch: padded shapes give every rank the same rows, S < P included") 
                              documents(sp::packed{0, 16, 32}), documents(sp::packed{0, 0})})
     for (int parts = 1; parts <= 8; ++parts)
       for_each_sharding(parts, [&](auto const& how) {
-        index rows = -1, real = 0;
+        index_t rows = -1, real = 0;
         for (int p = 0; p < parts; ++p) {
           sp::batch b(d, how, p, parts, {sp::shapes::padded});
           if (rows < 0) rows = b.tokens();
@@ -179,16 +179,16 @@ TEST_CASE("batch: padded shapes give every rank the same rows, S < P included") 
           }
         }
         CHECK(real == d.tokens());
-        CHECK(rows * parts < d.tokens() + index(d.size()) * 2 * parts + 1); // never more than one multiple per document
+        CHECK(rows * parts < d.tokens() + index_t(d.size()) * 2 * parts + 1); // never more than one multiple per document
       });
 }
 
 TEST_CASE("batch: valid tokens of a padded document on each rank (SEMANTICS 5.5)") {
-  auto clamp = [](index x, index p) { return std::max<index>(0, std::min(x, p)); };
+  auto clamp = [](index_t x, index_t p) { return std::max<index_t>(0, std::min(x, p)); };
   for (int ranks = 1; ranks <= 8; ++ranks)
-    for (index len = 0; len <= 40; ++len) {
+    for (index_t len = 0; len <= 40; ++len) {
       sp::documents docs = sp::packed{0, 5, 5 + len};
-      index p = (len + 2 * ranks - 1) / (2 * ranks); // chunk after padding
+      index_t p = (len + 2 * ranks - 1) / (2 * ranks); // chunk after padding
       for (int r = 0; r < ranks; ++r) {
         sp::batch b(docs, sp::zigzag{}, r, ranks, {sp::shapes::padded});
         CHECK(sp::real_tokens(b, 1, r) == clamp(len - r * p, p) + clamp(len - (2 * ranks - 1 - r) * p, p));
@@ -198,7 +198,7 @@ TEST_CASE("batch: valid tokens of a padded document on each rank (SEMANTICS 5.5)
 
 TEST_CASE("batch: equal shapes are given or refused, naming the alternative") {
   for (int parts = 1; parts <= 8; ++parts)
-    for (index n = 0; n <= 40; ++n) {
+    for (index_t n = 0; n <= 40; ++n) {
       sp::layout ragged(sp::packed{0, n}, sp::zigzag{}, parts);
       bool even = true;
       for (int p = 0; p < parts; ++p) even = even && ragged.tokens(p) == ragged.tokens(0);
@@ -221,7 +221,7 @@ TEST_CASE("batch: equal shapes are given or refused, naming the alternative") {
 TEST_CASE("batch: a sharding that cannot say how to pad, and parts that do not exist") {
   struct pairs {
     scope over = scope::document;
-    std::vector<run> runs(index n, index part, index parts) const {
+    std::vector<run> runs(index_t n, index_t part, index_t parts) const {
       return {{sp::cut(n, part, parts), sp::cut(n, part + 1, parts) - sp::cut(n, part, parts), 1}};
     }
   };
@@ -265,8 +265,8 @@ TEST_CASE("batch: movable, with memory and cached preparations of its own") {
 /// Promises equal rows for every length, and keeps the promise for none.
 struct boaster {
   scope over = scope::document;
-  index multiple(index) const { return 1; }
-  std::vector<run> runs(index n, index part, index) const { return {{part ? n : 0, part ? 0 : n, 1}}; }
+  index_t multiple(index_t) const { return 1; }
+  std::vector<run> runs(index_t n, index_t part, index_t) const { return {{part ? n : 0, part ? 0 : n, 1}}; }
 };
 
 TEST_CASE("batch: padded means equal rows, or uneven_partition") {
@@ -278,7 +278,7 @@ TEST_CASE("batch: padded means equal rows, or uneven_partition") {
 }
 
 TEST_CASE("batch: a padded batch over groups that do not divide the ranks says so") {
-  auto padded = [](index inner, index stride, int parts) {
+  auto padded = [](index_t inner, index_t stride, int parts) {
     return failure_of([&] {
       sp::nested<sp::zigzag> how{sp::zigzag{}, inner, stride};
       return sp::batch(sp::packed{0, 10}, how, 0, parts, {sp::shapes::padded}).tokens();
@@ -288,7 +288,7 @@ TEST_CASE("batch: a padded batch over groups that do not divide the ranks says s
   CHECK(says(padded(8, 1, 4), errc::uneven_partition, "4 ranks", "groups of 8"));
   CHECK(says(padded(2, 4, 4), errc::uneven_partition, "4 ranks", "groups of 2 at distance 4"));
   CHECK(says(padded(-2, 1, 4), errc::uneven_partition, "groups of -2"));
-  CHECK(padded(index{1} << 40, index{1} << 40, 4).code == errc::size_overflow);
+  CHECK(padded(index_t{1} << 40, index_t{1} << 40, 4).code == errc::size_overflow);
 }
 
 } // namespace

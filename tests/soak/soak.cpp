@@ -9,12 +9,12 @@
 #include "fuzz/shrink.hpp"
 #include "soak.hpp"
 
-#include <sp/collective/chaos.hpp>
+#include <sp/collective/decorators/chaos.hpp>
 
 namespace soak {
 
 using conformance::local_scene;
-using sp::index;
+using sp::index_t;
 
 /// Random differential cases, one after the other.
 int cases(arguments const& args, std::uint64_t seed) {
@@ -55,18 +55,18 @@ int steps(arguments const& args, std::uint64_t seed) {
   for (; all.more() && hangs + others + different < 20; ++seed) {
     fuzz::dice d(seed);
     int const ranks = int(d.between(2, 8));
-    index const a = d.between(0, 20), b = d.between(1, 20), passes = 50;
+    index_t const a = d.between(0, 20), b = d.between(1, 20), passes = 50;
     auto const longest = std::chrono::microseconds(d.between(1, 60));
     sp::documents const docs({{0, a, a, 0}, {a, b, b, 1}}, a + b);
     all.doing("seed " + std::to_string(seed));
-    std::atomic<index> done = 0;
+    std::atomic<index_t> done = 0;
     try {
       sp::threads::run(
           ranks,
           [&](sp::threads const& rank) {
             sp::pool memory;
             auto const expected = ring_pass(rank, docs, memory);
-            for (index pass = 0; pass < passes; ++pass) {
+            for (index_t pass = 0; pass < passes; ++pass) {
               sp::chaos comm(rank, {.seed = seed * 1000 + std::uint64_t(pass), .max_delay = longest});
               auto const got = ring_pass(comm, docs, memory);
               different += std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) != 0;
@@ -98,13 +98,13 @@ struct aftermath {
 };
 
 /// Passes of ring and ulysses without end; the victim's communicator fails in its call `at`, or the victim throws by itself.
-void doomed(sp::threads const& rank, int victim, index at, bool own, aftermath& a) {
+void doomed(sp::threads const& rank, int victim, index_t at, bool own, aftermath& a) {
   sp::chaos comm(rank, {.fail_at = rank.rank() == victim && !own ? at : -1});
   sp::documents const docs = sp::packed{0, 9, 9, 20};
   sp::pool memory;
   auto now = [] { return clock::now().time_since_epoch().count(); };
   try {
-    for (index step = 0;; ++step) {
+    for (index_t step = 0;; ++step) {
       if (own && rank.rank() == victim && step == at) throw std::runtime_error("the victim throws");
       if (rank.rank() == victim && !own) a.thrown = now(); // the last time before the failing call
       if (step % 2 == 0) {
@@ -143,7 +143,7 @@ int throws(arguments const& args, std::uint64_t seed) {
     fuzz::dice d(seed);
     int const ranks = int(d.between(2, 8)), victim = int(d.between(0, ranks - 1));
     bool const own = d.one_in(2);
-    index const at = own ? d.between(0, 6) : d.between(0, 60);
+    index_t const at = own ? d.between(0, 6) : d.between(0, 60);
     all.doing("seed " + std::to_string(seed));
     aftermath a;
     std::string what;

@@ -12,17 +12,17 @@ namespace support {
 
 /// A row-major tensor on a vector: tensor<3>(v, {rows, heads, dim}).
 template <int Rank, class T>
-sp::view<T, Rank> tensor(std::vector<T>& v, std::array<sp::index, std::size_t(Rank)> extents) {
+sp::view<T, Rank> tensor(std::vector<T>& v, std::array<sp::index_t, std::size_t(Rank)> extents) {
   return {v.data(), extents};
 }
 template <int Rank, class T>
-sp::view<T const, Rank> tensor(std::vector<T> const& v, std::array<sp::index, std::size_t(Rank)> extents) {
+sp::view<T const, Rank> tensor(std::vector<T> const& v, std::array<sp::index_t, std::size_t(Rank)> extents) {
   return {v.data(), extents};
 }
 
 /// n values of random bits, NaNs and infinities among them.
 template <class T>
-std::vector<T> random_bits(sp::index n, unsigned seed) {
+std::vector<T> random_bits(sp::index_t n, unsigned seed) {
   std::mt19937 generator(seed);
   std::vector<T> v(static_cast<std::size_t>(n));
   for (T& x : v) {

@@ -23,7 +23,7 @@ struct attention_options {
   sp::mask mask = causal();
   double scale = 0; ///< softmax scale; 0 means 1 / sqrt(dim)
   sp::schedule schedule = schedule::automatic;
-  index head_groups = 1; ///< gather: kv heads are gathered in this many groups, each in flight while the one before is computed
+  index_t head_groups = 1; ///< gather: kv heads are gathered in this many groups, each in flight while the one before is computed
   /// 0: none. 1: the arguments of every call, locally. 2: also, prepare, forward and backward begin with a small exchange in
   /// which the ranks compare arguments and options, and throw rank_mismatch together; prepare() becomes collective. 3: also,
   /// inputs and results are searched for NaN and infinities, and scratch and saved memory for writes outside of blocks. One value
@@ -43,11 +43,11 @@ struct context {
 
 /// Global shape of the heads, for questions about memory.
 struct attention_shape {
-  index q_heads = 0, kv_heads = 0, dim = 0, value_dim = 0;
+  index_t q_heads = 0, kv_heads = 0, dim = 0, value_dim = 0;
 };
 
 /// Optional operands, and whether gradients are added to what is there.
-template <class T, class M = host>
+template <class T, class M = host_memory>
 struct attention_extras {
   view<accumulate_t<T> const, 1, M> sinks{}; ///< (global q heads): attention sinks
   view<accumulate_t<T>, 1, M>
@@ -59,7 +59,7 @@ struct attention_extras {
 namespace detail {
 
 /// Operands of one forward call on the heads a rank has at hand.
-template <class T, class M = host>
+template <class T, class M = host_memory>
 struct forward_io {
   heads on;
   view<T const, 3, M> q, k, v; // (tokens, q heads, dim), (tokens, kv heads, dim), (tokens, kv heads, value dim)
@@ -68,7 +68,7 @@ struct forward_io {
 };
 
 /// G: element type of dk and dv, T or the type of sums where shares of several ranks are still to be added.
-template <class T, class G = T, class M = host>
+template <class T, class G = T, class M = host_memory>
 struct backward_io {
   heads on;
   view<T const, 3, M> q, k, v, out, dout;
@@ -77,7 +77,7 @@ struct backward_io {
   attention_extras<T, M> extras{};
 };
 
-inline double scale_of(attention_options const& o, index dim) { return o.scale != 0 ? o.scale : 1.0 / std::sqrt(double(dim)); }
+inline double scale_of(attention_options const& o, index_t dim) { return o.scale != 0 ? o.scale : 1.0 / std::sqrt(double(dim)); }
 
 /// Guards `saved`: a token made by one forward call is consumed by one backward call.
 class once {

@@ -8,7 +8,7 @@
 namespace sp::detail {
 
 template <class T, int R, class M>
-void require_shape(char const* name, view<T, R, M> const& v, std::array<index, std::size_t(R)> want) {
+void require_shape(char const* name, view<T, R, M> const& v, std::array<index_t, std::size_t(R)> want) {
   view<T, R, M> expected;
   expected.extents = want;
   for (int d = 0; d < R; ++d)
@@ -27,7 +27,7 @@ void require_shape(char const* name, view<T, R, M> const& v, std::array<index, s
 
 /// What `saved` holds must be of this batch and these heads.
 template <class T, int R>
-void require_same_call(char const* name, view<T, R> const& held, std::array<index, std::size_t(R)> want) {
+void require_same_call(char const* name, view<T, R> const& held, std::array<index_t, std::size_t(R)> want) {
   if (held.extents != want)
     fail({errc::bad_state,
           std::string("saved holds ") + name + " " + shape(held) + ", this call needs " + shape(view<T, R>(nullptr, want)),
@@ -45,8 +45,8 @@ void check_heads(view<T, 3, M> const& q, view<T, 3, M> const& k, view<T, 3, M> c
 }
 
 template <class T, class M>
-void check_forward(forward_io<T, M> const& io, index q_rows, index k_rows) {
-  index hq = io.q.extent(1), hk = io.k.extent(1), d = io.q.extent(2), dv = io.v.extent(2);
+void check_forward(forward_io<T, M> const& io, index_t q_rows, index_t k_rows) {
+  index_t hq = io.q.extent(1), hk = io.k.extent(1), d = io.q.extent(2), dv = io.v.extent(2);
   require_shape("q", io.q, {q_rows, hq, d});
   require_shape("k", io.k, {k_rows, hk, d});
   require_shape("v", io.v, {k_rows, hk, dv});
@@ -56,8 +56,8 @@ void check_forward(forward_io<T, M> const& io, index q_rows, index k_rows) {
 }
 
 template <class T, class G, class M>
-void check_backward(backward_io<T, G, M> const& io, index q_rows, index k_rows) {
-  index hq = io.q.extent(1), hk = io.k.extent(1), d = io.q.extent(2), dv = io.v.extent(2);
+void check_backward(backward_io<T, G, M> const& io, index_t q_rows, index_t k_rows) {
+  index_t hq = io.q.extent(1), hk = io.k.extent(1), d = io.q.extent(2), dv = io.v.extent(2);
   require_shape("q", io.q, {q_rows, hq, d});
   require_shape("k", io.k, {k_rows, hk, d});
   require_shape("v", io.v, {k_rows, hk, dv});

@@ -9,12 +9,12 @@ namespace sp::detail {
 /// kv heads [a, b) of the local ones and the query heads that use them.
 struct head_part {
   heads on;
-  index q = 0, kv = 0; ///< first local heads
+  index_t q = 0, kv = 0; ///< first local heads
 
-  static head_part of(heads whole, index part, index parts) {
-    index a = cut(whole.kv_count, part, parts), b = cut(whole.kv_count, part + 1, parts);
-    index q0 = max(whole.q_begin, (whole.kv_begin + a) * whole.group);
-    index q1 = max(q0, min(whole.q_begin + whole.q_count, (whole.kv_begin + b) * whole.group));
+  static head_part of(heads whole, index_t part, index_t parts) {
+    index_t a = cut(whole.kv_count, part, parts), b = cut(whole.kv_count, part + 1, parts);
+    index_t q0 = max(whole.q_begin, (whole.kv_begin + a) * whole.q_per_kv);
+    index_t q1 = max(q0, min(whole.q_begin + whole.q_count, (whole.kv_begin + b) * whole.q_per_kv));
     head_part r{whole, q0 - whole.q_begin, a};
     r.on.q_begin = q0;
     r.on.q_count = q1 - q0;
@@ -24,11 +24,11 @@ struct head_part {
   }
   template <class E, int R>
   view<E, R> queries(view<E, R> const& v) const {
-    return v.slice(1, q, on.q_count);
+    return v.narrow(1, q, on.q_count);
   }
   template <class E>
   view<E, 3> keys(view<E, 3> const& v) const {
-    return v.slice(1, kv, on.kv_count);
+    return v.narrow(1, kv, on.kv_count);
   }
 };
 
@@ -36,25 +36,25 @@ struct head_part {
 template <class T, class Comm>
 class gathered_keys {
 public:
-  gathered_keys(Comm const& comm, allocator& scratch, std::span<index const> rows, key_part<T> like)
+  gathered_keys(Comm const& comm, allocator& scratch, std::span<index_t const> rows, kv_views<T> like)
       : comm_(comm), scratch_(scratch), rows_(rows), send_(scratch, 1, 2),
-        receive_(scratch, index(rows.size()), 2 * index(rows.size())), parts_(scratch, {index(rows.size())}) {
-    index total = 0;
+        receive_(scratch, index_t(rows.size()), 2 * index_t(rows.size())), parts_(scratch, {index_t(rows.size())}) {
+    index_t total = 0;
     for (std::size_t r = 0; r < rows.size(); ++r) total += int(r) == comm.rank() ? 0 : rows[r];
     all_ = key_buffer<T, T>(scratch, total, like);
   }
 
-  void post(char const* primitive, key_part<T> own) {
+  void post(char const* primitive, kv_views<T> own) {
     send_.clear();
     receive_.clear();
     send_.open(comm_.rank());
     send_.add(own.k);
     send_.add(own.v);
-    index at = 0;
+    index_t at = 0;
     for (std::size_t r = 0; r < rows_.size(); ++r) {
       receive_.open(int(r));
       if (int(r) == comm_.rank()) {
-        parts_.tensor(index(r)) = own; // stays where it is
+        parts_.tensor(index_t(r)) = own; // stays where it is
         continue;
       }
       // buffers are dense in (rows, heads of this group, dim)
@@ -64,12 +64,12 @@ public:
       v.data += at * own.v.extent(1) * own.v.extent(2);
       receive_.add(k);
       receive_.add(v);
-      parts_.tensor(index(r)) = {k, v};
+      parts_.tensor(index_t(r)) = {k, v};
       at += rows_[r];
     }
     flight_.emplace(all_gather_v(comm_, primitive, send_.parcels()[0].pieces, receive_.parcels(), scratch_));
   }
-  std::span<key_part<T> const> wait() {
+  std::span<kv_views<T> const> wait() {
     flight_->wait();
     flight_.reset();
     return {parts_.tensor.data, rows_.size()};
@@ -78,9 +78,9 @@ public:
 private:
   Comm const& comm_;
   allocator& scratch_;
-  std::span<index const> rows_;
+  std::span<index_t const> rows_;
   parcel_builder send_, receive_;
-  owned<key_part<T>, 1> parts_;
+  owned<kv_views<T>, 1> parts_;
   key_buffer<T, T> all_;
   std::optional<decltype(all_gather_v(std::declval<Comm const&>(), "", std::span<piece const>(), std::span<parcel const>(),
                                       std::declval<allocator&>()))>
@@ -89,24 +89,24 @@ private:
 
 template <class T, class Comm>
 struct gather_buffers {
-  index groups;
-  key_part<T> widest; ///< the cut rule gives the last group the most heads
+  index_t groups;
+  kv_views<T> widest; ///< the cut rule gives the last group the most heads
   gathered_keys<T, Comm> keys[2];
 
-  gather_buffers(Comm const& comm, allocator& scratch, std::span<index const> rows, heads on, index wanted, key_part<T> own)
+  gather_buffers(Comm const& comm, allocator& scratch, std::span<index_t const> rows, heads on, index_t wanted, kv_views<T> own)
       : groups(max(1, min(wanted, on.kv_count))),
         widest(of(head_part::of(on, groups - 1, groups), own)), keys{{comm, scratch, rows, widest},
                                                                      {comm, scratch, rows, widest}} {}
 
-  static key_part<T> of(head_part const& p, key_part<T> own) { return {p.keys(own.k), p.keys(own.v)}; }
+  static kv_views<T> of(head_part const& p, kv_views<T> own) { return {p.keys(own.k), p.keys(own.v)}; }
 };
 
 /// Runs f(head part, everybody's keys, index of the group) for each group of heads, with the next group in flight.
 template <class T, class Comm, class F>
-void for_each_gathered(char const* primitive, gather_buffers<T, Comm>& b, heads on, key_part<T> own, F&& f) {
-  auto part = [&](index i) { return head_part::of(on, i, b.groups); };
+void for_each_gathered(char const* primitive, gather_buffers<T, Comm>& b, heads on, kv_views<T> own, F&& f) {
+  auto part = [&](index_t i) { return head_part::of(on, i, b.groups); };
   b.keys[0].post(primitive, b.of(part(0), own));
-  for (index i = 0; i < b.groups; ++i) {
+  for (index_t i = 0; i < b.groups; ++i) {
     auto all = b.keys[i % 2].wait();
     if (i + 1 < b.groups) b.keys[(i + 1) % 2].post(primitive, b.of(part(i + 1), own));
     f(part(i), all, i);
@@ -117,32 +117,32 @@ void for_each_gathered(char const* primitive, gather_buffers<T, Comm>& b, heads 
 template <class T>
 struct gather_sums {
   using A = accumulate_t<T>;
-  std::span<index const> rows;
+  std::span<index_t const> rows;
   owned<A, 1> all, mine;
   owned<key_grad<T>, 1> parts;
   owned<view<A, 1>, 1> flat;
 
-  gather_sums(allocator& a, std::span<index const> rows_of, int rank, key_part<T> const& widest) : rows(rows_of) {
-    index total = 0, per_row = widest.k.extent(1) * (widest.k.extent(2) + widest.v.extent(2));
-    for (index n : rows) total += n;
+  gather_sums(allocator& a, std::span<index_t const> rows_of, int rank, kv_views<T> const& widest) : rows(rows_of) {
+    index_t total = 0, per_row = widest.k.extent(1) * (widest.k.extent(2) + widest.v.extent(2));
+    for (index_t n : rows) total += n;
     all = owned<A, 1>(a, {total * per_row});
     mine = owned<A, 1>(a, {rows[std::size_t(rank)] * per_row});
-    parts = owned<key_grad<T>, 1>(a, {index(rows.size())});
-    flat = owned<view<A, 1>, 1>(a, {index(rows.size())});
+    parts = owned<key_grad<T>, 1>(a, {index_t(rows.size())});
+    flat = owned<view<A, 1>, 1>(a, {index_t(rows.size())});
   }
   /// dk and dv of n rows that start at `at`.
-  static key_grad<T> split(A* at, index n, key_part<T> const& like) {
+  static key_grad<T> split(A* at, index_t n, kv_views<T> const& like) {
     view<A, 3> dk(at, {n, like.k.extent(1), like.k.extent(2)});
     return {like.k, like.v, dk, view<A, 3>(at + dk.elements(), {n, like.v.extent(1), like.v.extent(2)})};
   }
   /// Zeroed gradients beside everybody's gathered keys.
-  std::span<key_grad<T> const> begin(std::span<key_part<T> const> keys) {
+  std::span<key_grad<T> const> begin(std::span<kv_views<T> const> keys) {
     fill(all.tensor, A{});
     A* at = all.tensor.data;
     for (std::size_t r = 0; r < rows.size(); ++r) {
-      auto const& g = parts.tensor(index(r)) = split(at, rows[r], keys[r]);
-      flat.tensor(index(r)) = view<A, 1>(at, {g.dk.elements() + g.dv.elements()});
-      at += flat.tensor(index(r)).extent(0);
+      auto const& g = parts.tensor(index_t(r)) = split(at, rows[r], keys[r]);
+      flat.tensor(index_t(r)) = view<A, 1>(at, {g.dk.elements() + g.dv.elements()});
+      at += flat.tensor(index_t(r)).extent(0);
     }
     return {parts.tensor.data, rows.size()};
   }
@@ -150,10 +150,10 @@ struct gather_sums {
 
 template <class T, class Comm, class Backend, class Extras>
 void gather_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch, call_numbers n,
-                    index groups, view<T const, 3> q, key_part<T> own, fold_state<T> state, Extras& extras) {
+                    index_t groups, view<T const, 3> q, kv_views<T> own, fold_state<T> state, Extras& extras) {
   gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, groups, own);
   for_each_gathered("ring.forward.gather", buffers, n.heads, own,
-                    [&](head_part const& p, std::span<key_part<T> const> all, index) {
+                    [&](head_part const& p, std::span<kv_views<T> const> all, index_t) {
                       call_numbers part = n;
                       part.heads = p.on;
                       fold_state<T> s{p.queries(state.out), p.queries(state.lse)};
@@ -164,13 +164,13 @@ void gather_forward(Comm const& comm, Backend const& backend, ring_geometry<Back
 /// dk and dv of everybody's rows are summed in rank order by their owners.
 template <class T, class Comm, class Backend, class Extras>
 void gather_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                     call_numbers n, index groups, query_grad<T> const& qg, key_grad<T> const& own, Extras const& extras) {
+                     call_numbers n, index_t groups, query_grad<T> const& qg, key_grad<T> const& own, Extras const& extras) {
   using A = accumulate_t<T>;
-  key_part<T> own_keys{own.k, own.v};
+  kv_views<T> own_keys{own.k, own.v};
   gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, groups, own_keys);
   gather_sums<T> sums(scratch, g.key_rows, g.rank, buffers.widest);
   for_each_gathered(
-      "ring.backward.gather", buffers, n.heads, own_keys, [&](head_part const& p, std::span<key_part<T> const> all, index i) {
+      "ring.backward.gather", buffers, n.heads, own_keys, [&](head_part const& p, std::span<kv_views<T> const> all, index_t i) {
         call_numbers part = n;
         part.heads = p.on;
         query_grad<T> queries{p.queries(qg.q),   p.queries(qg.out),   p.queries(qg.dout),

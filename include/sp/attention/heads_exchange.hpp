@@ -1,4 +1,4 @@
-// The rows of a tokens-for-heads exchange: which of a group's rows each member sends and where they land in natural order.
+// The rows of a tokens-for-heads exchange: which of a group's rows each member sends and where they land in stream order.
 // Made once per step; the same enumeration of matching rows that relayout uses, with heads cut at call time.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace detail {
 template <class Comm>
 class exchange_plan {
 public:
-  exchange_plan(allocator& scratch, Comm const& comm, index pieces)
+  exchange_plan(allocator& scratch, Comm const& comm, index_t pieces)
       : sends(scratch, comm.size(), pieces), receives(scratch, comm.size(), pieces), comm_(comm) {}
   void clear() {
     sends.clear();
@@ -32,14 +32,14 @@ private:
   Comm const& comm_;
 };
 
-/// Rows of the members of a group against the group's own rows in natural order.
+/// Rows of the members of a group against the group's own rows in stream order.
 struct token_exchange {
   match_lists members; ///< from: rows of member i; to: rows of the group
   int self = 0;        ///< my place among the members
   int parts = 1, stride = 1;
-  index rows = 0;       ///< of mine
-  index group_rows = 0; ///< of the whole group
-  index pieces = 0;     ///< most pieces one tensor needs in one exchange, in either direction
+  index_t rows = 0;       ///< of mine
+  index_t group_rows = 0; ///< of the whole group
+  index_t pieces = 0;     ///< most pieces one tensor needs in one exchange, in either direction
 
   token_exchange() = default;
   token_exchange(layout const& fine, layout const& coarse, int part, int first, int stride_of, int size, int group)
@@ -48,7 +48,7 @@ struct token_exchange {
     mapping all = identity_map(unbounded);
     members = match_lists::of(
         size, [&](int i, auto f) { for_each_match(fine.runs(first + i * stride), coarse.runs(group), std::span(&all, 1), f); });
-    pieces = max(members.total, index(mine().size()) * size);
+    pieces = max(members.total, index_t(mine().size()) * size);
   }
 
   int peers() const { return int(members.per_peer.size()); }

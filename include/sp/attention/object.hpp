@@ -125,14 +125,14 @@ public:
 
   /// Bytes a call takes from context.scratch at most, forward or backward, for tensors of T.
   template <class T, class Prepared>
-  index scratch_bytes(Prepared const& p, attention_shape const& s) const {
+  index_t scratch_bytes(Prepared const& p, attention_shape const& s) const {
     counting_guarded canaries(self().checks() > 2);
-    index const call = self().template scratch_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
+    index_t const call = self().template scratch_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
     return self().checks() > 1 ? max(call, agreement_scratch(ranks())) : call;
   }
   /// Bytes that context.kept gives for one `saved`.
   template <class T, class Prepared>
-  index saved_bytes(Prepared const& p, attention_shape const& s) const {
+  index_t saved_bytes(Prepared const& p, attention_shape const& s) const {
     counting_guarded canaries(self().checks() > 2);
     return self().template saved_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
   }
@@ -149,8 +149,8 @@ private:
   }
 
   /// Ranks this object sends to, over all its groups.
-  index ranks() const {
-    index n = 1;
+  index_t ranks() const {
+    index_t n = 1;
     self().each_group([&](auto const& comm) { n *= comm.size(); });
     return n;
   }

@@ -8,8 +8,9 @@ namespace sp::detail {
 
 /// A published tensor as this rank's own looks like, with the peer's rows; short_message if it does not.
 template <class E, int R>
-view<E, R> pulled(std::span<piece const> from, std::size_t i, int peer, index rows, std::type_identity_t<view<E, R>> const& own) {
-  bool same = i < from.size() && from[i].rank == R && from[i].element == index(sizeof(E)) && from[i].extents[0] == rows;
+view<E, R> pulled(std::span<piece const> from, std::size_t i, int peer, index_t rows,
+                  std::type_identity_t<view<E, R>> const& own) {
+  bool same = i < from.size() && from[i].rank == R && from[i].element == index_t(sizeof(E)) && from[i].extents[0] == rows;
   for (int d = 1; same && d < R; ++d) same = from[i].extents[std::size_t(d)] == own.extent(d);
   if (!same) {
     error_info e{errc::short_message,
@@ -24,8 +25,8 @@ view<E, R> pulled(std::span<piece const> from, std::size_t i, int peer, index ro
 
 template <class T, class Comm, class Backend, class Extras>
 void pull_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                  call_numbers const& n, view<T const, 3> q, key_part<T> own, fold_state<T> state, Extras& extras) {
-  owned<key_part<T>, 1> parts(scratch, {g.size});
+                  call_numbers const& n, view<T const, 3> q, kv_views<T> own, fold_state<T> state, Extras& extras) {
+  owned<kv_views<T>, 1> parts(scratch, {g.size});
   piece mine[] = {as_piece(own.k), as_piece(own.v)};
   auto published = comm.publish("ring.forward.publish", mine);
   for (int r = 0; r < g.size; ++r) {
@@ -33,7 +34,7 @@ void pull_forward(Comm const& comm, Backend const& backend, ring_geometry<Backen
     parts.tensor(r) = {pulled<T const, 3>(p, 0, r, g.rows_of(r), own.k), pulled<T const, 3>(p, 1, r, g.rows_of(r), own.v)};
   }
   extras.push(backend.template forward<T>(g.steps[0], scratch, n, q,
-                                          std::span<key_part<T> const>(parts.tensor.data, std::size_t(g.size)), state));
+                                          std::span<kv_views<T> const>(parts.tensor.data, std::size_t(g.size)), state));
   published.release();
 }
 
@@ -57,7 +58,7 @@ void pull_backward(Comm const& comm, Backend const& backend, ring_geometry<Backe
   auto published = comm.publish("ring.backward.publish", mine);
   for (int r = 0; r < g.size; ++r) {
     std::span<piece const> p = published.of(r);
-    index n_keys = g.rows_of(r), n_rows = g.query_rows[std::size_t(r)];
+    index_t n_keys = g.rows_of(r), n_rows = g.query_rows[std::size_t(r)];
     keys.tensor(r) = {pulled<T const, 3>(p, 0, r, n_keys, own.k), pulled<T const, 3>(p, 1, r, n_keys, own.v), {}, {}};
     rows.tensor(r) = {pulled<T const, 3>(p, 2, r, n_rows, queries.q),     pulled<T const, 3>(p, 3, r, n_rows, queries.out),
                       pulled<T const, 3>(p, 4, r, n_rows, queries.dout),  pulled<A const, 2>(p, 5, r, n_rows, queries.lse),

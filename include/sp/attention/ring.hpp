@@ -19,8 +19,8 @@ class extras_list {
 public:
   void push(Extra e) { list_.push_back(std::move(e)); }
   Extra const& at(int i) const { return list_[std::size_t(i)]; }
-  void require(index calls) const {
-    if (index(list_.size()) != calls)
+  void require(index_t calls) const {
+    if (index_t(list_.size()) != calls)
       fail(
           {errc::bad_state,
            "saved holds the state of " + std::to_string(list_.size()) + " kernel calls, this call makes " + std::to_string(calls),
@@ -34,7 +34,7 @@ template <>
 class extras_list<nothing> {
 public:
   void push(nothing) {}
-  void require(index) const {}
+  void require(index_t) const {}
   nothing const& at(int) const {
     static constexpr nothing none{};
     return none;
@@ -93,7 +93,7 @@ public:
   Backend const& backend() const { return backend_; }
   attention_options const& options() const { return options_; }
   /// The head ranges this rank computes: all of them.
-  heads local_heads(index q_heads, index kv_heads) const { return all_heads(q_heads, kv_heads); }
+  heads local_heads(index_t q_heads, index_t kv_heads) const { return all_heads(q_heads, kv_heads); }
 
   // ---- what attention_object and Ulysses call --------------------------------------------------------------------------------------
 
@@ -101,8 +101,8 @@ public:
   heads local_heads_of(heads whole) const { return whole; }
   sp::mask const& rule() const { return options_.mask; }
   int checks() const { return options_.checks; }
-  index q_rows(prepared const& p) const { return p.geometry.q_rows; }
-  index k_rows(prepared const& p) const { return p.geometry.rows_of(comm_.rank()); }
+  index_t q_rows(prepared const& p) const { return p.geometry.q_rows; }
+  index_t k_rows(prepared const& p) const { return p.geometry.rows_of(comm_.rank()); }
   /// What only the kernel can say about the numbers of a call, on global heads and before anything is sent.
   void check_call(heads whole, bool) const {
     if constexpr (requires { backend_.check(whole); }) backend_.check(whole);
@@ -147,7 +147,7 @@ public:
     fold_state<T> state{out.begin(false), s.lse.tensor};
     fill(state.lse, detail::minus_infinity<A>);
     call_numbers n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
-    key_part<T> own{io.k, io.v};
+    kv_views<T> own{io.k, io.v};
     if (g.how == schedule::rotate) detail::rotate_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.extras);
     if (g.how == schedule::gather)
       detail::gather_forward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_groups, io.q, own, state, s.extras);
@@ -190,11 +190,11 @@ public:
     f(comm_);
   }
   int sequence_rank() const { return comm_.rank(); }
-  void describe(fingerprint& f, prepared const& p, index dim, random_key key) const {
+  void describe(fingerprint& f, prepared const& p, index_t dim, random_key key) const {
     detail::describe_options(f, options_, backend_, p.geometry.how, dim, key);
   }
   template <class T>
-  void check_saved(prepared const& p, saved<T> const& s, heads on, index, index) const {
+  void check_saved(prepared const& p, saved<T> const& s, heads on, index_t, index_t) const {
     s.token.require();
     detail::require_same_call("lse", s.lse.tensor, {p.geometry.q_rows, on.q_count});
     s.extras.require(kernel_calls(p.geometry, on));
@@ -205,20 +205,20 @@ public:
   }
 
   template <class T>
-  index saved_for(prepared const& p, heads on, attention_shape const&) const {
+  index_t saved_for(prepared const& p, heads on, attention_shape const&) const {
     byte_counter c;
     owned<accumulate_t<T>, 2> lse(c, {p.geometry.q_rows, on.q_count});
     return c.bytes();
   }
 
   template <class T>
-  index scratch_for(prepared const& p, heads on, attention_shape const& s) const {
+  index_t scratch_for(prepared const& p, heads on, attention_shape const& s) const {
     return detail::ring_scratch_bytes<T>(comm_, backend_, p.geometry, on, s, options_.head_groups);
   }
 
 private:
   /// How often a forward call runs the kernel.
-  index kernel_calls(detail::ring_geometry<Backend> const& g, heads on) const {
+  index_t kernel_calls(detail::ring_geometry<Backend> const& g, heads on) const {
     return g.how == schedule::rotate ? g.size : g.how == schedule::gather ? max(1, min(options_.head_groups, on.kv_count)) : 1;
   }
 

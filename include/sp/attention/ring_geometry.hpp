@@ -15,16 +15,16 @@ template <class Backend>
 struct ring_geometry {
   int rank = 0, size = 1;
   sp::schedule how = schedule::rotate;
-  index q_rows = 0;
-  std::vector<index> key_rows, query_rows; ///< of every rank
+  index_t q_rows = 0;
+  std::vector<index_t> key_rows, query_rows; ///< of every rank
   std::vector<typename Backend::plan>
       steps; ///< rotate: step s meets the keys of rank (rank - s) mod size; else one table of all keys
   std::optional<typename Backend::plan> keys; ///< pull, backward: everybody's queries against this rank's keys
 
   int source(int step) const { return (rank - step + size) % size; }
-  index rows_of(int r) const { return key_rows[std::size_t(r)]; }
-  index widest() const {
-    index n = 0;
+  index_t rows_of(int r) const { return key_rows[std::size_t(r)]; }
+  index_t widest() const {
+    index_t n = 0;
     for (int r = 0; r < size; ++r)
       if (r != rank) n = max(n, rows_of(r));
     return n;
@@ -36,10 +36,10 @@ template <class T, class E>
 struct key_buffer {
   owned<E, 3> k, v; // (rows, kv heads, dim), (rows, kv heads, value dim)
   key_buffer() = default;
-  key_buffer(allocator& a, index rows, key_part<T> const& like)
+  key_buffer(allocator& a, index_t rows, kv_views<T> const& like)
       : k(a, {rows, like.k.extent(1), like.k.extent(2)}), v(a, {rows, like.v.extent(1), like.v.extent(2)}) {}
-  view<E, 3> k_rows(index n) const { return k.tensor.rows(0, n); }
-  view<E, 3> v_rows(index n) const { return v.tensor.rows(0, n); }
+  view<E, 3> k_rows(index_t n) const { return k.tensor.rows(0, n); }
+  view<E, 3> v_rows(index_t n) const { return v.tensor.rows(0, n); }
 };
 
 } // namespace sp::detail

@@ -9,11 +9,11 @@
 namespace sp::detail {
 
 template <class T, class Comm, class Backend>
-index ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, heads on,
-                         attention_shape const& s, index groups) {
+index_t ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, heads on,
+                           attention_shape const& s, index_t groups) {
   using A = accumulate_t<T>;
-  index own = g.rows_of(g.rank);
-  key_part<T> like{{nullptr, {own, on.kv_count, s.dim}}, {nullptr, {own, on.kv_count, s.value_dim}}};
+  index_t own = g.rows_of(g.rank);
+  kv_views<T> like{{nullptr, {own, on.kv_count, s.dim}}, {nullptr, {own, on.kv_count, s.value_dim}}};
   view<T, 3> q(nullptr, {g.q_rows, on.q_count, s.dim}), out(nullptr, {g.q_rows, on.q_count, s.value_dim});
   byte_counter c; // the backward pass holds everything the forward pass does, and more
   accumulator<T, 3> dq(c, q), dk(c, {nullptr, like.k.extents}), dv(c, {nullptr, like.v.extents}), o(c, out);
@@ -26,7 +26,7 @@ index ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geometry
     owned<parcel, 1>(c, {2 * g.size}); // two gathers in flight
   }
   if (g.how == schedule::pull) pull_backward_scratch<T>(c, g.size);
-  index kernel = 0;
+  index_t kernel = 0;
   for (auto const& plan : g.steps) kernel = max(kernel, backend.template scratch_bytes<T>(plan, on, s.dim, s.value_dim));
   if (g.keys) kernel = max(kernel, backend.template scratch_bytes<T>(*g.keys, on, s.dim, s.value_dim));
   return c.bytes() + kernel;

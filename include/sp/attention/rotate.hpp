@@ -43,7 +43,7 @@ template <class T, class Comm>
 struct rotate_forward_scratch {
   key_buffer<T, T> buffers[2];
   hop<Comm> keys;
-  rotate_forward_scratch(Comm const& comm, allocator& a, index widest, key_part<T> const& like)
+  rotate_forward_scratch(Comm const& comm, allocator& a, index_t widest, kv_views<T> const& like)
       : buffers{{a, widest, like}, {a, widest, like}}, keys(comm, a) {}
 };
 
@@ -51,7 +51,7 @@ template <class T, class Comm>
 struct rotate_backward_scratch : rotate_forward_scratch<T, Comm> {
   key_buffer<T, accumulate_t<T>> sums[3]; // computed, received, sent
   hop<Comm> gradients;
-  rotate_backward_scratch(Comm const& comm, allocator& a, index widest, index own, key_part<T> const& like)
+  rotate_backward_scratch(Comm const& comm, allocator& a, index_t widest, index_t own, kv_views<T> const& like)
       : rotate_forward_scratch<T, Comm>(comm, a, widest, like), sums{{a, max(widest, own), like},
                                                                      {a, max(widest, own), like},
                                                                      {a, max(widest, own), like}},
@@ -61,15 +61,15 @@ struct rotate_backward_scratch : rotate_forward_scratch<T, Comm> {
 /// Step s: the keys of rank r - s are folded while those of r - s - 1 are in flight.
 template <class T, class Comm, class Backend, class Extras>
 void rotate_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                    call_numbers const& n, view<T const, 3> q, key_part<T> own, fold_state<T> state, Extras& extras) {
+                    call_numbers const& n, view<T const, 3> q, kv_views<T> own, fold_state<T> state, Extras& extras) {
   rotate_forward_scratch<T, Comm> here(comm, scratch, g.widest(), own);
-  key_part<T> held = own;
+  kv_views<T> held = own;
   for (int s = 0; s < g.size; ++s) {
     auto& next = here.buffers[s % 2];
-    index rows = g.rows_of(g.source(s + 1));
+    index_t rows = g.rows_of(g.source(s + 1));
     if (s + 1 < g.size) here.keys.post("ring.forward.keys", held.k, held.v, next.k_rows(rows), next.v_rows(rows));
     extras.push(
-        backend.template forward<T>(g.steps[std::size_t(s)], scratch, n, q, std::span<key_part<T> const>(&held, 1), state));
+        backend.template forward<T>(g.steps[std::size_t(s)], scratch, n, q, std::span<kv_views<T> const>(&held, 1), state));
     here.keys.wait();
     held = {next.k_rows(rows), next.v_rows(rows)};
   }
@@ -81,14 +81,14 @@ template <class T, class Comm, class Backend, class Extras>
 void rotate_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
                      call_numbers const& n, query_grad<T> const& queries, key_grad<T> const& own, Extras const& extras) {
   using A = accumulate_t<T>;
-  key_part<T> like{own.k, own.v};
+  kv_views<T> like{own.k, own.v};
   rotate_backward_scratch<T, Comm> here(comm, scratch, g.widest(), g.rows_of(g.rank), like);
   auto& sums = here.sums;
-  key_part<T> held = like;
+  kv_views<T> held = like;
   int computed = 0, received = 1, sent = 2;
   for (int s = 0; s < g.size; ++s) {
     auto& next = here.buffers[s % 2];
-    index rows = g.rows_of(g.source(s)), next_rows = g.rows_of(g.source(s + 1));
+    index_t rows = g.rows_of(g.source(s)), next_rows = g.rows_of(g.source(s + 1));
     if (s + 1 < g.size) here.keys.post("ring.backward.keys", held.k, held.v, next.k_rows(next_rows), next.v_rows(next_rows));
     key_grad<T> part{held.k, held.v, sums[computed].k_rows(s ? rows : 0), sums[computed].v_rows(s ? rows : 0)};
     if (s == 0) {

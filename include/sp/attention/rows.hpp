@@ -40,10 +40,10 @@ A multiply_add(A a, A b, A c) {
 /// delta (rows, heads) = sum over dim of dout * out: the row sum of dP o P in the softmax backward (SEMANTICS: ring backward).
 template <class T, class A = accumulate_t<T>>
 void row_delta(view<T const, 3> out, view<T const, 3> dout, view<A, 2> delta) {
-  for (index i = 0; i < out.extent(0); ++i)
-    for (index h = 0; h < out.extent(1); ++h) {
+  for (index_t i = 0; i < out.extent(0); ++i)
+    for (index_t h = 0; h < out.extent(1); ++h) {
       A sum = 0;
-      for (index d = 0; d < out.extent(2); ++d) sum = multiply_add<A>(to_acc(out(i, h, d)), to_acc(dout(i, h, d)), sum);
+      for (index_t d = 0; d < out.extent(2); ++d) sum = multiply_add<A>(to_acc(out(i, h, d)), to_acc(dout(i, h, d)), sum);
       delta(i, h) = sum;
     }
 }
@@ -51,14 +51,14 @@ void row_delta(view<T const, 3> out, view<T const, 3> dout, view<A, 2> delta) {
 /// Sinks, once after the last merge: lse' = logaddexp(lse, s), out' = out exp(lse - lse'). A row that sees no key stays (0, -inf).
 template <class A>
 void apply_sinks(heads on, view<A const, 1> sinks, view<A, 3> out, view<A, 2> lse) {
-  for (index i = 0; i < out.extent(0); ++i)
-    for (index h = 0; h < out.extent(1); ++h) {
+  for (index_t i = 0; i < out.extent(0); ++i)
+    for (index_t h = 0; h < out.extent(1); ++h) {
       A s = sinks(on.q_begin + h), l = lse(i, h);
       if (l == minus_infinity<A>) continue;
       A m = s > l ? s : l;
       A joined = m + std::log1p(std::exp(-std::abs(s - l)));
       A weight = std::exp(l - joined);
-      for (index d = 0; d < out.extent(2); ++d) out(i, h, d) *= weight;
+      for (index_t d = 0; d < out.extent(2); ++d) out(i, h, d) *= weight;
       lse(i, h) = joined;
     }
 }
@@ -66,10 +66,10 @@ void apply_sinks(heads on, view<A const, 1> sinks, view<A, 3> out, view<A, 2> ls
 /// dsink_h = - sum over rows of exp(s - lse') delta'; added to what is there. The sum runs over all rows: in double, whatever the type.
 template <class A>
 void sink_gradient(heads on, view<A const, 1> sinks, view<A const, 2> lse, view<A const, 2> delta, view<A, 1> dsinks) {
-  for (index h = 0; h < on.q_count; ++h) {
+  for (index_t h = 0; h < on.q_count; ++h) {
     A s = sinks(on.q_begin + h);
     double sum = 0;
-    for (index i = 0; i < lse.extent(0); ++i)
+    for (index_t i = 0; i < lse.extent(0); ++i)
       if (lse(i, h) != minus_infinity<A>) sum += double(std::exp(s - lse(i, h))) * double(delta(i, h));
     dsinks(on.q_begin + h) -= A(sum);
   }

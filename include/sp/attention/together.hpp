@@ -5,20 +5,20 @@
 #include <limits>
 
 #include <sp/attention/tensors.hpp>
-#include <sp/collective/agreement.hpp>
+#include <sp/collective/check/agreement.hpp>
 #include <sp/layout/digests.hpp>
 
 namespace sp::detail {
 
 /// Rows of a rank's tensors that hold tokens: row + i is position + i * stride of the caller's stream.
 struct real_rows {
-  index row = 0, count = 0, position = 0, stride = 1;
+  index_t row = 0, count = 0, position = 0, stride = 1;
   std::size_t document = 0;
 };
 
 inline std::vector<real_rows> real_rows_of(batch const& b) {
   std::vector<real_rows> out;
-  index base = 0;
+  index_t base = 0;
   for (run const& r : b.runs()) {
     for_each_document(b.docs(), r, [&](std::size_t d, interval) {
       document const& x = b.docs()[d];
@@ -43,7 +43,7 @@ struct checked_geometry {
   checked_geometry(batch const& q, batch const& k, sp::mask const& rule, int made_at)
       : level(made_at), q_documents(digest_of(q.source())), k_documents(digest_of(k.source())), q_sharding(digest_of(q.layout())),
         k_sharding(digest_of(k.layout())), mask(digest_of(rule)) {
-    if (q.tokens_digest() || k.tokens_digest()) tokens = given(digest().add(q.tokens_digest()).add(k.tokens_digest()));
+    if (q.token_digest() || k.token_digest()) tokens = given(digest().add(q.token_digest()).add(k.token_digest()));
     if (level < 3) return;
     q_rows = real_rows_of(q);
     k_rows = real_rows_of(k);
@@ -71,7 +71,7 @@ void describe_operands(fingerprint& f, Io const& io, bool sinks, bool accumulate
 
 /// What ring and local attention say of their numbers; dim 0: not known yet.
 template <class Backend>
-void describe_options(fingerprint& f, attention_options const& o, Backend const& backend, schedule how, index dim,
+void describe_options(fingerprint& f, attention_options const& o, Backend const& backend, schedule how, index_t dim,
                       random_key key) {
   f.set(field::schedule, how).set(field::head_groups, o.head_groups);
   if constexpr (requires { backend.features(); }) f.set(field::features, backend.features());
@@ -107,9 +107,9 @@ std::string spell(T x) {
 template <class E>
 void require_finite(char const* name, view<E, 3> const& v, std::vector<real_rows> const& rows, std::uint64_t call) {
   for (real_rows const& r : rows)
-    for (index i = 0; i < r.count; ++i)
-      for (index h = 0; h < v.extent(1); ++h)
-        for (index d = 0; d < v.extent(2); ++d)
+    for (index_t i = 0; i < r.count; ++i)
+      for (index_t h = 0; h < v.extent(1); ++h)
+        for (index_t d = 0; d < v.extent(2); ++d)
           if (auto const x = v(r.row + i, h, d); !is_finite(x))
             fail_non_finite(std::string(name) + " holds " + spell(x) + " at row " + std::to_string(r.row + i) + ", head " +
                                 std::to_string(h) + ", channel " + std::to_string(d) + ": position " +
@@ -122,8 +122,8 @@ void require_finite(char const* name, view<E, 3> const& v, std::vector<real_rows
 template <class E, int R>
 void require_below_infinity(char const* name, view<E, R> const& v, std::uint64_t call) {
   using A = accumulate_t<E>;
-  for (index i = 0; i < v.extent(0); ++i)
-    for (index h = 0; h < (R == 2 ? v.extent(R - 1) : 1); ++h) {
+  for (index_t i = 0; i < v.extent(0); ++i)
+    for (index_t h = 0; h < (R == 2 ? v.extent(R - 1) : 1); ++h) {
       A x;
       if constexpr (R == 2)
         x = v(i, h);
@@ -158,7 +158,7 @@ void require_finite_results(backward_io<T> const& io, checked_geometry const& g,
   require_finite("dq", io.dq, g.q_rows, call);
   require_finite("dk", io.dk, g.k_rows, call);
   require_finite("dv", io.dv, g.k_rows, call);
-  for (index h = 0; h < io.extras.dsinks.extent(0); ++h)
+  for (index_t h = 0; h < io.extras.dsinks.extent(0); ++h)
     if (auto const x = io.extras.dsinks(h); !is_finite(x))
       fail_non_finite("dsinks holds " + spell(x) + " at head " + std::to_string(h), call);
 }

@@ -61,7 +61,7 @@ public:
   Inner const& inner() const { return inner_; }
   ulysses_options const& options() const { return options_; }
   /// The heads this rank computes, in global numbers: cut whatever is per head (slopes, sinks, gates) by the same ranges.
-  heads local_heads(index q_heads, index kv_heads) const { return local_heads_of(all_heads(q_heads, kv_heads)); }
+  heads local_heads(index_t q_heads, index_t kv_heads) const { return local_heads_of(all_heads(q_heads, kv_heads)); }
 
   // ---- what attention_object and an enclosing object call ------------------------------------------------------------------------
 
@@ -69,8 +69,8 @@ public:
   sp::mask const& rule() const { return inner_.rule(); }
   int checks() const { return inner_.checks(); }
   heads local_heads_of(heads whole) const { return inner_.local_heads_of(share(whole, comm_.rank())); }
-  index q_rows(prepared const& p) const { return p.queries.rows; }
-  index k_rows(prepared const& p) const { return p.keys.rows; }
+  index_t q_rows(prepared const& p) const { return p.queries.rows; }
+  index_t k_rows(prepared const& p) const { return p.keys.rows; }
   void check_call(heads whole, bool sinks) const { inner_.check_call(whole, sinks); }
 
   prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask,
@@ -139,12 +139,12 @@ public:
     int const size = comm_.size(), stride = int(group_stride(comm_));
     return layout::first_member(inner_.sequence_rank(), size, stride) + comm_.rank() * stride;
   }
-  void describe(fingerprint& f, prepared const& p, index dim, random_key key) const {
+  void describe(fingerprint& f, prepared const& p, index_t dim, random_key key) const {
     inner_.describe(f, p.inner, dim, key);
     f.set(field::keep, options_.keep == keep::heads ? 1 : 2);
   }
   template <class T>
-  void check_saved(prepared const& p, saved<T> const& s, heads on, index dim, index value_dim) const {
+  void check_saved(prepared const& p, saved<T> const& s, heads on, index_t dim, index_t value_dim) const {
     s.token.require();
     heads mine = share(on, comm_.rank());
     detail::require_same_call("out", s.out.tensor, {p.queries.group_rows, mine.q_count, value_dim});
@@ -157,7 +157,7 @@ public:
   }
 
   template <class T>
-  index saved_for(prepared const& p, heads on, attention_shape const& s) const {
+  index_t saved_for(prepared const& p, heads on, attention_shape const& s) const {
     heads mine = share(on, comm_.rank());
     byte_counter c;
     owned<T, 3> out(c, {p.queries.group_rows, mine.q_count, s.value_dim});
@@ -165,7 +165,7 @@ public:
     return c.bytes() + inner_.template saved_for<T>(p.inner, mine, s);
   }
   template <class T>
-  index scratch_for(prepared const& p, heads on, attention_shape const& s) const {
+  index_t scratch_for(prepared const& p, heads on, attention_shape const& s) const {
     heads mine = share(on, comm_.rank());
     byte_counter c; // the backward pass: inputs exchanged again, gradients by heads, and staging for shared kv heads
     buffers<T>(c, p, mine, s);
@@ -173,7 +173,7 @@ public:
     owned<T, 3> dout(c, {p.queries.group_rows, mine.q_count, s.value_dim});
     detail::exchange_plan plan(c, comm_, 3 * (p.queries.pieces + p.keys.pieces));
     using A = accumulate_t<T>;
-    index copies = kv_copies(on);
+    index_t copies = kv_copies(on);
     staging<T, A>(c, p, on.q_count, copies, s.dim, s.value_dim);
     owned<A, 3> sum(c, {p.keys.rows, on.kv_count, max(s.dim, s.value_dim)});
     if (copies > on.kv_count)
@@ -216,8 +216,8 @@ private:
   heads share(heads whole, int r) const { return heads_of(whole, r, comm_.size()); }
 
   /// kv heads over all ranks, each as often as ranks use it.
-  index kv_copies(heads whole) const {
-    index n = 0;
+  index_t kv_copies(heads whole) const {
+    index_t n = 0;
     for (int r = 0; r < comm_.size(); ++r) n += share(whole, r).kv_count;
     return n;
   }
@@ -225,11 +225,12 @@ private:
   /// The heads of `part` out of a tensor that holds the heads of `whole`.
   template <class E>
   static view<E, 3> cut_heads(view<E, 3> const& v, heads whole, heads part, bool q) {
-    return q ? v.slice(1, part.q_begin - whole.q_begin, part.q_count) : v.slice(1, part.kv_begin - whole.kv_begin, part.kv_count);
+    return q ? v.narrow(1, part.q_begin - whole.q_begin, part.q_count)
+             : v.narrow(1, part.kv_begin - whole.kv_begin, part.kv_count);
   }
 
   template <class To = void, class E>
-  static auto by_heads(allocator& a, detail::token_exchange const& x, view<E, 3> const& like, index head_count) {
+  static auto by_heads(allocator& a, detail::token_exchange const& x, view<E, 3> const& like, index_t head_count) {
     using element = std::conditional_t<std::is_void_v<To>, std::remove_const_t<E>, To>;
     return owned<element, 3>(a, {x.group_rows, head_count, like.extent(2)}); // (group's tokens, my heads, dim)
   }
@@ -270,7 +271,7 @@ private:
   struct staging {
     owned<T, 3> q;        // (tokens, q heads, dim)
     owned<Share, 3> k, v; // (tokens, kv heads summed over ranks, dim)
-    staging(allocator& a, prepared const& p, index q_heads, index kv_heads, index dim, index value_dim)
+    staging(allocator& a, prepared const& p, index_t q_heads, index_t kv_heads, index_t dim, index_t value_dim)
         : q(a, {p.queries.rows, q_heads, dim}), k(a, {p.keys.rows, kv_heads, dim}), v(a, {p.keys.rows, kv_heads, value_dim}) {}
   };
 
@@ -279,16 +280,16 @@ private:
   void return_gradients(prepared const& p, detail::exchange_plan<Comm>& plan, allocator& scratch,
                         detail::backward_io<T, G> const& io, view<T, 3> dq, view<Share, 3> dk, view<Share, 3> dv) const {
     bool add = io.extras.accumulate;
-    index copies = kv_copies(io.on);
+    index_t copies = kv_copies(io.on);
     bool direct = !add && copies == io.on.kv_count;
     staging<T, Share> stage(scratch, p, add ? io.on.q_count : 0, direct ? 0 : copies, io.dk.extent(2), io.dv.extent(2));
     plan.clear();
-    index at = 0;
+    index_t at = 0;
     auto arrive = [&](int r, view<G, 3> const& to, owned<Share, 3> const& staged, heads theirs) {
       if (direct) // Share is G here
         p.keys.receive_rows(plan, r, cut_heads(to, io.on, theirs, false));
       else
-        p.keys.receive_rows(plan, r, staged.tensor.slice(1, at, theirs.kv_count));
+        p.keys.receive_rows(plan, r, staged.tensor.narrow(1, at, theirs.kv_count));
     };
     for (int r = 0; r < comm_.size(); ++r) {
       heads theirs = share(io.on, r);
@@ -312,10 +313,10 @@ private:
   void sum_shared(allocator& scratch, heads on, view<G, 3> to, view<Share, 3> staged, bool add) const {
     detail::accumulator<G, 3> sum(scratch, to);
     auto total = sum.begin(add);
-    index at = 0;
+    index_t at = 0;
     for (int r = 0; r < comm_.size(); ++r) {
       heads theirs = share(on, r);
-      detail::store(cut_heads(total, on, theirs, false), staged.slice(1, at, theirs.kv_count), true);
+      detail::store(cut_heads(total, on, theirs, false), staged.narrow(1, at, theirs.kv_count), true);
       at += theirs.kv_count;
     }
     sum.finish();

@@ -1,5 +1,5 @@
 // Local attention by a kernel that sees whole documents and returns no lse, and the choice of local attention for a kernel.
-// Each document is one call in natural order; masks that would need several calls for a query are refused in a sentence.
+// Each document is one call in stream order; masks that would need several calls for a query are refused in a sentence.
 #pragma once
 
 #include <sp/attention/ring.hpp>
@@ -15,7 +15,7 @@ public:
 
   struct prepared {
     std::vector<block> documents;
-    index q_rows = 0, k_rows = 0;
+    index_t q_rows = 0, k_rows = 0;
     sp::mask mask;
     detail::checked_geometry checked{};
   };
@@ -38,8 +38,8 @@ public:
   sp::mask const& rule() const { return options_.mask; }
   int checks() const { return options_.checks; }
   heads local_heads_of(heads whole) const { return whole; }
-  index q_rows(prepared const& p) const { return p.q_rows; }
-  index k_rows(prepared const& p) const { return p.k_rows; }
+  index_t q_rows(prepared const& p) const { return p.q_rows; }
+  index_t k_rows(prepared const& p) const { return p.k_rows; }
   void check_call(heads whole, bool sinks) const {
     if (sinks)
       fail(
@@ -52,11 +52,11 @@ public:
   template <class F>
   void each_group(F&&) const {}
   int sequence_rank() const { return 0; }
-  void describe(fingerprint& f, prepared const&, index dim, random_key key) const {
+  void describe(fingerprint& f, prepared const&, index_t dim, random_key key) const {
     detail::describe_options(f, options_, kernel_, schedule::automatic, dim, key);
   }
   template <class T>
-  void check_saved(prepared const&, saved<T> const& s, heads, index, index) const {
+  void check_saved(prepared const&, saved<T> const& s, heads, index_t, index_t) const {
     s.token.require();
   }
   template <class T, class F>
@@ -87,7 +87,7 @@ public:
   saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
     saved<T> s{{}, detail::once(true)};
     fill(io.out, T{});
-    for_each_call<whole_call<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_call<T>& c, head_group const& g) {
+    for_each_call<whole_call<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_call<T>& c, gqa_range const& g) {
       c.q = queries(io.q, c.where, g);
       c.k = keys(io.k, c.where, g);
       c.v = keys(io.v, c.where, g);
@@ -113,7 +113,7 @@ public:
     detail::accumulator<G, 3> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
     auto sum_q = dq.begin(io.extras.accumulate), sum_k = dk.begin(io.extras.accumulate), sum_v = dv.begin(io.extras.accumulate);
     std::size_t at = 0;
-    for_each_call<whole_grad<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_grad<T>& c, head_group const& g) {
+    for_each_call<whole_grad<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_grad<T>& c, gqa_range const& g) {
       c.q = queries(io.q, c.where, g);
       c.k = keys(io.k, c.where, g);
       c.v = keys(io.v, c.where, g);
@@ -135,11 +135,11 @@ public:
   }
 
   template <class T>
-  index saved_for(prepared const&, heads, attention_shape const&) const {
+  index_t saved_for(prepared const&, heads, attention_shape const&) const {
     return 0;
   }
   template <class T>
-  index scratch_for(prepared const& p, heads on, attention_shape const& s) const {
+  index_t scratch_for(prepared const& p, heads on, attention_shape const& s) const {
     byte_counter c;
     view<T, 3> q(nullptr, {p.q_rows, on.q_count, s.dim}), k(nullptr, {p.k_rows, on.kv_count, s.dim}),
         v(nullptr, {p.k_rows, on.kv_count, s.value_dim});
@@ -159,24 +159,24 @@ private:
   }
   /// Call: whole_call or whole_grad; f(call, head group) adds the tensors.
   template <class Call, class F>
-  void for_each_call(prepared const& p, context const& ctx, heads on, index dim, F&& f) const {
+  void for_each_call(prepared const& p, context const& ctx, heads on, index_t dim, F&& f) const {
     for (block const& b : p.documents)
-      for (head_group const& g : uniform_groups(on)) {
+      for (gqa_range const& g : uniform_gqa(on)) {
         Call c;
         c.where = b;
-        c.heads = {on.q_begin + g.q_begin, g.q_count, on.kv_begin + g.kv_begin, g.kv_count, on.group}; // so that kv_of() holds
+        c.heads = global_heads(on, g);
         c.scale = detail::scale_of(options_, dim);
         c.random = ctx.random;
         f(c, g);
       }
   }
   template <class E>
-  static view<E, 3> queries(view<E, 3> const& v, block const& b, head_group const& g) {
-    return v.rows(b.q, b.rows).slice(1, g.q_begin, g.q_count);
+  static view<E, 3> queries(view<E, 3> const& v, block const& b, gqa_range const& g) {
+    return v.rows(b.q, b.rows).narrow(1, g.q_begin, g.q_count);
   }
   template <class E>
-  static view<E, 3> keys(view<E, 3> const& v, block const& b, head_group const& g) {
-    return v.rows(b.k, b.keys).slice(1, g.kv_begin, g.kv_count);
+  static view<E, 3> keys(view<E, 3> const& v, block const& b, gqa_range const& g) {
+    return v.rows(b.k, b.keys).narrow(1, g.kv_begin, g.kv_count);
   }
 
   Kernel kernel_;

@@ -56,7 +56,7 @@ concept differentiates_block = requires(K const k, block_grad<T, typename K::mem
 || takes_kept<K, T, std::conditional_t<std::is_void_v<kept_by<K>>, nothing, kept_by<K>>>;
 
 inline std::string describe(block const& b) {
-  auto n = [](index v) {
+  auto n = [](index_t v) {
     return v >= unbounded ? std::string("inf") : v <= -unbounded ? std::string("-inf") : std::to_string(v);
   };
   return "block {" + std::to_string(b.rows) + " rows from position " + std::to_string(b.q_pos) + " step " +
@@ -73,8 +73,8 @@ inline problem as_problem(block const& b) {
 
 /// rows [first, first + count) of a view, unless it is null.
 template <class V>
-V cut_view(V const& v, index row, index rows, index head, index heads) {
-  return v.data ? v.rows(row, rows).slice(1, head, heads) : v;
+V cut_view(V const& v, index_t row, index_t rows, index_t head, index_t heads) {
+  return v.data ? v.rows(row, rows).narrow(1, head, heads) : v;
 }
 
 } // namespace detail
@@ -84,8 +84,8 @@ V cut_view(V const& v, index row, index rows, index head, index heads) {
 template <class Kernel, class Second = detail::no_second>
 class blockwise {
   static_assert(
-      requires { typename Kernel::memory_type; },
-      "sp::blockwise: the kernel does not say where its tensors live; add `using memory_type = sp::host;` (or sp::cuda) to it");
+      requires { typename Kernel::memory_type; }, "sp::blockwise: the kernel does not say where its tensors live; add `using "
+                                                  "memory_type = sp::host_memory;` (or sp::device_memory) to it");
   static_assert(
       detail::computes_block<Kernel, float> || detail::computes_block<Kernel, bf16> || detail::computes_block<Kernel, fp16> ||
           detail::computes_block<Kernel, double>,
@@ -106,7 +106,7 @@ public:
   struct plan {
     std::vector<block> blocks;                 ///< what the kernel computes
     std::vector<typename Second::plan> others; ///< one per block that goes to the second backend
-    index rows = 0;                            ///< of the largest block
+    index_t rows = 0;                          ///< of the largest block
   };
   struct kept_calls {
     std::vector<kept> calls;
@@ -153,15 +153,15 @@ public:
   template <class T>
     requires detail::computes_block<Kernel, T> extra forward(plan const& p, allocator& scratch, call_numbers const& n,
                                                              view<T const, 3, memory_type> q,
-                                                             std::span<key_part<T, memory_type> const> keys,
+                                                             std::span<kv_views<T, memory_type> const> keys,
                                                              fold_state<T, memory_type> state)
   const {
     extra out;
     parts<T> part(scratch, p, state.out.extent(1), state.out.extent(2));
-    for_each_call(p, n.heads, [&](block const& b, head_group const& g) {
+    for_each_call(p, n.heads, [&](block const& b, gqa_range const& g) {
       block_call<T, memory_type> c;
       c.where = b;
-      c.heads = numbered(n.heads, g);
+      c.heads = global_heads(n.heads, g);
       c.scale = n.scale;
       c.random = n.random;
       c.q = detail::cut_view(q, b.q, b.rows, g.q_begin, g.q_count);
@@ -190,14 +190,25 @@ public:
   void backward(plan const& p, allocator& scratch, call_numbers const& n, std::span<query_grad<T, memory_type> const> queries,
                 std::span<key_grad<T, memory_type> const> keys, extra const& x) const {
     std::size_t call = 0;
-    for_each_call(p, n.heads, [&](block const& b, head_group const& g) {
+    for_each_call(p, n.heads, [&](block const& b, gqa_range const& g) {
       auto const& a = queries[std::size_t(b.q_part)];
       auto const& c = keys[std::size_t(b.k_part)];
       auto rows = [&](auto const& v) { return detail::cut_view(v, b.q, b.rows, g.q_begin, g.q_count); };
       auto cols = [&](auto const& v) { return detail::cut_view(v, b.k, b.keys, g.kv_begin, g.kv_count); };
-      block_grad<T, memory_type> grad{
-          b,           numbered(n.heads, g), n.scale,     n.random,      rows(a.q),  cols(c.k),  cols(c.v),
-          rows(a.out), rows(a.dout),         rows(a.lse), rows(a.delta), rows(a.dq), cols(c.dk), cols(c.dv)};
+      block_grad<T, memory_type> grad{b,
+                                      global_heads(n.heads, g),
+                                      n.scale,
+                                      n.random,
+                                      rows(a.q),
+                                      cols(c.k),
+                                      cols(c.v),
+                                      rows(a.out),
+                                      rows(a.dout),
+                                      rows(a.lse),
+                                      rows(a.delta),
+                                      rows(a.dq),
+                                      cols(c.dk),
+                                      cols(c.dv)};
       if constexpr (detail::takes_kept<Kernel, T, kept>)
         kernel_.backward(grad, x.calls[call++]);
       else
@@ -210,10 +221,10 @@ public:
 
   /// Bytes a call takes from the allocator at once.
   template <class T>
-  index scratch_bytes(plan const& p, heads const& h, index dim, index value_dim) const {
+  index_t scratch_bytes(plan const& p, heads const& h, index_t dim, index_t value_dim) const {
     byte_counter count;
     parts<T> part(count, p, h.q_count, value_dim);
-    index most = 0;
+    index_t most = 0;
     if constexpr (has_second)
       for (auto const& other : p.others) most = max(most, second_.template scratch_bytes<T>(other, h, dim, value_dim));
     return count.bytes() + most;
@@ -225,7 +236,7 @@ private:
   struct parts {
     owned<accumulate_t<T>, 3> out;
     owned<accumulate_t<T>, 2> lse;
-    parts(allocator& a, plan const& p, index q_heads, index value_dim)
+    parts(allocator& a, plan const& p, index_t q_heads, index_t value_dim)
         : out(a, {p.rows, q_heads, value_dim}), lse(a, {p.rows, q_heads}) {}
   };
 
@@ -254,13 +265,9 @@ private:
 
   template <class F>
   static void for_each_call(plan const& p, heads const& h, F&& f) {
-    auto groups = uniform_groups(h);
+    auto groups = uniform_gqa(h);
     for (block const& b : p.blocks)
-      for (head_group const& g : groups) f(b, g);
-  }
-
-  static heads numbered(heads const& h, head_group const& g) {
-    return {h.q_begin + g.q_begin, g.q_count, h.kv_begin + g.kv_begin, g.kv_count, h.group};
+      for (gqa_range const& g : groups) f(b, g);
   }
 
   Kernel kernel_;

@@ -29,21 +29,21 @@ struct call_numbers {
 };
 
 /// Keys and values of one owner.
-template <class T, class M = host>
-struct key_part {
+template <class T, class M = host_memory>
+struct kv_views {
   view<T const, 3, M> k; ///< (rows, kv heads, dim)
   view<T const, 3, M> v; ///< (rows, kv heads, value dim)
 };
 
 /// Normalised output and natural-log lse: together the state of an online softmax (m = lse, l = 1, acc = out). (0, -inf) is empty.
-template <class T, class M = host>
+template <class T, class M = host_memory>
 struct fold_state {
   view<accumulate_t<T>, 3, M> out; ///< (rows, q heads, value dim)
   view<accumulate_t<T>, 2, M> lse; ///< (rows, q heads)
 };
 
 /// The query side of a backward pass. out and lse are the GLOBAL ones; delta = sum over dim of dout * out.
-template <class T, class M = host>
+template <class T, class M = host_memory>
 struct query_grad {
   view<T const, 3, M> q;                        ///< (rows, q heads, dim)
   view<T const, 3, M> out, dout;                ///< (rows, q heads, value dim)
@@ -52,7 +52,7 @@ struct query_grad {
 };
 
 /// The key side of a backward pass.
-template <class T, class M = host>
+template <class T, class M = host_memory>
 struct key_grad {
   view<T const, 3, M> k, v;           ///< (rows, kv heads, dim), (rows, kv heads, value dim)
   view<accumulate_t<T>, 3, M> dk, dv; ///< same shapes, added to; null data: not wanted
@@ -61,13 +61,13 @@ struct key_grad {
 /// A kernel returns this when it keeps nothing for its backward pass.
 struct nothing {};
 
-/// A kernel over tables. prepare() is called once per step; forward() folds all key parts into the state; backward() adds
+/// A kernel over tables. prepare() is called once per step; forward() folds all keys into the state; backward() adds
 /// dq, dk, dv. What forward() returns is handed to backward() untouched. Results must not depend on how rows are spread
-/// over parts if the kernel is to give the same bits for every sharding.
+/// over owners if the kernel is to give the same bits for every sharding.
 template <class B, class T>
 concept attention_backend = requires(B const b, problem p, typename B::plan const plan, allocator& scratch, call_numbers const& n,
                                      view<T const, 3, typename B::memory_type> q,
-                                     std::span<key_part<T, typename B::memory_type> const> keys,
+                                     std::span<kv_views<T, typename B::memory_type> const> keys,
                                      fold_state<T, typename B::memory_type> state,
                                      std::span<query_grad<T, typename B::memory_type> const> dq,
                                      std::span<key_grad<T, typename B::memory_type> const> dk, typename B::extra const& extra) {
@@ -77,7 +77,7 @@ concept attention_backend = requires(B const b, problem p, typename B::plan cons
 };
 
 /// One block with ordinary grouped-query heads: q head i uses kv head i / (q heads / kv heads).
-template <class T, class M = host>
+template <class T, class M = host_memory>
 struct block_call {
   block where;     ///< positions, bounds, document
   sp::heads heads; ///< global numbers of the heads below
@@ -91,7 +91,7 @@ struct block_call {
 };
 
 /// Its gradient. out, lse, dout, delta are the global ones of these rows; dq, dk, dv are to be added to.
-template <class T, class M = host>
+template <class T, class M = host_memory>
 struct block_grad {
   block where;
   sp::heads heads;
@@ -110,8 +110,8 @@ concept block_kernel = requires(K const k, block_call<T, typename K::memory_type
   k.backward(g);
 };
 
-/// One document in natural order, for kernels that cannot return an lse (plain scaled-dot-product attention).
-template <class T, class M = host>
+/// One document in stream order, for kernels that cannot return an lse (plain scaled-dot-product attention).
+template <class T, class M = host_memory>
 struct whole_call {
   block where; ///< the rows of the document that see a key and the keys they see; its bounds are the mask
   sp::heads heads;
@@ -122,7 +122,7 @@ struct whole_call {
 };
 
 /// The gradient of a whole_call: saved output and its gradient in, gradients of q, k and v out.
-template <class T, class M = host>
+template <class T, class M = host_memory>
 struct whole_grad {
   block where;
   sp::heads heads;

@@ -67,11 +67,11 @@ struct score_rule {
   /// Dropout factors of one query row, asked for ascending key offsets.
   struct row_factors {
     score_rule const& rule;
-    index q_offset;
-    index group = -1; // four keys share one generator call
+    index_t q_offset;
+    index_t group = -1; // four keys share one generator call
     std::array<float, 4> numbers{};
 
-    A operator()(index k_offset) {
+    A operator()(index_t k_offset) {
       if (k_offset / 4 != group) {
         group = k_offset / 4;
         numbers = uniforms4(rule.site, q_offset, group);
@@ -79,7 +79,7 @@ struct score_rule {
       return numbers[std::size_t(k_offset % 4)] < rule.p ? A(0) : rule.kept;
     }
   };
-  row_factors factors(index q_offset) const { return {*this, q_offset}; }
+  row_factors factors(index_t q_offset) const { return {*this, q_offset}; }
 };
 
 /// The features of a kernel, with their numbers.
@@ -98,7 +98,7 @@ struct score_chain : Features... {
       if (!(dropout::p >= 0 && dropout::p < 1))
         fail({errc::invalid_shape, "dropout " + std::to_string(dropout::p), "The chance is in [0, 1)"});
     if constexpr (count_feature < alibi, Features... >> 0)
-      if (index(alibi::slopes.size()) < whole.q_end())
+      if (index_t(alibi::slopes.size()) < whole.q_end())
         fail({errc::invalid_shape,
               std::to_string(alibi::slopes.size()) + " slopes for " + std::to_string(whole.q_end()) + " q heads",
               "sp::alibi takes one slope for every q head of the model"});
@@ -119,7 +119,7 @@ struct score_chain : Features... {
   static constexpr bool draws = count_feature<dropout, Features...> > 0;
 
   template <class A>
-  score_rule<A, Features...> rule([[maybe_unused]] index q_head, [[maybe_unused]] index document,
+  score_rule<A, Features...> rule([[maybe_unused]] index_t q_head, [[maybe_unused]] index_t document,
                                   [[maybe_unused]] random_key key) const {
     using rule_type = score_rule<A, Features...>;
     rule_type r;
@@ -128,7 +128,7 @@ struct score_chain : Features... {
       r.inverse_cap = A(1 / softcap::cap);
     }
     if constexpr (rule_type::biased) {
-      if (q_head >= index(alibi::slopes.size()))
+      if (q_head >= index_t(alibi::slopes.size()))
         fail({errc::invalid_shape,
               "q head " + std::to_string(q_head) + " has no slope, " + std::to_string(alibi::slopes.size()) + " were given",
               "sp::alibi takes one slope for every q head of the model"});

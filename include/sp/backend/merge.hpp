@@ -33,12 +33,12 @@ merged<A> merge_weights(A a, A b) {
 /// Folds `part` into `state`: lse = log(exp a + exp b), out = the outputs weighted by exp(a - lse) and exp(b - lse).
 template <class T>
 void merge(fold_state<T> const& state, fold_state<T> const& part) {
-  for (index i = 0; i < state.lse.extent(0); ++i)
-    for (index h = 0; h < state.lse.extent(1); ++h) {
+  for (index_t i = 0; i < state.lse.extent(0); ++i)
+    for (index_t h = 0; h < state.lse.extent(1); ++h) {
       auto w = detail::merge_weights(state.lse(i, h), part.lse(i, h));
       if (w.second == 0) continue;
       state.lse(i, h) = w.lse;
-      for (index c = 0; c < state.out.extent(2); ++c) {
+      for (index_t c = 0; c < state.out.extent(2); ++c) {
         auto& x = state.out(i, h, c);
         x = w.first == 0 ? part.out(i, h, c) : w.first * x + w.second * part.out(i, h, c);
       }

@@ -14,7 +14,7 @@ namespace sp {
 template <class... Features>
 class scalar_kernel {
 public:
-  using memory_type = host;
+  using memory_type = host_memory;
   constexpr scalar_kernel(Features... features) : chain_{features...} {}
 
   void check(heads whole) const { chain_.check(whole); }
@@ -23,17 +23,17 @@ public:
 
   template <class T>
   void forward(block_call<T> const& c) const {
-    for (index h = 0; h < c.heads.q_count; ++h) {
+    for (index_t h = 0; h < c.heads.q_count; ++h) {
       auto rule = rule_of(c, h);
-      for (index i = 0; i < c.where.rows; ++i) forward_row(c, rule, i, h);
+      for (index_t i = 0; i < c.where.rows; ++i) forward_row(c, rule, i, h);
     }
   }
 
   template <class T>
   void backward(block_grad<T> const& g) const {
-    for (index h = 0; h < g.heads.q_count; ++h) {
+    for (index_t h = 0; h < g.heads.q_count; ++h) {
       auto rule = rule_of(g, h);
-      for (index i = 0; i < g.where.rows; ++i) backward_row(g, rule, i, h);
+      for (index_t i = 0; i < g.where.rows; ++i) backward_row(g, rule, i, h);
     }
   }
 
@@ -42,64 +42,64 @@ private:
   using acc = accumulate_t<typename decltype(Call::q)::value_type>;
 
   template <class Call>
-  auto rule_of(Call const& c, index h) const {
+  auto rule_of(Call const& c, index_t h) const {
     return chain_.template rule<acc<Call>>(c.heads.q_head(h), c.where.id, c.random);
   }
   template <class X, class Y> // sum over the last dimension of x(i, h, :) y(j, g, :)
-  static auto dot(X const& x, index i, index h, Y const& y, index j, index g) {
+  static auto dot(X const& x, index_t i, index_t h, Y const& y, index_t j, index_t g) {
     accumulate_t<typename X::value_type> s = 0;
-    for (index d = 0; d < x.extent(2); ++d) s += to_acc(x(i, h, d)) * to_acc(y(j, g, d));
+    for (index_t d = 0; d < x.extent(2); ++d) s += to_acc(x(i, h, d)) * to_acc(y(j, g, d));
     return s;
   }
-  static index q_offset(block const& b, index i) { return b.q_pos + b.q_stride * i - b.q_origin; }
-  static index k_offset(block const& b, index j) { return b.k_pos + b.k_stride * j - b.k_origin; }
+  static index_t q_offset(block const& b, index_t i) { return b.q_pos + b.q_stride * i - b.q_origin; }
+  static index_t k_offset(block const& b, index_t j) { return b.k_pos + b.k_stride * j - b.k_origin; }
 
   template <class Call, class Rule>
-  static auto score(Call const& c, Rule const& rule, index i, index j, index h, acc<Call>& derivative) {
+  static auto score(Call const& c, Rule const& rule, index_t i, index_t j, index_t h, acc<Call>& derivative) {
     using A = acc<Call>;
     A scaled = dot(c.q, i, h, c.k, j, c.heads.kv_of(h)) * A(c.scale);
     return rule(scaled, A(k_offset(c.where, j) - q_offset(c.where, i)), derivative);
   }
 
   template <class T, class Rule>
-  static void forward_row(block_call<T> const& c, Rule const& rule, index i, index h) {
+  static void forward_row(block_call<T> const& c, Rule const& rule, index_t i, index_t h) {
     using A = accumulate_t<T>;
     interval seen = c.where.seen_by(i);
-    index g = c.heads.kv_of(h), last = seen.first + seen.count;
+    index_t g = c.heads.kv_of(h), last = seen.first + seen.count;
     A most = -std::numeric_limits<A>::infinity(), sum = 0, derivative = 1;
-    for (index j = seen.first; j < last; ++j) most = std::fmax(most, score(c, rule, i, j, h, derivative));
-    for (index e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) = 0;
+    for (index_t j = seen.first; j < last; ++j) most = std::fmax(most, score(c, rule, i, j, h, derivative));
+    for (index_t e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) = 0;
     c.lse(i, h) = most;
     if (seen.count == 0) return;
     auto factor = rule.factors(q_offset(c.where, i));
-    for (index j = seen.first; j < last; ++j) {
+    for (index_t j = seen.first; j < last; ++j) {
       A p = std::exp(score(c, rule, i, j, h, derivative) - most);
       sum += p;
       if constexpr (Rule::drops) p *= factor(k_offset(c.where, j));
-      for (index e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) += p * to_acc(c.v(j, g, e));
+      for (index_t e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) += p * to_acc(c.v(j, g, e));
     }
-    for (index e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) /= sum;
+    for (index_t e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) /= sum;
     c.lse(i, h) = most + std::log(sum);
   }
 
   template <class T, class Rule>
-  static void backward_row(block_grad<T> const& c, Rule const& rule, index i, index h) {
+  static void backward_row(block_grad<T> const& c, Rule const& rule, index_t i, index_t h) {
     using A = accumulate_t<T>;
     interval seen = c.where.seen_by(i);
-    index g = c.heads.kv_of(h);
+    index_t g = c.heads.kv_of(h);
     A derivative = 1;
     if (c.lse(i, h) == -std::numeric_limits<A>::infinity()) return;
     auto factor = rule.factors(q_offset(c.where, i));
-    for (index j = seen.first; j < seen.first + seen.count; ++j) {
+    for (index_t j = seen.first; j < seen.first + seen.count; ++j) {
       A p = std::exp(score(c, rule, i, j, h, derivative) - c.lse(i, h)), keep = 1;
       if constexpr (Rule::drops) keep = factor(k_offset(c.where, j));
       A ds = p * (keep * dot(c.dout, i, h, c.v, j, g) - c.delta(i, h)) * derivative * A(c.scale);
-      for (index d = 0; d < c.q.extent(2); ++d) {
+      for (index_t d = 0; d < c.q.extent(2); ++d) {
         if (c.dq.data) c.dq(i, h, d) += ds * to_acc(c.k(j, g, d));
         if (c.dk.data) c.dk(j, g, d) += ds * to_acc(c.q(i, h, d));
       }
       if (!c.dv.data) continue;
-      for (index e = 0; e < c.v.extent(2); ++e) c.dv(j, g, e) += p * keep * to_acc(c.dout(i, h, e));
+      for (index_t e = 0; e < c.v.extent(2); ++e) c.dv(j, g, e) += p * keep * to_acc(c.dout(i, h, e));
     }
   }
 

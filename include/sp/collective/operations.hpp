@@ -36,26 +36,26 @@ private:
 };
 
 /// Values up to this many are summed by everybody: one exchange instead of two.
-inline constexpr index small_all_reduce = 256;
+inline constexpr index_t small_all_reduce = 256;
 
 /// Number of values in one rank's part at most.
-constexpr index largest_cut(index n, int parts) { return ceil_div(n, parts); }
+constexpr index_t largest_cut(index_t n, int parts) { return ceil_div(n, parts); }
 
 /// What reduce_scatter allocates for parts of n values.
 template <class T>
 struct reduce_scatter_memory {
   owned<T, 2> values; // (ranks, n): the parts of the other ranks; the own row is not used
   parcel_builder sends, receives;
-  reduce_scatter_memory(allocator& from, index n, int ranks)
+  reduce_scatter_memory(allocator& from, index_t n, int ranks)
       : values(from, {ranks, n}), sends(from, ranks, ranks), receives(from, ranks, ranks) {}
 };
 
 /// result(i) = sum over r, in rank order, of row r of `values`, where row `rank` is `mine` instead. result may be `mine`.
 template <class T>
 void sum_in_rank_order(view<T, 2> const& values, view<T, 1> const& mine, int rank, view<T, 1> const& result) {
-  for (index i = 0; i < result.extent(0); ++i) {
+  for (index_t i = 0; i < result.extent(0); ++i) {
     T sum = rank == 0 ? mine(i) : values(0, i);
-    for (index r = 1; r < values.extent(0); ++r) sum = static_cast<T>(sum + (r == rank ? mine(i) : values(r, i)));
+    for (index_t r = 1; r < values.extent(0); ++r) sum = static_cast<T>(sum + (r == rank ? mine(i) : values(r, i)));
     result(i) = sum;
   }
 }
@@ -70,7 +70,7 @@ template <communicator C>
   bool own_in_place = true;
   for (parcel const& p : receives)
     if (p.peer == c.rank() && total_bytes(p.pieces) > 0) own_in_place = false;
-  index const count = has_all_gather_v<C> ? 1 : c.size();
+  index_t const count = has_all_gather_v<C> ? 1 : c.size();
   owned<parcel, 1> sends(scratch, {count}); // (ranks) or (1)
   std::span<parcel const> const list(sends.tensor.data, std::size_t(count));
   if constexpr (has_all_gather_v<C>) {
@@ -98,7 +98,7 @@ void reduce_scatter(C const& c, std::type_identity_t<std::span<view<T, 1, typena
     c.reduce_scatter(parts, mine);
   } else {
     static_assert(
-        std::is_same_v<typename C::memory_type, host>,
+        std::is_same_v<typename C::memory_type, host_memory>,
         "sp::reduce_scatter cannot sum this memory on the CPU: the communicator needs a member reduce_scatter(parts, mine)");
     detail::reduce_scatter_memory<T> memory(scratch, mine.extent(0), size);
     for (int r = 0; r < size; ++r) {
@@ -106,7 +106,7 @@ void reduce_scatter(C const& c, std::type_identity_t<std::span<view<T, 1, typena
       memory.sends.open(r);
       memory.sends.add(parts[std::size_t(r)]);
       memory.receives.open(r);
-      memory.receives.add(memory.values.tensor.slice(0, r, 1));
+      memory.receives.add(memory.values.tensor.narrow(0, r, 1));
     }
     c.exchange(traffic{primitive, memory.sends.parcels(), memory.receives.parcels()}).wait();
     detail::sum_in_rank_order(memory.values.tensor, parts[std::size_t(rank)], rank, mine);
@@ -124,7 +124,7 @@ void all_reduce_small(C const& c, view<T, 1> v, allocator& scratch, char const* 
   piece const mine = as_piece(v);
   for (int r = 0; r < size; ++r) {
     receives.open(r);
-    if (r != rank) receives.add(values.tensor.slice(0, r, 1));
+    if (r != rank) receives.add(values.tensor.narrow(0, r, 1));
   }
   sp::all_gather_v(c, primitive, {&mine, 1}, receives.parcels(), scratch).wait();
   sum_in_rank_order(values.tensor, v, rank, v);
@@ -135,7 +135,7 @@ template <communicator C, class T>
 void all_reduce_large(C const& c, view<T, 1> v, allocator& scratch, char const* primitive) {
   int const rank = c.rank(), size = c.size();
   auto part = [&](int r) {
-    return v.slice(0, cut(v.extent(0), r, size), cut(v.extent(0), r + 1, size) - cut(v.extent(0), r, size));
+    return v.narrow(0, cut(v.extent(0), r, size), cut(v.extent(0), r + 1, size) - cut(v.extent(0), r, size));
   };
   owned<view<T, 1>, 1> parts(scratch, {size});
   for (int r = 0; r < size; ++r) parts.tensor(r) = part(r);
@@ -159,7 +159,7 @@ void all_reduce(C const& c, view<T, 1, typename C::memory_type> v, allocator& sc
   if constexpr (has_all_reduce<C, T>) {
     c.all_reduce(v);
   } else {
-    static_assert(std::is_same_v<typename C::memory_type, host>,
+    static_assert(std::is_same_v<typename C::memory_type, host_memory>,
                   "sp::all_reduce cannot sum this memory on the CPU: the communicator needs a member all_reduce(view)");
     if (c.size() == 1) return;
     if (v.extent(0) <= detail::small_all_reduce)
@@ -170,7 +170,7 @@ void all_reduce(C const& c, view<T, 1, typename C::memory_type> v, allocator& sc
 }
 
 /// Bytes that all_gather_v takes from its allocator.
-inline index all_gather_scratch(int ranks) {
+inline index_t all_gather_scratch(int ranks) {
   byte_counter counter;
   owned<parcel, 1> sends(counter, {ranks});
   return counter.bytes();
@@ -178,7 +178,7 @@ inline index all_gather_scratch(int ranks) {
 
 /// Bytes that reduce_scatter takes from its allocator for an own part of n values.
 template <class T>
-index reduce_scatter_scratch(index n, int ranks) {
+index_t reduce_scatter_scratch(index_t n, int ranks) {
   byte_counter counter;
   detail::reduce_scatter_memory<T> memory(counter, n, ranks);
   return counter.bytes();
@@ -186,7 +186,7 @@ index reduce_scatter_scratch(index n, int ranks) {
 
 /// Bytes that all_reduce takes from its allocator for n values.
 template <class T>
-index all_reduce_scratch(index n, int ranks) {
+index_t all_reduce_scratch(index_t n, int ranks) {
   byte_counter counter;
   if (n <= detail::small_all_reduce) {
     owned<T, 2> values(counter, {ranks, n});
@@ -225,7 +225,7 @@ void barrier(C const& c) {
   if constexpr (has_barrier<C>) {
     c.barrier();
   } else {
-    static_assert(std::is_same_v<typename C::memory_type, host>,
+    static_assert(std::is_same_v<typename C::memory_type, host_memory>,
                   "sp::barrier cannot send a byte of this memory: the communicator needs a member barrier()");
     char out = 0, in = 0;
     piece const sent = as_piece(view<char, 1>(&out, {1})), got = as_piece(view<char, 1>(&in, {1}));

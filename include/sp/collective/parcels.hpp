@@ -10,7 +10,7 @@ namespace sp {
 /// Collects the pieces of one exchange peer by peer, in memory of an allocator.
 class parcel_builder {
 public:
-  parcel_builder(allocator& scratch, index peers, index pieces) : parcels_(scratch, {peers}), pieces_(scratch, {pieces}) {}
+  parcel_builder(allocator& scratch, index_t peers, index_t pieces) : parcels_(scratch, {peers}), pieces_(scratch, {pieces}) {}
 
   void clear() { parcels_used_ = pieces_used_ = 0; }
   /// Following pieces go to (or come from) `peer`.
@@ -29,7 +29,7 @@ public:
 private:
   owned<parcel, 1> parcels_;
   owned<piece, 1> pieces_;
-  index parcels_used_ = 0, pieces_used_ = 0;
+  index_t parcels_used_ = 0, pieces_used_ = 0;
 };
 
 } // namespace sp

@@ -9,7 +9,7 @@ namespace sp {
 /// Rank 0 of 1, on host memory.
 class solo {
 public:
-  using memory_type = host;
+  using memory_type = host_memory;
 
   struct token {
     void wait() {}
@@ -26,7 +26,7 @@ public:
   /// short_message when the parcels to oneself differ in bytes; bad_state when a parcel names another peer or one twice.
   [[nodiscard]] token exchange(traffic const& t) const {
     std::span<piece const> const out = own(t.primitive, t.sends), in = own(t.primitive, t.receives);
-    index const sent = total_bytes(out), expected = total_bytes(in);
+    index_t const sent = total_bytes(out), expected = total_bytes(in);
     if (sent != expected)
       fail({errc::short_message, "rank 0 sends " + std::to_string(sent) + " bytes, rank 0 expects " + std::to_string(expected),
             "Both parcels to oneself must hold the same bytes", t.primitive, 0, 1, -1, 0});

@@ -17,11 +17,11 @@ namespace sp {
 ///
 ///     template <> struct sp::tensor_traits<my_tensor> {
 ///       using element_type = float;      // or deduce it: template <class T> struct sp::tensor_traits<my_tensor<T>>
-///       using memory_type = sp::host;
+///       using memory_type = sp::host_memory;
 ///       static float* data(my_tensor const& t);
 ///       static int rank(my_tensor const& t);
-///       static sp::index extent(my_tensor const& t, int d);
-///       static sp::index stride(my_tensor const& t, int d); // in elements
+///       static sp::index_t extent(my_tensor const& t, int d);
+///       static sp::index_t stride(my_tensor const& t, int d); // in elements
 ///     };
 template <class Tensor>
 struct tensor_traits;
@@ -32,8 +32,8 @@ concept adapted = requires(Tensor const& t, int d) {
   typename tensor_traits<Tensor>::memory_type;
   { tensor_traits<Tensor>::data(t) } -> std::convertible_to<typename tensor_traits<Tensor>::element_type*>;
   { tensor_traits<Tensor>::rank(t) } -> std::convertible_to<int>;
-  { tensor_traits<Tensor>::extent(t, d) } -> std::convertible_to<index>;
-  { tensor_traits<Tensor>::stride(t, d) } -> std::convertible_to<index>;
+  { tensor_traits<Tensor>::extent(t, d) } -> std::convertible_to<index_t>;
+  { tensor_traits<Tensor>::stride(t, d) } -> std::convertible_to<index_t>;
 };
 
 /// What std::mdspan offers: static rank(), extent(i), stride(i) and a plain pointer.
@@ -41,8 +41,8 @@ template <class M>
 concept mdspan_like = requires(M const& m, std::size_t d) {
   typename M::element_type;
   { M::rank() } -> std::convertible_to<std::size_t>;
-  { m.extent(d) } -> std::convertible_to<index>;
-  { m.stride(d) } -> std::convertible_to<index>;
+  { m.extent(d) } -> std::convertible_to<index_t>;
+  { m.stride(d) } -> std::convertible_to<index_t>;
   { m.data_handle() } -> std::convertible_to<typename M::element_type*>;
 };
 
@@ -51,8 +51,8 @@ template <class D>
 concept dlpack_like = requires(D const& t) {
   { t.data } -> std::convertible_to<void const*>;
   { t.ndim } -> std::convertible_to<int>;
-  { t.shape[0] } -> std::convertible_to<index>;
-  { t.strides[0] } -> std::convertible_to<index>;
+  { t.shape[0] } -> std::convertible_to<index_t>;
+  { t.strides[0] } -> std::convertible_to<index_t>;
   { t.strides == nullptr } -> std::convertible_to<bool>;
   { t.byte_offset } -> std::convertible_to<std::uint64_t>;
   { t.dtype.code } -> std::convertible_to<int>;
@@ -70,10 +70,10 @@ view<T, Rank, M> checked_view(view<T, Rank, M> const& v) {
       fail({errc::invalid_shape, "extent " + std::to_string(d) + " of a tensor " + shape(v) + " is negative",
             "Pass extents >= 0"});
   if (v.empty()) return v;
-  index reach = checked_mul(v.elements(), index(sizeof(T))), below = 0;
+  index_t reach = checked_mul(v.elements(), index_t(sizeof(T))), below = 0;
   for (int d = 0; d < Rank; ++d) { // the outermost bytes must be addressable as well, whatever the sign of a stride
-    index stride = v.stride(d) < 0 ? checked_mul(v.stride(d), -1) : v.stride(d);
-    index bytes = checked_mul(checked_mul(v.extent(d) - 1, stride), index(sizeof(T)));
+    index_t stride = v.stride(d) < 0 ? checked_mul(v.stride(d), -1) : v.stride(d);
+    index_t bytes = checked_mul(checked_mul(v.extent(d) - 1, stride), index_t(sizeof(T)));
     reach = checked_add(reach, bytes);
     if (v.stride(d) < 0) below += bytes;
   }
@@ -90,7 +90,7 @@ view<T, Rank, M> checked_view(view<T, Rank, M> const& v) {
 
 namespace detail {
 
-inline void require_rank(index found, int expected) {
+inline void require_rank(index_t found, int expected) {
   if (found != expected)
     fail({errc::invalid_shape,
           "the tensor has " + std::to_string(found) + " dimensions, " + std::to_string(expected) + " are expected",
@@ -143,7 +143,7 @@ inline std::string dl_device(int type) {
 template <class Memory>
 constexpr bool dl_reachable(int type) {
   if (type == dl_cuda_managed) return true;
-  return std::same_as<Memory, host> ? type == dl_cpu || type == dl_cuda_host : type == dl_cuda;
+  return std::same_as<Memory, host_memory> ? type == dl_cpu || type == dl_cuda_host : type == dl_cuda;
 }
 
 } // namespace detail
@@ -156,35 +156,35 @@ auto as_tensor(Tensor const& t) {
                 "data(t), rank(t), extent(t, d) and stride(t, d)");
   if constexpr (adapted<Tensor>) {
     using traits = tensor_traits<Tensor>;
-    detail::require_rank(index(traits::rank(t)), Rank);
+    detail::require_rank(index_t(traits::rank(t)), Rank);
     view<typename traits::element_type, Rank, typename traits::memory_type> v;
     v.data = traits::data(t);
     for (int d = 0; d < Rank; ++d) {
-      v.extents[std::size_t(d)] = index(traits::extent(t, d));
-      v.strides[std::size_t(d)] = index(traits::stride(t, d));
+      v.extents[std::size_t(d)] = index_t(traits::extent(t, d));
+      v.strides[std::size_t(d)] = index_t(traits::stride(t, d));
     }
     return checked_view(v);
   }
 }
 
 /// std::mdspan, Kokkos::mdspan and what looks like them.
-template <class Memory = host, mdspan_like M>
+template <class Memory = host_memory, mdspan_like M>
 auto from_mdspan(M const& m) {
   view<typename M::element_type, int(M::rank()), Memory> v;
   v.data = m.data_handle();
   for (std::size_t d = 0; d < std::size_t(M::rank()); ++d) {
-    v.extents[d] = index(m.extent(d));
-    v.strides[d] = index(m.stride(d));
+    v.extents[d] = index_t(m.extent(d));
+    v.strides[d] = index_t(m.stride(d));
   }
   return checked_view(v);
 }
 
 /// A DLTensor as a view of T (const or not). Null strides mean dense. Errors name what came and what was expected:
 /// invalid_shape for rank and dtype, bad_pointer for the device.
-template <class T, int Rank, class Memory = host, dlpack_like D>
+template <class T, int Rank, class Memory = host_memory, dlpack_like D>
 view<T, Rank, Memory> from_dlpack(D const& t) {
   using value = std::remove_const_t<T>;
-  detail::require_rank(index(t.ndim), Rank);
+  detail::require_rank(index_t(t.ndim), Rank);
   int code = int(t.dtype.code), bits = int(t.dtype.bits), lanes = int(t.dtype.lanes), device = int(t.device.device_type);
   int want_code = detail::dl_code<value>(), want_bits = int(8 * sizeof(value));
   if (code != want_code || bits != want_bits || lanes != 1)
@@ -194,14 +194,14 @@ view<T, Rank, Memory> from_dlpack(D const& t) {
           "Convert the tensor or ask for the type it has"});
   if (!detail::dl_reachable<Memory>(device))
     fail({errc::bad_pointer,
-          "the tensor lives on " + detail::dl_device(device) + ", " + (std::same_as<Memory, host> ? "cpu" : "cuda") +
+          "the tensor lives on " + detail::dl_device(device) + ", " + (std::same_as<Memory, host_memory> ? "cpu" : "cuda") +
               " is expected",
           "Move the tensor or ask for a view of the memory it is in"});
-  std::array<index, std::size_t(Rank)> extents{}, strides{};
-  for (std::size_t d = 0; d < std::size_t(Rank); ++d) extents[d] = index(t.shape[d]);
+  std::array<index_t, std::size_t(Rank)> extents{}, strides{};
+  for (std::size_t d = 0; d < std::size_t(Rank); ++d) extents[d] = index_t(t.shape[d]);
   view<T, Rank, Memory> v(nullptr, extents);
   if (t.strides != nullptr)
-    for (std::size_t d = 0; d < std::size_t(Rank); ++d) strides[d] = index(t.strides[d]);
+    for (std::size_t d = 0; d < std::size_t(Rank); ++d) strides[d] = index_t(t.strides[d]);
   if (t.strides != nullptr) v.strides = strides;
   // the address is made from integers: an offset on null is not null, and must not pass for a tensor
   auto at = reinterpret_cast<std::uintptr_t>(t.data);
@@ -214,7 +214,7 @@ view<T, Rank, Memory> from_dlpack(D const& t) {
 
 /// A tensor with byte strides and its fastest dimension first (ggml: ne, nb) as a row-major view: extent(0) is the slowest of
 /// the first Rank dimensions; the others must be 1. `ne` and `nb` are arrays (or vectors, spans) of integers. Const data need a const T.
-template <class T, int Rank, class Memory = host, class Extents, class Strides>
+template <class T, int Rank, class Memory = host_memory, class Extents, class Strides>
 view<T, Rank, Memory> from_reversed(std::conditional_t<std::is_const_v<T>, void const, void>* data, Extents const& ne,
                                     Strides const& nb) {
   std::size_t dims = std::size(ne);
@@ -224,36 +224,36 @@ view<T, Rank, Memory> from_reversed(std::conditional_t<std::is_const_v<T>, void 
               std::to_string(Rank),
           "Give one byte stride per extent and at least as many as the rank"});
   for (std::size_t i = std::size_t(Rank); i < dims; ++i)
-    if (index(ne[i]) != 1)
+    if (index_t(ne[i]) != 1)
       fail({errc::invalid_shape,
             "dimension " + std::to_string(i) + " has extent " + std::to_string(ne[i]) + ", a view of rank " +
                 std::to_string(Rank) + " needs 1 there",
             "Ask for a higher rank or slice the tensor"});
   view<T, Rank, Memory> v;
   for (std::size_t i = 0; i < std::size_t(Rank); ++i) {
-    index bytes = index(nb[i]), at = index(Rank - 1) - index(i);
-    if (bytes % index(sizeof(T)) != 0 && index(ne[i]) > 1)
+    index_t bytes = index_t(nb[i]), at = index_t(Rank - 1) - index_t(i);
+    if (bytes % index_t(sizeof(T)) != 0 && index_t(ne[i]) > 1)
       fail({errc::invalid_shape,
             "byte stride " + std::to_string(bytes) + " of dimension " + std::to_string(i) + " is not a multiple of " +
                 std::to_string(sizeof(T)) + ", the size of an element",
             "Ask for the element type the tensor has"});
-    v.extents[std::size_t(at)] = index(ne[i]);
-    v.strides[std::size_t(at)] = bytes / index(sizeof(T));
+    v.extents[std::size_t(at)] = index_t(ne[i]);
+    v.strides[std::size_t(at)] = bytes / index_t(sizeof(T));
   }
   v.data = static_cast<T*>(data);
   return checked_view(v);
 }
 
 namespace detail {
-/// slice() that also serves empty tensors, whose pointer may be null.
+/// narrow() that also serves empty tensors, whose pointer may be null.
 template <class View>
-View part_of(View const& v, int d, index begin, index count) {
-  return v.slice(d, v.empty() ? 0 : begin, count);
+View narrowed(View const& v, int d, index_t begin, index_t count) {
+  return v.narrow(d, v.empty() ? 0 : begin, count);
 }
 } // namespace detail
 
 /// Queries, keys and values that live in one tensor.
-template <class T, class M = host>
+template <class T, class M = host_memory>
 struct qkv_views {
   view<T, 3, M> q; ///< (tokens, q heads, dim)
   view<T, 3, M> k; ///< (tokens, kv heads, dim)
@@ -262,32 +262,32 @@ struct qkv_views {
 
 /// One projection with all query heads, then all key heads, then all value heads: packed (tokens, q_heads + 2 kv_heads, dim).
 template <class T, class M>
-qkv_views<T, M> split_qkv(view<T, 3, M> const& packed, index q_heads, index kv_heads) {
+qkv_views<T, M> split_qkv(view<T, 3, M> const& packed, index_t q_heads, index_t kv_heads) {
   if (q_heads <= 0 || kv_heads <= 0 || packed.extent(1) != checked_add(q_heads, checked_mul(2, kv_heads)))
     fail({errc::invalid_shape,
           "packed heads of " + shape(packed) + " are not " + std::to_string(q_heads) + " + 2 x " + std::to_string(kv_heads),
           "The middle extent is q heads + 2 kv heads"});
   checked_view(packed);
-  using detail::part_of;
-  return {part_of(packed, 1, 0, q_heads), part_of(packed, 1, q_heads, kv_heads),
-          part_of(packed, 1, q_heads + kv_heads, kv_heads)};
+  using detail::narrowed;
+  return {narrowed(packed, 1, 0, q_heads), narrowed(packed, 1, q_heads, kv_heads),
+          narrowed(packed, 1, q_heads + kv_heads, kv_heads)};
 }
 
 namespace detail {
 /// Row entries (tokens, width) as (tokens, heads, width / heads).
 template <class T, class M>
-view<T, 3, M> heads_of_width(view<T, 2, M> const& packed, index heads) {
+view<T, 3, M> heads_of_width(view<T, 2, M> const& packed, index_t heads) {
   if (heads <= 0 || packed.extent(1) % heads != 0)
     fail({errc::invalid_shape, "rows of " + shape(packed) + " do not hold " + std::to_string(heads) + " heads of equal size",
           "The row is (q heads + 2 kv heads) x dim entries"});
-  index dim = packed.extent(1) / heads;
+  index_t dim = packed.extent(1) / heads;
   return {packed.data, {packed.extent(0), heads, dim}, {packed.stride(0), checked_mul(dim, packed.stride(1)), packed.stride(1)}};
 }
 } // namespace detail
 
 /// The same, as a projection writes it: packed (tokens, (q_heads + 2 kv_heads) dim).
 template <class T, class M>
-qkv_views<T, M> split_qkv(view<T, 2, M> const& packed, index q_heads, index kv_heads) {
+qkv_views<T, M> split_qkv(view<T, 2, M> const& packed, index_t q_heads, index_t kv_heads) {
   return split_qkv(detail::heads_of_width(packed, checked_add(q_heads, checked_mul(2, kv_heads))), q_heads, kv_heads);
 }
 
@@ -297,8 +297,8 @@ qkv_views<T, M> split_qkv(view<T, 4, M> const& packed) {
   if (packed.extent(1) != 3)
     fail({errc::invalid_shape, "extent 1 of packed " + shape(packed) + " is not 3", "The layout is (tokens, 3, heads, dim)"});
   checked_view(packed);
-  auto part = [&](index i) {
-    auto p = detail::part_of(packed, 1, i, 1);
+  auto part = [&](index_t i) {
+    auto p = detail::narrowed(packed, 1, i, 1);
     return view<T, 3, M>(p.data, {p.extent(0), p.extent(2), p.extent(3)}, {p.stride(0), p.stride(2), p.stride(3)});
   };
   return {part(0), part(1), part(2)};
@@ -311,7 +311,7 @@ qkv_views<T, M> split_qkv(view<T, 5, M> const& packed) {
 }
 
 /// Queries, keys and values that are interleaved per kv head.
-template <class T, class M = host>
+template <class T, class M = host_memory>
 struct grouped_qkv_views {
   view<T, 4, M> q; ///< (tokens, kv heads, queries per kv head, dim)
   view<T, 3, M> k; ///< (tokens, kv heads, dim)
@@ -321,26 +321,26 @@ struct grouped_qkv_views {
 /// The layout of Megatron: packed (tokens, kv_heads (group + 2) dim), for each kv head its queries, its key and its value.
 /// join_heads(q) is the usual (tokens, q heads, dim) where the strides allow one.
 template <class T, class M>
-grouped_qkv_views<T, M> split_interleaved_qkv(view<T, 2, M> const& packed, index q_heads, index kv_heads) {
+grouped_qkv_views<T, M> split_interleaved_qkv(view<T, 2, M> const& packed, index_t q_heads, index_t kv_heads) {
   if (q_heads <= 0 || kv_heads <= 0 || q_heads % kv_heads != 0)
     fail({errc::invalid_shape, std::to_string(q_heads) + " q heads are no multiple of " + std::to_string(kv_heads) + " kv heads",
           "Every kv head serves the same number of q heads"});
-  index g = q_heads / kv_heads;
+  index_t g = q_heads / kv_heads;
   auto p =
       checked_view(detail::heads_of_width(packed, checked_add(q_heads, checked_mul(2, kv_heads)))); // (tokens, kv (g + 2), dim)
   view<T, 4, M> all(p.data, {p.extent(0), kv_heads, g + 2, p.extent(2)},
                     {p.stride(0), (g + 2) * p.stride(1), p.stride(1), p.stride(2)});
-  auto entry = [&](index i) {
-    auto x = detail::part_of(all, 2, i, 1);
+  auto entry = [&](index_t i) {
+    auto x = detail::narrowed(all, 2, i, 1);
     return view<T, 3, M>(x.data, {x.extent(0), x.extent(1), x.extent(3)}, {x.stride(0), x.stride(1), x.stride(3)});
   };
-  return {all.slice(2, 0, g), entry(g), entry(g + 1)};
+  return {all.narrow(2, 0, g), entry(g), entry(g + 1)};
 }
 
 /// (tokens, kv heads, group, dim) as (tokens, kv heads x group, dim) without a copy; invalid_shape if heads are unevenly spaced.
 template <class T, class M>
 view<T, 3, M> join_heads(view<T, 4, M> const& q) {
-  index kv = q.extent(1), g = q.extent(2);
+  index_t kv = q.extent(1), g = q.extent(2);
   if (kv > 1 && g > 1 && q.stride(1) != checked_mul(g, q.stride(2)))
     fail({errc::invalid_shape,
           "the " + std::to_string(kv) + " x " + std::to_string(g) + " heads of " + shape(q) + " are not evenly spaced",

@@ -71,7 +71,7 @@ template <class T>
 constexpr std::uint64_t digest_of(view<T, 1> const& values) {
   digest d;
   d.add(values.extent(0));
-  for (index i = 0; i < values.extent(0); ++i) d.add(values(i));
+  for (index_t i = 0; i < values.extent(0); ++i) d.add(values(i));
   return d.value();
 }
 

@@ -13,9 +13,9 @@ namespace detail {
 template <class A, class B, int R, class M, class F>
 void for_each_pair(view<A, R, M> a, view<B, R, M> b, F&& f) {
   if constexpr (R == 1) {
-    for (index i = 0; i < a.extent(0); ++i) f(a(i), b(i));
+    for (index_t i = 0; i < a.extent(0); ++i) f(a(i), b(i));
   } else {
-    for (index i = 0; i < a.extent(0); ++i) {
+    for (index_t i = 0; i < a.extent(0); ++i) {
       view<A, R - 1, M> x;
       view<B, R - 1, M> y;
       x.data = a.data + i * a.stride(0);

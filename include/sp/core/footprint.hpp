@@ -15,8 +15,8 @@ namespace sp::detail {
 /// The bytes a tensor spans and the steps in which it repeats.
 struct footprint {
   struct step {
-    index bytes = 0; ///< |stride|
-    index inner = 0; ///< bytes that one entry of this dimension spans
+    index_t bytes = 0; ///< |stride|
+    index_t inner = 0; ///< bytes that one entry of this dimension spans
   };
   static constexpr std::size_t max_rank = 4;
 
@@ -33,7 +33,7 @@ struct footprint {
     begin = reinterpret_cast<std::uintptr_t>(v.data);
     for (int d = 0; d < Rank; ++d) {
       if (v.extent(d) == 1) continue;
-      index bytes = checked_mul(v.stride(d), index(sizeof(T)));
+      index_t bytes = checked_mul(v.stride(d), index_t(sizeof(T)));
       if (bytes < 0) {
         bytes = checked_mul(bytes, -1);
         begin -= std::uintptr_t(checked_mul(v.extent(d) - 1, bytes));
@@ -42,9 +42,9 @@ struct footprint {
       for (; at > 0 && steps[at - 1].bytes < bytes; --at) steps[at] = steps[at - 1];
       steps[at] = {bytes, v.extent(d)}; // the extent stands in `inner` until the next loop
     }
-    index inner = index(sizeof(T));
+    index_t inner = index_t(sizeof(T));
     for (std::size_t i = count; i-- > 0;) {
-      index extent = std::exchange(steps[i].inner, inner);
+      index_t extent = std::exchange(steps[i].inner, inner);
       overlaps_itself = overlaps_itself || steps[i].bytes < inner;
       inner = checked_add(inner, checked_mul(extent - 1, steps[i].bytes));
     }
@@ -56,9 +56,9 @@ struct footprint {
     if (end <= o.begin || o.end <= begin) return false;
     for (std::size_t i = 0; i < count && i < o.count; ++i) {
       step const &a = steps[i], &b = o.steps[i];
-      index period = a.bytes;
+      index_t period = a.bytes;
       if (b.bytes != period || period == 0 || (i > 0 && steps[i - 1].bytes % period != 0)) return true;
-      index shift = ((index(o.begin) - index(begin)) % period + period) % period;
+      index_t shift = ((index_t(o.begin) - index_t(begin)) % period + period) % period;
       if (a.inner <= shift && shift + b.inner <= period) return false; // they lie beside each other in every period
     }
     return true;

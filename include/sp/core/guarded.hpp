@@ -13,9 +13,9 @@ namespace sp {
 /// when it is given back, and found by verify() while it is live.
 class guarded final : public allocator {
 public:
-  static constexpr std::size_t margin = alignment;             ///< bytes of canary on either side, at least
-  static constexpr index block_overhead = index(2 * margin);   ///< beyond the block, rounded up to `alignment`
-  static constexpr unsigned char canary = 0xc5, poison = 0xff; ///< bytes of 0xff are a NaN in every element type
+  static constexpr std::size_t margin = alignment;               ///< bytes of canary on either side, at least
+  static constexpr index_t block_overhead = index_t(2 * margin); ///< beyond the block, rounded up to `alignment`
+  static constexpr unsigned char canary = 0xc5, poison = 0xff;   ///< bytes of 0xff are a NaN in every element type
 
   explicit guarded(allocator& inner) : inner_(inner) {}
   guarded(guarded const&) = delete;
@@ -132,7 +132,7 @@ public:
   ~counting_guarded() { counted_overhead = before_; }
 
 private:
-  index before_;
+  index_t before_;
 };
 } // namespace detail
 

@@ -105,7 +105,7 @@ private:
 };
 
 namespace detail {
-inline thread_local index counted_overhead = 0; ///< bytes a block takes beyond its own: canaries at check level 3
+inline thread_local index_t counted_overhead = 0; ///< bytes a block takes beyond its own: canaries at check level 3
 }
 
 /// Hands out nothing and counts: run an object's allocations through it to learn how many bytes they take.
@@ -116,7 +116,7 @@ public:
     return nullptr;
   }
   void deallocate(void*, std::size_t) noexcept override {}
-  index bytes() const { return index(bytes_); }
+  index_t bytes() const { return index_t(bytes_); }
 
 private:
   std::size_t bytes_ = 0;
@@ -126,7 +126,7 @@ private:
 class buffer {
 public:
   buffer() = default;
-  buffer(allocator& from, index bytes) : from_(&from), bytes_(std::size_t(bytes)) {
+  buffer(allocator& from, index_t bytes) : from_(&from), bytes_(std::size_t(bytes)) {
     if (bytes > 0) data_ = from.allocate(bytes_);
   }
   buffer(buffer&& o) noexcept : from_(o.from_), data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}
@@ -139,11 +139,11 @@ public:
   ~buffer() {
     if (data_) from_->deallocate(data_, bytes_);
   }
-  index bytes() const { return index(bytes_); }
+  index_t bytes() const { return index_t(bytes_); }
 
   /// The block as a dense tensor.
   template <class T, std::size_t Rank>
-  view<T, int(Rank)> as(std::array<index, Rank> extents) const {
+  view<T, int(Rank)> as(std::array<index_t, Rank> extents) const {
     return {static_cast<T*>(data_), extents};
   }
 
@@ -159,8 +159,9 @@ struct owned {
   buffer memory;
   view<T, Rank> tensor;
   owned() = default;
-  owned(allocator& from, std::array<index, std::size_t(Rank)> extents)
-      : memory(from, checked_mul(view<T, Rank>(nullptr, extents).elements(), index(sizeof(T)))), tensor(memory.as<T>(extents)) {}
+  owned(allocator& from, std::array<index_t, std::size_t(Rank)> extents)
+      : memory(from, checked_mul(view<T, Rank>(nullptr, extents).elements(), index_t(sizeof(T)))), tensor(memory.as<T>(extents)) {
+  }
 };
 
 } // namespace sp

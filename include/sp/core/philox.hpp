@@ -42,7 +42,7 @@ constexpr std::uint32_t high(std::uint64_t x) { return static_cast<std::uint32_t
 } // namespace detail
 
 /// `document` is the caller's id of the document, `head` the global number of the query head.
-constexpr random_site site_key(random_key key, index document, index head) {
+constexpr random_site site_key(random_key key, index_t document, index_t head) {
   using namespace detail;
   auto d = static_cast<std::uint64_t>(document), h = static_cast<std::uint64_t>(head);
   std::array<std::uint32_t, 2> seed{low(key.seed), high(key.seed)};
@@ -52,14 +52,14 @@ constexpr random_site site_key(random_key key, index document, index head) {
 }
 
 /// 128 random bits for query position q and key positions 4 k4 .. 4 k4 + 3, all counted from the document's begin.
-constexpr std::array<std::uint32_t, 4> random_bits4(random_site site, index q, index k4) {
+constexpr std::array<std::uint32_t, 4> random_bits4(random_site site, index_t q, index_t k4) {
   using namespace detail;
   auto a = static_cast<std::uint64_t>(q), b = static_cast<std::uint64_t>(k4);
   return philox({low(a), high(a), low(b), high(b)}, site.key);
 }
 
 /// The four numbers in [0, 1) of query position q and key positions 4 k4 .. 4 k4 + 3.
-constexpr std::array<float, 4> uniforms4(random_site site, index q, index k4) {
+constexpr std::array<float, 4> uniforms4(random_site site, index_t q, index_t k4) {
   auto r = random_bits4(site, q, k4);
   return {uniform(r[0]), uniform(r[1]), uniform(r[2]), uniform(r[3])};
 }

@@ -14,17 +14,17 @@ struct piece {
   static constexpr int max_rank = 4;
 
   std::byte* data = nullptr;
-  index element = 1; ///< bytes of one element
+  index_t element = 1; ///< bytes of one element
   int rank = 0;
-  std::array<index, max_rank> extents{};
-  std::array<index, max_rank> strides{};
+  std::array<index_t, max_rank> extents{};
+  std::array<index_t, max_rank> strides{};
 
-  constexpr index elements() const {
-    index n = 1;
+  constexpr index_t elements() const {
+    index_t n = 1;
     for (int d = 0; d < rank; ++d) n *= extents[std::size_t(d)];
     return n;
   }
-  constexpr index bytes() const { return elements() * element; }
+  constexpr index_t bytes() const { return elements() * element; }
 };
 
 /// The bytes behind a view; a piece that is only read may come from a view of const values.
@@ -33,20 +33,20 @@ template <class T, int Rank, class M>
 piece as_piece(view<T, Rank, M> const& v) {
   piece p;
   p.data = reinterpret_cast<std::byte*>(const_cast<std::remove_const_t<T>*>(v.data));
-  p.element = index(sizeof(T));
+  p.element = index_t(sizeof(T));
   p.rank = Rank;
   for (int d = 0; d < Rank; ++d) {
     p.extents[std::size_t(d)] = v.extent(d);
-    p.strides[std::size_t(d)] = checked_mul(v.stride(d), index(sizeof(T)));
+    p.strides[std::size_t(d)] = checked_mul(v.stride(d), index_t(sizeof(T)));
   }
-  checked_mul(v.elements(), index(sizeof(T)));
+  checked_mul(v.elements(), index_t(sizeof(T)));
   return p;
 }
 
 /// A piece as a typed view again; the inverse of as_piece.
-template <class T, int Rank, class M = host>
+template <class T, int Rank, class M = host_memory>
 view<T, Rank, M> as_view(piece const& p) {
-  if (p.rank != Rank || p.element != index(sizeof(T)))
+  if (p.rank != Rank || p.element != index_t(sizeof(T)))
     fail({errc::rank_mismatch, "a peer published a tensor of another rank or element size", "Pass the same types on every rank"});
   view<T, Rank, M> v;
   v.data = reinterpret_cast<T*>(p.data);
@@ -58,8 +58,8 @@ view<T, Rank, M> as_view(piece const& p) {
 }
 
 /// Bytes of all pieces together.
-constexpr index total_bytes(std::span<piece const> list) {
-  index n = 0;
+constexpr index_t total_bytes(std::span<piece const> list) {
+  index_t n = 0;
   for (piece const& p : list) n += p.bytes();
   return n;
 }
@@ -73,9 +73,9 @@ public:
 
   bool done() const { return at_ == list_.size(); }
   std::byte* data() const { return base_ + used_; }
-  index left() const { return length_ - used_; }
+  index_t left() const { return length_ - used_; }
 
-  void advance(index n) {
+  void advance(index_t n) {
     used_ += n;
     if (used_ < length_) return;
     used_ = 0;
@@ -111,19 +111,19 @@ private:
   std::span<piece const> list_;
   std::size_t at_ = 0;
   std::byte* base_ = nullptr;
-  index length_ = 0, used_ = 0;
+  index_t length_ = 0, used_ = 0;
   int outer_ = 0;
-  std::array<index, piece::max_rank> extents_{}, strides_{}, count_{};
+  std::array<index_t, piece::max_rank> extents_{}, strides_{}, count_{};
 };
 
 } // namespace detail
 
 /// Copies the bytes of `from` into `to`, both read end to end. Returns the bytes copied: the smaller total.
-inline index copy(std::span<piece const> to, std::span<piece const> from) {
+inline index_t copy(std::span<piece const> to, std::span<piece const> from) {
   detail::segment_cursor t(to), f(from);
-  index moved = 0;
+  index_t moved = 0;
   while (!t.done() && !f.done()) {
-    index n = min(t.left(), f.left());
+    index_t n = min(t.left(), f.left());
     std::memcpy(t.data(), f.data(), std::size_t(n));
     moved += n;
     t.advance(n);

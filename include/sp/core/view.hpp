@@ -12,12 +12,12 @@
 namespace sp {
 
 /// Memory that this process's CPU reads and writes.
-struct host {};
-/// Memory of a CUDA device.
-struct cuda {};
+struct host_memory {};
+/// Memory of a device: its addresses mean nothing to this process's CPU.
+struct device_memory {};
 
 /// A tensor that somebody else owns. Strides count elements, may be 0 (broadcast) or negative.
-template <class T, int Rank, class Memory = host>
+template <class T, int Rank, class Memory = host_memory>
 struct view {
   using element_type = T;
   using value_type = std::remove_const_t<T>;
@@ -25,13 +25,13 @@ struct view {
   static constexpr int rank = Rank;
 
   T* data = nullptr;
-  std::array<index, Rank> extents{};
-  std::array<index, Rank> strides{};
+  std::array<index_t, Rank> extents{};
+  std::array<index_t, Rank> strides{};
 
   constexpr view() = default;
   /// Row-major, densely packed.
-  constexpr view(T* p, std::array<index, Rank> e) : data(p), extents(e) {
-    index s = 1;
+  constexpr view(T* p, std::array<index_t, Rank> e) : data(p), extents(e) {
+    index_t s = 1;
     for (int d = Rank; d-- > 0;) {
       strides[std::size_t(d)] = s;
       s = checked_mul(s, max(e[std::size_t(d)], 1));
@@ -40,42 +40,42 @@ struct view {
   /// The same from extents one by one: view(p, tokens, heads, dim).
   template <class... I>
     requires(sizeof...(I) == Rank && (std::is_integral_v<I> && ...))
-  constexpr view(T* p, I... e) : view(p, std::array<index, Rank>{index(e)...}) {}
-  constexpr view(T* p, std::array<index, Rank> e, std::array<index, Rank> s) : data(p), extents(e), strides(s) {}
+  constexpr view(T* p, I... e) : view(p, std::array<index_t, Rank>{index_t(e)...}) {}
+  constexpr view(T* p, std::array<index_t, Rank> e, std::array<index_t, Rank> s) : data(p), extents(e), strides(s) {}
 
   /// A view of values converts to a view of const values.
   template <class U>
     requires(std::is_same_v<U, T const> && !std::is_const_v<T>)
   constexpr operator view<U, Rank, Memory>() const { return {data, extents, strides}; }
 
-  constexpr index extent(int d) const { return extents[std::size_t(d)]; }
-  constexpr index stride(int d) const { return strides[std::size_t(d)]; }
+  constexpr index_t extent(int d) const { return extents[std::size_t(d)]; }
+  constexpr index_t stride(int d) const { return strides[std::size_t(d)]; }
 
   template <class... I>
     requires(sizeof...(I) == Rank)
-  constexpr index offset(I... i) const {
-    index at = 0;
+  constexpr index_t offset(I... i) const {
+    index_t at = 0;
     std::size_t d = 0;
-    ((at += strides[d++] * index(i)), ...);
+    ((at += strides[d++] * index_t(i)), ...);
     return at;
   }
   template <class... I>
     requires(sizeof...(I) == Rank)
   constexpr T& operator()(I... i) const { return data[offset(i...)]; }
 
-  constexpr index elements() const {
-    index n = 1;
-    for (index e : extents) n = checked_mul(n, e);
+  constexpr index_t elements() const {
+    index_t n = 1;
+    for (index_t e : extents) n = checked_mul(n, e);
     return n;
   }
   constexpr bool empty() const {
-    for (index e : extents)
+    for (index_t e : extents)
       if (e == 0) return true;
     return false;
   }
   /// Elements follow each other without holes in row-major order.
   constexpr bool dense() const {
-    index s = 1;
+    index_t s = 1;
     for (int d = Rank; d-- > 0;) {
       if (extent(d) != 1 && stride(d) != s) return false;
       s *= extent(d);
@@ -84,23 +84,23 @@ struct view {
   }
 
   /// The part [begin, begin + count) of dimension d, taking every `step`-th entry.
-  constexpr view slice(int d, index begin, index count, index step = 1) const {
+  constexpr view narrow(int d, index_t begin, index_t count, index_t step = 1) const {
     view r = *this;
-    if (count > 0 && data) r.data += begin * stride(d); // null stays null: an optional operand may be sliced
+    if (count > 0 && data) r.data += begin * stride(d); // null stays null: an optional operand may be narrowed
     r.extents[std::size_t(d)] = count;
     r.strides[std::size_t(d)] = stride(d) * step;
     return r;
   }
   /// Rows [begin, begin + count) of the first dimension.
-  constexpr view rows(index begin, index count, index step = 1) const { return slice(0, begin, count, step); }
+  constexpr view rows(index_t begin, index_t count, index_t step = 1) const { return narrow(0, begin, count, step); }
 };
 
 template <class T, std::size_t Rank>
-view(T*, std::array<index, Rank>) -> view<T, int(Rank), host>;
+view(T*, std::array<index_t, Rank>) -> view<T, int(Rank), host_memory>;
 template <class T, class... I>
   requires(std::is_integral_v<I>&&...)
 view(T*, I...)
-->view<T, int(sizeof...(I)), host>;
+->view<T, int(sizeof...(I)), host_memory>;
 
 /// "(4096, 8, 64)", for messages.
 template <class T, int Rank, class M>

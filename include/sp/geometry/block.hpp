@@ -19,7 +19,7 @@ namespace sp {
 struct placed {
   run positions;
   int part = 0;
-  index row = 0;
+  index_t row = 0;
 
   constexpr placed sub(interval i) const { return {positions.part(i.first, i.count), part, row + i.first}; }
   friend constexpr bool operator==(placed const&, placed const&) = default;
@@ -29,33 +29,33 @@ struct placed {
 /// lo <= (k_pos + j k_stride) - (q_pos + i q_stride) <= hi. Positions are the stream's, origins the document's begins there.
 struct block {
   int q_part = 0;
-  index q = 0, rows = 0;
+  index_t q = 0, rows = 0;
   int k_part = 0;
-  index k = 0, keys = 0;
-  index q_pos = 0, q_stride = 1, k_pos = 0, k_stride = 1;
-  index lo = -unbounded, hi = unbounded;
-  index document = 0, id = 0; ///< index in the batch, and the caller's name
-  index q_origin = 0, k_origin = 0;
+  index_t k = 0, keys = 0;
+  index_t q_pos = 0, q_stride = 1, k_pos = 0, k_stride = 1;
+  index_t lo = -unbounded, hi = unbounded;
+  index_t document = 0, id = 0; ///< index in the batch, and the caller's name
+  index_t q_origin = 0, k_origin = 0;
 
-  constexpr bool sees(index i, index j) const {
-    index d = (k_pos + k_stride * j) - (q_pos + q_stride * i);
+  constexpr bool sees(index_t i, index_t j) const {
+    index_t d = (k_pos + k_stride * j) - (q_pos + q_stride * i);
     return lo <= d && d <= hi;
   }
   /// Smallest and largest position difference in the rectangle.
-  constexpr index least() const { return k_pos - (q_pos + q_stride * (rows - 1)); }
-  constexpr index most() const { return k_pos + k_stride * (keys - 1) - q_pos; }
+  constexpr index_t least() const { return k_pos - (q_pos + q_stride * (rows - 1)); }
+  constexpr index_t most() const { return k_pos + k_stride * (keys - 1) - q_pos; }
   constexpr bool empty() const { return rows <= 0 || keys <= 0 || most() < lo || least() > hi; }
   /// Every row sees every key.
   constexpr bool is_full() const { return lo <= least() && most() <= hi; }
   /// Keys [first, first + count) that row i sees.
-  constexpr interval seen_by(index i) const {
-    index q_at = q_pos + q_stride * i;
+  constexpr interval seen_by(index_t i) const {
+    index_t q_at = q_pos + q_stride * i;
     return clip({k_pos, keys, k_stride}, lo <= -unbounded ? k_pos : q_at + lo,
                 hi >= unbounded ? k_pos + k_stride * keys : q_at + hi + 1);
   }
   /// Rows [first, first + count) that see key j.
-  constexpr interval seeing(index j) const {
-    index k_at = k_pos + k_stride * j;
+  constexpr interval seeing(index_t j) const {
+    index_t k_at = k_pos + k_stride * j;
     return clip({q_pos, rows, q_stride}, hi >= unbounded ? q_pos : k_at - hi,
                 lo <= -unbounded ? q_pos + q_stride * rows : k_at - lo + 1);
   }
@@ -64,14 +64,14 @@ struct block {
 
 /// Bounds in local indices, lo <= j - i <= hi, where the strides of rows and keys agree; what most kernels call a band.
 struct band {
-  index lo = -unbounded, hi = unbounded;
+  index_t lo = -unbounded, hi = unbounded;
   friend constexpr bool operator==(band const&, band const&) = default;
 };
 
 /// The band of a block in its own rows and keys; nothing where their strides differ.
 constexpr std::optional<band> local_band(block const& b) {
   if (b.q_stride != b.k_stride && b.rows > 1 && b.keys > 1) return std::nullopt;
-  index s = b.rows > 1 ? b.q_stride : b.k_stride, shift = b.k_pos - b.q_pos;
+  index_t s = b.rows > 1 ? b.q_stride : b.k_stride, shift = b.k_pos - b.q_pos;
   if (b.is_full()) return band{};
   // lo <= shift + s (j - i) <= hi; with one row or one key any common stride says the same
   band r;
@@ -81,15 +81,15 @@ constexpr std::optional<band> local_band(block const& b) {
 }
 
 /// Pairs of one block, exactly.
-constexpr index work(block const& b) {
+constexpr index_t work(block const& b) {
   if (b.is_full()) return checked_mul(b.rows, b.keys);
-  index n = 0;
-  for (index i = 0; i < b.rows; ++i) n += b.seen_by(i).count;
+  index_t n = 0;
+  for (index_t i = 0; i < b.rows; ++i) n += b.seen_by(i).count;
   return n;
 }
 
-constexpr index work(std::span<block const> list) {
-  index n = 0;
+constexpr index_t work(std::span<block const> list) {
+  index_t n = 0;
   for (block const& b : list) n = checked_add(n, work(b));
   return n;
 }
@@ -118,7 +118,7 @@ constexpr block meet(placed const& q, placed const& k, slice const& s) {
 }
 
 /// The part of b that holds rows [r.first, ...) and keys [c.first, ...).
-constexpr block part_of(block b, interval r, interval c) {
+constexpr block sub_block(block b, interval r, interval c) {
   b.q += r.first;
   b.q_pos += r.first * b.q_stride;
   b.rows = r.count;
@@ -131,27 +131,27 @@ constexpr block part_of(block b, interval r, interval c) {
 /// Cuts away rows and keys at the rim that see nothing, so that kernels and peers are not asked for them.
 constexpr block trimmed(block b) {
   if (b.empty() || b.is_full()) return b;
-  if (auto band = local_band(b); band && band->lo > band->hi) return part_of(b, {}, {}); // stripes apart from a narrow window
+  if (auto band = local_band(b); band && band->lo > band->hi) return sub_block(b, {}, {}); // stripes apart from a narrow window
   // a row sees something only if the window of its position meets the keys' range; both rims are monotone in the row
-  index k_last = b.k_pos + b.k_stride * (b.keys - 1);
-  b = part_of(b,
-              clip({b.q_pos, b.rows, b.q_stride}, b.hi >= unbounded ? b.q_pos : b.k_pos - b.hi,
-                   b.lo <= -unbounded ? b.q_pos + b.q_stride * b.rows : k_last - b.lo + 1),
-              {0, b.keys});
+  index_t k_last = b.k_pos + b.k_stride * (b.keys - 1);
+  b = sub_block(b,
+                clip({b.q_pos, b.rows, b.q_stride}, b.hi >= unbounded ? b.q_pos : b.k_pos - b.hi,
+                     b.lo <= -unbounded ? b.q_pos + b.q_stride * b.rows : k_last - b.lo + 1),
+                {0, b.keys});
   // where strides differ, a window between two keys may still see none of them
   interval r{0, b.rows};
   while (r.count > 0 && b.seen_by(r.first).count == 0) ++r.first, --r.count;
   while (r.count > 0 && b.seen_by(r.first + r.count - 1).count == 0) --r.count;
-  b = part_of(b, r, {0, b.keys});
+  b = sub_block(b, r, {0, b.keys});
   interval c{0, b.rows > 0 ? b.keys : 0};
   if (b.rows > 0) {
-    index q_last = b.q_pos + b.q_stride * (b.rows - 1);
+    index_t q_last = b.q_pos + b.q_stride * (b.rows - 1);
     c = clip({b.k_pos, b.keys, b.k_stride}, b.lo <= -unbounded ? b.k_pos : b.q_pos + b.lo,
              b.hi >= unbounded ? b.k_pos + b.k_stride * b.keys : q_last + b.hi + 1);
   }
   while (c.count > 0 && b.seeing(c.first).count == 0) ++c.first, --c.count;
   while (c.count > 0 && b.seeing(c.first + c.count - 1).count == 0) --c.count;
-  return part_of(b, {0, b.rows}, c);
+  return sub_block(b, {0, b.rows}, c);
 }
 
 } // namespace detail
@@ -166,7 +166,7 @@ public:
     for (std::size_t i = 1; i < list.size() && sorted_; ++i) sorted_ = list[i - 1].positions.begin <= list[i].positions.begin;
   }
   /// From now on (until the next call) only positions >= at are asked for.
-  constexpr void move_to(index at) {
+  constexpr void move_to(index_t at) {
     if (!sorted_) return;
     if (at < at_) first_ = 0;
     at_ = at;
@@ -174,7 +174,7 @@ public:
   }
   /// Calls f for the runs whose range meets [begin, end), in the order of the list.
   template <class F>
-  constexpr void for_each(index begin, index end, F&& f) const {
+  constexpr void for_each(index_t begin, index_t end, F&& f) const {
     for (std::size_t i = first_; i < list_.size(); ++i) {
       run const& r = list_[i].positions;
       if (r.begin < end && begin < r.end())
@@ -187,7 +187,7 @@ public:
 private:
   std::span<placed const> list_;
   std::size_t first_ = 0; // every run before it ends at at_ or earlier
-  index at_ = std::numeric_limits<index>::min();
+  index_t at_ = std::numeric_limits<index_t>::min();
   bool sorted_ = true;
 };
 
@@ -200,7 +200,7 @@ constexpr void for_each_block(std::span<placed const> q, std::span<placed const>
   detail::run_cursor queries(q), keys(k);
   for (std::size_t i = 0; i < mask.size();) {
     std::size_t end = i;
-    index q0 = mask[i].q0, k0 = mask[i].k0; // where the document of these slices begins, as far as they say
+    index_t q0 = mask[i].q0, k0 = mask[i].k0; // where the document of these slices begins, as far as they say
     for (; end < mask.size() && mask[end].document == mask[i].document; ++end) {
       q0 = min(q0, mask[end].q0);
       k0 = min(k0, mask[end].k0);
@@ -231,7 +231,7 @@ constexpr std::vector<block> blocks(std::span<placed const> q, std::span<placed 
 /// Runs of one owner as placed runs: rows count up from 0 in the order of the runs.
 constexpr std::vector<placed> place(std::span<run const> runs, int part = 0) {
   std::vector<placed> out;
-  index row = 0;
+  index_t row = 0;
   for (run const& r : runs) {
     if (r.count) out.push_back({r, part, row});
     row += r.count;
@@ -251,8 +251,8 @@ constexpr std::vector<block> coalesce(std::vector<block> list) {
   };
   // what joins stands side by side once sorted; each round joins along keys, then along rows, until a round finds nothing
   auto sort_key = [](block const& b, bool keys) {
-    std::array<index, 5> same{b.q_part, b.k_part, b.document, b.lo, b.hi};
-    std::array<index, 4> q{b.q, b.rows, b.q_pos, b.q_stride}, k{b.k, b.keys, b.k_pos, b.k_stride};
+    std::array<index_t, 5> same{b.q_part, b.k_part, b.document, b.lo, b.hi};
+    std::array<index_t, 4> q{b.q, b.rows, b.q_pos, b.q_stride}, k{b.k, b.keys, b.k_pos, b.k_stride};
     return std::pair(same, keys ? std::pair(q, k) : std::pair(k, q));
   };
   std::vector<std::size_t> order;

@@ -15,7 +15,7 @@ namespace sp {
 namespace detail {
 
 struct key_range {
-  index begin = 0, end = 0;
+  index_t begin = 0, end = 0;
   friend constexpr bool operator==(key_range const&, key_range const&) = default;
 };
 
@@ -25,7 +25,7 @@ enum class edge { unknown, still, moving };
 
 /// A slice under construction: rows [q0, q1), keys `first` in the first row and `last` in the last one.
 struct strip {
-  index q0 = 0, q1 = 0;
+  index_t q0 = 0, q1 = 0;
   key_range first, last;
   edge left = edge::unknown, right = edge::unknown;
   bool right_moved = false;
@@ -55,10 +55,10 @@ struct strip_rules {
 /// Finds slices row by row: open ones go on as their edges allow, what a row shows besides begins new ones.
 class strip_builder {
 public:
-  constexpr strip_builder(strip_rules rules, index limit) : rules_(rules), limit_(limit) {}
+  constexpr strip_builder(strip_rules rules, index_t limit) : rules_(rules), limit_(limit) {}
 
   /// The next row and the keys it shows; false once the limit is passed.
-  constexpr bool add_row(index q, std::vector<key_range> shown) {
+  constexpr bool add_row(index_t q, std::vector<key_range> shown) {
     std::vector<strip> open;
     for (strip& s : open_) {
       if (s.q1 == q && extend(s, shown))
@@ -69,7 +69,7 @@ public:
     for (key_range const& r : shown) open.push_back({q, q + 1, r, r});
     std::sort(open.begin(), open.end(), [](strip const& a, strip const& b) { return a.last.begin < b.last.begin; });
     open_ = std::move(open);
-    return index(done_.size() + open_.size()) <= limit_;
+    return index_t(done_.size() + open_.size()) <= limit_;
   }
   constexpr std::vector<slice> finish() {
     for (strip const& s : open_) done_.push_back(s.finished());
@@ -80,7 +80,7 @@ public:
 private:
   /// Continues s with keys of `shown`, which are taken out there.
   constexpr bool extend(strip& s, std::vector<key_range>& shown) const {
-    std::array<index, 2> left{s.last.begin, s.last.begin + 1}, right{s.last.end, s.last.end + 1};
+    std::array<index_t, 2> left{s.last.begin, s.last.begin + 1}, right{s.last.end, s.last.end + 1};
     if (s.left == edge::moving || (s.left == edge::unknown && rules_.left_moves)) std::swap(left[0], left[1]);
     if (s.right == edge::moving || (s.right == edge::unknown && rules_.right_moves)) std::swap(right[0], right[1]);
     std::size_t lefts = s.left == edge::moving ? 1 : 2, rights = s.right == edge::still ? 1 : 2; // no way back
@@ -107,15 +107,15 @@ private:
   }
 
   strip_rules rules_;
-  index limit_;
+  index_t limit_;
   std::vector<strip> open_;
   std::vector<slice> done_;
 };
 
 template <class Flag>
-constexpr std::vector<key_range> shown_keys(view<Flag, 2> const& visible, index q, document const& keys) {
+constexpr std::vector<key_range> shown_keys(view<Flag, 2> const& visible, index_t q, document const& keys) {
   std::vector<key_range> out;
-  for (index k = keys.begin; k < keys.end(); ++k) {
+  for (index_t k = keys.begin; k < keys.end(); ++k) {
     if (!visible(q, k)) continue;
     if (!out.empty() && out.back().end == k)
       ++out.back().end;
@@ -127,15 +127,15 @@ constexpr std::vector<key_range> shown_keys(view<Flag, 2> const& visible, index 
 
 /// Appends the slices of one document pair; false if it takes more than `limit`.
 template <class Flag>
-constexpr bool dense_slices(view<Flag, 2> const& visible, document const& q, document const& k, index limit,
+constexpr bool dense_slices(view<Flag, 2> const& visible, document const& q, document const& k, index_t limit,
                             std::vector<slice>& out) {
   constexpr strip_rules rules[] = {{}, {true, false, true}, {true, false, false}, {true, true, true}, {true, true, false}};
   std::vector<slice> best;
   bool found = false;
   for (strip_rules const& r : rules) {
-    strip_builder builder(r, found ? index(best.size()) - 1 : limit); // later rules must do better
+    strip_builder builder(r, found ? index_t(best.size()) - 1 : limit); // later rules must do better
     bool fits = true;
-    for (index row = q.begin; fits && row < q.end(); ++row) fits = builder.add_row(row, shown_keys(visible, row, k));
+    for (index_t row = q.begin; fits && row < q.end(); ++row) fits = builder.add_row(row, shown_keys(visible, row, k));
     if (fits) best = builder.finish();
     found = found || fits;
     if (found && best.size() <= 1) break;
@@ -148,10 +148,10 @@ constexpr bool dense_slices(view<Flag, 2> const& visible, document const& q, doc
 template <class Flag>
 constexpr void refuse_crossings(view<Flag, 2> const& visible, documents const& q, documents const& k) {
   std::size_t d = 0;
-  for (index row = 0; row < q.length(); ++row) {
+  for (index_t row = 0; row < q.length(); ++row) {
     while (d < q.size() && q[d].end() <= row) ++d;
     bool owned = d < q.size() && q[d].begin <= row;
-    for (index key = 0; key < k.length(); ++key) {
+    for (index_t key = 0; key < k.length(); ++key) {
       if (owned && key == k[d].begin) key = k[d].end();
       if (key < k.length() && visible(row, key))
         fail({errc::bad_mask,
@@ -165,12 +165,13 @@ constexpr void refuse_crossings(view<Flag, 2> const& visible, documents const& q
 } // namespace detail
 
 /// The most slices per document that a dense mask may need unless the caller says otherwise.
-inline constexpr index dense_slice_limit = 64;
+inline constexpr index_t dense_slice_limit = 64;
 
 /// visible (queries, keys) of the whole stream, true where the query sees the key, as a mask. A cell that is visible across
 /// two documents or in slack is bad_mask, and so is a document that needs more than `limit` slices.
 template <class Flag>
-constexpr mask dense_mask(view<Flag, 2> const& visible, documents const& q, documents const& k, index limit = dense_slice_limit) {
+constexpr mask dense_mask(view<Flag, 2> const& visible, documents const& q, documents const& k,
+                          index_t limit = dense_slice_limit) {
   if (q.size() != k.size())
     fail({errc::bad_documents, std::to_string(q.size()) + " query documents, " + std::to_string(k.size()) + " key documents",
           "Queries and keys need the same number of documents; empty ones are allowed"});
@@ -194,8 +195,8 @@ constexpr mask dense_mask(view<Flag, 2> const& visible, documents const& q, docu
 
 /// The same for a single document: visible (queries, keys).
 template <class Flag>
-constexpr mask dense_mask(view<Flag, 2> const& visible, index limit = dense_slice_limit) {
-  index nq = visible.extent(0), nk = visible.extent(1);
+constexpr mask dense_mask(view<Flag, 2> const& visible, index_t limit = dense_slice_limit) {
+  index_t nq = visible.extent(0), nk = visible.extent(1);
   return dense_mask(visible, documents({document{0, nq, nq, 0}}, nq), documents({document{0, nk, nk, 0}}, nk), limit);
 }
 

@@ -13,12 +13,12 @@ namespace sp {
 
 /// Tokens [begin, begin + count) of the stream; [begin + count, begin + room) is padding that a sharding spreads with them.
 struct document {
-  index begin = 0;
-  index count = 0;
-  index room = 0;
-  index id = 0; ///< the caller's name for it: random numbers are keyed by it, so packing order does not matter
+  index_t begin = 0;
+  index_t count = 0;
+  index_t room = 0;
+  index_t id = 0; ///< the caller's name for it: random numbers are keyed by it, so packing order does not matter
 
-  constexpr index end() const { return begin + count; }
+  constexpr index_t end() const { return begin + count; }
   friend constexpr bool operator==(document const&, document const&) = default;
 };
 
@@ -28,8 +28,8 @@ public:
   constexpr documents() = default;
 
   /// Any list in ascending order without overlap; `length` positions in all (at least the last room's end).
-  constexpr documents(std::vector<document> list, index length) : list_(std::move(list)), length_(length) {
-    index end = 0;
+  constexpr documents(std::vector<document> list, index_t length) : list_(std::move(list)), length_(length) {
+    index_t end = 0;
     for (std::size_t d = 0; d < list_.size(); ++d) {
       document const& x = list_[d];
       if (x.count < 0 || x.room < x.count)
@@ -53,7 +53,7 @@ public:
   }
 
   /// From cumulative lengths {0, n0, n0 + n1, ...}. `length` may exceed the last offset: the tail is slack.
-  constexpr static documents packed(std::span<index const> cu_seqlens, index length = -1) {
+  constexpr static documents packed(std::span<index_t const> cu_seqlens, index_t length = -1) {
     if (cu_seqlens.empty() || cu_seqlens[0] != 0)
       fail({errc::bad_documents,
             cu_seqlens.empty() ? std::string("cu_seqlens is empty") : "cu_seqlens[0] is " + std::to_string(cu_seqlens[0]),
@@ -65,38 +65,38 @@ public:
               "cu_seqlens[" + std::to_string(i) + "] is " + std::to_string(cu_seqlens[i]) + " after " +
                   std::to_string(cu_seqlens[i - 1]),
               "Offsets must not decrease"});
-      index n = cu_seqlens[i] - cu_seqlens[i - 1];
-      list.push_back({cu_seqlens[i - 1], n, n, index(i) - 1});
+      index_t n = cu_seqlens[i] - cu_seqlens[i - 1];
+      list.push_back({cu_seqlens[i - 1], n, n, index_t(i) - 1});
     }
     if (length == -1) length = cu_seqlens.back();
     return {std::move(list), length};
   }
 
   /// `batch` documents of `tokens` positions each, one behind the other: a rectangular (batch, tokens, ...) tensor.
-  constexpr static documents rectangular(index batch, index tokens) {
+  constexpr static documents rectangular(index_t batch, index_t tokens) {
     check_batch(batch, tokens);
-    index length = checked_mul(batch, tokens); // first, so that absurd sizes fail before they fill a list
+    index_t length = checked_mul(batch, tokens); // first, so that absurd sizes fail before they fill a list
     std::vector<document> list;
-    for (index b = 0; b < batch; ++b) list.push_back({b * tokens, tokens, tokens, b});
+    for (index_t b = 0; b < batch; ++b) list.push_back({b * tokens, tokens, tokens, b});
     return {std::move(list), length};
   }
 
   /// From a padding mask (batch, tokens), non-zero where a token is real; padding may stand left or right (or both sides) of each row.
   template <class Flag>
-  constexpr static documents from_padding_mask(std::span<Flag const> mask, index batch, index tokens) {
+  constexpr static documents from_padding_mask(std::span<Flag const> mask, index_t batch, index_t tokens) {
     check_batch(batch, tokens);
-    if (index(mask.size()) != checked_mul(batch, tokens))
+    if (index_t(mask.size()) != checked_mul(batch, tokens))
       fail({errc::bad_documents,
             "the padding mask has " + std::to_string(mask.size()) + " entries, batch times tokens is " +
                 std::to_string(batch * tokens),
             "Pass one entry per token"});
     std::vector<document> list;
-    for (index b = 0; b < batch; ++b) {
-      auto real = [&](index t) { return mask[std::size_t(b * tokens + t)] != Flag{}; };
-      index first = 0, last = tokens;
+    for (index_t b = 0; b < batch; ++b) {
+      auto real = [&](index_t t) { return mask[std::size_t(b * tokens + t)] != Flag{}; };
+      index_t first = 0, last = tokens;
       while (first < last && !real(first)) ++first;
       while (last > first && !real(last - 1)) --last;
-      for (index t = first; t < last; ++t)
+      for (index_t t = first; t < last; ++t)
         if (!real(t))
           fail({errc::bad_documents, "row " + std::to_string(b) + " of the padding mask has a hole at token " + std::to_string(t),
                 "Padding must stand at the ends of a row; use documents for anything else"});
@@ -110,17 +110,17 @@ public:
   constexpr static documents from_position_ids(std::span<Id const> ids) {
     std::vector<document> list;
     for (std::size_t i = 0; i < ids.size(); ++i) {
-      if (i == 0 || ids[i] == 0 || index(ids[i]) != index(ids[i - 1]) + 1) {
+      if (i == 0 || ids[i] == 0 || index_t(ids[i]) != index_t(ids[i - 1]) + 1) {
         if (ids[i] != 0)
           fail({errc::bad_documents,
                 "position id " + std::to_string(ids[i]) + " at token " + std::to_string(i) + " starts no document",
                 "Ids must count 0, 1, 2, ... inside each document"});
-        list.push_back({index(i), 0, 0, index(list.size())});
+        list.push_back({index_t(i), 0, 0, index_t(list.size())});
       }
       ++list.back().count;
       ++list.back().room;
     }
-    return {std::move(list), index(ids.size())};
+    return {std::move(list), index_t(ids.size())};
   }
 
   constexpr std::size_t size() const { return list_.size(); }
@@ -128,22 +128,22 @@ public:
   constexpr auto begin() const { return list_.begin(); }
   constexpr auto end() const { return list_.end(); }
   /// Positions of the stream, slack included.
-  constexpr index length() const { return length_; }
+  constexpr index_t length() const { return length_; }
   /// Tokens that belong to a document.
-  constexpr index tokens() const {
-    index n = 0;
+  constexpr index_t tokens() const {
+    index_t n = 0;
     for (document const& d : list_) n += d.count;
     return n;
   }
 
   /// The same documents, each with room for a multiple of `multiple` tokens, in a stream of their own (a new length, new begins).
-  constexpr documents padded(index multiple) const {
+  constexpr documents padded(index_t multiple) const {
     if (multiple <= 0)
       fail({errc::bad_documents, "padding to a multiple of " + std::to_string(multiple), "Pad to a multiple of at least 1"});
     std::vector<document> list;
-    index at = 0;
+    index_t at = 0;
     for (document const& d : list_) {
-      index room = checked_mul(ceil_div(d.count, multiple), multiple);
+      index_t room = checked_mul(ceil_div(d.count, multiple), multiple);
       list.push_back({at, d.count, room, d.id});
       at = checked_add(at, room);
     }
@@ -151,7 +151,7 @@ public:
   }
 
   /// The caller's own names for the documents, used as keys of random numbers.
-  constexpr documents with_ids(std::span<index const> ids) const {
+  constexpr documents with_ids(std::span<index_t const> ids) const {
     if (ids.size() != list_.size())
       fail({errc::bad_documents, std::to_string(ids.size()) + " ids for " + std::to_string(list_.size()) + " documents",
             "Give one id per document"});
@@ -163,26 +163,26 @@ public:
   friend constexpr bool operator==(documents const&, documents const&) = default;
 
 private:
-  constexpr static void check_batch(index batch, index tokens) {
+  constexpr static void check_batch(index_t batch, index_t tokens) {
     if (batch < 0 || tokens < 0)
       fail({errc::bad_documents, "a batch of " + std::to_string(batch) + " rows of " + std::to_string(tokens) + " tokens",
             "Neither can be negative"});
   }
 
   std::vector<document> list_;
-  index length_ = 0;
+  index_t length_ = 0;
 };
 
 /// cu_seqlens written as a list: sp::packed{0, 4096, 6144, 16384}.
 struct packed : documents {
   /// Offsets of any integer type: int32 is what most data loaders give.
   template <std::integral Offset>
-  explicit constexpr packed(std::span<Offset const> cu_seqlens, index length = -1)
-      : packed(std::span<index const>(std::vector<index>(cu_seqlens.begin(), cu_seqlens.end())), length) {}
+  explicit constexpr packed(std::span<Offset const> cu_seqlens, index_t length = -1)
+      : packed(std::span<index_t const>(std::vector<index_t>(cu_seqlens.begin(), cu_seqlens.end())), length) {}
 
-  constexpr packed(std::initializer_list<index> cu_seqlens)
+  constexpr packed(std::initializer_list<index_t> cu_seqlens)
       : documents(documents::packed(std::span(cu_seqlens.begin(), cu_seqlens.size()))) {}
-  explicit constexpr packed(std::span<index const> cu_seqlens, index length = -1)
+  explicit constexpr packed(std::span<index_t const> cu_seqlens, index_t length = -1)
       : documents(documents::packed(cu_seqlens, length)) {}
 };
 

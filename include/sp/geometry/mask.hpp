@@ -13,13 +13,13 @@ namespace sp {
 
 /// Queries [q0, q1) see keys [k0, k1) where lo <= k - q <= hi. Positions are the stream's; origins are the document's begins.
 struct slice {
-  index q0 = 0, q1 = 0, k0 = 0, k1 = 0;
-  index lo = -unbounded, hi = unbounded;
-  index document = 0;               ///< index of the document in the batch
-  index id = 0;                     ///< the caller's id of it
-  index q_origin = 0, k_origin = 0; ///< where the document starts, on either side
+  index_t q0 = 0, q1 = 0, k0 = 0, k1 = 0;
+  index_t lo = -unbounded, hi = unbounded;
+  index_t document = 0;               ///< index of the document in the batch
+  index_t id = 0;                     ///< the caller's id of it
+  index_t q_origin = 0, k_origin = 0; ///< where the document starts, on either side
 
-  constexpr bool sees(index q, index k) const { return q0 <= q && q < q1 && k0 <= k && k < k1 && lo <= k - q && k - q <= hi; }
+  constexpr bool sees(index_t q, index_t k) const { return q0 <= q && q < q1 && k0 <= k && k < k1 && lo <= k - q && k - q <= hi; }
   constexpr bool empty() const { return q0 >= q1 || k0 >= k1 || max(lo, k0 - (q1 - 1)) > min(hi, (k1 - 1) - q0); }
   friend constexpr bool operator==(slice const&, slice const&) = default;
 };
@@ -29,19 +29,19 @@ enum class align { begin, end };
 
 /// A mask rule, resolved against documents by `slices()`. All offsets below count from the begin of a document.
 struct mask {
-  index lo = -unbounded;       ///< k - q >= lo
-  index hi = unbounded;        ///< k - q <= hi
-  align at = align::begin;     ///< align::end: the last query stands on the last key
-  std::vector<index> prefix{}; ///< per document: keys before prefix[d] are seen by the whole document
-  std::vector<slice> spans{};  ///< image spans {q0, q1} = {k0, k1} of the stream that see themselves both ways
-  std::vector<slice> user{};   ///< explicit slices of the stream; with these alone set `only_user`
+  index_t lo = -unbounded;       ///< k - q >= lo
+  index_t hi = unbounded;        ///< k - q <= hi
+  align at = align::begin;       ///< align::end: the last query stands on the last key
+  std::vector<index_t> prefix{}; ///< per document: keys before prefix[d] are seen by the whole document
+  std::vector<slice> spans{};    ///< image spans {q0, q1} = {k0, k1} of the stream that see themselves both ways
+  std::vector<slice> user{};     ///< explicit slices of the stream; with these alone set `only_user`
   bool only_user = false;
   friend bool operator==(mask const&, mask const&) = default;
 };
 
 namespace detail {
 /// Bounds come from callers; everything behind +-unbounded means the same, and only these leave room for sums.
-constexpr index bounded(index bound) { return min(max(bound, -unbounded), unbounded); }
+constexpr index_t bounded(index_t bound) { return min(max(bound, -unbounded), unbounded); }
 } // namespace detail
 
 /// Every query sees every key of its document.
@@ -49,14 +49,14 @@ constexpr mask full() { return {}; }
 /// Keys up to the query's own position.
 constexpr mask causal() { return {.hi = 0}; }
 /// Keys from `left` before to `right` after the query.
-constexpr mask window(index left, index right = 0) { return {.lo = -detail::bounded(left), .hi = detail::bounded(right)}; }
+constexpr mask window(index_t left, index_t right = 0) { return {.lo = -detail::bounded(left), .hi = detail::bounded(right)}; }
 /// Prefix-LM: causal, and the first lengths[d] keys of document d are seen by all its queries.
-constexpr mask prefix_lm(std::vector<index> lengths) { return {.hi = 0, .prefix = std::move(lengths)}; }
+constexpr mask prefix_lm(std::vector<index_t> lengths) { return {.hi = 0, .prefix = std::move(lengths)}; }
 /// Causal text with spans of the stream (images) that see themselves in both directions.
 constexpr mask image_spans(std::span<document const> spans) {
   mask m = causal();
   for (document const& s : spans) {
-    index end = checked_add(s.begin, s.count);
+    index_t end = checked_add(s.begin, s.count);
     m.spans.push_back({s.begin, end, s.begin, end});
   }
   return m;
@@ -67,14 +67,14 @@ constexpr mask user_slices(std::vector<slice> list) { return {.user = std::move(
 namespace detail {
 
 inline std::string describe(slice const& s) {
-  auto n = [](index v) {
+  auto n = [](index_t v) {
     return v >= unbounded ? std::string("inf") : v <= -unbounded ? std::string("-inf") : std::to_string(v);
   };
   return "{q [" + n(s.q0) + ", " + n(s.q1) + "), k [" + n(s.k0) + ", " + n(s.k1) + "), " + n(s.lo) + " <= k - q <= " + n(s.hi) +
          "}";
 }
 
-constexpr index shifted(index bound, index by) { return bound >= unbounded || bound <= -unbounded ? bound : bound + by; }
+constexpr index_t shifted(index_t bound, index_t by) { return bound >= unbounded || bound <= -unbounded ? bound : bound + by; }
 
 /// Some pair (q, k) lies in both.
 constexpr bool overlap(slice const& a, slice const& b) {
@@ -85,7 +85,7 @@ constexpr bool overlap(slice const& a, slice const& b) {
 /// Also where `only_user` is set: spans ask for prefixes, too.
 constexpr void refuse_prefix(mask const& m, documents const& k) {
   for (std::size_t d = 0; d < m.prefix.size(); ++d)
-    if (index prefix = m.prefix[d]; prefix < 0 || prefix > k[d].count)
+    if (index_t prefix = m.prefix[d]; prefix < 0 || prefix > k[d].count)
       fail({errc::bad_mask,
             "prefix " + std::to_string(prefix) + " of document " + std::to_string(d) + " with " + std::to_string(k[d].count) +
                 " keys",
@@ -94,9 +94,9 @@ constexpr void refuse_prefix(mask const& m, documents const& k) {
 
 /// The rule of one document pair, without spans and user slices.
 constexpr void document_slices(mask const& m, std::size_t d, document const& q, document const& k, std::vector<slice>& out) {
-  index by = k.begin - q.begin + (m.at == align::end ? k.count - q.count : 0);
-  slice s{q.begin, q.end(), k.begin, k.end(), shifted(m.lo, by), shifted(m.hi, by), index(d), q.id, q.begin, k.begin};
-  index prefix = m.prefix.empty() ? 0 : m.prefix[d];
+  index_t by = k.begin - q.begin + (m.at == align::end ? k.count - q.count : 0);
+  slice s{q.begin, q.end(), k.begin, k.end(), shifted(m.lo, by), shifted(m.hi, by), index_t(d), q.id, q.begin, k.begin};
+  index_t prefix = m.prefix.empty() ? 0 : m.prefix[d];
   if (prefix > 0) { // two disjoint slices: all x prefix is full, all x rest keeps the rule
     slice p = s;
     p.k1 = k.begin + prefix;
@@ -110,8 +110,8 @@ constexpr void document_slices(mask const& m, std::size_t d, document const& q, 
 
 /// What a span adds to the rule: the keys after the query, and those before the window. Keys of a prefix are already seen.
 constexpr void span_slices(mask const& m, std::size_t d, document const& doc, slice const& span, std::vector<slice>& out) {
-  index prefix = m.prefix.empty() ? 0 : m.prefix[d];
-  slice s{span.q0,   span.q1,  max(span.k0, doc.begin + prefix), span.k1, -unbounded, unbounded, index(d), doc.id,
+  index_t prefix = m.prefix.empty() ? 0 : m.prefix[d];
+  slice s{span.q0,   span.q1,  max(span.k0, doc.begin + prefix), span.k1, -unbounded, unbounded, index_t(d), doc.id,
           doc.begin, doc.begin};
   slice after = s, before = s;
   after.lo = checked_add(m.hi, 1);
@@ -170,7 +170,7 @@ constexpr std::vector<slice> slices(mask m, documents const& q, documents const&
     s.hi = detail::bounded(s.hi);
     auto d = detail::document_of(s, q, k); // first, so that empty() meets positions of the stream only
     if (s.empty()) continue;
-    s.document = index(d);
+    s.document = index_t(d);
     s.id = q[d].id;
     s.q_origin = q[d].begin;
     s.k_origin = k[d].begin;

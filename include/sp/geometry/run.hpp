@@ -13,70 +13,70 @@ namespace sp {
 
 /// Positions begin, begin + stride, ..., begin + (count - 1) stride. stride >= 1.
 struct run {
-  index begin = 0;
-  index count = 0;
-  index stride = 1;
+  index_t begin = 0;
+  index_t count = 0;
+  index_t stride = 1;
 
-  constexpr index at(index i) const { return begin + i * stride; }
-  constexpr index last() const { return at(count - 1); }
+  constexpr index_t at(index_t i) const { return begin + i * stride; }
+  constexpr index_t last() const { return at(count - 1); }
   /// The smallest position behind the run; begin for an empty run.
-  constexpr index end() const { return count ? last() + 1 : begin; }
-  constexpr bool contains(index position) const {
+  constexpr index_t end() const { return count ? last() + 1 : begin; }
+  constexpr bool contains(index_t position) const {
     return count > 0 && position >= begin && position <= last() && (position - begin) % stride == 0;
   }
-  constexpr run part(index first, index n) const { return {at(first), n, stride}; }
+  constexpr run part(index_t first, index_t n) const { return {at(first), n, stride}; }
   friend constexpr bool operator==(run const&, run const&) = default;
 };
 
 /// Indices [first, first + count) of a run.
 struct interval {
-  index first = 0;
-  index count = 0;
+  index_t first = 0;
+  index_t count = 0;
   friend constexpr bool operator==(interval const&, interval const&) = default;
 };
 
 /// Which indices of r have positions in [a, b).
-constexpr interval clip(run const& r, index a, index b) {
-  index first = max(0, ceil_div(a - r.begin, r.stride));
-  index last = min(r.count, ceil_div(b - r.begin, r.stride));
+constexpr interval clip(run const& r, index_t a, index_t b) {
+  index_t first = max(0, ceil_div(a - r.begin, r.stride));
+  index_t last = min(r.count, ceil_div(b - r.begin, r.stride));
   return {first, max(0, last - first)};
 }
 
 /// Positions in all of them together.
-constexpr index count_of(std::span<run const> runs) {
-  index n = 0;
+constexpr index_t count_of(std::span<run const> runs) {
+  index_t n = 0;
   for (run const& r : runs) n = checked_add(n, r.count);
   return n;
 }
 
 /// What two runs share: `count` positions from `begin` on with step `stride`; they are rows a, a + a_step, ... of the
 /// first run and b, b + b_step, ... of the second.
-struct common {
-  index begin = 0, count = 0, stride = 1;
-  index a = 0, a_step = 1, b = 0, b_step = 1;
+struct run_overlap {
+  index_t begin = 0, count = 0, stride = 1;
+  index_t a = 0, a_step = 1, b = 0, b_step = 1;
 };
 
 /// The intersection of two arithmetic progressions is one (Chinese remainder theorem); count 0 when they miss each other.
-constexpr common intersect(run const& a, run const& b) {
+constexpr run_overlap intersect(run const& a, run const& b) {
   if (a.count == 0 || b.count == 0) return {};
   // extended Euclid on the strides: g = gcd, x a.stride = g (mod b.stride)
-  index old_r = a.stride, r = b.stride, old_x = 1, x = 0;
+  index_t old_r = a.stride, r = b.stride, old_x = 1, x = 0;
   while (r != 0) {
-    index q = old_r / r;
-    index t = old_r - q * r;
+    index_t q = old_r / r;
+    index_t t = old_r - q * r;
     old_r = r;
     r = t;
     t = old_x - q * x;
     old_x = x;
     x = t;
   }
-  index g = old_r, gap = b.begin - a.begin;
+  index_t g = old_r, gap = b.begin - a.begin;
   if (gap % g != 0) return {};
-  index m = b.stride / g, step = checked_mul(a.stride, m);
-  index k = (((gap / g) % m) * (old_x % m)) % m; // row of a, modulo m, that is also in b
+  index_t m = b.stride / g, step = checked_mul(a.stride, m);
+  index_t k = (((gap / g) % m) * (old_x % m)) % m; // row of a, modulo m, that is also in b
   if (k < 0) k += m;
-  index lo = max(a.begin, b.begin), hi = min(a.last(), b.last());
-  index begin = a.at(k);
+  index_t lo = max(a.begin, b.begin), hi = min(a.last(), b.last());
+  index_t begin = a.at(k);
   if (begin < lo) begin += ceil_div(lo - begin, step) * step;
   if (begin > hi) return {};
   return {begin,           (hi - begin) / step + 1,      step,           (begin - a.begin) / a.stride,
@@ -90,7 +90,7 @@ constexpr void append(std::vector<run>& runs, run r) {
   if (r.count == 1) r.stride = 1;
   if (!runs.empty()) {
     run& l = runs.back();
-    index step = r.begin - l.last();
+    index_t step = r.begin - l.last();
     bool l_agrees = l.count == 1 || l.stride == step;
     bool r_agrees = r.count == 1 || r.stride == step;
     bool singles = l.count == 1 && r.count == 1;
@@ -104,12 +104,12 @@ constexpr void append(std::vector<run>& runs, run r) {
 
 /// The same positions in ascending order as far as runs can say it: disjoint runs are sorted by begin, and interleaved ones
 /// that together leave no hole become one dense run. This is the order in which a group sees its members' tokens.
-constexpr std::vector<run> natural(std::vector<run> runs) {
+constexpr std::vector<run> in_stream_order(std::vector<run> runs) {
   std::erase_if(runs, [](run const& r) { return r.count == 0; });
   std::sort(runs.begin(), runs.end(), [](run const& a, run const& b) { return a.begin < b.begin; });
   std::vector<run> out;
   for (std::size_t i = 0; i < runs.size();) {
-    index end = runs[i].end(), count = runs[i].count;
+    index_t end = runs[i].end(), count = runs[i].count;
     std::size_t j = i + 1;
     for (; j < runs.size() && runs[j].begin < end; ++j) { // a cluster of runs whose ranges overlap
       end = max(end, runs[j].end());

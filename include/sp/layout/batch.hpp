@@ -17,8 +17,8 @@ enum class shapes {
 /// How a batch is cut, beyond its sharding. One value for all ranks.
 struct batch_options {
   shapes local = shapes::ragged;
-  std::uint64_t tokens =
-      0; ///< digest_of() the whole stream's tokens; compared between ranks at check levels 2 and 3, 0: not given
+  /// digest_of() the whole stream's tokens; compared between ranks at check levels 2 and 3, 0: not given.
+  std::uint64_t token_digest = 0;
 };
 
 namespace detail {
@@ -58,7 +58,7 @@ public:
 
   template <sharding S>
   batch(documents docs, S const& how, int part, int parts, batch_options options = {})
-      : source_(std::move(docs)), part_(part), tokens_digest_(options.tokens) {
+      : source_(std::move(docs)), part_(part), token_digest_(options.token_digest) {
     if (part < 0 || part >= parts)
       fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts), "Give 0 <= part < parts",
             "batch", part, parts});
@@ -74,7 +74,7 @@ public:
   int part() const { return part_; }
   int parts() const { return layout_.parts(); }
   /// Rows of this rank's tensors, slack rows of a padded batch included.
-  index tokens() const { return layout_.tokens(part_); }
+  index_t tokens() const { return layout_.tokens(part_); }
   std::span<run const> runs() const { return layout_.runs(part_); }
   sp::layout const& layout() const { return layout_; }
   documents const& docs() const { return layout_.docs(); }
@@ -82,7 +82,7 @@ public:
   documents const& source() const { return source_; }
 
   /// batch_options::tokens
-  std::uint64_t tokens_digest() const { return tokens_digest_; }
+  std::uint64_t token_digest() const { return token_digest_; }
 
   /// Memory for calls that bring no context of their own.
   pool& memory() const { return store_.as<storage>().memory; }
@@ -113,16 +113,16 @@ private:
 
   template <class S>
   static documents with_room(documents const& docs, S const& how, int parts) {
-    if constexpr (requires { how.multiple(index(parts)); }) {
-      index m = how.multiple(parts);
+    if constexpr (requires { how.multiple(index_t(parts)); }) {
+      index_t m = how.multiple(parts);
       if (how.over == scope::document || docs.size() == 0) return docs.padded(m);
       std::vector<document> list; // over the stream only the end needs room
-      index n = 0;
+      index_t n = 0;
       for (document const& d : docs) list.push_back({n, d.count, d.count, d.id}), n += d.count;
       list.back().room += ceil_div(n, m) * m - n;
       return {list, ceil_div(n, m) * m};
     } else {
-      fail({errc::uneven_partition, "this sharding does not say how to pad", "Give it index multiple(index parts) const"});
+      fail({errc::uneven_partition, "this sharding does not say how to pad", "Give it index_t multiple(index_t parts) const"});
     }
   }
 
@@ -139,7 +139,7 @@ private:
   documents source_;
   sp::layout layout_;
   int part_ = 0;
-  std::uint64_t tokens_digest_ = 0;
+  std::uint64_t token_digest_ = 0;
   detail::box store_{new storage};
 };
 

@@ -31,7 +31,7 @@ inline std::uint64_t digest_of(layout const& l) {
 inline std::uint64_t digest_of(mask const& m) {
   digest d;
   d.add(bounded(m.lo)).add(bounded(m.hi)).add(m.at).add(m.only_user).add(m.prefix.size());
-  for (index n : m.prefix) d.add(n);
+  for (index_t n : m.prefix) d.add(n);
   for (auto const* list : {&m.spans, &m.user}) {
     d.add(list->size());
     for (slice const& s : *list) d.add(s.q0).add(s.q1).add(s.k0).add(s.k1).add(bounded(s.lo)).add(bounded(s.hi));

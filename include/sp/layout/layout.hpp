@@ -12,7 +12,7 @@ namespace sp {
 /// Who owns a position, and where it stands there. part -1: nobody (a gap between documents).
 struct owner {
   int part = -1;
-  index row = -1;
+  index_t row = -1;
   friend constexpr bool operator==(owner const&, owner const&) = default;
 };
 
@@ -21,8 +21,9 @@ namespace detail {
 /// Calls f(document index, rows of r) for every document whose room the run meets, in stream order.
 template <class F>
 constexpr void for_each_document(documents const& docs, run const& r, F&& f) {
-  auto d = std::size_t(
-      std::upper_bound(docs.begin(), docs.end(), r.begin, [](index p, document const& x) { return p < x.begin; }) - docs.begin());
+  auto d =
+      std::size_t(std::upper_bound(docs.begin(), docs.end(), r.begin, [](index_t p, document const& x) { return p < x.begin; }) -
+                  docs.begin());
   for (d = d > 0 ? d - 1 : 0; d < docs.size() && docs[d].begin < r.end(); ++d)
     if (interval in = clip(r, docs[d].begin, docs[d].begin + docs[d].room); in.count) f(d, in);
 }
@@ -30,7 +31,7 @@ constexpr void for_each_document(documents const& docs, run const& r, F&& f) {
 /// Runs over [0, n) of the documents' tokens one behind the other, as positions of the stream.
 constexpr void to_stream(documents const& docs, std::span<run const> dense, std::vector<run>& out) {
   for (run const& r : dense) {
-    index before = 0; // tokens of the documents passed
+    index_t before = 0; // tokens of the documents passed
     for (document const& d : docs) {
       interval i = clip(r, before, before + d.room);
       if (i.count) {
@@ -43,8 +44,8 @@ constexpr void to_stream(documents const& docs, std::span<run const> dense, std:
   }
 }
 
-inline void refuse_non_partition(std::vector<std::vector<run>> const& parts, index n) {
-  index total = 0;
+inline void refuse_non_partition(std::vector<std::vector<run>> const& parts, index_t n) {
+  index_t total = 0;
   std::vector<run> all;
   for (auto const& p : parts)
     for (run const& r : p) {
@@ -55,7 +56,7 @@ inline void refuse_non_partition(std::vector<std::vector<run>> const& parts, ind
                   std::to_string(r.stride) + "} outside [0, " + std::to_string(n) + ")",
               "runs(n, part, parts) must stay inside [0, n)"});
       for (run const& o : all)
-        if (common c = intersect(r, o); c.count > 0)
+        if (run_overlap c = intersect(r, o); c.count > 0)
           fail({errc::uneven_partition,
                 "the sharding gives token " + std::to_string(c.begin) + " of " + std::to_string(n) + " to two ranks",
                 "The runs of all parts must be disjoint"});
@@ -79,7 +80,7 @@ public:
   layout(documents docs, S const& how, int parts) : docs_(std::move(docs)) {
     if (parts < 1) fail({errc::invalid_shape, std::to_string(parts) + " ranks", "Give at least one rank"});
     std::vector<std::vector<run>> all(static_cast<std::size_t>(parts));
-    auto cut_one = [&](index n) {
+    auto cut_one = [&](index_t n) {
       std::vector<std::vector<run>> runs;
       for (int p = 0; p < parts; ++p) runs.push_back(how.runs(n, p, parts));
       if constexpr (!requires { requires S::is_partition; }) detail::refuse_non_partition(runs, n);
@@ -95,7 +96,7 @@ public:
           }
       }
     } else {
-      index n = 0;
+      index_t n = 0;
       for (document const& d : docs_) n = checked_add(n, d.room);
       auto runs = cut_one(n);
       for (std::size_t p = 0; p < all.size(); ++p) detail::to_stream(docs_, runs[p], all[p]);
@@ -109,12 +110,12 @@ public:
     auto p = static_cast<std::size_t>(part);
     return std::span(runs_).subspan(first_[p], first_[p + 1] - first_[p]);
   }
-  index tokens(int part) const { return tokens_[static_cast<std::size_t>(part)]; }
+  index_t tokens(int part) const { return tokens_[static_cast<std::size_t>(part)]; }
 
   /// The owner of a stream position; {-1, -1} for a position in a gap.
-  owner owner_of(index position) const {
+  owner owner_of(index_t position) const {
     for (int p = 0; p < parts(); ++p) {
-      index row = 0;
+      index_t row = 0;
       for (run const& r : runs(p)) {
         if (r.contains(position)) return {p, row + (position - r.begin) / r.stride};
         row += r.count;
@@ -124,7 +125,7 @@ public:
   }
 
   /// The coarser layout of groups of `size` parts whose members stand `stride` parts apart: a group owns its members' tokens in
-  /// natural order. Group g of the result holds parts first_member(g, size, stride) + i * stride.
+  /// stream order. Group g of the result holds parts first_member(g, size, stride) + i * stride.
   layout grouped(int size, int stride) const {
     layout out;
     out.docs_ = docs_;
@@ -137,7 +138,7 @@ public:
                                     [&](std::size_t d, interval in) { by_document[d].push_back(r.part(in.first, in.count)); });
       std::vector<run> merged;
       for (auto& pieces : by_document)
-        for (run const& r : natural(std::move(pieces))) append(merged, r);
+        for (run const& r : in_stream_order(std::move(pieces))) append(merged, r);
       all.push_back(std::move(merged));
     }
     out.take(std::move(all));
@@ -161,7 +162,7 @@ private:
   documents docs_;
   std::vector<run> runs_;
   std::vector<std::size_t> first_{0};
-  std::vector<index> tokens_;
+  std::vector<index_t> tokens_;
 };
 
 /// Everybody's rows as one table in document order, each with its owner as part: what a kernel that sees all keys works on.
@@ -178,7 +179,7 @@ inline std::vector<slice> rebase(std::vector<slice> list, documents const& q_fro
                                  documents const& k_to) {
   for (slice& s : list) {
     auto d = static_cast<std::size_t>(s.document);
-    index dq = q_to[d].begin - q_from[d].begin, dk = k_to[d].begin - k_from[d].begin;
+    index_t dq = q_to[d].begin - q_from[d].begin, dk = k_to[d].begin - k_from[d].begin;
     s.q0 += dq, s.q1 += dq, s.q_origin += dq;
     s.k0 += dk, s.k1 += dk, s.k_origin += dk;
     s.lo = detail::shifted(s.lo, dk - dq);

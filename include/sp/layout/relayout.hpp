@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <limits>
 
-#include <sp/collective/agreement.hpp>
+#include <sp/collective/check/agreement.hpp>
 #include <sp/collective/parcels.hpp>
 #include <sp/core/elementwise.hpp>
 #include <sp/core/footprint.hpp>
@@ -16,28 +16,28 @@ namespace sp {
 
 /// Positions [from, from + count) of one stream become positions [to, to + count) of another (or the same).
 struct mapping {
-  index from = 0, to = 0, count = 0;
+  index_t from = 0, to = 0, count = 0;
 };
 
 /// Rows from_row + i from_step on one side are rows to_row + i to_step on the other.
 struct row_match {
-  index from_row = 0, from_step = 1, to_row = 0, to_step = 1, count = 0;
+  index_t from_row = 0, from_step = 1, to_row = 0, to_step = 1, count = 0;
 };
 
 /// Calls f(row_match) for everything `from` and `to` share under the map. Both ends of an exchange enumerate in this order.
 template <class F>
 constexpr void for_each_match(std::span<run const> from, std::span<run const> to, std::span<mapping const> map, F&& f) {
   for (mapping const& m : map) {
-    index from_row = 0;
+    index_t from_row = 0;
     for (run const& a : from) {
       interval i = clip(a, m.from, m.from + m.count);
       if (i.count) {
         run image = a.part(i.first, i.count);
         image.begin += m.to - m.from;
-        index to_row = 0;
+        index_t to_row = 0;
         for (run const& b : to) {
           if (image.begin < b.end() && b.begin < image.end())
-            if (common c = intersect(image, b); c.count)
+            if (run_overlap c = intersect(image, b); c.count)
               f(row_match{from_row + i.first + c.a, c.a_step, to_row + c.b, c.b_step, c.count});
           to_row += b.count;
         }
@@ -48,10 +48,10 @@ constexpr void for_each_match(std::span<run const> from, std::span<run const> to
 }
 
 /// The map that moves nothing.
-constexpr mapping identity_map(index length) { return {0, 0, length}; }
+constexpr mapping identity_map(index_t length) { return {0, 0, length}; }
 
 /// Each position of `to` takes what stands `by` >= 0 behind it in the same document of `from`; documents pair up by index.
-inline std::vector<mapping> shift_map(documents const& from, documents const& to, index by) {
+inline std::vector<mapping> shift_map(documents const& from, documents const& to, index_t by) {
   if (by < 0)
     fail({errc::invalid_shape, "a shift by " + std::to_string(by) + " tokens",
           "Shift by 0 or more: labels stand behind their tokens"});
@@ -65,7 +65,7 @@ inline std::vector<mapping> shift_map(documents const& from, documents const& to
 }
 
 /// Each position takes what stands `by` behind it in the same document (by = 1: next-token labels).
-inline std::vector<mapping> shift_map(documents const& docs, index by) { return shift_map(docs, docs, by); }
+inline std::vector<mapping> shift_map(documents const& docs, index_t by) { return shift_map(docs, docs, by); }
 
 /// The same documents' tokens in two streams, for instance unpadded and padded.
 inline std::vector<mapping> document_map(documents const& from, documents const& to) { return shift_map(from, to, 0); }
@@ -75,7 +75,7 @@ namespace detail {
 /// Matching rows with every peer, for one direction of an exchange.
 struct match_lists {
   std::vector<std::vector<row_match>> per_peer;
-  index total = 0; ///< matches over all peers: pieces of one tensor in an exchange
+  index_t total = 0; ///< matches over all peers: pieces of one tensor in an exchange
 
   template <class F>
   static match_lists of(int peers, F&& enumerate) {
@@ -83,7 +83,7 @@ struct match_lists {
     for (int p = 0; p < peers; ++p) {
       l.per_peer.emplace_back();
       enumerate(p, [&](row_match const& m) { l.per_peer.back().push_back(m); });
-      l.total += index(l.per_peer.back().size());
+      l.total += index_t(l.per_peer.back().size());
     }
     return l;
   }
@@ -169,7 +169,7 @@ private:
   static void refuse_conflicts(std::span<mapping const> map) {
     std::vector<mapping> sorted(map.begin(), map.end());
     std::sort(sorted.begin(), sorted.end(), [](mapping const& a, mapping const& b) { return a.to < b.to; });
-    index end = std::numeric_limits<index>::min();
+    index_t end = std::numeric_limits<index_t>::min();
     for (mapping const& m : sorted) {
       if (m.count > 0 && m.to < end)
         fail({errc::invalid_shape, "two positions are mapped to position " + std::to_string(m.to),
@@ -179,7 +179,7 @@ private:
   }
 
   template <class C, class A, class B, int R>
-  void check_all(char const* call, C const& comm, view<A, R> const& in, view<B, R> const& out, index in_rows, index out_rows,
+  void check_all(char const* call, C const& comm, view<A, R> const& in, view<B, R> const& out, index_t in_rows, index_t out_rows,
                  allocator& scratch) const {
     auto local = [&] { check(comm, in, out, in_rows, out_rows); };
     if (checks_ < 2) return local();
@@ -194,7 +194,7 @@ private:
   }
 
   template <class C, class A, class B, int R>
-  void check(C const& comm, view<A, R> const& in, view<B, R> const& out, index in_rows, index out_rows) const {
+  void check(C const& comm, view<A, R> const& in, view<B, R> const& out, index_t in_rows, index_t out_rows) const {
     if (comm.rank() != part_ || comm.size() != parts_)
       fail({errc::invalid_shape,
             "the relayout is part " + std::to_string(part_) + " of " + std::to_string(parts_) + ", the group's rank is " +
@@ -215,7 +215,7 @@ private:
   template <class C, class A, class B, int R>
   static void move(C const& comm, view<A, R> in, detail::match_lists const& sends, detail::side in_side, view<B, R> out,
                    detail::match_lists const& receives, detail::side out_side, allocator& scratch) {
-    index peers = index(sends.per_peer.size());
+    index_t peers = index_t(sends.per_peer.size());
     parcel_builder s(scratch, peers, sends.total), r(scratch, peers, receives.total);
     for (std::size_t p = 0; p < sends.per_peer.size(); ++p) {
       s.open(int(p));
@@ -228,7 +228,7 @@ private:
 
   int part_ = 0, parts_ = 0, checks_ = 1;
   std::uint64_t from_ = 0, to_ = 0, map_ = 0; ///< digests, from level 2 on
-  index from_rows_ = 0, to_rows_ = 0, staged_rows_ = 0;
+  index_t from_rows_ = 0, to_rows_ = 0, staged_rows_ = 0;
   detail::match_lists sends_, receives_;
   detail::match_lists staged_; ///< sends_ with the from side in a dense staging tensor, for the transpose
 };

@@ -9,9 +9,9 @@ namespace sp {
 
 /// One row of a rank's tensors: token `offset` of document `document`; slack rows have offset >= the document's count.
 struct local_row {
-  index row = 0;
+  index_t row = 0;
   std::size_t document = 0;
-  index offset = 0;
+  index_t offset = 0;
   bool real = true;
 };
 
@@ -19,11 +19,11 @@ struct local_row {
 template <class F>
 void for_each_row(batch const& b, F&& f, int part = -1) {
   auto const& docs = b.docs();
-  index base = 0;
+  index_t base = 0;
   for (run const& r : b.layout().runs(part < 0 ? b.part() : part)) {
     detail::for_each_document(docs, r, [&](std::size_t d, interval in) {
-      for (index i = in.first; i < in.first + in.count; ++i) {
-        index offset = r.at(i) - docs[d].begin;
+      for (index_t i = in.first; i < in.first + in.count; ++i) {
+        index_t offset = r.at(i) - docs[d].begin;
         f(local_row{base + i, d, offset, offset < docs[d].count});
       }
     });
@@ -32,7 +32,7 @@ void for_each_row(batch const& b, F&& f, int part = -1) {
 }
 
 /// The caller's stream position of a real row.
-inline index source_position(batch const& b, local_row const& r) { return b.source()[r.document].begin + r.offset; }
+inline index_t source_position(batch const& b, local_row const& r) { return b.source()[r.document].begin + r.offset; }
 
 namespace detail {
 /// A tensor with one row per token of this rank.
@@ -83,7 +83,7 @@ void split(batch const& b, view<From, R> global, view<T, R> local, std::type_ide
 /// `ignore` for the last of a document and for slack. `by` >= 0 looks further ahead.
 template <class From, class T>
   requires std::same_as<std::remove_const_t<From>, T>
-void shifted_labels(batch const& b, view<From, 1> tokens, view<T, 1> labels, std::type_identity_t<T> ignore, index by = 1) {
+void shifted_labels(batch const& b, view<From, 1> tokens, view<T, 1> labels, std::type_identity_t<T> ignore, index_t by = 1) {
   detail::check_global<T const, 1>(b, tokens, labels, "shifted_labels");
   auto map = located({"shifted_labels", "", b.part(), b.parts()}, [&] { return shift_map(b.source(), b.docs(), by); });
   fill(labels, ignore);
@@ -93,7 +93,7 @@ void shifted_labels(batch const& b, view<From, 1> tokens, view<T, 1> labels, std
 /// From where positions are counted.
 enum class positions_in { document, stream };
 /// Positions of this rank's rows: inside their document (for rotary embeddings), or in the caller's stream. Slack rows get 0.
-inline void positions(batch const& b, view<index, 1> out, positions_in what = positions_in::document) {
+inline void positions(batch const& b, view<index_t, 1> out, positions_in what = positions_in::document) {
   detail::check_rows(b, out, "positions");
   fill(out, 0);
   for_each_row(b, [&](local_row const& r) {
@@ -101,82 +101,17 @@ inline void positions(batch const& b, view<index, 1> out, positions_in what = po
   });
 }
 
-/// A picture or video in the stream: frames x height x width tokens from position `begin` on.
-struct vision_grid {
-  index begin = 0, frames = 1, height = 1, width = 1;
-  constexpr index tokens() const { return frames * height * width; }
-};
-
-namespace detail {
-/// Grids hold tokens, ascend without overlap, and stay inside their documents.
-inline void check_grids(batch const& b, std::span<vision_grid const> grids) {
-  auto const& docs = b.source();
-  auto name = [&](std::size_t i) {
-    vision_grid const& g = grids[i];
-    return "grid " + std::to_string(i) + " {" + std::to_string(g.begin) + ", " + std::to_string(g.frames) + " x " +
-           std::to_string(g.height) + " x " + std::to_string(g.width) + "}";
-  };
-  auto refuse = [&](std::string problem, char const* remedy) {
-    fail({errc::invalid_shape, std::move(problem), remedy, "multimodal_positions", b.part(), b.parts()});
-  };
-  index before = 0; // the end of the grid before
-  for (std::size_t i = 0; i < grids.size(); ++i) {
-    vision_grid const& g = grids[i];
-    if (g.frames < 1 || g.height < 1 || g.width < 1)
-      refuse(name(i) + " holds no tokens", "Give frames, height and width of at least 1");
-    if (i > 0 && g.begin < before)
-      refuse(name(i) + " begins before the end of " + name(i - 1), "Sort grids by begin; they must not overlap");
-    index tokens = checked_mul(checked_mul(g.frames, g.height), g.width);
-    auto d = std::upper_bound(docs.begin(), docs.end(), g.begin, [](index p, document const& x) { return p < x.begin; });
-    if (d == docs.begin() || g.begin >= (--d)->end() || tokens > d->end() - g.begin)
-      refuse(name(i) + " of " + std::to_string(tokens) + " tokens leaves its document",
-             "A grid lies inside one document of the caller's stream");
-    before = g.begin + tokens;
-  }
-}
-} // namespace detail
-
-/// 3-D rotary positions (tokens, 3) = (time, height, width), as Qwen2-VL defines them: text advances all three together; a grid
-/// spreads over them from where the text stopped; text goes on behind the largest position used. Grids are sorted by begin.
-inline void multimodal_positions(batch const& b, std::span<vision_grid const> grids, view<index, 2> out) {
-  detail::check_rows(b, out, "multimodal_positions");
-  if (out.extent(1) != 3)
-    fail({errc::invalid_shape, "positions " + shape(out) + " have " + std::to_string(out.extent(1)) + " columns, not 3",
-          "Give (tokens, 3): time, height, width", "multimodal_positions", b.part(), b.parts()});
-  detail::check_grids(b, grids);
-  fill(out, 0);
-  for_each_row(b, [&](local_row const& r) {
-    if (!r.real) return;
-    index begin = b.source()[r.document].begin, at = begin + r.offset, next = 0,
-          text_from = begin; // next: position of the text at text_from
-    for (vision_grid const& g : grids) {
-      if (g.begin < begin || g.begin > at) continue;
-      next += g.begin - text_from;
-      if (at < g.begin + g.tokens()) {
-        index i = at - g.begin;
-        out(r.row, 0) = next + i / (g.height * g.width);
-        out(r.row, 1) = next + i / g.width % g.height;
-        out(r.row, 2) = next + i % g.width;
-        return;
-      }
-      next += max(g.frames, max(g.height, g.width));
-      text_from = g.begin + g.tokens();
-    }
-    for (index axis = 0; axis < 3; ++axis) out(r.row, axis) = next + at - text_from;
-  });
-}
-
 /// cu_seqlens of this rank's rows: entry d + 1 minus entry d is how many rows of document d it holds, slack included.
-inline std::vector<index> local_cu_seqlens(batch const& b) {
-  std::vector<index> cu(b.docs().size() + 1);
+inline std::vector<index_t> local_cu_seqlens(batch const& b) {
+  std::vector<index_t> cu(b.docs().size() + 1);
   for_each_row(b, [&](local_row const& r) { ++cu[r.document + 1]; });
   for (std::size_t d = 1; d < cu.size(); ++d) cu[d] += cu[d - 1];
   return cu;
 }
 
 /// Real tokens of document d on `part`.
-inline index real_tokens(batch const& b, std::size_t d, int part) {
-  index n = 0;
+inline index_t real_tokens(batch const& b, std::size_t d, int part) {
+  index_t n = 0;
   auto const& x = b.docs()[d];
   for (run const& r : b.layout().runs(part)) n += clip(r, x.begin, x.end()).count;
   return n;
@@ -194,7 +129,7 @@ void loss_weights(batch const& b, view<Label const, 1> labels, view<Weight, 1> w
 }
 
 /// Who owns a position of the caller's stream.
-inline owner owner_of(batch const& b, index position) {
+inline owner owner_of(batch const& b, index_t position) {
   for (std::size_t d = 0; d < b.source().size(); ++d) {
     document const& x = b.source()[d];
     if (x.begin <= position && position < x.end()) return b.layout().owner_of(b.docs()[d].begin + position - x.begin);
@@ -204,12 +139,12 @@ inline owner owner_of(batch const& b, index position) {
 
 /// This rank's rows among the marked positions of the caller's stream (image tokens, say), in row order.
 template <class Flag>
-std::vector<index> local_rows(batch const& b, std::span<Flag const> marked) {
-  if (index(marked.size()) != b.source().length())
+std::vector<index_t> local_rows(batch const& b, std::span<Flag const> marked) {
+  if (index_t(marked.size()) != b.source().length())
     fail({errc::bad_documents,
           std::to_string(marked.size()) + " marks for a stream of " + std::to_string(b.source().length()) + " positions",
           "Give one mark per position", "local_rows", b.part(), b.parts()});
-  std::vector<index> rows;
+  std::vector<index_t> rows;
   for_each_row(b, [&](local_row const& r) {
     if (r.real && marked[std::size_t(source_position(b, r))] != Flag{}) rows.push_back(r.row);
   });

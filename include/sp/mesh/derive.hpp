@@ -13,8 +13,8 @@ namespace sp {
 
 /// The heads of one kind of attention in a model; a model may mix several.
 struct head_shape {
-  index q_heads = 1;
-  index kv_heads = 1;
+  index_t q_heads = 1;
+  index_t kv_heads = 1;
 };
 
 /// What the attention kernel and the caller can live with.
@@ -32,13 +32,13 @@ struct degrees {
 
 namespace detail {
 
-constexpr index kv_gcd(std::span<head_shape const> shapes) {
-  index g = 0;
+constexpr index_t kv_gcd(std::span<head_shape const> shapes) {
+  index_t g = 0;
   for (head_shape const& s : shapes) g = std::gcd(g, s.kv_heads);
   return g;
 }
-constexpr index fewest_q_heads(std::span<head_shape const> shapes) {
-  index n = unbounded;
+constexpr index_t fewest_q_heads(std::span<head_shape const> shapes) {
+  index_t n = unbounded;
   for (head_shape const& s : shapes) n = min(n, s.q_heads);
   return n;
 }
@@ -83,7 +83,7 @@ constexpr std::vector<int> legal_degrees(std::span<head_shape const> shapes, int
 /// with uneven heads where the abilities allow them; head_partition names the numbers where nothing is legal.
 inline degrees derive(std::span<head_shape const> shapes, int world, abilities can = {}) {
   detail::check_shapes(shapes, world);
-  int even = int(std::gcd(detail::kv_gcd(shapes), index(world)));
+  int even = int(std::gcd(detail::kv_gcd(shapes), index_t(world)));
   std::string const heads = detail::kv_heads_text(shapes), ranks = std::to_string(world) + (world == 1 ? " rank" : " ranks");
   if (world == 1) return {1, 1, "One rank holds the whole sequence and all heads."};
   if (even == world)
@@ -101,7 +101,7 @@ inline degrees derive(std::span<head_shape const> shapes, int world, abilities c
     return {world, 1,
             "The backend returns no lse, so there can be no ring; Ulysses takes all " + ranks + " and cuts " + heads +
                 " unevenly, which is allowed."};
-  index fewest = detail::fewest_q_heads(shapes);
+  index_t fewest = detail::fewest_q_heads(shapes);
   bool would_help = !can.uneven_heads && world <= fewest;
   fail({errc::head_partition,
         "the backend returns no lse, so Ulysses must take all " + ranks + ", but " + heads + " do not divide evenly over them" +

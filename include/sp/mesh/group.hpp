@@ -19,14 +19,14 @@ public:
   using communicator_type = Comm;
 
   /// `stride` is the distance of neighbours of this group in ranks of the sequence group (ring x ulysses).
-  explicit constexpr group(Comm comm, index stride = 1) : comm_(std::move(comm)), stride_(stride) {
+  explicit constexpr group(Comm comm, index_t stride = 1) : comm_(std::move(comm)), stride_(stride) {
     if (stride <= 0)
       fail({errc::invalid_shape, "a group with stride " + std::to_string(stride), "Neighbours are at least one rank apart"});
   }
 
   constexpr int rank() const { return comm_.rank(); }
   constexpr int size() const { return comm_.size(); }
-  constexpr index stride() const { return stride_; }
+  constexpr index_t stride() const { return stride_; }
   /// The communicator inside, for what only its model offers.
   constexpr Comm const& base() const { return comm_; }
 
@@ -55,18 +55,18 @@ public:
 
 private:
   Comm comm_;
-  index stride_;
+  index_t stride_;
 };
 
 /// A communicator that knows its distance between neighbours.
 template <class C>
 concept has_stride = requires(C const& c) {
-  { c.stride() } -> std::convertible_to<index>;
+  { c.stride() } -> std::convertible_to<index_t>;
 };
 
 /// The distance between neighbours of c in ranks of the sequence group; 1 for a communicator that does not say.
 template <class C>
-constexpr index group_stride(C const& c) {
+constexpr index_t group_stride(C const& c) {
   if constexpr (has_stride<C>)
     return c.stride();
   else

@@ -210,7 +210,7 @@ private:
     if (list.size() > std::size_t(max_axes))
       fail({errc::invalid_shape, std::to_string(list.size()) + " axes, at most " + std::to_string(max_axes) + " are possible",
             "Join axes"});
-    index n = 1;
+    index_t n = 1;
     for (axis::named const& a : list) {
       if (a.size <= 0)
         fail({errc::invalid_shape, "axis " + std::string(a.name) + " has size " + std::to_string(a.size),

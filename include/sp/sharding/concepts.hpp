@@ -15,7 +15,7 @@ enum class scope { document, stream };
 
 /// s.runs(n, part, parts) lists the runs of [0, n) that `part` owns, in the order of its local rows; `over` says what n is.
 template <class S>
-concept sharding = std::copyable<S> && requires(S const s, index n, index part, index parts) {
+concept sharding = std::copyable<S> && requires(S const s, index_t n, index_t part, index_t parts) {
   { s.runs(n, part, parts) } -> std::convertible_to<std::vector<run>>;
   { s.over } -> std::convertible_to<scope>;
 };

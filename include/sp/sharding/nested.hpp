@@ -11,31 +11,31 @@ namespace sp {
 template <sharding Outer>
 struct nested {
   Outer outer{};
-  index inner = 1;
-  index stride = 1;
+  index_t inner = 1;
+  index_t stride = 1;
   scope over = outer.over;
 
   static constexpr bool is_partition = requires { requires Outer::is_partition; };
-  constexpr index multiple(index parts) const requires requires(Outer const& o) { o.multiple(parts); }
+  constexpr index_t multiple(index_t parts) const requires requires(Outer const& o) { o.multiple(parts); }
   {
     check(parts);
     return checked_mul(outer.multiple(parts / inner), inner);
   }
-  constexpr std::vector<run> runs(index n, index part, index parts) const {
+  constexpr std::vector<run> runs(index_t n, index_t part, index_t parts) const {
     check(parts);
-    index member = part / stride % inner;
-    index group = part / (stride * inner) * stride + part % stride;
+    index_t member = part / stride % inner;
+    index_t group = part / (stride * inner) * stride + part % stride;
     std::vector<run> whole = outer.runs(n, group, parts / inner), mine;
-    index rows = count_of(whole), first = cut(rows, member, inner), last = cut(rows, member + 1, inner), row = 0;
+    index_t rows = count_of(whole), first = cut(rows, member, inner), last = cut(rows, member + 1, inner), row = 0;
     for (run const& r : whole) {
-      index a = max(first - row, 0), b = min(last - row, r.count);
+      index_t a = max(first - row, 0), b = min(last - row, r.count);
       if (a < b) mine.push_back(r.part(a, b - a));
       row += r.count;
     }
     return mine;
   }
   /// uneven_partition unless the ranks divide into the groups.
-  constexpr void check(index parts) const {
+  constexpr void check(index_t parts) const {
     if (inner < 1 || stride < 1 || parts < 1 || parts % checked_mul(inner, stride) != 0)
       fail({errc::uneven_partition,
             std::to_string(parts) + " ranks do not divide into groups of " + std::to_string(inner) + " at distance " +

@@ -11,17 +11,17 @@ namespace {
 struct liar {
   sp::scope over = sp::scope::document;
   std::vector<sp::run> list;
-  std::vector<sp::run> runs(index, index part, index parts) const {
+  std::vector<sp::run> runs(index_t, index_t part, index_t parts) const {
     std::vector<sp::run> mine;
     for (std::size_t i = 0; i < list.size(); ++i)
-      if (index(i) % parts == part) mine.push_back(list[i]);
+      if (index_t(i) % parts == part) mine.push_back(list[i]);
     return mine;
   }
 };
 
 void require_partition(sp::batch const& b, bool small) {
   require_documents(b.docs());
-  index rows = 0, rooms = 0;
+  index_t rows = 0, rooms = 0;
   for (sp::document const& d : b.docs()) rooms += d.room;
   for (int p = 0; p < b.parts(); ++p) {
     require(sp::count_of(b.layout().runs(p)) == b.layout().tokens(p), "batch: rows are miscounted");
@@ -32,15 +32,15 @@ void require_partition(sp::batch const& b, bool small) {
   if (!small) return;
   std::vector<int> owners(std::size_t(b.docs().length()));
   for (int p = 0; p < b.parts(); ++p) {
-    index row = 0;
+    index_t row = 0;
     for (sp::run const& r : b.layout().runs(p))
-      for (index i = 0; i < r.count; ++i, ++row) {
+      for (index_t i = 0; i < r.count; ++i, ++row) {
         ++owners[std::size_t(r.at(i))];
         require(b.layout().owner_of(r.at(i)) == sp::owner{p, row}, "batch: owner_of says something else");
       }
   }
   for (sp::document const& d : b.docs())
-    for (index i = d.begin; i < d.begin + d.room; ++i) require(owners[std::size_t(i)] == 1, "batch: not one owner");
+    for (index_t i = d.begin; i < d.begin + d.room; ++i) require(owners[std::size_t(i)] == 1, "batch: not one owner");
 }
 
 template <class Sharding>
@@ -52,9 +52,9 @@ void make(sp::documents const& docs, Sharding const& how, int part, int parts, s
     if (local != sp::shapes::ragged)
       for (int p = 1; p < parts; ++p) require(b.layout().tokens(p) == b.layout().tokens(0), "batch: unequal parts");
     if (!small) return;
-    std::vector<index> at(std::size_t(b.tokens()));
-    sp::positions(b, sp::view<index, 1>(at.data(), {b.tokens()}), sp::positions_in::stream);
-    std::vector<index> const offsets = sp::local_cu_seqlens(b);
+    std::vector<index_t> at(std::size_t(b.tokens()));
+    sp::positions(b, sp::view<index_t, 1>(at.data(), {b.tokens()}), sp::positions_in::stream);
+    std::vector<index_t> const offsets = sp::local_cu_seqlens(b);
     for (std::size_t i = 1; i < offsets.size(); ++i) require(offsets[i] >= offsets[i - 1], "batch: local offsets decrease");
     require(offsets.empty() || offsets.back() <= b.tokens(), "batch: local offsets leave the rows");
   });
@@ -66,7 +66,7 @@ static void test_one(std::uint8_t const* data, std::size_t size) {
   input in(data, size);
   std::uint8_t const kind = in.byte();
   bool const small = kind < 200;
-  index const count = kind % 6;
+  index_t const count = kind % 6;
   sp::documents docs;
   if (!accepted([&] { docs = small ? small_documents(in, count) : any_documents(in, count); })) return;
   std::uint8_t const shape = in.byte();
@@ -93,7 +93,7 @@ static void test_one(std::uint8_t const* data, std::size_t size) {
     break;
   default: {
     liar how{over, {}};
-    for (index n = in.below(12); n > 0; --n) how.list.push_back({in.number(), in.number(), in.byte() < 128 ? 1 : in.number()});
+    for (index_t n = in.below(12); n > 0; --n) how.list.push_back({in.number(), in.number(), in.byte() < 128 ? 1 : in.number()});
     make(docs, how, part, parts, local, small);
   }
   }

@@ -8,14 +8,14 @@ namespace fuzz_target {
 static void test_one(std::uint8_t const* data, std::size_t size) {
   input in(data, size);
   std::uint8_t const kind = in.byte();
-  index const count = kind % 4, limit = kind < 160 ? 64 : in.number();
+  index_t const count = kind % 4, limit = kind < 160 ? 64 : in.number();
   sp::documents const q = small_documents(in, count), k = kind & 8 ? q : small_documents(in, kind < 250 ? count : count + 1);
-  index const rows = q.length() + (kind == 255), keys = k.length();
+  index_t const rows = q.length() + (kind == 255), keys = k.length();
   std::vector<std::uint8_t> cells(std::size_t(rows * keys + 1));
   bool const structured = kind & 16, wide = kind & 32;
-  index const lo = index(in.byte() % 16) - 8, hi = lo + in.byte() % 12, from = in.byte() % 16;
-  for (index i = 0; i < rows; ++i)
-    for (index j = 0; j < keys; ++j) {
+  index_t const lo = index_t(in.byte() % 16) - 8, hi = lo + in.byte() % 12, from = in.byte() % 16;
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < keys; ++j) {
       bool inside = wide;
       for (std::size_t d = 0; d < q.size() && d < k.size(); ++d)
         inside = inside || (i >= q[d].begin && i < q[d].end() && j >= k[d].begin && j < k[d].end());
@@ -29,8 +29,8 @@ static void test_one(std::uint8_t const* data, std::size_t size) {
   if (!accepted([&] { m = sp::dense_mask(visible, q, k, limit); })) return;
   std::vector<sp::slice> list;
   require(accepted([&] { list = sp::slices(m, q, k); }), "dense: the mask it made is refused");
-  for (index i = 0; i < rows; ++i)
-    for (index j = 0; j < keys; ++j) {
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t j = 0; j < keys; ++j) {
       int n = 0;
       for (sp::slice const& s : list) n += s.sees(i, j);
       require(n == int(visible(i, j)), "dense: a cell is lost, made up or counted twice");

@@ -7,9 +7,9 @@ namespace {
 
 template <class Offset>
 void offsets(input& in) {
-  index const length = in.byte() < 128 ? -1 : in.number();
+  index_t const length = in.byte() < 128 ? -1 : in.number();
   std::vector<Offset> list(std::size_t(in.below(40)));
-  index last = 0;
+  index_t last = 0;
   bool const ascending = in.byte() < 200;
   for (std::size_t i = 0; i < list.size(); ++i) list[i] = Offset(ascending ? (last += i ? in.byte() % 9 : 0) : in.number());
   sp::documents docs;
@@ -17,7 +17,7 @@ void offsets(input& in) {
   require_documents(docs);
   require(docs.size() + 1 == list.size(), "cu_seqlens: another number of documents");
   for (std::size_t d = 0; d < docs.size(); ++d)
-    require(docs[d].begin == index(list[d]) && docs[d].end() == index(list[d + 1]), "cu_seqlens: a document is elsewhere");
+    require(docs[d].begin == index_t(list[d]) && docs[d].end() == index_t(list[d + 1]), "cu_seqlens: a document is elsewhere");
 }
 
 template <class Id>
@@ -31,46 +31,46 @@ void position_ids(input& in) {
   sp::documents docs;
   if (!accepted([&] { docs = sp::documents::from_position_ids(std::span<Id const>(ids)); })) return;
   require_documents(docs);
-  require(docs.tokens() == index(ids.size()), "position ids: a token belongs to nobody");
+  require(docs.tokens() == index_t(ids.size()), "position ids: a token belongs to nobody");
   for (sp::document const& d : docs)
-    for (index i = 0; i < d.count; ++i) require(index(ids[std::size_t(d.begin + i)]) == i, "position ids: another id");
+    for (index_t i = 0; i < d.count; ++i) require(index_t(ids[std::size_t(d.begin + i)]) == i, "position ids: another id");
 }
 
 void padding_mask(input& in) {
   bool const honest = in.byte() < 220;
-  index batch = honest ? in.below(12) : in.number(), tokens = honest ? in.below(20) : in.number();
+  index_t batch = honest ? in.below(12) : in.number(), tokens = honest ? in.below(20) : in.number();
   if (tokens == 0 && batch > 4096) batch = 4096; // a document per row of the batch, also where rows are empty
   std::vector<std::uint8_t> flags(std::size_t(honest ? batch * tokens : in.below(100)));
   for (auto& f : flags) f = in.byte() % 4;
   sp::documents docs;
   if (!accepted([&] { docs = sp::documents::from_padding_mask(std::span<std::uint8_t const>(flags), batch, tokens); })) return;
   require_documents(docs);
-  require(index(docs.size()) == batch && docs.length() == batch * tokens, "padding mask: another shape");
+  require(index_t(docs.size()) == batch && docs.length() == batch * tokens, "padding mask: another shape");
   std::vector<bool> seen(flags.size());
   for (sp::document const& d : docs)
-    for (index i = d.begin; i < d.end(); ++i) seen[std::size_t(i)] = true;
+    for (index_t i = d.begin; i < d.end(); ++i) seen[std::size_t(i)] = true;
   for (std::size_t i = 0; i < flags.size(); ++i) require(seen[i] == (flags[i] != 0), "padding mask: a flag is ignored");
 }
 
 void lists(input& in) {
   sp::documents docs, padded;
-  index const count = in.below(8);
+  index_t const count = in.below(8);
   if (!accepted([&] { docs = any_documents(in, count); })) return;
   require_documents(docs);
-  index const multiple = in.number();
+  index_t const multiple = in.number();
   if (accepted([&] { padded = docs.padded(multiple); })) {
     require_documents(padded);
     for (std::size_t d = 0; d < docs.size(); ++d)
       require(padded[d].count == docs[d].count && padded[d].room % multiple == 0 && padded[d].room - padded[d].count < multiple,
               "padded: another room");
   }
-  std::vector<index> const ids = in.numbers(8);
+  std::vector<index_t> const ids = in.numbers(8);
   if (accepted([&] { docs = docs.with_ids(ids); }))
     for (std::size_t d = 0; d < docs.size(); ++d) require(docs[d].id == ids[d], "with_ids: another id");
 }
 
 void rectangles(input& in) {
-  index batch = in.number(), tokens = in.number();
+  index_t batch = in.number(), tokens = in.number();
   if (batch > 4096) batch %= 4096; // a document per row is what the caller asks for
   sp::documents docs;
   if (accepted([&] { docs = sp::documents::rectangular(batch, tokens); })) require_documents(docs);
@@ -82,7 +82,7 @@ static void test_one(std::uint8_t const* data, std::size_t size) {
   input in(data, size);
   switch (in.byte() % 9) {
   case 0:
-    offsets<index>(in);
+    offsets<index_t>(in);
     break;
   case 1:
     offsets<std::int32_t>(in);
@@ -94,7 +94,7 @@ static void test_one(std::uint8_t const* data, std::size_t size) {
     offsets<std::uint64_t>(in);
     break;
   case 4:
-    position_ids<index>(in);
+    position_ids<index_t>(in);
     break;
   case 5:
     position_ids<std::uint32_t>(in);

@@ -10,7 +10,7 @@
 namespace fuzz_target {
 namespace {
 
-sp::mask draw_mask(input& in, index documents) {
+sp::mask draw_mask(input& in, index_t documents) {
   sp::mask m;
   std::uint8_t const kind = in.byte();
   if (kind & 1) m.lo = in.number();
@@ -19,15 +19,15 @@ sp::mask draw_mask(input& in, index documents) {
   m.only_user = kind & 8;
   if (kind & 16) {
     m.prefix.resize(std::size_t(in.byte() < 230 ? documents : in.below(9)));
-    for (index& p : m.prefix) p = in.number();
+    for (index_t& p : m.prefix) p = in.number();
   }
   if (kind & 32)
-    for (index n = in.below(4); n > 0; --n) {
-      index const a = in.number(), b = in.number();
+    for (index_t n = in.below(4); n > 0; --n) {
+      index_t const a = in.number(), b = in.number();
       m.spans.push_back({a, b, a, b});
     }
   if (kind & 64)
-    for (index n = in.below(6); n > 0; --n) {
+    for (index_t n = in.below(6); n > 0; --n) {
       sp::slice s{in.number(), in.number(), in.number(), in.number()};
       if (in.byte() & 1) s.lo = in.number();
       if (in.byte() & 1) s.hi = in.number();
@@ -37,7 +37,7 @@ sp::mask draw_mask(input& in, index documents) {
 }
 
 /// The rule, written again from positions alone.
-bool sees(sp::mask const& m, sp::documents const& q, sp::documents const& k, index i, index j) {
+bool sees(sp::mask const& m, sp::documents const& q, sp::documents const& k, index_t i, index_t j) {
   auto within = [&](sp::slice const& s) { return s.q0 <= i && i < s.q1 && s.k0 <= j && j < s.k1; };
   for (sp::slice const& s : m.user)
     if (within(s) && s.lo <= j - i && j - i <= s.hi) return true;
@@ -45,14 +45,14 @@ bool sees(sp::mask const& m, sp::documents const& q, sp::documents const& k, ind
     if (i < q[d].begin || i >= q[d].end() || j < k[d].begin || j >= k[d].end()) continue;
     for (sp::slice const& s : m.spans) // keys of a prefix aside, all that the rule lacks
       if (within(s)) {
-        index const distance = j - i;
+        index_t const distance = j - i;
         bool const in_prefix = !m.prefix.empty() && j - k[d].begin < m.prefix[d];
         if (m.only_user ? !in_prefix && (distance < m.lo || distance > m.hi) : true) return true;
       }
     if (m.only_user) return false;
     if (!m.prefix.empty() && j - k[d].begin < m.prefix[d]) return true;
-    index const shift = m.at == sp::align::end ? k[d].count - q[d].count : 0;
-    index const distance = (j - k[d].begin) - (i - q[d].begin) - shift;
+    index_t const shift = m.at == sp::align::end ? k[d].count - q[d].count : 0;
+    index_t const distance = (j - k[d].begin) - (i - q[d].begin) - shift;
     return m.lo <= distance && distance <= m.hi;
   }
   return false;
@@ -67,8 +67,8 @@ void cut(Sharding how, int parts, sp::documents const& q, sp::documents const& k
     for (int o = 0; o < parts; ++o) {
       auto const mine = sp::place(lq.runs(p), p), theirs = sp::place(lk.runs(o), o);
       for (sp::block const& b : sp::blocks(mine, theirs, list))
-        for (index i = 0; i < b.rows; ++i)
-          for (index j = 0; j < b.keys; ++j)
+        for (index_t i = 0; i < b.rows; ++i)
+          for (index_t j = 0; j < b.keys; ++j)
             if (b.sees(i, j)) ++seen[std::size_t((b.q_pos + i * b.q_stride) * k.length() + b.k_pos + j * b.k_stride)];
     }
   require(seen == wanted, "blocks: a pair is missing or counted twice");
@@ -77,8 +77,8 @@ void cut(Sharding how, int parts, sp::documents const& q, sp::documents const& k
 void brute_force(input& in, sp::mask const& m, sp::documents const& q, sp::documents const& k,
                  std::vector<sp::slice> const& list) {
   std::vector<int> covered;
-  for (index i = 0; i < q.length(); ++i)
-    for (index j = 0; j < k.length(); ++j) {
+  for (index_t i = 0; i < q.length(); ++i)
+    for (index_t j = 0; j < k.length(); ++j) {
       int n = 0;
       for (sp::slice const& s : list) n += s.sees(i, j);
       require(n == int(sees(m, q, k, i, j)), "slices: a pair is missing, too many, or counted twice");
@@ -102,7 +102,7 @@ static void test_one(std::uint8_t const* data, std::size_t size) {
   input in(data, size);
   std::uint8_t const kind = in.byte();
   bool const small = kind < 224;
-  index const count = kind % 5;
+  index_t const count = kind % 5;
   sp::documents q, k;
   if (!accepted([&] {
         q = small ? small_documents(in, count) : any_documents(in, count);

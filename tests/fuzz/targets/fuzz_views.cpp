@@ -47,7 +47,7 @@ sp::view<float, Rank> any_view(input& in) {
   std::uint8_t const kind = in.byte();
   v.data = kind % 16 == 15 ? nullptr : memory + 2048;
   for (auto& e : v.extents) e = kind < 160 ? in.below(9) : in.number();
-  index dense = 1;
+  index_t dense = 1;
   for (int d = Rank; d-- > 0;) {
     v.strides[std::size_t(d)] = kind % 4 == 0 ? in.number() : dense;
     if (kind < 160) dense *= v.extent(d);
@@ -73,14 +73,14 @@ bool small(V const& v) {
 
 void packed_heads(input& in) {
   auto const p = any_view<3>(in);
-  index const hq = in.number(), hkv = in.number();
+  index_t const hq = in.number(), hkv = in.number();
   sp::qkv_views<float> parts;
   if (!accepted([&] { parts = sp::split_qkv(p, hq, hkv); })) return;
   require_addressable(parts.q), require_addressable(parts.k), require_addressable(parts.v);
   if (!small(p)) return;
-  for (index t = 0; t < p.extent(0); ++t)
-    for (index h = 0; h < hq + 2 * hkv; ++h)
-      for (index d = 0; d < p.extent(2); ++d)
+  for (index_t t = 0; t < p.extent(0); ++t)
+    for (index_t h = 0; h < hq + 2 * hkv; ++h)
+      for (index_t d = 0; d < p.extent(2); ++d)
         require_same(&p(t, h, d), h < hq         ? &parts.q(t, h, d)
                                   : h < hq + hkv ? &parts.k(t, h - hq, d)
                                                  : &parts.v(t, h - hq - hkv, d));
@@ -88,7 +88,7 @@ void packed_heads(input& in) {
 
 void packed_rows(input& in) {
   auto const p = any_view<2>(in);
-  index const hq = in.number(), hkv = in.number();
+  index_t const hq = in.number(), hkv = in.number();
   sp::qkv_views<float> parts;
   if (accepted([&] { parts = sp::split_qkv(p, hq, hkv); })) {
     require_addressable(parts.q), require_addressable(parts.k), require_addressable(parts.v);
@@ -101,10 +101,10 @@ void packed_rows(input& in) {
   if (!accepted([&] { q = sp::join_heads(groups.q); })) return;
   require_addressable(q);
   if (!small(p)) return;
-  index const g = hq / hkv, dim = q.extent(2);
-  for (index t = 0; t < p.extent(0); ++t)
-    for (index h = 0; h < hq; ++h)
-      for (index d = 0; d < dim; ++d) require_same(&q(t, h, d), &p(t, (h / g * (g + 2) + h % g) * dim + d));
+  index_t const g = hq / hkv, dim = q.extent(2);
+  for (index_t t = 0; t < p.extent(0); ++t)
+    for (index_t h = 0; h < hq; ++h)
+      for (index_t d = 0; d < dim; ++d) require_same(&q(t, h, d), &p(t, (h / g * (g + 2) + h % g) * dim + d));
 }
 
 void packed_threes(input& in) {
@@ -140,7 +140,7 @@ void dlpack(input& in) {
 }
 
 void byte_strides(input& in) {
-  std::vector<index> ne = in.numbers(5), nb = in.numbers(5);
+  std::vector<index_t> ne = in.numbers(5), nb = in.numbers(5);
   if (in.byte() < 200) nb.resize(ne.size(), 4);
   std::vector<std::uint64_t> const unsigned_nb(nb.begin(), nb.end());
   void* data = in.byte() < 240 ? static_cast<void*>(memory + 2048) : nullptr;

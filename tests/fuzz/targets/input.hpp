@@ -13,7 +13,7 @@
 
 namespace fuzz_target {
 
-using sp::index;
+using sp::index_t;
 
 class input {
 public:
@@ -21,23 +21,23 @@ public:
 
   bool empty() const { return at_ == end_; }
   std::uint8_t byte() { return empty() ? 0 : *at_++; }
-  index below(index n) { return byte() % n; }
+  index_t below(index_t n) { return byte() % n; }
   /// A small number, one near an edge of 32 or 64 bits or of the library's own bounds, or any eight bytes.
-  index number() {
-    static constexpr index edges[] = {
-        INT64_MIN,      INT64_MIN + 1,  INT64_MAX,      INT64_MAX - 1,        INT32_MIN, INT32_MAX, sp::unbounded,
-        -sp::unbounded, index{1} << 31, index{1} << 32, (index{1} << 62) + 1, -1};
+  index_t number() {
+    static constexpr index_t edges[] = {
+        INT64_MIN,      INT64_MIN + 1,    INT64_MAX,        INT64_MAX - 1,          INT32_MIN, INT32_MAX, sp::unbounded,
+        -sp::unbounded, index_t{1} << 31, index_t{1} << 32, (index_t{1} << 62) + 1, -1};
     std::uint8_t const kind = byte();
-    if (kind < 200) return index(kind) - 8;
+    if (kind < 200) return index_t(kind) - 8;
     if (kind < 212) return edges[kind - 200];
-    if (kind < 224) return index(std::uint64_t(edges[kind - 212]) + std::uint64_t(std::int64_t(std::int8_t(byte()))));
+    if (kind < 224) return index_t(std::uint64_t(edges[kind - 212]) + std::uint64_t(std::int64_t(std::int8_t(byte()))));
     std::int64_t x = 0;
     for (int i = 0; i < 8; ++i) x = std::int64_t(std::uint64_t(x) << 8 | byte());
     return x;
   }
-  std::vector<index> numbers(index most) {
-    std::vector<index> list(std::size_t(below(most + 1)));
-    for (index& x : list) x = number();
+  std::vector<index_t> numbers(index_t most) {
+    std::vector<index_t> list(std::size_t(below(most + 1)));
+    for (index_t& x : list) x = number();
     return list;
   }
 

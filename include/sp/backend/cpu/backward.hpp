@@ -1,0 +1,127 @@
+// The backward pass of the CPU backend: five products per pair of tiles, P recomputed from lse.
+// dq sums key tiles in position order, dk and dv sum query tiles in position order, the same whichever of them is wanted.
+#pragma once
+
+#include <sp/backend/cpu/pack.hpp>
+#include <sp/backend/cpu/scores.hpp>
+
+namespace sp::detail::inline SP_CPU_TARGET {
+
+template <class T, class Chain>
+struct cpu_backward {
+  using A = accumulate_t<T>;
+
+  tile_plan const& plan;
+  Chain const& chain;
+  call_numbers const& n;
+  std::span<query_grad<T> const> queries;
+  std::span<key_grad<T> const> keys;
+  index_t dim, value_dim;
+  backward_scratch<A> scratch;
+  bool want_queries = false, want_keys = false;
+
+  cpu_backward(tile_plan const& p, Chain const& features, allocator& memory, call_numbers const& numbers,
+               std::span<query_grad<T> const> query_parts, std::span<key_grad<T> const> key_parts)
+      : plan(p), chain(features), n(numbers), queries(query_parts), keys(key_parts), dim(queries[0].q.extent(2)),
+        value_dim(queries[0].dout.extent(2)), scratch(memory, p, dim, value_dim) {
+    for (auto const& x : queries) want_queries = want_queries || x.dq.data;
+    for (auto const& x : keys) want_keys = want_keys || x.dk.data || x.dv.data;
+  }
+
+  void run() {
+    if (!want_queries && !want_keys) return;
+    for (index_t h = 0, packed = -1; h < n.heads.q_count; ++h) {
+      if (n.heads.kv_of(h) != packed) pack_keys(packed = n.heads.kv_of(h));
+      pack_queries(h);
+      for (tile_document const& d : plan.documents) {
+        auto rule = chain.template rule<A>(n.heads.q_head(h), d.id, n.random);
+        for (std::size_t t = d.first_k; t < d.last_k; ++t) key_tile(d, plan.k.tiles[t], rule, h);
+      }
+    }
+  }
+
+private:
+  void pack_keys(index_t kv) {
+    for (tile const& t : plan.k.tiles) {
+      tile_rows cols(plan, plan.k, t);
+      auto k_of = [&](int part) -> auto& { return keys[std::size_t(part)].k; };
+      pack_panels<A>(cols, kv, dim, k_of, scratch.k_panels.from(t.at).data);
+      if (want_queries) pack_rows<A>(cols, kv, dim, k_of, scratch.k.from(t.at));
+      pack_panels<A>(
+          cols, kv, value_dim, [&](int part) -> auto& { return keys[std::size_t(part)].v; }, scratch.v_panels.from(t.at).data);
+    }
+  }
+
+  void pack_queries(index_t h) {
+    for (tile const& t : plan.q.tiles) {
+      tile_rows rows(plan, plan.q, t);
+      pack_rows<A>(
+          rows, h, dim, [&](int part) -> auto& { return queries[std::size_t(part)].q; }, scratch.q.from(t.at));
+      pack_rows<A>(
+          rows, h, value_dim, [&](int part) -> auto& { return queries[std::size_t(part)].dout; }, scratch.dout.from(t.at));
+      for (index_t i = 0; i < rows.padded; ++i) {
+        A lse = std::numeric_limits<A>::infinity(), delta = 0; // an lse of +inf makes every probability 0
+        if (i < rows.count && rows.covered[std::size_t(i)]) {
+          auto const& from = rows.from[std::size_t(i)];
+          A l = queries[std::size_t(from.part)].lse(from.row, h);
+          if (l > -std::numeric_limits<A>::infinity()) lse = l, delta = queries[std::size_t(from.part)].delta(from.row, h);
+        }
+        scratch.numbers.from(0).row(0)[t.at + i] = lse;
+        scratch.numbers.from(0).row(1)[t.at + i] = delta;
+      }
+    }
+  }
+
+  template <class Rule>
+  void key_tile(tile_document const& d, tile const& t, Rule const& rule, index_t h) {
+    tile_rows cols(plan, plan.k, t);
+    tile_interval near = queries_near(plan, d, cols);
+    matrix<A> dk = scratch.dk.from(0), dv = scratch.dv.from(0);
+    if (want_keys) {
+      std::fill(dk.data, dk.row(cols.padded), A(0));
+      std::fill(dv.data, dv.row(cols.padded), A(0));
+    }
+    for (std::size_t i = near.first; i < near.last; ++i) {
+      tile const& at = plan.q.tiles[i];
+      tile_rows rows(plan, plan.q, at);
+      pair_mask mask(plan, d, rows, cols);
+      if (!mask.any) continue;
+      matrix<A> s = scratch.s.from(0), dp = scratch.dp.from(0), q = scratch.q.from(at.at), dout = scratch.dout.from(at.at);
+      scores_product(q, scratch.k_panels.from(t.at).data, dim, mask, cols.padded, s);
+      scores_product(dout, scratch.v_panels.from(t.at).data, value_dim, mask, cols.padded, dp);
+      differentiate(score_context<A, Rule>{rule, A(n.scale), rows, cols, mask, d.q_origin, d.k_origin}, s, dp,
+                    scratch.numbers.from(0).row(0) + at.at, scratch.numbers.from(0).row(1) + at.at);
+      if (want_keys) {
+        keys_product(s, dout, value_dim, mask, cols.padded, dv);
+        keys_product(dp, q, dim, mask, cols.padded, dk);
+      }
+      if (!want_queries) continue;
+      rows_product<onto::nothing>(dp, scratch.k.from(t.at), dim, mask, scratch.dq.from(0), static_cast<A const*>(nullptr));
+      scatter(
+          rows, scratch.dq.from(0), A(n.scale), h, [&](int part) -> auto& { return queries[std::size_t(part)].dq; });
+    }
+    if (!want_keys) return;
+    index_t kv = n.heads.kv_of(h);
+    scatter(
+        cols, dk, A(n.scale), kv, [&](int part) -> auto& { return keys[std::size_t(part)].dk; });
+    scatter(
+        cols, dv, A(1), kv, [&](int part) -> auto& { return keys[std::size_t(part)].dv; });
+  }
+
+  /// Adds factor x tile to the owners' tensors, where they want it. The product is rounded first: whether a compiler fuses it
+  /// with the addition may depend on the owner's strides, and the bits must not.
+  template <class ViewOf>
+  static void scatter(tile_rows const& rows, matrix<A> tile, A factor, index_t head, ViewOf&& view_of) {
+    using V = simd<A>;
+    for (index_t i = 0; i < rows.count; ++i) {
+      auto const& from = rows.from[std::size_t(i)];
+      auto const& to = view_of(from.part);
+      if (!rows.covered[std::size_t(i)] || !to.data) continue;
+      A *x = &to(from.row, head, 0), *y = tile.row(i);
+      for (index_t e = 0; e < to.extent(2); e += V::lanes) (V::load(y + e) * V(factor)).store(y + e);
+      for (index_t e = 0; e < to.extent(2); ++e) x[e * to.stride(2)] += y[e];
+    }
+  }
+};
+
+} // namespace sp::detail::inline SP_CPU_TARGET

@@ -1,0 +1,64 @@
+// sp::cpu: the tiled CPU backend. Blocked online softmax in registers, any mask, heads, strides, element type; one thread.
+// out, lse and dq are bitwise independent of who owns which row; dk, dv too where all queries of a document are given.
+#pragma once
+
+#include <sp/backend/cpu/backward.hpp>
+#include <sp/backend/cpu/forward.hpp>
+
+namespace sp::inline SP_CPU_TARGET {
+
+/// An attention_backend: sp::cpu{}, sp::cpu{sp::softcap{30}, sp::alibi{slopes}}. Sums run in float, for double in double.
+/// Rows and keys that no slice covers are never read. A NaN or infinity in v, k or dout of a token may reach other rows of its tile,
+/// also those that do not see the token: zero times NaN is NaN. The only memory a call takes is scratch, all of it at once.
+template <class... Features>
+class cpu {
+public:
+  using memory_type = host_memory;
+  using plan = detail::tile_plan;
+  using extra = nothing;
+
+  constexpr cpu(Features... features) : chain_{features...} {}
+
+  /// Refuses feature numbers that make no sense for these (global) heads.
+  void check(heads whole) const { chain_.check(whole); }
+  /// What ranks compare at check level 2: the features with their numbers, and whether the random key counts.
+  std::uint64_t features() const { return chain_.digest_of_features(); }
+  static constexpr bool draws_random_numbers = detail::score_chain<Features...>::draws;
+
+  plan prepare(problem const& p) const { return detail::make_tiles(p); }
+
+  /// Folds all keys into `state`. q (rows, q heads, dim); keys (rows, kv heads, dim), (rows, kv heads, value dim).
+  template <class T>
+  extra forward(plan const& p, allocator& scratch, call_numbers const& n, view<T const, 3> q, std::span<kv_views<T> const> keys,
+                fold_state<T> state) const {
+    if (!p.q.tiles.empty() && !p.k.tiles.empty() && n.heads.q_count > 0)
+      detail::cpu_forward<T, chain>(p, chain_, scratch, n, q, keys, state).run();
+    return {};
+  }
+
+  /// Adds dq, dk, dv where they are wanted. dq needs all keys and dk, dv all queries of a document to be the whole gradient.
+  template <class T>
+  void backward(plan const& p, allocator& scratch, call_numbers const& n, std::span<query_grad<T> const> queries,
+                std::span<key_grad<T> const> keys, extra const&) const {
+    if (!p.q.tiles.empty() && !p.k.tiles.empty() && n.heads.q_count > 0)
+      detail::cpu_backward<T, chain>(p, chain_, scratch, n, queries, keys).run();
+  }
+
+  /// Bytes that the larger of the two calls takes from the allocator.
+  template <class T>
+  index_t scratch_bytes(plan const& p, heads const&, index_t dim, index_t value_dim) const {
+    byte_counter forward, backward;
+    detail::forward_scratch<accumulate_t<T>>(forward, p, dim, value_dim);
+    detail::backward_scratch<accumulate_t<T>>(backward, p, dim, value_dim);
+    return max(forward.bytes(), backward.bytes());
+  }
+
+private:
+  using chain = detail::score_chain<Features...>;
+  chain chain_;
+};
+
+static_assert(attention_backend<cpu<>, float> && attention_backend<cpu<>, double> && attention_backend<cpu<>, bf16>);
+static_assert(attention_backend<cpu<softcap, alibi, dropout>, fp16>);
+
+} // namespace sp::inline SP_CPU_TARGET

@@ -1,0 +1,104 @@
+// The forward pass of the CPU backend: blocked online softmax over tiles.
+// A row meets the key tiles of its document in position order; its result does not depend on who owns the rows beside it.
+#pragma once
+
+#include <sp/backend/cpu/pack.hpp>
+#include <sp/backend/cpu/scores.hpp>
+
+namespace sp::detail::inline SP_CPU_TARGET {
+
+template <class T, class Chain>
+struct cpu_forward {
+  using A = accumulate_t<T>;
+
+  tile_plan const& plan;
+  Chain const& chain;
+  call_numbers const& n;
+  view<T const, 3> q; // (rows, q heads, dim)
+  std::span<kv_views<T> const> keys;
+  fold_state<T> state;
+  index_t dim, value_dim;
+  forward_scratch<A> scratch;
+
+  cpu_forward(tile_plan const& p, Chain const& features, allocator& memory, call_numbers const& numbers, view<T const, 3> queries,
+              std::span<kv_views<T> const> parts, fold_state<T> const& fold)
+      : plan(p), chain(features), n(numbers), q(queries), keys(parts), state(fold), dim(q.extent(2)),
+        value_dim(state.out.extent(2)), scratch(memory, p, dim, value_dim) {}
+
+  void run() {
+    for (index_t h = 0, packed = -1; h < n.heads.q_count; ++h) {
+      if (n.heads.kv_of(h) != packed) pack_keys(packed = n.heads.kv_of(h));
+      for (tile_document const& d : plan.documents) {
+        auto rule = chain.template rule<A>(n.heads.q_head(h), d.id, n.random);
+        for (std::size_t t = d.first_q; t < d.last_q; ++t) query_tile(d, plan.q.tiles[t], rule, h);
+      }
+    }
+  }
+
+private:
+  void pack_keys(index_t kv) {
+    for (tile const& t : plan.k.tiles) {
+      tile_rows rows(plan, plan.k, t);
+      pack_panels<A>(
+          rows, kv, dim, [&](int part) -> auto& { return keys[std::size_t(part)].k; }, scratch.k.from(t.at).data);
+      pack_rows<A>(
+          rows, kv, value_dim, [&](int part) -> auto& { return keys[std::size_t(part)].v; }, scratch.v.from(t.at));
+    }
+  }
+
+  template <class Rule>
+  void query_tile(tile_document const& d, tile const& t, Rule const& rule, index_t h) {
+    tile_rows rows(plan, plan.q, t);
+    tile_interval near = keys_near(plan, d, rows);
+    softmax_rows<A> softmax;
+    bool touched = false;
+    for (std::size_t i = near.first; i < near.last; ++i) {
+      tile_rows cols(plan, plan.k, plan.k.tiles[i]);
+      pair_mask mask(plan, d, rows, cols);
+      if (!mask.any) continue;
+      if (!touched) load(rows, softmax, h);
+      touched = true;
+      auto o = scratch.o.from(0), s = scratch.s.from(0);
+      index_t at = plan.k.tiles[i].at;
+      scores_product(scratch.q.from(0), scratch.k.from(at).data, dim, mask, cols.padded, s);
+      soften(score_context<A, Rule>{rule, A(n.scale), rows, cols, mask, d.q_origin, d.k_origin}, s, softmax);
+      rows_product<onto::scaled>(s, scratch.v.from(at), value_dim, mask, o, softmax.shrink.data());
+    }
+    if (touched) store(rows, softmax, h);
+  }
+
+  /// The state so far is an online softmax with m = lse, l = 1, acc = out.
+  void load(tile_rows const& rows, softmax_rows<A>& softmax, index_t h) {
+    constexpr A none = -std::numeric_limits<A>::infinity();
+    softmax.m.fill(none);
+    softmax.l.fill(0);
+    pack_rows<A>(
+        rows, h, dim, [&](int) -> auto& { return q; }, scratch.q.from(0));
+    matrix<A> o = scratch.o.from(0);
+    for (index_t i = 0; i < rows.padded; ++i) {
+      index_t row = i < rows.count && rows.covered[std::size_t(i)] ? rows.from[std::size_t(i)].row : -1;
+      A lse = row < 0 ? none : state.lse(row, h);
+      if (lse == none) {
+        std::fill(o.row(i), o.row(i) + o.stride, A(0));
+        continue;
+      }
+      softmax.m[std::size_t(i)] = lse;
+      softmax.l[std::size_t(i)] = 1;
+      for (index_t e = 0; e < value_dim; ++e) o.row(i)[e] = state.out(row, h, e);
+      std::fill(o.row(i) + value_dim, o.row(i) + o.stride, A(0));
+    }
+  }
+
+  void store(tile_rows const& rows, softmax_rows<A> const& softmax, index_t h) {
+    matrix<A> o = scratch.o.from(0);
+    for (index_t i = 0; i < rows.count; ++i) {
+      A l = softmax.l[std::size_t(i)];
+      if (!rows.covered[std::size_t(i)] || l == 0) continue;
+      index_t row = rows.from[std::size_t(i)].row;
+      state.lse(row, h) = softmax.m[std::size_t(i)] + std::log(l);
+      for (index_t e = 0; e < value_dim; ++e) state.out(row, h, e) = o.row(i)[e] / l + A(0); // + 0: no -0, visited or not
+    }
+  }
+};
+
+} // namespace sp::detail::inline SP_CPU_TARGET

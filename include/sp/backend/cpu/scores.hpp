@@ -1,0 +1,128 @@
+// What happens to a tile of scores between the matrix products: features, mask, online softmax, and their derivative.
+// A row sees only its own numbers; a tile of which it sees nothing leaves its (m, l, acc) bitwise as they were.
+#pragma once
+
+#include <limits>
+
+#include <sp/backend/cpu/product.hpp>
+#include <sp/backend/features.hpp>
+
+namespace sp::detail::inline SP_CPU_TARGET {
+
+/// The running state of a query tile's softmax, by packed row: maximum, sum, and the factor on what was summed before.
+template <class A>
+struct softmax_rows {
+  alignas(64) std::array<A, q_tile> m, l, shrink;
+};
+
+/// A pair of tiles and the numbers of one head, as the functions below want them.
+template <class A, class Rule>
+struct score_context {
+  Rule const& rule;
+  A scale;
+  tile_rows const& q;
+  tile_rows const& k;
+  pair_mask const& mask;
+  index_t q_origin, k_origin;
+
+  index_t q_offset(index_t i) const { return q.position(i) - q_origin; }
+  index_t k_offset(index_t j) const { return k.position(j) - k_origin; }
+};
+
+/// Columns of a row block in whole vectors.
+template <class A>
+pair_mask::keys_seen whole_vectors(pair_mask::keys_seen h) {
+  constexpr index_t n = simd<A>::lanes;
+  return {h.lo / n * n, ceil_div(h.hi, n) * n};
+}
+
+/// Key slots of a tile as numbers, for what depends on the distance of query and key.
+template <class A, class Rule>
+struct slot_numbers {
+  alignas(64) std::array<A, max_tile> x{};
+  explicit slot_numbers(tile_rows const& k) {
+    if constexpr (Rule::biased)
+      for (index_t j = 0; j < k.count; ++j) x[std::size_t(j)] = A(k.slot[std::size_t(j)]);
+  }
+  /// k offset - q offset, for key offset = base + slot.
+  simd<A> distance(index_t j, index_t base_minus_q) const {
+    if constexpr (Rule::biased)
+      return simd<A>::load(x.data() + j) + simd<A>(A(base_minus_q));
+    else
+      return simd<A>(A(0));
+  }
+};
+
+/// Scores become unnormalised probabilities (times dropout factors); m, l move on, shrink is the factor for the old sums.
+template <class A, class Rule>
+void soften(score_context<A, Rule> const& c, matrix<A> s, softmax_rows<A>& state) {
+  using V = simd<A>;
+  constexpr A none = -std::numeric_limits<A>::infinity();
+  slot_numbers<A, Rule> slots(c.k);
+  alignas(64) std::array<A, q_tile> before = state.m, sums{};
+  V unused(A(1));
+  for (index_t i = 0; i < c.mask.rows; ++i) {
+    auto [lo, hi] = whole_vectors<A>(c.mask.hull[std::size_t(i / micro_rows)]);
+    A* row = s.row(i);
+    index_t base = c.k.begin - c.k_origin - c.q_offset(i);
+    for (index_t j = lo; j < hi; j += V::lanes)
+      c.rule(V::load(row + j) * V(c.scale), slots.distance(j, base), unused).store(row + j);
+    c.mask.each_gap(i, lo, hi, [&](index_t a, index_t b) { std::fill(row + a, row + b, none); });
+    V most(none);
+    for (index_t j = lo; j < hi; j += V::lanes) most = larger(most, V::load(row + j));
+    A m = std::max(most.largest(), state.m[std::size_t(i)]);
+    state.m[std::size_t(i)] = m;
+    V shift(m == none ? A(0) : m), sum(A(0));
+    for (index_t j = lo; j < hi; j += V::lanes) {
+      V p = exp_of(V::load(row + j) - shift);
+      sum = sum + p;
+      p.store(row + j);
+    }
+    sums[std::size_t(i)] = sum.sum();
+    if constexpr (Rule::drops) {
+      auto factor = c.rule.factors(c.q_offset(i));
+      for (index_t j = lo; j < min(hi, c.mask.keys); ++j) row[j] *= factor(c.k_offset(j));
+    }
+  }
+  for (index_t i = 0; i < c.mask.rows; i += V::lanes) { // rows padded to whole vectors: the arrays are
+    auto at = std::size_t(i);
+    V old = V::load(&before[at]), now = V::load(&state.m[at]), least(std::numeric_limits<A>::lowest());
+    V shrink = exp_of(larger(old, least) - larger(now, least)); // -inf to -inf is 1
+    shrink.store(&state.shrink[at]);
+    multiply_add(V::load(&state.l[at]), shrink, V::load(&sums[at])).store(&state.l[at]);
+  }
+}
+
+/// Scores become probabilities times dropout factors, for dV; dp becomes the gradient of the scaled dot products, for dQ and dK.
+/// Both are zero where nothing is seen, over whole rows of the tile.
+template <class A, class Rule>
+void differentiate(score_context<A, Rule> const& c, matrix<A> s, matrix<A> dp, A const* lse, A const* delta) {
+  using V = simd<A>;
+  slot_numbers<A, Rule> slots(c.k);
+  alignas(64) std::array<A, max_tile> keep;
+  V kept(A(1)), derivative(A(1));
+  for (index_t i = 0; i < c.mask.rows; ++i) {
+    auto [lo, hi] = whole_vectors<A>(c.mask.hull[std::size_t(i / micro_rows)]);
+    A *row = s.row(i), *grad = dp.row(i);
+    index_t base = c.k.begin - c.k_origin - c.q_offset(i);
+    if constexpr (Rule::drops) {
+      auto factor = c.rule.factors(c.q_offset(i));
+      for (index_t j = lo; j < hi; ++j) keep[std::size_t(j)] = j < c.mask.keys ? factor(c.k_offset(j)) : A(0);
+    }
+    for (index_t j = lo; j < hi; j += V::lanes) {
+      V p = exp_of(c.rule(V::load(row + j) * V(c.scale), slots.distance(j, base), derivative) - V(lse[i]));
+      if constexpr (Rule::drops) kept = V::load(&keep[std::size_t(j)]);
+      (p * (kept * V::load(grad + j) - V(delta[i])) * derivative).store(grad + j);
+      (p * kept).store(row + j);
+    }
+    auto clear = [&](index_t a, index_t b) {
+      std::fill(row + a, row + b, A(0));
+      std::fill(grad + a, grad + b, A(0));
+    };
+    c.mask.each_gap(i, lo, hi, clear);
+    clear(0, lo);
+    clear(hi, c.k.padded);
+  }
+}
+
+} // namespace sp::detail::inline SP_CPU_TARGET

@@ -1,0 +1,243 @@
+// Small notes between the processes of a private MPI communicator: sent without blocking, received in order for each pair of ranks.
+// Buffers are reused; MPI's errors are kept for the caller to look at; the communicator is freed only when nothing is under way.
+#pragma once
+
+// The C++ classes that old mpi.h files bring along need a library of their own; the C functions are all that is used here.
+#ifndef OMPI_SKIP_MPICXX
+#define OMPI_SKIP_MPICXX 1
+#endif
+#ifndef MPICH_SKIP_MPICXX
+#define MPICH_SKIP_MPICXX 1
+#endif
+#include <mpi.h>
+
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include <sp/core/error.hpp>
+#include <sp/core/index.hpp>
+
+namespace sp {
+
+/// Numbers of an sp::mpi. All ranks give the same largest_note and largest_message (rank_mismatch otherwise).
+struct mpi_options {
+  std::chrono::milliseconds deadline =
+      std::chrono::minutes(10);               ///< longest wait for a peer before `timeout`; above 0, at most a year
+  int spin = 200;                             ///< fruitless polls before a wait lets other processes run between polls
+  index_t largest_note = 3840;                ///< parcels up to this many bytes travel in one message together with their header
+  index_t largest_message = index_t{1} << 30; ///< larger parcels travel in several messages; MPI counts no further than an int
+  int flight_records = 64;                    ///< operations that the flight recorder holds; 0: nothing is recorded
+};
+
+namespace detail {
+
+/// The head of every control message. Ranks run the same program on machines of the same kind: it travels as bytes.
+struct mpi_note {
+  enum kind_type : std::int32_t { call, meeting, failure, farewell, question, answer, parting };
+  static constexpr std::size_t text_size = 40;
+  static constexpr int most_cuts = 6;
+
+  std::int32_t kind = call;
+  std::int32_t context = 0;       ///< of the group
+  std::uint64_t number = 0;       ///< of the exchange or the meeting
+  std::int64_t gives = 0;         ///< call: bytes sent; the first 0 < n <= largest_note of them follow the note
+  std::int64_t wants = 0;         ///< call: bytes expected
+  std::int32_t tag = 0;           ///< call: where the bytes wanted are to be sent
+  std::int32_t purpose = 0;       ///< meeting: its kind; call: how many cuts
+  std::int64_t cuts[most_cuts]{}; ///< call: bytes of each message wanted, if there are several
+  std::int64_t values[3]{};       ///< meeting, answer: what it tells
+  std::uint64_t primitive_hash = 0;
+  char primitive[text_size]{}; ///< the beginning of it
+
+  void name(std::string_view text) {
+    primitive_hash = 0xcbf29ce484222325u;
+    for (char c : text) primitive_hash = (primitive_hash ^ std::uint8_t(c)) * 0x100000001b3u;
+    std::size_t const n = text.size() < text_size ? text.size() : text_size - 1;
+    std::memcpy(primitive, text.data(), n);
+    primitive[n] = 0;
+  }
+  bool same_call(mpi_note const& o) const {
+    return primitive_hash == o.primitive_hash && std::strcmp(primitive, o.primitive) == 0;
+  }
+};
+
+inline std::string mpi_error_text(int code) {
+  char text[MPI_MAX_ERROR_STRING + 1]{};
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  return "MPI error " + std::to_string(code) + ": " + std::string(text, std::size_t(length));
+}
+
+inline void mpi_check(int code, char const* call) {
+  if (code != MPI_SUCCESS)
+    fail({errc::backend_error, std::string(call) + " failed, " + mpi_error_text(code), "See the text of your MPI", "sp::mpi"});
+}
+
+/// MPI is between MPI_Init and MPI_Finalize.
+inline bool mpi_is_running() {
+  int begun = 0, over = 0;
+  MPI_Initialized(&begun);
+  if (begun) MPI_Finalized(&over);
+  return begun && !over;
+}
+
+class mpi_link {
+public:
+  static constexpr int note_tag = 0, first_data_tag = 1, data_tags = 16384;
+  static constexpr std::size_t smallest_capacity = sizeof(mpi_note) + 2048; ///< room for the texts of a failure
+
+  /// Collective over `from`, with a deadline.
+  mpi_link(MPI_Comm from, mpi_options const& options) : capacity_(sizeof(mpi_note) + std::size_t(options.largest_note)) {
+    if (!mpi_is_running())
+      fail({errc::bad_state, "MPI is not running: MPI_Init has not been called, or MPI_Finalize has",
+            "Make the communicator after MPI_Init and let its last handle go before MPI_Finalize", "sp::mpi"});
+    if (from == MPI_COMM_NULL)
+      fail({errc::bad_state, "MPI_COMM_NULL was given", "Give a communicator of this process", "sp::mpi"});
+    if (capacity_ < smallest_capacity) capacity_ = smallest_capacity;
+    check_tags(from);
+    duplicate(from, options.deadline);
+    mpi_check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    mpi_check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
+    mpi_check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
+    for (slot& s : slots_) {
+      s.bytes.resize(capacity_);
+      mpi_check(MPI_Recv_init(s.bytes.data(), int(capacity_), MPI_BYTE, MPI_ANY_SOURCE, note_tag, comm_, &s.request),
+                "MPI_Recv_init");
+      mpi_check(MPI_Start(&s.request), "MPI_Start");
+    }
+  }
+  mpi_link(mpi_link const&) = delete;
+  /// Frees nothing: see close().
+  ~mpi_link() = default;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  MPI_Comm comm() const { return comm_; }
+  int next_data_tag() { return first_data_tag + int(tags_used_++ % data_tags); }
+  /// MPI_SUCCESS, or the first error of any call.
+  int error() const { return error_; }
+  char const* failed_call() const { return failed_call_; }
+  bool good(int code, char const* call) {
+    if (code != MPI_SUCCESS && error_ == MPI_SUCCESS) {
+      error_ = code;
+      failed_call_ = call;
+    }
+    return code == MPI_SUCCESS;
+  }
+
+  /// Sends `note` and up to largest_note bytes that `fill(std::byte*)` writes behind it.
+  template <class Fill>
+  void send(int peer, mpi_note const& note, std::size_t bytes, Fill&& fill) {
+    sent_note& s = unused();
+    std::memcpy(s.bytes.data(), &note, sizeof note);
+    fill(s.bytes.data() + sizeof note);
+    if (!good(MPI_Isend(s.bytes.data(), int(sizeof note + bytes), MPI_BYTE, peer, note_tag, comm_, &s.request), "MPI_Isend"))
+      s.request = MPI_REQUEST_NULL;
+    else
+      finished(s);
+  }
+
+  /// Gives every note that has arrived to `handle(peer, note, data, bytes)`. Returns whether there was one.
+  template <class Handle>
+  bool poll(Handle&& handle) {
+    for (bool any = false;; any = true) {
+      slot& s = slots_[next_]; // notes match slots in the order in which these were started, so this is the oldest
+      int done = 0, count = 0;
+      MPI_Status status;
+      if (!good(MPI_Test(&s.request, &done, &status), "MPI_Test") || !done) return any;
+      MPI_Get_count(&status, MPI_BYTE, &count);
+      mpi_note note;
+      if (std::size_t(count) < sizeof note) return good(MPI_ERR_TRUNCATE, "a note");
+      std::memcpy(&note, s.bytes.data(), sizeof note);
+      handle(status.MPI_SOURCE, note, s.bytes.data() + sizeof note, std::size_t(count) - sizeof note);
+      if (!good(MPI_Start(&s.request), "MPI_Start")) return true;
+      next_ = (next_ + 1) % slot_count;
+    }
+  }
+
+  /// True when all notes have left this process.
+  bool flushed() {
+    for (auto& s : sent_)
+      if (!finished(*s)) return false;
+    return true;
+  }
+  /// Frees the communicator. Only when every peer's last note has arrived: a late one could reach the next communicator.
+  void close() {
+    for (slot& s : slots_) {
+      MPI_Cancel(&s.request);
+      MPI_Wait(&s.request, MPI_STATUS_IGNORE);
+      MPI_Request_free(&s.request);
+    }
+    MPI_Comm_free(&comm_);
+  }
+
+private:
+  static constexpr std::size_t slot_count = 8;
+  struct slot {
+    std::vector<std::byte> bytes;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+  struct sent_note {
+    std::vector<std::byte> bytes;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+
+  static void check_tags(MPI_Comm from) {
+    int *largest = nullptr, known = 0;
+    mpi_check(MPI_Comm_get_attr(from, MPI_TAG_UB, static_cast<void*>(&largest), &known), "MPI_Comm_get_attr");
+    if (known && *largest < first_data_tag + data_tags)
+      fail({errc::backend_error, "this MPI has tags up to " + std::to_string(*largest) + " only",
+            "At least " + std::to_string(first_data_tag + data_tags) + " are needed; the standard promises 32767", "sp::mpi"});
+  }
+  void duplicate(MPI_Comm from, std::chrono::milliseconds deadline) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    auto made = std::make_unique<MPI_Comm>(MPI_COMM_NULL); // not a member: late ranks make MPI write here at any time
+    mpi_check(MPI_Comm_idup(from, made.get(), &request), "MPI_Comm_idup");
+    auto const end = std::chrono::steady_clock::now() + deadline;
+    for (int done = 0;;) {
+      mpi_check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+      if (done) comm_ = *made;
+      if (done) return;
+      if (std::chrono::steady_clock::now() >= end) {
+        static_cast<void>(made.release());
+        fail({errc::timeout, "not every rank made its communicator within " + std::to_string(deadline.count()) + " ms",
+              "All ranks of the MPI communicator construct sp::mpi", "sp::mpi"});
+      }
+      std::this_thread::yield();
+    }
+  }
+  bool finished(sent_note& s) {
+    int done = s.request == MPI_REQUEST_NULL;
+    if (!done && !good(MPI_Test(&s.request, &done, MPI_STATUS_IGNORE), "MPI_Test")) done = 0;
+    return done;
+  }
+  sent_note& unused() {
+    for (std::size_t i = 0; i < sent_.size(); ++i) { // the oldest first: it is nearly always free
+      sent_at_ = (sent_at_ + 1) % sent_.size();
+      if (finished(*sent_[sent_at_])) return *sent_[sent_at_];
+    }
+    sent_.push_back(std::make_unique<sent_note>());
+    sent_.back()->bytes.resize(capacity_);
+    return *sent_.back();
+  }
+
+  std::size_t capacity_;
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  int rank_ = 0, size_ = 0;
+  slot slots_[slot_count];
+  std::size_t next_ = 0;
+  std::vector<std::unique_ptr<sent_note>> sent_;
+  std::size_t sent_at_ = 0;
+  std::uint64_t tags_used_ = 0;
+  int error_ = MPI_SUCCESS;
+  char const* failed_call_ = "";
+};
+
+} // namespace detail
+} // namespace sp

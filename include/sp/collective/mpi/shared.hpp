@@ -1,0 +1,88 @@
+// The communicator `sp::mpi_shared`: sp::mpi among processes of one node, which can also read and write each other's memory.
+// Published pieces are exposed where they lie if they came from memory(), and are copied into shared memory otherwise.
+#pragma once
+
+#include <sp/collective/mpi/mpi.hpp>
+#include <sp/collective/mpi/node.hpp>
+
+namespace sp {
+
+/// A const handle that is cheap to copy; made collectively from an sp::mpi whose ranks are all on one node (bad_state otherwise).
+/// It is a group of its own, in the same family: exchanges, errors and deadlines are those of sp::mpi.
+///
+/// publish() makes pieces visible through windows of MPI_Win_allocate_shared. A piece whose memory is from memory() is exposed where
+/// it lies: peers may write into it where the callers agree. Any other piece is copied by publish(), so peers read what it held
+/// then, and what they write never reaches its owner. Windows grow when some rank needs more; a steady state makes none.
+/// Limits: at most 4 exposures are open at a time (bad_state). Windows are freed when all ranks let go of their last handle at about
+/// the same time; otherwise, and after a failure, they stay until the process ends. An exposure that is destroyed unreleased ends
+/// the family; its shared memory stays.
+class mpi_shared {
+public:
+  using memory_type = host_memory;
+  using token = mpi::token;
+  class exposure;
+
+  /// Collective over the ranks of `ranks`.
+  explicit mpi_shared(mpi const& ranks)
+      : inner_(ranks.split(0, ranks.rank())), node_(std::make_shared<detail::mpi_node>(inner_.group_)) {}
+
+  int rank() const { return inner_.rank(); }
+  int size() const { return inner_.size(); }
+  int world_rank() const { return inner_.world_rank(); }
+  int world_size() const { return inner_.world_size(); }
+  flight_recorder const& flight() const { return inner_.flight(); }
+  [[nodiscard]] token exchange(traffic const& t) const { return inner_.exchange(t); }
+  void barrier() const { inner_.barrier(); }
+  mpi_shared split(int color, int key) const { return mpi_shared(inner_.split(color, key)); }
+  void abort(error_info const& why) const { inner_.abort(why); }
+
+  /// Returns when every rank has published; of(r) of the result are rank r's pieces.
+  [[nodiscard]] exposure publish(char const* primitive, std::span<piece const> mine) const;
+  /// Shared memory of this rank for pieces that are to be exposed where they lie; valid as long as a handle. Before the first
+  /// publish, and when it is full, it gives ordinary memory, and the next publish makes room for as much.
+  allocator& memory() const { return node_->memory(); }
+
+private:
+  mpi inner_;
+  std::shared_ptr<detail::mpi_node> node_;
+};
+
+/// Everybody's published pieces. Destroyed unreleased it ends the family.
+class mpi_shared::exposure {
+public:
+  exposure(exposure&& o) noexcept : node_(std::exchange(o.node_, nullptr)), number_(o.number_) {}
+  exposure& operator=(exposure&& o) noexcept {
+    exposure(std::move(o)).swap(*this);
+    return *this;
+  }
+  ~exposure() {
+    if (node_) node_->drop(number_);
+  }
+  /// Valid until release(); `r` is a rank of the group.
+  std::span<piece const> of(int r) const { return node_->published(r, number_); }
+  /// Returns when every rank has released.
+  void release() {
+    if (!node_) fail({errc::bad_state, "this exposure has been released already", "Release once for each publish"});
+    std::exchange(node_, nullptr)->release(number_);
+  }
+
+private:
+  friend mpi_shared;
+  exposure(std::shared_ptr<detail::mpi_node> node, std::uint64_t number) : node_(std::move(node)), number_(number) {}
+  void swap(exposure& o) noexcept {
+    std::swap(node_, o.node_);
+    std::swap(number_, o.number_);
+  }
+
+  std::shared_ptr<detail::mpi_node> node_; ///< null once released
+  std::uint64_t number_;
+};
+
+inline mpi_shared::exposure mpi_shared::publish(char const* primitive, std::span<piece const> mine) const {
+  return {node_, node_->publish(primitive, mine)};
+}
+
+static_assert(communicator<mpi_shared> && has_barrier<mpi_shared> && splittable<mpi_shared> && peer_memory<mpi_shared> &&
+              abortable<mpi_shared>);
+
+} // namespace sp

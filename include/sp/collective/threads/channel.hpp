@@ -1,0 +1,71 @@
+// A rendezvous of one message between two threads: both sides lay out their pieces, one of them copies, both learn of it.
+// Whoever comes second, or waits first, may copy; nothing is packed, nothing is allocated, and either side can withdraw safely.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <span>
+#include <thread>
+
+#include <sp/core/piece.hpp>
+
+namespace sp::detail {
+
+/// One side's part of a message.
+struct half {
+  std::span<piece const> pieces;
+  index_t bytes = 0;
+  std::uint64_t exchange = 0; ///< number of the exchange it belongs to
+  char const* primitive = "";
+};
+
+/// Holds messages number n, n + slots, n + 2 slots, ... of one ordered pair of ranks. A message's ticket is its number + 1; each
+/// counter below rises to the ticket when its event has happened, so nothing is ever reset.
+///
+/// A rank has at most `outstanding` exchanges open at a time, counted from the oldest. When it opens message m + outstanding it
+/// has seen m done, so the peer had opened m and seen m - outstanding done. So with slots = 2 outstanding a slot is always free.
+struct alignas(64) rendezvous {
+  static constexpr std::uint64_t outstanding = 8;
+  static constexpr std::uint64_t slots = 2 * outstanding;
+  static constexpr std::uint64_t withdrawn = std::uint64_t{1} << 63; ///< set in `done` when the bytes did not move
+
+  std::atomic<std::uint64_t> sent{0}, claimed{0}; // with `from` on the sender's cache line
+  half from;
+  alignas(64) std::atomic<std::uint64_t> wanted{0};
+  std::atomic<std::uint64_t> done{0};
+  half to;
+
+  // Both post with seq_cst and then look for the other: at least one of them sees both halves.
+  bool post_send(half h, std::uint64_t ticket) {
+    from = h;
+    sent.store(ticket, std::memory_order_seq_cst);
+    return wanted.load(std::memory_order_seq_cst) == ticket;
+  }
+  bool post_receive(half h, std::uint64_t ticket) {
+    to = h;
+    wanted.store(ticket, std::memory_order_seq_cst);
+    return sent.load(std::memory_order_seq_cst) == ticket;
+  }
+  bool met(std::uint64_t ticket) const {
+    return sent.load(std::memory_order_seq_cst) == ticket && wanted.load(std::memory_order_seq_cst) == ticket;
+  }
+  /// The right to copy, or to withdraw: given once.
+  bool claim(std::uint64_t ticket) {
+    std::uint64_t before = ticket > slots ? ticket - slots : 0;
+    return claimed.load(std::memory_order_relaxed) == before &&
+           claimed.compare_exchange_strong(before, ticket, std::memory_order_acq_rel);
+  }
+  void finish(std::uint64_t ticket, bool moved) { done.store(moved ? ticket : ticket | withdrawn, std::memory_order_release); }
+  bool is_done(std::uint64_t ticket) const { return done.load(std::memory_order_acquire) == ticket; }
+
+  bool agree() const { return from.bytes == to.bytes && from.exchange == to.exchange; }
+
+  /// Returns when the peer neither touches our buffers nor ever will. Only for a family that has failed.
+  void withdraw(std::uint64_t ticket) {
+    if (claim(ticket)) finish(ticket, false);
+    while ((done.load(std::memory_order_acquire) & ~withdrawn) != ticket) std::this_thread::yield(); // the peer is copying now
+  }
+};
+
+} // namespace sp::detail

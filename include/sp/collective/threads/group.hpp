@@ -1,0 +1,332 @@
+// One group of thread ranks: exchanges over rendezvous slots, a barrier, publications and splits, all with the family's deadline.
+// Every byte count is checked; a failure in any group of the family ends every operation of every group.
+#pragma once
+
+#include <algorithm>
+#include <string_view>
+
+#include <sp/collective/threads/members.hpp>
+
+namespace sp::detail {
+
+class thread_group : public thread_crew {
+public:
+  thread_group(std::shared_ptr<thread_family> family, std::vector<int> members)
+      : thread_crew(std::move(family), std::move(members)),
+        slots_(std::make_unique<rendezvous[]>(members_.size() * members_.size() * rendezvous::slots)) {}
+
+  /// Posts all messages, moves what is ready, returns the number of the exchange.
+  std::uint64_t exchange(int rank, traffic const& t) {
+    seat& me = at(rank);
+    entry guard(*this, rank, t.primitive);
+    std::uint64_t const number = me.entered.load(std::memory_order_relaxed);
+    open_exchange& e = me.exchanges[number % rendezvous::outstanding];
+    if (e.open)
+      refuse(rank, t.primitive,
+             "the token of the exchange " + std::to_string(rendezvous::outstanding) + " calls ago has not been waited for",
+             "Wait for a token before the " + std::to_string(rendezvous::outstanding) + "th exchange after it");
+    check_peers(rank, t, e);
+    e.flight = recorder(rank).begin(me.place, operation_kind::exchange, t.primitive);
+    try_or([&] { copy_own(rank, t); }, [&] { recorder(rank).failed(e.flight); });
+    e.open = true;
+    e.primitive = t.primitive;
+    e.left = 0;
+    // Before a peer can see a message: whoever takes the records finds the bytes there.
+    recorder(rank).posted(e.flight, bytes_of_others(rank, t.sends), bytes_of_others(rank, t.receives));
+    for (parcel const& p : t.receives) post(rank, number, t.primitive, p, false, e);
+    for (parcel const& p : t.sends) post(rank, number, t.primitive, p, true, e);
+    me.entered.store(number + 1, std::memory_order_release);
+    try_or([&] { advance(rank, e, eager_bytes); }, [&] { close(rank, e, false); });
+    return number;
+  }
+
+  /// Returns when all messages of exchange `number` have moved, whoever copied them.
+  void wait(int rank, std::uint64_t number) {
+    open_exchange& e = at(rank).exchanges[number % rendezvous::outstanding];
+    occupancy guard(*this, rank, e.primitive);
+    if (!e.open) raise(rank, e.primitive, int(number)); // a wait for it failed before: the bytes never came
+    auto arrived = [&] { return advance(rank, e, unbounded) == 0; };
+    auto blocked = [&] { recorder(rank).waiting(e.flight, world(e.messages[0].peer)); };
+    bool done = arrived();
+    if (!done) {
+      blocked();
+      done = family_->wait(
+          world(rank), arrived, [&] { blocked(), inspect(rank, number, e); },
+          [&] { late(rank, e.messages[0].peer, e.primitive, int(number)); });
+    }
+    close(rank, e, done);
+    if (!done) raise(rank, e.primitive, int(number));
+  }
+
+  /// A token died unwaited: the family ends, and on return no peer touches the buffers of that exchange.
+  void drop(int rank, std::uint64_t number) noexcept {
+    open_exchange& e = at(rank).exchanges[number % rendezvous::outstanding];
+    drop_failure(rank, e.primitive, int(number), "a token was destroyed without wait()");
+    close(rank, e, false);
+  }
+
+  void barrier(int rank, char const* primitive) {
+    entry guard(*this, rank, primitive);
+    recorded(rank, operation_kind::barrier, primitive, 0, [&] { meet(rank, {purpose::barrier, primitive}); });
+  }
+
+  /// Shows `pieces` to the group and returns when everybody has; the result names the publication.
+  std::uint64_t publish(int rank, char const* primitive, std::span<piece const> pieces) {
+    seat& me = at(rank);
+    entry guard(*this, rank, primitive);
+    std::uint64_t const number = me.joined.load(std::memory_order_relaxed);
+    if (number >= publications && me.left[number % publications].load(std::memory_order_relaxed) != number - publications + 1)
+      refuse(rank, primitive, std::to_string(publications) + " exposures are open already",
+             "Release one before publishing again");
+    me.published[number % publications] = pieces;
+    me.joined.store(number + 1, std::memory_order_seq_cst); // first joined, then a look at failed(): see drop_publication
+    try_or(
+        [&] {
+          recorded(rank, operation_kind::publish, primitive, total_bytes(pieces), [&] {
+            meet(rank, {purpose::publish, primitive, number});
+          });
+        },
+        [&] { drop_publication(rank, primitive, number); });
+    return number;
+  }
+  std::span<piece const> published(int rank, std::uint64_t number) { return at(rank).published[number % publications]; }
+
+  void release(int rank, char const* primitive, std::uint64_t number) {
+    at(rank).left[number % publications].store(number + 1, std::memory_order_seq_cst);
+    try_or(
+        [&] {
+          entry guard(*this, rank, primitive);
+          recorded(rank, operation_kind::release, primitive, 0, [&] { meet(rank, {purpose::release, primitive, number}); });
+        },
+        [&] { drop_publication(rank, primitive, number); });
+  }
+  /// For an exposure that dies unreleased: ends the family and waits, up to the deadline, for peers that may be using it.
+  /// A peer that has not joined never will: it looks at failed() after it joins.
+  void drop_publication(int rank, char const* primitive, std::uint64_t number) noexcept {
+    drop_failure(rank, primitive, -1,
+                 "an exposure was destroyed without release()"); // no effect if the family has failed already
+    at(rank).left[number % publications].store(number + 1, std::memory_order_seq_cst);
+    auto const end = std::chrono::steady_clock::now() + family_->deadline();
+    for (int r = 0; r < size(); ++r) {
+      auto inside = [&] {
+        return at(r).joined.load(std::memory_order_seq_cst) > number &&
+               at(r).left[number % publications].load(std::memory_order_seq_cst) < number + 1;
+      };
+      while (inside() && !family_->has_returned(world(r)) && std::chrono::steady_clock::now() < end)
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  }
+
+  /// Everybody's color and key become groups; returns this rank's group and its rank there.
+  std::pair<std::shared_ptr<thread_group>, int> split(int rank, int color, int key) {
+    seat& me = at(rank);
+    entry guard(*this, rank, "split");
+    me.color = color;
+    me.key = key;
+    std::pair<std::shared_ptr<thread_group>, int> mine;
+    recorded(rank, operation_kind::split, "split", 0, [&] { mine = split_into(rank, color); });
+    return mine;
+  }
+
+private:
+  static constexpr index_t eager_bytes = 16384; ///< a sender that comes second copies up to this at once; more is left to both
+
+  std::pair<std::shared_ptr<thread_group>, int> split_into(int rank, int color) {
+    seat& me = at(rank);
+    meet(rank, {purpose::split, "split"});
+    std::vector<int> order; // ranks of my color, by key, then by rank
+    for (int r = 0; r < size(); ++r)
+      if (at(r).color == color) order.push_back(r);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return at(a).key < at(b).key; });
+    if (order.front() == rank) {
+      std::vector<int> members;
+      for (int r : order) members.push_back(world(r));
+      me.made = std::make_shared<thread_group>(family_, std::move(members));
+    }
+    meet(rank, {purpose::split, "split"});
+    std::shared_ptr<thread_group> group = at(order.front()).made;
+    meet(rank, {purpose::split, "split"});
+    me.made.reset();
+    return {std::move(group), int(std::find(order.begin(), order.end(), rank) - order.begin())};
+  }
+
+  rendezvous& slot(int from, int to, std::uint64_t ticket) const {
+    return slots_[(std::size_t(from) * members_.size() + std::size_t(to)) * rendezvous::slots + (ticket - 1) % rendezvous::slots];
+  }
+
+  /// Local arguments: peers exist, and each occurs once per direction.
+  void check_peers(int rank, traffic const& t, open_exchange& e) {
+    for (std::span<parcel const> list : {t.sends, t.receives}) {
+      for (message& m : e.messages) m.ticket = 0; // the table is not in use yet: mark the peers seen
+      for (parcel const& p : list) {
+        if (p.peer < 0 || p.peer >= size())
+          refuse(rank, t.primitive, "a parcel names peer " + std::to_string(p.peer), "Peers are ranks of this group");
+        if (e.messages[std::size_t(p.peer)].ticket++ > 0)
+          refuse(rank, t.primitive, "two parcels in one direction name peer " + std::to_string(p.peer),
+                 "Put all pieces for a peer into one parcel");
+      }
+    }
+  }
+
+  void copy_own(int rank, traffic const& t) {
+    std::span<piece const> out, in;
+    for (parcel const& p : t.sends)
+      if (p.peer == rank) out = p.pieces;
+    for (parcel const& p : t.receives)
+      if (p.peer == rank) in = p.pieces;
+    if (out.empty() && in.empty()) return;
+    if (index_t const sent = total_bytes(out), expected = total_bytes(in); sent != expected) {
+      int const number = int(at(rank).entered.load(std::memory_order_relaxed));
+      fail_pair(rank, errc::short_message, rank, counts(rank, sent, rank, expected),
+                "Both parcels to oneself must hold the same bytes", t.primitive, number);
+      raise(rank, t.primitive, number);
+    }
+    copy(in, out);
+  }
+
+  static index_t bytes_of_others(int rank, std::span<parcel const> list) {
+    index_t bytes = 0;
+    for (parcel const& p : list)
+      if (p.peer != rank) bytes += total_bytes(p.pieces);
+    return bytes;
+  }
+
+  /// Opens one message, unless it stays here.
+  void post(int rank, std::uint64_t number, char const* primitive, parcel const& p, bool outgoing, open_exchange& e) {
+    index_t const bytes = total_bytes(p.pieces);
+    if (bytes == 0 || p.peer == rank) return;
+    seat& me = at(rank);
+    std::uint64_t const ticket = ++(outgoing ? me.posted : me.registered)[std::size_t(p.peer)];
+    rendezvous& s = outgoing ? slot(rank, p.peer, ticket) : slot(p.peer, rank, ticket);
+    e.messages[e.left++] = {&s, ticket, p.peer, outgoing, bytes};
+    half const h{p.pieces, bytes, number, primitive};
+    bool const met = outgoing ? s.post_send(h, ticket) : s.post_receive(h, ticket);
+    if (met && outgoing && bytes > eager_bytes) family_->bell(world(p.peer)).ring(); // the receiver may sleep: let it copy
+  }
+
+  /// Moves what both sides have posted, outgoing messages only up to `outgoing_limit` bytes. Returns how many are still to move.
+  std::size_t advance(int rank, open_exchange& e, index_t outgoing_limit) {
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < e.left; ++i) {
+      message const m = e.messages[i];
+      bool moved = m.slot->is_done(m.ticket);
+      if (!moved && (!m.outgoing || m.bytes <= outgoing_limit) && !family_->failed() && m.slot->met(m.ticket) &&
+          m.slot->claim(m.ticket))
+        moved = move(rank, e.primitive, m);
+      if (!moved) e.messages[kept++] = m;
+    }
+    e.left = kept;
+    return kept;
+  }
+
+  bool move(int rank, char const* primitive, message const& m) {
+    rendezvous& s = *m.slot;
+    bool const same_call = s.from.primitive == s.to.primitive || std::string_view(s.from.primitive) == s.to.primitive;
+    bool const good = s.agree() && same_call;
+    if (good) copy(s.to.pieces, s.from.pieces);
+    try_or(
+        [&] {
+          if (!good) mismatch(rank, primitive, m);
+        },
+        [&] { s.finish(m.ticket, false); });
+    s.finish(m.ticket, good);
+    family_->bell(world(m.peer)).ring();
+    return good;
+  }
+
+  /// Peers that went past this exchange without opening our message, or that have returned, will never open it.
+  void inspect(int rank, std::uint64_t number, open_exchange const& e) {
+    for (std::size_t i = 0; i < e.left; ++i) {
+      message const& m = e.messages[i];
+      bool const gone = family_->has_returned(world(m.peer));
+      bool const past = at(m.peer).entered.load(std::memory_order_acquire) > number;
+      std::atomic<std::uint64_t> const& answer = m.outgoing ? m.slot->wanted : m.slot->sent;
+      if (answer.load(std::memory_order_acquire) == m.ticket) continue;
+      if (past)
+        return fail_pair(rank, errc::short_message, m.peer,
+                         m.outgoing ? counts(rank, m.bytes, m.peer, 0) : counts(m.peer, 0, rank, m.bytes),
+                         "Counts of both sides must agree", e.primitive, int(number));
+      if (gone) return returned_early(rank, m.peer, e.primitive, int(number));
+    }
+  }
+
+  /// Takes back what has not moved: afterwards no peer touches the buffers of this exchange.
+  void close(int rank, open_exchange& e, bool done) noexcept {
+    for (std::size_t i = 0; i < e.left; ++i) e.messages[i].slot->withdraw(e.messages[i].ticket);
+    e.left = 0;
+    e.open = false;
+    done ? recorder(rank).done(e.flight) : recorder(rank).failed(e.flight);
+  }
+
+  /// Runs `body`, which meets the others, as one operation of the flight record.
+  template <class Body>
+  void recorded(int rank, operation_kind kind, char const* primitive, index_t bytes, Body&& body) {
+    flight_recorder& r = recorder(rank);
+    flight_recorder::ticket const t = at(rank).meeting = r.begin(at(rank).place, kind, primitive);
+    r.posted(t, bytes, 0);
+    try_or(body, [&] { r.failed(t); });
+    r.done(t);
+  }
+
+  /// Returns when every rank has come for the same purpose.
+  void meet(int rank, purpose const& why) {
+    char const* const primitive = why.primitive;
+    seat& me = at(rank);
+    std::uint64_t const turn = me.barriers.load(std::memory_order_relaxed) + 1;
+    if (family_->failed()) raise(rank, primitive, int(turn - 1));
+    me.here = why; // the last to arrive reads it: arrived_ orders the two
+    me.barriers.store(turn, std::memory_order_release);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == turn * std::uint64_t(size())) {
+      for (int r = 0; r < size(); ++r)
+        if (!at(r).here.matches(why)) {
+          fail_pair(rank, errc::rank_mismatch, r,
+                    "rank " + std::to_string(rank) + " is in " + why.describe() + ", rank " + std::to_string(r) + " in " +
+                        at(r).here.describe(),
+                    "Every rank must call the same operations in the same order", primitive, int(turn - 1));
+          raise(rank, primitive, int(turn - 1));
+        }
+      opened_.store(turn, std::memory_order_seq_cst);
+      for (int r = 0; r < size(); ++r)
+        if (r != rank) family_->bell(world(r)).ring();
+      return;
+    }
+    auto missing = [&](auto&& wanted) { // first whether it has returned, then how far it had come
+      for (int r = 0; r < size(); ++r)
+        if (wanted(r) && at(r).barriers.load(std::memory_order_acquire) < turn) return r;
+      return -1;
+    };
+    auto blocked = [&] {
+      if (int const peer = missing([](int) { return true; }); peer >= 0) recorder(rank).waiting(me.meeting, world(peer));
+    };
+    blocked();
+    bool const done = family_->wait(
+        world(rank), [&] { return opened_.load(std::memory_order_acquire) >= turn; },
+        [&] {
+          blocked();
+          int const peer = missing([&](int r) { return family_->has_returned(world(r)); });
+          if (peer >= 0) returned_early(rank, peer, primitive, int(turn - 1));
+        },
+        [&] { late(rank, missing([](int) { return true; }), primitive, int(turn - 1)); });
+    if (!done) raise(rank, primitive, int(turn - 1));
+  }
+
+  /// Runs `body`; when it throws, `cleanup` runs before the exception goes on.
+  template <class Body, class Cleanup>
+  static void try_or(Body&& body, Cleanup&& cleanup) {
+    struct guard {
+      Cleanup& cleanup;
+      bool armed = true;
+      ~guard() {
+        if (armed) cleanup();
+      }
+    } g{cleanup};
+    body();
+    g.armed = false;
+  }
+
+  std::unique_ptr<rendezvous[]> slots_; ///< (from, to, slot)
+  alignas(64) std::atomic<std::uint64_t> arrived_{0};
+  alignas(64) std::atomic<std::uint64_t> opened_{0};
+};
+
+} // namespace sp::detail

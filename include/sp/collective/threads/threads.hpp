@@ -1,0 +1,210 @@
+// The communicator `sp::threads`: ranks are threads of this process, and messages are copied straight between their buffers.
+// A failure of one rank ends the waits of all within milliseconds; run() joins every thread and rethrows the first cause.
+#pragma once
+
+#include <sp/collective/threads/group.hpp>
+
+namespace sp {
+
+/// A rank of a group of threads, on host memory. A const handle that is cheap to copy; a rank uses it from one thread at a time.
+///
+/// Progress: a wait on a token returns as soon as each peer with bytes in that exchange has entered the same exchange; the peers
+/// need not wait themselves, and neither the order of waits nor other groups matter, because either side may do the copying.
+/// Limits: a token is waited for before the 8th exchange after it; at most 4 exposures are open at a time (bad_state).
+///
+/// Errors. short_message: counts differ (both sides); rank_mismatch: operations differ (both sides); timeout: a peer did not come
+/// before the deadline; peer_failed: it has returned from its body; aborted: another rank failed first, `info().peer` is its
+/// rank in run(); bad_state: misuse by this rank, nothing was sent. Each of these but bad_state ends the family:
+/// the communicator and all groups split from the same root refuse every later operation with `aborted`.
+class threads {
+public:
+  using memory_type = host_memory;
+  class token;
+  class exposure;
+
+  /// Runs `body(threads const&)` on `ranks` new threads and joins them. An exception that leaves a body ends the family; when
+  /// all have returned, the first failure is rethrown, not one of its consequences.
+  template <class Body>
+  static void run(int ranks, Body&& body, threads_options options = {});
+
+  int rank() const { return rank_; }
+  int size() const { return group_->size(); }
+  /// The rank and number of ranks of run(), whatever group this is.
+  int world_rank() const { return group_->world(rank_); }
+  int world_size() const { return group_->family().ranks(); }
+  /// The last operations of this rank, over all its groups.
+  flight_recorder const& flight() const { return *group_->family().recorder(world_rank()); }
+
+  /// Pieces and parcels stay alive until wait(); `t.primitive` stays alive as long as the communicator: use a literal.
+  [[nodiscard]] token exchange(traffic const& t) const;
+  void barrier() const { group_->barrier(rank_, "barrier"); }
+  /// Every rank of this group calls split and gets one group; any int is a color. Order within a color: by key, then by rank.
+  threads split(int color, int key) const {
+    auto [group, rank] = group_->split(rank_, color, key);
+    return {group, rank};
+  }
+  /// Returns when every rank has published; of(r) of the result are rank r's pieces.
+  [[nodiscard]] exposure publish(char const* primitive, std::span<piece const> mine) const;
+  /// Ends the family; may be called from any thread. Operations of all ranks, this one too, fail with `aborted` from now on.
+  void abort(error_info const& why) const { group_->abort(rank_, why); }
+
+private:
+  /// A reference count of this rank's own: tokens copy the pointer, and ranks must not fight over one counter.
+  threads(std::shared_ptr<detail::thread_group> const& group, int rank)
+      : group_(group.get(), [group](detail::thread_group*) {}), rank_(rank) {}
+
+  std::shared_ptr<detail::thread_group> group_;
+  int rank_;
+};
+
+/// An exchange under way. Destroyed unwaited it ends the family, and takes its buffers back before the destructor returns.
+class threads::token {
+public:
+  token(token&& o) noexcept : group_(std::exchange(o.group_, nullptr)), rank_(o.rank_), number_(o.number_) {}
+  token& operator=(token&& o) noexcept {
+    token(std::move(o)).swap(*this);
+    return *this;
+  }
+  ~token() {
+    if (group_) group_->drop(rank_, number_);
+  }
+  void wait() {
+    if (!group_) fail({errc::bad_state, "this token has been waited for already", "Wait once for each exchange"});
+    group_->wait(rank_, number_);
+    group_.reset();
+  }
+
+private:
+  friend threads;
+  token(std::shared_ptr<detail::thread_group> group, int rank, std::uint64_t number)
+      : group_(std::move(group)), rank_(rank), number_(number) {}
+  void swap(token& o) noexcept {
+    std::swap(group_, o.group_);
+    std::swap(rank_, o.rank_);
+    std::swap(number_, o.number_);
+  }
+
+  std::shared_ptr<detail::thread_group> group_; ///< null once waited for
+  int rank_;
+  std::uint64_t number_;
+};
+
+/// Everybody's published pieces. Destroyed unreleased it ends the family and waits, up to the deadline, for peers that use it.
+/// Exposures are released, or destroyed, in the same order on all ranks: in different orders (rank_mismatch in release(), nothing
+/// in destructors) ranks wait for each other until the deadline.
+class threads::exposure {
+public:
+  exposure(exposure&& o) noexcept
+      : group_(std::exchange(o.group_, nullptr)), primitive_(o.primitive_), rank_(o.rank_), number_(o.number_) {}
+  exposure& operator=(exposure&& o) noexcept {
+    exposure(std::move(o)).swap(*this);
+    return *this;
+  }
+  ~exposure() {
+    if (group_) group_->drop_publication(rank_, primitive_, number_);
+  }
+  /// Valid until release(); `r` is a rank of the group.
+  std::span<piece const> of(int r) const { return group_->published(r, number_); }
+  /// Returns when every rank has released.
+  void release() {
+    if (!group_) fail({errc::bad_state, "this exposure has been released already", "Release once for each publish"});
+    auto group = std::move(group_);
+    group_ = nullptr; // whatever happens now, the group takes care of our buffers
+    group->release(rank_, primitive_, number_);
+  }
+
+private:
+  friend threads;
+  exposure(std::shared_ptr<detail::thread_group> group, char const* primitive, int rank, std::uint64_t number)
+      : group_(std::move(group)), primitive_(primitive), rank_(rank), number_(number) {}
+  void swap(exposure& o) noexcept {
+    std::swap(group_, o.group_);
+    std::swap(primitive_, o.primitive_);
+    std::swap(rank_, o.rank_);
+    std::swap(number_, o.number_);
+  }
+
+  std::shared_ptr<detail::thread_group> group_;
+  char const* primitive_;
+  int rank_;
+  std::uint64_t number_;
+};
+
+inline threads::token threads::exchange(traffic const& t) const { return {group_, rank_, group_->exchange(rank_, t)}; }
+
+inline threads::exposure threads::publish(char const* primitive, std::span<piece const> mine) const {
+  return {group_, primitive, rank_, group_->publish(rank_, primitive, mine)};
+}
+
+namespace detail {
+
+/// Runs one body; what leaves it becomes the family's failure. Returns whether it returned normally.
+template <class Body>
+bool run_rank(thread_family& family, int rank, Body&& body) {
+  auto report = [&](error_info info, std::string why) {
+    failure f;
+    f.info = std::move(info);
+    f.thrown = std::current_exception();
+    f.why = std::move(why);
+    f.world = rank;
+    family.fail(std::move(f));
+  };
+  bool good = false;
+  flight_recorder::listen(family.recorder(rank));
+#if defined(__cpp_exceptions)
+  try {
+    body();
+    good = true;
+  } catch (error const& e) {
+    report(e.info(), e.what());
+  } catch (std::exception const& e) {
+    report({}, e.what());
+  } catch (...) {
+    report({}, "an exception of unknown type");
+  }
+#else
+  body();
+  good = true;
+#endif
+  family.returned(rank);
+  return good;
+}
+
+} // namespace detail
+
+template <class Body>
+void threads::run(int ranks, Body&& body, threads_options options) {
+  if (ranks < 1) fail({errc::bad_state, std::to_string(ranks) + " ranks were asked for", "Run at least one"});
+  constexpr std::chrono::milliseconds longest = std::chrono::hours(24 * 365);
+  if (options.deadline <= options.deadline.zero() || options.deadline > longest)
+    fail({errc::bad_state, "a deadline of " + std::to_string(options.deadline.count()) + " ms was asked for",
+          "Give more than 0 and at most " + std::to_string(longest.count()) + " ms, a year"});
+  auto family = std::make_shared<detail::thread_family>(ranks, options);
+  std::vector<int> members;
+  for (int r = 0; r < ranks; ++r) members.push_back(r);
+  auto group = std::make_shared<detail::thread_group>(family, std::move(members));
+  std::atomic<bool> good{true};
+  struct joiner { // joins whatever was started, also when a thread cannot be started
+    detail::thread_family& family;
+    int ranks;
+    std::vector<std::thread> started{};
+    ~joiner() {
+      if (int(started.size()) < ranks) family.fail({{errc::peer_failed, "a thread could not be started"}});
+      for (std::thread& t : started) t.join();
+    }
+  };
+  {
+    joiner threads_of_run{*family, ranks};
+    threads_of_run.started.reserve(std::size_t(ranks));
+    for (int r = 0; r < ranks; ++r)
+      threads_of_run.started.emplace_back([&, r] {
+        threads const self(group, r);
+        if (!detail::run_rank(*family, r, [&] { body(self); })) good = false;
+      });
+  }
+  if (!good) std::rethrow_exception(family->cause().thrown);
+}
+
+static_assert(communicator<threads> && has_barrier<threads> && splittable<threads> && peer_memory<threads> && abortable<threads>);
+
+} // namespace sp

@@ -1,0 +1,165 @@
+// Losses over a sharded sequence: the same {loss, num_tokens} on every rank, and a gradient scaled exactly once.
+// How losses are reduced, when N is divided out and what happens to parameter gradients are three separate, named choices.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include <sp/loss/gather_tokens.hpp>
+
+namespace sp {
+
+/// The gradient contract: parameter gradients will be summed over the ranks of the loss's group (data and sequence axes together).
+struct summed {
+  constexpr double factor() const { return 1; }
+};
+
+/// The gradient contract: parameter gradients will be averaged over `ranks` (all axes over which they are averaged).
+struct averaged {
+  int ranks;
+  constexpr double factor() const { return double(ranks); }
+};
+
+/// How per-token losses become one number.
+enum class reduction { sum, mean };
+/// When a mean divides by the number of tokens: in this call, or by the caller at the optimizer step (loss_sum below).
+enum class divide { now, later };
+
+/// What a gather_loss is made with. One value for all ranks.
+struct loss_options {
+  reduction reduce = reduction::mean;
+  sp::divide divide = divide::now;
+  index_t ignore_index = -100; ///< rows with this label count neither in the loss nor in num_tokens
+  int checks = 1; ///< 0 none, 1 shapes, 2 also: ranks compare options and types first, 3 also: NaN and infinities are refused
+};
+
+/// The same on every rank. loss is the sum over valid tokens, divided by num_tokens for a mean that divides now (0 if there are none).
+struct loss_result {
+  double loss = 0;
+  index_t num_tokens = 0;
+  double scale = 0; ///< what backward multiplies by: contract x (1 / N where N is divided now)
+};
+
+/// Sum and count over micro-batches for divide::later: add every loss_result, multiply parameter gradients by gradient_scale() once.
+struct loss_sum {
+  double sum = 0;
+  index_t num_tokens = 0;
+  void add(loss_result const& r) {
+    sum += r.loss;
+    num_tokens += r.num_tokens;
+  }
+  double mean() const { return num_tokens > 0 ? sum / double(num_tokens) : 0; }
+  double gradient_scale() const { return num_tokens > 0 ? 1 / double(num_tokens) : 0; }
+};
+
+/// Contract: sp::summed or sp::averaged. The group is every rank that shares the loss: sequence and data axes (mesh.along(...)).
+template <class Comm, class Contract>
+class gather_loss {
+  static_assert(communicator<Comm>,
+                "sp::gather_loss: the first argument must be a communicator: copyable, with memory_type, rank(), size() and "
+                "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
+  static_assert(
+      requires(Contract c) {
+        { c.factor() } -> std::convertible_to<double>;
+      },
+      "sp::gather_loss: say what will happen to parameter gradients: sp::summed{} or sp::averaged{number of ranks}.");
+
+public:
+  gather_loss(Comm group, Contract contract, loss_options options = {})
+      : comm_(std::move(group)), contract_(contract), options_(options) {
+    if (!(contract_.factor() > 0))
+      fail({errc::invalid_shape, "the gradient contract has the factor " + std::to_string(contract_.factor()),
+            "Give sp::averaged the number of ranks over which parameter gradients will be averaged", "gather_loss", comm_.rank(),
+            comm_.size()});
+    detail::check_level(options_.checks, "gather_loss", comm_.rank(), comm_.size());
+  }
+
+  Comm const& group() const { return comm_; }
+
+  /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group. Losses of ignored rows are not read.
+  template <class T, class Label>
+  loss_result forward(view<T const, 1> losses, view<Label const, 1> labels, allocator& scratch) const {
+    check_forward(losses, labels, scratch);
+    double sum = 0;
+    index_t count = 0;
+    for (index_t i = 0; i < losses.extent(0); ++i)
+      if (index_t(labels(i)) != options_.ignore_index) {
+        sum += double(to_acc(losses(i)));
+        ++count;
+      }
+    owned<double, 1> both(scratch, {2}); // {sum, count}: counts are exact in double up to 2^53
+    both.tensor(0) = sum;
+    both.tensor(1) = double(count);
+    all_reduce(comm_, both.tensor, scratch, "gather_loss");
+    loss_result r{both.tensor(0), index_t(both.tensor(1)), contract_.factor()};
+    if (options_.reduce == reduction::mean && options_.divide == divide::now) {
+      double inverse = r.num_tokens > 0 ? 1 / double(r.num_tokens) : 0; // no valid token anywhere: loss 0, gradient 0
+      r.loss *= inverse;
+      r.scale *= inverse;
+    }
+    return r;
+  }
+
+  template <class T, class Label>
+  loss_result forward(view<T, 1> losses, view<Label, 1> labels) const {
+    view<T const, 1> l(losses);
+    view<Label const, 1> n(labels);
+    alignas(allocator::alignment) std::byte memory[8192]; // enough for a few dozen ranks, and no allocation
+    workspace small(memory, sizeof memory);
+    index_t const compared = options_.checks > 1 ? agreement_scratch(comm_.size()) : 0; // before the sum, given back
+    if (max(compared, all_reduce_scratch<double>(2, comm_.size())) < index_t(sizeof memory)) return forward(l, n, small);
+    pool large;
+    return forward(l, n, large);
+  }
+
+  /// dlosses (tokens) = upstream x contract x (1 / N now), 0 for ignored rows. Local: the loss is the same function of every rank's rows.
+  template <class T, class Label>
+  void backward(loss_result const& r, view<Label, 1> labels, view<T, 1> dlosses, double upstream = 1) const {
+    if (options_.checks > 0) check(dlosses, labels);
+    if (options_.checks > 2 && !std::isfinite(upstream * r.scale))
+      fail({errc::non_finite, "the gradient of the loss is scaled by " + std::to_string(upstream * r.scale),
+            "Find where upstream comes from", "gather_loss", comm_.rank(), comm_.size()});
+    using A = accumulate_t<T>;
+    for (index_t i = 0; i < dlosses.extent(0); ++i)
+      dlosses(i) = index_t(labels(i)) == options_.ignore_index ? T{} : from_acc<T>(static_cast<A>(upstream * r.scale));
+  }
+
+private:
+  template <class T, class Label>
+  void check_forward(view<T const, 1> const& losses, view<Label const, 1> const& labels, allocator& scratch) const {
+    auto local = [&] {
+      if (options_.checks > 0) check(losses, labels);
+      if (options_.checks > 2) require_finite(losses, labels);
+    };
+    if (options_.checks < 2) return local();
+    fingerprint f("gather_loss", ".forward", comm_.rank());
+    f.set(field::level, options_.checks).set(field::element, detail::element_number<T>());
+    f.set(field::reduction, options_.reduce).set(field::divide, options_.divide);
+    f.set(field::ignore_index, options_.ignore_index).set(field::contract, contract_.factor());
+    located({"gather_loss", "", comm_.rank(), comm_.size()},
+            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { agree(comm_, mine, scratch); }); });
+  }
+
+  template <class T, class Label>
+  void require_finite(view<T const, 1> const& losses, view<Label const, 1> const& labels) const {
+    for (index_t i = 0; i < losses.extent(0); ++i)
+      if (index_t(labels(i)) != options_.ignore_index && !std::isfinite(double(to_acc(losses(i)))))
+        fail({errc::non_finite, "losses holds " + std::to_string(double(to_acc(losses(i)))) + " at row " + std::to_string(i),
+              "Find where it comes from; rows with ignore_index are not read", "gather_loss", comm_.rank(), comm_.size()});
+  }
+
+  template <class A, class B>
+  void check(view<A, 1> const& losses, view<B, 1> const& labels) const {
+    if (losses.extent(0) != labels.extent(0))
+      fail({errc::invalid_shape, std::to_string(losses.extent(0)) + " losses, " + std::to_string(labels.extent(0)) + " labels",
+            "Give one label per token; rows that do not count carry ignore_index", "gather_loss", comm_.rank(), comm_.size()});
+  }
+
+  Comm comm_;
+  Contract contract_;
+  loss_options options_;
+};
+template <class Comm, class Contract>
+gather_loss(Comm, Contract, loss_options = {}) -> gather_loss<Comm, Contract>;
+
+} // namespace sp

@@ -1,0 +1,136 @@
+// A differentiable gather: any (tokens, ...) tensor of a sequence group in stream order on every rank, padding trimmed.
+// Its backward is the rank's own slice. Losses, log-probabilities, entropies or hidden states: any function can follow.
+#pragma once
+
+#include <sp/layout/digests.hpp>
+#include <sp/layout/tokens.hpp>
+
+namespace sp {
+
+/// What a gather_tokens is made with. One value for all ranks.
+struct gather_options {
+  int checks = 1; ///< 0 and 1: shapes, always. 2, 3: also, ranks compare batches, element types and shapes before each forward
+};
+
+/// Borrow the sequence group's communicator; use one object for any number of tensors.
+template <class Comm>
+class gather_tokens {
+  static_assert(communicator<Comm>,
+                "sp::gather_tokens: the argument must be a communicator: copyable, with memory_type, rank(), size() and "
+                "exchange(traffic); sp::threads, sp::solo or a mesh group is one.");
+
+public:
+  /// Who sends what for one batch; made once per step.
+  struct prepared {
+    std::vector<std::vector<row_match>> from; ///< per rank: its rows (from) against the caller's stream (to)
+    std::vector<mapping> map;                 ///< source to local stream
+    index_t pieces = 0;
+    std::uint64_t documents = 0, sharding = 0; ///< digests, from level 2 on
+  };
+
+  explicit gather_tokens(Comm comm, gather_options options = {}) : comm_(std::move(comm)), options_(options) {
+    detail::check_level(options_.checks, "gather_tokens", comm_.rank(), comm_.size());
+  }
+  Comm const& group() const { return comm_; }
+
+  /// Local below level 2; from there on all ranks prepare together.
+  prepared prepare(batch const& b) const {
+    if (options_.checks < 2) return prepare_alone(b);
+    prepared p;
+    pool memory;
+    fingerprint f("gather_tokens", ".prepare", comm_.rank());
+    auto local = [&] {
+      p = prepare_alone(b);
+      p.documents = detail::digest_of(b.source()), p.sharding = detail::digest_of(b.layout());
+      describe(f, b, p);
+    };
+    compare(f, memory, local);
+    return p;
+  }
+
+  /// local (batch.tokens(), ...) of every rank -> global (stream, ...) in stream order; positions in no document get `value`.
+  template <class T, int R>
+  void forward(batch const& b, prepared const& p, view<T const, R> local, view<T, R> global, allocator& scratch,
+               std::type_identity_t<T> value = T{}) const {
+    auto check = [&] {
+      detail::check_global<T const, R>(b, global, view<T, R>(const_cast<T*>(local.data), local.extents, local.strides),
+                                       "gather_tokens");
+    };
+    options_.checks > 1 ? compare_forward(b, p, local, scratch, check) : check();
+    fill(global, value);
+    parcel_builder send(scratch, 1, p.pieces), receive(scratch, comm_.size(), p.pieces);
+    send.open(comm_.rank());
+    for (row_match const& m : p.from[std::size_t(comm_.rank())]) send.add(local.rows(m.from_row, m.count, m.from_step));
+    for (int r = 0; r < comm_.size(); ++r) {
+      receive.open(r);
+      for (row_match const& m : p.from[std::size_t(r)]) receive.add(global.rows(m.to_row, m.count, m.to_step));
+    }
+    all_gather_v(comm_, "gather_tokens", send.parcels()[0].pieces, receive.parcels(), scratch).wait();
+  }
+
+  /// dlocal (batch.tokens(), ...) = own slice of dglobal (stream, ...); slack rows 0. Every rank holds the same dglobal, so nothing is
+  /// sent and nothing is scaled; what happens to parameter gradients afterwards is the loss's contract.
+  template <class T, int R>
+  void backward(batch const& b, view<T const, R> dglobal, view<T, R> dlocal) const {
+    split(b, dglobal, dlocal);
+  }
+
+  /// The short form, with memory of the batch.
+  template <class T, int R>
+  void forward(batch const& b, view<T const, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
+    auto fits = [&](prepared const& x) { return int(x.from.size()) == comm_.size() && (options_.checks < 2 || x.sharding != 0); };
+    auto const& p = b.cached<prepared>(0, fits, [&] { return prepare(b); });
+    forward(b, p, local, global, b.memory(), value);
+  }
+
+private:
+  prepared prepare_alone(batch const& b) const {
+    if (b.parts() != comm_.size() || b.part() != comm_.rank())
+      fail({errc::invalid_shape,
+            "the batch is part " + std::to_string(b.part()) + " of " + std::to_string(b.parts()) + ", the group's rank is " +
+                std::to_string(comm_.rank()) + " of " + std::to_string(comm_.size()),
+            "Make the batch over the ranks of the same group", "gather_tokens", comm_.rank(), comm_.size()});
+    prepared p;
+    p.map = document_map(b.docs(), b.source());
+    run all{0, b.source().length(), 1};
+    for (int r = 0; r < comm_.size(); ++r) {
+      p.from.emplace_back();
+      for_each_match(b.layout().runs(r), std::span<run const>(&all, 1), p.map,
+                     [&](row_match const& m) { p.from.back().push_back(m); });
+      p.pieces += index_t(p.from.back().size());
+    }
+    return p;
+  }
+
+  void describe(fingerprint& f, batch const& b, prepared const& p) const {
+    f.set(field::level, options_.checks).set(field::tokens, b.token_digest());
+    f.set(field::q_documents, p.documents).set(field::q_sharding, p.sharding);
+  }
+  template <class Check>
+  void compare(fingerprint& f, allocator& scratch, Check&& check) const {
+    located({"gather_tokens", "", comm_.rank(), comm_.size()},
+            [&] { detail::check_together(f, check, [&](fingerprint const& mine) { agree(comm_, mine, scratch); }); });
+  }
+  template <class T, int R, class Check>
+  void compare_forward(batch const& b, prepared const& p, view<T const, R> const& local, allocator& scratch,
+                       Check&& check) const {
+    fingerprint f("gather_tokens", ".forward", comm_.rank());
+    describe(f, b, p);
+    digest row(R);
+    for (int d = 1; d < R; ++d) row.add(local.extent(d));
+    f.set(field::element, detail::element_number<T>()).set(field::row_shape, row.value());
+    compare(f, scratch, check);
+  }
+
+  Comm comm_;
+  gather_options options_;
+};
+
+/// All rows of a sharded tensor in stream order on every rank: gather_tokens in one call.
+template <communicator Comm, class From, class T, int R>
+  requires std::same_as<std::remove_const_t<From>, T>
+void gather(Comm const& comm, batch const& b, view<From, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) {
+  gather_tokens<Comm>(comm).forward(b, view<T const, R>(local), global, value);
+}
+
+} // namespace sp
