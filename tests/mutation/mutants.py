@@ -661,7 +661,7 @@ MUTANTS = [
     Mutant(
         "cpu_tile_at_shard_edge",
         "tiles begin where a shard begins instead of at fixed places of the document, so bits depend on the sharding",
-        "backend/cpu_tiles.hpp",
+        "backend/cpu/tiles.hpp",
         "begin = d->begin + offset / size * size;",
         "begin = p.positions.at(in.first);",
         "backend.cpu",
@@ -670,7 +670,7 @@ MUTANTS = [
     Mutant(
         "cpu_mask_full",
         "a slice that covers part of a tile makes the whole tile visible",
-        "backend/cpu_pair.hpp",
+        "backend/cpu/pair.hpp",
         "if (b.is_full() && r1 - r0 == rows && c1 - c0 == keys) {",
         "if (b.is_full()) {",
         "backend.cpu",
@@ -679,7 +679,7 @@ MUTANTS = [
     Mutant(
         "cpu_sum_not_rescaled",
         "the sum of a softmax is not scaled when a later tile raises the maximum",
-        "backend/cpu_scores.hpp",
+        "backend/cpu/scores.hpp",
         "multiply_add(V::load(&state.l[at]), shrink, V::load(&sums[at]))",
         "(V::load(&state.l[at]) + V::load(&sums[at]))",
         "backend.cpu",
@@ -688,7 +688,7 @@ MUTANTS = [
     Mutant(
         "cpu_dropped_derivative",
         "the tiled kernel leaves the derivative of the softcap out of its gradient",
-        "backend/cpu_scores.hpp",
+        "backend/cpu/scores.hpp",
         "- V(delta[i])) * derivative).store(grad + j);",
         "- V(delta[i]))).store(grad + j);",
         "backend.cpu",
@@ -697,7 +697,7 @@ MUTANTS = [
     Mutant(
         "cpu_key_tiles_missed",
         "the tile before the one in which a window begins is never visited",
-        "backend/cpu_tiles.hpp",
+        "backend/cpu/tiles.hpp",
         "s.lo <= -unbounded ? s.k0 : first + s.lo));",
         "s.lo <= -unbounded ? s.k0 : last + s.lo));",
         "backend.cpu",
@@ -706,7 +706,7 @@ MUTANTS = [
     Mutant(
         "cpu_dq_scale",
         "dq of the tiled kernel lacks the softmax scale",
-        "backend/cpu_backward.hpp",
+        "backend/cpu/backward.hpp",
         "rows, scratch.dq.from(0), A(n.scale), h,",
         "rows, scratch.dq.from(0), A(1), h,",
         "backend.cpu",
@@ -715,7 +715,7 @@ MUTANTS = [
     Mutant(
         "cpu_state_not_resumed",
         "the tiled kernel forgets the weight of what was folded before",
-        "backend/cpu_forward.hpp",
+        "backend/cpu/forward.hpp",
         "softmax.l[std::size_t(i)] = 1;",
         "softmax.l[std::size_t(i)] = 2;",
         "backend.cpu",

@@ -27,7 +27,7 @@ struct slice {
 /// Where query 0 of a document stands against its keys when the counts differ (cross attention, decode).
 enum class align { begin, end };
 
-/// A mask rule, resolved against documents by `slices()`. All offsets below count from the begin of a document.
+/// Who may see whom, not yet tied to documents: `slices()` does that. Bounds and prefixes count from the begin of a document.
 struct mask {
   index_t lo = -unbounded;       ///< k - q >= lo
   index_t hi = unbounded;        ///< k - q <= hi
@@ -82,7 +82,7 @@ constexpr bool overlap(slice const& a, slice const& b) {
   return !c.empty();
 }
 
-/// Also where `only_user` is set: spans ask for prefixes, too.
+/// Called where `only_user` is set, too: spans look at prefixes.
 constexpr void refuse_prefix(mask const& m, documents const& k) {
   for (std::size_t d = 0; d < m.prefix.size(); ++d)
     if (index_t prefix = m.prefix[d]; prefix < 0 || prefix > k[d].count)
@@ -92,12 +92,12 @@ constexpr void refuse_prefix(mask const& m, documents const& k) {
             "A prefix lies inside its document"});
 }
 
-/// The rule of one document pair, without spans and user slices.
+/// Appends what the bounds and the prefix of a mask show of one document pair.
 constexpr void document_slices(mask const& m, std::size_t d, document const& q, document const& k, std::vector<slice>& out) {
   index_t by = k.begin - q.begin + (m.at == align::end ? k.count - q.count : 0);
   slice s{q.begin, q.end(), k.begin, k.end(), shifted(m.lo, by), shifted(m.hi, by), index_t(d), q.id, q.begin, k.begin};
   index_t prefix = m.prefix.empty() ? 0 : m.prefix[d];
-  if (prefix > 0) { // two disjoint slices: all x prefix is full, all x rest keeps the rule
+  if (prefix > 0) { // two disjoint slices: all x prefix is full, all x rest keeps the bounds
     slice p = s;
     p.k1 = k.begin + prefix;
     p.lo = -unbounded;
@@ -108,7 +108,7 @@ constexpr void document_slices(mask const& m, std::size_t d, document const& q, 
   if (!s.empty()) out.push_back(s);
 }
 
-/// What a span adds to the rule: the keys after the query, and those before the window. Keys of a prefix are already seen.
+/// Appends what a span adds to the bounds: the keys after the query, and those before the window. Keys of a prefix are seen already.
 constexpr void span_slices(mask const& m, std::size_t d, document const& doc, slice const& span, std::vector<slice>& out) {
   index_t prefix = m.prefix.empty() ? 0 : m.prefix[d];
   slice s{span.q0,   span.q1,  max(span.k0, doc.begin + prefix), span.k1, -unbounded, unbounded, index_t(d), doc.id,
@@ -136,39 +136,39 @@ constexpr void refuse_overlaps(std::vector<slice> const& sorted) {
               "Make the slices disjoint"});
 }
 
-} // namespace detail
-
-/// The mask of a batch: disjoint slices sorted by document. Documents of queries and keys pair up by index.
-constexpr std::vector<slice> slices(mask m, documents const& q, documents const& k) {
+/// What a mask must be whatever it shows; `prefix` and spans are looked at where they are used.
+constexpr void refuse_mask(mask const& m, documents const& q, documents const& k) {
   if (q.size() != k.size())
     fail({errc::bad_documents, std::to_string(q.size()) + " query documents, " + std::to_string(k.size()) + " key documents",
           "Queries and keys need the same number of documents; empty ones are allowed"});
   if (!m.prefix.empty() && m.prefix.size() != k.size())
     fail({errc::bad_mask, std::to_string(m.prefix.size()) + " prefix lengths for " + std::to_string(k.size()) + " documents",
           "Give one prefix length per document"});
-  detail::refuse_prefix(m, k);
+  refuse_prefix(m, k);
   if (m.lo > m.hi)
-    fail({errc::bad_mask, "the rule is reversed: lo " + std::to_string(m.lo) + " > hi " + std::to_string(m.hi), "lo <= hi"});
-  m.lo = detail::bounded(m.lo);
-  m.hi = detail::bounded(m.hi);
-  std::vector<slice> out;
-  if (!m.only_user)
-    for (std::size_t d = 0; d < q.size(); ++d) detail::document_slices(m, d, q[d], k[d], out);
+    fail({errc::bad_mask, "the mask is reversed: lo " + std::to_string(m.lo) + " > hi " + std::to_string(m.hi), "lo <= hi"});
+}
+
+/// Appends what the image spans of a mask add.
+constexpr void append_spans(mask const& m, documents const& q, documents const& k, std::vector<slice>& out) {
   for (slice const& s : m.spans) {
-    std::size_t d = detail::document_of(s, q, k);
+    std::size_t d = document_of(s, q, k);
     if (q[d].begin != k[d].begin || q[d].count != k[d].count)
-      fail({errc::bad_mask,
-            "image span " + detail::describe(s) + " in document " + std::to_string(d) + ", whose queries and keys differ",
+      fail({errc::bad_mask, "image span " + describe(s) + " in document " + std::to_string(d) + ", whose queries and keys differ",
             "Spans are for self attention; use user slices here"});
-    detail::span_slices(m, d, q[d], s, out);
+    span_slices(m, d, q[d], s, out);
   }
+}
+
+/// Appends the caller's own slices, with the numbers of the document each lies in.
+constexpr void append_user(mask const& m, documents const& q, documents const& k, std::vector<slice>& out) {
   for (slice s : m.user) {
     if (s.q0 > s.q1 || s.k0 > s.k1 || s.lo > s.hi)
-      fail({errc::bad_mask, "slice " + detail::describe(s) + " is reversed", "Give lo <= hi and begin <= end"});
+      fail({errc::bad_mask, "slice " + describe(s) + " is reversed", "Give lo <= hi and begin <= end"});
     if (s.q0 == s.q1 || s.k0 == s.k1) continue;
-    s.lo = detail::bounded(s.lo);
-    s.hi = detail::bounded(s.hi);
-    auto d = detail::document_of(s, q, k); // first, so that empty() meets positions of the stream only
+    s.lo = bounded(s.lo);
+    s.hi = bounded(s.hi);
+    std::size_t d = document_of(s, q, k); // first, so that empty() meets positions of the stream only
     if (s.empty()) continue;
     s.document = index_t(d);
     s.id = q[d].id;
@@ -176,6 +176,20 @@ constexpr std::vector<slice> slices(mask m, documents const& q, documents const&
     s.k_origin = k[d].begin;
     out.push_back(s);
   }
+}
+
+} // namespace detail
+
+/// The mask of a batch: disjoint slices sorted by document. Documents of queries and keys pair up by index.
+constexpr std::vector<slice> slices(mask m, documents const& q, documents const& k) {
+  detail::refuse_mask(m, q, k);
+  m.lo = detail::bounded(m.lo);
+  m.hi = detail::bounded(m.hi);
+  std::vector<slice> out;
+  if (!m.only_user)
+    for (std::size_t d = 0; d < q.size(); ++d) detail::document_slices(m, d, q[d], k[d], out);
+  detail::append_spans(m, q, k, out);
+  detail::append_user(m, q, k, out);
   std::sort(out.begin(), out.end(), [](slice const& a, slice const& b) {
     return a.document != b.document ? a.document < b.document
            : a.k0 != b.k0           ? a.k0 < b.k0
