@@ -5,7 +5,8 @@
 #include <sp/backend/cpu/backward.hpp>
 #include <sp/backend/cpu/forward.hpp>
 
-namespace sp::inline SP_CPU_TARGET {
+namespace sp {
+inline namespace SP_CPU_TARGET {
 
 /// An attention_backend: sp::cpu{}, sp::cpu{sp::softcap{30}, sp::alibi{slopes}}. Sums run in float, for double in double.
 /// Rows and keys that no slice covers are never read. A NaN or infinity in v, k or dout of a token may reach other rows of its tile,
@@ -61,4 +62,5 @@ private:
 static_assert(attention_backend<cpu<>, float> && attention_backend<cpu<>, double> && attention_backend<cpu<>, bf16>);
 static_assert(attention_backend<cpu<softcap, alibi, dropout>, fp16>);
 
-} // namespace sp::inline SP_CPU_TARGET
+} // namespace SP_CPU_TARGET
+} // namespace sp

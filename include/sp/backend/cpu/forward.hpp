@@ -5,7 +5,8 @@
 #include <sp/backend/cpu/pack.hpp>
 #include <sp/backend/cpu/scores.hpp>
 
-namespace sp::detail::inline SP_CPU_TARGET {
+namespace sp::detail {
+inline namespace SP_CPU_TARGET {
 
 template <class T, class Chain>
 struct cpu_forward {
@@ -101,4 +102,5 @@ private:
   }
 };
 
-} // namespace sp::detail::inline SP_CPU_TARGET
+} // namespace SP_CPU_TARGET
+} // namespace sp::detail

@@ -4,7 +4,8 @@
 
 #include <sp/backend/cpu/product.hpp>
 
-namespace sp::detail::inline SP_CPU_TARGET {
+namespace sp::detail {
+inline namespace SP_CPU_TARGET {
 
 /// Packed rows are padded to whole register tiles, and a bit more: a power of two would use few sets of the first-level cache.
 template <class A>
@@ -88,4 +89,5 @@ struct backward_scratch {
         dk(a, k_tile, packed_stride<A>(dim)), dv(a, k_tile, packed_stride<A>(value_dim)) {}
 };
 
-} // namespace sp::detail::inline SP_CPU_TARGET
+} // namespace SP_CPU_TARGET
+} // namespace sp::detail

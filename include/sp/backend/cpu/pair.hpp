@@ -7,7 +7,8 @@
 #include <sp/backend/cpu/simd.hpp>
 #include <sp/backend/cpu/tiles.hpp>
 
-namespace sp::detail::inline SP_CPU_TARGET {
+namespace sp::detail {
+inline namespace SP_CPU_TARGET {
 
 /// One bit per key of a tile.
 struct key_bits {
@@ -121,4 +122,5 @@ private:
   }
 };
 
-} // namespace sp::detail::inline SP_CPU_TARGET
+} // namespace SP_CPU_TARGET
+} // namespace sp::detail

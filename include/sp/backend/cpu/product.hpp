@@ -6,7 +6,8 @@
 
 #include <sp/backend/cpu/pair.hpp>
 
-namespace sp::detail::inline SP_CPU_TARGET {
+namespace sp::detail {
+inline namespace SP_CPU_TARGET {
 
 /// What happens to the old contents of a product's target.
 enum class onto { nothing, scaled, sum };
@@ -97,4 +98,5 @@ void keys_product(matrix<A> p, matrix<A> y, index_t width, pair_mask const& mask
   }
 }
 
-} // namespace sp::detail::inline SP_CPU_TARGET
+} // namespace SP_CPU_TARGET
+} // namespace sp::detail

@@ -7,7 +7,8 @@
 #include <sp/backend/cpu/product.hpp>
 #include <sp/backend/features.hpp>
 
-namespace sp::detail::inline SP_CPU_TARGET {
+namespace sp::detail {
+inline namespace SP_CPU_TARGET {
 
 /// The running state of a query tile's softmax, by packed row: maximum, sum, and the factor on what was summed before.
 template <class A>
@@ -125,4 +126,5 @@ void differentiate(score_context<A, Rule> const& c, matrix<A> s, matrix<A> dp, A
   }
 }
 
-} // namespace sp::detail::inline SP_CPU_TARGET
+} // namespace SP_CPU_TARGET
+} // namespace sp::detail

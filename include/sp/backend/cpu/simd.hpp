@@ -24,7 +24,8 @@
 #define SP_CPU_TARGET any_cpu
 #endif
 
-namespace sp::detail::inline SP_CPU_TARGET {
+namespace sp::detail {
+inline namespace SP_CPU_TARGET {
 
 #if defined(__AVX512F__)
 inline constexpr int simd_bytes = 64;
@@ -128,4 +129,5 @@ inline simd<double> tanh_of(simd<double> x) {
   return each_lane(x, [](double e) { return std::tanh(e); });
 }
 
-} // namespace sp::detail::inline SP_CPU_TARGET
+} // namespace SP_CPU_TARGET
+} // namespace sp::detail
