@@ -16,7 +16,7 @@ using support::failure_of;
 
 static_assert(std::string_view(sp::name(errc::invalid_shape)) == "invalid_shape" &&
               std::string_view(sp::name(errc::backend_error)) == "backend_error");
-static_assert(static_cast<int>(errc::backend_error) == 17); // as many names as codes
+static_assert(static_cast<int>(errc::backend_error) == 18); // as many names as codes
 
 TEST_CASE("error: located adds primitive and rank where they are unknown, and only there") {
   sp::site const here{"ring_attention", ".forward", 3, 8};

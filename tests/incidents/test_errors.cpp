@@ -357,7 +357,7 @@ std::vector<condition> rank_conditions() {
                   t.wait();
                 })},
       {"pull without peer memory",
-       errc::bad_state,
+       errc::unsupported,
        {"cannot read each other's memory"},
        "schedule::rotate",
        "ring_attention.prepare",

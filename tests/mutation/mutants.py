@@ -319,7 +319,7 @@ MUTANTS = [
     Mutant(
         "loss_scaled_by_group",
         "gradients are scaled by the size of the loss's group whatever will happen to parameter gradients",
-        "gather_loss.hpp",
+        "loss/gather_loss.hpp",
         "index_t(both.tensor(1)), contract_.factor()};",
         "index_t(both.tensor(1)), double(comm_.size())};",
         "loss.loss",
@@ -328,7 +328,7 @@ MUTANTS = [
     Mutant(
         "loss_divided_twice",
         "the number of tokens is divided out of gradients twice",
-        "gather_loss.hpp",
+        "loss/gather_loss.hpp",
         "r.scale *= inverse;",
         "r.scale *= inverse * inverse;",
         "loss.loss",
@@ -337,7 +337,7 @@ MUTANTS = [
     Mutant(
         "loss_local_count",
         "tokens whose label is ignored count in the mean",
-        "gather_loss.hpp",
+        "loss/gather_loss.hpp",
         "both.tensor(1) = double(count);",
         "both.tensor(1) = double(losses.extent(0));",
         "loss.loss",
@@ -346,7 +346,7 @@ MUTANTS = [
     Mutant(
         "loss_gradient_of_ignored",
         "tokens whose label is ignored get a gradient",
-        "gather_loss.hpp",
+        "loss/gather_loss.hpp",
         "dlosses(i) = index_t(labels(i)) == options_.ignore_index ? T{} :",
         "dlosses(i) =",
         "loss.loss",
@@ -355,7 +355,7 @@ MUTANTS = [
     Mutant(
         "gather_leaves_gaps",
         "positions in no document keep what the global tensor held",
-        "gather_tokens.hpp",
+        "loss/gather_tokens.hpp",
         "    fill(global, value);\n",
         "    static_cast<void>(value);\n",
         "loss.gather_tokens",
@@ -365,7 +365,7 @@ MUTANTS = [
     Mutant(
         "rotation_off_by_one",
         "step s expects the keys of rank r + s although those of rank r - s arrive",
-        "attention/ring_geometry.hpp",
+        "attention/ring/geometry.hpp",
         "(rank - step + size) % size",
         "(rank + step) % size",
         "mutation.ring",
@@ -374,7 +374,7 @@ MUTANTS = [
     Mutant(
         "last_hop_forgotten",
         "what other ranks found for dk is not added when it comes home",
-        "attention/rotate.hpp",
+        "attention/ring/rotate.hpp",
         "    add(own.dk, sums[received].k_rows(own.dk.extent(0)));\n",
         "",
         "mutation.ring",
@@ -383,8 +383,8 @@ MUTANTS = [
     Mutant(
         "gradients_not_passed_on",
         "a rank drops what the ranks before it found for the dv it passes on",
-        "attention/rotate.hpp",
-        "        add(part.dv, sums[received].v_rows(rows));\n",
+        "attention/ring/rotate.hpp",
+        "        add(share.dv, sums[received].v_rows(rows));\n",
         "",
         "mutation.ring",
         "ring: every schedule*",
@@ -392,7 +392,7 @@ MUTANTS = [
     Mutant(
         "delta_of_out_alone",
         "delta is the sum of out squared instead of dout times out",
-        "attention/rows.hpp",
+        "attention/row_arithmetic.hpp",
         "multiply_add<A>(to_acc(out(i, h, d)), to_acc(dout(i, h, d)), sum)",
         "multiply_add<A>(to_acc(out(i, h, d)), to_acc(out(i, h, d)), sum)",
         "mutation.ring",
@@ -410,7 +410,7 @@ MUTANTS = [
     Mutant(
         "sinks_without_dlse",
         "the gradient of a sink, which reaches the loss through the lse alone, leaves out delta",
-        "attention/rows.hpp",
+        "attention/row_arithmetic.hpp",
         "double(std::exp(s - lse(i, h))) * double(delta(i, h));",
         "double(std::exp(s - lse(i, h)));",
         "mutation.ring",
@@ -419,7 +419,7 @@ MUTANTS = [
     Mutant(
         "sinks_by_local_head",
         "under Ulysses a rank takes the sinks of the first heads of the model",
-        "attention/rows.hpp",
+        "attention/row_arithmetic.hpp",
         "A s = sinks(on.q_begin + h), l = lse(i, h);",
         "A s = sinks(h), l = lse(i, h);",
         "mutation.ulysses",
@@ -428,7 +428,7 @@ MUTANTS = [
     Mutant(
         "accumulate_ignored",
         "gradients are overwritten where they should be added to",
-        "attention/rows.hpp",
+        "attention/row_arithmetic.hpp",
         "if (!accumulate) fill(target_, A{});",
         "fill(target_, A{});",
         "mutation.ring",
@@ -448,16 +448,16 @@ MUTANTS = [
     Mutant(
         "head_groups_mixed_up",
         "gather computes a group of heads with the keys of another",
-        "attention/gather.hpp",
-        "f(part(i), all, i);",
-        "f(part(b.groups - 1 - i), all, i);",
+        "attention/ring/gather.hpp",
+        "f(chunk(i), all, i);",
+        "f(chunk(b.chunks - 1 - i), all, i);",
         "mutation.ring",
         "ring: every schedule*",
     ),
     Mutant(
         "gather_sums_not_cleared",
         "the key gradients of one group of heads are added to those of the next",
-        "attention/gather.hpp",
+        "attention/ring/gather.hpp",
         "    fill(all.tensor, A{});\n",
         "",
         "mutation.ring",
@@ -466,7 +466,7 @@ MUTANTS = [
     Mutant(
         "gather_scratch_too_small",
         "scratch_bytes leaves out what the reduce-scatter takes",
-        "attention/ring_memory.hpp",
+        "attention/ring/memory.hpp",
         "    reduce_scatter_memory<A>(c, sums.mine.tensor.extent(0), g.size);\n",
         "",
         "mutation.calls",
@@ -475,20 +475,20 @@ MUTANTS = [
     Mutant(
         "exposure_released_early",
         "a rank says that it has read its peers' keys before it has",
-        "attention/pull.hpp",
+        "attention/ring/pull.hpp",
         """  extras.push(backend.template forward<T>(g.steps[0], scratch, n, q,
-                                          std::span<kv_views<T> const>(parts.tensor.data, std::size_t(g.size)), state));
+                                          std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));
   published.release();""",
         """  published.release();
   extras.push(backend.template forward<T>(g.steps[0], scratch, n, q,
-                                          std::span<kv_views<T> const>(parts.tensor.data, std::size_t(g.size)), state));""",
+                                          std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));""",
         "mutation.calls",
         "calls: whoever is done*",
     ),
     Mutant(
         "exposure_released_early_backward",
         "a rank says that it has read its peers' queries before it has",
-        "attention/pull.hpp",
+        "attention/ring/pull.hpp",
         """  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), extras.at(0));
   published.release();""",
         """  published.release();
@@ -499,7 +499,7 @@ MUTANTS = [
     Mutant(
         "hop_not_waited_for",
         "rotate goes on to the next keys without waiting for them",
-        "attention/rotate.hpp",
+        "attention/ring/rotate.hpp",
         """    here.keys.wait();
     held = {next.k_rows(rows), next.v_rows(rows)};
   }
@@ -514,7 +514,7 @@ MUTANTS = [
     Mutant(
         "saved_is_reusable",
         "backward takes a saved that was used before",
-        "attention/call.hpp",
+        "attention/call/saved_token.hpp",
         "    if (!live_)\n",
         "    if (false)\n",
         "mutation.calls",
@@ -867,7 +867,7 @@ MUTANTS = [
     Mutant(
         "fingerprint_without_scale",
         "ranks with different softmax scales agree",
-        "attention/together.hpp",
+        "attention/call/rank_checks.hpp",
         "  f.set(field::scale, scale_of(o, dim));\n",
         "",
         "checks.mismatch",
@@ -930,7 +930,7 @@ MUTANTS = [
     Mutant(
         "dout_not_searched",
         "a NaN that enters with dout is not found before it spreads",
-        "attention/together.hpp",
+        "attention/call/rank_checks.hpp",
         '  require_finite("dout", io.dout, g.q_rows, call);\n',
         "",
         "checks.non_finite",
@@ -939,7 +939,7 @@ MUTANTS = [
     Mutant(
         "slack_searched",
         "what slack rows hold counts as an input",
-        "attention/together.hpp",
+        "attention/call/rank_checks.hpp",
         "clip(r, x.begin, x.end()); in.count)",
         "clip(r, x.begin, x.begin + x.room); in.count)",
         "checks.non_finite",

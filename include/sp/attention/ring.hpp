@@ -2,11 +2,11 @@
 // A ring of one rank is local attention, which is what Ulysses runs inside when it is handed a backend.
 #pragma once
 
-#include <sp/attention/gather.hpp>
-#include <sp/attention/object.hpp>
-#include <sp/attention/pull.hpp>
-#include <sp/attention/ring_memory.hpp>
-#include <sp/attention/rotate.hpp>
+#include <sp/attention/call/attention_object.hpp>
+#include <sp/attention/ring/gather.hpp>
+#include <sp/attention/ring/memory.hpp>
+#include <sp/attention/ring/pull.hpp>
+#include <sp/attention/ring/rotate.hpp>
 #include <sp/collective/solo.hpp>
 
 namespace sp {
@@ -72,7 +72,7 @@ public:
   /// Geometry of one batch: made once per step, used by all layers.
   struct prepared {
     detail::ring_geometry<Backend> geometry;
-    sp::mask mask; ///< the rule it was made under
+    sp::mask mask; ///< what it was made under
     detail::checked_geometry checked{};
   };
 
@@ -81,7 +81,7 @@ public:
   struct saved {
     owned<accumulate_t<T>, 2> lse;
     detail::extras_list<extra> extras;
-    detail::once token;
+    detail::saved_token token;
   };
 
   ring_attention(Comm comm, Backend backend, attention_options options = {})
@@ -99,7 +99,7 @@ public:
 
   static constexpr char const* name = "ring_attention";
   heads local_heads_of(heads whole) const { return whole; }
-  sp::mask const& rule() const { return options_.mask; }
+  sp::mask const& mask() const { return options_.mask; }
   int checks() const { return options_.checks; }
   index_t q_rows(prepared const& p) const { return p.geometry.q_rows; }
   index_t k_rows(prepared const& p) const { return p.geometry.rows_of(comm_.rank()); }
@@ -108,15 +108,15 @@ public:
     if constexpr (requires { backend_.check(whole); }) backend_.check(whole);
   }
 
-  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask,
-                           sp::mask const& rule) const {
+  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,
+                           sp::mask const& mask) const {
     if (q.parts() != comm_.size() || k.parts() != comm_.size() || part != comm_.rank())
       fail({errc::invalid_shape,
             "the batch is cut for " + std::to_string(q.parts()) + " (keys " + std::to_string(k.parts()) +
                 ") ranks and this is part " + std::to_string(part) + "; the group has " + std::to_string(comm_.size()) +
                 " ranks and this is rank " + std::to_string(comm_.rank()),
             "Make the batch over the ranks of the same group"});
-    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}}, rule, {}};
+    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}}, mask, {}};
     auto& g = out.geometry;
     for (int r = 0; r < g.size; ++r) {
       g.key_rows.push_back(k.tokens(r));
@@ -124,25 +124,25 @@ public:
     }
     auto mine = place(q.runs(part));
     if (g.how == schedule::rotate) {
-      for (int s = 0; s < g.size; ++s) g.steps.push_back(backend_.prepare({mine, place(k.runs(g.source(s))), mask}));
+      for (int s = 0; s < g.size; ++s) g.steps.push_back(backend_.prepare({mine, place(k.runs(g.source(s))), slices}));
     } else {
-      g.steps.push_back(backend_.prepare({mine, table_of(k), mask}));
-      if (g.how == schedule::pull) g.keys.emplace(backend_.prepare({table_of(q), place(k.runs(part)), mask}));
+      g.steps.push_back(backend_.prepare({mine, table_of(k), slices}));
+      if (g.how == schedule::pull) g.keys.emplace(backend_.prepare({table_of(q), place(k.runs(part)), slices}));
     }
     return out;
   }
 
   /// Whether `p` is what prepare_layouts would make for self attention over `l`.
-  bool fits(prepared const& p, layout const&, sp::mask const& rule) const {
+  bool fits(prepared const& p, layout const&, sp::mask const& mask) const {
     auto const& g = p.geometry;
-    return g.rank == comm_.rank() && g.size == comm_.size() && g.how == chosen_schedule() && p.mask == rule;
+    return g.rank == comm_.rank() && g.size == comm_.size() && g.how == chosen_schedule() && p.mask == mask;
   }
 
   template <class T>
   saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
     using A = accumulate_t<T>;
     auto const& g = p.geometry;
-    saved<T> s{{*ctx.kept, {g.q_rows, io.on.q_count}}, {}, detail::once(true)};
+    saved<T> s{{*ctx.kept, {g.q_rows, io.on.q_count}}, {}, detail::saved_token(true)};
     detail::accumulator<T, 3> out(*ctx.scratch, io.out);
     fold_state<T> state{out.begin(false), s.lse.tensor};
     fill(state.lse, detail::minus_infinity<A>);
@@ -229,7 +229,7 @@ private:
     if (comm_.size() == 1) return schedule::rotate;
     if (options_.schedule == schedule::automatic) return can_pull ? schedule::pull : schedule::rotate;
     if (options_.schedule == schedule::pull && !can_pull)
-      fail({errc::bad_state,
+      fail({errc::unsupported,
             peer_memory<Comm> ? "this kernel keeps state from forward, which a pull schedule cannot hand back"
                               : "these ranks cannot read each other's memory",
             "Use schedule::rotate or schedule::gather"});

@@ -46,7 +46,7 @@ public:
     owned<T, 3> q, k, v; ///< keep::heads: (group's tokens, my heads, dim)
     owned<T, 3> out;     ///< (group's tokens, my q heads, value dim)
     typename Inner::template saved<T> inner;
-    detail::once token;
+    detail::saved_token token;
   };
 
   ulysses_attention(Comm comm, std::type_identity_t<Inner> inner, ulysses_options options = {})
@@ -66,15 +66,15 @@ public:
   // ---- what attention_object and an enclosing object call ------------------------------------------------------------------------
 
   static constexpr char const* name = "ulysses_attention";
-  sp::mask const& rule() const { return inner_.rule(); }
+  sp::mask const& mask() const { return inner_.mask(); }
   int checks() const { return inner_.checks(); }
   heads local_heads_of(heads whole) const { return inner_.local_heads_of(share(whole, comm_.rank())); }
   index_t q_rows(prepared const& p) const { return p.queries.rows; }
   index_t k_rows(prepared const& p) const { return p.keys.rows; }
   void check_call(heads whole, bool sinks) const { inner_.check_call(whole, sinks); }
 
-  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask,
-                           sp::mask const& rule) const {
+  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,
+                           sp::mask const& mask) const {
     int size = comm_.size(), stride = int(group_stride(comm_));
     if (q.parts() % (size * stride) != 0 || q.parts() != k.parts() || part / stride % size != comm_.rank())
       fail({errc::invalid_shape,
@@ -86,12 +86,12 @@ public:
     int at = layout::group_of(part, size, stride), first = layout::first_member(at, size, stride);
     return {detail::token_exchange(q, q_whole, part, first, stride, size, at),
             detail::token_exchange(k, k_whole, part, first, stride, size, at),
-            inner_.prepare_layouts(q_whole, k_whole, at, mask, rule),
+            inner_.prepare_layouts(q_whole, k_whole, at, slices, mask),
             {}};
   }
-  bool fits(prepared const& p, layout const& l, sp::mask const& rule) const {
+  bool fits(prepared const& p, layout const& l, sp::mask const& mask) const {
     return p.queries.peers() == comm_.size() && p.queries.self == comm_.rank() && p.queries.parts == l.parts() &&
-           p.queries.stride == int(group_stride(comm_)) && inner_.fits(p.inner, l, rule);
+           p.queries.stride == int(group_stride(comm_)) && inner_.fits(p.inner, l, mask);
   }
 
   template <class T>
@@ -104,7 +104,7 @@ public:
                by_heads(inputs, p.keys, io.v, mine.kv_count),
                by_heads(*ctx.kept, p.queries, io.out, mine.q_count),
                {},
-               detail::once(true)};
+               detail::saved_token(true)};
     detail::exchange_plan plan(*ctx.scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
     to_heads<T>(plan, "ulysses.forward.inputs", io.on,
                 {{&p.queries, io.q, s.q.tensor, true}, {&p.keys, io.k, s.k.tensor, false}, {&p.keys, io.v, s.v.tensor, false}});

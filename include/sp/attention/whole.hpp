@@ -20,13 +20,13 @@ public:
     detail::checked_geometry checked{};
   };
 
-  /// What the kernel returned, one entry per document and group of heads; nothing if it returns void.
+  /// What the kernel returned, one entry per document and range of heads; nothing if it returns void.
   template <class T>
   struct saved {
     using returned = decltype(std::declval<Kernel const&>().forward(std::declval<whole_call<T> const&>()));
     using entry = std::conditional_t<std::is_void_v<returned>, nothing, returned>;
     std::vector<entry> entries;
-    detail::once token;
+    detail::saved_token token;
   };
 
   whole_attention(Kernel kernel, attention_options options = {}) : kernel_(std::move(kernel)), options_(std::move(options)) {
@@ -35,18 +35,17 @@ public:
 
   solo const& group() const { return solo_; }
   static constexpr char const* name = "whole_attention";
-  sp::mask const& rule() const { return options_.mask; }
+  sp::mask const& mask() const { return options_.mask; }
   int checks() const { return options_.checks; }
   heads local_heads_of(heads whole) const { return whole; }
   index_t q_rows(prepared const& p) const { return p.q_rows; }
   index_t k_rows(prepared const& p) const { return p.k_rows; }
   void check_call(heads whole, bool sinks) const {
     if (sinks)
-      fail(
-          {errc::unsupported_mask, "sinks need the lse, which this kernel does not return", "Use a kernel that returns its lse"});
+      fail({errc::unsupported, "sinks need the lse, which this kernel does not return", "Use a kernel that returns its lse"});
     if constexpr (requires { kernel_.check(whole); }) kernel_.check(whole);
   }
-  bool fits(prepared const& p, layout const&, sp::mask const& rule) const { return p.mask == rule; }
+  bool fits(prepared const& p, layout const&, sp::mask const& mask) const { return p.mask == mask; }
 
   // for check levels 2 and 3
   template <class F>
@@ -62,13 +61,12 @@ public:
   template <class T, class F>
   void each_lse(saved<T> const&, F&&) const {}
 
-  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& mask,
-                           sp::mask const& rule) const {
+  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,
+                           sp::mask const& mask) const {
     if (q.parts() != 1)
-      fail({errc::unsupported_mask,
-            "a kernel without lse was given a part of the keys (" + std::to_string(q.parts()) + " ring ranks)",
+      fail({errc::unsupported, "a kernel without lse was given a part of the keys (" + std::to_string(q.parts()) + " ring ranks)",
             "Use it under Ulysses over all ranks (ring = 1), or return the lse"});
-    auto list = coalesce(blocks(place(q.runs(part)), place(k.runs(part)), mask));
+    auto list = coalesce(blocks(place(q.runs(part)), place(k.runs(part)), slices));
     std::sort(list.begin(), list.end(), [](block const& a, block const& b) { return a.q < b.q; });
     for (std::size_t i = 0; i < list.size(); ++i) {
       if (i && list[i].q < list[i - 1].q + list[i - 1].rows)
@@ -80,12 +78,12 @@ public:
               "the kernel does not accept document " + std::to_string(list[i].document) + " under this mask",
               "Use a mask it knows, or another kernel"});
     }
-    return {std::move(list), q.tokens(part), k.tokens(part), rule, {}};
+    return {std::move(list), q.tokens(part), k.tokens(part), mask, {}};
   }
 
   template <class T>
   saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
-    saved<T> s{{}, detail::once(true)};
+    saved<T> s{{}, detail::saved_token(true)};
     fill(io.out, T{});
     for_each_call<whole_call<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_call<T>& c, gqa_range const& g) {
       c.q = queries(io.q, c.where, g);
@@ -126,7 +124,7 @@ public:
       else
         kernel_.backward(c, s.entries[at++]);
       detail::store(queries(sum_q, c.where, g), c.dq, true);
-      detail::store(keys(sum_k, c.where, g), c.dk, true); // kv heads shared by two groups, keys of several documents
+      detail::store(keys(sum_k, c.where, g), c.dk, true); // kv heads of two calls, keys of several documents
       detail::store(keys(sum_v, c.where, g), c.dv, true);
     });
     dq.finish();
@@ -157,7 +155,7 @@ private:
     else
       return true;
   }
-  /// Call: whole_call or whole_grad; f(call, head group) adds the tensors.
+  /// Call: whole_call or whole_grad; f(call, heads of ordinary GQA) adds the tensors.
   template <class Call, class F>
   void for_each_call(prepared const& p, context const& ctx, heads on, index_t dim, F&& f) const {
     for (block const& b : p.documents)

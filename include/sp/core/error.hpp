@@ -19,6 +19,7 @@ enum class errc {
   head_partition,
   bad_mask,
   unsupported_mask,
+  unsupported,
   bad_documents,
   size_overflow,
   bad_pointer,
@@ -36,10 +37,11 @@ enum class errc {
 
 /// The name of a code as it is written in the sources.
 constexpr char const* name(errc code) {
-  constexpr char const* names[] = {"invalid_shape", "uneven_partition", "head_partition", "bad_mask", "unsupported_mask",
-                                   "bad_documents", "size_overflow",    "bad_pointer",    "aliasing", "workspace_too_small",
-                                   "bad_state",     "rank_mismatch",    "short_message",  "timeout",  "peer_failed",
-                                   "aborted",       "non_finite",       "backend_error"};
+  constexpr char const* names[] = {
+      "invalid_shape",       "uneven_partition", "head_partition", "bad_mask",      "unsupported_mask",
+      "unsupported",         "bad_documents",    "size_overflow",  "bad_pointer",   "aliasing",
+      "workspace_too_small", "bad_state",        "rank_mismatch",  "short_message", "timeout",
+      "peer_failed",         "aborted",          "non_finite",     "backend_error"};
   return names[static_cast<int>(code)];
 }
 

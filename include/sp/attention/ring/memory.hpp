@@ -2,15 +2,15 @@
 // An upper bound that a fixed workspace can be sized by.
 #pragma once
 
-#include <sp/attention/gather.hpp>
-#include <sp/attention/pull.hpp>
-#include <sp/attention/rotate.hpp>
+#include <sp/attention/ring/gather.hpp>
+#include <sp/attention/ring/pull.hpp>
+#include <sp/attention/ring/rotate.hpp>
 
 namespace sp::detail {
 
 template <class T, class Comm, class Backend>
 index_t ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, heads on,
-                           attention_shape const& s, index_t groups) {
+                           attention_shape const& s, index_t chunks) {
   using A = accumulate_t<T>;
   index_t own = g.rows_of(g.rank);
   kv_views<T> like{{nullptr, {own, on.kv_count, s.dim}}, {nullptr, {own, on.kv_count, s.value_dim}}};
@@ -20,7 +20,7 @@ index_t ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geomet
   owned<A, 2> delta(c, {g.q_rows, on.q_count});
   if (g.how == schedule::rotate) rotate_backward_scratch<T, Comm>(comm, c, g.widest(), own, like);
   if (g.how == schedule::gather) {
-    auto buffers = gather_buffers<T, Comm>(comm, c, std::span(g.key_rows), on, groups, like);
+    auto buffers = gather_buffers<T, Comm>(comm, c, std::span(g.key_rows), on, chunks, like);
     gather_sums<T> sums(c, g.key_rows, g.rank, buffers.widest);
     reduce_scatter_memory<A>(c, sums.mine.tensor.extent(0), g.size);
     owned<parcel, 1>(c, {2 * g.size}); // two gathers in flight

@@ -4,7 +4,9 @@
 
 #include <optional>
 
-#include <sp/attention/rows.hpp>
+#include <sp/attention/call/options.hpp>
+#include <sp/attention/row_arithmetic.hpp>
+#include <sp/backend/concepts.hpp>
 #include <sp/collective/operations.hpp>
 #include <sp/collective/parcels.hpp>
 

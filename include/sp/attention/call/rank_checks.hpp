@@ -4,8 +4,10 @@
 
 #include <limits>
 
-#include <sp/attention/tensors.hpp>
+#include <sp/attention/call/options.hpp>
+#include <sp/attention/call/tensors.hpp>
 #include <sp/collective/check/agreement.hpp>
+#include <sp/layout/batch.hpp>
 #include <sp/layout/digests.hpp>
 
 namespace sp::detail {
@@ -40,9 +42,9 @@ struct checked_geometry {
   mutable std::uint64_t calls = 0;       ///< checked calls so far
 
   checked_geometry() = default;
-  checked_geometry(batch const& q, batch const& k, sp::mask const& rule, int made_at)
+  checked_geometry(batch const& q, batch const& k, sp::mask const& visible, int made_at)
       : level(made_at), q_documents(digest_of(q.source())), k_documents(digest_of(k.source())), q_sharding(digest_of(q.layout())),
-        k_sharding(digest_of(k.layout())), mask(digest_of(rule)) {
+        k_sharding(digest_of(k.layout())), mask(digest_of(visible)) {
     if (q.token_digest() || k.token_digest()) tokens = given(digest().add(q.token_digest()).add(k.token_digest()));
     if (level < 3) return;
     q_rows = real_rows_of(q);

@@ -2,7 +2,7 @@
 // Each failure names what was given, what was expected and the remedy; `located` adds rank and primitive.
 #pragma once
 
-#include <sp/attention/call.hpp>
+#include <sp/attention/call/operands.hpp>
 #include <sp/core/footprint.hpp>
 
 namespace sp::detail {

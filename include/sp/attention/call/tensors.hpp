@@ -2,9 +2,8 @@
 // Element types of one call must agree; the sentence of the static_assert says so.
 #pragma once
 
-#include <sp/attention/checks.hpp>
+#include <sp/attention/call/argument_checks.hpp>
 #include <sp/core/adapt.hpp>
-#include <sp/layout/relayout.hpp>
 
 namespace sp {
 

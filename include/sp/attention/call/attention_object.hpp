@@ -4,7 +4,8 @@
 
 #include <optional>
 
-#include <sp/attention/together.hpp>
+#include <sp/attention/call/rank_checks.hpp>
+#include <sp/attention/call/saved_token.hpp>
 
 namespace sp::detail {
 
@@ -18,7 +19,7 @@ inline std::uint64_t new_object_id() {
 template <class Prepared, class O>
 using element_of_call = element_of<std::conditional_t<std::is_same_v<Prepared, batch>, view<float, 3>, O>>;
 
-/// Derived gives: name, group(), rule() (its mask), checks(), check_call(global heads, sinks given), prepare_layouts(q, k, part,
+/// Derived gives: name, group(), mask(), checks(), check_call(global heads, sinks given), prepare_layouts(q, k, part,
 /// slices, mask), fits(prepared, layout, mask), q_rows(prepared), k_rows(prepared), run_forward(prepared, context, forward_io),
 /// run_backward(prepared, context, saved&&, backward_io), scratch_for<T>(prepared, heads, shape), saved_for<T>(prepared, heads,
 /// shape). For levels 2 and 3: each_group(f) calls f with every communicator the object sends over, sequence_rank() is its place
@@ -28,10 +29,10 @@ template <class Derived>
 class attention_object {
 public:
   /// Self attention over a batch, under the object's mask or one of the step's own (prefix lengths, image spans).
-  auto prepare(batch const& b) const { return prepare(b, b, self().rule()); }
+  auto prepare(batch const& b) const { return prepare(b, b, self().mask()); }
   auto prepare(batch const& b, sp::mask const& mask) const { return prepare(b, b, mask); }
   /// Queries of one batch, keys of another: cross attention, decode. Documents pair up by index.
-  auto prepare(batch const& q, batch const& k) const { return prepare(q, k, self().rule()); }
+  auto prepare(batch const& q, batch const& k) const { return prepare(q, k, self().mask()); }
   auto prepare(batch const& q, batch const& k, sp::mask const& mask) const {
     return located(at(".prepare"), [&] {
       if (self().checks() < 2) return prepare_alone(q, k, mask);
@@ -54,7 +55,7 @@ public:
     using prepared = decltype(prepare(b));
     return located(at(".prepare"), [&]() -> prepared const& {
       return b.cached<prepared>(
-          id_, [&](prepared const& p) { return self().fits(p, b.layout(), self().rule()); }, [&] { return prepare(b); });
+          id_, [&](prepared const& p) { return self().fits(p, b.layout(), self().mask()); }, [&] { return prepare(b); });
     });
   }
 

@@ -2,7 +2,7 @@
 // Keys and queries are visited in document order, so all results do not depend on the number of ranks.
 #pragma once
 
-#include <sp/attention/ring_geometry.hpp>
+#include <sp/attention/ring/geometry.hpp>
 
 namespace sp::detail {
 
@@ -26,15 +26,15 @@ view<E, R> pulled(std::span<piece const> from, std::size_t i, int peer, index_t 
 template <class T, class Comm, class Backend, class Extras>
 void pull_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
                   call_numbers const& n, view<T const, 3> q, kv_views<T> own, fold_state<T> state, Extras& extras) {
-  owned<kv_views<T>, 1> parts(scratch, {g.size});
+  owned<kv_views<T>, 1> everybody(scratch, {g.size});
   piece mine[] = {as_piece(own.k), as_piece(own.v)};
   auto published = comm.publish("ring.forward.publish", mine);
   for (int r = 0; r < g.size; ++r) {
     std::span<piece const> p = published.of(r);
-    parts.tensor(r) = {pulled<T const, 3>(p, 0, r, g.rows_of(r), own.k), pulled<T const, 3>(p, 1, r, g.rows_of(r), own.v)};
+    everybody.tensor(r) = {pulled<T const, 3>(p, 0, r, g.rows_of(r), own.k), pulled<T const, 3>(p, 1, r, g.rows_of(r), own.v)};
   }
   extras.push(backend.template forward<T>(g.steps[0], scratch, n, q,
-                                          std::span<kv_views<T> const>(parts.tensor.data, std::size_t(g.size)), state));
+                                          std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));
   published.release();
 }
 

@@ -2,7 +2,7 @@
 // Deterministic at a fixed number of ranks: contributions are added in the order of the steps.
 #pragma once
 
-#include <sp/attention/ring_geometry.hpp>
+#include <sp/attention/ring/geometry.hpp>
 
 namespace sp::detail {
 
@@ -90,24 +90,24 @@ void rotate_backward(Comm const& comm, Backend const& backend, ring_geometry<Bac
     auto& next = here.buffers[s % 2];
     index_t rows = g.rows_of(g.source(s)), next_rows = g.rows_of(g.source(s + 1));
     if (s + 1 < g.size) here.keys.post("ring.backward.keys", held.k, held.v, next.k_rows(next_rows), next.v_rows(next_rows));
-    key_grad<T> part{held.k, held.v, sums[computed].k_rows(s ? rows : 0), sums[computed].v_rows(s ? rows : 0)};
+    key_grad<T> share{held.k, held.v, sums[computed].k_rows(s ? rows : 0), sums[computed].v_rows(s ? rows : 0)};
     if (s == 0) {
-      part = own;
+      share = own;
     } else {
-      fill(part.dk, A{});
-      fill(part.dv, A{});
+      fill(share.dk, A{});
+      fill(share.dv, A{});
     }
     backend.template backward<T>(g.steps[std::size_t(s)], scratch, n, std::span<query_grad<T> const>(&queries, 1),
-                                 std::span<key_grad<T> const>(&part, 1), extras.at(s));
+                                 std::span<key_grad<T> const>(&share, 1), extras.at(s));
     if (s > 0) {
       here.gradients.wait(); // what the ranks before me found for the keys I hold
       if (s > 1) {
-        add(part.dk, sums[received].k_rows(rows));
-        add(part.dv, sums[received].v_rows(rows));
+        add(share.dk, sums[received].k_rows(rows));
+        add(share.dv, sums[received].v_rows(rows));
       }
       int free = sent;
       sent = computed, computed = received, received = free;
-      here.gradients.post("ring.backward.gradients", part.dk, part.dv, sums[received].k_rows(next_rows),
+      here.gradients.post("ring.backward.gradients", share.dk, share.dv, sums[received].k_rows(next_rows),
                           sums[received].v_rows(next_rows));
     }
     here.keys.wait();

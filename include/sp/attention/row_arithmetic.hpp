@@ -2,8 +2,11 @@
 // Host memory; each function is one pass over its tensors.
 #pragma once
 
-#include <sp/attention/call.hpp>
-#include <sp/layout/relayout.hpp>
+#include <cmath>
+
+#include <sp/core/elementwise.hpp>
+#include <sp/core/memory.hpp>
+#include <sp/geometry/heads.hpp>
 
 namespace sp::detail {
 

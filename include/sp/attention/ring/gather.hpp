@@ -1,21 +1,21 @@
-// The gather schedule: everybody's keys by groups of heads, the next group in flight; key gradients are reduce-scattered.
+// The gather schedule: everybody's keys by chunks of heads, the next chunk in flight; key gradients are reduce-scattered.
 // Keys are visited in document order, so out, lse and dq do not depend on the number of ranks.
 #pragma once
 
-#include <sp/attention/ring_geometry.hpp>
+#include <sp/attention/ring/geometry.hpp>
 
 namespace sp::detail {
 
 /// kv heads [a, b) of the local ones and the query heads that use them.
-struct head_part {
+struct head_chunk {
   heads on;
   index_t q = 0, kv = 0; ///< first local heads
 
-  static head_part of(heads whole, index_t part, index_t parts) {
-    index_t a = cut(whole.kv_count, part, parts), b = cut(whole.kv_count, part + 1, parts);
+  static head_chunk of(heads whole, index_t chunk, index_t chunks) {
+    index_t a = cut(whole.kv_count, chunk, chunks), b = cut(whole.kv_count, chunk + 1, chunks);
     index_t q0 = max(whole.q_begin, (whole.kv_begin + a) * whole.q_per_kv);
     index_t q1 = max(q0, min(whole.q_begin + whole.q_count, (whole.kv_begin + b) * whole.q_per_kv));
-    head_part r{whole, q0 - whole.q_begin, a};
+    head_chunk r{whole, q0 - whole.q_begin, a};
     r.on.q_begin = q0;
     r.on.q_count = q1 - q0;
     r.on.kv_begin = whole.kv_begin + a;
@@ -32,13 +32,13 @@ struct head_part {
   }
 };
 
-/// Everybody's keys of one group of heads, gathered while the group before is computed.
+/// Everybody's keys of one chunk of heads, gathered while the chunk before is computed.
 template <class T, class Comm>
 class gathered_keys {
 public:
   gathered_keys(Comm const& comm, allocator& scratch, std::span<index_t const> rows, kv_views<T> like)
       : comm_(comm), scratch_(scratch), rows_(rows), send_(scratch, 1, 2),
-        receive_(scratch, index_t(rows.size()), 2 * index_t(rows.size())), parts_(scratch, {index_t(rows.size())}) {
+        receive_(scratch, index_t(rows.size()), 2 * index_t(rows.size())), by_rank_(scratch, {index_t(rows.size())}) {
     index_t total = 0;
     for (std::size_t r = 0; r < rows.size(); ++r) total += int(r) == comm.rank() ? 0 : rows[r];
     all_ = key_buffer<T, T>(scratch, total, like);
@@ -54,17 +54,17 @@ public:
     for (std::size_t r = 0; r < rows_.size(); ++r) {
       receive_.open(int(r));
       if (int(r) == comm_.rank()) {
-        parts_.tensor(index_t(r)) = own; // stays where it is
+        by_rank_.tensor(index_t(r)) = own; // stays where it is
         continue;
       }
-      // buffers are dense in (rows, heads of this group, dim)
+      // buffers are dense in (rows, heads of this chunk, dim)
       view<T, 3> k(all_.k.tensor.data, {rows_[r], own.k.extent(1), own.k.extent(2)}),
           v(all_.v.tensor.data, {rows_[r], own.v.extent(1), own.v.extent(2)});
       k.data += at * own.k.extent(1) * own.k.extent(2);
       v.data += at * own.v.extent(1) * own.v.extent(2);
       receive_.add(k);
       receive_.add(v);
-      parts_.tensor(index_t(r)) = {k, v};
+      by_rank_.tensor(index_t(r)) = {k, v};
       at += rows_[r];
     }
     flight_.emplace(all_gather_v(comm_, primitive, send_.parcels()[0].pieces, receive_.parcels(), scratch_));
@@ -72,7 +72,7 @@ public:
   std::span<kv_views<T> const> wait() {
     flight_->wait();
     flight_.reset();
-    return {parts_.tensor.data, rows_.size()};
+    return {by_rank_.tensor.data, rows_.size()};
   }
 
 private:
@@ -80,7 +80,7 @@ private:
   allocator& scratch_;
   std::span<index_t const> rows_;
   parcel_builder send_, receive_;
-  owned<kv_views<T>, 1> parts_;
+  owned<kv_views<T>, 1> by_rank_;
   key_buffer<T, T> all_;
   std::optional<decltype(all_gather_v(std::declval<Comm const&>(), "", std::span<piece const>(), std::span<parcel const>(),
                                       std::declval<allocator&>()))>
@@ -89,27 +89,27 @@ private:
 
 template <class T, class Comm>
 struct gather_buffers {
-  index_t groups;
-  kv_views<T> widest; ///< the cut rule gives the last group the most heads
+  index_t chunks;
+  kv_views<T> widest; ///< the cut rule gives the last chunk the most heads
   gathered_keys<T, Comm> keys[2];
 
   gather_buffers(Comm const& comm, allocator& scratch, std::span<index_t const> rows, heads on, index_t wanted, kv_views<T> own)
-      : groups(max(1, min(wanted, on.kv_count))),
-        widest(of(head_part::of(on, groups - 1, groups), own)), keys{{comm, scratch, rows, widest},
-                                                                     {comm, scratch, rows, widest}} {}
+      : chunks(max(1, min(wanted, on.kv_count))),
+        widest(of(head_chunk::of(on, chunks - 1, chunks), own)), keys{{comm, scratch, rows, widest},
+                                                                      {comm, scratch, rows, widest}} {}
 
-  static kv_views<T> of(head_part const& p, kv_views<T> own) { return {p.keys(own.k), p.keys(own.v)}; }
+  static kv_views<T> of(head_chunk const& p, kv_views<T> own) { return {p.keys(own.k), p.keys(own.v)}; }
 };
 
-/// Runs f(head part, everybody's keys, index of the group) for each group of heads, with the next group in flight.
+/// Runs f(chunk, everybody's keys, index of the chunk) for each chunk of heads, with the next chunk in flight.
 template <class T, class Comm, class F>
 void for_each_gathered(char const* primitive, gather_buffers<T, Comm>& b, heads on, kv_views<T> own, F&& f) {
-  auto part = [&](index_t i) { return head_part::of(on, i, b.groups); };
-  b.keys[0].post(primitive, b.of(part(0), own));
-  for (index_t i = 0; i < b.groups; ++i) {
+  auto chunk = [&](index_t i) { return head_chunk::of(on, i, b.chunks); };
+  b.keys[0].post(primitive, b.of(chunk(0), own));
+  for (index_t i = 0; i < b.chunks; ++i) {
     auto all = b.keys[i % 2].wait();
-    if (i + 1 < b.groups) b.keys[(i + 1) % 2].post(primitive, b.of(part(i + 1), own));
-    f(part(i), all, i);
+    if (i + 1 < b.chunks) b.keys[(i + 1) % 2].post(primitive, b.of(chunk(i + 1), own));
+    f(chunk(i), all, i);
   }
 }
 
@@ -119,7 +119,7 @@ struct gather_sums {
   using A = accumulate_t<T>;
   std::span<index_t const> rows;
   owned<A, 1> all, mine;
-  owned<key_grad<T>, 1> parts;
+  owned<key_grad<T>, 1> by_rank;
   owned<view<A, 1>, 1> flat;
 
   gather_sums(allocator& a, std::span<index_t const> rows_of, int rank, kv_views<T> const& widest) : rows(rows_of) {
@@ -127,7 +127,7 @@ struct gather_sums {
     for (index_t n : rows) total += n;
     all = owned<A, 1>(a, {total * per_row});
     mine = owned<A, 1>(a, {rows[std::size_t(rank)] * per_row});
-    parts = owned<key_grad<T>, 1>(a, {index_t(rows.size())});
+    by_rank = owned<key_grad<T>, 1>(a, {index_t(rows.size())});
     flat = owned<view<A, 1>, 1>(a, {index_t(rows.size())});
   }
   /// dk and dv of n rows that start at `at`.
@@ -140,42 +140,42 @@ struct gather_sums {
     fill(all.tensor, A{});
     A* at = all.tensor.data;
     for (std::size_t r = 0; r < rows.size(); ++r) {
-      auto const& g = parts.tensor(index_t(r)) = split(at, rows[r], keys[r]);
+      auto const& g = by_rank.tensor(index_t(r)) = split(at, rows[r], keys[r]);
       flat.tensor(index_t(r)) = view<A, 1>(at, {g.dk.elements() + g.dv.elements()});
       at += flat.tensor(index_t(r)).extent(0);
     }
-    return {parts.tensor.data, rows.size()};
+    return {by_rank.tensor.data, rows.size()};
   }
 };
 
 template <class T, class Comm, class Backend, class Extras>
 void gather_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch, call_numbers n,
-                    index_t groups, view<T const, 3> q, kv_views<T> own, fold_state<T> state, Extras& extras) {
-  gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, groups, own);
+                    index_t wanted, view<T const, 3> q, kv_views<T> own, fold_state<T> state, Extras& extras) {
+  gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, wanted, own);
   for_each_gathered("ring.forward.gather", buffers, n.heads, own,
-                    [&](head_part const& p, std::span<kv_views<T> const> all, index_t) {
-                      call_numbers part = n;
-                      part.heads = p.on;
+                    [&](head_chunk const& p, std::span<kv_views<T> const> all, index_t) {
+                      call_numbers numbers = n;
+                      numbers.heads = p.on;
                       fold_state<T> s{p.queries(state.out), p.queries(state.lse)};
-                      extras.push(backend.template forward<T>(g.steps[0], scratch, part, p.queries(q), all, s));
+                      extras.push(backend.template forward<T>(g.steps[0], scratch, numbers, p.queries(q), all, s));
                     });
 }
 
 /// dk and dv of everybody's rows are summed in rank order by their owners.
 template <class T, class Comm, class Backend, class Extras>
 void gather_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                     call_numbers n, index_t groups, query_grad<T> const& qg, key_grad<T> const& own, Extras const& extras) {
+                     call_numbers n, index_t wanted, query_grad<T> const& qg, key_grad<T> const& own, Extras const& extras) {
   using A = accumulate_t<T>;
   kv_views<T> own_keys{own.k, own.v};
-  gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, groups, own_keys);
+  gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, wanted, own_keys);
   gather_sums<T> sums(scratch, g.key_rows, g.rank, buffers.widest);
   for_each_gathered(
-      "ring.backward.gather", buffers, n.heads, own_keys, [&](head_part const& p, std::span<kv_views<T> const> all, index_t i) {
-        call_numbers part = n;
-        part.heads = p.on;
+      "ring.backward.gather", buffers, n.heads, own_keys, [&](head_chunk const& p, std::span<kv_views<T> const> all, index_t i) {
+        call_numbers numbers = n;
+        numbers.heads = p.on;
         query_grad<T> queries{p.queries(qg.q),   p.queries(qg.out),   p.queries(qg.dout),
                               p.queries(qg.lse), p.queries(qg.delta), p.queries(qg.dq)};
-        backend.template backward<T>(g.steps[0], scratch, part, std::span<query_grad<T> const>(&queries, 1), sums.begin(all),
+        backend.template backward<T>(g.steps[0], scratch, numbers, std::span<query_grad<T> const>(&queries, 1), sums.begin(all),
                                      extras.at(int(i)));
         view<A, 1> mine = sums.mine.tensor.rows(0, sums.flat.tensor(g.rank).extent(0));
         reduce_scatter(comm, {sums.flat.tensor.data, std::size_t(g.size)}, mine, scratch, "ring.backward.reduce_scatter");

@@ -1,0 +1,52 @@
+// What every attention object is made with, and the context of a call: where it takes memory from.
+// Numbers that differ per object or per call live here; geometry lives in what prepare() returns.
+#pragma once
+
+#include <cmath>
+
+#include <sp/core/memory.hpp>
+#include <sp/core/philox.hpp>
+#include <sp/geometry/mask.hpp>
+
+namespace sp {
+
+/// How keys reach queries in a ring.
+enum class schedule {
+  automatic, ///< pull where ranks share memory and the kernel keeps nothing from forward, rotate otherwise
+  rotate,    ///< keys travel around the ring, the next ones in flight while a block is computed
+  gather,    ///< all keys are gathered in chunks of heads (head_groups of them), their gradients reduce-scattered
+  pull,      ///< one pass over everybody's keys where they lie (peer memory)
+};
+
+/// What an attention object is made with, besides communicator and kernel. One value for all ranks.
+struct attention_options {
+  sp::mask mask = causal();
+  double scale = 0; ///< softmax scale; 0 means 1 / sqrt(dim)
+  sp::schedule schedule = schedule::automatic;
+  index_t head_groups = 1; ///< gather: kv heads are gathered in this many groups, each in flight while the one before is computed
+  /// 0: none. 1: the arguments of every call, locally. 2: also, prepare, forward and backward begin with a small exchange in
+  /// which the ranks compare arguments and options, and throw rank_mismatch together; prepare() becomes collective. 3: also,
+  /// inputs and results are searched for NaN and infinities, and scratch and saved memory for writes outside of blocks. One value
+  /// for all ranks.
+  int checks = 1;
+};
+
+/// Where a call takes memory from and the key of its random numbers. One per rank; not shared between threads.
+struct context {
+  allocator* scratch; ///< given back before the call returns
+  allocator* kept;    ///< what `saved` holds until the backward pass
+  random_key random{};
+
+  context(allocator& scratch_memory, allocator& saved_memory, random_key key = {})
+      : scratch(&scratch_memory), kept(&saved_memory), random(key) {}
+};
+
+/// Global shape of the heads, for questions about memory.
+struct attention_shape {
+  index_t q_heads = 0, kv_heads = 0, dim = 0, value_dim = 0;
+};
+
+namespace detail {
+inline double scale_of(attention_options const& o, index_t dim) { return o.scale != 0 ? o.scale : 1.0 / std::sqrt(double(dim)); }
+} // namespace detail
+} // namespace sp
