@@ -14,31 +14,41 @@
 namespace checks {
 namespace {
 
-using sp::field;
 using sp::fingerprint;
 constexpr sp::threads_options patient{.deadline = std::chrono::seconds(60)};
 
-/// What rank `reader` throws when the ranks hold these values of a field.
-outcome verdict(field f, std::vector<std::uint64_t> const& values, std::size_t reader = 0) {
+/// What rank `reader` throws when the ranks hold these fingerprints.
+outcome verdict(std::vector<fingerprint> const& all, std::size_t reader = 0) {
+  std::vector<sp::call_record> records;
+  for (fingerprint const& f : all) records.push_back(f.record());
+  return outcome_of([&] { sp::detail::throw_if_different(records, all[reader]); });
+}
+/// The same where add(fingerprint, value) adds a field.
+template <class Value, std::invocable<fingerprint&, Value> Add>
+outcome verdict(std::vector<Value> const& values, Add&& add, std::size_t reader = 0) {
   std::vector<fingerprint> all;
-  for (std::size_t r = 0; r < values.size(); ++r) all.push_back(fingerprint("object", ".call", int(r)).set(f, values[r]));
-  return outcome_of([&] { sp::detail::judge(all, all[reader]); });
+  for (std::size_t r = 0; r < values.size(); ++r) add(all.emplace_back("object", ".call", int(r)), values[r]);
+  return verdict(all, reader);
+}
+auto number(char const* field) {
+  return [field](fingerprint& f, int value) { f.number(field, value); };
 }
 bool reads(outcome const& o, std::string const& text) {
   bool const same = o.is(errc::rank_mismatch) && o.failure->problem == text;
   if (!same) MESSAGE(o.text());
   return same;
 }
-std::uint64_t bits(double x) { return std::bit_cast<std::uint64_t>(x); }
 
 } // namespace
 
 TEST_CASE("agreement: equal fingerprints pass, one minority is named against the majority") {
-  CHECK(!verdict(field::dim, {5}).failure);
-  CHECK(!verdict(field::dim, {5, 5, 5}).failure);
-  CHECK(reads(verdict(field::q_heads, {16, 16, 8, 16}), "rank 2 differs from ranks 0, 1, 3 in q heads: 8 against 16"));
-  CHECK(reads(verdict(field::q_heads, {16, 8, 8, 16, 16}), "ranks 1, 2 differ from ranks 0, 3, 4 in q heads: 8 against 16"));
-  outcome const minority = verdict(field::q_heads, {16, 16, 8, 16}, 2), majority = verdict(field::q_heads, {16, 16, 8, 16}, 3);
+  using values = std::vector<int>;
+  CHECK(!verdict(values{5}, number("dim")).failure);
+  CHECK(!verdict(values{5, 5, 5}, number("dim")).failure);
+  auto const q_heads = number("q heads");
+  CHECK(reads(verdict(values{16, 16, 8, 16}, q_heads), "rank 2 differs from ranks 0, 1, 3 in q heads: 8 against 16"));
+  CHECK(reads(verdict(values{16, 8, 8, 16, 16}, q_heads), "ranks 1, 2 differ from ranks 0, 3, 4 in q heads: 8 against 16"));
+  outcome const minority = verdict(values{16, 16, 8, 16}, q_heads, 2), majority = verdict(values{16, 16, 8, 16}, q_heads, 3);
   CHECK(minority.failure->rank == 2);
   CHECK(minority.failure->peer == 0);
   CHECK(majority.failure->rank == 3);
@@ -47,29 +57,34 @@ TEST_CASE("agreement: equal fingerprints pass, one minority is named against the
 }
 
 TEST_CASE("agreement: ties and several opinions are told in full, long lists are cut") {
-  CHECK(reads(verdict(field::kv_heads, {2, 4}), "kv heads is not the same on all ranks: 2 on rank 0; 4 on rank 1"));
-  CHECK(reads(verdict(field::kv_heads, {2, 4, 4, 2}), "kv heads is not the same on all ranks: 2 on ranks 0, 3; 4 on ranks 1, 2"));
-  CHECK(reads(verdict(field::dim, {2, 1, 1, 3}), "dim is not the same on all ranks: 1 on ranks 1, 2; 2 on rank 0; 3 on rank 3"));
-  std::vector<std::uint64_t> many(100, 1);
+  using values = std::vector<int>;
+  auto const kv_heads = number("kv heads"), dim = number("dim");
+  CHECK(reads(verdict(values{2, 4}, kv_heads), "kv heads is not the same on all ranks: 2 on rank 0; 4 on rank 1"));
+  CHECK(reads(verdict(values{2, 4, 4, 2}, kv_heads), "kv heads is not the same on all ranks: 2 on ranks 0, 3; 4 on ranks 1, 2"));
+  CHECK(reads(verdict(values{2, 1, 1, 3}, dim), "dim is not the same on all ranks: 1 on ranks 1, 2; 2 on rank 0; 3 on rank 3"));
+  values many(100, 1);
   many[41] = 0;
-  CHECK(
-      reads(verdict(field::dim, many), "rank 41 differs from ranks 0, 1, 2, 3, 4, 5, 6, 7, ... (99 ranks) in dim: 0 against 1"));
+  CHECK(reads(verdict(many, dim), "rank 41 differs from ranks 0, 1, 2, 3, 4, 5, 6, 7, ... (99 ranks) in dim: 0 against 1"));
 }
 
 TEST_CASE("agreement: every kind of value is written as its user knows it") {
-  CHECK(reads(verdict(field::scale, {bits(0.125), bits(0.25)}),
+  CHECK(reads(verdict(std::vector<double>{0.125, 0.25}, [](fingerprint& f, double v) { f.real("scale", v); }),
               "scale is not the same on all ranks: 0.125000 on rank 0; 0.250000 on rank 1"));
-  CHECK(reads(verdict(field::schedule, {1, 3, 1}), "rank 1 differs from ranks 0, 2 in schedule: pull against rotate"));
-  CHECK(reads(verdict(field::keep, {1, 2, 1}), "rank 1 differs from ranks 0, 2 in keep: output against heads"));
-  CHECK(reads(verdict(field::sinks, {0, 1, 0}), "rank 1 differs from ranks 0, 2 in sinks: given against none"));
-  CHECK(reads(verdict(field::accumulate, {0, 1, 0}), "rank 1 differs from ranks 0, 2 in accumulate: on against off"));
-  CHECK(
-      reads(verdict(field::mask, {0xabcd1234, 0, 0xabcd1234}), "rank 1 differs from ranks 0, 2 in mask: none against #abcd1234"));
-  CHECK(reads(verdict(field::ignore_index, {std::uint64_t(-100), 0, 0}),
+  enum class speed { slow, fast };
+  static constexpr char const* words[] = {"slow", "fast"};
+  auto const word = [](fingerprint& f, speed v) { f.word("speed", v, words); };
+  CHECK(reads(verdict(std::vector{speed::slow, speed::fast, speed::slow}, word),
+              "rank 1 differs from ranks 0, 2 in speed: fast against slow"));
+  CHECK(reads(verdict(std::vector{speed::slow, speed(7), speed::slow}, word), // of another version, say
+              "rank 1 differs from ranks 0, 2 in speed: 7 against slow"));
+  CHECK(reads(
+      verdict(std::vector<std::uint64_t>{0xabcd1234, 0, 0xabcd1234}, [](fingerprint& f, std::uint64_t v) { f.hash("mask", v); }),
+      "rank 1 differs from ranks 0, 2 in mask: none against #abcd1234"));
+  CHECK(reads(verdict(std::vector<int>{-100, 0, 0}, number("ignore_index")),
               "rank 0 differs from ranks 1, 2 in ignore_index: -100 against 0"));
   auto types = [](auto a, auto b) {
-    return verdict(field::element, {sp::detail::element_number<decltype(a)>(), sp::detail::element_number<decltype(b)>()})
-        .failure->problem;
+    fingerprint f("x", "", 0), g("x", "", 1);
+    return verdict({f.element<decltype(a)>("element type"), g.element<decltype(b)>("element type")}).failure->problem;
   };
   CHECK(types(0.0F, 0.0) == "element type is not the same on all ranks: float32 on rank 0; float64 on rank 1");
   CHECK(types(sp::bf16(0), sp::fp16(0)) ==
@@ -78,23 +93,50 @@ TEST_CASE("agreement: every kind of value is written as its user knows it") {
         "element type is not the same on all ranks: int32 on rank 0; uint64 on rank 1");
 }
 
-TEST_CASE("agreement: operations and refusals come first, further differences are listed") {
-  std::vector<fingerprint> all{fingerprint("ring_attention", ".forward", 0).set(field::dim, 4),
-                               fingerprint("ring_attention", ".backward", 1).set(field::dim, 5),
-                               fingerprint("ring_attention", ".forward", 2).set(field::dim, 4)};
-  auto told = [&] { return outcome_of([&] { sp::detail::judge(all, all[0]); }); };
-  CHECK(reads(told(), "rank 1 differs from ranks 0, 2 in operation: ring_attention.backward against ring_attention.forward"));
+TEST_CASE("agreement: operations and refusals come first, further differences are listed in the order of adding") {
+  std::vector<fingerprint> all{fingerprint("ring_attention", ".forward", 0).number("dim", 4),
+                               fingerprint("ring_attention", ".backward", 1).number("dim", 5),
+                               fingerprint("ring_attention", ".forward", 2).number("dim", 4)};
+  CHECK(
+      reads(verdict(all), "rank 1 differs from ranks 0, 2 in operation: ring_attention.backward against ring_attention.forward"));
   all[2].refuse(errc::bad_mask);
-  CHECK(reads(told(), "rank 2 refused ring_attention.forward with bad_mask"));
+  CHECK(reads(verdict(all), "rank 2 refused ring_attention.forward with bad_mask"));
   all[1].refuse();
-  CHECK(reads(told(),
+  CHECK(reads(verdict(all),
               "rank 1 refused ring_attention.backward with an exception, rank 2 refused ring_attention.forward with bad_mask"));
-  CHECK(!outcome_of([&] { sp::detail::judge(all, all[2]); }).failure); // it has an error of its own
-  all = {fingerprint("x", "", 0).set(field::dim, 1).set(field::mask, 2),
-         fingerprint("x", "", 1).set(field::dim, 3).set(field::mask, 4)};
-  CHECK(reads(told(), "dim is not the same on all ranks: 1 on rank 0; 3 on rank 1 (also in mask)"));
-  CHECK(fingerprint("ulysses_attention", ".backward.results", 0).operation() == "ulysses_attention.backward.results");
-  CHECK(fingerprint(std::string(60, 'a'), "", 0).operation() == std::string(48, 'a'));
+  CHECK(!verdict(all, 2).failure); // it has an error of its own
+  all = {fingerprint("x", "", 0).number("dim", 1).number("heads", 4).hash("mask", 2).number("rows", 1),
+         fingerprint("x", "", 1).number("dim", 3).number("heads", 4).hash("mask", 4).number("rows", 2)};
+  CHECK(reads(verdict(all), "dim is not the same on all ranks: 1 on rank 0; 3 on rank 1 (also in mask, rows)"));
+  auto operation = [](fingerprint const& f) { return f.record().operation(); };
+  CHECK(operation(fingerprint("ulysses_attention", ".backward.results", 0)) == "ulysses_attention.backward.results");
+  CHECK(operation(fingerprint(std::string(60, 'a'), "", 0)) == std::string(48, 'a'));
+}
+
+TEST_CASE("agreement: fields are known by name: another order is no difference, a field that somebody lacks is one for all") {
+  fingerprint const a = fingerprint("x", "", 0).number("dim", 1).number("heads", 2);
+  CHECK(!verdict({a, fingerprint("x", "", 1).number("heads", 2).number("dim", 1)}).failure);
+  CHECK(reads(verdict({a, fingerprint("x", "", 1).number("heads", 1).number("dim", 2)}),
+              "dim is not the same on all ranks: 1 on rank 0; 2 on rank 1 (also in heads)"));
+  std::vector<fingerprint> const one_less{a, fingerprint("x", "", 1).number("dim", 1),
+                                          fingerprint("x", "", 2).number("dim", 1).number("heads", 2)};
+  CHECK(reads(verdict(one_less), "rank 1 differs from ranks 0, 2 in heads: not given against 2"));
+  CHECK(reads(verdict(one_less, 1), "rank 1 differs from ranks 0, 2 in number of compared fields: 1 against 2"));
+}
+
+TEST_CASE("fingerprint: a field that comes twice, or one too many, is refused where it is written") {
+  fingerprint f("object", ".call", 0);
+  f.number("dim", 1);
+  CHECK(outcome_of([&] { f.hash("dim", 1); }).is(errc::bad_state));
+  std::vector<std::string> names;
+  for (std::size_t k = 0; k < sp::call_record::most_fields; ++k) names.push_back("field " + std::to_string(k));
+  fingerprint full("object", ".call", 0);
+  for (std::string const& n : names) full.number(n.c_str(), 1);
+  CHECK(full.fields() == sp::call_record::most_fields);
+  CHECK(outcome_of([&] { full.number("one more", 1); }).is(errc::bad_state));
+  CHECK(full.fields() == sp::call_record::most_fields);
+  CHECK(full.record().find("field 7") != nullptr);
+  CHECK(full.record().find("field") == nullptr);
 }
 
 TEST_CASE("digests: every word counts, bytes may be cut anywhere") {
@@ -246,7 +288,7 @@ TEST_CASE("losses, gathers and relayouts: level 1 sends no check, level 2 one pe
               .apply(comm, sp::view<double const, 1>(x), sp::view<double, 1>(again.data(), {b.tokens()}), scratch);
           CHECK(again == local);
           CHECK(sent.of(sp::agreement_primitive).operations == (level < 2 ? 0 : 4)); // gather: prepare and forward
-          CHECK(sent.of(sp::agreement_primitive).bytes_sent == (level < 2 ? 0 : 4 * 2 * index_t(sizeof(fingerprint))));
+          CHECK(sent.of(sp::agreement_primitive).bytes_sent == (level < 2 ? 0 : 4 * 2 * index_t(sizeof(sp::call_record))));
           CHECK(gathered[level] == gathered[0]);
           CHECK(losses[level] == losses[0]);
         }

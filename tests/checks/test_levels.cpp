@@ -104,7 +104,7 @@ sp::ledger_entry const none{};
 
 } // namespace
 
-TEST_CASE("level 1 sends what level 0 sends, 2 and 3 add agreements of one fingerprint; every level gives the same bits") {
+TEST_CASE("level 1 sends what level 0 sends, 2 and 3 add agreements of one record; every level gives the same bits") {
   for (variant const& v : variants) {
     INFO(v.name);
     auto const base = step(v, 0);
@@ -116,12 +116,12 @@ TEST_CASE("level 1 sends what level 0 sends, 2 and 3 add agreements of one finge
         entries.erase(sp::agreement_primitive);
         CHECK(entries == base[r].sent.entries());
         // prepare, forward, backward; at level 3 the results of two of them
-        index_t const times = level < 2 ? 0 : level == 2 ? 3 : 5, bytes = index_t(sizeof(sp::fingerprint));
-        index_t const messages = v.k == kind::usp ? 2 : 3, fingerprints = 3; // usp: one to the partner, two to the other group
+        index_t const times = level < 2 ? 0 : level == 2 ? 3 : 5, bytes = index_t(sizeof(sp::call_record));
+        index_t const messages = v.k == kind::usp ? 2 : 3, records = 3; // usp: one to the partner, two to the other group
         CHECK(with[r].sent.of(sp::agreement_primitive) ==
               (level < 2 ? none
-                         : sp::ledger_entry{times * (v.k == kind::usp ? 2 : 1), times * messages, times * fingerprints * bytes,
-                                            times * fingerprints * bytes, 0, 0}));
+                         : sp::ledger_entry{times * (v.k == kind::usp ? 2 : 1), times * messages, times * records * bytes,
+                                            times * records * bytes, 0, 0}));
       }
     }
   }

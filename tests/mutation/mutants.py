@@ -725,7 +725,7 @@ MUTANTS = [
     Mutant(
         "short_message_accepted",
         "messages whose byte counts differ are copied as far as they go",
-        "collective/threads_channel.hpp",
+        "collective/threads/channel.hpp",
         "return from.bytes == to.bytes && from.exchange == to.exchange;",
         "return from.exchange == to.exchange;",
         "collective.faults",
@@ -734,7 +734,7 @@ MUTANTS = [
     Mutant(
         "barrier_removed",
         "a barrier returns at once",
-        "collective/threads.hpp",
+        "collective/threads/threads.hpp",
         'void barrier() const { group_->barrier(rank_, "barrier"); }',
         "void barrier() const {}",
         "collective.threads",
@@ -743,7 +743,7 @@ MUTANTS = [
     Mutant(
         "release_does_not_wait",
         "release() returns while peers still use the published buffers",
-        "collective/threads_group.hpp",
+        "collective/threads/group.hpp",
         "meet(rank, {purpose::release, primitive, number});",
         "",
         "collective.threads",
@@ -752,7 +752,7 @@ MUTANTS = [
     Mutant(
         "one_publication_slot",
         "a second publication shows its pieces in place of the first",
-        "collective/threads_group.hpp",
+        "collective/threads/group.hpp",
         "me.published[number % publications] = pieces;",
         "me.published[number % publications] = me.published[0] = pieces;",
         "collective.threads",
@@ -761,7 +761,7 @@ MUTANTS = [
     Mutant(
         "split_ignores_key",
         "ranks of a new group keep the order of the old one whatever their keys",
-        "collective/threads_group.hpp",
+        "collective/threads/group.hpp",
         "return at(a).key < at(b).key;",
         "return a < b;",
         "collective.threads",
@@ -770,7 +770,7 @@ MUTANTS = [
     Mutant(
         "poison_kept_to_group",
         "groups made by split() do not hear of failures elsewhere",
-        "collective/threads_group.hpp",
+        "collective/threads/group.hpp",
         "me.made = std::make_shared<thread_group>(family_, std::move(members));",
         "me.made = std::make_shared<thread_group>(\n"
         "          std::make_shared<thread_family>(family_->ranks(), threads_options{family_->deadline()}), std::move(members));",
@@ -780,7 +780,7 @@ MUTANTS = [
     Mutant(
         "abort_is_local",
         "abort() on a group tells nobody",
-        "collective/threads_crew.hpp",
+        "collective/threads/members.hpp",
         """    f.info = std::move(info);
     f.world = world(rank);
     family_->fail(std::move(f));""",
@@ -792,7 +792,7 @@ MUTANTS = [
     Mutant(
         "deadline_too_late",
         "a wait ends at three times its deadline",
-        "collective/threads_family.hpp",
+        "collective/threads/family.hpp",
         "std::chrono::steady_clock::now() + options_.deadline;",
         "std::chrono::steady_clock::now() + 3 * options_.deadline;",
         "mutation.family",
@@ -821,7 +821,7 @@ MUTANTS = [
     Mutant(
         "ledger_counts_own",
         "bytes that a rank copies to itself count as sent",
-        "collective/counting.hpp",
+        "collective/decorators/counting.hpp",
         "if (p.peer != rank()) count_sent(t.primitive, total_bytes(p.pieces), 1);",
         "count_sent(t.primitive, total_bytes(p.pieces), 1);",
         "collective.decorators",
@@ -830,7 +830,7 @@ MUTANTS = [
     Mutant(
         "ledger_forgets_publications",
         "the ledger leaves out what is published",
-        "collective/counting.hpp",
+        "collective/decorators/counting.hpp",
         "e.bytes_published += total_bytes(mine);",
         "",
         "collective.decorators",
@@ -839,7 +839,7 @@ MUTANTS = [
     Mutant(
         "mpi_split_ignores_key",
         "processes of a new group keep the order of the old one whatever their keys",
-        "collective/mpi_group.hpp",
+        "collective/mpi/group.hpp",
         "return a.key < b.key;",
         "return a.rank < b.rank;",
         "mpi.mpi_exchange",
@@ -848,7 +848,7 @@ MUTANTS = [
     Mutant(
         "mpi_primitives_mixed",
         "processes that are in different operations with equal counts exchange their bytes",
-        "collective/mpi_exchange.hpp",
+        "collective/mpi/exchange.hpp",
         "if (!mine.same_call(n)) return",
         "if (!mine.same_call(n) && n.gives < 0) return",
         "mpi.mpi_faults",
@@ -857,7 +857,7 @@ MUTANTS = [
     Mutant(
         "flight_record_of_another",
         "the end of an operation whose record the ring has lost is written into the record in its place",
-        "collective/flight_recorder.hpp",
+        "diagnosis/flight_recorder.hpp",
         "return s->id.load(std::memory_order_relaxed) == t ? s : nullptr;",
         "return s;",
         "diagnosis.flight",
@@ -868,7 +868,7 @@ MUTANTS = [
         "fingerprint_without_scale",
         "ranks with different softmax scales agree",
         "attention/call/rank_checks.hpp",
-        "  f.set(field::scale, scale_of(o, dim));\n",
+        "  if (dim > 0) f.real(\"scale\", scale_of(o, dim));\n",
         "",
         "checks.mismatch",
         "F3: each argument*",
@@ -885,16 +885,16 @@ MUTANTS = [
     Mutant(
         "refusal_unheard",
         "a rank that refuses a call by itself does not stop the others",
-        "collective/agreement.hpp",
-        "  if (refuser >= 0)\n",
-        "  if (refuser >= 0 && all.size() == 0)\n",
+        "collective/check/agreement.hpp",
+        "    if (refuser >= 0) fail",
+        "    if (refuser >= 0 && all_.size() == 0) fail",
         "checks.mismatch",
         "F3: what one rank refuses*",
     ),
     Mutant(
         "majority_blamed",
         "the ranks that most others agree with are named as the ones that differ",
-        "collective/agreement.hpp",
+        "collective/check/agreement.hpp",
         "return a.ranks.size() > b.ranks.size(); });",
         "return a.ranks.size() < b.ranks.size(); });",
         "checks.agreement",
@@ -903,7 +903,7 @@ MUTANTS = [
     Mutant(
         "checksum_ignored",
         "a message whose checksum does not fit is accepted",
-        "collective/checksummed.hpp",
+        "collective/decorators/checksummed.hpp",
         "if (checksummed_flight::checksum(body, e.seed) != flight_->trailers[e.trailer])",
         "if (checksummed_flight::checksum(body, e.seed) == 0 && flight_->trailers[e.trailer] != 0)",
         "checks.checksummed",
@@ -912,7 +912,7 @@ MUTANTS = [
     Mutant(
         "checksum_without_number",
         "an old message of the right size passes for the one expected",
-        "collective/checksummed.hpp",
+        "collective/decorators/checksummed.hpp",
         "    digest d(seed);\n",
         "    digest d(0 * seed);\n",
         "checks.checksummed",

@@ -13,6 +13,9 @@ enum class keep {
   heads,  ///< q, k, v and out by heads: (2 q heads + 2 kv heads) x dim x tokens; backward exchanges dout in, gradients out
   output, ///< only out by heads: q heads x dim x tokens; backward exchanges q, k, v again
 };
+namespace detail {
+inline constexpr char const* keep_words[] = {"heads", "output"};
+}
 
 /// What an ulysses_attention is made with, besides its communicator and what runs inside.
 struct ulysses_options {
@@ -141,7 +144,7 @@ public:
   }
   void describe(fingerprint& f, prepared const& p, index_t dim, random_key key) const {
     inner_.describe(f, p.inner, dim, key);
-    f.set(field::keep, options_.keep == keep::heads ? 1 : 2);
+    f.word("keep", options_.keep, detail::keep_words);
   }
   template <class T>
   void check_saved(prepared const& p, saved<T> const& s, heads on, index_t dim, index_t value_dim) const {

@@ -184,11 +184,10 @@ private:
     auto local = [&] { check(comm, in, out, in_rows, out_rows); };
     if (checks_ < 2) return local();
     fingerprint f("relayout", call, comm.rank());
-    f.set(field::level, checks_).set(field::element, detail::element_number<B>());
-    f.set(field::q_sharding, from_).set(field::to_sharding, to_).set(field::map, map_);
     digest row(R);
     for (int d = 1; d < R; ++d) row.add(in.extent(d));
-    f.set(field::row_shape, row.value());
+    f.number("check level", checks_).element<B>("element type").hash("sharding", from_).hash("row shape", row.value());
+    f.hash("sharding moved to", to_).hash("map", map_);
     located({"relayout", "", comm.rank(), comm.size()},
             [&] { detail::check_together(f, local, [&](fingerprint const& mine) { agree(comm, mine, scratch); }); });
   }

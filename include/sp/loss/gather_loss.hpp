@@ -24,6 +24,9 @@ struct averaged {
 enum class reduction { sum, mean };
 /// When a mean divides by the number of tokens: in this call, or by the caller at the optimizer step (loss_sum below).
 enum class divide { now, later };
+namespace detail {
+inline constexpr char const *reduction_words[] = {"sum", "mean"}, *divide_words[] = {"now", "later"};
+}
 
 /// What a gather_loss is made with. One value for all ranks.
 struct loss_options {
@@ -133,9 +136,9 @@ private:
     };
     if (options_.checks < 2) return local();
     fingerprint f("gather_loss", ".forward", comm_.rank());
-    f.set(field::level, options_.checks).set(field::element, detail::element_number<T>());
-    f.set(field::reduction, options_.reduce).set(field::divide, options_.divide);
-    f.set(field::ignore_index, options_.ignore_index).set(field::contract, contract_.factor());
+    f.number("check level", options_.checks).element<T>("element type");
+    f.word("reduction", options_.reduce, detail::reduction_words).word("divide", options_.divide, detail::divide_words);
+    f.number("ignore_index", options_.ignore_index).real("gradient contract", contract_.factor());
     located({"gather_loss", "", comm_.rank(), comm_.size()},
             [&] { detail::check_together(f, local, [&](fingerprint const& mine) { agree(comm_, mine, scratch); }); });
   }

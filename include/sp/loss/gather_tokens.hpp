@@ -42,6 +42,7 @@ public:
     auto local = [&] {
       p = prepare_alone(b);
       p.documents = detail::digest_of(b.source()), p.sharding = detail::digest_of(b.layout());
+      f.number("check level", options_.checks);
       describe(f, b, p);
     };
     compare(f, memory, local);
@@ -103,8 +104,7 @@ private:
   }
 
   void describe(fingerprint& f, batch const& b, prepared const& p) const {
-    f.set(field::level, options_.checks).set(field::tokens, b.token_digest());
-    f.set(field::q_documents, p.documents).set(field::q_sharding, p.sharding);
+    f.hash("documents", p.documents).hash("sharding", p.sharding).hash("tokens", b.token_digest());
   }
   template <class Check>
   void compare(fingerprint& f, allocator& scratch, Check&& check) const {
@@ -115,10 +115,11 @@ private:
   void compare_forward(batch const& b, prepared const& p, view<T const, R> const& local, allocator& scratch,
                        Check&& check) const {
     fingerprint f("gather_tokens", ".forward", comm_.rank());
+    f.number("check level", options_.checks).element<T>("element type");
     describe(f, b, p);
     digest row(R);
     for (int d = 1; d < R; ++d) row.add(local.extent(d));
-    f.set(field::element, detail::element_number<T>()).set(field::row_shape, row.value());
+    f.hash("row shape", row.value());
     compare(f, scratch, check);
   }
 

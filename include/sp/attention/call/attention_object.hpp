@@ -160,7 +160,7 @@ private:
   template <class Local, class Describe>
   void together(char const* call, allocator& scratch, Local&& local, Describe&& describe) const {
     fingerprint f(Derived::name, call, self().sequence_rank());
-    f.set(field::level, self().checks());
+    f.number("check level", self().checks());
     check_together(
         f,
         [&] {
@@ -170,8 +170,8 @@ private:
         [&](fingerprint const& mine) {
           agreement all(mine, ranks(), scratch);
           self().each_group([&](auto const& comm) { all.gather(comm, agreement_primitive); });
-          self().each_group([&](auto const& comm) { all.settle(comm); });
-          all.judge();
+          self().each_group([&](auto const& comm) { all.barrier_if_different(comm); });
+          all.throw_if_different();
         });
   }
 
@@ -187,10 +187,11 @@ private:
           if (search) require_finite_inputs(io, p.checked, call);
         },
         [&](fingerprint& f) {
-          f.set(field::call, call);
+          f.number("call number", call);
+          describe_operands<T>(f, io);
           p.checked.describe(f);
-          describe_operands<T>(f, io, io.sinks.data != nullptr, false);
           self().describe(f, p, io.q.extent(2), ctx.random);
+          f.word("sinks", io.sinks.data != nullptr, none_or_given);
         });
     p.checked.calls = call; // a call that the ranks refused does not count
     guarded::handle scratch, kept;
@@ -229,10 +230,11 @@ private:
           self().each_lse(s, [&](auto const& lse) { require_below_infinity("saved lse", lse, call); });
         },
         [&](fingerprint& f) {
-          f.set(field::call, call).set(field::forward_call, s.token.call);
+          f.number("call number", call).number("number of the forward call", s.token.call);
+          describe_operands<T>(f, io);
           p.checked.describe(f);
-          describe_operands<T>(f, io, io.extras.sinks.data != nullptr, io.extras.accumulate);
           self().describe(f, p, io.q.extent(2), ctx.random);
+          f.word("sinks", io.extras.sinks.data != nullptr, none_or_given).word("accumulate", io.extras.accumulate, off_or_on);
         });
     p.checked.calls = call;
     if (!search) return run(ctx);

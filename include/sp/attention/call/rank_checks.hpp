@@ -58,29 +58,32 @@ struct checked_geometry {
             "Prepare with an object of the same level"});
   }
   void describe(fingerprint& f) const {
-    f.set(field::q_documents, q_documents).set(field::k_documents, k_documents).set(field::q_sharding, q_sharding);
-    f.set(field::k_sharding, k_sharding).set(field::mask, mask).set(field::tokens, tokens);
+    f.hash("documents", q_documents).hash("key documents", k_documents);
+    f.hash("sharding", q_sharding).hash("key sharding", k_sharding).hash("tokens", tokens).hash("mask", mask);
   }
 };
 
-/// The operands of a call: forward_io or backward_io.
+// The words by which a difference between ranks is told.
+inline constexpr char const* schedule_words[] = {"automatic", "rotate", "gather", "pull"}; // of `schedule`
+inline constexpr char const* none_or_given[] = {"none", "given"};
+inline constexpr char const* off_or_on[] = {"off", "on"};
+
+/// The operands of a call: forward_io or backward_io. Heads are global.
 template <class T, class Io>
-void describe_operands(fingerprint& f, Io const& io, bool sinks, bool accumulate) {
-  f.set(field::element, element_number<T>()).set(field::q_heads, io.on.q_count).set(field::kv_heads, io.on.kv_count);
-  f.set(field::dim, io.q.extent(2)).set(field::value_dim, io.v.extent(2));
-  f.set(field::sinks, sinks).set(field::accumulate, accumulate);
+void describe_operands(fingerprint& f, Io const& io) {
+  f.element<T>("element type").number("q heads", io.on.q_count).number("kv heads", io.on.kv_count);
+  f.number("dim", io.q.extent(2)).number("value dim", io.v.extent(2));
 }
 
 /// What ring and local attention say of their numbers; dim 0: not known yet.
 template <class Backend>
 void describe_options(fingerprint& f, attention_options const& o, Backend const& backend, schedule how, index_t dim,
                       random_key key) {
-  f.set(field::schedule, how).set(field::head_groups, o.head_groups);
-  if constexpr (requires { backend.features(); }) f.set(field::features, backend.features());
-  if (dim == 0) return;
-  f.set(field::scale, scale_of(o, dim));
+  if (dim > 0) f.real("scale", scale_of(o, dim));
+  f.word("schedule", how, schedule_words).number("head groups", o.head_groups);
+  if constexpr (requires { backend.features(); }) f.hash("kernel features", backend.features());
   if constexpr (requires { requires Backend::draws_random_numbers; })
-    f.set(field::random, given(digest().add(key.seed).add(key.layer)));
+    if (dim > 0) f.hash("random key", given(digest().add(key.seed).add(key.layer)));
 }
 
 template <class T>

@@ -22,105 +22,139 @@ inline std::string rank_list(std::vector<int> const& ranks) {
   return ranks.size() > most ? text + ", ... (" + std::to_string(ranks.size()) + " ranks)" : text;
 }
 
-/// Ranks that hold the same value, the largest group first.
-struct camp {
+/// Ranks that hold the same value.
+struct shared_value {
   std::string value;
   std::vector<int> ranks;
 };
+/// Every value once, the one that most ranks hold first; `same` and `text` compare and write what a record holds.
 template <class Same, class Text>
-std::vector<camp> camps(std::span<fingerprint const> all, Same same, Text text) {
-  std::vector<camp> list;
-  std::vector<std::size_t> first; // of each camp
+std::vector<shared_value> ranks_by_value(std::span<call_record const> all, Same same, Text text) {
+  std::vector<shared_value> list;
+  std::vector<std::size_t> first; // rank that holds the value, per entry of list
   for (std::size_t i = 0; i < all.size(); ++i) {
-    std::size_t c = 0;
-    while (c < first.size() && !same(all[first[c]], all[i])) ++c;
-    if (c == first.size()) {
+    std::size_t v = 0;
+    while (v < first.size() && !same(all[first[v]], all[i])) ++v;
+    if (v == first.size()) {
       first.push_back(i);
       list.push_back({text(all[i]), {}});
     }
-    list[c].ranks.push_back(all[i].rank());
+    list[v].ranks.push_back(all[i].rank());
   }
-  std::stable_sort(list.begin(), list.end(), [](camp const& a, camp const& b) { return a.ranks.size() > b.ranks.size(); });
+  std::stable_sort(list.begin(), list.end(),
+                   [](shared_value const& a, shared_value const& b) { return a.ranks.size() > b.ranks.size(); });
   return list;
 }
 
-[[noreturn]] inline void fail_mismatch(std::string problem, char const* remedy, fingerprint const& mine, std::size_t size,
-                                       int peer) {
-  error_info info{errc::rank_mismatch, std::move(problem), remedy};
-  info.rank = mine.rank();
-  info.size = int(size);
-  info.peer = peer;
-  fail(std::move(info));
-}
+/// The ranks of one call, seen by one of them: throws the difference there is, told in the words of this rank's fingerprint.
+class comparison {
+public:
+  comparison(std::span<call_record const> all, fingerprint const& mine) : all_(all), mine_(mine) {}
 
-/// The difference in one thing, told by its camps.
-[[noreturn]] inline void fail_camps(char const* what, std::vector<camp> const& list, std::string const& also,
-                                    fingerprint const& mine, std::size_t size) {
-  bool const majority = list[0].ranks.size() > list[1].ranks.size();
-  std::string problem;
-  if (list.size() == 2 && majority) {
-    camp const& few = list[1];
-    problem = rank_list(few.ranks) + (few.ranks.size() == 1 ? " differs from " : " differ from ") + rank_list(list[0].ranks) +
-              " in " + what + ": " + few.value + " against " + list[0].value;
-  } else {
-    problem = std::string(what) + " is not the same on all ranks: ";
-    for (std::size_t c = 0; c < list.size(); ++c) problem += (c ? "; " : "") + list[c].value + " on " + rank_list(list[c].ranks);
+  void throw_if_refused() const {
+    std::string refusals;
+    int refuser = -1;
+    for (call_record const& r : all_)
+      if (r.refused()) {
+        refusals += (refusals.empty() ? "rank " : ", rank ") + std::to_string(r.rank()) + " refused " + r.operation() + " with " +
+                    r.refusal();
+        if (refuser < 0) refuser = r.rank();
+      }
+    if (refuser >= 0) fail_mismatch(std::move(refusals), "Look at the error of that rank; nothing was sent", refuser);
   }
-  auto holds = [&](camp const& c) { return std::find(c.ranks.begin(), c.ranks.end(), mine.rank()) != c.ranks.end(); };
-  camp const& others = list[holds(list[1]) ? 0 : 1];
-  fail_mismatch(problem + also,
-                "Give every rank the same arguments, options and batches, and call the same operations in the same order", mine,
-                size, others.ranks[0]);
-}
+
+  void throw_if_operations_differ() const {
+    auto same = [](call_record const& a, call_record const& b) { return a.same_operation(b); };
+    if (std::all_of(all_.begin(), all_.end(), [&](call_record const& r) { return same(r, mine_.record()); })) return;
+    fail_difference("operation", ranks_by_value(all_, same, [](call_record const& r) { return r.operation(); }), "");
+  }
+
+  /// The first field that differs is told in full, the others by name.
+  void throw_if_fields_differ() const {
+    for (std::size_t k = 0; k < mine_.fields(); ++k) {
+      if (!differs(k)) continue;
+      std::string also;
+      for (std::size_t later = k + 1; later < mine_.fields(); ++later)
+        if (differs(later)) also += (also.empty() ? " (also in " : ", ") + std::string(mine_.name_of(later));
+      if (!also.empty()) also += ")";
+      auto value = [&](call_record const& r) { return r.find(mine_.name_of(k)); };
+      fail_difference(mine_.name_of(k),
+                      ranks_by_value(
+                          all_, [&](auto const& a, auto const& b) { return same_value(value(a), value(b)); },
+                          [&](call_record const& r) { return mine_.text_of(k, value(r)); }),
+                      also);
+    }
+    auto count = [](call_record const& r) { return r.fields(); };
+    if (std::any_of(all_.begin(), all_.end(), [&](call_record const& r) { return count(r) != mine_.fields(); }))
+      fail_difference("number of compared fields", // a peer compares something that this rank has no name for
+                      ranks_by_value(
+                          all_, [&](auto const& a, auto const& b) { return count(a) == count(b); },
+                          [&](call_record const& r) { return std::to_string(count(r)); }),
+                      "");
+  }
+
+private:
+  static bool same_value(std::uint64_t const* a, std::uint64_t const* b) { return a && b ? *a == *b : a == b; }
+  bool differs(std::size_t k) const {
+    std::uint64_t const* const own = mine_.record().find(mine_.name_of(k));
+    return std::any_of(all_.begin(), all_.end(),
+                       [&](call_record const& r) { return !same_value(r.find(mine_.name_of(k)), own); });
+  }
+
+  [[noreturn]] void fail_mismatch(std::string problem, char const* remedy, int peer) const {
+    error_info info{errc::rank_mismatch, std::move(problem), remedy};
+    info.rank = mine_.record().rank();
+    info.size = int(all_.size());
+    info.peer = peer;
+    fail(std::move(info));
+  }
+
+  /// The difference in one thing: a minority against the majority, or every value with its ranks where there is no such.
+  [[noreturn]] void fail_difference(char const* what, std::vector<shared_value> const& list, std::string const& also) const {
+    bool const majority = list[0].ranks.size() > list[1].ranks.size();
+    std::string problem;
+    if (list.size() == 2 && majority) {
+      shared_value const& few = list[1];
+      problem = rank_list(few.ranks) + (few.ranks.size() == 1 ? " differs from " : " differ from ") + rank_list(list[0].ranks) +
+                " in " + what + ": " + few.value + " against " + list[0].value;
+    } else {
+      problem = std::string(what) + " is not the same on all ranks: ";
+      for (std::size_t v = 0; v < list.size(); ++v)
+        problem += (v ? "; " : "") + list[v].value + " on " + rank_list(list[v].ranks);
+    }
+    auto holds = [&](shared_value const& v) {
+      return std::find(v.ranks.begin(), v.ranks.end(), mine_.record().rank()) != v.ranks.end();
+    };
+    fail_mismatch(problem + also,
+                  "Give every rank the same arguments, options and batches, and call the same operations in the same order",
+                  list[holds(list[1]) ? 0 : 1].ranks[0]);
+  }
+
+  std::span<call_record const> all_;
+  fingerprint const& mine_;
+};
 
 /// Throws rank_mismatch unless all agree. A rank that refused the call itself returns: it has an error of its own to throw.
-inline void judge(std::span<fingerprint const> all, fingerprint const& mine) {
-  if (mine.refused()) return;
-  std::string refusals;
-  int refuser = -1;
-  for (fingerprint const& f : all)
-    if (f.refused()) {
-      refusals += (refusals.empty() ? "rank " : ", rank ") + std::to_string(f.rank()) + " refused " + f.operation() + " with " +
-                  f.refusal();
-      if (refuser < 0) refuser = f.rank();
-    }
-  if (refuser >= 0)
-    fail_mismatch(std::move(refusals), "Look at the error of that rank; nothing was sent", mine, all.size(), refuser);
-  auto differs = [&](std::size_t k) {
-    return std::any_of(all.begin(), all.end(), [&](fingerprint const& f) { return f[field(k)] != mine[field(k)]; });
-  };
-  if (std::any_of(all.begin(), all.end(), [&](fingerprint const& f) { return !f.same_operation(mine); }))
-    fail_camps("operation",
-               camps(
-                   all, [](fingerprint const& a, fingerprint const& b) { return a.same_operation(b); },
-                   [](fingerprint const& f) { return f.operation(); }),
-               "", mine, all.size());
-  for (std::size_t k = 0; k < std::size_t(field::count); ++k) {
-    if (!differs(k)) continue;
-    std::string also;
-    for (std::size_t later = k + 1; later < std::size_t(field::count); ++later)
-      if (differs(later)) also += (also.empty() ? " (also in " : ", ") + std::string(field_texts[later].name);
-    if (!also.empty()) also += ")";
-    fail_camps(field_texts[k].name,
-               camps(
-                   all, [k](fingerprint const& a, fingerprint const& b) { return a[field(k)] == b[field(k)]; },
-                   [k](fingerprint const& f) { return value_text(field_texts[k].kind, f[field(k)]); }),
-               also, mine, all.size());
-  }
+inline void throw_if_different(std::span<call_record const> all, fingerprint const& mine) {
+  if (mine.record().refused()) return;
+  comparison const ranks(all, mine);
+  ranks.throw_if_refused();
+  ranks.throw_if_operations_differ();
+  ranks.throw_if_fields_differ();
 }
 
-/// The fingerprints of ranks that are spread over one group or over nested groups (a mesh): gathered one group after the other.
+/// The records of ranks that are spread over one group or over nested groups (a mesh): gathered one group after the other.
 class agreement {
 public:
   agreement(fingerprint const& mine, index_t ranks, allocator& scratch) : scratch_(scratch), all_(scratch, {ranks}), mine_(mine) {
-    all_.tensor(0) = mine;
+    all_.tensor(0) = mine.record();
   }
 
   /// After it every rank of `comm` holds what any of them held before.
   template <communicator C>
   void gather(C const& comm, char const* primitive) {
     static_assert(std::is_same_v<typename C::memory_type, host_memory>,
-                  "sp: check levels 2 and 3 send fingerprints from host memory, which this communicator does not read");
+                  "sp: check levels 2 and 3 send records from host memory, which this communicator does not read");
     index_t const n = comm.size(), me = comm.rank();
     if (n == 1) return;
     auto part = [&](index_t r) { return all_.tensor.narrow(0, r * have_, have_); };
@@ -134,30 +168,31 @@ public:
     sp::all_gather_v(comm, primitive, {&sent, 1}, receives.parcels(), scratch_).wait();
     have_ *= n;
   }
-  /// Where ranks are about to throw, nobody leaves before everybody has the verdict: the first to end the communicator would
-  /// otherwise turn it into `aborted` for those who still wait for fingerprints.
+  /// Where ranks are about to throw, nobody leaves before everybody has all records: the first to end the communicator would
+  /// otherwise turn the mismatch into `aborted` for those who still wait for records.
   template <communicator C>
-  void settle(C const& comm) const {
+  void barrier_if_different(C const& comm) const {
     if (unanimous()) return;
 #if defined(__cpp_exceptions)
     try {
       sp::barrier(comm);
-    } catch (error const&) { // the verdict is the cause, whatever has become of the transport
+    } catch (error const&) { // the mismatch is the cause, whatever has become of the transport
     }
 #else
     sp::barrier(comm);
 #endif
   }
-  void judge() const { detail::judge({all_.tensor.data, std::size_t(have_)}, mine_); }
+  void throw_if_different() const { detail::throw_if_different(records(), mine_); }
 
 private:
+  std::span<call_record const> records() const { return {all_.tensor.data, std::size_t(have_)}; }
   bool unanimous() const {
-    std::span<fingerprint const> const all(all_.tensor.data, std::size_t(have_));
-    return std::all_of(all.begin(), all.end(), [&](fingerprint const& f) { return !f.refused() && f.same_call(mine_); });
+    auto const all = records();
+    return std::all_of(all.begin(), all.end(), [&](call_record const& r) { return !r.refused() && r.same_call(mine_.record()); });
   }
 
   allocator& scratch_;
-  owned<fingerprint, 1> all_;
+  owned<call_record, 1> all_; ///< of the first have_ ranks
   fingerprint const& mine_;
   index_t have_ = 1;
 };
@@ -168,20 +203,20 @@ private:
 inline constexpr char const* agreement_primitive = "check";
 
 /// Compares everybody's `mine` and returns if they agree; otherwise every rank throws rank_mismatch. Blocking; one all-gather of
-/// sizeof(fingerprint) bytes per rank. A rank whose fingerprint has refused() returns and throws its own error next, the others
+/// sizeof(call_record) bytes per rank. A rank whose fingerprint has refused() returns and throws its own error next, the others
 /// throw now. Nothing is left half done: after a rank_mismatch of this kind the communicator can be used on.
 template <communicator C>
 void agree(C const& comm, fingerprint const& mine, allocator& scratch, char const* primitive = agreement_primitive) {
   detail::agreement all(mine, comm.size(), scratch);
   all.gather(comm, primitive);
-  all.settle(comm);
-  all.judge();
+  all.barrier_if_different(comm);
+  all.throw_if_different();
 }
 
 /// Bytes an agreement over `ranks` ranks takes from its allocator, in one group or in nested ones.
 inline index_t agreement_scratch(index_t ranks) {
   byte_counter c;
-  owned<fingerprint, 1> all(c, {ranks});
+  owned<call_record, 1> all(c, {ranks});
   parcel_builder receives(c, ranks, ranks);
   return c.bytes() + all_gather_scratch(int(ranks));
 }
@@ -194,7 +229,7 @@ namespace detail {
 template <class Local, class Compare>
 void check_together(fingerprint& f, Local&& local, Compare&& compare) {
 #if defined(__cpp_exceptions)
-  auto tell = [&] {
+  auto compare_refused = [&] {
     try {
       compare(f);
     } catch (...) { // the rank's own failure is the one to report
@@ -204,11 +239,11 @@ void check_together(fingerprint& f, Local&& local, Compare&& compare) {
     local();
   } catch (error const& e) {
     f.refuse(e.code());
-    tell();
+    compare_refused();
     throw;
   } catch (...) {
     f.refuse();
-    tell();
+    compare_refused();
     throw;
   }
 #else

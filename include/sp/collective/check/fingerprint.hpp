@@ -1,10 +1,11 @@
-// What a rank is about to do, as a small list of named numbers: what check levels 2 and 3 compare across ranks.
-// Equal calls have equal fingerprints; digests stand for documents, masks and shardings. Every word is sent, none is padding.
+// What a rank is about to do, as a small list of named values: what check levels 2 and 3 compare across ranks.
+// Equal calls have equal records; the record that is sent has one size for all operations, no padding and no pointers.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -15,174 +16,171 @@
 
 namespace sp {
 
-/// What is compared, in the order in which a difference is named: what comes first explains what comes behind it.
-enum class field : std::size_t {
-  level,        ///< attention_options::checks
-  call,         ///< which checked call with this prepared geometry it is
-  forward_call, ///< backward: which call made the `saved` it consumes
-  element,      ///< element type
-  q_heads,      ///< global
-  kv_heads,     ///< global
-  dim,          ///< of q and k
-  value_dim,    ///< of v and out
-  q_documents,  ///< digest of the documents of the queries
-  k_documents,  ///< of the keys
-  q_sharding,   ///< digest of the runs of all ranks
-  k_sharding,   ///< of the keys
-  tokens,       ///< digest of the tokens, if the batch was given one
-  mask,         ///< digest of the rule
-  scale,        ///< softmax scale
-  schedule,     ///< of a ring
-  head_groups,  ///< of a gathering ring
-  keep,         ///< what Ulysses keeps
-  sinks,        ///< given or not
-  accumulate,   ///< gradients are added or overwritten
-  features,     ///< digest of the kernel's features
-  random,       ///< digest of the random key, where the kernel draws numbers
-  reduction,    ///< of a loss
-  divide,       ///< of a loss
-  ignore_index, ///< of a loss
-  contract,     ///< of a loss: the factor of its gradients
-  row_shape,    ///< digest of the extents behind the rows
-  to_sharding,  ///< of the layout a relayout leads to
-  map,          ///< digest of a relayout's map
-  count
-};
+/// One rank's call as it travels between ranks. A field travels as a digest of its name and 64 bits of value: how both are
+/// written is known to the `fingerprint` of every rank that makes the same call.
+class call_record {
+public:
+  static constexpr std::size_t most_fields = 24, operation_characters = 48;
 
-namespace detail {
-
-/// How the values of a field are written.
-enum class field_kind { number, hash, real, element, schedule, keep, given, switched, reduction, divide };
-struct field_text {
-  char const* name;
-  field_kind kind = field_kind::number;
-};
-inline constexpr field_text field_texts[] = {{"check level"},
-                                             {"call number"},
-                                             {"number of the forward call"},
-                                             {"element type", field_kind::element},
-                                             {"q heads"},
-                                             {"kv heads"},
-                                             {"dim"},
-                                             {"value dim"},
-                                             {"documents", field_kind::hash},
-                                             {"key documents", field_kind::hash},
-                                             {"sharding", field_kind::hash},
-                                             {"key sharding", field_kind::hash},
-                                             {"tokens", field_kind::hash},
-                                             {"mask", field_kind::hash},
-                                             {"scale", field_kind::real},
-                                             {"schedule", field_kind::schedule},
-                                             {"head groups"},
-                                             {"keep", field_kind::keep},
-                                             {"sinks", field_kind::given},
-                                             {"accumulate", field_kind::switched},
-                                             {"kernel features", field_kind::hash},
-                                             {"random key", field_kind::hash},
-                                             {"reduction", field_kind::reduction},
-                                             {"divide", field_kind::divide},
-                                             {"ignore_index"},
-                                             {"gradient contract", field_kind::real},
-                                             {"row shape", field_kind::hash},
-                                             {"sharding moved to", field_kind::hash},
-                                             {"map", field_kind::hash}};
-static_assert(std::size(field_texts) == std::size_t(field::count));
-
-/// A number for an element type: its kind, then its bytes.
-template <class T>
-constexpr std::uint64_t element_number() {
-  std::uint64_t kind = 5;
-  if constexpr (std::is_floating_point_v<T>) kind = 0;
-  if constexpr (std::is_same_v<T, bf16>) kind = 1;
-  if constexpr (std::is_same_v<T, fp16>) kind = 2;
-  if constexpr (std::is_integral_v<T>) kind = std::is_signed_v<T> ? 3 : 4;
-  return kind * 65536 + sizeof(T);
-}
-
-inline std::string value_text(field_kind kind, std::uint64_t v) {
-  auto word = [&](std::initializer_list<char const*> words) {
-    return v < words.size() ? std::string(words.begin()[v]) : std::to_string(v);
-  };
-  switch (kind) {
-  case field_kind::number:
-    return std::to_string(static_cast<std::int64_t>(v));
-  case field_kind::real:
-    return std::to_string(std::bit_cast<double>(v));
-  case field_kind::schedule:
-    return word({"automatic", "rotate", "gather", "pull"});
-  case field_kind::keep:
-    return word({"nothing", "heads", "output"});
-  case field_kind::given:
-    return word({"none", "given"});
-  case field_kind::switched:
-    return word({"off", "on"});
-  case field_kind::reduction:
-    return word({"sum", "mean"});
-  case field_kind::divide:
-    return word({"now", "later"});
-  case field_kind::element: {
-    char const* const kinds[] = {"float", "bf16 of ", "fp16 of ", "int", "uint", "something of "};
-    std::uint64_t const kind_of = min(index_t(v / 65536), 5), bytes = v % 65536;
-    bool const in_bits = kind_of == 0 || kind_of == 3 || kind_of == 4;
-    return kinds[kind_of] + std::to_string(in_bits ? bytes * 8 : bytes) + (in_bits ? "" : " bytes");
+  int rank() const noexcept { return rank_; } ///< as messages name it
+  std::string operation() const {
+    std::string text;
+    for (char c : operation_)
+      if (c != 0) text += c;
+    return text;
   }
-  case field_kind::hash:
-    break;
+  bool same_operation(call_record const& o) const noexcept { return operation_ == o.operation_; }
+  /// The same fields in the same order, with the same values.
+  bool same_call(call_record const& o) const noexcept {
+    return same_operation(o) && fields_ == o.fields_ && names_ == o.names_ && values_ == o.values_;
   }
-  std::string text = "#";
-  for (int shift = 28; shift >= 0; shift -= 4) text += "0123456789abcdef"[v >> shift & 15];
-  return v == 0 ? "none" : text;
-}
 
-} // namespace detail
+  /// This rank's own checks have failed: the others will throw with it.
+  bool refused() const noexcept { return status_ != 0; }
+  std::string refusal() const {
+    return status_ - 1 > std::uint64_t(errc::backend_error) ? "an exception" : name(errc(status_ - 1));
+  }
 
-/// One rank's view of a call: a fixed list of 64-bit words, the same for every operation, so that operations can be told apart.
+  std::size_t fields() const noexcept { return std::min(std::size_t(fields_), most_fields); } // also where a transport lies
+  /// The value of the field with this name; nullptr where it was not given.
+  std::uint64_t const* find(std::string_view field) const noexcept {
+    for (std::size_t k = 0; k < fields(); ++k)
+      if (names_[k] == digest_of_name(field)) return &values_[k];
+    return nullptr;
+  }
+
+private:
+  friend class fingerprint;
+  static constexpr std::uint64_t other_exception = ~std::uint64_t{0}; ///< a refusal that is no sp::error
+
+  /// FNV-1a: a call has two dozen fields at most, so 32 bits tell their names apart.
+  static constexpr std::uint32_t digest_of_name(std::string_view text) noexcept {
+    std::uint32_t d = 0x811c9dc5u;
+    for (char c : text) d = (d ^ static_cast<unsigned char>(c)) * 0x01000193u;
+    return d;
+  }
+
+  std::int32_t rank_ = -1, fields_ = 0;
+  std::uint64_t status_ = 0; ///< 0, or why this rank refused
+  std::array<char, operation_characters> operation_{};
+  std::array<std::uint32_t, most_fields> names_{};
+  std::array<std::uint64_t, most_fields> values_{};
+};
+static_assert(std::is_trivially_copyable_v<call_record> && std::has_unique_object_representations_v<call_record>);
+
+/// A call_record with what this rank needs to tell a difference in words. The caller names the fields and lists them in the order
+/// in which a difference is to be named: what comes first explains what comes behind it. Names and words are literals.
 class fingerprint {
 public:
-  static constexpr std::size_t name_words = 6;
+  using word_list = std::span<char const* const>;
 
   fingerprint() = default;
   /// The operation "<object><call>", cut at 48 characters; `rank` is how messages name this rank.
-  fingerprint(std::string_view object, std::string_view call, int rank) : rank_(std::uint64_t(rank)) {
+  fingerprint(std::string_view object, std::string_view call, int rank) {
+    record_.rank_ = rank;
     std::size_t at = 0;
     for (std::string_view part : {object, call})
       for (char c : part)
-        if (at < name_words * 8) {
-          name_[at / 8] |= std::uint64_t(static_cast<unsigned char>(c)) << (at % 8 * 8);
-          ++at;
-        }
+        if (at < call_record::operation_characters) record_.operation_[at++] = c;
   }
 
+  /// A whole number.
   template <class T>
-    requires(std::is_integral_v<T> || std::is_enum_v<T>)
-  fingerprint& set(field f, T value) {
-    fields_[std::size_t(f)] = static_cast<std::uint64_t>(value);
-    return *this;
+  requires std::is_integral_v<T> fingerprint& number(char const* field, T value) {
+    return add(field, {writing::number, {}}, static_cast<std::uint64_t>(value));
   }
-  fingerprint& set(field f, double value) { return set(f, std::bit_cast<std::uint64_t>(value)); }
-  std::uint64_t operator[](field f) const { return fields_[std::size_t(f)]; }
+  /// A digest, written as its last digits; 0 is "none".
+  fingerprint& hash(char const* field, std::uint64_t value) { return add(field, {writing::hash, {}}, value); }
+  fingerprint& real(char const* field, double value) {
+    return add(field, {writing::real, {}}, std::bit_cast<std::uint64_t>(value));
+  }
+  /// A value that is written as words[value]: an enumerator, or a bool.
+  template <class T>
+    requires(std::is_enum_v<T> || std::is_integral_v<T>)
+  fingerprint& word(char const* field, T value, word_list words) {
+    return add(field, {writing::word, words}, static_cast<std::uint64_t>(value));
+  }
+  /// An element type.
+  template <class T>
+  fingerprint& element(char const* field) {
+    return add(field, {writing::element, {}}, element_number<T>());
+  }
 
   /// This rank's own checks have failed: the others will throw with it.
-  void refuse(errc code) { status_ = 1 + std::uint64_t(code); }
-  void refuse() { status_ = ~std::uint64_t{0}; } ///< for a reason that is no sp::error
-  bool refused() const { return status_ != 0; }
-  std::string refusal() const { return status_ == ~std::uint64_t{0} ? "an exception" : name(errc(status_ - 1)); }
+  void refuse(errc code) noexcept { record_.status_ = 1 + std::uint64_t(code); }
+  void refuse() noexcept { record_.status_ = call_record::other_exception; } ///< for a reason that is no sp::error
 
-  int rank() const { return int(rank_); }
-  std::string operation() const {
-    std::string text;
-    for (std::size_t i = 0; i < name_words * 8; ++i)
-      if (char const c = char(name_[i / 8] >> (i % 8 * 8) & 255)) text += c;
-    return text;
+  call_record const& record() const noexcept { return record_; }
+  std::size_t fields() const noexcept { return record_.fields(); }
+  /// The name of field k, in the order of adding.
+  char const* name_of(std::size_t k) const noexcept { return names_[k]; }
+  /// A value of field k, this rank's or another's, as a reader knows it.
+  std::string text_of(std::size_t k, std::uint64_t const* value) const {
+    return value ? text_of(styles_[k], *value) : "not given";
   }
-  bool same_operation(fingerprint const& o) const { return name_ == o.name_; }
-  bool same_call(fingerprint const& o) const { return same_operation(o) && fields_ == o.fields_; }
 
 private:
-  std::uint64_t rank_ = 0, status_ = 0;
-  std::array<std::uint64_t, name_words> name_{};
-  std::array<std::uint64_t, std::size_t(field::count)> fields_{};
+  enum class writing { number, hash, real, word, element };
+  struct style {
+    writing how = writing::number;
+    word_list words{};
+  };
+
+  fingerprint& add(char const* field, style how, std::uint64_t value) {
+    std::size_t const k = record_.fields();
+    if (k == call_record::most_fields || record_.find(field))
+      fail({errc::bad_state,
+            "field \"" + std::string(field) + "\" of " + record_.operation() + " comes twice, or is one too many for " +
+                std::to_string(call_record::most_fields),
+            "Compare each field once, or raise sp::call_record::most_fields"});
+    names_[k] = field;
+    styles_[k] = how;
+    record_.names_[k] = call_record::digest_of_name(field);
+    record_.values_[k] = value;
+    ++record_.fields_;
+    return *this;
+  }
+
+  /// A number for an element type: its kind, then its bytes.
+  template <class T>
+  static constexpr std::uint64_t element_number() {
+    std::uint64_t kind = 5;
+    if constexpr (std::is_floating_point_v<T>) kind = 0;
+    if constexpr (std::is_same_v<T, bf16>) kind = 1;
+    if constexpr (std::is_same_v<T, fp16>) kind = 2;
+    if constexpr (std::is_integral_v<T>) kind = std::is_signed_v<T> ? 3 : 4;
+    return kind * 65536 + sizeof(T);
+  }
+  static std::string element_text(std::uint64_t v) {
+    char const* const kinds[] = {"float", "bf16 of ", "fp16 of ", "int", "uint", "something of "};
+    std::uint64_t const kind = std::min(v / 65536, std::uint64_t{5}), bytes = v % 65536;
+    bool const in_bits = kind == 0 || kind == 3 || kind == 4;
+    return kinds[kind] + std::to_string(in_bits ? bytes * 8 : bytes) + (in_bits ? "" : " bytes");
+  }
+  static std::string hash_text(std::uint64_t v) {
+    std::string text = "#";
+    for (int shift = 28; shift >= 0; shift -= 4) text += "0123456789abcdef"[v >> shift & 15];
+    return v == 0 ? "none" : text;
+  }
+  static std::string text_of(style const& s, std::uint64_t v) {
+    switch (s.how) {
+    case writing::number:
+      return std::to_string(static_cast<std::int64_t>(v));
+    case writing::hash:
+      return hash_text(v);
+    case writing::real:
+      return std::to_string(std::bit_cast<double>(v));
+    case writing::word:
+      return v < s.words.size() ? s.words[v] : std::to_string(v);
+    case writing::element:
+      break;
+    }
+    return element_text(v);
+  }
+
+  call_record record_;
+  std::array<char const*, call_record::most_fields> names_{};
+  std::array<style, call_record::most_fields> styles_{};
 };
-static_assert(std::is_trivially_copyable_v<fingerprint> && sizeof(fingerprint) % 8 == 0);
 
 } // namespace sp
