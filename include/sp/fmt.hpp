@@ -14,7 +14,6 @@ namespace sp::detail {
 struct as_text {
   constexpr auto parse(fmt::format_parse_context& c) { return c.begin(); }
   static auto write(fmt::format_context& c, std::string const& s) { return fmt::format_to(c.out(), "{}", s); }
-  static std::string bound(index_t b) { return b >= unbounded ? "inf" : b <= -unbounded ? "-inf" : std::to_string(b); }
 };
 
 } // namespace sp::detail
@@ -37,13 +36,7 @@ struct fmt::formatter<sp::slice> : sp::detail::as_text {
 };
 template <>
 struct fmt::formatter<sp::block> : sp::detail::as_text {
-  auto format(sp::block const& b, fmt::format_context& c) const {
-    return write(
-        c,
-        fmt::format("block {{rows [{}, {}) of part {} at {} step {}, keys [{}, {}) of part {} at {} step {}, {} <= k - q <= {}}}",
-                    b.q, b.q + b.rows, b.q_part, b.q_pos, b.q_stride, b.k, b.k + b.keys, b.k_part, b.k_pos, b.k_stride,
-                    bound(b.lo), bound(b.hi)));
-  }
+  auto format(sp::block const& b, fmt::format_context& c) const { return write(c, sp::detail::describe(b)); }
 };
 template <>
 struct fmt::formatter<sp::heads> : sp::detail::as_text {

@@ -6,9 +6,9 @@
 #include <string>
 #include <type_traits>
 
+#include <sp/backend/block_calls.hpp>
 #include <sp/backend/merge.hpp>
 #include <sp/core/digest.hpp>
-#include <sp/geometry/square.hpp>
 
 namespace sp {
 
@@ -55,26 +55,11 @@ concept differentiates_block = requires(K const k, block_grad<T, typename K::mem
 }
 || takes_kept<K, T, std::conditional_t<std::is_void_v<kept_by<K>>, nothing, kept_by<K>>>;
 
-inline std::string describe(block const& b) {
-  auto n = [](index_t v) {
-    return v >= unbounded ? std::string("inf") : v <= -unbounded ? std::string("-inf") : std::to_string(v);
-  };
-  return "block {" + std::to_string(b.rows) + " rows from position " + std::to_string(b.q_pos) + " step " +
-         std::to_string(b.q_stride) + ", " + std::to_string(b.keys) + " keys from " + std::to_string(b.k_pos) + " step " +
-         std::to_string(b.k_stride) + ", " + n(b.lo) + " <= k - q <= " + n(b.hi) + "}";
-}
-
 /// A block as a problem of its own, for a backend over tables.
 inline problem as_problem(block const& b) {
   run q{b.q_pos, b.rows, b.q_stride}, k{b.k_pos, b.keys, b.k_stride};
   slice s{q.begin, q.end(), k.begin, k.end(), b.lo, b.hi, b.document, b.id, b.q_origin, b.k_origin};
   return {{{q, b.q_part, b.q}}, {{k, b.k_part, b.k}}, {s}};
-}
-
-/// rows [first, first + count) of a view, unless it is null.
-template <class V>
-V cut_view(V const& v, index_t row, index_t rows, index_t head, index_t heads) {
-  return v.data ? v.rows(row, rows).narrow(1, head, heads) : v;
 }
 
 } // namespace detail
@@ -140,11 +125,9 @@ public:
   /// unsupported_mask when neither the kernel nor a second backend takes a block.
   plan prepare(problem const& p) const {
     plan out;
-    auto keep = [&](block const& b) { accepts(b) ? out.blocks.push_back(b) : refused(b, out); };
     for_each_block(std::span(p.q), std::span(p.k), std::span(p.mask), [&](block const& b) {
-      auto pieces = to_square_causal(b);
-      if (accepts(b) || !pieces) return keep(b);
-      for (block const& piece : *pieces) keep(piece);
+      detail::for_each_piece(
+          kernel_, b, [&](block const& piece, bool accepted) { accepted ? out.blocks.push_back(piece) : refused(piece, out); });
     });
     for (block const& b : out.blocks) out.rows = max(out.rows, b.rows);
     return out;
@@ -158,23 +141,18 @@ public:
   const {
     extra out;
     parts<T> part(scratch, p, state.out.extent(1), state.out.extent(2));
-    for_each_call(p, n.heads, [&](block const& b, gqa_range const& g) {
-      block_call<T, memory_type> c;
-      c.where = b;
-      c.heads = global_heads(n.heads, g);
-      c.scale = n.scale;
-      c.random = n.random;
-      c.q = detail::cut_view(q, b.q, b.rows, g.q_begin, g.q_count);
-      c.k = detail::cut_view(keys[std::size_t(b.k_part)].k, b.k, b.keys, g.kv_begin, g.kv_count);
-      c.v = detail::cut_view(keys[std::size_t(b.k_part)].v, b.k, b.keys, g.kv_begin, g.kv_count);
-      c.out = detail::cut_view(part.out.tensor, 0, b.rows, 0, g.q_count);
-      c.lse = detail::cut_view(part.lse.tensor, 0, b.rows, 0, g.q_count);
+    detail::for_each_call<block_call<T, memory_type>>(p.blocks, n, [&](auto& c, block const& b, gqa_range const& g) {
+      auto const& kv = keys[std::size_t(b.k_part)];
+      c.q = detail::query_rows(q, b, g);
+      c.k = detail::key_rows(kv.k, b, g);
+      c.v = detail::key_rows(kv.v, b, g);
+      c.out = part.out.tensor.rows(0, b.rows).narrow(1, 0, g.q_count);
+      c.lse = part.lse.tensor.rows(0, b.rows).narrow(1, 0, g.q_count);
       if constexpr (keeps)
         out.calls.push_back(kernel_.forward(c));
       else
         kernel_.forward(c);
-      merge(fold_state<T, memory_type>{detail::cut_view(state.out, b.q, b.rows, g.q_begin, g.q_count),
-                                       detail::cut_view(state.lse, b.q, b.rows, g.q_begin, g.q_count)},
+      merge(fold_state<T, memory_type>{detail::query_rows(state.out, b, g), detail::query_rows(state.lse, b, g)},
             fold_state<T, memory_type>{c.out, c.lse});
     });
     if constexpr (has_second)
@@ -190,25 +168,19 @@ public:
   void backward(plan const& p, allocator& scratch, call_numbers const& n, std::span<query_grad<T, memory_type> const> queries,
                 std::span<key_grad<T, memory_type> const> keys, extra const& x) const {
     std::size_t call = 0;
-    for_each_call(p, n.heads, [&](block const& b, gqa_range const& g) {
-      auto const& a = queries[std::size_t(b.q_part)];
-      auto const& c = keys[std::size_t(b.k_part)];
-      auto rows = [&](auto const& v) { return detail::cut_view(v, b.q, b.rows, g.q_begin, g.q_count); };
-      auto cols = [&](auto const& v) { return detail::cut_view(v, b.k, b.keys, g.kv_begin, g.kv_count); };
-      block_grad<T, memory_type> grad{b,
-                                      global_heads(n.heads, g),
-                                      n.scale,
-                                      n.random,
-                                      rows(a.q),
-                                      cols(c.k),
-                                      cols(c.v),
-                                      rows(a.out),
-                                      rows(a.dout),
-                                      rows(a.lse),
-                                      rows(a.delta),
-                                      rows(a.dq),
-                                      cols(c.dk),
-                                      cols(c.dv)};
+    detail::for_each_call<block_grad<T, memory_type>>(p.blocks, n, [&](auto& grad, block const& b, gqa_range const& g) {
+      auto const& of_q = queries[std::size_t(b.q_part)];
+      auto const& of_k = keys[std::size_t(b.k_part)];
+      grad.q = detail::query_rows(of_q.q, b, g);
+      grad.k = detail::key_rows(of_k.k, b, g);
+      grad.v = detail::key_rows(of_k.v, b, g);
+      grad.out = detail::query_rows(of_q.out, b, g);
+      grad.dout = detail::query_rows(of_q.dout, b, g);
+      grad.lse = detail::query_rows(of_q.lse, b, g);
+      grad.delta = detail::query_rows(of_q.delta, b, g);
+      grad.dq = detail::query_rows(of_q.dq, b, g);
+      grad.dk = detail::key_rows(of_k.dk, b, g);
+      grad.dv = detail::key_rows(of_k.dv, b, g);
       if constexpr (detail::takes_kept<Kernel, T, kept>)
         kernel_.backward(grad, x.calls[call++]);
       else
@@ -240,13 +212,6 @@ private:
         : out(a, {p.rows, q_heads, value_dim}), lse(a, {p.rows, q_heads}) {}
   };
 
-  bool accepts(block const& b) const {
-    if constexpr (requires { kernel_.accepts(b); })
-      return kernel_.accepts(b);
-    else
-      return true;
-  }
-
   void refused(block const& b, plan& out) const {
     if constexpr (has_second)
       out.others.push_back(second_.prepare(detail::as_problem(b)));
@@ -261,13 +226,6 @@ private:
       return (x.others[i]);
     else
       return (x); // nothing, as the second backend's own
-  }
-
-  template <class F>
-  static void for_each_call(plan const& p, heads const& h, F&& f) {
-    auto groups = uniform_gqa(h);
-    for (block const& b : p.blocks)
-      for (gqa_range const& g : groups) f(b, g);
   }
 
   Kernel kernel_;

@@ -7,6 +7,7 @@
 #include <limits>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -95,6 +96,15 @@ constexpr index_t work(std::span<block const> list) {
 }
 
 namespace detail {
+
+inline std::string describe(block const& b) {
+  auto side = [](index_t first, index_t count, int part, index_t position, index_t stride) {
+    return "[" + std::to_string(first) + ", " + std::to_string(first + count) + ") of part " + std::to_string(part) + " at " +
+           std::to_string(position) + " step " + std::to_string(stride);
+  };
+  return "block {rows " + side(b.q, b.rows, b.q_part, b.q_pos, b.q_stride) + ", keys " +
+         side(b.k, b.keys, b.k_part, b.k_pos, b.k_stride) + ", " + bound_text(b.lo) + " <= k - q <= " + bound_text(b.hi) + "}";
+}
 
 constexpr block meet(placed const& q, placed const& k, slice const& s) {
   placed a = q.sub(clip(q.positions, s.q0, s.q1));

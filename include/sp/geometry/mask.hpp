@@ -66,10 +66,13 @@ constexpr mask user_slices(std::vector<slice> list) { return {.user = std::move(
 
 namespace detail {
 
+/// A bound of k - q, for messages.
+inline std::string bound_text(index_t bound) {
+  return bound >= unbounded ? "inf" : bound <= -unbounded ? "-inf" : std::to_string(bound);
+}
+
 inline std::string describe(slice const& s) {
-  auto n = [](index_t v) {
-    return v >= unbounded ? std::string("inf") : v <= -unbounded ? std::string("-inf") : std::to_string(v);
-  };
+  auto n = bound_text;
   return "{q [" + n(s.q0) + ", " + n(s.q1) + "), k [" + n(s.k0) + ", " + n(s.k1) + "), " + n(s.lo) + " <= k - q <= " + n(s.hi) +
          "}";
 }
