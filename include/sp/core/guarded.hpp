@@ -91,9 +91,8 @@ private:
     site from; ///< the call that asked for it
   };
 
-  static std::size_t rounded(std::size_t n) { return (n + alignment - 1) / alignment * alignment; }
-  static std::size_t whole(std::size_t n) { return margin + rounded(n) + margin; }
-  static std::size_t tail(std::size_t n) { return rounded(n) - n + margin; }
+  static std::size_t whole(std::size_t n) { return margin + round_up(n, alignment) + margin; }
+  static std::size_t tail(std::size_t n) { return round_up(n, alignment) - n + margin; }
 
   static void paint(block const& b) {
     std::memset(b.data - margin, canary, margin);

@@ -43,6 +43,13 @@ constexpr index_t floor_div(index_t a, index_t b) { return a / b - (a % b != 0 &
 /// Quotient rounded towards plus infinity; b != 0.
 constexpr index_t ceil_div(index_t a, index_t b) { return -floor_div(-a, b); }
 
+/// The smallest multiple of `multiple` that is not below n; multiple > 0.
+template <class Integer>
+constexpr Integer round_up(Integer n, Integer multiple) {
+  Integer rest = n % multiple; // takes the sign of n
+  return rest > 0 ? n + (multiple - rest) : n - rest;
+}
+
 /// The one cut rule, for tokens and heads alike: part p of n items over `parts` is [cut(n, p, parts), cut(n, p + 1, parts)).
 constexpr index_t cut(index_t n, index_t p, index_t parts) {
   // floor(p n / parts) without overflow: n = a parts + b gives p a + floor(p b / parts)

@@ -46,13 +46,13 @@ public:
       p = ::operator new(size, std::align_val_t(alignment));
     }
     ++out_;
-    in_use_ += rounded(bytes);
+    in_use_ += round_up(bytes, alignment);
     peak_ = peak_ < in_use_ ? in_use_ : peak_;
     return p;
   }
   void deallocate(void* p, std::size_t bytes) noexcept override {
     --out_;
-    in_use_ -= rounded(bytes);
+    in_use_ -= round_up(bytes, alignment);
     free_.emplace_back(p, size_class(bytes));
   }
 
@@ -61,11 +61,10 @@ public:
   std::size_t peak_bytes() const { return peak_; }
 
 private:
-  static std::size_t rounded(std::size_t n) { return (n + alignment - 1) / alignment * alignment; }
   static std::size_t size_class(std::size_t n) {
     std::size_t step = std::bit_floor(n | 1) / 8;
     step = step < alignment ? alignment : step;
-    return (n + step - 1) / step * step;
+    return round_up(n, step);
   }
   std::vector<std::pair<void*, std::size_t>> free_; ///< block, size class
   std::size_t out_ = 0, in_use_ = 0, peak_ = 0;
@@ -97,7 +96,7 @@ private:
   /// Where a block may start that does not start before `p`, counted from base_.
   std::size_t aligned(std::byte const* p) const {
     auto address = [](std::byte const* x) { return reinterpret_cast<std::uintptr_t>(x); };
-    return (address(p) + alignment - 1) / alignment * alignment - address(base_);
+    return round_up(address(p), alignment) - address(base_);
   }
 
   std::byte* base_;
@@ -112,7 +111,7 @@ inline thread_local index_t counted_overhead = 0; ///< bytes a block takes beyon
 class byte_counter final : public allocator {
 public:
   void* allocate(std::size_t bytes) override {
-    bytes_ += (bytes + alignment - 1) / alignment * alignment + std::size_t(detail::counted_overhead);
+    bytes_ += round_up(bytes, alignment) + std::size_t(detail::counted_overhead);
     return nullptr;
   }
   void deallocate(void*, std::size_t) noexcept override {}

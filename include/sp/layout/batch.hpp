@@ -119,8 +119,8 @@ private:
       std::vector<document> list; // over the stream only the end needs room
       index_t n = 0;
       for (document const& d : docs) list.push_back({n, d.count, d.count, d.id}), n += d.count;
-      list.back().room += ceil_div(n, m) * m - n;
-      return {list, ceil_div(n, m) * m};
+      list.back().room += round_up(n, m) - n;
+      return {list, round_up(n, m)};
     } else {
       fail({errc::uneven_partition, "this sharding does not say how to pad", "Give it index_t multiple(index_t parts) const"});
     }

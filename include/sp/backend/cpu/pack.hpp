@@ -11,7 +11,7 @@ inline namespace SP_CPU_TARGET {
 template <class A>
 index_t packed_stride(index_t width) {
   constexpr index_t n = micro_columns<A>;
-  return ceil_div(width, n) * n + 64 / index_t(sizeof(A));
+  return round_up(width, n) + 64 / index_t(sizeof(A));
 }
 
 /// One head of the given rows as rows of `to`, zero up to the stride. `view_of(part)` is an owner's tensor (rows, heads, width).

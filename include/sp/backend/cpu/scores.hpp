@@ -34,7 +34,7 @@ struct score_context {
 template <class A>
 pair_mask::keys_seen whole_vectors(pair_mask::keys_seen h) {
   constexpr index_t n = simd<A>::lanes;
-  return {h.lo / n * n, ceil_div(h.hi, n) * n};
+  return {h.lo / n * n, round_up(h.hi, n)};
 }
 
 /// Key slots of a tile as numbers, for what depends on the distance of query and key.

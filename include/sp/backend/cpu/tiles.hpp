@@ -83,7 +83,7 @@ inline tile_side cut_tiles(std::span<placed const> table, std::vector<tile_range
   index_t count = 0;
   for (piece_of_tile const& p : pieces) {
     if (out.tiles.empty() || out.tiles.back().document != p.document || out.tiles.back().begin != p.begin) {
-      out.rows += ceil_div(count, unit) * unit;
+      out.rows += round_up(count, unit);
       count = 0;
       out.tiles.push_back({out.runs.size(), out.runs.size(), p.document, p.begin, out.rows});
     }
@@ -91,7 +91,7 @@ inline tile_side cut_tiles(std::span<placed const> table, std::vector<tile_range
     out.tiles.back().last_run = out.runs.size();
     count += p.rows.positions.count;
   }
-  out.rows += ceil_div(count, unit) * unit;
+  out.rows += round_up(count, unit);
   return out;
 }
 
@@ -159,7 +159,7 @@ struct tile_rows {
       covered[std::size_t(count++)] = false;
     }
     rank[std::size_t(size)] = count;
-    padded = ceil_div(count, unit) * unit;
+    padded = round_up(count, unit);
     for (slice const& s : plan.slices_of(plan.documents[t.document])) {
       index_t first = max(keys ? s.k0 : s.q0, begin), last = min(keys ? s.k1 : s.q1, begin + size);
       if (first >= last) continue;

@@ -109,7 +109,7 @@ public:
     ::operator delete(p, std::align_val_t(alignment));
   }
 
-  static index_t rounded(index_t n) { return ceil_div(max(n, index_t{1}), index_t(alignment)) * index_t(alignment); }
+  static index_t rounded(index_t n) { return round_up(max(n, index_t{1}), index_t(alignment)); }
   place take(index_t rounded_bytes) {
     for (std::size_t w = 0; w < windows_.size(); ++w)
       if (index_t const at = windows_[w]->take(rounded_bytes); at >= 0) return {int(w), at};
