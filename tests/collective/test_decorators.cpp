@@ -5,8 +5,10 @@
 #include <set>
 
 #include <sp/collective/decorators/chaos.hpp>
+#include <sp/collective/decorators/checksummed.hpp>
 #include <sp/collective/decorators/counting.hpp>
 #include <sp/collective/operations.hpp>
+#include <sp/mesh/group.hpp>
 #include <sp/threads.hpp>
 
 #include "collective/pieces.hpp"
@@ -39,23 +41,109 @@ struct native : base { // hides what it sends
   void barrier() const {}
 };
 
-template <class D>
-constexpr bool bare_abilities = sp::communicator<D> && !sp::has_all_to_all_v<D> && !sp::has_all_gather_v<D> &&
-                                !sp::has_all_reduce<D, float> && !sp::has_reduce_scatter<D, float> && !sp::has_broadcast<D> &&
-                                !sp::has_barrier<D> && !sp::splittable<D> && !sp::peer_memory<D> && !sp::abortable<D>;
-template <class D>
-constexpr bool native_abilities =
-    sp::has_all_to_all_v<D>&& sp::has_all_gather_v<D>&& sp::has_all_reduce<D, float> && !sp::has_all_reduce<D, int> &&
-    sp::has_reduce_scatter<D, float> && sp::has_broadcast<D> && sp::has_barrier<D> && !sp::splittable<D>;
-template <class D>
-constexpr bool thread_abilities =
-    sp::has_barrier<D>&& sp::splittable<D>&& sp::peer_memory<D>&& sp::abortable<D> && !sp::has_broadcast<D>;
+// Each of these has one ability and no other.
+struct exchanges : base {
+  token all_to_all_v(sp::traffic const&) const { return {}; }
+};
+struct gathers : base {
+  token all_gather_v(sp::traffic const&) const { return {}; }
+};
+struct reduces : base {
+  void all_reduce(sp::view<float, 1>) const {}
+};
+struct scatters : base {
+  void reduce_scatter(std::span<sp::view<float, 1> const>, sp::view<float, 1>) const {}
+};
+struct broadcasts : base {
+  void broadcast(std::span<piece const>, int) const {}
+};
+struct meets : base {
+  void barrier() const {}
+};
+struct splits : base {
+  native split(int, int) const { return {}; }
+};
+struct publishes : base {
+  sp::solo::exposure publish(char const*, std::span<piece const> mine) const { return {mine}; }
+};
+struct aborts : base {
+  void abort(sp::error_info const&) const {}
+};
+struct strides : base {
+  sp::index_t stride() const { return 2; }
+};
+// Each of these has a member of the right name that does not do.
+struct exchanges_without_token : base {
+  void all_to_all_v(sp::traffic const&) const {}
+};
+struct gathers_not_const : base {
+  token all_gather_v(sp::traffic const&) { return {}; }
+};
+struct broadcasts_without_root : base {
+  void broadcast(std::span<piece const>) const {}
+};
+struct splits_to_nothing : base {
+  int split(int, int) const { return 0; }
+};
+struct publishes_nothing : base {
+  void publish(char const*, std::span<piece const>) const {}
+};
+struct aborts_without_reason : base {
+  void abort() const {}
+};
 
-static_assert(bare_abilities<base> && bare_abilities<sp::counting<base>> && bare_abilities<sp::chaos<base>>);
-static_assert(native_abilities<native> && native_abilities<sp::counting<native>> && native_abilities<sp::chaos<native>>);
-static_assert(thread_abilities<sp::threads> && thread_abilities<sp::counting<sp::threads>> &&
-              thread_abilities<sp::chaos<sp::threads>>);
-static_assert(thread_abilities<sp::counting<sp::chaos<sp::threads>>>);
+/// One bit per ability.
+template <class C>
+constexpr unsigned abilities() {
+  bool const has[] = {sp::communicator<C>,
+                      sp::has_all_to_all_v<C>,
+                      sp::has_all_gather_v<C>,
+                      sp::has_all_reduce<C, int>,
+                      sp::has_all_reduce<C, float>,
+                      sp::has_reduce_scatter<C, int>,
+                      sp::has_broadcast<C>,
+                      sp::has_reduce_scatter<C, float>,
+                      sp::has_barrier<C>,
+                      sp::splittable<C>,
+                      sp::peer_memory<C>,
+                      sp::abortable<C>,
+                      sp::has_stride<C>};
+  unsigned bits = 0;
+  for (bool b : has) bits = 2 * bits + b;
+  return bits;
+}
+constexpr unsigned bit_of_stride = 1;
+
+/// Every decorator has the abilities of what it wraps, no more and no less; a mesh group knows its stride besides.
+template <class... C>
+constexpr bool decorators_keep_abilities = ((abilities<sp::counting<C>>() == abilities<C>() &&
+                                             abilities<sp::chaos<C>>() == abilities<C>() &&
+                                             abilities<sp::checksummed<C>>() == abilities<C>() &&
+                                             abilities<sp::group<C>>() == (abilities<C>() | bit_of_stride)) &&
+                                            ...);
+template <class... C>
+constexpr bool all_differ_in_one_bit = ((__builtin_popcount(abilities<C>() ^ abilities<base>()) == 1) && ...);
+template <class... C>
+constexpr bool all_are_bare = ((abilities<C>() == abilities<base>()) && ...);
+
+static_assert(
+    all_differ_in_one_bit<exchanges, gathers, reduces, scatters, broadcasts, meets, splits, publishes, aborts, strides>);
+static_assert(all_are_bare<base, exchanges_without_token, gathers_not_const, broadcasts_without_root, splits_to_nothing,
+                           publishes_nothing, aborts_without_reason>);
+static_assert(decorators_keep_abilities<base, native, sp::solo, sp::threads>);
+static_assert(
+    decorators_keep_abilities<exchanges, gathers, reduces, scatters, broadcasts, meets, splits, publishes, aborts, strides>);
+static_assert(decorators_keep_abilities<exchanges_without_token, gathers_not_const, broadcasts_without_root, splits_to_nothing,
+                                        publishes_nothing, aborts_without_reason>);
+static_assert(decorators_keep_abilities<sp::chaos<sp::threads>, sp::group<sp::counting<sp::threads>>, sp::checksummed<native>>);
+
+/// What split() makes: a decorator decorates the new group too; a mesh group does not, for the new one follows no axis.
+template <class C>
+using split_of = decltype(std::declval<C const&>().split(0, 0));
+static_assert(std::is_same_v<split_of<sp::counting<splits>>, sp::counting<native>>);
+static_assert(std::is_same_v<split_of<sp::chaos<splits>>, sp::chaos<native>>);
+static_assert(std::is_same_v<split_of<sp::checksummed<splits>>, sp::checksummed<native>>);
+static_assert(std::is_same_v<split_of<sp::group<splits>>, native>);
 
 } // namespace
 

@@ -122,7 +122,7 @@ bool groups_right(sp::mesh const& m, std::vector<bool> const& chosen, sp::axes a
     ok = ok && got[std::size_t(m.index_in(r, along))] == r;
     for (int other : got) ok = ok && m.group_of(other, along) == m.group_of(r, along);
     auto c = m.along(world_of(m.size(), r), along);
-    ok = ok && c.base().color == m.group_of(r, along) && c.base().key == m.index_in(r, along);
+    ok = ok && c.inner().color == m.group_of(r, along) && c.inner().key == m.index_in(r, along);
   }
   return ok;
 }
@@ -163,12 +163,12 @@ TEST_CASE("mesh: the stride of a group is the distance of neighbours in the sequ
 TEST_CASE("mesh: ring, ulysses, sequence and data groups carry their strides") {
   auto comm = world_of(24, 17);
   CHECK(cube.ring(comm).stride() == 4);
-  CHECK(cube.ring(comm).base().key == 1);
+  CHECK(cube.ring(comm).inner().key == 1);
   CHECK(cube.ulysses(comm).stride() == 1);
-  CHECK(cube.ulysses(comm).base().key == 1);
+  CHECK(cube.ulysses(comm).inner().key == 1);
   CHECK(cube.sequence(comm).stride() == 1);
-  CHECK(cube.sequence(comm).base().key == 5);
-  CHECK(cube.data(comm).base().key == 1);
+  CHECK(cube.sequence(comm).inner().key == 5);
+  CHECK(cube.data(comm).inner().key == 1);
   CHECK(sp::group_stride(cube.ring(comm)) == 4);
   CHECK(sp::group_stride(comm) == 1); // a plain communicator
   CHECK(sp::group(comm).stride() == 1);
@@ -191,7 +191,7 @@ TEST_CASE("mesh: a second factorisation of the same ranks") {
   CHECK(experts.same_ranks(cube));
   CHECK_FALSE(experts.same_ranks(ring_last));
   CHECK(experts.members(17, {"expert"}) == std::vector<int>{1, 5, 9, 13, 17, 21});
-  CHECK(experts.along(world_of(24, 17), {"expert"}).base().key == 4);
+  CHECK(experts.along(world_of(24, 17), {"expert"}).inner().key == 4);
 }
 
 TEST_CASE("mesh: axes may be a list made at run time") {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <sp/collective/decorators/forwarding.hpp>
 #include <sp/collective/solo.hpp>
 
 namespace sp {
@@ -123,73 +124,29 @@ private:
 
 /// Wraps a communicator for tests. Handles of one rank, and groups made by its split(), share the counters.
 template <class C>
-class chaos {
+class chaos : public detail::forwarding<chaos<C>, C> {
   static_assert(communicator<C>, "sp::chaos wraps a communicator: give it rank(), size(), exchange(traffic) and memory_type");
+  using base = detail::forwarding<chaos<C>, C>;
 
 public:
-  using memory_type = typename C::memory_type;
+  using base::rank, base::size;
 
-  chaos(C inner, chaos_options options) : inner_(std::move(inner)), state_(std::make_shared<detail::chaos_state>()) {
+  chaos(C inner, chaos_options options) : base(std::move(inner)), state_(std::make_shared<detail::chaos_state>()) {
     state_->options = options;
-    state_->rank = inner_.rank();
+    state_->rank = rank();
   }
 
-  C const& inner() const { return inner_; }
-  int rank() const { return inner_.rank(); }
-  int size() const { return inner_.size(); }
-  /// Of a mesh group inside: where its ranks stand in the sequence.
-  index_t stride() const requires requires(C const& c) { c.stride(); }
-  { return inner_.stride(); }
   /// Calls so far: what fail_at counts.
   index_t calls() const { return state_->calls; }
 
-  [[nodiscard]] auto exchange(traffic const& t) const {
-    return disturb(t, [&](traffic const& changed) { return inner_.exchange(changed); });
-  }
-  [[nodiscard]] auto all_to_all_v(traffic const& t) const requires has_all_to_all_v<C> {
-    return disturb(t, [&](traffic const& changed) { return inner_.all_to_all_v(changed); });
-  }
-  [[nodiscard]] auto all_gather_v(traffic const& t) const requires has_all_gather_v<C> {
-    return disturb(t, [&](traffic const& changed) { return inner_.all_gather_v(changed); });
-  }
-  template <class T>
-    requires has_all_reduce<C, T>
-  void all_reduce(view<T, 1, memory_type> v) const {
-    state_->call("all_reduce", size());
-    inner_.all_reduce(v);
-  }
-  template <class T>
-    requires has_reduce_scatter<C, T>
-  void reduce_scatter(std::span<view<T, 1, memory_type> const> parts, view<T, 1, memory_type> mine) const {
-    state_->call("reduce_scatter", size());
-    inner_.reduce_scatter(parts, mine);
-  }
-  void broadcast(std::span<piece const> pieces, int root) const requires has_broadcast<C> {
-    state_->call("broadcast", size());
-    inner_.broadcast(pieces, root);
-  }
-  void barrier() const requires has_barrier<C> {
-    state_->call("barrier", size());
-    inner_.barrier();
-  }
-  auto split(int color, int key) const requires splittable<C> {
-    state_->call("split", size());
-    auto group = inner_.split(color, key);
-    return chaos<decltype(group)>(std::move(group), state_);
-  }
-  [[nodiscard]] auto publish(char const* primitive, std::span<piece const> mine) const requires peer_memory<C> {
-    state_->call(primitive, size());
-    return inner_.publish(primitive, mine);
-  }
-  void abort(error_info const& why) const requires abortable<C> { inner_.abort(why); }
-
 private:
+  friend base;
   template <class>
   friend class chaos;
-  chaos(C inner, std::shared_ptr<detail::chaos_state> state) : inner_(std::move(inner)), state_(std::move(state)) {}
+  chaos(C inner, std::shared_ptr<detail::chaos_state> state) : base(std::move(inner)), state_(std::move(state)) {}
 
   template <class Call>
-  auto disturb(traffic const& t, Call&& call) const {
+  auto do_exchange(traffic const& t, Call&& call) const {
     state_->call(t.primitive, size());
     std::unique_ptr<detail::chaos_parcels> changed;
     for (std::size_t i = 0; i < t.sends.size(); ++i) {
@@ -207,7 +164,16 @@ private:
     return detail::chaos_token(state_, std::move(changed), std::move(inner), victim);
   }
 
-  C inner_;
+  template <class Call>
+  decltype(auto) do_blocking(char const* primitive, Call&& call) const {
+    state_->call(primitive, size());
+    return call();
+  }
+  template <class Group>
+  auto decorate(Group group) const {
+    return chaos<Group>(std::move(group), state_);
+  }
+
   std::shared_ptr<detail::chaos_state> state_;
 };
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <sp/collective/decorators/forwarding.hpp>
 #include <sp/collective/solo.hpp>
 #include <sp/core/digest.hpp>
 
@@ -135,73 +136,25 @@ private:
 /// covered: memory that is published (nothing is sent), and sums that the wrapped communicator computes itself; parcels to
 /// oneself are copies. Around chaos it finds what chaos corrupts: sp::checksummed{sp::chaos{comm, options}}.
 template <class C>
-class checksummed {
+class checksummed : public detail::forwarding<checksummed<C>, C> {
   static_assert(communicator<C>,
                 "sp::checksummed wraps a communicator: give it rank(), size(), exchange(traffic) and memory_type");
-  static_assert(std::is_same_v<typename C::memory_type, host_memory>,
+  using base = detail::forwarding<checksummed<C>, C>;
+  static_assert(std::is_same_v<typename base::memory_type, host_memory>,
                 "sp::checksummed reads messages on the CPU: host memory only");
 
 public:
-  using memory_type = typename C::memory_type;
+  using base::inner, base::rank, base::size;
 
-  explicit checksummed(C inner) : inner_(std::move(inner)), state_(std::make_shared<detail::checksummed_state>(inner_.size())) {}
-
-  C const& inner() const { return inner_; }
-  int rank() const { return inner_.rank(); }
-  int size() const { return inner_.size(); }
-  /// Of a mesh group inside: where its ranks stand in the sequence.
-  index_t stride() const requires requires(C const& c) { c.stride(); }
-  { return inner_.stride(); }
-
-  [[nodiscard]] auto exchange(traffic const& t) const {
-    return send(t, [&](traffic const& sealed) { return inner_.exchange(sealed); });
-  }
-  [[nodiscard]] auto all_to_all_v(traffic const& t) const requires has_all_to_all_v<C> {
-    return send(t, [&](traffic const& sealed) { return inner_.all_to_all_v(sealed); });
-  }
-  [[nodiscard]] auto all_gather_v(traffic const& t) const requires has_all_gather_v<C> {
-    auto f = state_->take();
-    f->open(t);
-    std::uint64_t const seed = state_->gathers + 1;
-    for (parcel const& p : t.sends) has_bytes(p) ? f->send(p, seed) : f->sends.push_back(p);
-    for (parcel const& p : t.receives) has_bytes(p) ? f->receive(p, seed) : f->receives.push_back(p);
-    auto inner = inner_.all_gather_v({f->primitive, f->sends, f->receives});
-    ++state_->gathers;
-    return fly(std::move(f), std::move(inner));
-  }
-  template <class T>
-    requires has_all_reduce<C, T>
-  void all_reduce(view<T, 1, memory_type> v) const { inner_.all_reduce(v); }
-  template <class T>
-    requires has_reduce_scatter<C, T>
-  void reduce_scatter(std::span<view<T, 1, memory_type> const> parts, view<T, 1, memory_type> mine) const {
-    inner_.reduce_scatter(parts, mine);
-  }
-  void broadcast(std::span<piece const> pieces, int root) const requires has_broadcast<C> {
-    auto f = state_->take();
-    parcel const all{root, pieces};
-    std::uint64_t const seed = state_->broadcasts + 1;
-    f->open({"broadcast", {&all, 1}, {}});
-    parcel const sealed =
-        f->with_trailer(all, rank() == root ? detail::checksummed_flight::checksum(pieces, seed) : std::uint64_t{0});
-    inner_.broadcast(sealed.pieces, root);
-    ++state_->broadcasts;
-    if (detail::checksummed_flight::checksum(pieces, seed) != f->trailers[0])
-      detail::fail_checksum(inner_, "broadcast", root, total_bytes(pieces));
-    state_->give(std::move(f));
-  }
-  void barrier() const requires has_barrier<C> { inner_.barrier(); }
-  auto split(int color, int key) const requires splittable<C> { return sp::checksummed(inner_.split(color, key)); }
-  [[nodiscard]] auto publish(char const* primitive, std::span<piece const> mine) const requires peer_memory<C> {
-    return inner_.publish(primitive, mine);
-  }
-  void abort(error_info const& why) const requires abortable<C> { inner_.abort(why); }
+  explicit checksummed(C comm) : base(std::move(comm)), state_(std::make_shared<detail::checksummed_state>(size())) {}
 
 private:
+  friend base;
+
   static bool has_bytes(parcel const& p) { return total_bytes(p.pieces) > 0; }
 
   template <class Call>
-  auto send(traffic const& t, Call&& call) const {
+  auto do_exchange(traffic const& t, Call&& call) const {
     auto f = state_->take();
     f->open(t);
     // A parcel to a peer that does not exist goes as it is: the wrapped communicator refuses it. What it refuses was not sent,
@@ -210,19 +163,47 @@ private:
     for (parcel const& p : t.sends) counts(p) ? f->send(p, state_->sent[std::size_t(p.peer)] + 1) : f->sends.push_back(p);
     for (parcel const& p : t.receives)
       counts(p) ? f->receive(p, state_->received[std::size_t(p.peer)] + 1) : f->receives.push_back(p);
-    auto inner = call(traffic{f->primitive, f->sends, f->receives});
+    auto sent = call(traffic{f->primitive, f->sends, f->receives});
     for (parcel const& p : t.sends)
       if (counts(p)) ++state_->sent[std::size_t(p.peer)];
     for (parcel const& p : t.receives)
       if (counts(p)) ++state_->received[std::size_t(p.peer)];
-    return fly(std::move(f), std::move(inner));
+    return make_token(std::move(f), std::move(sent));
+  }
+  template <class Call>
+  auto do_all_gather_v(traffic const& t, Call&& call) const {
+    auto f = state_->take();
+    f->open(t);
+    std::uint64_t const seed = state_->gathers + 1;
+    for (parcel const& p : t.sends) has_bytes(p) ? f->send(p, seed) : f->sends.push_back(p);
+    for (parcel const& p : t.receives) has_bytes(p) ? f->receive(p, seed) : f->receives.push_back(p);
+    auto sent = call(traffic{f->primitive, f->sends, f->receives});
+    ++state_->gathers;
+    return make_token(std::move(f), std::move(sent));
+  }
+  template <class Call>
+  void do_broadcast(std::span<piece const> pieces, int root, Call&& call) const {
+    auto f = state_->take();
+    parcel const all{root, pieces};
+    std::uint64_t const seed = state_->broadcasts + 1;
+    f->open({"broadcast", {&all, 1}, {}});
+    parcel const sealed =
+        f->with_trailer(all, rank() == root ? detail::checksummed_flight::checksum(pieces, seed) : std::uint64_t{0});
+    call(sealed.pieces);
+    ++state_->broadcasts;
+    if (detail::checksummed_flight::checksum(pieces, seed) != f->trailers[0])
+      detail::fail_checksum(inner(), "broadcast", root, total_bytes(pieces));
+    state_->give(std::move(f));
+  }
+  template <class Group>
+  auto decorate(Group group) const {
+    return checksummed<Group>(std::move(group));
   }
   template <class Token>
-  auto fly(std::unique_ptr<detail::checksummed_flight> f, Token inner) const {
-    return detail::checksummed_token<C, Token>(inner_, state_, std::move(f), std::move(inner));
+  auto make_token(std::unique_ptr<detail::checksummed_flight> f, Token sent) const {
+    return detail::checksummed_token<C, Token>(inner(), state_, std::move(f), std::move(sent));
   }
 
-  C inner_;
   std::shared_ptr<detail::checksummed_state> state_;
 };
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include <sp/collective/decorators/forwarding.hpp>
 #include <sp/collective/solo.hpp>
 
 namespace sp {
@@ -60,73 +61,73 @@ private:
 /// all_gather of the n / size values of each rank, reduce_scatter as everybody's part to everybody, broadcast as the root to each.
 /// The fallbacks of operations.hpp are counted as they send: up to 256 values all_reduce is one all_gather of all n.
 template <class C>
-class counting {
+class counting : public detail::forwarding<counting<C>, C> {
   static_assert(communicator<C>, "sp::counting wraps a communicator: give it rank(), size(), exchange(traffic) and memory_type");
+  using base = detail::forwarding<counting<C>, C>;
 
 public:
-  using memory_type = typename C::memory_type;
+  using base::rank, base::size;
+  using typename base::memory_type;
 
-  counting(C inner, ledger& counts) : inner_(std::move(inner)), ledger_(&counts) {}
+  counting(C inner, ledger& counts) : base(std::move(inner)), ledger_(&counts) {}
 
-  C const& inner() const { return inner_; }
-  int rank() const { return inner_.rank(); }
-  int size() const { return inner_.size(); }
-  /// Of a mesh group inside: where its ranks stand in the sequence.
-  index_t stride() const requires requires(C const& c) { c.stride(); }
-  { return inner_.stride(); }
+private:
+  friend base;
 
-  [[nodiscard]] auto exchange(traffic const& t) const {
+  template <class Call>
+  auto do_exchange(traffic const& t, Call&& call) const {
     count(t);
-    return inner_.exchange(t);
+    return call(t);
   }
-  [[nodiscard]] auto all_to_all_v(traffic const& t) const requires has_all_to_all_v<C> {
-    count(t);
-    return inner_.all_to_all_v(t);
-  }
-  [[nodiscard]] auto all_gather_v(traffic const& t) const requires has_all_gather_v<C> {
+  template <class Call>
+  auto do_all_gather_v(traffic const& t, Call&& call) const {
     count({t.primitive, {}, t.receives});
     for (parcel const& p : t.sends) count_sent(t.primitive, (size() - 1) * total_bytes(p.pieces), size() - 1);
-    return inner_.all_gather_v(t);
+    return call(t);
   }
-  template <class T>
-    requires has_all_reduce<C, T>
-  void all_reduce(view<T, 1, memory_type> v) const {
+  template <class T, class Call>
+  decltype(auto) do_all_reduce(view<T, 1, memory_type> const& v, Call&& call) const {
     index_t const n = v.extent(0), mine = cut(n, rank() + 1, size()) - cut(n, rank(), size()), width = index_t(sizeof(T));
     count({"all_reduce", {}, {}});
     count_sent("all_reduce", (n - mine + (size() - 1) * mine) * width, 2 * (size() - 1));
     ledger_->at("all_reduce").bytes_received += (n - mine + (size() - 1) * mine) * width;
-    inner_.all_reduce(v);
+    return call();
   }
-  template <class T>
-    requires has_reduce_scatter<C, T>
-  void reduce_scatter(std::span<view<T, 1, memory_type> const> parts, view<T, 1, memory_type> mine) const {
+  template <class T, class Call>
+  decltype(auto) do_reduce_scatter(std::span<view<T, 1, memory_type> const> parts, view<T, 1, memory_type> const& mine,
+                                   Call&& call) const {
     count({"reduce_scatter", {}, {}});
     for (int r = 0; r < size(); ++r)
       if (r != rank()) count_sent("reduce_scatter", parts[std::size_t(r)].extent(0) * index_t(sizeof(T)), 1);
     ledger_->at("reduce_scatter").bytes_received += (size() - 1) * mine.extent(0) * index_t(sizeof(T));
-    inner_.reduce_scatter(parts, mine);
+    return call();
   }
-  void broadcast(std::span<piece const> pieces, int root) const requires has_broadcast<C> {
+  template <class Call>
+  decltype(auto) do_broadcast(std::span<piece const> pieces, int root, Call&& call) const {
     count({"broadcast", {}, {}});
     if (rank() == root) count_sent("broadcast", (size() - 1) * total_bytes(pieces), size() - 1);
     if (rank() != root) ledger_->at("broadcast").bytes_received += total_bytes(pieces);
-    inner_.broadcast(pieces, root);
+    return call(pieces);
   }
-  void barrier() const requires has_barrier<C> {
-    ++ledger_->at("barrier").operations;
-    inner_.barrier();
-  }
-  auto split(int color, int key) const requires splittable<C> { return sp::counting(inner_.split(color, key), *ledger_); }
-  [[nodiscard]] auto publish(char const* primitive, std::span<piece const> mine) const requires peer_memory<C> {
+  template <class Call>
+  auto do_publish(char const* primitive, std::span<piece const> mine, Call&& call) const {
     ledger_entry& e = ledger_->at(primitive);
     ++e.operations;
     ++e.publications;
     e.bytes_published += total_bytes(mine);
-    return inner_.publish(primitive, mine);
+    return call();
   }
-  void abort(error_info const& why) const requires abortable<C> { inner_.abort(why); }
+  /// Barriers; making a group is not counted.
+  template <class Call>
+  decltype(auto) do_blocking(std::string_view primitive, Call&& call) const {
+    if (primitive != "split") ++ledger_->at(primitive).operations;
+    return call();
+  }
+  template <class Group>
+  auto decorate(Group group) const {
+    return counting<Group>(std::move(group), *ledger_);
+  }
 
-private:
   void count_sent(char const* primitive, index_t bytes, index_t messages) const {
     if (bytes == 0) return;
     ledger_entry& e = ledger_->at(primitive);
@@ -142,7 +143,6 @@ private:
       if (p.peer != rank()) e.bytes_received += total_bytes(p.pieces);
   }
 
-  C inner_;
   ledger* ledger_;
 };
 
