@@ -24,6 +24,13 @@ foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
   add_test(NAME headers.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py"
     --compiler "${compiler}" ${sp_without_mpi} "${sp_include_root}" -- ${sp_mpi_include_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
   set_tests_properties(headers.${kind} PROPERTIES LABELS tree TIMEOUT 600 COST 100)
+  # Templates warn where they are instantiated, in the programs of consumers.
+  add_test(NAME warnings.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py" --compiler "${compiler}"
+    --program "${CMAKE_CURRENT_SOURCE_DIR}/warnings/instantiations.cpp" "${sp_include_root}" -- ${sp_mpi_include_flags}
+    COMMAND_EXPAND_LISTS)
+  set_tests_properties(warnings.${kind} PROPERTIES LABELS tree TIMEOUT 300 COST 20)
+  add_test(NAME control.warnings.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py" --compiler "${compiler}" --self-test)
+  set_tests_properties(control.warnings.${kind} PROPERTIES LABELS control TIMEOUT 60)
 endforeach()
 
 add_test(NAME layers COMMAND Python3::Interpreter "${sp_tools}/layers.py" "${sp_include_root}")

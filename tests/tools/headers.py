@@ -2,6 +2,8 @@
 """Compiles every header of include/sp alone, included twice, with warnings as errors; lists the headers that fail.
 
 headers.py --compiler CXX [--jobs N] [--without PATTERN] ROOT [-- FLAGS...]
+headers.py --compiler CXX --program FILE ROOT [-- FLAGS...]   compiles a program that instantiates them, under the same warnings
+headers.py --compiler CXX --self-test                         plants a narrowing in a header and in a template, which must be found
 """
 import argparse
 import concurrent.futures
@@ -9,13 +11,51 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 
-WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wno-sign-conversion", "-Werror"]
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wsign-conversion", "-Werror"]
+
+
+def command_for(compiler, root, flags):
+    return [compiler, "-std=c++20", "-O0", "-fsyntax-only", *WARNINGS, "-I", str(root), *flags, "-x", "c++", "-"]
+
+
+def compile_text(command, text):
+    return subprocess.run(command, input=text, capture_output=True, text=True)
 
 
 def compile_alone(command, header):
-    text = f"#include <{header}>\n#include <{header}>\n"
-    return subprocess.run(command, input=text, capture_output=True, text=True)
+    return compile_text(command, f"#include <{header}>\n" * 2)
+
+
+def compile_program(options):
+    result = compile_text(command_for(options.compiler, options.root, options.flags), options.program.read_text())
+    print(result.stderr + f"{options.program.name}: {'failed' if result.returncode else 'no warning'} with {options.compiler}")
+    return 1 if result.returncode else 0
+
+
+def self_test(compiler):
+    """A header must fail by itself, a template in it only where it is instantiated."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder)
+        plant = "template <class To, class From> To narrow(From x) { return x; }\n"
+        (root / "clean.hpp").write_text("#pragma once\n" + plant)
+        (root / "narrows.hpp").write_text("#pragma once\ninline int narrow(long x) { return x; }\n")
+        (root / "sign.hpp").write_text("#pragma once\ninline unsigned sign(int x) { return x; }\n")
+        command = command_for(compiler, root, [])
+        compiles = lambda text: compile_text(command, text).returncode == 0
+        use = "#include <clean.hpp>\n{0} use() {{ return narrow<{0}>({1}); }}\n"
+        found = {
+            "a clean header": compile_alone(command, "clean.hpp").returncode == 0,
+            "a clean instantiation": compiles(use.format("int", "1")),
+            "a narrowing header": compile_alone(command, "narrows.hpp").returncode != 0,
+            "a header that changes a sign": compile_alone(command, "sign.hpp").returncode != 0,
+            "a narrowing instantiation": not compiles(use.format("int", "1L")),
+            "an instantiation that changes a sign": not compiles(use.format("unsigned", "1")),
+        }
+    for what, right in found.items():
+        print(f"{'told apart' if right else 'MISSED'}: {what}")
+    return 0 if all(found.values()) else 1
 
 
 def main():
@@ -23,12 +63,17 @@ def main():
     parser.add_argument("--compiler", required=True)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--without", metavar="PATTERN", help="a regular expression: leaves these headers out, and says so")
-    parser.add_argument("root", type=pathlib.Path, help="the folder that holds sp/")
+    parser.add_argument("--program", type=pathlib.Path)
+    parser.add_argument("--self-test", action="store_true")
+    parser.add_argument("root", type=pathlib.Path, nargs="?", help="the folder that holds sp/")
     parser.add_argument("flags", nargs="*", help="more flags for the compiler")
     options = parser.parse_args()
 
-    command = [options.compiler, "-std=c++20", "-O0", "-fsyntax-only", *WARNINGS, "-I", str(options.root)]
-    command += [*options.flags, "-x", "c++", "-"]
+    if options.self_test:
+        sys.exit(self_test(options.compiler))
+    if options.program:
+        sys.exit(compile_program(options))
+    command = command_for(options.compiler, options.root, options.flags)
 
     headers = sorted(path.relative_to(options.root).as_posix() for path in options.root.rglob("*.hpp"))
     for header in [h for h in headers if options.without and re.fullmatch(options.without, h)]:

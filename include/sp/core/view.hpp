@@ -24,13 +24,16 @@ struct view {
   using memory_type = Memory;
   static constexpr int rank = Rank;
 
+  /// One number for every dimension.
+  using numbers = std::array<index_t, std::size_t(Rank)>;
+
   T* data = nullptr;
-  std::array<index_t, Rank> extents{};
-  std::array<index_t, Rank> strides{};
+  numbers extents{};
+  numbers strides{};
 
   constexpr view() = default;
   /// Row-major, densely packed.
-  constexpr view(T* p, std::array<index_t, Rank> e) : data(p), extents(e) {
+  constexpr view(T* p, numbers e) : data(p), extents(e) {
     index_t s = 1;
     for (int d = Rank; d-- > 0;) {
       strides[std::size_t(d)] = s;
@@ -40,8 +43,8 @@ struct view {
   /// The same from extents one by one: view(p, tokens, heads, dim).
   template <class... I>
     requires(sizeof...(I) == Rank && (std::is_integral_v<I> && ...))
-  constexpr view(T* p, I... e) : view(p, std::array<index_t, Rank>{index_t(e)...}) {}
-  constexpr view(T* p, std::array<index_t, Rank> e, std::array<index_t, Rank> s) : data(p), extents(e), strides(s) {}
+  constexpr view(T* p, I... e) : view(p, numbers{index_t(e)...}) {}
+  constexpr view(T* p, numbers e, numbers s) : data(p), extents(e), strides(s) {}
 
   /// A view of values converts to a view of const values.
   template <class U>

@@ -18,7 +18,7 @@ public:
     mpi_check(MPI_Info_create(&info), "MPI_Info_create");
     MPI_Info_set(info, "alloc_shared_noncontig", "true"); // each part on pages of its own
     std::byte* base = nullptr;
-    int const made = MPI_Win_allocate_shared(MPI_Aint(bytes + allocator::alignment), 1, info, comm, &base, &window_);
+    int const made = MPI_Win_allocate_shared(MPI_Aint(bytes + index_t(allocator::alignment)), 1, info, comm, &base, &window_);
     MPI_Info_free(&info);
     mpi_check(made, "MPI_Win_allocate_shared");
     mpi_check(MPI_Win_lock_all(MPI_MODE_NOCHECK, window_), "MPI_Win_lock_all"); // MPI_Win_sync needs an epoch
@@ -33,8 +33,8 @@ public:
       bases_.push_back(static_cast<std::byte*>(start));
     }
     mine_ = bases_[std::size_t(rank)];
-    begin_ =
-        (allocator::alignment - index_t(reinterpret_cast<std::uintptr_t>(mine_) % allocator::alignment)) % allocator::alignment;
+    auto const address = reinterpret_cast<std::uintptr_t>(mine_);
+    begin_ = index_t(round_up(address, allocator::alignment) - address);
     end_ = begin_ + bytes;
     free_.push_back({begin_, bytes});
   }

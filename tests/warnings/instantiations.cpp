@@ -1,0 +1,97 @@
+// Instantiates the objects of sp as consumers do, for warnings of templates: every element type, schedule, kernel and communicator.
+// Never linked, never run: tests/tools/headers.py compiles it with the warnings that its headers are held to.
+#include <sp/batch.hpp>
+#include <sp/blockwise.hpp>
+#include <sp/chaos.hpp>
+#include <sp/checksummed.hpp>
+#include <sp/counting.hpp>
+#include <sp/cpu.hpp>
+#include <sp/dense_mask.hpp>
+#include <sp/diagnosis.hpp>
+#include <sp/gather_loss.hpp>
+#include <sp/gather_tokens.hpp>
+#include <sp/mesh.hpp>
+#include <sp/multimodal.hpp>
+#include <sp/reference.hpp>
+#include <sp/ring.hpp>
+#include <sp/threads.hpp>
+#include <sp/ulysses.hpp>
+#include <sp/usp.hpp>
+#if __has_include(<mpi.h>)
+#include <sp/mpi.hpp>
+#endif
+
+namespace {
+
+/// Everything a trainer asks of an attention object.
+template <class T, class Attention>
+void attend(Attention const& attention, sp::batch const& batch, sp::allocator& memory) {
+  sp::view<T, 3> x;
+  sp::attention_extras<T> extras;
+  auto saved = attention.forward(batch, x, x, x, x, extras);
+  attention.backward(batch, std::move(saved), x, x, x, x, x, x, x, x, extras);
+  auto prepared = attention.prepare(batch, batch, sp::window(4));
+  attention.infer(prepared, sp::context(memory, memory), x, x, x, x);
+  (void)(attention.template scratch_bytes<T>(prepared, {}) + attention.template saved_bytes<T>(prepared, {}));
+}
+
+template <class T>
+struct whole {
+  using memory_type = sp::host_memory;
+  void forward(sp::whole_call<T> const&) const {}
+  void backward(sp::whole_grad<T> const&) const {}
+};
+
+/// One rank's part: rings, Ulysses around each kind of kernel, and the hybrid.
+template <class T, class Comm, class... Features>
+void train(Comm const& ranks, sp::batch const& batch, sp::allocator& memory, Features... features) {
+  attend<T>(sp::ring_attention{ranks, sp::cpu{features...}}, batch, memory);
+  attend<T>(sp::ulysses_attention{ranks, sp::ring_attention{ranks, sp::reference{}}}, batch, memory);
+  attend<T>(sp::ulysses_attention{ranks, whole<T>{}}, batch, memory);
+}
+
+/// Data movement and losses.
+template <class T, class Comm>
+void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& memory) {
+  sp::view<T, 1> losses;
+  sp::view<T, 3> x;
+  sp::view<std::int32_t, 1> labels;
+  sp::split(batch, x, x);
+  sp::gather(ranks, batch, x, x);
+  sp::shifted_labels(batch, labels, labels, -100);
+  sp::relayout moves(batch.layout(), batch.layout(), {}, 0);
+  moves.apply(ranks, sp::view<T const, 3>(x), x, memory);
+  moves.apply_transposed(ranks, sp::view<T const, 3>(x), x, memory);
+  sp::gather_loss loss{ranks, sp::averaged{2}};
+  loss.backward(loss.forward(losses, labels), labels, losses);
+  sp::gather_tokens<Comm>(ranks).backward(batch, sp::view<T const, 3>(x), x);
+}
+
+template <class T>
+void everything(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memory) {
+  train<T>(ranks, batch, memory, sp::softcap{30}, sp::dropout{0.1});
+  move_and_lose<T>(ranks, batch, memory);
+}
+
+} // namespace
+
+void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& counts) {
+  everything<float>(ranks, batch, batch.memory());
+  everything<double>(ranks, batch, batch.memory());
+  everything<sp::bf16>(ranks, batch, batch.memory());
+  everything<sp::fp16>(ranks, batch, batch.memory());
+  attend<float>(sp::ring_attention{ranks, sp::cpu{sp::alibi{}}}, batch, batch.memory());
+  move_and_lose<float>(sp::counting{ranks, counts}, batch, batch.memory());
+  move_and_lose<float>(sp::checksummed{ranks}, batch, batch.memory());
+  move_and_lose<float>(sp::chaos{ranks, sp::chaos_options{}}, batch, batch.memory());
+#if __has_include(<mpi.h>)
+  sp::mpi world{MPI_COMM_WORLD};
+  move_and_lose<float>(world, batch, batch.memory());
+  move_and_lose<float>(sp::mpi_shared{world}, batch, batch.memory());
+#endif
+  std::int32_t const flags[] = {1, 0};
+  auto docs = sp::documents::from_padding_mask(std::span<std::int32_t const>(flags), 1, 2);
+  (void)sp::documents::from_position_ids(std::span<std::int32_t const>(flags));
+  (void)sp::packed(std::span<std::int32_t const>(flags));
+  (void)docs.padded(4);
+}
