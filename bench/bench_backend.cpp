@@ -54,22 +54,22 @@ void run(benchmark::State& state, Backend const& b, bool backward) {
   auto table = sp::place(std::span(&all, 1));
   auto plan = b.prepare({table, table, sp::slices(causal ? sp::causal() : sp::full(), s.docs, s.docs)});
   sp::pool memory;
-  sp::call_numbers numbers{sp::all_heads(s.heads, s.heads), 0.125};
+  sp::call_params numbers{sp::all_heads(s.heads, s.heads), 0.125};
   sp::kv_views<T> keys{s.view(s.k), s.view(s.v)};
   auto forward = [&] {
     s.empty();
     return b.template forward<T>(plan, memory, numbers, s.view(s.q), std::span<sp::kv_views<T> const>(&keys, 1),
                                  {s.view(s.sums), s.rows(s.lse)});
   };
-  auto extra = forward();
+  auto saved = forward();
   sp::query_grad<T> query_grad{s.view(s.q), s.view(s.out), s.view(s.dout), s.rows(s.lse), s.rows(s.delta), s.view(s.dq)};
   sp::key_grad<T> key_grad{s.view(s.k), s.view(s.v), s.view(s.dk), s.view(s.dv)};
   for (auto _ : state) {
     if (backward)
       b.template backward<T>(plan, memory, numbers, std::span<sp::query_grad<T> const>(&query_grad, 1),
-                             std::span<sp::key_grad<T> const>(&key_grad, 1), extra);
+                             std::span<sp::key_grad<T> const>(&key_grad, 1), saved);
     else
-      extra = forward();
+      saved = forward();
     benchmark::ClobberMemory();
   }
   double flops = pairs(s.n, causal) * double(s.heads * s.dim) * (backward ? 10 : 4);

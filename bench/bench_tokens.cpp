@@ -75,7 +75,7 @@ void merge(benchmark::State& state) {
   std::vector<float> x(std::size_t(rows * width), 1.5f), y(x.size(), 0.5f), a(std::size_t(rows * heads), 0.25f),
       b(a.size(), 0.0f);
   auto state_of = [&](std::vector<float>& out, std::vector<float>& lse) {
-    return sp::fold_state<float>{{out.data(), {rows, heads, dim}}, {lse.data(), {rows, heads}}};
+    return sp::attention_state<float>{{out.data(), {rows, heads, dim}}, {lse.data(), {rows, heads}}};
   };
   for (auto _ : state) {
     sp::merge<float>(state_of(x, a), state_of(y, b)); // lse grows by the logarithm of a sum: no weight ever vanishes

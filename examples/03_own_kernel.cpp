@@ -15,7 +15,7 @@ namespace {
 template <class Call>
 double softmax_row(Call const& c, sp::index_t i, sp::index_t h) {
   sp::index_t g = c.heads.kv_of(h), value_dim = c.out.extent(2);
-  sp::interval seen = c.where.seen_by(i); // who sees whom: causality, windows and documents are all in the block
+  sp::interval seen = c.where.keys_seen_by(i); // who sees whom: causality, windows and documents are all in the block
   double sum = 0;
   for (sp::index_t e = 0; e < value_dim; ++e) c.out(i, h, e) = 0;
   for (sp::index_t j = seen.first; j < seen.first + seen.count; ++j) {

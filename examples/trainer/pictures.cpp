@@ -68,7 +68,7 @@ private:
 
 void add_block(cell_paths& cells, int colour_number, sp::block const& b, index_t begin, double cell) {
   for (index_t i = 0; i < b.rows; ++i) {
-    sp::interval seen = b.seen_by(i);
+    sp::interval seen = b.keys_seen_by(i);
     index_t row = begin + b.q_pos + b.q_stride * i, first = begin + b.k_pos + b.k_stride * seen.first;
     if (b.k_stride == 1) {
       if (seen.count) cells.add(colour_number, first, row, seen.count, cell);
@@ -170,7 +170,7 @@ double imbalance(plan const& p, step_text const& step) {
   double busiest = 0, all = 0;
   for (share_layout const& share : layouts_of(p, step)) {
     std::vector<double> pairs(std::size_t(p.ring), 0.0);
-    for_each_step_block(p, share.who, -1, [&](int r, sp::block const& b) { pairs[std::size_t(r)] += double(sp::work(b)); });
+    for_each_step_block(p, share.who, -1, [&](int r, sp::block const& b) { pairs[std::size_t(r)] += double(sp::pair_count(b)); });
     for (double n : pairs) {
       busiest = std::max(busiest, n);
       all += n;

@@ -142,7 +142,7 @@ public:
     for (index_t share = 0; share < set.head_parts; ++share) {
       auto h = sp::heads_of(set.q_heads, set.kv_heads, share, set.head_parts);
       if (h.q_count == 0) continue;
-      sp::call_numbers n{h, 1 / std::sqrt(static_cast<double>(set.dim)), key};
+      sp::call_params n{h, 1 / std::sqrt(static_cast<double>(set.dim)), key};
       run_share(b, c, p, n, memory);
     }
     p.collect(c, r);
@@ -280,8 +280,8 @@ private:
   }
 
   /// One table of the runs of the given parts, in document order.
-  static std::vector<sp::placed> table(std::vector<std::vector<sp::run>> const& runs, std::size_t from, std::size_t to) {
-    std::vector<sp::placed> out;
+  static std::vector<sp::placed_run> table(std::vector<std::vector<sp::run>> const& runs, std::size_t from, std::size_t to) {
+    std::vector<sp::placed_run> out;
     for (std::size_t p = from; p < to; ++p)
       for (auto const& x : sp::place(runs[p], static_cast<int>(p - from))) out.push_back(x);
     std::sort(out.begin(), out.end(), [](auto const& a, auto const& b) { return a.positions.begin < b.positions.begin; });
@@ -289,18 +289,18 @@ private:
   }
 
   template <class Backend>
-  void run_share(Backend const& b, cutting const& c, locals& p, sp::call_numbers const& n, sp::allocator& memory) const {
+  void run_share(Backend const& b, cutting const& c, locals& p, sp::call_params const& n, sp::allocator& memory) const {
     auto const& h = n.heads;
     auto qs = [&](auto const& x) { return x.narrow(1, h.q_begin, h.q_count); };
     auto ks = [&](auto const& x) { return x.narrow(1, h.kv_begin, h.kv_count); };
     auto rows = [&](std::vector<A>& x, std::size_t i) { return qs(sp::view<A, 2>(x.data(), {p.q[i].v.extent(0), set.q_heads})); };
     std::size_t nq_parts = c.q.size(), nk_parts = c.k.size();
     std::vector<sp::kv_views<T>> keys;
-    std::vector<typename Backend::extra> extras;
+    std::vector<typename Backend::saved> extras;
     for (std::size_t s = 0; s < nk_parts; ++s) keys.push_back({ks(p.k[s].v), ks(p.v[s].v)});
     auto all = std::span<sp::kv_views<T> const>(keys);
     for (std::size_t r = 0; r < nq_parts; ++r) {
-      sp::fold_state<T> state{qs(p.out[r].v), rows(p.lse[r], r)};
+      sp::attention_state<T> state{qs(p.out[r].v), rows(p.lse[r], r)};
       for (std::size_t s = 0; s < (c.rotate ? nk_parts : 1); ++s) {
         auto k_table = c.rotate ? table(c.k, s, s + 1) : table(c.k, 0, nk_parts);
         auto plan = b.prepare({table(c.q, r, r + 1), k_table, mask});

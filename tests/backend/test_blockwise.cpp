@@ -1,4 +1,4 @@
-// blockwise: restricted kernels get only what they accept, the rest is cut, goes to the second backend or is refused.
+// blockwise: restricted kernels get only what they accept, the rest is cut, goes to the fallback or is refused.
 #include <doctest/doctest.h>
 
 #include <sp/reference.hpp>
@@ -83,7 +83,7 @@ TEST_CASE("blockwise: a kernel of full and square causal blocks serves causal at
 
 #ifndef SP_TEST_SANITIZED
 
-TEST_CASE("blockwise: what is refused is an error, or work for the second backend") {
+TEST_CASE("blockwise: what is refused is an error, or work for the fallback") {
   int misfits = 0, calls = 0;
   picky kernel{{}, &misfits, &calls};
   scene<double> s(ragged(sp::window(4, 1)));
@@ -92,14 +92,14 @@ TEST_CASE("blockwise: what is refused is an error, or work for the second backen
     s.run(sp::blockwise{kernel}, s.whole());
   } catch (sp::error const& e) {
     CHECK(e.code() == sp::errc::unsupported_mask);
-    CHECK(e.info().remedy.find("second backend") != std::string::npos);
+    CHECK(e.info().remedy.find("fallback") != std::string::npos);
   }
   CHECK(calls == 0); // refused when prepared, before anything ran
   sp::blockwise both{kernel, sp::reference{}};
   CHECK(error_of(both, s, s.whole()) < 1e-13);
   CHECK(error_of(both, s, s.cut_by(sp::zigzag{}, 3)) < 1e-13);
   sp::document image{12, 5, 5};
-  scene<double> mixed(ragged(sp::image_spans(std::span(&image, 1)))); // some blocks to the kernel, some to the second
+  scene<double> mixed(ragged(sp::image_spans(std::span(&image, 1)))); // some blocks to the kernel, some to the fallback
   calls = 0;
   CHECK(error_of(both, mixed, mixed.cut_by(sp::striped{}, 2)) < 1e-13);
   CHECK(calls > 0);

@@ -48,9 +48,9 @@ TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_
   sp::query_grad<float> query_grad{in, in, in, rows, rows, out};
   sp::key_grad<float> key_grad{in, in, out, out};
   auto pass = [&](sp::allocator& memory) {
-    auto extra = b.forward<float>(plan, memory, {h, 1}, in, std::span<sp::kv_views<float> const>(&keys, 1), {out, rows});
+    auto saved = b.forward<float>(plan, memory, {h, 1}, in, std::span<sp::kv_views<float> const>(&keys, 1), {out, rows});
     b.backward<float>(plan, memory, {h, 1}, std::span<sp::query_grad<float> const>(&query_grad, 1),
-                      std::span<sp::key_grad<float> const>(&key_grad, 1), extra);
+                      std::span<sp::key_grad<float> const>(&key_grad, 1), saved);
   };
   sp::pool memory;
   pass(memory);

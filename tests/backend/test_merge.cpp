@@ -22,7 +22,7 @@ struct row {
 
 template <class T>
 row<T> operator+(row<T> a, row<T> b) {
-  auto state = [](row<T>& r) { return sp::fold_state<T>{{r.out.data(), {1, 1, 2}}, {&r.lse, {1, 1}}}; };
+  auto state = [](row<T>& r) { return sp::attention_state<T>{{r.out.data(), {1, 1, 2}}, {&r.lse, {1, 1}}}; };
   sp::merge(state(a), state(b));
   return a;
 }

@@ -25,12 +25,12 @@ class careless {
 public:
   using memory_type = sp::host_memory;
   using plan = sp::cpu<>::plan;
-  using extra = sp::cpu<>::extra;
+  using saved = sp::cpu<>::saved;
   explicit careless(sin what) : what_(what) {}
   plan prepare(sp::problem const& p) const { return kernel_.prepare(p); }
   template <class T>
-  extra forward(plan const& p, sp::allocator& a, sp::call_numbers const& n, sp::view<T const, 3> q,
-                std::span<sp::kv_views<T> const> k, sp::fold_state<T> s) const {
+  saved forward(plan const& p, sp::allocator& a, sp::call_params const& n, sp::view<T const, 3> q,
+                std::span<sp::kv_views<T> const> k, sp::attention_state<T> s) const {
     sp::owned<double, 1> mine(a, {10});
     auto* bytes = reinterpret_cast<unsigned char*>(mine.tensor.data);
     if (what_ == sin::scratch_behind) bytes[80] = 0;
@@ -41,8 +41,8 @@ public:
     return {};
   }
   template <class T>
-  void backward(plan const& p, sp::allocator& a, sp::call_numbers const& n, std::span<sp::query_grad<T> const> q,
-                std::span<sp::key_grad<T> const> k, extra const& x) const {
+  void backward(plan const& p, sp::allocator& a, sp::call_params const& n, std::span<sp::query_grad<T> const> q,
+                std::span<sp::key_grad<T> const> k, saved const& x) const {
     if (what_ == sin::scratch_backward) const_cast<double*>(q[0].delta.data)[q[0].delta.elements()] = 1;
     kernel_.backward<T>(p, a, n, q, k, x);
   }

@@ -4,7 +4,7 @@
 
 struct no_backward {
   using memory_type = sp::host_memory;
-  using extra = sp::nothing;
+  using saved = sp::nothing;
   struct plan {};
   plan prepare(sp::problem const&) const { return {}; }
 };

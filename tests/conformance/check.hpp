@@ -157,7 +157,7 @@ void conform(trial const& t, inputs<T> const& in, Kernel const& kernel, bool has
 /// One test case: an object, an element type and a kernel over a covering sample of trials, on the ranks of a world.
 template <class T, object_kind Object, template <class...> class Backend, bool Featured, class World = in_threads>
 void conformance_of(double budget, World const& world = {}) {
-  constexpr bool pulls = World::peers_share_memory && std::is_same_v<typename Backend<>::extra, sp::nothing>;
+  constexpr bool pulls = World::peers_share_memory && std::is_same_v<typename Backend<>::saved, sp::nothing>;
   auto together = [&](bool mine) { return !world.decide([&] { return std::string(mine ? "yes" : ""); }).empty(); };
   auto body = [&](trial const& t) {
     inputs<T> in(t);

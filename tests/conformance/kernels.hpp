@@ -93,7 +93,7 @@ struct stateful_sdpa {
     std::vector<std::vector<double>> probabilities; ///< by (head, row)
     index_t first_head = -1, document = -1;
   };
-  bool accepts(sp::block const& b) const { return b.is_full() || (b.hi == 0 && b.lo <= b.least()); }
+  bool accepts(sp::block const& b) const { return b.is_full() || (b.hi == 0 && b.lo <= b.min_distance()); }
   state forward(sp::whole_call<double> const& c) const {
     plain_sdpa{}.forward(c);
     state s{{}, c.heads.q_begin, c.where.document};
@@ -120,7 +120,7 @@ struct block_sdpa {
   using memory_type = sp::host_memory;
   bool accepts(sp::block const& b) const {
     return !Picky || b.is_full() ||
-           (b.rows == b.keys && b.q_stride == b.k_stride && b.q_pos + b.hi == b.k_pos && b.lo <= b.least());
+           (b.rows == b.keys && b.q_stride == b.k_stride && b.q_pos + b.hi == b.k_pos && b.lo <= b.min_distance());
   }
   void forward(sp::block_call<double> const& c) const {
     for (index_t h = 0; h < c.heads.q_count; ++h)

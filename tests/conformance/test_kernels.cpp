@@ -45,7 +45,7 @@ TEST_CASE("a block kernel under ring, wrapped by blockwise") {
          [](trial const& t) { conform<double, object_kind::ring>(t, inputs<double>(t), sp::blockwise{block_sdpa<false>{}}); });
 }
 
-TEST_CASE("a block kernel for full and square causal blocks under ring, the rest to a second backend") {
+TEST_CASE("a block kernel for full and square causal blocks under ring, the rest to a fallback") {
   sample(object_kind::ring, false, false, seconds() / cases, [](trial const& t) {
     conform<double, object_kind::ring>(t, inputs<double>(t), sp::blockwise{block_sdpa<true>{}, sp::reference{}});
   });
@@ -84,7 +84,7 @@ TEST_CASE("masks that a kernel without lse cannot serve") {
   CHECK(support::says(with_sinks, sp::errc::unsupported, "sinks need the lse"));
 }
 
-TEST_CASE("blocks that neither a kernel nor a second backend takes") {
+TEST_CASE("blocks that neither a kernel nor a fallback takes") {
   auto e = refusal([&](sp::threads const& comm) {
     sp::batch b(sp::packed{0, 30}, sp::zigzag{}, comm);
     sp::ring_attention attn{

@@ -43,18 +43,18 @@ class noting {
 public:
   using memory_type = sp::host_memory;
   using plan = sp::cpu<>::plan;
-  using extra = sp::cpu<>::extra;
+  using saved = sp::cpu<>::saved;
   explicit noting(journal& notes) : notes_(&notes) {}
   plan prepare(sp::problem const& p) const { return kernel_.prepare(p); }
   template <class T>
-  extra forward(plan const& p, sp::allocator& a, sp::call_numbers const& n, sp::view<T const, 3> q,
-                std::span<sp::kv_views<T> const> k, sp::fold_state<T> s) const {
+  saved forward(plan const& p, sp::allocator& a, sp::call_params const& n, sp::view<T const, 3> q,
+                std::span<sp::kv_views<T> const> k, sp::attention_state<T> s) const {
     notes_->push_back("compute");
     return kernel_.forward<T>(p, a, n, q, k, s);
   }
   template <class T>
-  void backward(plan const& p, sp::allocator& a, sp::call_numbers const& n, std::span<sp::query_grad<T> const> q,
-                std::span<sp::key_grad<T> const> k, extra const& x) const {
+  void backward(plan const& p, sp::allocator& a, sp::call_params const& n, std::span<sp::query_grad<T> const> q,
+                std::span<sp::key_grad<T> const> k, saved const& x) const {
     notes_->push_back("compute");
     kernel_.backward<T>(p, a, n, q, k, x);
   }

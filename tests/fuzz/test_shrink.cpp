@@ -19,22 +19,22 @@ public:
   struct plan {
     sp::reference<>::plan forward, backward;
   };
-  using extra = sp::nothing;
+  using saved = sp::nothing;
 
   plan prepare(sp::problem p) const {
     auto forward = kernel_.prepare(p);
-    for (sp::placed& r : p.k)
+    for (sp::placed_run& r : p.k)
       if (r.positions.count >= 5) --r.positions.count;
     return {std::move(forward), kernel_.prepare(std::move(p))};
   }
   template <class T>
-  extra forward(plan const& p, sp::allocator& a, sp::call_numbers const& n, sp::view<T const, 3> q,
-                std::span<sp::kv_views<T> const> k, sp::fold_state<T> s) const {
+  saved forward(plan const& p, sp::allocator& a, sp::call_params const& n, sp::view<T const, 3> q,
+                std::span<sp::kv_views<T> const> k, sp::attention_state<T> s) const {
     return kernel_.forward<T>(p.forward, a, n, q, k, s);
   }
   template <class T>
-  void backward(plan const& p, sp::allocator& a, sp::call_numbers const& n, std::span<sp::query_grad<T> const> q,
-                std::span<sp::key_grad<T> const> k, extra const& x) const {
+  void backward(plan const& p, sp::allocator& a, sp::call_params const& n, std::span<sp::query_grad<T> const> q,
+                std::span<sp::key_grad<T> const> k, saved const& x) const {
     kernel_.backward<T>(p.backward, a, n, q, k, x);
   }
 

@@ -25,7 +25,7 @@ using sp::documents;
 using sp::index_t;
 using sp::layout;
 using sp::mask;
-using sp::placed;
+using sp::placed_run;
 using sp::run;
 using sp::scope;
 using sp::slice;
@@ -97,7 +97,7 @@ std::vector<index_t> rows_of(layout const& l, int part) {
 struct cut {
   layout of;
   std::vector<std::vector<index_t>> rows;
-  std::vector<std::vector<placed>> runs;
+  std::vector<std::vector<placed_run>> runs;
   std::string name;
   cut(layout l, std::string n) : of(std::move(l)), name(std::move(n)) {
     for (int p = 0; p < of.parts(); ++p) {
@@ -127,7 +127,7 @@ std::vector<cut> cuts(documents const& docs, int parts, bool all) {
 void mark(std::vector<block> const& list, cut const& q, cut const& k, std::vector<int>& shown, tally& t,
           std::string const& name) {
   for (block const& b : list) {
-    auto const &q_rows = q.rows[std::size_t(b.q_part)], &k_rows = k.rows[std::size_t(b.k_part)];
+    auto const &q_rows = q.rows[std::size_t(b.q_tensor)], &k_rows = k.rows[std::size_t(b.k_tensor)];
     bool inside = b.rows > 0 && b.keys > 0 && b.q >= 0 && b.k >= 0 && b.q + b.rows <= index_t(q_rows.size()) &&
                   b.k + b.keys <= index_t(k_rows.size());
     t.expect(inside, name + ": a block leaves its tensors");
@@ -136,7 +136,7 @@ void mark(std::vector<block> const& list, cut const& q, cut const& k, std::vecto
     for (index_t i = 0; i < b.rows; ++i) {
       index_t qp = q_rows[std::size_t(b.q + i)];
       t.expect(qp == b.q_pos + i * b.q_stride, name + ": a row has another position");
-      sp::interval seen = b.seen_by(i);
+      sp::interval seen = b.keys_seen_by(i);
       if (i == 0 || i == b.rows - 1) t.expect(seen.count > 0, name + ": a dead row at the rim");
       seen_pairs += seen.count;
       for (index_t j = 0; j < b.keys; ++j) {
@@ -145,19 +145,20 @@ void mark(std::vector<block> const& list, cut const& q, cut const& k, std::vecto
         bool sees = b.lo <= kp - qp && kp - qp <= b.hi;
         if (sees) ++shown[std::size_t(qp * nk + kp)];
         if (sees != b.sees(i, j) || sees != (seen.first <= j && j < seen.first + seen.count))
-          t.expect(false, name + ": sees() and seen_by() differ");
+          t.expect(false, name + ": sees() and keys_seen_by() differ");
       }
     }
     for (index_t j : {index_t{0}, b.keys - 1}) {
-      sp::interval by = b.seeing(j);
+      sp::interval by = b.rows_seeing(j);
       index_t n = 0;
       for (index_t i = 0; i < b.rows; ++i) {
         n += b.sees(i, j);
-        if (b.sees(i, j) != (by.first <= i && i < by.first + by.count)) t.expect(false, name + ": sees() and seeing() differ");
+        if (b.sees(i, j) != (by.first <= i && i < by.first + by.count))
+          t.expect(false, name + ": sees() and rows_seeing() differ");
       }
       t.expect(n > 0, name + ": a dead key at the rim");
     }
-    t.expect(sp::work(b) == seen_pairs && b.is_full() == (seen_pairs == b.rows * b.keys), name + ": work or is_full");
+    t.expect(sp::pair_count(b) == seen_pairs && b.is_full() == (seen_pairs == b.rows * b.keys), name + ": work or is_full");
     t.pairs += seen_pairs;
   }
 }
@@ -198,17 +199,21 @@ void check_documents(documents const& q, documents const& k, int parts, bool all
 
 // SEMANTICS 5.3: zigzag of 4 ranks over 16 tokens, chunks of 2; rank 1 holds chunks 1 and 6.
 constexpr slice causal_16{0, 16, 0, 16, -sp::unbounded, 0, 0, 0, 0, 0};
-constexpr std::array<placed, 2> zigzag_of(index_t r) { return {{{{2 * r, 2, 1}, int(r), 0}, {{14 - 2 * r, 2, 1}, int(r), 2}}}; }
-constexpr index_t zigzag_pairs(index_t q, index_t k) { return sp::work(sp::blocks(zigzag_of(q), zigzag_of(k), {&causal_16, 1})); }
+constexpr std::array<placed_run, 2> zigzag_of(index_t r) {
+  return {{{{2 * r, 2, 1}, int(r), 0}, {{14 - 2 * r, 2, 1}, int(r), 2}}};
+}
+constexpr index_t zigzag_pairs(index_t q, index_t k) {
+  return sp::pair_count(sp::blocks(zigzag_of(q), zigzag_of(k), {&causal_16, 1}));
+}
 static_assert(zigzag_pairs(1, 1) == 3 + 4 + 3); // causal on both halves, and the late half sees the whole early one
 static_assert(zigzag_pairs(1, 0) == 4 * 2);     // keys of an earlier rank: all q x first half
 static_assert(zigzag_pairs(1, 3) == 2 * 4);     // of a later rank: second half of q x all keys
 static_assert(zigzag_pairs(0, 0) == zigzag_pairs(3, 3));
 
 // SEMANTICS 5.4: stripes of 4 ranks over 16 tokens.
-constexpr placed stripe_of(index_t r) { return {{r, 4, 4}, int(r), 0}; }
+constexpr placed_run stripe_of(index_t r) { return {{r, 4, 4}, int(r), 0}; }
 constexpr block stripes(index_t q, index_t k) {
-  placed a = stripe_of(q), b = stripe_of(k);
+  placed_run a = stripe_of(q), b = stripe_of(k);
   return sp::blocks({&a, 1}, {&b, 1}, {&causal_16, 1}).at(0);
 }
 static_assert(sp::local_band(stripes(2, 1)) == sp::band{-sp::unbounded, 0}); // s <= r: j <= i
@@ -273,7 +278,7 @@ TEST_CASE("blocks: work of all ranks is the number of visible pairs; zigzag and 
   auto mask = sp::slices(sp::causal(), docs, docs);
   auto work_of = [&](auto how, int p) {
     layout l(docs, how, int(parts));
-    return sp::work(sp::blocks(sp::place(l.runs(p)), sp::table_of(l), mask));
+    return sp::pair_count(sp::blocks(sp::place(l.runs(p)), sp::table_of(l), mask));
   };
   index_t total = n * (n + 1) / 2, contiguous = 0, zigzag = 0, striped = 0;
   for (int p = 0; p < parts; ++p) {
@@ -297,7 +302,7 @@ TEST_CASE("blocks: zigzag over 4 ranks, as SEMANTICS 5.3 lists it [asan]") {
       auto list = sp::blocks(sp::place(l.runs(r)), sp::place(l.runs(s)), mask);
       index_t n = 0;
       for (block const& b : list) {
-        n += sp::work(b);
+        n += sp::pair_count(b);
         if (s < r) CHECK((b.is_full() && b.k + b.keys <= 2)); // first-half keys only
         if (s > r) CHECK((b.is_full() && b.q >= 2));          // second-half queries only
       }
@@ -372,8 +377,8 @@ TEST_CASE("blocks: coalesce joins what continues affinely and keeps every pair [
                   for (index_t j = 0; j < x.keys; ++j) {
                     index_t qp = x.q_pos + i * x.q_stride, kp = x.k_pos + j * x.k_stride;
                     two[std::size_t(qp * 25 + kp)] += x.sees(i, j);
-                    wrong += q.rows[std::size_t(x.q_part)][std::size_t(x.q + i)] == qp &&
-                                     k.rows[std::size_t(x.k_part)][std::size_t(x.k + j)] == kp
+                    wrong += q.rows[std::size_t(x.q_tensor)][std::size_t(x.q + i)] == qp &&
+                                     k.rows[std::size_t(x.k_tensor)][std::size_t(x.k + j)] == kp
                                  ? 0
                                  : 1;
                   }
@@ -384,11 +389,11 @@ TEST_CASE("blocks: coalesce joins what continues affinely and keeps every pair [
   CHECK(after < before);
 
   // prefix and rest of a full mask in one piece: two blocks become one
-  std::vector<placed> rows{{{0, 8, 1}, 0, 0}};
+  std::vector<placed_run> rows{{{0, 8, 1}, 0, 0}};
   std::vector<slice> halves{{0, 8, 0, 3}, {0, 8, 3, 8}};
   auto joined = sp::coalesce(sp::blocks(rows, rows, halves));
   REQUIRE(joined.size() == 1);
-  CHECK(sp::work(joined) == 64);
+  CHECK(sp::pair_count(joined) == 64);
 }
 
 TEST_CASE("blocks: documents carry index, name and origins into the block") {
@@ -404,7 +409,7 @@ TEST_CASE("blocks: documents carry index, name and origins into the block") {
       CHECK(b.id == 70 + b.document);
       CHECK(b.q_origin == docs[d].begin);
       CHECK(b.k_origin == docs[d].begin);
-      CHECK(b.q_part == r);
+      CHECK(b.q_tensor == r);
       CHECK((docs[d].begin <= b.q_pos && b.q_pos + (b.rows - 1) * b.q_stride < docs[d].end()));
     }
   CHECK(seen[0] > 0);
@@ -413,15 +418,15 @@ TEST_CASE("blocks: documents carry index, name and origins into the block") {
 
 TEST_CASE("blocks: work over int64 is size_overflow") {
   block b{0, 0, index_t{1} << 40, 0, 0, index_t{1} << 40};
-  CHECK(support::failure_of([&] { return sp::work(b); }).code == sp::errc::size_overflow);
+  CHECK(support::failure_of([&] { return sp::pair_count(b); }).code == sp::errc::size_overflow);
 }
 
 /// The definition of for_each_block: every slice against every pair of runs, in the order of the lists.
-std::vector<block> all_pairs(std::vector<placed> const& q, std::vector<placed> const& k, std::vector<slice> const& mask) {
+std::vector<block> all_pairs(std::vector<placed_run> const& q, std::vector<placed_run> const& k, std::vector<slice> const& mask) {
   std::vector<block> out;
   for (slice const& s : mask)
-    for (placed const& a : q)
-      for (placed const& b : k)
+    for (placed_run const& a : q)
+      for (placed_run const& b : k)
         for (block const& x : sp::blocks({&a, 1}, {&b, 1}, {&s, 1})) out.push_back(x);
   return out;
 }
@@ -434,7 +439,7 @@ TEST_CASE("blocks: sorted or not, lists give the blocks of every pair in the ord
     for (int parts : {1, 3, 4})
       for (cut const& c : cuts(docs, parts, true)) {
         auto mask = sp::slices(r.made, docs, docs);
-        std::vector<placed> table = sp::table_of(c.of), mine = c.runs.back();
+        std::vector<placed_run> table = sp::table_of(c.of), mine = c.runs.back();
         for (int shuffles = 0; shuffles < 4;
              ++shuffles) { // first everything sorted, then the mask shuffled, then the runs as well
           wrong += sp::blocks(mine, table, mask) == all_pairs(mine, table, mask) ? 0 : 1;

@@ -60,7 +60,7 @@ static_assert(sp::intersect({1, 10, 6}, {4, 10, 9}).a == 2 && sp::intersect({1, 
 static_assert(sp::intersect({0, 100, 2}, {1, 100, 2}).count == 0);
 static_assert(sp::clip({3, 5, 4}, 7, 16) == sp::interval{1, 3}); // 3 7 11 15 19
 static_assert(run{5, 3, 4}.contains(13) && !run{5, 3, 4}.contains(17) && !run{5, 3, 4}.contains(10));
-static_assert(run{5, 0, 4}.end() == 5 && run{5, 3, 4}.end() == 14 && run{5, 3, 4}.part(1, 2) == run{9, 2, 4});
+static_assert(run{5, 0, 4}.end() == 5 && run{5, 3, 4}.end() == 14 && run{5, 3, 4}.sub(1, 2) == run{9, 2, 4});
 
 TEST_CASE("runs: intersection of every pair of small runs") {
   auto list = all_runs(7, 6, 6);

@@ -35,7 +35,7 @@ outcome examine(block const& b, sp::block_pieces const& pieces) {
     bool inside = p.rows > 0 && p.keys > 0 && q0 >= 0 && k0 >= 0 && q0 + p.rows <= b.rows && k0 + p.keys <= b.keys;
     bool placed = p.q_pos == b.q_pos + q0 * b.q_stride && p.k_pos == b.k_pos + k0 * b.k_stride && p.q_stride == b.q_stride &&
                   p.k_stride == b.k_stride && p.document == b.document && p.id == b.id && p.q_origin == b.q_origin &&
-                  p.k_origin == b.k_origin && p.q_part == b.q_part && p.k_part == b.k_part;
+                  p.k_origin == b.k_origin && p.q_tensor == b.q_tensor && p.k_tensor == b.k_tensor;
     if (!inside || !placed) {
       r.exact = false;
       continue;

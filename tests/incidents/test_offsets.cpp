@@ -89,7 +89,7 @@ TEST_CASE("flash-attention#1311, #1500, #2611: 32-bit offsets: documents, layout
     CHECK(far.q_origin == big);
     CHECK(far.q + far.rows == l.tokens(last.part));
     CHECK(far.sees(far.rows - 1, 0));
-    CHECK(far.seen_by(far.rows - 1).count > 0);
+    CHECK(far.keys_seen_by(far.rows - 1).count > 0);
     return pairs;
   };
   CHECK(check(sp::zigzag{}) > double(big) * double(big) / 64);

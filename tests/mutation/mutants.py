@@ -218,8 +218,8 @@ MUTANTS = [
         "square_cut_left",
         "the full block beside the square misses the last key that every row sees",
         "geometry/square.hpp",
-        "part(first, b.rows - first, 0, min(left, b.keys), true);",
-        "part(first, b.rows - first, 0, min(left, b.keys) - 1, true);",
+        "add(first, b.rows - first, 0, min(left, b.keys), true);",
+        "add(first, b.rows - first, 0, min(left, b.keys) - 1, true);",
         "geometry.square",
         "square: every one-sided block*",
     ),
@@ -438,9 +438,9 @@ MUTANTS = [
         "scale_of_value_dim",
         "the softmax scale of a forward pass comes from the value dim",
         "attention/ring.hpp",
-        """    call_numbers n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
+        """    call_params n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
     kv_views""",
-        """    call_numbers n{io.on, detail::scale_of(options_, io.v.extent(2)), ctx.random};
+        """    call_params n{io.on, detail::scale_of(options_, io.v.extent(2)), ctx.random};
     kv_views""",
         "mutation.ring",
         "ring: every schedule*",
@@ -476,12 +476,12 @@ MUTANTS = [
         "exposure_released_early",
         "a rank says that it has read its peers' keys before it has",
         "attention/ring/pull.hpp",
-        """  extras.push(backend.template forward<T>(g.steps[0], scratch, n, q,
-                                          std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));
+        """  by_backend.push(backend.template forward<T>(g.steps[0], scratch, n, q,
+                                              std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));
   published.release();""",
         """  published.release();
-  extras.push(backend.template forward<T>(g.steps[0], scratch, n, q,
-                                          std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));""",
+  by_backend.push(backend.template forward<T>(g.steps[0], scratch, n, q,
+                                              std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));""",
         "mutation.calls",
         "calls: whoever is done*",
     ),
@@ -489,10 +489,10 @@ MUTANTS = [
         "exposure_released_early_backward",
         "a rank says that it has read its peers' queries before it has",
         "attention/ring/pull.hpp",
-        """  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), extras.at(0));
+        """  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), by_backend.at(0));
   published.release();""",
         """  published.release();
-  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), extras.at(0));""",
+  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), by_backend.at(0));""",
         "mutation.calls",
         "calls: whoever is done*",
     ),

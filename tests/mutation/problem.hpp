@@ -36,14 +36,14 @@ struct kernel : sp::reference<sp::softcap, sp::alibi, sp::dropout> {
   explicit kernel(std::chrono::milliseconds by = {}) : base(sp::softcap{cap}, sp::alibi{slopes}, sp::dropout{chance}), late(by) {}
 
   template <class T>
-  base::extra forward(base::plan const& p, sp::allocator& scratch, sp::call_numbers const& n, sp::view<T const, 3> q,
-                      std::span<sp::kv_views<T> const> keys, sp::fold_state<T> state) const {
+  base::saved forward(base::plan const& p, sp::allocator& scratch, sp::call_params const& n, sp::view<T const, 3> q,
+                      std::span<sp::kv_views<T> const> keys, sp::attention_state<T> state) const {
     std::this_thread::sleep_for(late);
     return base::forward<T>(p, scratch, n, q, keys, state);
   }
   template <class T>
-  void backward(base::plan const& p, sp::allocator& scratch, sp::call_numbers const& n,
-                std::span<sp::query_grad<T> const> queries, std::span<sp::key_grad<T> const> keys, base::extra const& x) const {
+  void backward(base::plan const& p, sp::allocator& scratch, sp::call_params const& n, std::span<sp::query_grad<T> const> queries,
+                std::span<sp::key_grad<T> const> keys, base::saved const& x) const {
     std::this_thread::sleep_for(late);
     base::backward<T>(p, scratch, n, queries, keys, x);
   }

@@ -23,7 +23,7 @@ TEST_CASE("geometry: what a row sees, and what sees a key, is what sees() says p
             for (sp::index_t j = 0; j < b.keys; ++j) {
               sp::index_t const distance = 2 + k_stride * j - 5 - q_stride * i;
               bool const pair = lo <= distance && distance <= hi;
-              sp::interval keys = b.seen_by(i), rows = b.seeing(j);
+              sp::interval keys = b.keys_seen_by(i), rows = b.rows_seeing(j);
               wrong += (keys.first <= j && j < keys.first + keys.count) != pair;
               wrong += (rows.first <= i && i < rows.first + rows.count) != pair;
               seen += pair;

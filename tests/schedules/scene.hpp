@@ -91,16 +91,16 @@ class tracer {
 public:
   using memory_type = sp::host_memory;
   using plan = std::vector<sp::block>;
-  using extra = sp::nothing;
+  using saved = sp::nothing;
   explicit tracer(ground& g) : ground_(&g) {}
 
   plan prepare(sp::problem const& p) const { return sp::blocks(p.q, p.k, p.mask); }
 
   template <class T>
-  extra forward(plan const& blocks, sp::allocator&, sp::call_numbers const& n, sp::view<T const, 3> q,
-                std::span<sp::kv_views<T> const> keys, sp::fold_state<T> state) const {
+  saved forward(plan const& blocks, sp::allocator&, sp::call_params const& n, sp::view<T const, 3> q,
+                std::span<sp::kv_views<T> const> keys, sp::attention_state<T> state) const {
     for (sp::block const& b : blocks) {
-      auto const& part = keys[std::size_t(b.k_part)];
+      auto const& part = keys[std::size_t(b.k_tensor)];
       check_keys(b, n.heads, part.k, part.v);
       for (index_t h = 0; h < n.heads.q_count; ++h)
         for (index_t i = 0; i < b.rows; ++i) {
@@ -117,11 +117,11 @@ public:
   }
 
   template <class T>
-  void backward(plan const& blocks, sp::allocator&, sp::call_numbers const& n, std::span<sp::query_grad<T> const> rows,
-                std::span<sp::key_grad<T> const> keys, extra const&) const {
+  void backward(plan const& blocks, sp::allocator&, sp::call_params const& n, std::span<sp::query_grad<T> const> rows,
+                std::span<sp::key_grad<T> const> keys, saved const&) const {
     for (sp::block const& b : blocks) {
-      auto const& r = rows[std::size_t(b.q_part)];
-      auto const& c = keys[std::size_t(b.k_part)];
+      auto const& r = rows[std::size_t(b.q_tensor)];
+      auto const& c = keys[std::size_t(b.k_tensor)];
       check_keys(b, n.heads, c.k, c.v);
       for (index_t h = 0; h < n.heads.q_count; ++h)
         for (index_t i = 0; i < b.rows; ++i) {

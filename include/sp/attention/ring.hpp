@@ -14,11 +14,11 @@ namespace sp {
 namespace detail {
 
 /// What kernels returned in forward, in call order; costs nothing for kernels that return nothing.
-template <class Extra>
-class extras_list {
+template <class Saved>
+class saved_list {
 public:
-  void push(Extra e) { list_.push_back(std::move(e)); }
-  Extra const& at(int i) const { return list_[std::size_t(i)]; }
+  void push(Saved e) { list_.push_back(std::move(e)); }
+  Saved const& at(int i) const { return list_[std::size_t(i)]; }
   void require(index_t calls) const {
     if (index_t(list_.size()) != calls)
       fail(
@@ -28,10 +28,10 @@ public:
   }
 
 private:
-  std::vector<Extra> list_;
+  std::vector<Saved> list_;
 };
 template <>
-class extras_list<nothing> {
+class saved_list<nothing> {
 public:
   void push(nothing) {}
   void require(index_t) const {}
@@ -61,13 +61,13 @@ class ring_attention : public detail::attention_object<ring_attention<Comm, Back
       "sp::ulysses_attention, or give it forward(block_call) that writes lse and wrap it in sp::blockwise.");
 
   static_assert(detail::some_backend<Backend>, "sp::ring_attention: the kernel must model sp::attention_backend for some element "
-                                               "type: memory_type, plan, extra, prepare(problem), "
-                                               "forward<T>(plan, allocator, call_numbers, q, keys, state) and backward<T>(plan, "
-                                               "allocator, call_numbers, queries, keys, extra).");
+                                               "type: memory_type, plan, saved, prepare(problem), "
+                                               "forward<T>(plan, allocator, call_params, q, keys, state) and backward<T>(plan, "
+                                               "allocator, call_params, queries, keys, saved).");
 
 public:
   using memory_type = typename Comm::memory_type;
-  using extra = typename Backend::extra;
+  using backend_saved = typename Backend::saved;
 
   /// Geometry of one batch: made once per step, used by all layers.
   struct prepared {
@@ -80,7 +80,7 @@ public:
   template <class T>
   struct saved {
     owned<accumulate_t<T>, 2> lse;
-    detail::extras_list<extra> extras;
+    detail::saved_list<backend_saved> by_backend;
     detail::saved_token token;
   };
 
@@ -144,15 +144,15 @@ public:
     auto const& g = p.geometry;
     saved<T> s{{*ctx.kept, {g.q_rows, io.on.q_count}}, {}, detail::saved_token(true)};
     detail::accumulator<T, 3> out(*ctx.scratch, io.out);
-    fold_state<T> state{out.begin(false), s.lse.tensor};
+    attention_state<T> state{out.begin(false), s.lse.tensor};
     fill(state.lse, detail::minus_infinity<A>);
-    call_numbers n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
+    call_params n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
     kv_views<T> own{io.k, io.v};
-    if (g.how == schedule::rotate) detail::rotate_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.extras);
+    if (g.how == schedule::rotate) detail::rotate_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.by_backend);
     if (g.how == schedule::gather)
-      detail::gather_forward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_groups, io.q, own, state, s.extras);
+      detail::gather_forward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_groups, io.q, own, state, s.by_backend);
     if constexpr (can_pull)
-      if (g.how == schedule::pull) detail::pull_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.extras);
+      if (g.how == schedule::pull) detail::pull_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.by_backend);
     if (io.sinks.data) detail::apply_sinks<A>(io.on, io.sinks, state.out, state.lse);
     out.finish();
     return s;
@@ -173,12 +173,12 @@ public:
     bool add = io.extras.accumulate;
     query_grad<T> queries{io.q, io.out, io.dout, s.lse.tensor, delta.tensor, dq.begin(add)};
     key_grad<T> keys{io.k, io.v, dk.begin(add), dv.begin(add)};
-    call_numbers n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
-    if (g.how == schedule::rotate) detail::rotate_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.extras);
+    call_params n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
+    if (g.how == schedule::rotate) detail::rotate_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.by_backend);
     if (g.how == schedule::gather)
-      detail::gather_backward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_groups, queries, keys, s.extras);
+      detail::gather_backward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_groups, queries, keys, s.by_backend);
     if constexpr (can_pull)
-      if (g.how == schedule::pull) detail::pull_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.extras);
+      if (g.how == schedule::pull) detail::pull_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.by_backend);
     dq.finish();
     dk.finish();
     dv.finish();
@@ -197,7 +197,7 @@ public:
   void check_saved(prepared const& p, saved<T> const& s, heads on, index_t, index_t) const {
     s.token.require();
     detail::require_same_call("lse", s.lse.tensor, {p.geometry.q_rows, on.q_count});
-    s.extras.require(kernel_calls(p.geometry, on));
+    s.by_backend.require(kernel_calls(p.geometry, on));
   }
   template <class T, class F>
   void each_lse(saved<T> const& s, F&& f) const {
@@ -222,7 +222,7 @@ private:
     return g.how == schedule::rotate ? g.size : g.how == schedule::gather ? max(1, min(options_.head_groups, on.kv_count)) : 1;
   }
 
-  static constexpr bool can_pull = peer_memory<Comm> && std::is_same_v<extra, nothing>;
+  static constexpr bool can_pull = peer_memory<Comm> && std::is_same_v<backend_saved, nothing>;
 
   /// One rank has nobody to meet: every schedule is one step over its own keys.
   schedule chosen_schedule() const {

@@ -31,7 +31,7 @@ void for_each_piece(Kernel const& kernel, block const& b, F&& f) {
 /// Calls f(call, block, range) for every block and every range of heads that is an ordinary GQA call. Call is block_call, block_grad,
 /// whole_call or whole_grad; f fills in the tensors.
 template <class Call, class F>
-void for_each_call(std::span<block const> blocks, call_numbers const& n, F&& f) {
+void for_each_call(std::span<block const> blocks, call_params const& n, F&& f) {
   gqa_ranges ranges = uniform_gqa(n.heads);
   for (block const& b : blocks)
     for (gqa_range const& g : ranges) {

@@ -14,30 +14,31 @@
 
 namespace sp {
 
-/// Who attends to whom in one kernel call: query rows, key rows (of several owners) and a mask. Pure data, made once per step.
-/// Key tables are in document order; `part` of a placed run says which of the given tensors holds the rows.
+/// Who attends to whom in one kernel call: query rows, key rows (in one tensor or several) and a mask. Pure data, made once per step.
+/// Key tables are in document order; each placed_run names the tensor of a call that holds its rows.
 struct problem {
-  std::vector<placed> q, k;
+  std::vector<placed_run> q, k;
   std::vector<slice> mask;
 };
 
-/// The numbers of one call that are not geometry.
-struct call_numbers {
+/// What a call is told besides geometry and tensors.
+struct call_params {
   sp::heads heads;     ///< which global heads the tensors hold
   double scale = 1;    ///< softmax scale
   random_key random{}; ///< seed and layer, for dropout
 };
 
-/// Keys and values of one owner.
+/// Keys and values of one rank.
 template <class T, class M = host_memory>
 struct kv_views {
   view<T const, 3, M> k; ///< (rows, kv heads, dim)
   view<T const, 3, M> v; ///< (rows, kv heads, value dim)
 };
 
-/// Normalised output and natural-log lse: together the state of an online softmax (m = lse, l = 1, acc = out). (0, -inf) is empty.
+/// Attention over the keys seen so far: the normalised output and its natural-log lse. Together they are the state of an online
+/// softmax (m = lse, l = 1, acc = out), so a call can go on from them. (0, -inf) stands for no keys.
 template <class T, class M = host_memory>
-struct fold_state {
+struct attention_state {
   view<accumulate_t<T>, 3, M> out; ///< (rows, q heads, value dim)
   view<accumulate_t<T>, 2, M> lse; ///< (rows, q heads)
 };
@@ -65,15 +66,15 @@ struct nothing {};
 /// dq, dk, dv. What forward() returns is handed to backward() untouched. Results must not depend on how rows are spread
 /// over owners if the kernel is to give the same bits for every sharding.
 template <class B, class T>
-concept attention_backend = requires(B const b, problem p, typename B::plan const plan, allocator& scratch, call_numbers const& n,
+concept attention_backend = requires(B const b, problem p, typename B::plan const plan, allocator& scratch, call_params const& n,
                                      view<T const, 3, typename B::memory_type> q,
                                      std::span<kv_views<T, typename B::memory_type> const> keys,
-                                     fold_state<T, typename B::memory_type> state,
+                                     attention_state<T, typename B::memory_type> state,
                                      std::span<query_grad<T, typename B::memory_type> const> dq,
-                                     std::span<key_grad<T, typename B::memory_type> const> dk, typename B::extra const& extra) {
+                                     std::span<key_grad<T, typename B::memory_type> const> dk, typename B::saved const& saved) {
   { b.prepare(p) } -> std::same_as<typename B::plan>;
-  { b.template forward<T>(plan, scratch, n, q, keys, state) } -> std::same_as<typename B::extra>;
-  b.template backward<T>(plan, scratch, n, dq, dk, extra);
+  { b.template forward<T>(plan, scratch, n, q, keys, state) } -> std::same_as<typename B::saved>;
+  b.template backward<T>(plan, scratch, n, dq, dk, saved);
 };
 
 /// One block with ordinary grouped-query heads: q head i uses kv head i / (q heads / kv heads).

@@ -30,17 +30,17 @@ merged<A> merge_weights(A a, A b) {
 
 } // namespace detail
 
-/// Folds `part` into `state`: lse = log(exp a + exp b), out = the outputs weighted by exp(a - lse) and exp(b - lse).
+/// Folds `other` into `state`: lse = log(exp a + exp b), out = the outputs weighted by exp(a - lse) and exp(b - lse).
 template <class T>
-void merge(fold_state<T> const& state, fold_state<T> const& part) {
+void merge(attention_state<T> const& state, attention_state<T> const& other) {
   for (index_t i = 0; i < state.lse.extent(0); ++i)
     for (index_t h = 0; h < state.lse.extent(1); ++h) {
-      auto w = detail::merge_weights(state.lse(i, h), part.lse(i, h));
+      auto w = detail::merge_weights(state.lse(i, h), other.lse(i, h));
       if (w.second == 0) continue;
       state.lse(i, h) = w.lse;
       for (index_t c = 0; c < state.out.extent(2); ++c) {
         auto& x = state.out(i, h, c);
-        x = w.first == 0 ? part.out(i, h, c) : w.first * x + w.second * part.out(i, h, c);
+        x = w.first == 0 ? other.out(i, h, c) : w.first * x + w.second * other.out(i, h, c);
       }
     }
 }

@@ -64,7 +64,7 @@ private:
   template <class T, class Rule>
   static void forward_row(block_call<T> const& c, Rule const& rule, index_t i, index_t h) {
     using A = accumulate_t<T>;
-    interval seen = c.where.seen_by(i);
+    interval seen = c.where.keys_seen_by(i);
     index_t g = c.heads.kv_of(h), last = seen.first + seen.count;
     A most = -std::numeric_limits<A>::infinity(), sum = 0, derivative = 1;
     for (index_t j = seen.first; j < last; ++j) most = std::fmax(most, score(c, rule, i, j, h, derivative));
@@ -85,7 +85,7 @@ private:
   template <class T, class Rule>
   static void backward_row(block_grad<T> const& c, Rule const& rule, index_t i, index_t h) {
     using A = accumulate_t<T>;
-    interval seen = c.where.seen_by(i);
+    interval seen = c.where.keys_seen_by(i);
     index_t g = c.heads.kv_of(h);
     A derivative = 1;
     if (c.lse(i, h) == -std::numeric_limits<A>::infinity()) return;

@@ -16,22 +16,23 @@
 
 namespace sp {
 
-/// A run with its place in memory: position positions.at(i) is row `row + i` of part `part` (one part per owner whose rows are at hand).
-struct placed {
+/// A run with its place in memory: the token at positions.at(i) is row `row + i` of tensor number `tensor` (one tensor per rank whose
+/// rows are at hand).
+struct placed_run {
   run positions;
-  int part = 0;
+  int tensor = 0;
   index_t row = 0;
 
-  constexpr placed sub(interval i) const { return {positions.part(i.first, i.count), part, row + i.first}; }
-  friend constexpr bool operator==(placed const&, placed const&) = default;
+  constexpr placed_run sub(interval i) const { return {positions.sub(i.first, i.count), tensor, row + i.first}; }
+  friend constexpr bool operator==(placed_run const&, placed_run const&) = default;
 };
 
-/// Rows [q, q + rows) of part q_part against keys [k, k + keys) of part k_part. Row i sees key j iff
+/// Rows [q, q + rows) of query tensor q_tensor against rows [k, k + keys) of key tensor k_tensor. Row i sees key j iff
 /// lo <= (k_pos + j k_stride) - (q_pos + i q_stride) <= hi. Positions are the stream's, origins the document's begins there.
 struct block {
-  int q_part = 0;
+  int q_tensor = 0;
   index_t q = 0, rows = 0;
-  int k_part = 0;
+  int k_tensor = 0;
   index_t k = 0, keys = 0;
   index_t q_pos = 0, q_stride = 1, k_pos = 0, k_stride = 1;
   index_t lo = -unbounded, hi = unbounded;
@@ -42,20 +43,20 @@ struct block {
     index_t d = (k_pos + k_stride * j) - (q_pos + q_stride * i);
     return lo <= d && d <= hi;
   }
-  /// Smallest and largest position difference in the rectangle.
-  constexpr index_t least() const { return k_pos - (q_pos + q_stride * (rows - 1)); }
-  constexpr index_t most() const { return k_pos + k_stride * (keys - 1) - q_pos; }
-  constexpr bool empty() const { return rows <= 0 || keys <= 0 || most() < lo || least() > hi; }
+  /// Smallest and largest k position - q position in the rectangle, bounds aside.
+  constexpr index_t min_distance() const { return k_pos - (q_pos + q_stride * (rows - 1)); }
+  constexpr index_t max_distance() const { return k_pos + k_stride * (keys - 1) - q_pos; }
+  constexpr bool empty() const { return rows <= 0 || keys <= 0 || max_distance() < lo || min_distance() > hi; }
   /// Every row sees every key.
-  constexpr bool is_full() const { return lo <= least() && most() <= hi; }
-  /// Keys [first, first + count) that row i sees.
-  constexpr interval seen_by(index_t i) const {
+  constexpr bool is_full() const { return lo <= min_distance() && max_distance() <= hi; }
+  /// Keys [first, first + count) that row i sees: one range, as positions ascend.
+  constexpr interval keys_seen_by(index_t i) const {
     index_t q_at = q_pos + q_stride * i;
     return clip({k_pos, keys, k_stride}, lo <= -unbounded ? k_pos : q_at + lo,
                 hi >= unbounded ? k_pos + k_stride * keys : q_at + hi + 1);
   }
   /// Rows [first, first + count) that see key j.
-  constexpr interval seeing(index_t j) const {
+  constexpr interval rows_seeing(index_t j) const {
     index_t k_at = k_pos + k_stride * j;
     return clip({q_pos, rows, q_stride}, hi >= unbounded ? q_pos : k_at - hi,
                 lo <= -unbounded ? q_pos + q_stride * rows : k_at - lo + 1);
@@ -76,43 +77,43 @@ constexpr std::optional<band> local_band(block const& b) {
   if (b.is_full()) return band{};
   // lo <= shift + s (j - i) <= hi; with one row or one key any common stride says the same
   band r;
-  if (b.lo > b.least()) r.lo = ceil_div(b.lo - shift, s);
-  if (b.hi < b.most()) r.hi = floor_div(b.hi - shift, s);
+  if (b.lo > b.min_distance()) r.lo = ceil_div(b.lo - shift, s);
+  if (b.hi < b.max_distance()) r.hi = floor_div(b.hi - shift, s);
   return r;
 }
 
-/// Pairs of one block, exactly.
-constexpr index_t work(block const& b) {
+/// How many (query, key) pairs of a block see each other, exactly.
+constexpr index_t pair_count(block const& b) {
   if (b.is_full()) return checked_mul(b.rows, b.keys);
   index_t n = 0;
-  for (index_t i = 0; i < b.rows; ++i) n += b.seen_by(i).count;
+  for (index_t i = 0; i < b.rows; ++i) n += b.keys_seen_by(i).count;
   return n;
 }
 
-constexpr index_t work(std::span<block const> list) {
+constexpr index_t pair_count(std::span<block const> list) {
   index_t n = 0;
-  for (block const& b : list) n = checked_add(n, work(b));
+  for (block const& b : list) n = checked_add(n, pair_count(b));
   return n;
 }
 
 namespace detail {
 
 inline std::string describe(block const& b) {
-  auto side = [](index_t first, index_t count, int part, index_t position, index_t stride) {
-    return "[" + std::to_string(first) + ", " + std::to_string(first + count) + ") of part " + std::to_string(part) + " at " +
+  auto side = [](index_t first, index_t count, int tensor, index_t position, index_t stride) {
+    return "[" + std::to_string(first) + ", " + std::to_string(first + count) + ") of tensor " + std::to_string(tensor) + " at " +
            std::to_string(position) + " step " + std::to_string(stride);
   };
-  return "block {rows " + side(b.q, b.rows, b.q_part, b.q_pos, b.q_stride) + ", keys " +
-         side(b.k, b.keys, b.k_part, b.k_pos, b.k_stride) + ", " + bound_text(b.lo) + " <= k - q <= " + bound_text(b.hi) + "}";
+  return "block {rows " + side(b.q, b.rows, b.q_tensor, b.q_pos, b.q_stride) + ", keys " +
+         side(b.k, b.keys, b.k_tensor, b.k_pos, b.k_stride) + ", " + bound_text(b.lo) + " <= k - q <= " + bound_text(b.hi) + "}";
 }
 
-constexpr block meet(placed const& q, placed const& k, slice const& s) {
-  placed a = q.sub(clip(q.positions, s.q0, s.q1));
-  placed b = k.sub(clip(k.positions, s.k0, s.k1));
-  return {a.part,
+constexpr block intersect(placed_run const& q, placed_run const& k, slice const& s) {
+  placed_run a = q.sub(clip(q.positions, s.q0, s.q1));
+  placed_run b = k.sub(clip(k.positions, s.k0, s.k1));
+  return {a.tensor,
           a.row,
           a.positions.count,
-          b.part,
+          b.tensor,
           b.row,
           b.positions.count,
           a.positions.begin,
@@ -127,7 +128,7 @@ constexpr block meet(placed const& q, placed const& k, slice const& s) {
           s.k_origin};
 }
 
-/// The part of b that holds rows [r.first, ...) and keys [c.first, ...).
+/// What b holds of rows [r.first, ...) and keys [c.first, ...).
 constexpr block sub_block(block b, interval r, interval c) {
   b.q += r.first;
   b.q_pos += r.first * b.q_stride;
@@ -138,11 +139,11 @@ constexpr block sub_block(block b, interval r, interval c) {
   return b;
 }
 
-/// Cuts away rows and keys at the rim that see nothing, so that kernels and peers are not asked for them.
+/// Cuts away rows and keys at the edges that see nothing or are not seen, so that kernels and peers are not asked for them.
 constexpr block trimmed(block b) {
   if (b.empty() || b.is_full()) return b;
   if (auto band = local_band(b); band && band->lo > band->hi) return sub_block(b, {}, {}); // stripes apart from a narrow window
-  // a row sees something only if the window of its position meets the keys' range; both rims are monotone in the row
+  // a row sees something only if the window of its position meets the keys' range; both ends of the window grow with the row
   index_t k_last = b.k_pos + b.k_stride * (b.keys - 1);
   b = sub_block(b,
                 clip({b.q_pos, b.rows, b.q_stride}, b.hi >= unbounded ? b.q_pos : b.k_pos - b.hi,
@@ -150,8 +151,8 @@ constexpr block trimmed(block b) {
                 {0, b.keys});
   // where strides differ, a window between two keys may still see none of them
   interval r{0, b.rows};
-  while (r.count > 0 && b.seen_by(r.first).count == 0) ++r.first, --r.count;
-  while (r.count > 0 && b.seen_by(r.first + r.count - 1).count == 0) --r.count;
+  while (r.count > 0 && b.keys_seen_by(r.first).count == 0) ++r.first, --r.count;
+  while (r.count > 0 && b.keys_seen_by(r.first + r.count - 1).count == 0) --r.count;
   b = sub_block(b, r, {0, b.keys});
   interval c{0, b.rows > 0 ? b.keys : 0};
   if (b.rows > 0) {
@@ -159,8 +160,8 @@ constexpr block trimmed(block b) {
     c = clip({b.k_pos, b.keys, b.k_stride}, b.lo <= -unbounded ? b.k_pos : b.q_pos + b.lo,
              b.hi >= unbounded ? b.k_pos + b.k_stride * b.keys : q_last + b.hi + 1);
   }
-  while (c.count > 0 && b.seeing(c.first).count == 0) ++c.first, --c.count;
-  while (c.count > 0 && b.seeing(c.first + c.count - 1).count == 0) --c.count;
+  while (c.count > 0 && b.rows_seeing(c.first).count == 0) ++c.first, --c.count;
+  while (c.count > 0 && b.rows_seeing(c.first + c.count - 1).count == 0) --c.count;
   return sub_block(b, {0, b.rows}, c);
 }
 
@@ -172,7 +173,7 @@ namespace detail {
 /// a document are passed once, and a search stops at the first run behind it. Any other list is searched as a whole.
 class run_cursor {
 public:
-  explicit constexpr run_cursor(std::span<placed const> list) : list_(list) {
+  explicit constexpr run_cursor(std::span<placed_run const> list) : list_(list) {
     for (std::size_t i = 1; i < list.size() && sorted_; ++i) sorted_ = list[i - 1].positions.begin <= list[i].positions.begin;
   }
   /// From now on (until the next call) only positions >= at are asked for.
@@ -195,7 +196,7 @@ public:
   }
 
 private:
-  std::span<placed const> list_;
+  std::span<placed_run const> list_;
   std::size_t first_ = 0; // every run before it ends at at_ or earlier
   index_t at_ = std::numeric_limits<index_t>::min();
   bool sorted_ = true;
@@ -203,10 +204,10 @@ private:
 
 } // namespace detail
 
-/// The one intersection: calls f(block) for every non-empty meeting of query rows, keys and slices, slices outermost.
-/// Sorted lists (place, table_of) cost a step per run, slice and meeting; in any other order each slice is held against every run.
+/// The one intersection: calls f(block) for every non-empty intersection of a query run, a key run and a slice, slices outermost.
+/// Lists sorted by position (place, table_of) cost a step per run, slice and block; in any other order each slice tries every run.
 template <class F>
-constexpr void for_each_block(std::span<placed const> q, std::span<placed const> k, std::span<slice const> mask, F&& f) {
+constexpr void for_each_block(std::span<placed_run const> q, std::span<placed_run const> k, std::span<slice const> mask, F&& f) {
   detail::run_cursor queries(q), keys(k);
   for (std::size_t i = 0; i < mask.size();) {
     std::size_t end = i;
@@ -219,9 +220,9 @@ constexpr void for_each_block(std::span<placed const> q, std::span<placed const>
     keys.move_to(k0);
     for (; i < end; ++i) {
       slice const& s = mask[i];
-      queries.for_each(s.q0, s.q1, [&](placed const& a) {
-        keys.for_each(s.k0, s.k1, [&](placed const& b) {
-          block x = detail::meet(a, b, s);
+      queries.for_each(s.q0, s.q1, [&](placed_run const& a) {
+        keys.for_each(s.k0, s.k1, [&](placed_run const& b) {
+          block x = detail::intersect(a, b, s);
           if (x.empty()) return;
           x = detail::trimmed(x);
           if (!x.empty()) f(x);
@@ -232,18 +233,18 @@ constexpr void for_each_block(std::span<placed const> q, std::span<placed const>
 }
 
 /// The same as a list.
-constexpr std::vector<block> blocks(std::span<placed const> q, std::span<placed const> k, std::span<slice const> mask) {
+constexpr std::vector<block> blocks(std::span<placed_run const> q, std::span<placed_run const> k, std::span<slice const> mask) {
   std::vector<block> out;
   for_each_block(q, k, mask, [&](block const& b) { out.push_back(b); });
   return out;
 }
 
-/// Runs of one owner as placed runs: rows count up from 0 in the order of the runs.
-constexpr std::vector<placed> place(std::span<run const> runs, int part = 0) {
-  std::vector<placed> out;
+/// The runs of one rank as rows of a tensor: rows count up from 0 in the order of the runs.
+constexpr std::vector<placed_run> place(std::span<run const> runs, int tensor = 0) {
+  std::vector<placed_run> out;
   index_t row = 0;
   for (run const& r : runs) {
-    if (r.count) out.push_back({r, part, row});
+    if (r.count) out.push_back({r, tensor, row});
     row += r.count;
   }
   return out;
@@ -252,7 +253,8 @@ constexpr std::vector<placed> place(std::span<run const> runs, int part = 0) {
 /// Joins blocks that differ only by adjacent keys (or rows) whose positions continue affinely; the pairs stay the same.
 constexpr std::vector<block> coalesce(std::vector<block> list) {
   auto joins = [](block const& a, block const& b, bool keys) {
-    if (a.q_part != b.q_part || a.k_part != b.k_part || a.lo != b.lo || a.hi != b.hi || a.document != b.document) return false;
+    if (a.q_tensor != b.q_tensor || a.k_tensor != b.k_tensor || a.lo != b.lo || a.hi != b.hi || a.document != b.document)
+      return false;
     if (keys)
       return a.q == b.q && a.rows == b.rows && a.q_pos == b.q_pos && a.q_stride == b.q_stride && a.k + a.keys == b.k &&
              (a.k_stride == b.k_stride || b.keys == 1) && a.k_pos + a.keys * a.k_stride == b.k_pos;
@@ -261,7 +263,7 @@ constexpr std::vector<block> coalesce(std::vector<block> list) {
   };
   // what joins stands side by side once sorted; each round joins along keys, then along rows, until a round finds nothing
   auto sort_key = [](block const& b, bool keys) {
-    std::array<index_t, 5> same{b.q_part, b.k_part, b.document, b.lo, b.hi};
+    std::array<index_t, 5> same{b.q_tensor, b.k_tensor, b.document, b.lo, b.hi};
     std::array<index_t, 4> q{b.q, b.rows, b.q_pos, b.q_stride}, k{b.k, b.keys, b.k_pos, b.k_stride};
     return std::pair(same, keys ? std::pair(q, k) : std::pair(k, q));
   };

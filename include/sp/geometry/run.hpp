@@ -24,7 +24,7 @@ struct run {
   constexpr bool contains(index_t position) const {
     return count > 0 && position >= begin && position <= last() && (position - begin) % stride == 0;
   }
-  constexpr run part(index_t first, index_t n) const { return {at(first), n, stride}; }
+  constexpr run sub(index_t first, index_t n) const { return {at(first), n, stride}; }
   friend constexpr bool operator==(run const&, run const&) = default;
 };
 

@@ -29,7 +29,7 @@ constexpr std::optional<block_pieces> to_square_causal(block const& b) {
   auto local = local_band(b);
   if (!local || local->lo > -unbounded) return std::nullopt;
   block_pieces out;
-  auto part = [&](index_t q, index_t rows, index_t k, index_t keys, bool full) {
+  auto add = [&](index_t q, index_t rows, index_t k, index_t keys, bool full) {
     if (rows <= 0 || keys <= 0) return;
     block x = b;
     x.q += q;
@@ -42,16 +42,16 @@ constexpr std::optional<block_pieces> to_square_causal(block const& b) {
     out.list[out.count++] = x;
   };
   if (local->hi >= unbounded) {
-    part(0, b.rows, 0, b.keys, true);
+    add(0, b.rows, 0, b.keys, true);
     return out;
   }
-  index_t h = local->hi;                                                           // row i sees keys j <= i + h
-  index_t first = max(0, -h);                                                      // rows before it see nothing
-  index_t left = max(0, h);                                                        // keys every remaining row sees
-  index_t side = max(0, min(b.rows - first, b.keys - left));                       // the square
-  part(first, b.rows - first, 0, min(left, b.keys), true);                         // full, left of the square
-  part(first, side, left, side, false);                                            // the square itself
-  part(first + side, b.rows - first - side, left, min(side, b.keys - left), true); // full, below the square
+  index_t h = local->hi;                                                          // row i sees keys j <= i + h
+  index_t first = max(0, -h);                                                     // rows before it see nothing
+  index_t left = max(0, h);                                                       // keys every remaining row sees
+  index_t side = max(0, min(b.rows - first, b.keys - left));                      // the square
+  add(first, b.rows - first, 0, min(left, b.keys), true);                         // full, left of the square
+  add(first, side, left, side, false);                                            // the square itself
+  add(first + side, b.rows - first - side, left, min(side, b.keys - left), true); // full, below the square
   return out;
 }
 

@@ -35,7 +35,7 @@ constexpr void to_stream(documents const& docs, std::span<run const> dense, std:
     for (document const& d : docs) {
       interval i = clip(r, before, before + d.room);
       if (i.count) {
-        run piece = r.part(i.first, i.count);
+        run piece = r.sub(i.first, i.count);
         piece.begin += d.begin - before;
         append(out, piece);
       }
@@ -135,7 +135,7 @@ public:
       for (int i = 0; i < size; ++i)
         for (run const& r : runs(first_member(g, size, stride) + i * stride))
           detail::for_each_document(docs_, r,
-                                    [&](std::size_t d, interval in) { by_document[d].push_back(r.part(in.first, in.count)); });
+                                    [&](std::size_t d, interval in) { by_document[d].push_back(r.sub(in.first, in.count)); });
       std::vector<run> merged;
       for (auto& pieces : by_document)
         for (run const& r : in_stream_order(std::move(pieces))) append(merged, r);
@@ -165,12 +165,13 @@ private:
   std::vector<index_t> tokens_;
 };
 
-/// Everybody's rows as one table in document order, each with its owner as part: what a kernel that sees all keys works on.
-inline std::vector<placed> table_of(layout const& l) {
-  std::vector<placed> out;
+/// Everybody's rows as one table in document order, the rows of part p in tensor p: what a kernel that sees all keys works on.
+inline std::vector<placed_run> table_of(layout const& l) {
+  std::vector<placed_run> out;
   for (int p = 0; p < l.parts(); ++p)
-    for (placed const& r : place(l.runs(p), p)) out.push_back(r);
-  std::sort(out.begin(), out.end(), [](placed const& a, placed const& b) { return a.positions.begin < b.positions.begin; });
+    for (placed_run const& r : place(l.runs(p), p)) out.push_back(r);
+  std::sort(out.begin(), out.end(),
+            [](placed_run const& a, placed_run const& b) { return a.positions.begin < b.positions.begin; });
   return out;
 }
 

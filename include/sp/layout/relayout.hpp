@@ -32,7 +32,7 @@ constexpr void for_each_match(std::span<run const> from, std::span<run const> to
     for (run const& a : from) {
       interval i = clip(a, m.from, m.from + m.count);
       if (i.count) {
-        run image = a.part(i.first, i.count);
+        run image = a.sub(i.first, i.count);
         image.begin += m.to - m.from;
         index_t to_row = 0;
         for (run const& b : to) {

@@ -29,7 +29,7 @@ struct nested {
     index_t rows = count_of(whole), first = cut(rows, member, inner), last = cut(rows, member + 1, inner), row = 0;
     for (run const& r : whole) {
       index_t a = max(first - row, 0), b = min(last - row, r.count);
-      if (a < b) mine.push_back(r.part(a, b - a));
+      if (a < b) mine.push_back(r.sub(a, b - a));
       row += r.count;
     }
     return mine;

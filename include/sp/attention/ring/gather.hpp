@@ -148,35 +148,35 @@ struct gather_sums {
   }
 };
 
-template <class T, class Comm, class Backend, class Extras>
-void gather_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch, call_numbers n,
-                    index_t wanted, view<T const, 3> q, kv_views<T> own, fold_state<T> state, Extras& extras) {
+template <class T, class Comm, class Backend, class SavedList>
+void gather_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch, call_params n,
+                    index_t wanted, view<T const, 3> q, kv_views<T> own, attention_state<T> state, SavedList& by_backend) {
   gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, wanted, own);
   for_each_gathered("ring.forward.gather", buffers, n.heads, own,
                     [&](head_chunk const& p, std::span<kv_views<T> const> all, index_t) {
-                      call_numbers numbers = n;
+                      call_params numbers = n;
                       numbers.heads = p.on;
-                      fold_state<T> s{p.queries(state.out), p.queries(state.lse)};
-                      extras.push(backend.template forward<T>(g.steps[0], scratch, numbers, p.queries(q), all, s));
+                      attention_state<T> s{p.queries(state.out), p.queries(state.lse)};
+                      by_backend.push(backend.template forward<T>(g.steps[0], scratch, numbers, p.queries(q), all, s));
                     });
 }
 
 /// dk and dv of everybody's rows are summed in rank order by their owners.
-template <class T, class Comm, class Backend, class Extras>
-void gather_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                     call_numbers n, index_t wanted, query_grad<T> const& qg, key_grad<T> const& own, Extras const& extras) {
+template <class T, class Comm, class Backend, class SavedList>
+void gather_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch, call_params n,
+                     index_t wanted, query_grad<T> const& qg, key_grad<T> const& own, SavedList const& by_backend) {
   using A = accumulate_t<T>;
   kv_views<T> own_keys{own.k, own.v};
   gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, wanted, own_keys);
   gather_sums<T> sums(scratch, g.key_rows, g.rank, buffers.widest);
   for_each_gathered(
       "ring.backward.gather", buffers, n.heads, own_keys, [&](head_chunk const& p, std::span<kv_views<T> const> all, index_t i) {
-        call_numbers numbers = n;
+        call_params numbers = n;
         numbers.heads = p.on;
         query_grad<T> queries{p.queries(qg.q),   p.queries(qg.out),   p.queries(qg.dout),
                               p.queries(qg.lse), p.queries(qg.delta), p.queries(qg.dq)};
         backend.template backward<T>(g.steps[0], scratch, numbers, std::span<query_grad<T> const>(&queries, 1), sums.begin(all),
-                                     extras.at(int(i)));
+                                     by_backend.at(int(i)));
         view<A, 1> mine = sums.mine.tensor.rows(0, sums.flat.tensor(g.rank).extent(0));
         reduce_scatter(comm, {sums.flat.tensor.data, std::size_t(g.size)}, mine, scratch, "ring.backward.reduce_scatter");
         key_grad<T> found = sums.split(mine.data, g.rows_of(g.rank), all[std::size_t(g.rank)]);

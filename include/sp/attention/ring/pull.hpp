@@ -23,9 +23,9 @@ view<E, R> pulled(std::span<piece const> from, std::size_t i, int peer, index_t 
   return as_view<E, R>(from[i]);
 }
 
-template <class T, class Comm, class Backend, class Extras>
+template <class T, class Comm, class Backend, class SavedList>
 void pull_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                  call_numbers const& n, view<T const, 3> q, kv_views<T> own, fold_state<T> state, Extras& extras) {
+                  call_params const& n, view<T const, 3> q, kv_views<T> own, attention_state<T> state, SavedList& by_backend) {
   owned<kv_views<T>, 1> everybody(scratch, {g.size});
   piece mine[] = {as_piece(own.k), as_piece(own.v)};
   auto published = comm.publish("ring.forward.publish", mine);
@@ -33,8 +33,8 @@ void pull_forward(Comm const& comm, Backend const& backend, ring_geometry<Backen
     std::span<piece const> p = published.of(r);
     everybody.tensor(r) = {pulled<T const, 3>(p, 0, r, g.rows_of(r), own.k), pulled<T const, 3>(p, 1, r, g.rows_of(r), own.v)};
   }
-  extras.push(backend.template forward<T>(g.steps[0], scratch, n, q,
-                                          std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));
+  by_backend.push(backend.template forward<T>(g.steps[0], scratch, n, q,
+                                              std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));
   published.release();
 }
 
@@ -46,9 +46,9 @@ struct pull_backward_scratch {
 };
 
 /// Two reads, no writes to peers: dq of my rows from everybody's keys; dk, dv of my keys from everybody's rows.
-template <class T, class Comm, class Backend, class Extras>
+template <class T, class Comm, class Backend, class SavedList>
 void pull_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                   call_numbers const& n, query_grad<T> const& queries, key_grad<T> const& own, Extras const& extras) {
+                   call_params const& n, query_grad<T> const& queries, key_grad<T> const& own, SavedList const& by_backend) {
   using A = accumulate_t<T>;
   pull_backward_scratch<T> here(scratch, g.size);
   auto& keys = here.keys;
@@ -66,8 +66,8 @@ void pull_backward(Comm const& comm, Backend const& backend, ring_geometry<Backe
   }
   std::span<key_grad<T> const> all_keys(keys.tensor.data, std::size_t(g.size));
   std::span<query_grad<T> const> all_rows(rows.tensor.data, std::size_t(g.size));
-  backend.template backward<T>(g.steps[0], scratch, n, std::span<query_grad<T> const>(&queries, 1), all_keys, extras.at(0));
-  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), extras.at(0));
+  backend.template backward<T>(g.steps[0], scratch, n, std::span<query_grad<T> const>(&queries, 1), all_keys, by_backend.at(0));
+  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), by_backend.at(0));
   published.release();
 }
 

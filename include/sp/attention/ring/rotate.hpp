@@ -59,16 +59,16 @@ struct rotate_backward_scratch : rotate_forward_scratch<T, Comm> {
 };
 
 /// Step s: the keys of rank r - s are folded while those of r - s - 1 are in flight.
-template <class T, class Comm, class Backend, class Extras>
+template <class T, class Comm, class Backend, class SavedList>
 void rotate_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                    call_numbers const& n, view<T const, 3> q, kv_views<T> own, fold_state<T> state, Extras& extras) {
+                    call_params const& n, view<T const, 3> q, kv_views<T> own, attention_state<T> state, SavedList& by_backend) {
   rotate_forward_scratch<T, Comm> here(comm, scratch, g.widest(), own);
   kv_views<T> held = own;
   for (int s = 0; s < g.size; ++s) {
     auto& next = here.buffers[s % 2];
     index_t rows = g.rows_of(g.source(s + 1));
     if (s + 1 < g.size) here.keys.post("ring.forward.keys", held.k, held.v, next.k_rows(rows), next.v_rows(rows));
-    extras.push(
+    by_backend.push(
         backend.template forward<T>(g.steps[std::size_t(s)], scratch, n, q, std::span<kv_views<T> const>(&held, 1), state));
     here.keys.wait();
     held = {next.k_rows(rows), next.v_rows(rows)};
@@ -77,9 +77,9 @@ void rotate_forward(Comm const& comm, Backend const& backend, ring_geometry<Back
 
 /// Keys travel as in forward; their gradients follow one step behind, each rank adding its share, and the last hop brings them
 /// home. The own block's gradients never leave. (P - 1) hops of each.
-template <class T, class Comm, class Backend, class Extras>
+template <class T, class Comm, class Backend, class SavedList>
 void rotate_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                     call_numbers const& n, query_grad<T> const& queries, key_grad<T> const& own, Extras const& extras) {
+                     call_params const& n, query_grad<T> const& queries, key_grad<T> const& own, SavedList const& by_backend) {
   using A = accumulate_t<T>;
   kv_views<T> like{own.k, own.v};
   rotate_backward_scratch<T, Comm> here(comm, scratch, g.widest(), g.rows_of(g.rank), like);
@@ -98,7 +98,7 @@ void rotate_backward(Comm const& comm, Backend const& backend, ring_geometry<Bac
       fill(share.dv, A{});
     }
     backend.template backward<T>(g.steps[std::size_t(s)], scratch, n, std::span<query_grad<T> const>(&queries, 1),
-                                 std::span<key_grad<T> const>(&share, 1), extras.at(s));
+                                 std::span<key_grad<T> const>(&share, 1), by_backend.at(s));
     if (s > 0) {
       here.gradients.wait(); // what the ranks before me found for the keys I hold
       if (s > 1) {

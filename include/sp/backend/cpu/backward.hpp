@@ -14,14 +14,14 @@ struct cpu_backward {
 
   tile_plan const& plan;
   Chain const& chain;
-  call_numbers const& n;
+  call_params const& n;
   std::span<query_grad<T> const> queries;
   std::span<key_grad<T> const> keys;
   index_t dim, value_dim;
   backward_scratch<A> scratch;
   bool want_queries = false, want_keys = false;
 
-  cpu_backward(tile_plan const& p, Chain const& features, allocator& memory, call_numbers const& numbers,
+  cpu_backward(tile_plan const& p, Chain const& features, allocator& memory, call_params const& numbers,
                std::span<query_grad<T> const> query_parts, std::span<key_grad<T> const> key_parts)
       : plan(p), chain(features), n(numbers), queries(query_parts), keys(key_parts), dim(queries[0].q.extent(2)),
         value_dim(queries[0].dout.extent(2)), scratch(memory, p, dim, value_dim) {
@@ -45,11 +45,12 @@ private:
   void pack_keys(index_t kv) {
     for (tile const& t : plan.k.tiles) {
       tile_rows cols(plan, plan.k, t);
-      auto k_of = [&](int part) -> auto& { return keys[std::size_t(part)].k; };
+      auto k_of = [&](int tensor) -> auto& { return keys[std::size_t(tensor)].k; };
       pack_panels<A>(cols, kv, dim, k_of, scratch.k_panels.from(t.at).data);
       if (want_queries) pack_rows<A>(cols, kv, dim, k_of, scratch.k.from(t.at));
       pack_panels<A>(
-          cols, kv, value_dim, [&](int part) -> auto& { return keys[std::size_t(part)].v; }, scratch.v_panels.from(t.at).data);
+          cols, kv, value_dim, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].v; },
+          scratch.v_panels.from(t.at).data);
     }
   }
 
@@ -57,15 +58,15 @@ private:
     for (tile const& t : plan.q.tiles) {
       tile_rows rows(plan, plan.q, t);
       pack_rows<A>(
-          rows, h, dim, [&](int part) -> auto& { return queries[std::size_t(part)].q; }, scratch.q.from(t.at));
+          rows, h, dim, [&](int tensor) -> auto& { return queries[std::size_t(tensor)].q; }, scratch.q.from(t.at));
       pack_rows<A>(
-          rows, h, value_dim, [&](int part) -> auto& { return queries[std::size_t(part)].dout; }, scratch.dout.from(t.at));
+          rows, h, value_dim, [&](int tensor) -> auto& { return queries[std::size_t(tensor)].dout; }, scratch.dout.from(t.at));
       for (index_t i = 0; i < rows.padded; ++i) {
         A lse = std::numeric_limits<A>::infinity(), delta = 0; // an lse of +inf makes every probability 0
         if (i < rows.count && rows.covered[std::size_t(i)]) {
           auto const& from = rows.from[std::size_t(i)];
-          A l = queries[std::size_t(from.part)].lse(from.row, h);
-          if (l > -std::numeric_limits<A>::infinity()) lse = l, delta = queries[std::size_t(from.part)].delta(from.row, h);
+          A l = queries[std::size_t(from.tensor)].lse(from.row, h);
+          if (l > -std::numeric_limits<A>::infinity()) lse = l, delta = queries[std::size_t(from.tensor)].delta(from.row, h);
         }
         scratch.numbers.from(0).row(0)[t.at + i] = lse;
         scratch.numbers.from(0).row(1)[t.at + i] = delta;
@@ -99,14 +100,14 @@ private:
       if (!want_queries) continue;
       rows_product<onto::nothing>(dp, scratch.k.from(t.at), dim, mask, scratch.dq.from(0), static_cast<A const*>(nullptr));
       scatter(
-          rows, scratch.dq.from(0), A(n.scale), h, [&](int part) -> auto& { return queries[std::size_t(part)].dq; });
+          rows, scratch.dq.from(0), A(n.scale), h, [&](int tensor) -> auto& { return queries[std::size_t(tensor)].dq; });
     }
     if (!want_keys) return;
     index_t kv = n.heads.kv_of(h);
     scatter(
-        cols, dk, A(n.scale), kv, [&](int part) -> auto& { return keys[std::size_t(part)].dk; });
+        cols, dk, A(n.scale), kv, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].dk; });
     scatter(
-        cols, dv, A(1), kv, [&](int part) -> auto& { return keys[std::size_t(part)].dv; });
+        cols, dv, A(1), kv, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].dv; });
   }
 
   /// Adds factor x tile to the owners' tensors, where they want it. The product is rounded first: whether a compiler fuses it
@@ -116,7 +117,7 @@ private:
     using V = simd<A>;
     for (index_t i = 0; i < rows.count; ++i) {
       auto const& from = rows.from[std::size_t(i)];
-      auto const& to = view_of(from.part);
+      auto const& to = view_of(from.tensor);
       if (!rows.covered[std::size_t(i)] || !to.data) continue;
       A *x = &to(from.row, head, 0), *y = tile.row(i);
       for (index_t e = 0; e < to.extent(2); e += V::lanes) (V::load(y + e) * V(factor)).store(y + e);

@@ -16,7 +16,7 @@ class cpu {
 public:
   using memory_type = host_memory;
   using plan = detail::tile_plan;
-  using extra = nothing;
+  using saved = nothing;
 
   constexpr cpu(Features... features) : chain_{features...} {}
 
@@ -30,8 +30,8 @@ public:
 
   /// Folds all keys into `state`. q (rows, q heads, dim); keys (rows, kv heads, dim), (rows, kv heads, value dim).
   template <class T>
-  extra forward(plan const& p, allocator& scratch, call_numbers const& n, view<T const, 3> q, std::span<kv_views<T> const> keys,
-                fold_state<T> state) const {
+  saved forward(plan const& p, allocator& scratch, call_params const& n, view<T const, 3> q, std::span<kv_views<T> const> keys,
+                attention_state<T> state) const {
     if (!p.q.tiles.empty() && !p.k.tiles.empty() && n.heads.q_count > 0)
       detail::cpu_forward<T, chain>(p, chain_, scratch, n, q, keys, state).run();
     return {};
@@ -39,8 +39,8 @@ public:
 
   /// Adds dq, dk, dv where they are wanted. dq needs all keys and dk, dv all queries of a document to be the whole gradient.
   template <class T>
-  void backward(plan const& p, allocator& scratch, call_numbers const& n, std::span<query_grad<T> const> queries,
-                std::span<key_grad<T> const> keys, extra const&) const {
+  void backward(plan const& p, allocator& scratch, call_params const& n, std::span<query_grad<T> const> queries,
+                std::span<key_grad<T> const> keys, saved const&) const {
     if (!p.q.tiles.empty() && !p.k.tiles.empty() && n.heads.q_count > 0)
       detail::cpu_backward<T, chain>(p, chain_, scratch, n, queries, keys).run();
   }

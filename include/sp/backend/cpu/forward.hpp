@@ -14,15 +14,15 @@ struct cpu_forward {
 
   tile_plan const& plan;
   Chain const& chain;
-  call_numbers const& n;
+  call_params const& n;
   view<T const, 3> q; // (rows, q heads, dim)
   std::span<kv_views<T> const> keys;
-  fold_state<T> state;
+  attention_state<T> state;
   index_t dim, value_dim;
   forward_scratch<A> scratch;
 
-  cpu_forward(tile_plan const& p, Chain const& features, allocator& memory, call_numbers const& numbers, view<T const, 3> queries,
-              std::span<kv_views<T> const> parts, fold_state<T> const& fold)
+  cpu_forward(tile_plan const& p, Chain const& features, allocator& memory, call_params const& numbers, view<T const, 3> queries,
+              std::span<kv_views<T> const> parts, attention_state<T> const& fold)
       : plan(p), chain(features), n(numbers), q(queries), keys(parts), state(fold), dim(q.extent(2)),
         value_dim(state.out.extent(2)), scratch(memory, p, dim, value_dim) {}
 
@@ -41,9 +41,9 @@ private:
     for (tile const& t : plan.k.tiles) {
       tile_rows rows(plan, plan.k, t);
       pack_panels<A>(
-          rows, kv, dim, [&](int part) -> auto& { return keys[std::size_t(part)].k; }, scratch.k.from(t.at).data);
+          rows, kv, dim, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].k; }, scratch.k.from(t.at).data);
       pack_rows<A>(
-          rows, kv, value_dim, [&](int part) -> auto& { return keys[std::size_t(part)].v; }, scratch.v.from(t.at));
+          rows, kv, value_dim, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].v; }, scratch.v.from(t.at));
     }
   }
 

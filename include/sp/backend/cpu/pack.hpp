@@ -14,7 +14,7 @@ index_t packed_stride(index_t width) {
   return round_up(width, n) + 64 / index_t(sizeof(A));
 }
 
-/// One head of the given rows as rows of `to`, zero up to the stride. `view_of(part)` is an owner's tensor (rows, heads, width).
+/// One head of the given rows as rows of `to`, zero up to the stride. `view_of(tensor)` is an owner's tensor (rows, heads, width).
 template <class A, class ViewOf>
 void pack_rows(tile_rows const& rows, index_t head, index_t width, ViewOf&& view_of, matrix<A> to) {
   for (index_t i = 0; i < rows.padded; ++i) {
@@ -22,7 +22,7 @@ void pack_rows(tile_rows const& rows, index_t head, index_t width, ViewOf&& view
     index_t done = 0;
     if (i < rows.count && rows.covered[std::size_t(i)]) {
       auto const& from = rows.from[std::size_t(i)];
-      auto const& v = view_of(from.part);
+      auto const& v = view_of(from.tensor);
       auto const* x = &v(from.row, head, 0);
       index_t step = v.stride(2);
       if (step == 1)
@@ -43,7 +43,7 @@ void pack_panels(tile_rows const& rows, index_t head, index_t width, ViewOf&& vi
     A* column = to + i / n * n * width + i % n;
     if (i < rows.count && rows.covered[std::size_t(i)]) {
       auto const& from = rows.from[std::size_t(i)];
-      auto const& v = view_of(from.part);
+      auto const& v = view_of(from.tensor);
       auto const* x = &v(from.row, head, 0);
       for (index_t d = 0; d < width; ++d) column[d * n] = to_acc(x[d * v.stride(2)]);
     } else {

@@ -63,8 +63,8 @@ struct pair_mask {
 
   pair_mask(tile_plan const& plan, tile_document const& d, tile_rows const& q, tile_rows const& k)
       : rows(q.count), keys(k.count) {
-    placed q_slots{{q.begin, q_tile, 1}, 0, 0}, k_slots{{k.begin, k_tile, 1}, 0, 0};
-    for_each_block(std::span<placed const>(&q_slots, 1), std::span<placed const>(&k_slots, 1), plan.slices_of(d),
+    placed_run q_slots{{q.begin, q_tile, 1}, 0, 0}, k_slots{{k.begin, k_tile, 1}, 0, 0};
+    for_each_block(std::span<placed_run const>(&q_slots, 1), std::span<placed_run const>(&k_slots, 1), plan.slices_of(d),
                    [&](block const& b) { add(b, q, k); });
     if (full)
       hull.fill({0, keys});
@@ -107,7 +107,7 @@ private:
     if (!any) bits.fill({});
     any = true;
     for (index_t i = r0; i < r1; ++i) {
-      interval seen = b.seen_by(q.slot[std::size_t(i)] - b.q);
+      interval seen = b.keys_seen_by(q.slot[std::size_t(i)] - b.q);
       if (seen.count == 0) continue;
       bits[std::size_t(i)].set(k.rank[std::size_t(b.k + seen.first)], k.rank[std::size_t(b.k + seen.first + seen.count)]);
     }

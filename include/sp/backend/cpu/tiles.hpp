@@ -24,7 +24,7 @@ struct tile {
 
 /// Queries or keys.
 struct tile_side {
-  std::vector<placed> runs;
+  std::vector<placed_run> runs;
   std::vector<tile> tiles; ///< sorted by document and place in it
   index_t rows = 0;        ///< packed rows of all tiles
 };
@@ -55,15 +55,15 @@ struct tile_range {
 };
 
 /// Cuts a table at the documents' tile boundaries. Rows outside of every document are left out.
-inline tile_side cut_tiles(std::span<placed const> table, std::vector<tile_range> ranges, index_t size, index_t unit) {
+inline tile_side cut_tiles(std::span<placed_run const> table, std::vector<tile_range> ranges, index_t size, index_t unit) {
   struct piece_of_tile {
     std::size_t document;
     index_t begin; // of the tile
-    placed rows;
+    placed_run rows;
   };
   std::sort(ranges.begin(), ranges.end(), [](auto const& a, auto const& b) { return a.begin < b.begin; });
   std::vector<piece_of_tile> pieces;
-  for (placed const& p : table) {
+  for (placed_run const& p : table) {
     if (p.positions.count == 0) continue;
     auto d =
         std::upper_bound(ranges.begin(), ranges.end(), p.positions.begin, [](index_t x, auto const& r) { return x < r.begin; });
@@ -130,7 +130,7 @@ inline tile_plan make_tiles(problem const& p) {
 /// The rows of a tile in position order, and where each stands. A tile whose rows are not all at hand is packed without holes.
 struct tile_rows {
   struct source {
-    int part;
+    int tensor;
     index_t row;
   };
   index_t begin = 0;                      ///< position of slot 0
@@ -148,12 +148,12 @@ struct tile_rows {
     std::array<source, max_tile> by_slot;
     by_slot.fill({-1, 0});
     for (std::size_t r = t.first_run; r < t.last_run; ++r) {
-      placed const& p = side.runs[r];
-      for (index_t i = 0; i < p.positions.count; ++i) by_slot[std::size_t(p.positions.at(i) - begin)] = {p.part, p.row + i};
+      placed_run const& p = side.runs[r];
+      for (index_t i = 0; i < p.positions.count; ++i) by_slot[std::size_t(p.positions.at(i) - begin)] = {p.tensor, p.row + i};
     }
     for (index_t s = 0; s < size; ++s) {
       rank[std::size_t(s)] = count;
-      if (by_slot[std::size_t(s)].part < 0) continue;
+      if (by_slot[std::size_t(s)].tensor < 0) continue;
       from[std::size_t(count)] = by_slot[std::size_t(s)];
       slot[std::size_t(count)] = s;
       covered[std::size_t(count++)] = false;
