@@ -1,5 +1,5 @@
 // A tensor of another number of dimensions is refused.
-// EXPECT: sp: this tensor has another number of dimensions; attention takes \(tokens, heads, dim\)
+// EXPECT: sp: the tensors of one attention call must be \(tokens, heads, dim\) of one element type in host memory, and outputs must not be const
 #include <sp/reference.hpp>
 #include <sp/ring.hpp>
 

@@ -79,6 +79,7 @@ public:
   /// What backward needs from forward: lse, (tokens, q heads), and what the kernel returned.
   template <class T>
   struct saved {
+    using element_type = T;
     owned<accumulate_t<T>, 2> lse;
     detail::saved_list<backend_saved> by_backend;
     detail::saved_token token;

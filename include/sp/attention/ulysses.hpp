@@ -46,6 +46,7 @@ public:
 
   template <class T>
   struct saved {
+    using element_type = T;
     owned<T, 3> q, k, v; ///< keep::heads: (group's tokens, my heads, dim)
     owned<T, 3> out;     ///< (group's tokens, my q heads, value dim)
     typename Inner::template saved<T> inner;

@@ -23,6 +23,7 @@ public:
   /// What the kernel returned, one entry per document and range of heads; nothing if it returns void.
   template <class T>
   struct saved {
+    using element_type = T;
     using returned = decltype(std::declval<Kernel const&>().forward(std::declval<whole_call<T> const&>()));
     using entry = std::conditional_t<std::is_void_v<returned>, nothing, returned>;
     std::vector<entry> entries;

@@ -148,6 +148,35 @@ constexpr bool dl_reachable(int type) {
 
 } // namespace detail
 
+namespace detail {
+
+/// An adapted tensor as it describes itself, unchecked; it must have `Rank` dimensions.
+template <int Rank, adapted Tensor>
+auto described_view(Tensor const& t) {
+  using traits = tensor_traits<Tensor>;
+  view<typename traits::element_type, Rank, typename traits::memory_type> v;
+  v.data = traits::data(t);
+  for (int d = 0; d < Rank; ++d) {
+    v.extents[std::size_t(d)] = index_t(traits::extent(t, d));
+    v.strides[std::size_t(d)] = index_t(traits::stride(t, d));
+  }
+  return v;
+}
+
+/// The same for what looks like std::mdspan.
+template <class Memory, mdspan_like M>
+auto described_mdspan(M const& m) {
+  view<typename M::element_type, int(M::rank()), Memory> v;
+  v.data = m.data_handle();
+  for (std::size_t d = 0; d < std::size_t(M::rank()); ++d) {
+    v.extents[d] = index_t(m.extent(d));
+    v.strides[d] = index_t(m.stride(d));
+  }
+  return v;
+}
+
+} // namespace detail
+
 /// A tensor of the caller's own type as a view. invalid_shape when it does not have `Rank` dimensions.
 template <int Rank, class Tensor>
 auto as_tensor(Tensor const& t) {
@@ -155,28 +184,15 @@ auto as_tensor(Tensor const& t) {
                 "sp::as_tensor needs a specialisation of sp::tensor_traits for this type, with element_type, memory_type, "
                 "data(t), rank(t), extent(t, d) and stride(t, d)");
   if constexpr (adapted<Tensor>) {
-    using traits = tensor_traits<Tensor>;
-    detail::require_rank(index_t(traits::rank(t)), Rank);
-    view<typename traits::element_type, Rank, typename traits::memory_type> v;
-    v.data = traits::data(t);
-    for (int d = 0; d < Rank; ++d) {
-      v.extents[std::size_t(d)] = index_t(traits::extent(t, d));
-      v.strides[std::size_t(d)] = index_t(traits::stride(t, d));
-    }
-    return checked_view(v);
+    detail::require_rank(index_t(tensor_traits<Tensor>::rank(t)), Rank);
+    return checked_view(detail::described_view<Rank>(t));
   }
 }
 
 /// std::mdspan, Kokkos::mdspan and what looks like them.
 template <class Memory = host_memory, mdspan_like M>
 auto from_mdspan(M const& m) {
-  view<typename M::element_type, int(M::rank()), Memory> v;
-  v.data = m.data_handle();
-  for (std::size_t d = 0; d < std::size_t(M::rank()); ++d) {
-    v.extents[d] = index_t(m.extent(d));
-    v.strides[d] = index_t(m.stride(d));
-  }
-  return checked_view(v);
+  return checked_view(detail::described_mdspan<Memory>(m));
 }
 
 /// A DLTensor as a view of T (const or not). Null strides mean dense. Errors name what came and what was expected:

@@ -35,16 +35,6 @@ void require_same_call(char const* name, view<T, R> const& held, std::array<inde
 }
 
 template <class T, class M>
-void check_heads(view<T, 3, M> const& q, view<T, 3, M> const& k, view<T, 3, M> const& v) {
-  if (q.extent(2) <= 0 || v.extent(2) <= 0)
-    fail({errc::invalid_shape, "head dimensions of q " + shape(q) + " and v " + shape(v), "dim must be positive"});
-  if (k.extent(1) <= 0 || q.extent(1) <= 0 || q.extent(1) % k.extent(1) != 0)
-    fail({errc::invalid_shape,
-          std::to_string(q.extent(1)) + " query heads are not a multiple of " + std::to_string(k.extent(1)) + " kv heads",
-          "Global query heads must be a positive multiple of global kv heads"});
-}
-
-template <class T, class M>
 void check_forward(forward_io<T, M> const& io, index_t q_rows, index_t k_rows) {
   index_t hq = io.q.extent(1), hk = io.k.extent(1), d = io.q.extent(2), dv = io.v.extent(2);
   require_shape("q", io.q, {q_rows, hq, d});

@@ -15,9 +15,31 @@ inline std::uint64_t new_object_id() {
   return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
 }
 
-/// Element type of a call with prepared geometry; with a batch in its place another overload is meant, and `out` may be anything.
-template <class Prepared, class O>
-using element_of_call = element_of<std::conditional_t<std::is_same_v<Prepared, batch>, view<float, 3>, O>>;
+/// The element type of what a forward call returned.
+template <class Saved>
+using element_of_saved = typename std::remove_cvref_t<Saved>::element_type;
+
+/// forward and infer with operands by name, for tensors of T: braces carry no type, so there is one of these for each element type.
+template <class Object, class T>
+class named_calls {
+public:
+  auto forward(batch const& b, forward_operands<T> const& o) const {
+    return object().run_checked_forward(object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
+  }
+  template <class Prepared>
+  auto forward(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
+    return object().run_checked_forward(p, ctx, o);
+  }
+  template <class Prepared>
+  void infer(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
+    static_cast<void>(object().run_checked_forward(p, context(*ctx.scratch, *ctx.scratch, ctx.random), o));
+  }
+
+private:
+  named_calls() = default;
+  friend Object;
+  Object const& object() const { return static_cast<Object const&>(*this); }
+};
 
 /// Derived gives: name, group(), mask(), checks(), check_call(global heads, sinks given), prepare_layouts(q, k, part,
 /// slices, mask), fits(prepared, layout, mask), q_rows(prepared), k_rows(prepared), run_forward(prepared, context, forward_io),
@@ -26,7 +48,10 @@ using element_of_call = element_of<std::conditional_t<std::is_same_v<Prepared, b
 /// among all their ranks, describe(fingerprint, prepared, dim, key), check_saved(prepared, saved, heads, dim, value dim),
 /// each_lse(saved, f); its `prepared` has a member `checked`.
 template <class Derived>
-class attention_object {
+class attention_object : public named_calls<attention_object<Derived>, float>,
+                         public named_calls<attention_object<Derived>, double>,
+                         public named_calls<attention_object<Derived>, bf16>,
+                         public named_calls<attention_object<Derived>, fp16> {
 public:
   /// Self attention over a batch, under the object's mask or one of the step's own (prefix lengths, image spans).
   auto prepare(batch const& b) const { return prepare(b, b, self().mask()); }
@@ -59,37 +84,73 @@ public:
     });
   }
 
+  // ---- calls by name: forward(batch, {.q = q, .k = k, .v = v, .out = out}); members and shapes: forward_operands -----------------
+
+  using named_calls<attention_object, float>::forward;
+  using named_calls<attention_object, double>::forward;
+  using named_calls<attention_object, bf16>::forward;
+  using named_calls<attention_object, fp16>::forward;
+  using named_calls<attention_object, float>::infer;
+  using named_calls<attention_object, double>::infer;
+  using named_calls<attention_object, bf16>::infer;
+  using named_calls<attention_object, fp16>::infer;
+
+  /// Gradients by name; members and shapes: backward_operands. The element type follows from `s`.
+  template <class Prepared, class Saved>
+  void backward(Prepared const& p, context const& ctx, Saved&& s, backward_operands<element_of_saved<Saved>> const& o) const {
+    run_checked_backward(p, ctx, std::forward<Saved>(s), o);
+  }
+  template <class Saved>
+  void backward(batch const& b, Saved&& s, backward_operands<element_of_saved<Saved>> const& o) const {
+    run_checked_backward(prepared_for(b), context(b.memory(), b.memory(), o.random), std::forward<Saved>(s), o);
+  }
+
+  // Where no element type takes the tensors by name.
+  template <bool readable = false>
+  any_operand forward(last_choice<batch>, any_forward_operands const&) const {
+    require_operand<readable>();
+    return {};
+  }
+  template <class Prepared>
+  any_operand forward(Prepared const&, last_choice<context>, any_forward_operands const&) const {
+    require_operand<std::is_void_v<Prepared>>();
+    return {};
+  }
+  template <class Prepared>
+  void infer(Prepared const&, last_choice<context>, any_forward_operands const&) const {
+    require_operand<std::is_void_v<Prepared>>();
+  }
+  template <class Saved>
+  void backward(last_choice<batch>, Saved&&, any_backward_operands const&) const {
+    require_operand<std::is_void_v<Saved>>();
+  }
+  template <class Prepared, class Saved>
+  void backward(Prepared const&, last_choice<context>, Saved&&, any_backward_operands const&) const {
+    require_operand<std::is_void_v<Prepared>>();
+  }
+
+  // ---- the same by position --------------------------------------------------------------------------------------------------------
+
   /// q (tokens, q heads, dim), k (tokens, kv heads, dim), v (tokens, kv heads, value dim) -> out (tokens, q heads, value dim).
   /// Returns what backward needs; its memory comes from ctx.kept.
-  template <class Prepared, class Q, class K, class V, class O, class T = element_of_call<Prepared, O>>
+  template <class Prepared, class Q, class K, class V, class O, class T = element_of<O>>
     requires(!std::is_same_v<Prepared, batch>)
   auto forward(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
-               std::type_identity_t<attention_extras<T>> e = {}) const {
-    return located(at(".forward"), [&] {
-      forward_io<T> io;
-      auto arguments = [&] {
-        io = forward_operands<T>(q, k, v, out, e);
-        if (self().checks() == 0) return;
-        check_forward(io, self().q_rows(p), self().k_rows(p));
-        self().check_call(io.on, io.sinks.data != nullptr);
-      };
-      if (self().checks() > 1) return forward_together(p, ctx, io, arguments);
-      arguments();
-      return self().run_forward(p, ctx, io);
-    });
+               std::type_identity_t<attention_extras<T>> const& e = {}) const {
+    return run_checked_forward(p, ctx, operands_at<T>(q, k, v, out, e));
   }
   /// The short form. What it returns lives in the batch's memory and must be used, or destroyed, before the batch.
   template <class Q, class K, class V, class O, class T = element_of<O>>
   auto forward(batch const& b, Q const& q, K const& k, V const& v, O const& out,
-               std::type_identity_t<attention_extras<T>> e = {}) const {
-    return forward(prepared_for(b), context(b.memory(), b.memory(), e.random), q, k, v, out, e);
+               std::type_identity_t<attention_extras<T>> const& e = {}) const {
+    return run_checked_forward(prepared_for(b), context(b.memory(), b.memory(), e.random), operands_at<T>(q, k, v, out, e));
   }
 
   /// Forward that keeps nothing: what forward would keep comes from ctx.scratch too (scratch_bytes + saved_bytes at most).
   template <class Prepared, class Q, class K, class V, class O, class T = element_of<O>>
   void infer(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
-             std::type_identity_t<attention_extras<T>> e = {}) const {
-    forward(p, context(*ctx.scratch, *ctx.scratch, ctx.random), q, k, v, out, e);
+             std::type_identity_t<attention_extras<T>> const& e = {}) const {
+    static_cast<void>(run_checked_forward(p, context(*ctx.scratch, *ctx.scratch, ctx.random), operands_at<T>(q, k, v, out, e)));
   }
 
   /// Gradients of sum(out * dout), shaped as the tensors themselves; overwritten unless e.accumulate. Consumes `s`.
@@ -98,30 +159,14 @@ public:
     requires(!std::is_same_v<Prepared, batch>)
   void backward(Prepared const& p, context const& ctx, Saved&& s, Q const& q, K const& k, V const& v, O const& out,
                 DO const& dout, DQ const& dq, DK const& dk, DV const& dv,
-                std::type_identity_t<attention_extras<T>> e = {}) const {
-    static_assert(!std::is_lvalue_reference_v<Saved>, "sp: backward consumes what forward returned; pass std::move(saved).");
-    located(at(".backward"), [&] {
-      backward_io<T> io;
-      auto arguments = [&] {
-        io = backward_operands<T>(q, k, v, out, dout, dq, dk, dv, e);
-        if (self().checks() == 0) return;
-        check_backward(io, self().q_rows(p), self().k_rows(p));
-        self().check_call(io.on, e.sinks.data != nullptr);
-      };
-      auto run = [&](context const& c) {
-        if (e.dsinks.data && !e.accumulate) fill(e.dsinks, accumulate_t<T>{});
-        self().run_backward(p, c, std::forward<Saved>(s), io);
-      };
-      if (self().checks() > 1) return backward_together(p, ctx, s, io, arguments, run);
-      arguments();
-      run(ctx);
-    });
+                std::type_identity_t<attention_extras<T>> const& e = {}) const {
+    run_checked_backward(p, ctx, std::forward<Saved>(s), operands_at<T>(q, k, v, out, dout, dq, dk, dv, e));
   }
   template <class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV, class T = element_of<DQ>>
   void backward(batch const& b, Saved&& s, Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq,
-                DK const& dk, DV const& dv, std::type_identity_t<attention_extras<T>> e = {}) const {
-    backward(prepared_for(b), context(b.memory(), b.memory(), e.random), std::forward<Saved>(s), q, k, v, out, dout, dq, dk, dv,
-             e);
+                DK const& dk, DV const& dv, std::type_identity_t<attention_extras<T>> const& e = {}) const {
+    run_checked_backward(prepared_for(b), context(b.memory(), b.memory(), e.random), std::forward<Saved>(s),
+                         operands_at<T>(q, k, v, out, dout, dq, dk, dv, e));
   }
 
   /// Bytes a call takes from context.scratch at most, forward or backward, for tensors of T.
@@ -139,6 +184,48 @@ public:
   }
 
 private:
+  template <class, class>
+  friend class named_calls;
+  friend Derived;
+  attention_object() = default; // for Derived alone
+
+  template <class Prepared, class T>
+  auto run_checked_forward(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
+    return located(at(".forward"), [&] {
+      forward_io<T> io;
+      auto arguments = [&] {
+        io = read_operands(o);
+        if (self().checks() == 0) return;
+        check_forward(io, self().q_rows(p), self().k_rows(p));
+        self().check_call(io.on, io.sinks.data != nullptr);
+      };
+      if (self().checks() > 1) return forward_together(p, ctx, io, arguments);
+      arguments();
+      return self().run_forward(p, ctx, io);
+    });
+  }
+
+  template <class Prepared, class Saved, class T>
+  void run_checked_backward(Prepared const& p, context const& ctx, Saved&& s, backward_operands<T> const& o) const {
+    static_assert(!std::is_lvalue_reference_v<Saved>, "sp: backward consumes what forward returned; pass std::move(saved).");
+    located(at(".backward"), [&] {
+      backward_io<T> io;
+      auto arguments = [&] {
+        io = read_operands(o);
+        if (self().checks() == 0) return;
+        check_backward(io, self().q_rows(p), self().k_rows(p));
+        self().check_call(io.on, io.extras.sinks.data != nullptr);
+      };
+      auto run = [&](context const& c) {
+        if (io.extras.dsinks.data && !io.extras.accumulate) fill(io.extras.dsinks, accumulate_t<T>{});
+        self().run_backward(p, c, std::forward<Saved>(s), io);
+      };
+      if (self().checks() > 1) return backward_together(p, ctx, s, io, arguments, run);
+      arguments();
+      run(ctx);
+    });
+  }
+
   auto prepare_alone(batch const& q, batch const& k, sp::mask const& mask) const {
     if (q.part() != k.part() || q.parts() != k.parts())
       fail({errc::invalid_shape,

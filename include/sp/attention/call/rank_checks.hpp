@@ -4,8 +4,8 @@
 
 #include <limits>
 
+#include <sp/attention/call/argument_checks.hpp>
 #include <sp/attention/call/options.hpp>
-#include <sp/attention/call/tensors.hpp>
 #include <sp/collective/check/agreement.hpp>
 #include <sp/layout/batch.hpp>
 #include <sp/layout/digests.hpp>

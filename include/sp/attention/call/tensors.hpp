@@ -1,8 +1,7 @@
-// The caller's tensors as views: sp::view, anything mdspan-like, or a type with tensor_traits, mixed freely in one call.
-// Element types of one call must agree; the sentence of the static_assert says so.
+// The caller's tensors as operands: sp::view, anything mdspan-like, or a type with tensor_traits, mixed freely in one call.
+// What cannot be an operand is refused in one sentence; what is missing, null or of another rank is named in the error.
 #pragma once
 
-#include <sp/attention/call/argument_checks.hpp>
 #include <sp/core/adapt.hpp>
 
 namespace sp {
@@ -10,63 +9,111 @@ namespace sp {
 namespace detail {
 
 template <class>
-inline constexpr bool is_view = false;
+inline constexpr int view_rank = 0; ///< 0: not a view
 template <class T, int R, class M>
-inline constexpr bool is_view<view<T, R, M>> = true;
+inline constexpr int view_rank<view<T, R, M>> = R;
 
-/// Any tensor as a view of rank R.
-template <int R, class Tensor>
-auto tensor(Tensor const& t) {
-  if constexpr (is_view<Tensor>) {
-    static_assert(Tensor::rank == R, "sp: this tensor has another number of dimensions; attention takes (tokens, heads, dim).");
-    return t;
-  } else if constexpr (mdspan_like<Tensor> && !adapted<Tensor>) // what the user says of a type wins over what it looks like
-    return from_mdspan(t);
-  else
-    return as_tensor<R>(t);
+/// Anything that can be read as (tokens, heads, dim), of whatever element type and memory.
+template <class Tensor>
+concept tensor_like = view_rank<Tensor>
+== 3 || adapted<Tensor> || (mdspan_like<Tensor> && requires {
+  requires Tensor::rank()
+  == 3;
+});
+
+/// A tensor as it describes itself, and its number of dimensions, which only an adapted type says late. Empty if that is not three.
+template <class T, class M>
+struct found_tensor {
+  view<T, 3, M> tensor{};
+  int rank = 3;
+};
+
+/// Any tensor, unchecked. What the user says of a type wins over what it looks like.
+template <tensor_like Tensor>
+auto read_tensor(Tensor const& t) {
+  if constexpr (view_rank<Tensor> == 3) {
+    return found_tensor<typename Tensor::element_type, typename Tensor::memory_type>{t, 3};
+  } else if constexpr (adapted<Tensor>) {
+    using traits = tensor_traits<Tensor>;
+    found_tensor<typename traits::element_type, typename traits::memory_type> found{{}, int(traits::rank(t))};
+    if (found.rank == 3) found.tensor = described_view<3>(t);
+    return found;
+  } else {
+    return found_tensor<typename Tensor::element_type, host_memory>{described_mdspan<host_memory>(t), 3};
+  }
 }
+
+template <class Tensor>
+using view_in = decltype(read_tensor(std::declval<Tensor const&>()).tensor);
+
+/// Tensors that may stand for a view<E, 3, M>.
+template <class Tensor, class E, class M>
+concept reads_as = tensor_like<Tensor> && std::is_convertible_v<view_in<Tensor>, view<E, 3, M>>;
+
+/// The one sentence for what cannot be an operand.
+template <bool readable>
+constexpr void require_operand() {
+  static_assert(readable,
+                "sp: the tensors of one attention call must be (tokens, heads, dim) of one element type in host memory, "
+                "and outputs must not be const.");
+}
+
+template <class Tensor>
+struct element_in {
+  using type = float; // not a tensor: operand_of says so
+};
+template <tensor_like Tensor>
+struct element_in<Tensor> {
+  using type = typename view_in<Tensor>::value_type;
+};
+/// Element type of a tensor, const removed.
+template <class Tensor>
+using element_of = typename element_in<Tensor>::type;
 
 } // namespace detail
 
-/// Element type of a tensor, const removed.
-template <class Tensor>
-using element_of = typename decltype(detail::tensor<3>(std::declval<Tensor const&>()))::value_type;
+/// One tensor of a call, (tokens, heads, dim): made implicitly of a view, an mdspan or an adapted type with elements of E.
+/// It holds no reference to the caller's object, only to its elements.
+template <class E, class M = host_memory>
+class operand {
+public:
+  constexpr operand() = default;
+  template <class Tensor>
+    requires detail::reads_as<Tensor, E, M>
+  constexpr operand(Tensor const& t) : foreign_(detail::view_rank<Tensor> == 0) {
+    auto const found = detail::read_tensor(t);
+    tensor_ = found.tensor;
+    rank_ = found.rank;
+  }
+
+  /// The tensor; bad_pointer if it was not given or is null, invalid_shape if it is not (tokens, heads, dim).
+  view<E, 3, M> get(char const* name) const {
+    if (rank_ == missing)
+      fail({errc::bad_pointer, std::string(name) + " is missing",
+            "Name every tensor of the call; a rank without tokens passes (0, heads, dim)"});
+    if (rank_ != 3)
+      fail({errc::invalid_shape, std::string(name) + " has " + std::to_string(rank_) + " dimensions, 3 are expected",
+            "Pass (tokens, heads, dim)"});
+    if (!foreign_) return tensor_;
+    if (!tensor_.data && !tensor_.empty())
+      fail({errc::bad_pointer, std::string(name) + " " + shape(tensor_) + " is null", "Pass memory for every non-empty tensor"});
+    return checked_view(tensor_);
+  }
+
+private:
+  static constexpr int missing = -1;
+  view<E, 3, M> tensor_{};
+  int rank_ = missing;
+  bool foreign_ = false; ///< described by a trait or its members: sizes and strides are checked before they are used
+};
 
 namespace detail {
 
-template <class T, class Tensor>
-view<T, 3> operand(Tensor const& t) {
-  auto v = tensor<3>(t);
-  static_assert(
-      std::is_convertible_v<decltype(v), view<T, 3>>,
-      "sp: the tensors of one attention call must have one element type in host memory, and outputs must not be const.");
-  return v;
-}
-
-template <class T, class Q, class K, class V, class O>
-forward_io<T> forward_operands(Q const& q, K const& k, V const& v, O const& out, attention_extras<T> const& e) {
-  forward_io<T> io{{}, operand<T const>(q), operand<T const>(k), operand<T const>(v), operand<T>(out), e.sinks};
-  check_heads(io.q, io.k, io.v);
-  io.on = all_heads(io.q.extent(1), io.k.extent(1));
-  return io;
-}
-
-template <class T, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV>
-backward_io<T> backward_operands(Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq, DK const& dk,
-                                 DV const& dv, attention_extras<T> const& e) {
-  backward_io<T> io{{},
-                    operand<T const>(q),
-                    operand<T const>(k),
-                    operand<T const>(v),
-                    operand<T const>(out),
-                    operand<T const>(dout),
-                    operand<T>(dq),
-                    operand<T>(dk),
-                    operand<T>(dv),
-                    e};
-  check_heads(io.q, io.k, io.v);
-  io.on = all_heads(io.q.extent(1), io.k.extent(1));
-  return io;
+/// An operand of a positional call.
+template <class E, class Tensor>
+operand<E> operand_of(Tensor const& t) {
+  require_operand<reads_as<Tensor, E, host_memory>>();
+  if constexpr (reads_as<Tensor, E, host_memory>) return t;
 }
 
 } // namespace detail

@@ -1,0 +1,13 @@
+// Operands by name have one element type, whatever the tensors they come from.
+// EXPECT: sp: the tensors of one attention call must be \(tokens, heads, dim\) of one element type in host memory, and outputs must not be const
+#include <sp/reference.hpp>
+#include <sp/ring.hpp>
+
+void use(sp::batch const& b, sp::view<float, 3> x, [[maybe_unused]] sp::view<double, 3> y) {
+  sp::ring_attention attn{sp::solo{}, sp::reference{}};
+#ifdef SP_FAIL
+  auto saved = attn.forward(b, {.q = x, .k = y, .v = x, .out = x});
+#else
+  auto saved = attn.forward(b, {.q = x, .k = x, .v = x, .out = x});
+#endif
+}
