@@ -597,9 +597,9 @@ MUTANTS = [
         "dropout_by_local_position",
         "which probabilities are dropped depends on the row of the block instead of the place in the document",
         "backend/reference.hpp",
-        """    auto factor = rule.factors(q_offset(c.where, i));
+        """    auto dropout_factor = modify.dropout_of_row(q_offset(c.where, i));
     for (index_t j = seen.first; j < last; ++j) {""",
-        """    auto factor = rule.factors(i);
+        """    auto dropout_factor = modify.dropout_of_row(i);
     for (index_t j = seen.first; j < last; ++j) {""",
         "mutation.ring",
         "ring: every schedule*",
@@ -670,7 +670,7 @@ MUTANTS = [
     Mutant(
         "cpu_mask_full",
         "a slice that covers part of a tile makes the whole tile visible",
-        "backend/cpu/pair.hpp",
+        "backend/cpu/tile_mask.hpp",
         "if (b.is_full() && r1 - r0 == rows && c1 - c0 == keys) {",
         "if (b.is_full()) {",
         "backend.cpu",
@@ -680,7 +680,7 @@ MUTANTS = [
         "cpu_sum_not_rescaled",
         "the sum of a softmax is not scaled when a later tile raises the maximum",
         "backend/cpu/scores.hpp",
-        "multiply_add(V::load(&state.l[at]), shrink, V::load(&sums[at]))",
+        "multiply_add(V::load(&state.l[at]), rescale, V::load(&sums[at]))",
         "(V::load(&state.l[at]) + V::load(&sums[at]))",
         "backend.cpu",
         "cpu: one-slice masks",
@@ -707,7 +707,7 @@ MUTANTS = [
         "cpu_dq_scale",
         "dq of the tiled kernel lacks the softmax scale",
         "backend/cpu/backward.hpp",
-        "rows, scratch.dq.from(0), A(n.scale), h,",
+        "rows, scratch.dq.from(0), A(params.scale), h,",
         "rows, scratch.dq.from(0), A(1), h,",
         "backend.cpu",
         "cpu: one-slice masks",
