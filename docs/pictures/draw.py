@@ -153,21 +153,34 @@ def usp_picture():
 
 
 def layers_picture():
-    """Folders of include/sp, each including only what is below it."""
-    p = Picture(900, 300)
+    """Folders of include/sp, each including only what is below it; under the name of a layer stand the folders inside of it."""
+    p = Picture(900, 324)
     rows = [
-        [("sp/*.hpp: ulysses, ring, usp, gather_loss, gather_tokens, batch, mesh, threads, cpu, reference", 0, 860)],
-        [("attention: prepare, forward, backward, schedules", 0, 860)],
-        [("layout: documents + sharding + group = everybody's runs; batch", 0, 860)],
-        [("mesh: axes, groups, degrees", 0, 860)],
-        [("sharding: who owns what", 0, 280), ("collective: exchange and models", 290, 280), ("backend: kernels over blocks", 580, 280)],
-        [("geometry: documents, runs, slices, blocks", 0, 860)],
-        [("core: view, element types, errors, memory, random numbers", 0, 860)],
+        [("sp/*.hpp: one entry point for each thing a program uses (ulysses, ring, usp, batch, mesh, threads, mpi, cpu, ...)", "", 0, 860)],
+        [
+            ("attention: prepare, forward, backward", "call/ ring/", 0, 420),
+            ("loss: the same on every rank", "", 430, 210),
+            ("multimodal: 3-D positions", "", 650, 210),
+        ],
+        [("layout: documents + sharding + group = everybody's runs; batch, relayout", "", 0, 860)],
+        [("mesh: axes, groups, degrees", "", 0, 860)],
+        [
+            ("sharding: who owns what", "", 0, 230),
+            ("collective: messages between ranks", "threads/ mpi/ family/ decorators/ check/", 240, 330),
+            ("backend: kernels over blocks", "cpu/", 580, 280),
+        ],
+        [("geometry: documents, runs, slices, blocks, heads", "", 0, 570), ("diagnosis: records, logs, traces", "", 580, 280)],
+        [("core: view, element types, errors, memory, random numbers", "", 0, 860)],
     ]
+    y = 12
     for row, boxes in enumerate(rows):
-        for words, x, w in boxes:
-            p.box(20 + x, 12 + 40 * row, w, 32, "#dde6f0" if row else "#cfe3cf", "#8899aa")
-            p.text(20 + x + w / 2, 12 + 40 * row + 21, words, anchor="middle")
+        height = 50 if any(folders for _, folders, _, _ in boxes) else 32
+        for words, folders, x, w in boxes:
+            p.box(20 + x, y, w, height, "#dde6f0" if row else "#cfe3cf", "#8899aa")
+            p.text(20 + x + w / 2, y + (21 if folders else height / 2 + 5), words, anchor="middle")
+            if folders:
+                p.text(20 + x + w / 2, y + 40, folders, size=12, anchor="middle")
+        y += height + 8
     return p
 
 
