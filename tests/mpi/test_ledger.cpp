@@ -20,7 +20,7 @@ std::vector<scene> scenes() {
   return {{{0, 37}, 0, {7, 7, 5, 3}},
           {{0, 0, 11, 12, 12, 35}, 1, {12, 4, 8, 8}},
           {{0, 3}, 2, {5, 1, 4, 2}},      // fewer tokens than ranks
-          {{0, 300}, 2, {8, 4, 64, 64}}}; // parcels that do not fit into one note
+          {{0, 300}, 2, {8, 4, 64, 64}}}; // parcels above eager_limit
 }
 
 /// Forward, backward and sums over all ranks.

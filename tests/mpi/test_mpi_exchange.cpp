@@ -146,8 +146,8 @@ TEST_CASE("mpi: random blocks of every shape reach blocks of every other shape")
     });
 }
 
-TEST_CASE("mpi: parcels beyond the limits of a note and of a message travel in several messages") {
-  for (sp::index_t note : {sp::index_t{0}, sp::index_t{64}, sp::index_t{100000}})
+TEST_CASE("mpi: parcels beyond eager_limit and beyond a message travel in several messages") {
+  for (sp::index_t eager : {sp::index_t{0}, sp::index_t{64}, sp::index_t{100000}})
     for (sp::index_t message : {sp::index_t{1}, sp::index_t{1000}, sp::index_t{4096}})
       all_good(3,
                [&](sp::mpi const& c) {
@@ -169,7 +169,7 @@ TEST_CASE("mpi: parcels beyond the limits of a note and of a message travel in s
                    CHECK(good);
                  }
                },
-               {.deadline = 30s, .largest_note = note, .largest_message = message});
+               {.deadline = 30s, .eager_limit = eager, .largest_message = message});
 }
 
 TEST_CASE("mpi: a wait needs no more of a peer than that it entered the same exchange and is inside the library") {
@@ -308,7 +308,7 @@ TEST_CASE("mpi: misuse is refused before anything is sent") {
     CHECK(says(e, sp::errc::bad_state, "a deadline of " + std::to_string(deadline.count()) + " ms"));
   }
   CHECK(says(failure_of([] { sp::mpi c(MPI_COMM_WORLD, {.largest_message = 0}); }), sp::errc::bad_state, "messages of 0"));
-  CHECK(says(failure_of([] { sp::mpi c(MPI_COMM_WORLD, {.largest_note = sp::index_t{1} << 31}); }), sp::errc::bad_state,
+  CHECK(says(failure_of([] { sp::mpi c(MPI_COMM_WORLD, {.eager_limit = sp::index_t{1} << 31}); }), sp::errc::bad_state,
              "2147483648"));
 }
 

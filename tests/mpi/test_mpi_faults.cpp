@@ -248,7 +248,7 @@ TEST_CASE("mpi faults: an error of MPI is told with MPI's own code and text, and
   } mine;
   if (MPI_Comm const comm = first(3); comm != MPI_COMM_NULL) {
     auto const group = sp::detail::mpi_group::world_of(comm, patient);
-    if (group->rank() == 1) group->family().link().send(99, sp::detail::mpi_note{}, 0, [](std::byte*) {}); // there is no rank 99
+    if (group->rank() == 1) group->family().link().send(99, sp::detail::mpi_control{}); // there is no rank 99
     auto const e = failure_of([&] {
       while (true) group->barrier("barrier");
     });

@@ -105,7 +105,7 @@ TEST_CASE("mpi shared: blocks of shared memory are given back and taken again, i
 
 TEST_CASE("mpi shared: windows grow by what was in use at a time, not by all that ever was") {
   sp::detail::mpi_node_memory memory;
-  sp::index_t const block = memory.rounded(1000);
+  sp::index_t const block = memory.block_bytes(1000);
   for (int i = 0; i < 100; ++i) memory.deallocate(memory.allocate(1000), 1000);
   CHECK(memory.wanted() == block);
   void* const one = memory.allocate(1000);
@@ -257,7 +257,7 @@ TEST_CASE("mpi shared: before a blocking call of MPI a failure elsewhere parts n
           world->abort({sp::errc::bad_state, "rank 2 has had enough"});
           return send(1);
         }
-        auto learn = [&] { // the note of the failure has arrived, and nobody has looked at it
+        auto learn = [&] { // the message of the failure has arrived, and nobody has looked at it
           send(2);
           if (c.rank() == 1) receive(2);
           std::this_thread::sleep_for(c.rank() * 50ms);
@@ -266,7 +266,7 @@ TEST_CASE("mpi shared: before a blocking call of MPI a failure elsewhere parts n
         bool together = false;
         pair->operation(sp::operation_kind::publish, "meet", 0, [&] {
           if (c.rank() == 0 || both) learn();
-          pair->gather_surely({mpi_group::purpose::publish, "meet"}, {});
+          pair->gather_before_blocking({sp::detail::meeting::publish, "meet"}, {});
           together = true;
         });
         CHECK(together);

@@ -597,9 +597,9 @@ MUTANTS = [
         "dropout_by_local_position",
         "which probabilities are dropped depends on the row of the block instead of the place in the document",
         "backend/reference.hpp",
-        """    auto factor = rule.factors(q_offset(c.where, i));
+        """    auto dropout_factor = modify.dropout_of_row(q_offset(c.where, i));
     for (index_t j = seen.first; j < last; ++j) {""",
-        """    auto factor = rule.factors(i);
+        """    auto dropout_factor = modify.dropout_of_row(i);
     for (index_t j = seen.first; j < last; ++j) {""",
         "mutation.ring",
         "ring: every schedule*",
@@ -670,7 +670,7 @@ MUTANTS = [
     Mutant(
         "cpu_mask_full",
         "a slice that covers part of a tile makes the whole tile visible",
-        "backend/cpu/pair.hpp",
+        "backend/cpu/tile_mask.hpp",
         "if (b.is_full() && r1 - r0 == rows && c1 - c0 == keys) {",
         "if (b.is_full()) {",
         "backend.cpu",
@@ -680,7 +680,7 @@ MUTANTS = [
         "cpu_sum_not_rescaled",
         "the sum of a softmax is not scaled when a later tile raises the maximum",
         "backend/cpu/scores.hpp",
-        "multiply_add(V::load(&state.l[at]), shrink, V::load(&sums[at]))",
+        "multiply_add(V::load(&state.l[at]), rescale, V::load(&sums[at]))",
         "(V::load(&state.l[at]) + V::load(&sums[at]))",
         "backend.cpu",
         "cpu: one-slice masks",
@@ -707,7 +707,7 @@ MUTANTS = [
         "cpu_dq_scale",
         "dq of the tiled kernel lacks the softmax scale",
         "backend/cpu/backward.hpp",
-        "rows, scratch.dq.from(0), A(n.scale), h,",
+        "rows, scratch.dq.from(0), A(params.scale), h,",
         "rows, scratch.dq.from(0), A(1), h,",
         "backend.cpu",
         "cpu: one-slice masks",
@@ -744,7 +744,7 @@ MUTANTS = [
         "release_does_not_wait",
         "release() returns while peers still use the published buffers",
         "collective/threads/group.hpp",
-        "meet(rank, {purpose::release, primitive, number});",
+        "meet(rank, {meeting::release, primitive, std::int64_t(number)});",
         "",
         "collective.threads",
         "threads: published buffers*",
@@ -761,8 +761,8 @@ MUTANTS = [
     Mutant(
         "split_ignores_key",
         "ranks of a new group keep the order of the old one whatever their keys",
-        "collective/threads/group.hpp",
-        "return at(a).key < at(b).key;",
+        "collective/family/members.hpp",
+        "return key_of(a) < key_of(b);",
         "return a < b;",
         "collective.threads",
         "threads: sub-groups in both orders*",
@@ -771,9 +771,9 @@ MUTANTS = [
         "poison_kept_to_group",
         "groups made by split() do not hear of failures elsewhere",
         "collective/threads/group.hpp",
-        "me.made = std::make_shared<thread_group>(family_, std::move(members));",
-        "me.made = std::make_shared<thread_group>(\n"
-        "          std::make_shared<thread_family>(family_->ranks(), threads_options{family_->deadline()}), std::move(members));",
+        "me.new_group = std::make_shared<thread_group>(family_, std::move(world_ranks));",
+        "me.new_group = std::make_shared<thread_group>(\n"
+        "          std::make_shared<thread_family>(family_->ranks(), threads_options{family_->deadline()}), std::move(world_ranks));",
         "mutation.family",
         "family: an abort*",
     ),
@@ -781,11 +781,8 @@ MUTANTS = [
         "abort_is_local",
         "abort() on a group tells nobody",
         "collective/threads/members.hpp",
-        """    f.info = std::move(info);
-    f.world = world(rank);
-    family_->fail(std::move(f));""",
-        """    f.info = std::move(info);
-    f.world = world(rank);""",
+        "void abort(int rank, error_info const& why) { family_->fail(abort_of(rank, why)); }",
+        "void abort(int rank, error_info const& why) { static_cast<void>(abort_of(rank, why)); }",
         "mutation.family",
         "family: an abort*",
     ),
@@ -840,8 +837,8 @@ MUTANTS = [
         "mpi_split_ignores_key",
         "processes of a new group keep the order of the old one whatever their keys",
         "collective/mpi/group.hpp",
-        "return a.key < b.key;",
-        "return a.rank < b.rank;",
+        "[&](int r) { return value_of(r, 1); }, std::int64_t(color));",
+        "[&](int r) { return r; }, std::int64_t(color));",
         "mpi.mpi_exchange",
         "mpi: sub-groups in both orders*",
     ),
@@ -849,8 +846,8 @@ MUTANTS = [
         "mpi_primitives_mixed",
         "processes that are in different operations with equal counts exchange their bytes",
         "collective/mpi/exchange.hpp",
-        "if (!mine.same_call(n)) return",
-        "if (!mine.same_call(n) && n.gives < 0) return",
+        "if (!mine.same_primitive(n)) return",
+        "if (!mine.same_primitive(n) && n.gives < 0) return",
         "mpi.mpi_faults",
         "mpi faults: different primitives*",
     ),

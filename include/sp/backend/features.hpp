@@ -40,14 +40,15 @@ inline constexpr int count_feature = (0 + ... + int(std::same_as<F, Features>));
 inline float tanh_of(float x) { return std::tanh(x); }
 inline double tanh_of(double x) { return std::tanh(x); }
 
-/// The features as numbers of one (document, q head). A is the type of scores, V is A or a vector of A.
+/// How one q head of one document modifies scores (what FlexAttention calls a score_mod). A is the type of scores, V is A or a vector
+/// of A.
 template <class A, class... Features>
-struct score_rule {
+struct score_mod {
   static constexpr bool capped = count_feature<softcap, Features...> > 0;
   static constexpr bool biased = count_feature<alibi, Features...> > 0;
   static constexpr bool drops = count_feature<dropout, Features...> > 0;
 
-  A cap = 1, inverse_cap = 1, slope = 0, kept = 1;
+  A cap = 1, inverse_cap = 1, slope = 0, keep_scale = 1;
   float p = 0;
   random_site site{};
 
@@ -65,26 +66,26 @@ struct score_rule {
   }
 
   /// Dropout factors of one query row, asked for ascending key offsets.
-  struct row_factors {
-    score_rule const& rule;
+  struct dropout_row {
+    score_mod const& of;
     index_t q_offset;
-    index_t group = -1; // four keys share one generator call
+    index_t quad = -1; // four keys share one generator call
     std::array<float, 4> numbers{};
 
     A operator()(index_t k_offset) {
-      if (k_offset / 4 != group) {
-        group = k_offset / 4;
-        numbers = uniforms4(rule.site, q_offset, group);
+      if (k_offset / 4 != quad) {
+        quad = k_offset / 4;
+        numbers = uniforms4(of.site, q_offset, quad);
       }
-      return numbers[std::size_t(k_offset % 4)] < rule.p ? A(0) : rule.kept;
+      return numbers[std::size_t(k_offset % 4)] < of.p ? A(0) : of.keep_scale;
     }
   };
-  row_factors factors(index_t q_offset) const { return {*this, q_offset}; }
+  dropout_row dropout_of_row(index_t q_offset) const { return {*this, q_offset}; }
 };
 
 /// The features of a kernel, with their numbers.
 template <class... Features>
-struct score_chain : Features... {
+struct feature_set : Features... {
   static_assert((is_feature<Features> && ...), "sp: a kernel feature must be sp::softcap, sp::alibi or sp::dropout");
   static_assert(((count_feature<Features, Features...> == 1) && ...), "sp: a kernel feature is given twice; pass each one once");
 
@@ -116,31 +117,48 @@ struct score_chain : Features... {
     }
     return d.value();
   }
-  static constexpr bool draws = count_feature<dropout, Features...> > 0;
+  static constexpr bool draws_random_numbers = count_feature<dropout, Features...> > 0;
 
+  /// The features as they act on one head of one document.
   template <class A>
-  score_rule<A, Features...> rule([[maybe_unused]] index_t q_head, [[maybe_unused]] index_t document,
-                                  [[maybe_unused]] random_key key) const {
-    using rule_type = score_rule<A, Features...>;
-    rule_type r;
-    if constexpr (rule_type::capped) {
+  score_mod<A, Features...> for_head([[maybe_unused]] index_t q_head, [[maybe_unused]] index_t document,
+                                     [[maybe_unused]] random_key key) const {
+    using mod = score_mod<A, Features...>;
+    mod r;
+    if constexpr (mod::capped) {
       r.cap = A(softcap::cap);
       r.inverse_cap = A(1 / softcap::cap);
     }
-    if constexpr (rule_type::biased) {
+    if constexpr (mod::biased) {
       if (q_head >= index_t(alibi::slopes.size()))
         fail({errc::invalid_shape,
               "q head " + std::to_string(q_head) + " has no slope, " + std::to_string(alibi::slopes.size()) + " were given",
               "sp::alibi takes one slope for every q head of the model"});
       r.slope = A(alibi::slopes[std::size_t(q_head)]);
     }
-    if constexpr (rule_type::drops) {
+    if constexpr (mod::drops) {
       r.p = float(dropout::p);
-      r.kept = dropout::p < 1 ? A(1 / (1 - dropout::p)) : A(0);
+      r.keep_scale = dropout::p < 1 ? A(1 / (1 - dropout::p)) : A(0);
       r.site = site_key(key, document, q_head);
     }
     return r;
   }
+};
+
+/// The base of a kernel with features, which answers for them.
+template <class... Features>
+class with_features {
+public:
+  /// Refuses feature numbers that make no sense for these (global) heads.
+  void check(heads whole) const { features_.check(whole); }
+  /// What ranks compare at check level 2: the features with their numbers, and whether the random key counts.
+  [[nodiscard]] std::uint64_t features() const { return features_.digest_of_features(); }
+  static constexpr bool draws_random_numbers = feature_set<Features...>::draws_random_numbers;
+
+protected:
+  constexpr explicit with_features(Features... features) : features_{features...} {}
+
+  feature_set<Features...> features_;
 };
 
 } // namespace detail

@@ -8,22 +8,22 @@
 namespace sp::detail {
 inline namespace SP_CPU_TARGET {
 
-template <class T, class Chain>
+template <class T, class Features>
 struct cpu_backward {
   using A = accumulate_t<T>;
 
   tile_plan const& plan;
-  Chain const& chain;
-  call_params const& n;
+  Features const& features;
+  call_params const& params;
   std::span<query_grad<T> const> queries;
   std::span<key_grad<T> const> keys;
   index_t dim, value_dim;
   backward_scratch<A> scratch;
   bool want_queries = false, want_keys = false;
 
-  cpu_backward(tile_plan const& p, Chain const& features, allocator& memory, call_params const& numbers,
-               std::span<query_grad<T> const> query_parts, std::span<key_grad<T> const> key_parts)
-      : plan(p), chain(features), n(numbers), queries(query_parts), keys(key_parts), dim(queries[0].q.extent(2)),
+  cpu_backward(tile_plan const& p, Features const& feature_set, allocator& memory, call_params const& call,
+               std::span<query_grad<T> const> query_tensors, std::span<key_grad<T> const> key_tensors)
+      : plan(p), features(feature_set), params(call), queries(query_tensors), keys(key_tensors), dim(queries[0].q.extent(2)),
         value_dim(queries[0].dout.extent(2)), scratch(memory, p, dim, value_dim) {
     for (auto const& x : queries) want_queries = want_queries || x.dq.data;
     for (auto const& x : keys) want_keys = want_keys || x.dk.data || x.dv.data;
@@ -31,12 +31,12 @@ struct cpu_backward {
 
   void run() {
     if (!want_queries && !want_keys) return;
-    for (index_t h = 0, packed = -1; h < n.heads.q_count; ++h) {
-      if (n.heads.kv_of(h) != packed) pack_keys(packed = n.heads.kv_of(h));
+    for (index_t h = 0, packed = -1; h < params.heads.q_count; ++h) {
+      if (params.heads.kv_of(h) != packed) pack_keys(packed = params.heads.kv_of(h));
       pack_queries(h);
       for (tile_document const& d : plan.documents) {
-        auto rule = chain.template rule<A>(n.heads.q_head(h), d.id, n.random);
-        for (std::size_t t = d.first_k; t < d.last_k; ++t) key_tile(d, plan.k.tiles[t], rule, h);
+        auto modify = features.template for_head<A>(params.heads.q_head(h), d.id, params.random);
+        for (std::size_t t = d.first_k; t < d.last_k; ++t) key_tile(d, plan.k.tiles[t], modify, h);
       }
     }
   }
@@ -46,11 +46,11 @@ private:
     for (tile const& t : plan.k.tiles) {
       tile_rows cols(plan, plan.k, t);
       auto k_of = [&](int tensor) -> auto& { return keys[std::size_t(tensor)].k; };
-      pack_panels<A>(cols, kv, dim, k_of, scratch.k_panels.from(t.at).data);
-      if (want_queries) pack_rows<A>(cols, kv, dim, k_of, scratch.k.from(t.at));
+      pack_panels<A>(cols, kv, dim, k_of, scratch.k_panels.from(t.packed_row).data);
+      if (want_queries) pack_rows<A>(cols, kv, dim, k_of, scratch.k.from(t.packed_row));
       pack_panels<A>(
           cols, kv, value_dim, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].v; },
-          scratch.v_panels.from(t.at).data);
+          scratch.v_panels.from(t.packed_row).data);
     }
   }
 
@@ -58,9 +58,10 @@ private:
     for (tile const& t : plan.q.tiles) {
       tile_rows rows(plan, plan.q, t);
       pack_rows<A>(
-          rows, h, dim, [&](int tensor) -> auto& { return queries[std::size_t(tensor)].q; }, scratch.q.from(t.at));
+          rows, h, dim, [&](int tensor) -> auto& { return queries[std::size_t(tensor)].q; }, scratch.q.from(t.packed_row));
       pack_rows<A>(
-          rows, h, value_dim, [&](int tensor) -> auto& { return queries[std::size_t(tensor)].dout; }, scratch.dout.from(t.at));
+          rows, h, value_dim, [&](int tensor) -> auto& { return queries[std::size_t(tensor)].dout; },
+          scratch.dout.from(t.packed_row));
       for (index_t i = 0; i < rows.padded; ++i) {
         A lse = std::numeric_limits<A>::infinity(), delta = 0; // an lse of +inf makes every probability 0
         if (i < rows.count && rows.covered[std::size_t(i)]) {
@@ -68,44 +69,46 @@ private:
           A l = queries[std::size_t(from.tensor)].lse(from.row, h);
           if (l > -std::numeric_limits<A>::infinity()) lse = l, delta = queries[std::size_t(from.tensor)].delta(from.row, h);
         }
-        scratch.numbers.from(0).row(0)[t.at + i] = lse;
-        scratch.numbers.from(0).row(1)[t.at + i] = delta;
+        scratch.lse_delta.from(0).row(0)[t.packed_row + i] = lse;
+        scratch.lse_delta.from(0).row(1)[t.packed_row + i] = delta;
       }
     }
   }
 
-  template <class Rule>
-  void key_tile(tile_document const& d, tile const& t, Rule const& rule, index_t h) {
+  template <class ScoreMod>
+  void key_tile(tile_document const& d, tile const& t, ScoreMod const& modify, index_t h) {
     tile_rows cols(plan, plan.k, t);
-    tile_interval near = queries_near(plan, d, cols);
+    tile_interval near = query_tiles_near(plan, d, cols);
     matrix<A> dk = scratch.dk.from(0), dv = scratch.dv.from(0);
     if (want_keys) {
       std::fill(dk.data, dk.row(cols.padded), A(0));
       std::fill(dv.data, dv.row(cols.padded), A(0));
     }
     for (std::size_t i = near.first; i < near.last; ++i) {
-      tile const& at = plan.q.tiles[i];
-      tile_rows rows(plan, plan.q, at);
-      pair_mask mask(plan, d, rows, cols);
+      tile const& qt = plan.q.tiles[i];
+      tile_rows rows(plan, plan.q, qt);
+      tile_mask mask(plan, d, rows, cols);
       if (!mask.any) continue;
-      matrix<A> s = scratch.s.from(0), dp = scratch.dp.from(0), q = scratch.q.from(at.at), dout = scratch.dout.from(at.at);
-      scores_product(q, scratch.k_panels.from(t.at).data, dim, mask, cols.padded, s);
-      scores_product(dout, scratch.v_panels.from(t.at).data, value_dim, mask, cols.padded, dp);
-      differentiate(score_context<A, Rule>{rule, A(n.scale), rows, cols, mask, d.q_origin, d.k_origin}, s, dp,
-                    scratch.numbers.from(0).row(0) + at.at, scratch.numbers.from(0).row(1) + at.at);
+      matrix<A> s = scratch.s.from(0), dp = scratch.dp.from(0), q = scratch.q.from(qt.packed_row),
+                dout = scratch.dout.from(qt.packed_row);
+      scores_product(q, scratch.k_panels.from(t.packed_row).data, dim, mask, cols.padded, s);
+      scores_product(dout, scratch.v_panels.from(t.packed_row).data, value_dim, mask, cols.padded, dp);
+      softmax_backward(score_context<A, ScoreMod>{modify, A(params.scale), rows, cols, mask, d.q_origin, d.k_origin}, s, dp,
+                       scratch.lse_delta.from(0).row(0) + qt.packed_row, scratch.lse_delta.from(0).row(1) + qt.packed_row);
       if (want_keys) {
         keys_product(s, dout, value_dim, mask, cols.padded, dv);
         keys_product(dp, q, dim, mask, cols.padded, dk);
       }
       if (!want_queries) continue;
-      rows_product<onto::nothing>(dp, scratch.k.from(t.at), dim, mask, scratch.dq.from(0), static_cast<A const*>(nullptr));
+      rows_product<update::overwrite>(dp, scratch.k.from(t.packed_row), dim, mask, scratch.dq.from(0),
+                                      static_cast<A const*>(nullptr));
       scatter(
-          rows, scratch.dq.from(0), A(n.scale), h, [&](int tensor) -> auto& { return queries[std::size_t(tensor)].dq; });
+          rows, scratch.dq.from(0), A(params.scale), h, [&](int tensor) -> auto& { return queries[std::size_t(tensor)].dq; });
     }
     if (!want_keys) return;
-    index_t kv = n.heads.kv_of(h);
+    index_t kv = params.heads.kv_of(h);
     scatter(
-        cols, dk, A(n.scale), kv, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].dk; });
+        cols, dk, A(params.scale), kv, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].dk; });
     scatter(
         cols, dv, A(1), kv, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].dv; });
   }

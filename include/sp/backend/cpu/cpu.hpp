@@ -12,19 +12,13 @@ inline namespace SP_CPU_TARGET {
 /// Rows and keys that no slice covers are never read. A NaN or infinity in v, k or dout of a token may reach other rows of its tile,
 /// also those that do not see the token: zero times NaN is NaN. The only memory a call takes is scratch, all of it at once.
 template <class... Features>
-class cpu {
+class cpu : public detail::with_features<Features...> {
 public:
   using memory_type = host_memory;
   using plan = detail::tile_plan;
   using saved = nothing;
 
-  constexpr cpu(Features... features) : chain_{features...} {}
-
-  /// Refuses feature numbers that make no sense for these (global) heads.
-  void check(heads whole) const { chain_.check(whole); }
-  /// What ranks compare at check level 2: the features with their numbers, and whether the random key counts.
-  std::uint64_t features() const { return chain_.digest_of_features(); }
-  static constexpr bool draws_random_numbers = detail::score_chain<Features...>::draws;
+  constexpr cpu(Features... features) : detail::with_features<Features...>(features...) {}
 
   plan prepare(problem const& p) const { return detail::make_tiles(p); }
 
@@ -33,7 +27,7 @@ public:
   saved forward(plan const& p, allocator& scratch, call_params const& n, view<T const, 3> q, std::span<kv_views<T> const> keys,
                 attention_state<T> state) const {
     if (!p.q.tiles.empty() && !p.k.tiles.empty() && n.heads.q_count > 0)
-      detail::cpu_forward<T, chain>(p, chain_, scratch, n, q, keys, state).run();
+      detail::cpu_forward<T, detail::feature_set<Features...>>(p, this->features_, scratch, n, q, keys, state).run();
     return {};
   }
 
@@ -42,7 +36,7 @@ public:
   void backward(plan const& p, allocator& scratch, call_params const& n, std::span<query_grad<T> const> queries,
                 std::span<key_grad<T> const> keys, saved const&) const {
     if (!p.q.tiles.empty() && !p.k.tiles.empty() && n.heads.q_count > 0)
-      detail::cpu_backward<T, chain>(p, chain_, scratch, n, queries, keys).run();
+      detail::cpu_backward<T, detail::feature_set<Features...>>(p, this->features_, scratch, n, queries, keys).run();
   }
 
   /// Bytes that the larger of the two calls takes from the allocator.
@@ -53,10 +47,6 @@ public:
     detail::backward_scratch<accumulate_t<T>>(backward, p, dim, value_dim);
     return max(forward.bytes(), backward.bytes());
   }
-
-private:
-  using chain = detail::score_chain<Features...>;
-  chain chain_;
 };
 
 static_assert(attention_backend<cpu<>, float> && attention_backend<cpu<>, double> && attention_backend<cpu<>, bf16>);

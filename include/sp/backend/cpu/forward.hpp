@@ -8,30 +8,30 @@
 namespace sp::detail {
 inline namespace SP_CPU_TARGET {
 
-template <class T, class Chain>
+template <class T, class Features>
 struct cpu_forward {
   using A = accumulate_t<T>;
 
   tile_plan const& plan;
-  Chain const& chain;
-  call_params const& n;
+  Features const& features;
+  call_params const& params;
   view<T const, 3> q; // (rows, q heads, dim)
   std::span<kv_views<T> const> keys;
   attention_state<T> state;
   index_t dim, value_dim;
   forward_scratch<A> scratch;
 
-  cpu_forward(tile_plan const& p, Chain const& features, allocator& memory, call_params const& numbers, view<T const, 3> queries,
-              std::span<kv_views<T> const> parts, attention_state<T> const& fold)
-      : plan(p), chain(features), n(numbers), q(queries), keys(parts), state(fold), dim(q.extent(2)),
+  cpu_forward(tile_plan const& p, Features const& feature_set, allocator& memory, call_params const& call,
+              view<T const, 3> queries, std::span<kv_views<T> const> key_tensors, attention_state<T> const& so_far)
+      : plan(p), features(feature_set), params(call), q(queries), keys(key_tensors), state(so_far), dim(q.extent(2)),
         value_dim(state.out.extent(2)), scratch(memory, p, dim, value_dim) {}
 
   void run() {
-    for (index_t h = 0, packed = -1; h < n.heads.q_count; ++h) {
-      if (n.heads.kv_of(h) != packed) pack_keys(packed = n.heads.kv_of(h));
+    for (index_t h = 0, packed = -1; h < params.heads.q_count; ++h) {
+      if (params.heads.kv_of(h) != packed) pack_keys(packed = params.heads.kv_of(h));
       for (tile_document const& d : plan.documents) {
-        auto rule = chain.template rule<A>(n.heads.q_head(h), d.id, n.random);
-        for (std::size_t t = d.first_q; t < d.last_q; ++t) query_tile(d, plan.q.tiles[t], rule, h);
+        auto modify = features.template for_head<A>(params.heads.q_head(h), d.id, params.random);
+        for (std::size_t t = d.first_q; t < d.last_q; ++t) query_tile(d, plan.q.tiles[t], modify, h);
       }
     }
   }
@@ -41,35 +41,35 @@ private:
     for (tile const& t : plan.k.tiles) {
       tile_rows rows(plan, plan.k, t);
       pack_panels<A>(
-          rows, kv, dim, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].k; }, scratch.k.from(t.at).data);
+          rows, kv, dim, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].k; }, scratch.k.from(t.packed_row).data);
       pack_rows<A>(
-          rows, kv, value_dim, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].v; }, scratch.v.from(t.at));
+          rows, kv, value_dim, [&](int tensor) -> auto& { return keys[std::size_t(tensor)].v; }, scratch.v.from(t.packed_row));
     }
   }
 
-  template <class Rule>
-  void query_tile(tile_document const& d, tile const& t, Rule const& rule, index_t h) {
+  template <class ScoreMod>
+  void query_tile(tile_document const& d, tile const& t, ScoreMod const& modify, index_t h) {
     tile_rows rows(plan, plan.q, t);
-    tile_interval near = keys_near(plan, d, rows);
-    softmax_rows<A> softmax;
+    tile_interval near = key_tiles_near(plan, d, rows);
+    softmax_state<A> softmax;
     bool touched = false;
     for (std::size_t i = near.first; i < near.last; ++i) {
       tile_rows cols(plan, plan.k, plan.k.tiles[i]);
-      pair_mask mask(plan, d, rows, cols);
+      tile_mask mask(plan, d, rows, cols);
       if (!mask.any) continue;
       if (!touched) load(rows, softmax, h);
       touched = true;
       auto o = scratch.o.from(0), s = scratch.s.from(0);
-      index_t at = plan.k.tiles[i].at;
+      index_t at = plan.k.tiles[i].packed_row;
       scores_product(scratch.q.from(0), scratch.k.from(at).data, dim, mask, cols.padded, s);
-      soften(score_context<A, Rule>{rule, A(n.scale), rows, cols, mask, d.q_origin, d.k_origin}, s, softmax);
-      rows_product<onto::scaled>(s, scratch.v.from(at), value_dim, mask, o, softmax.shrink.data());
+      online_softmax(score_context<A, ScoreMod>{modify, A(params.scale), rows, cols, mask, d.q_origin, d.k_origin}, s, softmax);
+      rows_product<update::rescale>(s, scratch.v.from(at), value_dim, mask, o, softmax.rescale.data());
     }
     if (touched) store(rows, softmax, h);
   }
 
   /// The state so far is an online softmax with m = lse, l = 1, acc = out.
-  void load(tile_rows const& rows, softmax_rows<A>& softmax, index_t h) {
+  void load(tile_rows const& rows, softmax_state<A>& softmax, index_t h) {
     constexpr A none = -std::numeric_limits<A>::infinity();
     softmax.m.fill(none);
     softmax.l.fill(0);
@@ -90,7 +90,7 @@ private:
     }
   }
 
-  void store(tile_rows const& rows, softmax_rows<A> const& softmax, index_t h) {
+  void store(tile_rows const& rows, softmax_state<A> const& softmax, index_t h) {
     matrix<A> o = scratch.o.from(0);
     for (index_t i = 0; i < rows.count; ++i) {
       A l = softmax.l[std::size_t(i)];

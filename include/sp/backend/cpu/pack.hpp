@@ -71,7 +71,7 @@ struct forward_scratch {
   packed_matrix<A> v, q, o, s; ///< (keys, value dim); one query tile each of q, out and scores
 
   forward_scratch(allocator& a, tile_plan const& plan, index_t dim, index_t value_dim)
-      : k(a, plan.k.rows, dim), v(a, plan.k.rows, packed_stride<A>(value_dim)), q(a, q_tile, packed_stride<A>(dim)),
+      : k(a, plan.k.packed_rows, dim), v(a, plan.k.packed_rows, packed_stride<A>(value_dim)), q(a, q_tile, packed_stride<A>(dim)),
         o(a, q_tile, packed_stride<A>(value_dim)), s(a, q_tile, score_stride<A>) {}
 };
 
@@ -79,12 +79,13 @@ struct forward_scratch {
 template <class A>
 struct backward_scratch {
   packed_matrix<A> k_panels, v_panels, k, q, dout; ///< keys as columns, keys as rows, queries
-  packed_matrix<A> numbers;                        ///< lse and delta of the packed queries
+  packed_matrix<A> lse_delta;                      ///< lse and delta of the packed queries
   packed_matrix<A> s, dp, dq, dk, dv;              ///< tiles
 
   backward_scratch(allocator& a, tile_plan const& plan, index_t dim, index_t value_dim)
-      : k_panels(a, plan.k.rows, dim), v_panels(a, plan.k.rows, value_dim), k(a, plan.k.rows, packed_stride<A>(dim)),
-        q(a, plan.q.rows, packed_stride<A>(dim)), dout(a, plan.q.rows, packed_stride<A>(value_dim)), numbers(a, 2, plan.q.rows),
+      : k_panels(a, plan.k.packed_rows, dim), v_panels(a, plan.k.packed_rows, value_dim),
+        k(a, plan.k.packed_rows, packed_stride<A>(dim)), q(a, plan.q.packed_rows, packed_stride<A>(dim)),
+        dout(a, plan.q.packed_rows, packed_stride<A>(value_dim)), lse_delta(a, 2, plan.q.packed_rows),
         s(a, q_tile, score_stride<A>), dp(a, q_tile, score_stride<A>), dq(a, q_tile, packed_stride<A>(dim)),
         dk(a, k_tile, packed_stride<A>(dim)), dv(a, k_tile, packed_stride<A>(value_dim)) {}
 };

@@ -4,20 +4,20 @@
 
 #include <utility>
 
-#include <sp/backend/cpu/pair.hpp>
+#include <sp/backend/cpu/tile_mask.hpp>
 
 namespace sp::detail {
 inline namespace SP_CPU_TARGET {
 
-/// What happens to the old contents of a product's target.
-enum class onto { nothing, scaled, sum };
+/// What a product does to the old contents of its target: C = A B, scale o C + A B, or C + A B.
+enum class update { overwrite, rescale, add };
 
 template <class A>
 inline constexpr index_t micro_columns = 2 * simd<A>::lanes;
 
 /// micro_rows x micro_columns of C: C = (0, scale o C, or C) + A B over `inner` terms. Element (i, x) of A is a[i lda + x], or
 /// a[x lda + i] if Transposed; row x of B is b + x ldb.
-template <bool Transposed, onto Old, class A>
+template <bool Transposed, update Update, class A>
 void micro_product(A const* a, index_t lda, A const* b, index_t ldb, index_t inner, A* c, index_t ldc,
                    [[maybe_unused]] A const* scale) {
   using V = simd<A>;
@@ -38,11 +38,11 @@ void micro_product(A const* a, index_t lda, A const* b, index_t ldb, index_t inn
     (
         [&] {
           A* row = c + I * ldc;
-          if constexpr (Old == onto::scaled) {
+          if constexpr (Update == update::rescale) {
             left[I] = multiply_add(V(scale[I]), V::load(row), left[I]);
             right[I] = multiply_add(V(scale[I]), V::load(row + V::lanes), right[I]);
           }
-          if constexpr (Old == onto::sum) {
+          if constexpr (Update == update::add) {
             left[I] = V::load(row) + left[I];
             right[I] = V::load(row + V::lanes) + right[I];
           }
@@ -64,37 +64,37 @@ struct matrix {
 
 /// S(rows, keys) = X(rows, dim) Y(keys, dim)^T where the mask's hull wants it. Y comes as panels (dim, micro_columns) of keys.
 template <class A>
-void scores_product(matrix<A> x, A const* panels, index_t dim, pair_mask const& mask, index_t keys_padded, matrix<A> s) {
+void scores_product(matrix<A> x, A const* panels, index_t dim, tile_mask const& mask, index_t keys_padded, matrix<A> s) {
   constexpr index_t n = micro_columns<A>;
   for (index_t j = 0; j < keys_padded; j += n)
     for (index_t i = 0; i < mask.rows; i += micro_rows) {
       auto const& h = mask.hull[std::size_t(i / micro_rows)];
       if (h.lo >= j + n || h.hi <= j) continue;
-      micro_product<false, onto::nothing, A>(x.row(i), x.stride, panels + j * dim, n, dim, s.row(i) + j, s.stride, nullptr);
+      micro_product<false, update::overwrite, A>(x.row(i), x.stride, panels + j * dim, n, dim, s.row(i) + j, s.stride, nullptr);
     }
 }
 
-/// C(rows, width) = [scale o C] + P(rows, keys) Y(keys, width) over the keys in the mask's hull. Old is `nothing` or `scaled`.
-template <onto Old, class A>
-void rows_product(matrix<A> p, matrix<A> y, index_t width, pair_mask const& mask, matrix<A> c, A const* scale) {
+/// C(rows, width) = [scale o C] + P(rows, keys) Y(keys, width) over the keys in the mask's hull. Update is `overwrite` or `rescale`.
+template <update Update, class A>
+void rows_product(matrix<A> p, matrix<A> y, index_t width, tile_mask const& mask, matrix<A> c, A const* scale) {
   for (index_t d = 0; d < width; d += micro_columns<A>)
     for (index_t i = 0; i < mask.rows; i += micro_rows) {
       auto const& h = mask.hull[std::size_t(i / micro_rows)];
-      if (Old == onto::scaled && h.lo >= h.hi) continue; // sees nothing: its scale is 1
-      micro_product<false, Old, A>(p.row(i) + h.lo, p.stride, y.row(h.lo) + d, y.stride, h.hi - h.lo, c.row(i) + d, c.stride,
-                                   Old == onto::scaled ? scale + i : nullptr);
+      if (Update == update::rescale && h.lo >= h.hi) continue; // sees nothing: its scale is 1
+      micro_product<false, Update, A>(p.row(i) + h.lo, p.stride, y.row(h.lo) + d, y.stride, h.hi - h.lo, c.row(i) + d, c.stride,
+                                      Update == update::rescale ? scale + i : nullptr);
     }
 }
 
 /// C(keys, width) += P(rows, keys)^T Y(rows, width) over the rows that see the keys. P is zero where nothing is seen.
 template <class A>
-void keys_product(matrix<A> p, matrix<A> y, index_t width, pair_mask const& mask, index_t keys_padded, matrix<A> c) {
+void keys_product(matrix<A> p, matrix<A> y, index_t width, tile_mask const& mask, index_t keys_padded, matrix<A> c) {
   for (index_t j = 0; j < keys_padded; j += micro_rows) {
     auto [first, last] = mask.rows_seeing(j, micro_rows);
     if (first >= last) continue;
     for (index_t d = 0; d < width; d += micro_columns<A>)
-      micro_product<true, onto::sum, A>(p.row(first) + j, p.stride, y.row(first) + d, y.stride, last - first, c.row(j) + d,
-                                        c.stride, nullptr);
+      micro_product<true, update::add, A>(p.row(first) + j, p.stride, y.row(first) + d, y.stride, last - first, c.row(j) + d,
+                                          c.stride, nullptr);
   }
 }
 

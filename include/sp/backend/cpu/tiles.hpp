@@ -18,15 +18,15 @@ inline constexpr index_t max_tile = 128;
 struct tile {
   std::size_t first_run = 0, last_run = 0;
   std::size_t document = 0; ///< in tile_plan::documents
-  index_t begin = 0;        ///< position of slot 0
-  index_t at = 0;           ///< its first row in packed memory
+  index_t begin = 0;        ///< position at which the tile begins
+  index_t packed_row = 0;   ///< its first row in packed memory
 };
 
 /// Queries or keys.
 struct tile_side {
   std::vector<placed_run> runs;
   std::vector<tile> tiles; ///< sorted by document and place in it
-  index_t rows = 0;        ///< packed rows of all tiles
+  index_t packed_rows = 0; ///< of all tiles
 };
 
 /// A document that has slices, and its range of tiles on either side.
@@ -83,15 +83,15 @@ inline tile_side cut_tiles(std::span<placed_run const> table, std::vector<tile_r
   index_t count = 0;
   for (piece_of_tile const& p : pieces) {
     if (out.tiles.empty() || out.tiles.back().document != p.document || out.tiles.back().begin != p.begin) {
-      out.rows += round_up(count, unit);
+      out.packed_rows += round_up(count, unit);
       count = 0;
-      out.tiles.push_back({out.runs.size(), out.runs.size(), p.document, p.begin, out.rows});
+      out.tiles.push_back({out.runs.size(), out.runs.size(), p.document, p.begin, out.packed_rows});
     }
     out.runs.push_back(p.rows);
     out.tiles.back().last_run = out.runs.size();
     count += p.rows.positions.count;
   }
-  out.rows += round_up(count, unit);
+  out.packed_rows += round_up(count, unit);
   return out;
 }
 
@@ -133,37 +133,38 @@ struct tile_rows {
     int tensor;
     index_t row;
   };
-  index_t begin = 0;                      ///< position of slot 0
-  index_t count = 0, padded = 0;          ///< rows at hand, and that rounded up to the unit
-  std::array<source, max_tile> from;      ///< by packed row
-  std::array<index_t, max_tile> slot;     ///< position - begin, by packed row
-  std::array<index_t, max_tile + 1> rank; ///< packed rows before a slot
-  std::array<bool, max_tile> covered;     ///< some slice holds the row; others are never read
+  index_t begin = 0;                               ///< position at which the tile begins
+  index_t count = 0, padded = 0;                   ///< rows at hand, and that rounded up to the unit
+  std::array<source, max_tile> from;               ///< by packed row
+  std::array<index_t, max_tile> offset_in_tile;    ///< position - begin, by packed row
+  std::array<index_t, max_tile + 1> packed_before; ///< how many packed rows stand before an offset in the tile
+  std::array<bool, max_tile> covered;              ///< some slice holds the row; others are never read
 
-  index_t position(index_t i) const { return begin + slot[std::size_t(i)]; }
+  index_t position(index_t i) const { return begin + offset_in_tile[std::size_t(i)]; }
 
   tile_rows(tile_plan const& plan, tile_side const& side, tile const& t) : begin(t.begin) {
     bool keys = &side == &plan.k;
     index_t size = keys ? k_tile : q_tile, unit = keys ? k_unit : q_unit;
-    std::array<source, max_tile> by_slot;
-    by_slot.fill({-1, 0});
+    std::array<source, max_tile> by_offset;
+    by_offset.fill({-1, 0});
     for (std::size_t r = t.first_run; r < t.last_run; ++r) {
       placed_run const& p = side.runs[r];
-      for (index_t i = 0; i < p.positions.count; ++i) by_slot[std::size_t(p.positions.at(i) - begin)] = {p.tensor, p.row + i};
+      for (index_t i = 0; i < p.positions.count; ++i) by_offset[std::size_t(p.positions.at(i) - begin)] = {p.tensor, p.row + i};
     }
     for (index_t s = 0; s < size; ++s) {
-      rank[std::size_t(s)] = count;
-      if (by_slot[std::size_t(s)].tensor < 0) continue;
-      from[std::size_t(count)] = by_slot[std::size_t(s)];
-      slot[std::size_t(count)] = s;
+      packed_before[std::size_t(s)] = count;
+      if (by_offset[std::size_t(s)].tensor < 0) continue;
+      from[std::size_t(count)] = by_offset[std::size_t(s)];
+      offset_in_tile[std::size_t(count)] = s;
       covered[std::size_t(count++)] = false;
     }
-    rank[std::size_t(size)] = count;
+    packed_before[std::size_t(size)] = count;
     padded = round_up(count, unit);
     for (slice const& s : plan.slices_of(plan.documents[t.document])) {
       index_t first = max(keys ? s.k0 : s.q0, begin), last = min(keys ? s.k1 : s.q1, begin + size);
       if (first >= last) continue;
-      std::fill(covered.begin() + rank[std::size_t(first - begin)], covered.begin() + rank[std::size_t(last - begin)], true);
+      std::fill(covered.begin() + packed_before[std::size_t(first - begin)],
+                covered.begin() + packed_before[std::size_t(last - begin)], true);
     }
   }
 };
@@ -183,7 +184,7 @@ inline tile_interval tiles_meeting(std::vector<tile> const& tiles, std::size_t f
 }
 
 /// Key tiles that some row of a query tile may see; those between may still see nothing.
-inline tile_interval keys_near(tile_plan const& plan, tile_document const& d, tile_rows const& q) {
+inline tile_interval key_tiles_near(tile_plan const& plan, tile_document const& d, tile_rows const& q) {
   index_t a = d.k_end, b = d.k_origin, first = q.position(0), last = q.position(q.count - 1);
   for (slice const& s : plan.slices_of(d)) {
     if (s.q1 <= first || s.q0 > last) continue;
@@ -194,7 +195,7 @@ inline tile_interval keys_near(tile_plan const& plan, tile_document const& d, ti
 }
 
 /// Query tiles that may see some key of a key tile.
-inline tile_interval queries_near(tile_plan const& plan, tile_document const& d, tile_rows const& k) {
+inline tile_interval query_tiles_near(tile_plan const& plan, tile_document const& d, tile_rows const& k) {
   index_t a = d.q_end, b = d.q_origin, first = k.position(0), last = k.position(k.count - 1);
   for (slice const& s : plan.slices_of(d)) {
     if (s.k1 <= first || s.k0 > last) continue;

@@ -1,39 +1,40 @@
-// Why a family of processes ended, and how that travels to the other ranks: a fixed head and four texts, cut to what a note holds.
-// Reading checks every length, so that a damaged note cannot do more than lose text.
+// How a failure travels to the other processes: a fixed head and four texts, cut to what a control message holds.
+// Reading checks every length, so that a damaged message cannot do more than lose text.
 #pragma once
 
+#include <sp/collective/family/failure.hpp>
 #include <sp/collective/mpi/link.hpp>
 
 namespace sp::detail {
 
-struct mpi_failure {
-  static constexpr int any_context = -2;
+class failure_message {
+public:
+  static constexpr std::size_t bytes = mpi_link::smallest_capacity - sizeof(mpi_control);
 
-  error_info info{};        ///< as the rank that found it reports it
-  int world = -1;           ///< the rank of the root that failed
-  std::string why{};        ///< for the others' messages; empty means describe(info)
-  int context = -1;         ///< the group where `one` and `other` see info.code themselves; all the others see `aborted`
-  int one = -1, other = -1; ///< ranks of the root
-  bool provisional = false; ///< a token died in an unwinding stack: the exception behind it is not known yet
-
-  static constexpr std::size_t capacity = mpi_link::smallest_capacity - sizeof(mpi_note);
-
-  std::size_t bytes() const { return capacity; }
-
-  void write(std::byte* to) const {
-    head const h{std::int32_t(info.code), info.rank, info.size, info.step, info.peer, world, context, one, other, provisional};
+  static void write(failure const& f, std::byte* to) {
+    head const h{std::int32_t(f.info.code),
+                 f.info.rank,
+                 f.info.size,
+                 f.info.step,
+                 f.info.peer,
+                 f.world,
+                 f.group,
+                 f.one,
+                 f.other,
+                 f.provisional};
     std::memcpy(to, &h, sizeof h);
     std::size_t at = sizeof h;
-    for (std::string const* text : {&info.primitive, &why, &info.problem, &info.remedy}) {
-      std::size_t const room = capacity - at - sizeof(std::uint32_t) * 4, limit = text == &info.primitive ? 60 : room / 2;
+    for (std::string const* text : {&f.info.primitive, &f.why, &f.info.problem, &f.info.remedy}) {
+      std::size_t const room = bytes - at - sizeof(std::uint32_t) * 4, limit = text == &f.info.primitive ? 60 : room / 2;
       auto const n = std::uint32_t(text->size() < limit ? text->size() : limit);
       std::memcpy(to + at, &n, sizeof n);
       std::memcpy(to + at + sizeof n, text->data(), n);
       at += sizeof n + n;
     }
   }
-  static mpi_failure read(std::byte const* from, std::size_t size) {
-    mpi_failure f;
+
+  static failure read(std::byte const* from, std::size_t size) {
+    failure f;
     head h;
     if (size < sizeof h) return f;
     std::memcpy(&h, from, sizeof h);
@@ -44,7 +45,7 @@ struct mpi_failure {
     f.info.step = h.step;
     f.info.peer = h.peer;
     f.world = h.world;
-    f.context = h.context;
+    f.group = h.group;
     f.one = h.one;
     f.other = h.other;
     f.provisional = h.provisional != 0;
@@ -63,7 +64,7 @@ struct mpi_failure {
 
 private:
   struct head {
-    std::int32_t code, rank, size, step, peer, world, context, one, other, provisional;
+    std::int32_t code, rank, size, step, peer, world, group, one, other, provisional;
   };
 };
 

@@ -1,5 +1,5 @@
 // What the groups made from one sp::mpi share in one process: the link, the deadline, and the first failure, which ends them all.
-// A failure is told to every rank of the root at once; a wait ends by its condition, by a failure anywhere, or at the deadline.
+// A failure is sent to every rank of the root at once; a wait ends by its condition, by a failure anywhere, or at the deadline.
 #pragma once
 
 #include <algorithm>
@@ -13,18 +13,18 @@
 namespace sp::detail {
 
 /// A group as its family sees it. Ranks here are those of the root.
-class mpi_member {
+class mpi_listener {
 public:
   using time = std::chrono::steady_clock::time_point;
-  virtual void hear(int peer, mpi_note const& note, std::byte const* data, std::size_t bytes) = 0;
-  virtual void take_back(time until) noexcept = 0;          ///< no peer writes into memory of ours afterwards
-  virtual void describe_progress(mpi_note& note) const = 0; ///< for a peer that waits
+  virtual void receive(int peer, mpi_control const& m, std::byte const* data, std::size_t bytes) = 0;
+  virtual void cancel_receives(time until) noexcept = 0;  ///< no peer writes into memory of ours afterwards
+  virtual void report_progress(mpi_control& m) const = 0; ///< for a peer that waits
   int context() const { return context_; }
-  mpi_member(mpi_member const&) = delete;
+  mpi_listener(mpi_listener const&) = delete;
 
 protected:
-  explicit mpi_member(int context) : context_(context) {}
-  ~mpi_member() = default;
+  explicit mpi_listener(int context) : context_(context) {}
+  ~mpi_listener() = default;
 
 private:
   int context_;
@@ -33,13 +33,14 @@ private:
 class mpi_family {
 public:
   mpi_family(MPI_Comm from, mpi_options const& options)
-      : link_(from, options), options_(options), gone_(std::size_t(link_.size())), out_(std::size_t(link_.size())),
+      : link_(from, options), options_(options), returned_ranks_(std::size_t(link_.size())),
+        ended_ranks_(std::size_t(link_.size())),
         recorder_(
             std::make_shared<flight_recorder>(link_.rank(), link_.size(), options.flight_records, flight_recorder::new_family())),
         exceptions_(std::uncaught_exceptions()) {
     int level = MPI_THREAD_SINGLE;
     MPI_Query_thread(&level);
-    any_thread_ = level == MPI_THREAD_MULTIPLE;
+    thread_multiple_ = level == MPI_THREAD_MULTIPLE;
   }
 
   std::shared_ptr<flight_recorder> const& recorder() const { return recorder_; }
@@ -47,17 +48,17 @@ public:
   mpi_options const& options() const { return options_; }
   int world() const { return link_.rank(); }
   int ranks() const { return link_.size(); }
-  bool failed() const noexcept { return failed_; }
-  mpi_failure const& cause() const { return cause_; }
-  bool has_left(int world) const { return gone_[std::size_t(world)]; }
+  bool failed() const noexcept { return cause_.known(); }
+  failure const& cause() const noexcept { return cause_.get(); }
+  bool has_returned(int world) const { return returned_ranks_[std::size_t(world)]; }
   /// It knows that the family has failed, and begins nothing any more; what it said before has arrived.
-  bool has_given_up(int world) const { return out_[std::size_t(world)]; }
+  bool has_ended(int world) const { return ended_ranks_[std::size_t(world)]; }
   /// An exception is on its way that was not when the family was made.
   bool is_unwinding() const noexcept { return std::uncaught_exceptions() > exceptions_; }
   int next_context() const { return next_context_; }
   void take_contexts(int end) { next_context_ = end; }
 
-  /// One operation of this process at a time: MPI may be called by one thread only. An abort that is being told is waited for.
+  /// One operation of this process at a time: MPI may be called by one thread only. An abort that is being sent is waited for.
   bool enter() noexcept {
     for (occupant found = nobody; !occupant_.compare_exchange_weak(found, operation, std::memory_order_acquire); found = nobody) {
       if (found == operation) return false;
@@ -68,98 +69,91 @@ public:
   void leave_operation() noexcept { occupant_.store(nobody, std::memory_order_release); }
   /// For destructors and the end of run(): nothing is refused, but no abort from another thread runs beside it.
   template <class F>
-  void undisturbed(F&& f) {
+  void exclusively(F&& f) {
     bool const entered = enter();
     f();
     if (entered) leave_operation();
   }
 
-  void join(mpi_member& m) {
-    members_.push_back(&m);
+  void add(mpi_listener& m) {
+    listeners_.push_back(&m);
     for (std::size_t i = 0; i < early_.size(); ++i) // a quick peer has used the group already
-      if (early_[i].note.context == m.context() && !early_[i].delivered) {
+      if (early_[i].head.context == m.context() && !early_[i].delivered) {
         early_[i].delivered = true;
-        m.hear(early_[i].peer, early_[i].note, early_[i].data.data(), early_[i].data.size());
+        m.receive(early_[i].peer, early_[i].head, early_[i].data.data(), early_[i].data.size());
       }
     std::erase_if(early_, [](early const& e) { return e.delivered; });
   }
-  void part(mpi_member& m) noexcept { std::erase(members_, &m); }
+  void remove(mpi_listener& m) noexcept { std::erase(listeners_, &m); }
 
   /// Handles what has arrived. Returns whether anything had.
-  bool pump() {
-    if (asked_.load(std::memory_order_acquire)) fail(take_request());
-    bool const any =
-        link_.poll([&](int peer, mpi_note const& n, std::byte const* data, std::size_t bytes) { hear(peer, n, data, bytes); });
-    if (link_.error() != MPI_SUCCESS && !failed_) fail(broken());
+  bool make_progress() {
+    if (abort_requested_.load(std::memory_order_acquire)) fail(take_requested_abort());
+    bool const any = link_.poll(
+        [&](int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) { receive(peer, n, data, bytes); });
+    if (link_.error() != MPI_SUCCESS && !failed()) fail(broken());
     return any;
   }
 
-  /// The first failure is the cause; later ones are its consequences and change nothing. Every rank of the root is told; memory
-  /// of open exchanges is taken back. `learned` from another rank, or found here.
-  void fail(mpi_failure f, bool learned = false) {
-    if (failed_) {
-      if (cause_.provisional && !f.provisional && f.world == cause_.world && f.info.code != errc::aborted) {
-        cause_.why = f.why.empty() ? describe(f.info) : std::move(f.why); // the exception that destroyed the token has arrived
-        cause_.provisional = false;
-        recorder_->dump(flight_record());
-      }
-      return;
-    }
-    failed_ = true;
-    if (f.why.empty()) f.why = describe(f.info);
-    cause_ = std::move(f);
+  /// The first failure is the cause; later ones are its consequences and change nothing. Every rank of the root learns of it; memory
+  /// of open exchanges is taken back. `from_peer`: another rank has said so.
+  void fail(failure f, bool from_peer = false) {
+    auto const change = cause_.add(std::move(f));
+    if (change == cause_of_end::change::none) return;
     std::string const record = flight_record(); // as it was, before operations are given up
-    if (!learned) tell(false);
-    auto const until = std::chrono::steady_clock::now() + last_writes;
-    for (mpi_member* m : members_) m->take_back(until);
-    tell(true);
+    if (change == cause_of_end::change::first) {
+      if (!from_peer) send_failure(false);
+      auto const until = std::chrono::steady_clock::now() + write_grace;
+      for (mpi_listener* m : listeners_) m->cancel_receives(until);
+      send_failure(true);
+    }
     recorder_->dump(record);
-    if (!learned) recorder_->log_failure(cause_.why);
+    if (change == cause_of_end::change::first && !from_peer) recorder_->log_failure(cause().why);
   }
 
-  /// From any thread. Below MPI_THREAD_MULTIPLE only MPI's main thread can tell the others at once; otherwise the rank's own thread
-  /// does at its next poll.
-  void abort(mpi_failure f) {
-    if (!mpi_is_running()) return; // nobody is left to be told
+  /// From any thread. Below MPI_THREAD_MULTIPLE only MPI's main thread can tell the others at once; otherwise the
+  /// rank's own thread does at its next poll.
+  void abort(failure f) {
+    if (!mpi_is_running()) return; // nobody is left to learn of it
     int main = 0;
     MPI_Is_thread_main(&main);
     occupant found = nobody;
-    if ((main || any_thread_) && occupant_.compare_exchange_strong(found, teller, std::memory_order_acquire)) {
+    if ((main || thread_multiple_) && occupant_.compare_exchange_strong(found, aborting, std::memory_order_acquire)) {
       fail(std::move(f));
       return leave_operation();
     }
     std::lock_guard lock(mutex_);
-    if (!asked_) request_ = std::move(f);
-    asked_.store(true, std::memory_order_release);
+    if (!abort_requested_) requested_abort_ = std::move(f);
+    abort_requested_.store(true, std::memory_order_release);
   }
 
   /// Waits until `done()` holds; false when the family failed first. `inspect()` looks for peers that can never answer, whenever
-  /// something was heard; `ask()` runs while nothing is; at the deadline `late()` fails the family.
+  /// something has arrived; `ask()` runs while nothing is; at the deadline `late()` fails the family.
   template <class Done, class Inspect, class Ask, class Late>
   bool wait(Done&& done, Inspect&& inspect, Ask&& ask, Late&& late) {
     using clock = std::chrono::steady_clock;
-    clock::time_point end{}, next_question{};
+    clock::time_point end{}, next_query{};
     clock::duration silence = std::chrono::milliseconds(20);
-    bool heard = true;
+    bool arrived = true;
     for (std::int64_t polls = 0;; ++polls) {
       if (done()) return true;
-      if (failed_) return false;
-      if (heard) inspect();
-      heard = pump();
-      if (heard || polls < options_.spin) continue;
+      if (failed()) return false;
+      if (arrived) inspect();
+      arrived = make_progress();
+      if (arrived || polls < options_.spin) continue;
       auto const now = clock::now();
       if (end == clock::time_point{}) {
         end = now + options_.deadline;
-        next_question = now + silence;
+        next_query = now + silence;
       }
-      if (now >= next_question) {
+      if (now >= next_query) {
         ask();
-        heard = true; // a look at who has left
+        arrived = true; // a look at who has returned
         silence *= 2;
-        next_question = now + std::min<clock::duration>(silence, std::chrono::milliseconds(500));
+        next_query = now + std::min<clock::duration>(silence, std::chrono::milliseconds(500));
       }
-      if (now >= end && !failed_) late();
-      if (polls < options_.spin + patience)
+      if (now >= end && !failed()) late();
+      if (polls < options_.spin + busy_polls)
         std::this_thread::yield();
       else
         std::this_thread::sleep_for(std::chrono::microseconds(50));
@@ -167,23 +161,23 @@ public:
   }
 
   /// After this rank's body: who still waits for this rank learns that it will not answer.
-  void leave() {
-    if (failed_ || left_) return;
-    left_ = true;
-    mpi_note n;
-    n.kind = mpi_note::farewell;
+  void announce_return() {
+    if (failed() || over_) return;
+    over_ = true;
+    mpi_control n;
+    n.kind = mpi_control::returned;
     for (int r = 0; r < ranks(); ++r)
-      if (r != world()) link_.send(r, n, 0, [](std::byte*) {});
+      if (r != world()) link_.send(r, n);
   }
-  bool left() const { return left_; }
+  bool is_over() const noexcept { return over_; }
 
   /// How long an operation that has failed waits for peers that may be reading what it sends.
-  static mpi_member::time end_of_reads() { return std::chrono::steady_clock::now() + last_reads; }
+  static mpi_listener::time end_of_reads() { return std::chrono::steady_clock::now() + read_grace; }
   /// Waits for a send that `peer` may be reading: until it is over, or the peer has taken its receives back, or `end`.
   template <class Sent>
-  void drain(int peer, mpi_member::time end, Sent&& sent) noexcept {
-    while (!sent() && !out_[std::size_t(peer)] && std::chrono::steady_clock::now() < end) {
-      link_.poll([&](int p, mpi_note const& n, std::byte const* data, std::size_t bytes) { hear(p, n, data, bytes); });
+  void drain(int peer, mpi_listener::time end, Sent&& sent) noexcept {
+    while (!sent() && !ended_ranks_[std::size_t(peer)] && std::chrono::steady_clock::now() < end) {
+      link_.poll([&](int p, mpi_control const& n, std::byte const* data, std::size_t bytes) { receive(p, n, data, bytes); });
       std::this_thread::yield();
     }
   }
@@ -191,94 +185,96 @@ public:
   /// The end of the last handle. What cannot be freed now is kept, and looked at again when the next communicator is made.
   static void retire(mpi_family* f) noexcept {
     std::unique_ptr<mpi_family> family(f);
-    if (auto heard = flight_recorder::listen(nullptr); heard != f->recorder_) flight_recorder::listen(std::move(heard));
+    if (auto before = flight_recorder::listen(nullptr); before != f->recorder_) flight_recorder::listen(std::move(before));
     if (!mpi_is_running()) return;
     if (f->is_unwinding())
-      f->fail({{errc::bad_state, "its last handle was destroyed by an exception", "See what this rank threw", "sp::mpi",
-                f->world(), f->ranks()},
-               f->world()});
-    f->leave();
-    auto const end = std::chrono::steady_clock::now() + farewell_time;
-    while (!f->finished() && !f->failed_ && std::chrono::steady_clock::now() < end) std::this_thread::yield();
-    bury(std::move(family));
+      f->fail({.info = {errc::bad_state, "its last handle was destroyed by an exception", "See what this rank threw", "sp::mpi",
+                        f->world(), f->ranks()},
+               .world = f->world()});
+    f->announce_return();
+    auto const end = std::chrono::steady_clock::now() + close_grace;
+    while (!f->finished() && !f->failed() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    free_finished(std::move(family));
   }
-  static void bury(std::unique_ptr<mpi_family> family) {
-    std::lock_guard lock(graves().mutex);
-    if (family) graves().kept.push_back(std::move(family));
-    std::erase_if(graves().kept, [](std::unique_ptr<mpi_family>& f) {
-      if (f->failed_ || !f->finished()) return false; // messages of a failed family may arrive at any time
+  static void free_finished(std::unique_ptr<mpi_family> family) {
+    std::lock_guard lock(unfinished().mutex);
+    if (family) unfinished().kept.push_back(std::move(family));
+    std::erase_if(unfinished().kept, [](std::unique_ptr<mpi_family>& f) {
+      if (f->failed() || !f->finished()) return false; // messages of a failed family may arrive at any time
       f->link_.close();
       return true;
     });
   }
 
 private:
-  static constexpr int patience = 2000;
-  static constexpr auto last_writes = std::chrono::milliseconds(40), last_reads = last_writes,
-                        farewell_time = std::chrono::milliseconds(50);
+  static constexpr int busy_polls = 2000;
+  static constexpr auto write_grace = std::chrono::milliseconds(40), read_grace = write_grace,
+                        close_grace = std::chrono::milliseconds(50);
 
   struct early {
     int peer;
-    mpi_note note;
+    mpi_control head;
     std::vector<std::byte> data;
     bool delivered = false;
   };
-  struct graveyard {
+  struct unfinished_families {
     std::mutex mutex;
     std::vector<std::unique_ptr<mpi_family>> kept;
   };
-  static graveyard& graves() {
-    static graveyard all;
+  static unfinished_families& unfinished() {
+    static unfinished_families all;
     return all;
   }
 
-  void hear(int peer, mpi_note const& n, std::byte const* data, std::size_t bytes) {
+  void receive(int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) {
     switch (n.kind) {
-    case mpi_note::failure:
-      if (n.number) out_[std::size_t(peer)] = true;
-      return fail(mpi_failure::read(data, bytes), true);
-    case mpi_note::farewell:
-      gone_[std::size_t(peer)] = true;
+    case mpi_control::failure:
+      if (n.number) ended_ranks_[std::size_t(peer)] = true;
+      return fail(failure_message::read(data, bytes), true);
+    case mpi_control::returned:
+      returned_ranks_[std::size_t(peer)] = true;
       return;
-    case mpi_note::question:
+    case mpi_control::progress_query:
       return answer(peer, n.context);
     default:
       break;
     }
-    if (failed_ && n.kind != mpi_note::meeting && n.kind != mpi_note::parting) return; // these two decide about blocking calls
-    for (mpi_member* m : members_)
-      if (m->context() == n.context) return m->hear(peer, n, data, bytes);
-    if (!failed_ && (n.kind == mpi_note::call || n.kind == mpi_note::meeting)) early_.push_back({peer, n, {data, data + bytes}});
+    if (failed() && n.kind != mpi_control::meeting && n.kind != mpi_control::close_vote)
+      return; // these two decide about blocking calls
+    for (mpi_listener* m : listeners_)
+      if (m->context() == n.context) return m->receive(peer, n, data, bytes);
+    if (!failed() && (n.kind == mpi_control::announcement || n.kind == mpi_control::meeting))
+      early_.push_back({peer, n, {data, data + bytes}});
   }
   void answer(int peer, int context) {
-    if (failed_ || left_) return;
-    mpi_note n;
-    n.kind = mpi_note::answer;
+    if (failed() || over_) return;
+    mpi_control n;
+    n.kind = mpi_control::progress_reply;
     n.context = context;
     n.values[0] = -1; // no such group here
-    for (mpi_member* m : members_)
-      if (m->context() == context) m->describe_progress(n);
-    link_.send(peer, n, 0, [](std::byte*) {});
+    for (mpi_listener* m : listeners_)
+      if (m->context() == context) m->report_progress(n);
+    link_.send(peer, n);
   }
   /// Of this rank, if the settings ask for a file.
   std::string flight_record() const {
-    return flight_recorder::dumps() ? recorder_->json(&cause_.info, cause_.why, cause_.world) : std::string();
+    return flight_recorder::dumps() ? recorder_->json(&cause().info, cause().why, cause().world) : std::string();
   }
-  /// `out`: this rank has taken its memory back and will not receive any more.
-  void tell(bool out) {
-    mpi_note n;
-    n.kind = mpi_note::failure;
-    n.number = out;
+  /// `ended`: this rank has taken its memory back and will not receive any more.
+  void send_failure(bool ended) {
+    mpi_control n;
+    n.kind = mpi_control::failure;
+    n.number = ended;
     for (int r = 0; r < ranks(); ++r)
-      if (r != world()) link_.send(r, n, cause_.bytes(), [&](std::byte* to) { cause_.write(to); });
+      if (r != world()) link_.send(r, n, failure_message::bytes, [&](std::byte* to) { failure_message::write(cause(), to); });
   }
-  mpi_failure take_request() {
+  failure take_requested_abort() {
     std::lock_guard lock(mutex_);
-    asked_ = false;
-    return std::move(request_);
+    abort_requested_ = false;
+    return std::move(requested_abort_);
   }
-  mpi_failure broken() const {
-    mpi_failure f;
+  failure broken() const {
+    failure f;
     f.info = {errc::backend_error,
               std::string(link_.failed_call()) + " failed, " + mpi_error_text(link_.error()),
               "See the text of your MPI",
@@ -286,29 +282,29 @@ private:
               world(),
               ranks()};
     f.world = f.one = f.other = world();
-    f.context = mpi_failure::any_context;
+    f.group = failure::every_group;
     return f;
   }
   /// Nothing of this family is under way any more, in either direction.
   bool finished() {
-    link_.poll([&](int p, mpi_note const& n, std::byte const* data, std::size_t bytes) { hear(p, n, data, bytes); });
-    return left_ && link_.flushed() && std::count(gone_.begin(), gone_.end(), true) == ranks() - 1;
+    link_.poll([&](int p, mpi_control const& n, std::byte const* data, std::size_t bytes) { receive(p, n, data, bytes); });
+    return over_ && link_.flushed() && std::count(returned_ranks_.begin(), returned_ranks_.end(), true) == ranks() - 1;
   }
 
   mpi_link link_;
   mpi_options options_;
-  std::vector<mpi_member*> members_;
+  std::vector<mpi_listener*> listeners_;
   std::vector<early> early_;
-  std::vector<bool> gone_, out_; ///< by rank: has returned; has failed and taken its memory back
+  std::vector<bool> returned_ranks_, ended_ranks_; ///< by rank: has returned; has failed and taken its memory back
   std::shared_ptr<flight_recorder> recorder_;
   int exceptions_, next_context_ = 1;
-  bool failed_ = false, left_ = false, any_thread_ = false;
-  mpi_failure cause_{};
-  enum occupant : int { nobody, operation, teller };
+  bool over_ = false, thread_multiple_ = false; ///< over: this rank has returned from its body
+  cause_of_end cause_{};
+  enum occupant : int { nobody, operation, aborting };
   std::atomic<occupant> occupant_{nobody};
-  std::atomic<bool> asked_{false};
+  std::atomic<bool> abort_requested_{false};
   std::mutex mutex_;
-  mpi_failure request_{};
+  failure requested_abort_{};
 };
 
 } // namespace sp::detail

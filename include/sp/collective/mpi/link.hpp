@@ -1,4 +1,4 @@
-// Small notes between the processes of a private MPI communicator: sent without blocking, received in order for each pair of ranks.
+// Control messages between processes of a private MPI communicator: sent without blocking, in order for each pair of ranks.
 // Buffers are reused; MPI's errors are kept for the caller to look at; the communicator is freed only when nothing is under way.
 #pragma once
 
@@ -25,33 +25,33 @@
 
 namespace sp {
 
-/// Numbers of an sp::mpi. All ranks give the same largest_note and largest_message (rank_mismatch otherwise).
+/// Numbers of an sp::mpi. All ranks give the same eager_limit and largest_message (rank_mismatch otherwise).
 struct mpi_options {
   std::chrono::milliseconds deadline =
       std::chrono::minutes(10);               ///< longest wait for a peer before `timeout`; above 0, at most a year
   int spin = 200;                             ///< fruitless polls before a wait lets other processes run between polls
-  index_t largest_note = 3840;                ///< parcels up to this many bytes travel in one message together with their header
+  index_t eager_limit = 3840;                 ///< parcels up to this many bytes travel in one message together with their header
   index_t largest_message = index_t{1} << 30; ///< larger parcels travel in several messages; MPI counts no further than an int
   int flight_records = 64;                    ///< operations that the flight recorder holds; 0: nothing is recorded
 };
 
 namespace detail {
 
-/// The head of every control message. Ranks run the same program on machines of the same kind: it travels as bytes.
-struct mpi_note {
-  enum kind_type : std::int32_t { call, meeting, failure, farewell, question, answer, parting };
+/// A control message, or the head of a longer one. Ranks run the same program on machines of the same kind: it travels as bytes.
+struct mpi_control {
+  enum kind_type : std::int32_t { announcement, meeting, failure, returned, progress_query, progress_reply, close_vote };
   static constexpr std::size_t text_size = 40;
   static constexpr int most_cuts = 6;
 
-  std::int32_t kind = call;
+  std::int32_t kind = announcement;
   std::int32_t context = 0;       ///< of the group
   std::uint64_t number = 0;       ///< of the exchange or the meeting
-  std::int64_t gives = 0;         ///< call: bytes sent; the first 0 < n <= largest_note of them follow the note
-  std::int64_t wants = 0;         ///< call: bytes expected
-  std::int32_t tag = 0;           ///< call: where the bytes wanted are to be sent
-  std::int32_t purpose = 0;       ///< meeting: its kind; call: how many cuts
-  std::int64_t cuts[most_cuts]{}; ///< call: bytes of each message wanted, if there are several
-  std::int64_t values[3]{};       ///< meeting, answer: what it tells
+  std::int64_t gives = 0;         ///< announcement: bytes sent; 0 < n <= eager_limit of them follow the head
+  std::int64_t wants = 0;         ///< announcement: bytes expected
+  std::int32_t tag = 0;           ///< announcement: where the bytes wanted are to be sent
+  std::int32_t purpose = 0;       ///< meeting: its kind; announcement: how many cuts
+  std::int64_t cuts[most_cuts]{}; ///< announcement: bytes of each message wanted, if there are several
+  std::int64_t values[3]{};       ///< meeting, progress_reply, close_vote: what it tells
   std::uint64_t primitive_hash = 0;
   char primitive[text_size]{}; ///< the beginning of it
 
@@ -62,7 +62,7 @@ struct mpi_note {
     std::memcpy(primitive, text.data(), n);
     primitive[n] = 0;
   }
-  bool same_call(mpi_note const& o) const {
+  bool same_primitive(mpi_control const& o) const {
     return primitive_hash == o.primitive_hash && std::strcmp(primitive, o.primitive) == 0;
   }
 };
@@ -89,11 +89,11 @@ inline bool mpi_is_running() {
 
 class mpi_link {
 public:
-  static constexpr int note_tag = 0, first_data_tag = 1, data_tags = 16384;
-  static constexpr std::size_t smallest_capacity = sizeof(mpi_note) + 2048; ///< room for the texts of a failure
+  static constexpr int control_tag = 0, first_data_tag = 1, data_tags = 16384;
+  static constexpr std::size_t smallest_capacity = sizeof(mpi_control) + 2048; ///< room for the texts of a failure
 
   /// Collective over `from`, with a deadline.
-  mpi_link(MPI_Comm from, mpi_options const& options) : capacity_(sizeof(mpi_note) + std::size_t(options.largest_note)) {
+  mpi_link(MPI_Comm from, mpi_options const& options) : capacity_(sizeof(mpi_control) + std::size_t(options.eager_limit)) {
     if (!mpi_is_running())
       fail({errc::bad_state, "MPI is not running: MPI_Init has not been called, or MPI_Finalize has",
             "Make the communicator after MPI_Init and let its last handle go before MPI_Finalize", "sp::mpi"});
@@ -107,7 +107,7 @@ public:
     mpi_check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
     for (slot& s : slots_) {
       s.bytes.resize(capacity_);
-      mpi_check(MPI_Recv_init(s.bytes.data(), int(capacity_), MPI_BYTE, MPI_ANY_SOURCE, note_tag, comm_, &s.request),
+      mpi_check(MPI_Recv_init(s.bytes.data(), int(capacity_), MPI_BYTE, MPI_ANY_SOURCE, control_tag, comm_, &s.request),
                 "MPI_Recv_init");
       mpi_check(MPI_Start(&s.request), "MPI_Start");
     }
@@ -131,43 +131,46 @@ public:
     return code == MPI_SUCCESS;
   }
 
-  /// Sends `note` and up to largest_note bytes that `fill(std::byte*)` writes behind it.
+  void send(int peer, mpi_control const& m) {
+    send(peer, m, 0, [](std::byte*) {});
+  }
+  /// Sends `m` and up to eager_limit bytes that `fill(std::byte*)` writes behind it.
   template <class Fill>
-  void send(int peer, mpi_note const& note, std::size_t bytes, Fill&& fill) {
-    sent_note& s = unused();
-    std::memcpy(s.bytes.data(), &note, sizeof note);
-    fill(s.bytes.data() + sizeof note);
-    if (!good(MPI_Isend(s.bytes.data(), int(sizeof note + bytes), MPI_BYTE, peer, note_tag, comm_, &s.request), "MPI_Isend"))
+  void send(int peer, mpi_control const& m, std::size_t bytes, Fill&& fill) {
+    sent_control& s = unused();
+    std::memcpy(s.bytes.data(), &m, sizeof m);
+    fill(s.bytes.data() + sizeof m);
+    if (!good(MPI_Isend(s.bytes.data(), int(sizeof m + bytes), MPI_BYTE, peer, control_tag, comm_, &s.request), "MPI_Isend"))
       s.request = MPI_REQUEST_NULL;
     else
       finished(s);
   }
 
-  /// Gives every note that has arrived to `handle(peer, note, data, bytes)`. Returns whether there was one.
+  /// Gives every message that has arrived to `handle(peer, message, data, bytes)`. Returns whether there was one.
   template <class Handle>
   bool poll(Handle&& handle) {
     for (bool any = false;; any = true) {
-      slot& s = slots_[next_]; // notes match slots in the order in which these were started, so this is the oldest
+      slot& s = slots_[next_]; // messages match slots in the order in which these were started, so this is the oldest
       int done = 0, count = 0;
       MPI_Status status;
       if (!good(MPI_Test(&s.request, &done, &status), "MPI_Test") || !done) return any;
       MPI_Get_count(&status, MPI_BYTE, &count);
-      mpi_note note;
-      if (std::size_t(count) < sizeof note) return good(MPI_ERR_TRUNCATE, "a note");
-      std::memcpy(&note, s.bytes.data(), sizeof note);
-      handle(status.MPI_SOURCE, note, s.bytes.data() + sizeof note, std::size_t(count) - sizeof note);
+      mpi_control m;
+      if (std::size_t(count) < sizeof m) return good(MPI_ERR_TRUNCATE, "a control message");
+      std::memcpy(&m, s.bytes.data(), sizeof m);
+      handle(status.MPI_SOURCE, m, s.bytes.data() + sizeof m, std::size_t(count) - sizeof m);
       if (!good(MPI_Start(&s.request), "MPI_Start")) return true;
       next_ = (next_ + 1) % slot_count;
     }
   }
 
-  /// True when all notes have left this process.
+  /// True when all messages have left this process.
   bool flushed() {
     for (auto& s : sent_)
       if (!finished(*s)) return false;
     return true;
   }
-  /// Frees the communicator. Only when every peer's last note has arrived: a late one could reach the next communicator.
+  /// Frees the communicator. Only when every peer's last message has arrived: a late one could reach the next communicator.
   void close() {
     for (slot& s : slots_) {
       MPI_Cancel(&s.request);
@@ -183,7 +186,7 @@ private:
     std::vector<std::byte> bytes;
     MPI_Request request = MPI_REQUEST_NULL;
   };
-  struct sent_note {
+  struct sent_control {
     std::vector<std::byte> bytes;
     MPI_Request request = MPI_REQUEST_NULL;
   };
@@ -212,17 +215,17 @@ private:
       std::this_thread::yield();
     }
   }
-  bool finished(sent_note& s) {
+  bool finished(sent_control& s) {
     int done = s.request == MPI_REQUEST_NULL;
     if (!done && !good(MPI_Test(&s.request, &done, MPI_STATUS_IGNORE), "MPI_Test")) done = 0;
     return done;
   }
-  sent_note& unused() {
+  sent_control& unused() {
     for (std::size_t i = 0; i < sent_.size(); ++i) { // the oldest first: it is nearly always free
       sent_at_ = (sent_at_ + 1) % sent_.size();
       if (finished(*sent_[sent_at_])) return *sent_[sent_at_];
     }
-    sent_.push_back(std::make_unique<sent_note>());
+    sent_.push_back(std::make_unique<sent_control>());
     sent_.back()->bytes.resize(capacity_);
     return *sent_.back();
   }
@@ -232,7 +235,7 @@ private:
   int rank_ = 0, size_ = 0;
   slot slots_[slot_count];
   std::size_t next_ = 0;
-  std::vector<std::unique_ptr<sent_note>> sent_;
+  std::vector<std::unique_ptr<sent_control>> sent_;
   std::size_t sent_at_ = 0;
   std::uint64_t tags_used_ = 0;
   int error_ = MPI_SUCCESS;

@@ -16,7 +16,7 @@ namespace sp {
 ///
 /// Progress: MPI moves bytes while somebody is inside it. A wait on a token returns as soon as each peer with bytes in that exchange
 /// has entered the same exchange and is, now and then, inside any operation of the family. The order of waits does not matter.
-/// Parcels up to largest_note travel with their header; larger ones straight from and to the caller's memory where they are
+/// Parcels up to eager_limit travel with their header; larger ones straight from and to the caller's memory where they are
 /// contiguous, else through a buffer that is kept. Ranks run on machines with the same representation of numbers.
 /// Limits: a token is waited for before the 8th exchange after it (bad_state).
 ///
@@ -101,11 +101,11 @@ void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
   mpi const self(comm, options);
   detail::mpi_family& family = self.group_->family();
   [[maybe_unused]] auto report = [&](error_info info, std::string why) {
-    detail::mpi_failure f;
+    detail::failure f;
     f.info = std::move(info);
     f.why = std::move(why);
     f.world = family.world();
-    family.undisturbed([&] { family.fail(std::move(f)); });
+    family.exclusively([&] { family.fail(std::move(f)); });
   };
 #if defined(__cpp_exceptions)
   try {
@@ -123,7 +123,7 @@ void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
 #else
   body(self);
 #endif
-  family.undisturbed([&] { family.leave(); });
+  family.exclusively([&] { family.announce_return(); });
 }
 
 static_assert(communicator<mpi> && has_barrier<mpi> && splittable<mpi> && abortable<mpi> && !peer_memory<mpi>);

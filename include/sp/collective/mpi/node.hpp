@@ -14,7 +14,7 @@ public:
   explicit mpi_node(std::shared_ptr<mpi_group> group) : group_(std::move(group)) {
     int here = 0;
     group_->operation(operation_kind::barrier, "sp::mpi_shared", 0, [&] {
-      group_->gather_surely({mpi_group::purpose::hello, "sp::mpi_shared"}, {});
+      group_->gather_before_blocking({meeting::join, "sp::mpi_shared"}, {});
       make_comm();
       here = ranks_of_this_node();
     });
@@ -28,7 +28,7 @@ public:
   mpi_node(mpi_node const&) = delete;
   /// Windows are freed if all ranks let go at about the same time, else they stay until the process ends.
   ~mpi_node() {
-    if (!mpi_is_running() || !group_->part_together()) return;
+    if (!mpi_is_running() || !group_->agree_to_close()) return;
     memory_.free();
     MPI_Comm_free(&comm_);
   }
@@ -49,12 +49,12 @@ public:
       p.where = memory_.take(p.bytes);
       index_t const missing = (p.where.window < 0 ? p.bytes : 0) + memory_.wanted();
       if (p.where.window >= 0) write(p, mine);
-      told_ = group_->gather_surely({mpi_group::purpose::publish, primitive, std::int64_t(number)}, whereabouts(p, missing));
+      everybody_ = group_->gather_before_blocking({meeting::publish, primitive, std::int64_t(number)}, location(p, missing));
       if (most_missing() > 0) { // everybody knows, and everybody is here
         memory_.grow(comm_, missing);
         if (p.where.window < 0) p.where = memory_.take(p.bytes);
         write(p, mine);
-        told_ = group_->gather_values({mpi_group::purpose::ready, primitive, std::int64_t(number)}, whereabouts(p, 0));
+        everybody_ = group_->gather_values({meeting::grow, primitive, std::int64_t(number)}, location(p, 0));
       }
       read(p);
     });
@@ -67,7 +67,7 @@ public:
     group_->operation(operation_kind::release, p.primitive, 0, [&] {
       memory_.sync();
       std::atomic_thread_fence(std::memory_order_seq_cst);
-      group_->come_together({mpi_group::purpose::release, p.primitive, std::int64_t(number)});
+      group_->meet({meeting::release, p.primitive, std::int64_t(number)});
       memory_.give(p.where, p.bytes);
       p.open = false;
     });
@@ -86,7 +86,7 @@ private:
     std::vector<std::vector<piece>> pieces; ///< everybody's, as this process sees them
   };
   /// A piece on its way: `shape` without its pointer.
-  struct shown {
+  struct published_piece {
     mpi_node_memory::place where;
     piece shape;
   };
@@ -97,7 +97,7 @@ private:
     MPI_Group all = MPI_GROUP_NULL, mine = MPI_GROUP_NULL;
     MPI_Comm const root = group_->family().link().comm();
     mpi_check(MPI_Comm_group(root, &all), "MPI_Comm_group");
-    mpi_check(MPI_Group_incl(all, group_->size(), group_->members().data(), &mine), "MPI_Group_incl");
+    mpi_check(MPI_Group_incl(all, group_->size(), group_->world_ranks().data(), &mine), "MPI_Group_incl");
     int const made = MPI_Comm_create_group(root, mine, mpi_link::first_data_tag + mpi_link::data_tags, &comm_);
     MPI_Group_free(&mine);
     MPI_Group_free(&all);
@@ -136,18 +136,18 @@ private:
   }
   /// What a block for these pieces takes: the list, and room for those that lie elsewhere.
   index_t size_of(std::span<piece const> mine) const {
-    index_t n = mpi_node_memory::rounded(index_t(sizeof(index_t) + mine.size() * sizeof(shown)));
+    index_t n = mpi_node_memory::block_bytes(index_t(sizeof(index_t) + mine.size() * sizeof(published_piece)));
     for (piece const& p : mine)
-      if (p.bytes() > 0 && !in_place(p)) n += mpi_node_memory::rounded(p.bytes());
+      if (p.bytes() > 0 && !in_place(p)) n += mpi_node_memory::block_bytes(p.bytes());
     return n;
   }
   void write(publication const& pub, std::span<piece const> mine) {
     std::byte* const block = memory_.at(group_->rank(), pub.where);
     auto const count = index_t(mine.size());
     std::memcpy(block, &count, sizeof count);
-    index_t used = mpi_node_memory::rounded(index_t(sizeof(index_t) + mine.size() * sizeof(shown)));
+    index_t used = mpi_node_memory::block_bytes(index_t(sizeof(index_t) + mine.size() * sizeof(published_piece)));
     for (std::size_t i = 0; i < mine.size(); ++i) {
-      shown s{{}, mine[i]};
+      published_piece s{{}, mine[i]};
       if (mine[i].bytes() > 0) {
         if (in_place(mine[i])) {
           s.where = memory_.find(range(mine[i]).first, range(mine[i]).second);
@@ -156,35 +156,35 @@ private:
           s.shape = dense(mine[i], block + used);
           copy({&s.shape, 1}, {&mine[i], 1});
           s.where = {pub.where.window, pub.where.at + used};
-          used += mpi_node_memory::rounded(mine[i].bytes());
+          used += mpi_node_memory::block_bytes(mine[i].bytes());
         }
       }
       s.shape.data = nullptr;
-      std::memcpy(block + sizeof(index_t) + i * sizeof(shown), &s, sizeof s);
+      std::memcpy(block + sizeof(index_t) + i * sizeof(published_piece), &s, sizeof s);
     }
     memory_.sync();
     std::atomic_thread_fence(std::memory_order_seq_cst);
   }
-  static mpi_group::values whereabouts(publication const& p, index_t missing) { return {missing, p.where.window, p.where.at}; }
+  static mpi_group::values location(publication const& p, index_t missing) { return {missing, p.where.window, p.where.at}; }
   index_t most_missing() const {
     index_t most = 0;
-    for (mpi_note const& n : told_) most = max(most, index_t(n.values[0]));
+    for (mpi_control const& n : everybody_) most = max(most, index_t(n.values[0]));
     return most;
   }
   void read(publication& p) {
     std::atomic_thread_fence(std::memory_order_seq_cst);
     memory_.sync();
-    p.pieces.resize(told_.size());
-    for (int r = 0; r < int(told_.size()); ++r) {
-      mpi_note const& n = told_[std::size_t(r)];
+    p.pieces.resize(everybody_.size());
+    for (int r = 0; r < int(everybody_.size()); ++r) {
+      mpi_control const& n = everybody_[std::size_t(r)];
       std::byte const* const block = memory_.at(r, {int(n.values[1]), index_t(n.values[2])});
       index_t count = 0;
       std::memcpy(&count, block, sizeof count);
       std::vector<piece>& list = p.pieces[std::size_t(r)];
       list.resize(std::size_t(count));
       for (std::size_t i = 0; i < list.size(); ++i) {
-        shown s;
-        std::memcpy(&s, block + sizeof(index_t) + i * sizeof(shown), sizeof s);
+        published_piece s;
+        std::memcpy(&s, block + sizeof(index_t) + i * sizeof(published_piece), sizeof s);
         list[i] = s.shape;
         if (s.where.window >= 0) list[i].data = memory_.at(r, s.where);
       }
@@ -196,7 +196,7 @@ private:
   mpi_node_memory memory_;
   std::array<publication, publications> open_{};
   std::uint64_t published_ = 0;
-  std::span<mpi_note const> told_; ///< of the last gather
+  std::span<mpi_control const> everybody_; ///< of the last gather
 };
 
 } // namespace sp::detail

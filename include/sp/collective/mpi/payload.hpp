@@ -16,7 +16,7 @@ struct mpi_shape {
   static constexpr index_t worth_a_message = 4096;
 
   index_t runs = 0;
-  index_t lengths[mpi_note::most_cuts]{}; ///< of the first runs
+  index_t lengths[mpi_control::most_cuts]{}; ///< of the first runs
 
   explicit mpi_shape(std::span<piece const> pieces) {
     std::byte* end = nullptr;
@@ -25,11 +25,11 @@ struct mpi_shape {
       if (bytes == 0) continue;
       index_t const run = segment_cursor({&p, 1}).left();
       if (run < bytes) {
-        runs += bytes / run + mpi_note::most_cuts; // too many to be listed
-      } else if (runs > 0 && runs <= mpi_note::most_cuts && p.data == end) {
+        runs += bytes / run + mpi_control::most_cuts; // too many to be listed
+      } else if (runs > 0 && runs <= mpi_control::most_cuts && p.data == end) {
         lengths[runs - 1] += bytes;
       } else {
-        if (runs < mpi_note::most_cuts) lengths[runs] = bytes;
+        if (runs < mpi_control::most_cuts) lengths[runs] = bytes;
         ++runs;
       }
       end = p.data + bytes;
@@ -37,7 +37,7 @@ struct mpi_shape {
   }
   /// A few long runs: each is a message of its own, straight from memory to memory.
   bool few() const {
-    if (runs < 2 || runs > mpi_note::most_cuts) return false;
+    if (runs < 2 || runs > mpi_control::most_cuts) return false;
     for (index_t r = 0; r < runs; ++r)
       if (lengths[r] < worth_a_message) return false;
     return true;
@@ -100,11 +100,11 @@ public:
   bool idle() const { return requests_.empty(); }
 
   /// `call` is the receiver's: where, and cut how, it wants the bytes.
-  void send(mpi_link& link, int peer, mpi_note const& call, std::span<piece const> pieces, index_t bytes, index_t largest) {
+  void send(mpi_link& link, int peer, mpi_control const& call, std::span<piece const> pieces, index_t bytes, index_t largest) {
     receiving_ = false;
     pieces_ = pieces;
     bytes_ = bytes;
-    bool const cuts = call.purpose >= 2 && call.purpose <= mpi_note::most_cuts &&
+    bool const cuts = call.purpose >= 2 && call.purpose <= mpi_control::most_cuts &&
                       std::accumulate(call.cuts, call.cuts + call.purpose, index_t{0}) == bytes;
     if (cuts)
       cut_.assign(call.cuts, call.cuts + call.purpose);
@@ -124,7 +124,7 @@ public:
     });
   }
   /// Writes into `call` how the bytes are wanted.
-  void receive(mpi_link& link, int peer, mpi_note& call, std::span<piece const> pieces, index_t bytes, index_t largest) {
+  void receive(mpi_link& link, int peer, mpi_control& call, std::span<piece const> pieces, index_t bytes, index_t largest) {
     receiving_ = true;
     pieces_ = pieces;
     bytes_ = bytes;

@@ -48,7 +48,7 @@ public:
   void sync() const { MPI_Win_sync(window_); }
 
   std::byte* base(int rank) const { return bases_[std::size_t(rank)]; }
-  /// Offset of a block of `bytes`, rounded up to the alignment; -1 when there is no room.
+  /// Offset of a block of `bytes`, which are a multiple of the alignment; -1 when there is no room.
   index_t take(index_t bytes) {
     for (std::size_t i = 0; i < free_.size(); ++i) {
       if (free_[i].bytes < bytes) continue;
@@ -96,7 +96,7 @@ public:
   };
 
   void* allocate(std::size_t bytes) override {
-    index_t const n = rounded(index_t(bytes));
+    index_t const n = block_bytes(index_t(bytes));
     if (place const p = take(n); p.window >= 0) return windows_[std::size_t(p.window)]->base(rank_) + p.at;
     outside_ += n;
     wanted_ = max(wanted_, outside_);
@@ -104,18 +104,18 @@ public:
   }
   void deallocate(void* p, std::size_t bytes) noexcept override {
     auto const* data = static_cast<std::byte const*>(p);
-    if (place const q = find(data, data + bytes); q.window >= 0) return give(q, rounded(index_t(bytes)));
-    outside_ = max(outside_ - rounded(index_t(bytes)), index_t{0});
+    if (place const q = find(data, data + bytes); q.window >= 0) return give(q, block_bytes(index_t(bytes)));
+    outside_ = max(outside_ - block_bytes(index_t(bytes)), index_t{0});
     ::operator delete(p, std::align_val_t(alignment));
   }
 
-  static index_t rounded(index_t n) { return round_up(max(n, index_t{1}), index_t(alignment)); }
-  place take(index_t rounded_bytes) {
+  static index_t block_bytes(index_t n) { return round_up(max(n, index_t{1}), index_t(alignment)); }
+  place take(index_t bytes) {
     for (std::size_t w = 0; w < windows_.size(); ++w)
-      if (index_t const at = windows_[w]->take(rounded_bytes); at >= 0) return {int(w), at};
+      if (index_t const at = windows_[w]->take(bytes); at >= 0) return {int(w), at};
     return {};
   }
-  void give(place p, index_t rounded_bytes) noexcept { windows_[std::size_t(p.window)]->give(p.at, rounded_bytes); }
+  void give(place p, index_t bytes) noexcept { windows_[std::size_t(p.window)]->give(p.at, bytes); }
   place find(std::byte const* low, std::byte const* high) const {
     for (std::size_t w = 0; w < windows_.size(); ++w)
       if (windows_[w]->holds(low, high)) return {int(w), low - windows_[w]->base(rank_)};
@@ -128,7 +128,7 @@ public:
   /// Collective.
   void grow(MPI_Comm comm, index_t bytes) {
     MPI_Comm_rank(comm, &rank_);
-    windows_.push_back(std::make_unique<mpi_window>(comm, rounded(bytes)));
+    windows_.push_back(std::make_unique<mpi_window>(comm, block_bytes(bytes)));
     wanted_ = outside_ = 0;
   }
   /// Collective.

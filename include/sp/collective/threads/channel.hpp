@@ -13,7 +13,7 @@
 namespace sp::detail {
 
 /// One side's part of a message.
-struct half {
+struct message_half {
   std::span<piece const> pieces;
   index_t bytes = 0;
   std::uint64_t exchange = 0; ///< number of the exchange it belongs to
@@ -31,18 +31,18 @@ struct alignas(64) rendezvous {
   static constexpr std::uint64_t withdrawn = std::uint64_t{1} << 63; ///< set in `done` when the bytes did not move
 
   std::atomic<std::uint64_t> sent{0}, claimed{0}; // with `from` on the sender's cache line
-  half from;
+  message_half from;
   alignas(64) std::atomic<std::uint64_t> wanted{0};
   std::atomic<std::uint64_t> done{0};
-  half to;
+  message_half to;
 
   // Both post with seq_cst and then look for the other: at least one of them sees both halves.
-  bool post_send(half h, std::uint64_t ticket) {
+  bool post_send(message_half h, std::uint64_t ticket) {
     from = h;
     sent.store(ticket, std::memory_order_seq_cst);
     return wanted.load(std::memory_order_seq_cst) == ticket;
   }
-  bool post_receive(half h, std::uint64_t ticket) {
+  bool post_receive(message_half h, std::uint64_t ticket) {
     to = h;
     wanted.store(ticket, std::memory_order_seq_cst);
     return sent.load(std::memory_order_seq_cst) == ticket;

@@ -1,11 +1,10 @@
-// What the ranks of one threads::run share: doorbells to wait on, the deadline, and the first failure, which ends them all.
+// What the ranks of one threads::run share: the events they wait for, the deadline, and the first failure, which ends them all.
 // A wait ends by its condition, by a failure of any rank, or at the deadline; nothing here waits for ever and nothing is lost.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <exception>
 #include <memory>
@@ -15,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include <sp/collective/family/failure.hpp>
+#include <sp/collective/threads/event_count.hpp>
 #include <sp/diagnosis/flight_recorder.hpp>
 
 namespace sp {
@@ -35,115 +36,69 @@ inline void relax() noexcept {
 #endif
 }
 
-/// Wakes one rank. Whoever changes something that the rank may wait for changes it first and rings afterwards.
-class alignas(64) doorbell {
-public:
-  std::uint32_t heard() const noexcept { return rings_.load(std::memory_order_seq_cst); }
-
-  void ring() noexcept {
-    rings_.fetch_add(1, std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_seq_cst) == 0) return; // a sleeper counts itself before it looks at rings_
-    std::lock_guard lock(mutex_);
-    woken_.notify_all();
-  }
-
-  /// Returns at the first ring after `heard` was read, at `until` at the latest.
-  void sleep(std::uint32_t heard, std::chrono::steady_clock::time_point until) {
-    std::unique_lock lock(mutex_);
-    sleepers_.fetch_add(1, std::memory_order_seq_cst);
-    woken_.wait_until(lock, until, [&] { return this->heard() != heard; });
-    sleepers_.fetch_sub(1, std::memory_order_seq_cst);
-  }
-
-private:
-  std::atomic<std::uint32_t> rings_{0};
-  std::atomic<int> sleepers_{0};
-  std::mutex mutex_;
-  std::condition_variable woken_;
-};
-
-/// Why a family ended.
-struct failure {
-  error_info info;                ///< as the rank that found it reports it
-  std::exception_ptr thrown = {}; ///< what run() rethrows; empty means error(info)
-  std::string why = {};           ///< for the others' messages; empty means describe(info)
-  int world = -1;                 ///< the rank of run() that failed
-  void const* group = nullptr;    ///< where ranks `one` and `other` see info.code themselves; all the others see `aborted`
-  int one = -1, other = -1;
-  bool provisional = false; ///< a token died in an unwinding stack: the exception behind it is not known yet
-};
-
 class thread_family {
 public:
   thread_family(int ranks, threads_options options)
       : ranks_(ranks), options_(options), spin_(unsigned(ranks) <= std::thread::hardware_concurrency() ? options.spin : 0),
-        bells_(std::make_unique<doorbell[]>(std::size_t(ranks))),
+        events_(std::make_unique<event_count[]>(std::size_t(ranks))),
         returned_(std::make_unique<std::atomic<bool>[]>(std::size_t(ranks))) {
     int const number = flight_recorder::new_family();
     for (int r = 0; r < ranks; ++r)
       recorders_.push_back(std::make_shared<flight_recorder>(r, ranks, options.flight_records, number));
   }
 
-  int ranks() const { return ranks_; }
-  std::chrono::milliseconds deadline() const { return options_.deadline; }
-  doorbell& bell(int world) { return bells_[std::size_t(world)]; }
+  int ranks() const noexcept { return ranks_; }
+  std::chrono::milliseconds deadline() const noexcept { return options_.deadline; }
   std::shared_ptr<flight_recorder> const& recorder(int world) const { return recorders_[std::size_t(world)]; }
   /// A number for a new group; 0 is the group of run().
-  int new_group() { return groups_.fetch_add(1, std::memory_order_relaxed); }
+  int new_group() noexcept { return groups_.fetch_add(1, std::memory_order_relaxed); }
   bool failed() const noexcept { return failed_.load(std::memory_order_seq_cst); }
 
+  /// Something that the rank may wait for has changed.
+  void notify(int world) noexcept { events_[std::size_t(world)].notify(); }
   /// A rank whose body has returned will never answer again.
-  void returned(int world) { returned_[std::size_t(world)].store(true, std::memory_order_release); }
-  bool has_returned(int world) const { return returned_[std::size_t(world)].load(std::memory_order_acquire); }
+  void set_returned(int world) noexcept { returned_[std::size_t(world)].store(true, std::memory_order_release); }
+  bool has_returned(int world) const noexcept { return returned_[std::size_t(world)].load(std::memory_order_acquire); }
 
-  /// The first failure is the cause; later ones are its consequences and change nothing. `aborted` is always a consequence.
-  /// Flight records are taken before anybody else learns of it, so that they show where each rank was, also one that hangs.
+  /// Ends the family, see cause_of_end. Flight records are taken before anybody else learns of it, so that they show where each
+  /// rank was, also one that hangs.
   void fail(failure f) {
     if (!f.thrown) f.thrown = std::make_exception_ptr(error(f.info));
-    if (f.why.empty()) f.why = describe(f.info);
     std::vector<std::string> records;
     int const reporter = std::max(f.world, 0);
-    bool news = false;
+    auto change = cause_of_end::change::none;
     {
       std::lock_guard lock(mutex_);
-      if (!failed()) {
-        cause_ = std::move(f);
-        records = flight_records();
-        news = true;
-        failed_.store(true, std::memory_order_seq_cst);
-      } else if (cause_.provisional && !f.provisional && f.world == cause_.world && f.info.code != errc::aborted) {
-        cause_.thrown = std::move(f.thrown); // the exception that destroyed the token has arrived
-        cause_.why = std::move(f.why);
-        cause_.provisional = false;
-        records = flight_records();
-      }
+      change = cause_.add(std::move(f));
+      if (change != cause_of_end::change::none) records = flight_records();
+      failed_.store(true, std::memory_order_seq_cst);
     }
-    for (int r = 0; r < ranks_; ++r) bell(r).ring();
+    for (int r = 0; r < ranks_; ++r) notify(r);
     for (std::size_t r = 0; r < records.size(); ++r) recorders_[r]->dump(records[r]);
-    if (news) recorders_[std::size_t(reporter)]->log_failure(cause().why);
+    if (change == cause_of_end::change::first) recorders_[std::size_t(reporter)]->log_failure(cause().why);
   }
 
   failure cause() const {
     std::lock_guard lock(mutex_);
-    return cause_;
+    return cause_.get();
   }
 
-  /// Waits on the bell of `world` until `done()` holds. `inspect()` runs now and then while nothing happens: it looks for peers
-  /// that can never answer. Returns false when the family failed; at the deadline `late()` is told, and must fail the family.
+  /// Waits in the name of rank `world` until `done()` holds. `inspect()` runs now and then while nothing happens: it looks for peers
+  /// that can never answer. Returns false when the family failed; at the deadline `late()` is called, and must fail the family.
   template <class Done, class Inspect, class Late>
   bool wait(int world, Done&& done, Inspect&& inspect, Late&& late) {
-    doorbell& mine = bell(world);
+    event_count& events = events_[std::size_t(world)];
     for (int polls = spin_;;) {
-      std::uint32_t const heard = mine.heard();
+      std::uint32_t const seen = events.count();
       if (done()) return true;
       if (failed()) return false;
-      while (polls > 0 && mine.heard() == heard) {
+      while (polls > 0 && events.count() == seen) {
         if (--polls % 64 == 0)
           std::this_thread::yield(); // the peer may be runnable on this very core
         else
           relax();
       }
-      if (polls == 0) return block(mine, heard, done, inspect, late);
+      if (polls == 0) return block(events, seen, done, inspect, late);
     }
   }
 
@@ -151,21 +106,22 @@ private:
   /// Of all ranks, if the settings ask for files.
   std::vector<std::string> flight_records() const {
     std::vector<std::string> texts;
+    failure const& cause = cause_.get();
     if (flight_recorder::dumps())
-      for (auto const& r : recorders_) texts.push_back(r->json(&cause_.info, cause_.why, cause_.world));
+      for (auto const& r : recorders_) texts.push_back(r->json(&cause.info, cause.why, cause.world));
     return texts;
   }
 
   static constexpr auto quiet = std::chrono::milliseconds(20);
 
   template <class Done, class Inspect, class Late>
-  bool block(doorbell& mine, std::uint32_t heard, Done& done, Inspect& inspect, Late& late) {
+  bool block(event_count& events, std::uint32_t seen, Done& done, Inspect& inspect, Late& late) {
     auto const end = std::chrono::steady_clock::now() + options_.deadline;
     for (;;) {
       auto const slice = std::min(std::chrono::steady_clock::now() + quiet, end);
-      mine.sleep(heard, slice);
-      bool const silence = mine.heard() == heard;
-      heard = mine.heard();
+      events.wait(seen, slice);
+      bool const silence = events.count() == seen;
+      seen = events.count();
       if (done()) return true;
       if (failed()) return false;
       if (silence) inspect();
@@ -177,13 +133,13 @@ private:
   int ranks_;
   threads_options options_;
   int spin_;
-  std::unique_ptr<doorbell[]> bells_;
+  std::unique_ptr<event_count[]> events_;
   std::unique_ptr<std::atomic<bool>[]> returned_;
   std::vector<std::shared_ptr<flight_recorder>> recorders_;
   std::atomic<int> groups_{0};
   std::atomic<bool> failed_{false};
-  mutable std::mutex mutex_;
-  failure cause_{};
+  mutable std::mutex mutex_; ///< guards cause_
+  cause_of_end cause_{};
 };
 
 } // namespace detail

@@ -9,15 +9,15 @@
 
 namespace sp::detail {
 
-class thread_group : public thread_crew {
+class thread_group : public thread_members {
 public:
-  thread_group(std::shared_ptr<thread_family> family, std::vector<int> members)
-      : thread_crew(std::move(family), std::move(members)),
-        slots_(std::make_unique<rendezvous[]>(members_.size() * members_.size() * rendezvous::slots)) {}
+  thread_group(std::shared_ptr<thread_family> family, std::vector<int> world_ranks)
+      : thread_members(std::move(family), std::move(world_ranks)),
+        slots_(std::make_unique<rendezvous[]>(std::size_t(size()) * std::size_t(size()) * rendezvous::slots)) {}
 
   /// Posts all messages, moves what is ready, returns the number of the exchange.
   std::uint64_t exchange(int rank, traffic const& t) {
-    seat& me = at(rank);
+    rank_state& me = at(rank);
     entry guard(*this, rank, t.primitive);
     std::uint64_t const number = me.entered.load(std::memory_order_relaxed);
     open_exchange& e = me.exchanges[number % rendezvous::outstanding];
@@ -25,8 +25,8 @@ public:
       refuse(rank, t.primitive,
              "the token of the exchange " + std::to_string(rendezvous::outstanding) + " calls ago has not been waited for",
              "Wait for a token before the " + std::to_string(rendezvous::outstanding) + "th exchange after it");
-    check_peers(rank, t, e);
-    e.flight = recorder(rank).begin(me.place, operation_kind::exchange, t.primitive);
+    check_peers(rank, t, me.peers_seen);
+    e.flight = recorder(rank).begin(me.flight, operation_kind::exchange, t.primitive);
     try_or([&] { copy_own(rank, t); }, [&] { recorder(rank).failed(e.flight); });
     e.open = true;
     e.primitive = t.primitive;
@@ -36,7 +36,7 @@ public:
     for (parcel const& p : t.receives) post(rank, number, t.primitive, p, false, e);
     for (parcel const& p : t.sends) post(rank, number, t.primitive, p, true, e);
     me.entered.store(number + 1, std::memory_order_release);
-    try_or([&] { advance(rank, e, eager_bytes); }, [&] { close(rank, e, false); });
+    try_or([&] { advance(rank, e, eager_limit); }, [&] { close(rank, e, false); });
     return number;
   }
 
@@ -44,7 +44,7 @@ public:
   void wait(int rank, std::uint64_t number) {
     open_exchange& e = at(rank).exchanges[number % rendezvous::outstanding];
     occupancy guard(*this, rank, e.primitive);
-    if (!e.open) raise(rank, e.primitive, int(number)); // a wait for it failed before: the bytes never came
+    if (!e.open) throw_cause(rank, e.primitive, int(number)); // a wait for it failed before: the bytes never came
     auto arrived = [&] { return advance(rank, e, unbounded) == 0; };
     auto blocked = [&] { recorder(rank).waiting(e.flight, world(e.messages[0].peer)); };
     bool done = arrived();
@@ -52,27 +52,27 @@ public:
       blocked();
       done = family_->wait(
           world(rank), arrived, [&] { blocked(), inspect(rank, number, e); },
-          [&] { late(rank, e.messages[0].peer, e.primitive, int(number)); });
+          [&] { fail_late(rank, e.messages[0].peer, e.primitive, int(number)); });
     }
     close(rank, e, done);
-    if (!done) raise(rank, e.primitive, int(number));
+    if (!done) throw_cause(rank, e.primitive, int(number));
   }
 
   /// A token died unwaited: the family ends, and on return no peer touches the buffers of that exchange.
   void drop(int rank, std::uint64_t number) noexcept {
     open_exchange& e = at(rank).exchanges[number % rendezvous::outstanding];
-    drop_failure(rank, e.primitive, int(number), "a token was destroyed without wait()");
+    fail_dropped(rank, "a token was destroyed without wait()", e.primitive, int(number));
     close(rank, e, false);
   }
 
   void barrier(int rank, char const* primitive) {
     entry guard(*this, rank, primitive);
-    recorded(rank, operation_kind::barrier, primitive, 0, [&] { meet(rank, {purpose::barrier, primitive}); });
+    recorded(rank, operation_kind::barrier, primitive, 0, [&] { meet(rank, {meeting::barrier, primitive}); });
   }
 
   /// Shows `pieces` to the group and returns when everybody has; the result names the publication.
   std::uint64_t publish(int rank, char const* primitive, std::span<piece const> pieces) {
-    seat& me = at(rank);
+    rank_state& me = at(rank);
     entry guard(*this, rank, primitive);
     std::uint64_t const number = me.joined.load(std::memory_order_relaxed);
     if (number >= publications && me.left[number % publications].load(std::memory_order_relaxed) != number - publications + 1)
@@ -83,7 +83,7 @@ public:
     try_or(
         [&] {
           recorded(rank, operation_kind::publish, primitive, total_bytes(pieces), [&] {
-            meet(rank, {purpose::publish, primitive, number});
+            meet(rank, {meeting::publish, primitive, std::int64_t(number)});
           });
         },
         [&] { drop_publication(rank, primitive, number); });
@@ -96,15 +96,17 @@ public:
     try_or(
         [&] {
           entry guard(*this, rank, primitive);
-          recorded(rank, operation_kind::release, primitive, 0, [&] { meet(rank, {purpose::release, primitive, number}); });
+          recorded(rank, operation_kind::release, primitive, 0, [&] {
+            meet(rank, {meeting::release, primitive, std::int64_t(number)});
+          });
         },
         [&] { drop_publication(rank, primitive, number); });
   }
   /// For an exposure that dies unreleased: ends the family and waits, up to the deadline, for peers that may be using it.
   /// A peer that has not joined never will: it looks at failed() after it joins.
   void drop_publication(int rank, char const* primitive, std::uint64_t number) noexcept {
-    drop_failure(rank, primitive, -1,
-                 "an exposure was destroyed without release()"); // no effect if the family has failed already
+    fail_dropped(rank, "an exposure was destroyed without release()", primitive,
+                 -1); // no effect if the family has failed already
     at(rank).left[number % publications].store(number + 1, std::memory_order_seq_cst);
     auto const end = std::chrono::steady_clock::now() + family_->deadline();
     for (int r = 0; r < size(); ++r) {
@@ -119,7 +121,7 @@ public:
 
   /// Everybody's color and key become groups; returns this rank's group and its rank there.
   std::pair<std::shared_ptr<thread_group>, int> split(int rank, int color, int key) {
-    seat& me = at(rank);
+    rank_state& me = at(rank);
     entry guard(*this, rank, "split");
     me.color = color;
     me.key = key;
@@ -129,57 +131,38 @@ public:
   }
 
 private:
-  static constexpr index_t eager_bytes = 16384; ///< a sender that comes second copies up to this at once; more is left to both
+  static constexpr index_t eager_limit = 16384; ///< a sender that comes second copies up to this at once; more is left to both
 
   std::pair<std::shared_ptr<thread_group>, int> split_into(int rank, int color) {
-    seat& me = at(rank);
-    meet(rank, {purpose::split, "split"});
-    std::vector<int> order; // ranks of my color, by key, then by rank
-    for (int r = 0; r < size(); ++r)
-      if (at(r).color == color) order.push_back(r);
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return at(a).key < at(b).key; });
+    rank_state& me = at(rank);
+    meet(rank, {meeting::split, "split"});
+    std::vector<int> const order = ranks_of_color(
+        size(), [&](int r) { return at(r).color; }, [&](int r) { return at(r).key; }, color);
     if (order.front() == rank) {
-      std::vector<int> members;
-      for (int r : order) members.push_back(world(r));
-      me.made = std::make_shared<thread_group>(family_, std::move(members));
+      std::vector<int> world_ranks;
+      for (int r : order) world_ranks.push_back(world(r));
+      me.new_group = std::make_shared<thread_group>(family_, std::move(world_ranks));
     }
-    meet(rank, {purpose::split, "split"});
-    std::shared_ptr<thread_group> group = at(order.front()).made;
-    meet(rank, {purpose::split, "split"});
-    me.made.reset();
+    meet(rank, {meeting::split, "split"});
+    std::shared_ptr<thread_group> group = at(order.front()).new_group;
+    meet(rank, {meeting::split, "split"});
+    me.new_group.reset();
     return {std::move(group), int(std::find(order.begin(), order.end(), rank) - order.begin())};
   }
 
   rendezvous& slot(int from, int to, std::uint64_t ticket) const {
-    return slots_[(std::size_t(from) * members_.size() + std::size_t(to)) * rendezvous::slots + (ticket - 1) % rendezvous::slots];
-  }
-
-  /// Local arguments: peers exist, and each occurs once per direction.
-  void check_peers(int rank, traffic const& t, open_exchange& e) {
-    for (std::span<parcel const> list : {t.sends, t.receives}) {
-      for (message& m : e.messages) m.ticket = 0; // the table is not in use yet: mark the peers seen
-      for (parcel const& p : list) {
-        if (p.peer < 0 || p.peer >= size())
-          refuse(rank, t.primitive, "a parcel names peer " + std::to_string(p.peer), "Peers are ranks of this group");
-        if (e.messages[std::size_t(p.peer)].ticket++ > 0)
-          refuse(rank, t.primitive, "two parcels in one direction name peer " + std::to_string(p.peer),
-                 "Put all pieces for a peer into one parcel");
-      }
-    }
+    return slots_[(std::size_t(from) * std::size_t(size()) + std::size_t(to)) * rendezvous::slots +
+                  (ticket - 1) % rendezvous::slots];
   }
 
   void copy_own(int rank, traffic const& t) {
-    std::span<piece const> out, in;
-    for (parcel const& p : t.sends)
-      if (p.peer == rank) out = p.pieces;
-    for (parcel const& p : t.receives)
-      if (p.peer == rank) in = p.pieces;
+    auto const [out, in] = own_parcels(rank, t);
     if (out.empty() && in.empty()) return;
     if (index_t const sent = total_bytes(out), expected = total_bytes(in); sent != expected) {
       int const number = int(at(rank).entered.load(std::memory_order_relaxed));
-      fail_pair(rank, errc::short_message, rank, counts(rank, sent, rank, expected),
-                "Both parcels to oneself must hold the same bytes", t.primitive, number);
-      raise(rank, t.primitive, number);
+      fail_between(rank, errc::short_message, rank, counts_text(rank, sent, rank, expected),
+                   "Both parcels to oneself must hold the same bytes", t.primitive, number);
+      throw_cause(rank, t.primitive, number);
     }
     copy(in, out);
   }
@@ -195,13 +178,13 @@ private:
   void post(int rank, std::uint64_t number, char const* primitive, parcel const& p, bool outgoing, open_exchange& e) {
     index_t const bytes = total_bytes(p.pieces);
     if (bytes == 0 || p.peer == rank) return;
-    seat& me = at(rank);
+    rank_state& me = at(rank);
     std::uint64_t const ticket = ++(outgoing ? me.posted : me.registered)[std::size_t(p.peer)];
     rendezvous& s = outgoing ? slot(rank, p.peer, ticket) : slot(p.peer, rank, ticket);
     e.messages[e.left++] = {&s, ticket, p.peer, outgoing, bytes};
-    half const h{p.pieces, bytes, number, primitive};
+    message_half const h{p.pieces, bytes, number, primitive};
     bool const met = outgoing ? s.post_send(h, ticket) : s.post_receive(h, ticket);
-    if (met && outgoing && bytes > eager_bytes) family_->bell(world(p.peer)).ring(); // the receiver may sleep: let it copy
+    if (met && outgoing && bytes > eager_limit) family_->notify(world(p.peer)); // the receiver may sleep: let it copy
   }
 
   /// Moves what both sides have posted, outgoing messages only up to `outgoing_limit` bytes. Returns how many are still to move.
@@ -226,11 +209,11 @@ private:
     if (good) copy(s.to.pieces, s.from.pieces);
     try_or(
         [&] {
-          if (!good) mismatch(rank, primitive, m);
+          if (!good) fail_mismatch(rank, primitive, m);
         },
         [&] { s.finish(m.ticket, false); });
     s.finish(m.ticket, good);
-    family_->bell(world(m.peer)).ring();
+    family_->notify(world(m.peer));
     return good;
   }
 
@@ -243,10 +226,10 @@ private:
       std::atomic<std::uint64_t> const& answer = m.outgoing ? m.slot->wanted : m.slot->sent;
       if (answer.load(std::memory_order_acquire) == m.ticket) continue;
       if (past)
-        return fail_pair(rank, errc::short_message, m.peer,
-                         m.outgoing ? counts(rank, m.bytes, m.peer, 0) : counts(m.peer, 0, rank, m.bytes),
-                         "Counts of both sides must agree", e.primitive, int(number));
-      if (gone) return returned_early(rank, m.peer, e.primitive, int(number));
+        return fail_between(rank, errc::short_message, m.peer,
+                            m.outgoing ? counts_text(rank, m.bytes, m.peer, 0) : counts_text(m.peer, 0, rank, m.bytes),
+                            "Counts of both sides must agree", e.primitive, int(number));
+      if (gone) return fail_returned(rank, m.peer, e.primitive, int(number));
     }
   }
 
@@ -262,32 +245,30 @@ private:
   template <class Body>
   void recorded(int rank, operation_kind kind, char const* primitive, index_t bytes, Body&& body) {
     flight_recorder& r = recorder(rank);
-    flight_recorder::ticket const t = at(rank).meeting = r.begin(at(rank).place, kind, primitive);
+    flight_recorder::ticket const t = at(rank).meeting_flight = r.begin(at(rank).flight, kind, primitive);
     r.posted(t, bytes, 0);
     try_or(body, [&] { r.failed(t); });
     r.done(t);
   }
 
-  /// Returns when every rank has come for the same purpose.
-  void meet(int rank, purpose const& why) {
+  /// Returns when every rank has come for the same meeting.
+  void meet(int rank, meeting const& why) {
     char const* const primitive = why.primitive;
-    seat& me = at(rank);
+    rank_state& me = at(rank);
     std::uint64_t const turn = me.barriers.load(std::memory_order_relaxed) + 1;
-    if (family_->failed()) raise(rank, primitive, int(turn - 1));
-    me.here = why; // the last to arrive reads it: arrived_ orders the two
+    if (family_->failed()) throw_cause(rank, primitive, int(turn - 1));
+    me.meets_for = why; // the last to arrive reads it: arrived_ orders the two
     me.barriers.store(turn, std::memory_order_release);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == turn * std::uint64_t(size())) {
       for (int r = 0; r < size(); ++r)
-        if (!at(r).here.matches(why)) {
-          fail_pair(rank, errc::rank_mismatch, r,
-                    "rank " + std::to_string(rank) + " is in " + why.describe() + ", rank " + std::to_string(r) + " in " +
-                        at(r).here.describe(),
-                    "Every rank must call the same operations in the same order", primitive, int(turn - 1));
-          raise(rank, primitive, int(turn - 1));
+        if (!at(r).meets_for.matches(why)) {
+          fail_between(rank, errc::rank_mismatch, r, operations_text(rank, why.text(), r, at(r).meets_for.text()),
+                       same_operations, primitive, int(turn - 1));
+          throw_cause(rank, primitive, int(turn - 1));
         }
       opened_.store(turn, std::memory_order_seq_cst);
       for (int r = 0; r < size(); ++r)
-        if (r != rank) family_->bell(world(r)).ring();
+        if (r != rank) family_->notify(world(r));
       return;
     }
     auto missing = [&](auto&& wanted) { // first whether it has returned, then how far it had come
@@ -296,7 +277,7 @@ private:
       return -1;
     };
     auto blocked = [&] {
-      if (int const peer = missing([](int) { return true; }); peer >= 0) recorder(rank).waiting(me.meeting, world(peer));
+      if (int const peer = missing([](int) { return true; }); peer >= 0) recorder(rank).waiting(me.meeting_flight, world(peer));
     };
     blocked();
     bool const done = family_->wait(
@@ -304,10 +285,10 @@ private:
         [&] {
           blocked();
           int const peer = missing([&](int r) { return family_->has_returned(world(r)); });
-          if (peer >= 0) returned_early(rank, peer, primitive, int(turn - 1));
+          if (peer >= 0) fail_returned(rank, peer, primitive, int(turn - 1));
         },
-        [&] { late(rank, missing([](int) { return true; }), primitive, int(turn - 1)); });
-    if (!done) raise(rank, primitive, int(turn - 1));
+        [&] { fail_late(rank, missing([](int) { return true; }), primitive, int(turn - 1)); });
+    if (!done) throw_cause(rank, primitive, int(turn - 1));
   }
 
   /// Runs `body`; when it throws, `cleanup` runs before the exception goes on.

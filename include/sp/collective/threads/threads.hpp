@@ -166,7 +166,7 @@ bool run_rank(thread_family& family, int rank, Body&& body) {
   body();
   good = true;
 #endif
-  family.returned(rank);
+  family.set_returned(rank);
   return good;
 }
 
@@ -175,10 +175,7 @@ bool run_rank(thread_family& family, int rank, Body&& body) {
 template <class Body>
 void threads::run(int ranks, Body&& body, threads_options options) {
   if (ranks < 1) fail({errc::bad_state, std::to_string(ranks) + " ranks were asked for", "Run at least one"});
-  constexpr std::chrono::milliseconds longest = std::chrono::hours(24 * 365);
-  if (options.deadline <= options.deadline.zero() || options.deadline > longest)
-    fail({errc::bad_state, "a deadline of " + std::to_string(options.deadline.count()) + " ms was asked for",
-          "Give more than 0 and at most " + std::to_string(longest.count()) + " ms, a year"});
+  detail::check_deadline(options.deadline);
   auto family = std::make_shared<detail::thread_family>(ranks, options);
   std::vector<int> members;
   for (int r = 0; r < ranks; ++r) members.push_back(r);
@@ -189,7 +186,7 @@ void threads::run(int ranks, Body&& body, threads_options options) {
     int ranks;
     std::vector<std::thread> started{};
     ~joiner() {
-      if (int(started.size()) < ranks) family.fail({{errc::peer_failed, "a thread could not be started"}});
+      if (int(started.size()) < ranks) family.fail({.info = {errc::peer_failed, "a thread could not be started"}});
       for (std::thread& t : started) t.join();
     }
   };

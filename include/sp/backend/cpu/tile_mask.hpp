@@ -49,9 +49,9 @@ struct key_bits {
   }
 };
 
-/// Packed rows and keys, as everywhere in the kernel.
-struct pair_mask {
-  static constexpr std::size_t blocks = std::size_t(q_tile / micro_rows);
+/// By packed rows and keys, as everywhere in the kernel.
+struct tile_mask {
+  static constexpr std::size_t row_blocks = std::size_t(q_tile / micro_rows);
 
   bool any = false, full = false;
   index_t rows = 0, keys = 0;
@@ -59,17 +59,17 @@ struct pair_mask {
   struct keys_seen {
     index_t lo = 0, hi = 0;
   };
-  std::array<keys_seen, blocks> hull; ///< keys [lo, hi) hold all that a block of micro_rows rows sees
+  std::array<keys_seen, row_blocks> hull; ///< keys [lo, hi) hold all that a block of micro_rows rows sees
 
-  pair_mask(tile_plan const& plan, tile_document const& d, tile_rows const& q, tile_rows const& k)
+  tile_mask(tile_plan const& plan, tile_document const& d, tile_rows const& q, tile_rows const& k)
       : rows(q.count), keys(k.count) {
-    placed_run q_slots{{q.begin, q_tile, 1}, 0, 0}, k_slots{{k.begin, k_tile, 1}, 0, 0};
-    for_each_block(std::span<placed_run const>(&q_slots, 1), std::span<placed_run const>(&k_slots, 1), plan.slices_of(d),
+    placed_run q_all{{q.begin, q_tile, 1}, 0, 0}, k_all{{k.begin, k_tile, 1}, 0, 0};
+    for_each_block(std::span<placed_run const>(&q_all, 1), std::span<placed_run const>(&k_all, 1), plan.slices_of(d),
                    [&](block const& b) { add(b, q, k); });
     if (full)
       hull.fill({0, keys});
     else if (any)
-      for (std::size_t r = 0; r < blocks; ++r) enclose(r);
+      for (std::size_t r = 0; r < row_blocks; ++r) find_hull(r);
   }
 
   /// Rows [first, last) of the blocks that see one of keys [j, j + n).
@@ -95,10 +95,10 @@ struct pair_mask {
   }
 
 private:
-  /// A block in slots of the two tiles.
+  /// A block whose rows and keys count from where the two tiles begin.
   void add(block const& b, tile_rows const& q, tile_rows const& k) {
-    index_t r0 = q.rank[std::size_t(b.q)], r1 = q.rank[std::size_t(b.q + b.rows)];
-    index_t c0 = k.rank[std::size_t(b.k)], c1 = k.rank[std::size_t(b.k + b.keys)];
+    index_t r0 = q.packed_before[std::size_t(b.q)], r1 = q.packed_before[std::size_t(b.q + b.rows)];
+    index_t c0 = k.packed_before[std::size_t(b.k)], c1 = k.packed_before[std::size_t(b.k + b.keys)];
     if (r0 == r1 || c0 == c1) return;
     if (b.is_full() && r1 - r0 == rows && c1 - c0 == keys) {
       any = full = true;
@@ -107,12 +107,13 @@ private:
     if (!any) bits.fill({});
     any = true;
     for (index_t i = r0; i < r1; ++i) {
-      interval seen = b.keys_seen_by(q.slot[std::size_t(i)] - b.q);
+      interval seen = b.keys_seen_by(q.offset_in_tile[std::size_t(i)] - b.q);
       if (seen.count == 0) continue;
-      bits[std::size_t(i)].set(k.rank[std::size_t(b.k + seen.first)], k.rank[std::size_t(b.k + seen.first + seen.count)]);
+      bits[std::size_t(i)].set(k.packed_before[std::size_t(b.k + seen.first)],
+                               k.packed_before[std::size_t(b.k + seen.first + seen.count)]);
     }
   }
-  void enclose(std::size_t r) {
+  void find_hull(std::size_t r) {
     keys_seen h{max_tile, 0};
     for (index_t i = index_t(r) * micro_rows; i < min(index_t(r + 1) * micro_rows, rows); ++i) {
       h.lo = min(h.lo, bits[std::size_t(i)].next(0, true));

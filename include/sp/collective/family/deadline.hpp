@@ -1,0 +1,24 @@
+// How long a wait for a peer may take: the numbers that are accepted, and how a message begins when it took longer.
+// The same for every transport; how it waits is its own affair.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include <sp/core/error.hpp>
+
+namespace sp::detail {
+
+/// Refuses a deadline that nobody can mean; a year still fits the clocks.
+inline void check_deadline(std::chrono::milliseconds deadline) {
+  constexpr std::chrono::milliseconds longest = std::chrono::hours(24 * 365);
+  if (deadline <= deadline.zero() || deadline > longest)
+    fail({errc::bad_state, "a deadline of " + std::to_string(deadline.count()) + " ms was asked for",
+          "Give more than 0 and at most " + std::to_string(longest.count()) + " ms, a year"});
+}
+
+inline std::string no_answer_within(std::chrono::milliseconds deadline) {
+  return "no answer within " + std::to_string(deadline.count()) + " ms";
+}
+
+} // namespace sp::detail

@@ -1,0 +1,59 @@
+// Why a family of groups ended, the same for every transport: the failure as it is told, and the rule of which one counts.
+// The first failure is the cause; what comes later is its consequence and changes nothing, except to complete it.
+#pragma once
+
+#include <exception>
+#include <string>
+#include <utility>
+
+#include <sp/core/error.hpp>
+
+namespace sp::detail {
+
+/// What one rank reports. A family is all groups split from one root; ranks of the world are those of the root.
+struct failure {
+  static constexpr int every_group = -2;
+
+  error_info info{};        ///< as the rank that found it reports it
+  std::string why{};        ///< for the messages of all others; empty means describe(info)
+  int world = -1;           ///< the rank of the world that failed
+  int group = -1;           ///< the group where `one` and `other` throw info.code themselves; everybody else throws `aborted`
+  int one = -1, other = -1; ///< ranks of the world
+  bool provisional = false; ///< a token died while an exception was on its way: what was thrown is not known yet
+  std::exception_ptr thrown = {}; ///< the exception itself, where this process has it
+
+  bool concerns(int group_number, int world_rank) const noexcept {
+    return (group == group_number || group == every_group) && (one == world_rank || other == world_rank);
+  }
+};
+
+/// The failure that ended a family, if one has. Not thread-safe: the family locks where it must.
+class cause_of_end {
+public:
+  enum class change { none, first, completed };
+
+  bool known() const noexcept { return known_; }
+  failure const& get() const noexcept { return cause_; }
+
+  /// `completed`: the exception that destroyed a token has arrived at the rank that reported the token. `aborted` never is a
+  /// cause of its own there, for it is what the rank throws because of the token.
+  change add(failure f) {
+    if (f.why.empty()) f.why = describe(f.info);
+    if (!known_) {
+      cause_ = std::move(f);
+      known_ = true;
+      return change::first;
+    }
+    if (!cause_.provisional || f.provisional || f.world != cause_.world || f.info.code == errc::aborted) return change::none;
+    cause_.thrown = std::move(f.thrown);
+    cause_.why = std::move(f.why);
+    cause_.provisional = false;
+    return change::completed;
+  }
+
+private:
+  bool known_ = false;
+  failure cause_{};
+};
+
+} // namespace sp::detail

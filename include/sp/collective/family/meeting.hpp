@@ -1,0 +1,30 @@
+// Why the ranks of a group meet: for a barrier, to show each other buffers, to let go of them, to make groups.
+// Ranks that meet for different reasons would read each other's data too early or too late, so reasons are compared.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace sp::detail {
+
+struct meeting {
+  enum kind_type : std::int32_t { none, join, barrier, split, publish, grow, release };
+
+  kind_type kind = none;
+  char const* primitive = ""; ///< as the caller named the operation
+  std::int64_t number = 0;    ///< of the publication
+
+  bool matches(meeting const& o) const {
+    return kind == o.kind && number == o.number && std::string_view(primitive) == o.primitive;
+  }
+  std::string text() const { return text(kind, primitive, number); }
+  static std::string text(kind_type kind, std::string_view primitive, std::int64_t number) {
+    std::string s(primitive);
+    if (kind == publish || kind == grow) return s + " (publish " + std::to_string(number) + ")";
+    if (kind == release) return s + " (release of publish " + std::to_string(number) + ")";
+    return s;
+  }
+};
+
+} // namespace sp::detail

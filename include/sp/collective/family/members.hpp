@@ -1,0 +1,152 @@
+// Who is in a group, and what its ranks throw: the same for every transport, in the same words.
+// The rank that finds a failure, and the peer it concerns, throw its own code; all other ranks throw `aborted` with who and why.
+#pragma once
+
+#include <algorithm>
+#include <exception>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <sp/collective/concepts.hpp>
+#include <sp/collective/family/failure.hpp>
+
+namespace sp::detail {
+
+inline constexpr char const* same_operations = "Every rank must call the same operations in the same order";
+inline constexpr char const* same_operations_and_counts =
+    "Every rank must call the same operations in the same order, with counts that agree";
+
+/// What a rank throws because of a failure that is not its own, or that it has thrown already.
+inline constexpr char const* family_is_over =
+    "Find the cause there; this communicator and all groups split from its root are unusable";
+
+/// "rank 0 sends 8 bytes, rank 1 expects 12".
+inline std::string counts_text(int from, index_t sent, int to, index_t expected) {
+  return "rank " + std::to_string(from) + " sends " + std::to_string(sent) + " bytes, rank " + std::to_string(to) + " expects " +
+         std::to_string(expected);
+}
+
+/// "rank 0 is in a, rank 1 in b".
+inline std::string operations_text(int rank, std::string const& mine, int peer, std::string const& theirs) {
+  return "rank " + std::to_string(rank) + " is in " + mine + ", rank " + std::to_string(peer) + " in " + theirs;
+}
+
+/// Ranks that give `color`, ordered by their key, then by rank: the new group of each of them.
+template <class ColorOf, class KeyOf, class Color>
+std::vector<int> ranks_of_color(int size, ColorOf&& color_of, KeyOf&& key_of, Color color) {
+  std::vector<int> ranks;
+  for (int r = 0; r < size; ++r)
+    if (color_of(r) == color) ranks.push_back(r);
+  std::stable_sort(ranks.begin(), ranks.end(), [&](int a, int b) { return key_of(a) < key_of(b); });
+  return ranks;
+}
+
+/// The parcel that a rank sends to itself, and the one it receives; empty where there is none.
+inline std::pair<std::span<piece const>, std::span<piece const>> own_parcels(int rank, traffic const& t) {
+  std::pair<std::span<piece const>, std::span<piece const>> own;
+  for (parcel const& p : t.sends)
+    if (p.peer == rank) own.first = p.pieces;
+  for (parcel const& p : t.receives)
+    if (p.peer == rank) own.second = p.pieces;
+  return own;
+}
+
+/// The ranks of one group.
+class group_members {
+public:
+  /// `number` tells the group from all others of its family.
+  group_members(std::vector<int> world_ranks, int number) : world_ranks_(std::move(world_ranks)), number_(number) {}
+
+  int size() const noexcept { return int(world_ranks_.size()); }
+  int number() const noexcept { return number_; }
+  int world(int rank) const { return world_ranks_[std::size_t(rank)]; }
+  std::vector<int> const& world_ranks() const noexcept { return world_ranks_; }
+  /// -1 if the rank of the world is in no place of this group.
+  int rank_of(int world_rank) const {
+    auto const at = std::find(world_ranks_.begin(), world_ranks_.end(), world_rank);
+    return at == world_ranks_.end() ? -1 : int(at - world_ranks_.begin());
+  }
+
+  /// Misuse by this rank alone: nothing was sent, nothing has ended.
+  [[noreturn]] void refuse(int rank, char const* primitive, std::string problem, std::string remedy) const {
+    fail({errc::bad_state, std::move(problem), std::move(remedy), primitive, rank, size()});
+  }
+
+  /// Local arguments of an exchange: peers exist, and each occurs once per direction. `seen` is memory for one mark per rank.
+  void check_peers(int rank, traffic const& t, std::vector<bool>& seen) const {
+    for (std::span<parcel const> list : {t.sends, t.receives}) {
+      seen.assign(world_ranks_.size(), false);
+      for (parcel const& p : list) {
+        if (p.peer < 0 || p.peer >= size())
+          refuse(rank, t.primitive, "a parcel names peer " + std::to_string(p.peer), "Peers are ranks of this group");
+        if (seen[std::size_t(p.peer)])
+          refuse(rank, t.primitive, "two parcels in one direction name peer " + std::to_string(p.peer),
+                 "Put all pieces for a peer into one parcel");
+        seen[std::size_t(p.peer)] = true;
+      }
+    }
+  }
+
+  /// abort() of a communicator: the family ends in the name of `rank`.
+  failure abort_of(int rank, error_info why) const {
+    failure f;
+    if (why.rank < 0) {
+      why.rank = rank;
+      why.size = size();
+    }
+    f.info = std::move(why);
+    f.world = world(rank);
+    return f;
+  }
+  /// Found by `rank`, which will throw `code`; so will `peer` where the two of them disagree.
+  failure failure_between(int rank, errc code, int peer, std::string problem, std::string remedy, char const* primitive,
+                          int step) const {
+    failure f;
+    f.info = {code, std::move(problem), std::move(remedy), primitive, rank, size(), step, peer};
+    f.group = number_;
+    f.world = f.one = f.other = world(rank);
+    if (code == errc::short_message || code == errc::rank_mismatch) f.other = world(peer);
+    return f;
+  }
+  failure peer_has_returned(int rank, int peer, char const* primitive, int step) const {
+    return failure_between(rank, errc::peer_failed, peer,
+                           "rank " + std::to_string(peer) + " has returned from its body and will not answer", same_operations,
+                           primitive, step);
+  }
+  /// A token or an exposure was destroyed before its time, by the caller or by an exception that is on its way.
+  failure dropped(int rank, char const* problem, char const* primitive, int step) const {
+    failure f;
+    f.provisional = std::uncaught_exceptions() > 0;
+    f.info = {errc::bad_state,
+              problem,
+              f.provisional ? "An exception was on its way" : "Wait for every token, release every exposure",
+              primitive,
+              rank,
+              size(),
+              step};
+    f.world = world(rank);
+    return f;
+  }
+
+  /// Throws what `rank` should see of its family's failure: the cause if it is its own, once; else `aborted`.
+  [[noreturn]] void throw_cause(failure const& f, int family_size, int rank, bool& thrown_already, char const* primitive,
+                                int step) const {
+    if (f.concerns(number_, world(rank)) && !thrown_already) {
+      thrown_already = true;
+      error_info info = f.info;
+      if (f.group == number_ && info.rank != rank) std::swap(info.rank, info.peer);
+      if (info.primitive.empty()) info.primitive = primitive;
+      fail(std::move(info));
+    }
+    fail({errc::aborted, "rank " + std::to_string(f.world) + " of " + std::to_string(family_size) + " failed: " + f.why,
+          family_is_over, primitive, rank, size(), step, f.world});
+  }
+
+private:
+  std::vector<int> world_ranks_;
+  int number_;
+};
+
+} // namespace sp::detail
