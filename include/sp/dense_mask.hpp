@@ -2,4 +2,4 @@
 // For masks that come from elsewhere; makers such as sp::causal() need no dense mask.
 #pragma once
 
-#include <sp/geometry/dense.hpp>
+#include <sp/geometry/dense_mask.hpp>

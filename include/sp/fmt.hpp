@@ -41,8 +41,8 @@ struct fmt::formatter<sp::block> : sp::detail::as_text {
 template <>
 struct fmt::formatter<sp::heads> : sp::detail::as_text {
   auto format(sp::heads const& h, fmt::format_context& c) const {
-    return write(
-        c, fmt::format("heads {{q [{}, {}), kv [{}, {}), group {}}}", h.q_begin, h.q_end(), h.kv_begin, h.kv_end(), h.q_per_kv));
+    return write(c, fmt::format("heads {{q [{}, {}), kv [{}, {}), q per kv {}}}", h.q_begin, h.q_end(), h.kv_begin, h.kv_end(),
+                                h.q_per_kv));
   }
 };
 template <>

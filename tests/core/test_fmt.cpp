@@ -12,7 +12,7 @@ TEST_CASE("sp types print through fmt") {
   sp::block b{0, 1, 2, 1, 3, 4, 5, 1, 6, 2, -sp::unbounded, 0};
   CHECK(fmt::format("{}", b) ==
         "block {rows [1, 3) of tensor 0 at 5 step 1, keys [3, 7) of tensor 1 at 6 step 2, -inf <= k - q <= 0}");
-  CHECK(fmt::format("{}", sp::heads{2, 3, 1, 2, 2}) == "heads {q [2, 5), kv [1, 3), group 2}");
+  CHECK(fmt::format("{}", sp::heads{2, 3, 1, 2, 2}) == "heads {q [2, 5), kv [1, 3), q per kv 2}");
   CHECK(fmt::format("{}", sp::loss_result{0.5, 12, 1}) == "loss 0.5 over 12 tokens");
   CHECK(fmt::format("{}", sp::errc::bad_mask) == "bad_mask");
   float x[6];

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <sp/geometry/dense.hpp>
+#include <sp/geometry/dense_mask.hpp>
 
 #include "support/failure.hpp"
 

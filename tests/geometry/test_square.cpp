@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include <sp/geometry/square.hpp>
+#include <sp/geometry/square_causal.hpp>
 #include <sp/layout/layout.hpp>
 #include <sp/sharding/contiguous.hpp>
 #include <sp/sharding/striped.hpp>

@@ -172,7 +172,7 @@ MUTANTS = [
     Mutant(
         "dense_slice_edge",
         "a window found in a dense mask reaches one key further to the left",
-        "geometry/dense.hpp",
+        "geometry/dense_mask.hpp",
         "if (left == edge::moving) s.lo = last.begin - (q1 - 1);",
         "if (left == edge::moving) s.lo = last.begin - q1;",
         "geometry.dense",
@@ -217,7 +217,7 @@ MUTANTS = [
     Mutant(
         "square_cut_left",
         "the full block beside the square misses the last key that every row sees",
-        "geometry/square.hpp",
+        "geometry/square_causal.hpp",
         "add(first, b.rows - first, 0, min(left, b.keys), true);",
         "add(first, b.rows - first, 0, min(left, b.keys) - 1, true);",
         "geometry.square",

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <sp/backend/concepts.hpp>
-#include <sp/geometry/square.hpp>
+#include <sp/geometry/square_causal.hpp>
 
 namespace sp::detail {
 

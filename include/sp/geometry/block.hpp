@@ -232,7 +232,7 @@ constexpr void for_each_block(std::span<placed_run const> q, std::span<placed_ru
   }
 }
 
-/// The same as a list.
+/// The blocks of for_each_block as a list.
 constexpr std::vector<block> blocks(std::span<placed_run const> q, std::span<placed_run const> k, std::span<slice const> mask) {
   std::vector<block> out;
   for_each_block(q, k, mask, [&](block const& b) { out.push_back(b); });
@@ -251,7 +251,7 @@ constexpr std::vector<placed_run> place(std::span<run const> runs, int tensor = 
 }
 
 /// Joins blocks that differ only by adjacent keys (or rows) whose positions continue affinely; the pairs stay the same.
-constexpr std::vector<block> coalesce(std::vector<block> list) {
+[[nodiscard]] constexpr std::vector<block> coalesce(std::vector<block> list) {
   auto joins = [](block const& a, block const& b, bool keys) {
     if (a.q_tensor != b.q_tensor || a.k_tensor != b.k_tensor || a.lo != b.lo || a.hi != b.hi || a.document != b.document)
       return false;

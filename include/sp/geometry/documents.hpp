@@ -137,7 +137,7 @@ public:
   }
 
   /// The same documents, each with room for a multiple of `multiple` tokens, in a stream of their own (a new length, new begins).
-  constexpr documents padded(index_t multiple) const {
+  [[nodiscard]] constexpr documents padded(index_t multiple) const {
     if (multiple <= 0)
       fail({errc::bad_documents, "padding to a multiple of " + std::to_string(multiple), "Pad to a multiple of at least 1"});
     std::vector<document> list;
@@ -151,7 +151,7 @@ public:
   }
 
   /// The caller's own names for the documents, used as keys of random numbers.
-  constexpr documents with_ids(std::span<index_t const> ids) const {
+  [[nodiscard]] constexpr documents with_ids(std::span<index_t const> ids) const {
     if (ids.size() != list_.size())
       fail({errc::bad_documents, std::to_string(ids.size()) + " ids for " + std::to_string(list_.size()) + " documents",
             "Give one id per document"});

@@ -42,7 +42,7 @@ constexpr interval clip(run const& r, index_t a, index_t b) {
   return {first, max(0, last - first)};
 }
 
-/// Positions in all of them together.
+/// How many positions the runs hold together.
 constexpr index_t count_of(std::span<run const> runs) {
   index_t n = 0;
   for (run const& r : runs) n = checked_add(n, r.count);
@@ -103,8 +103,8 @@ constexpr void append(std::vector<run>& runs, run r) {
 }
 
 /// The same positions in ascending order as far as runs can say it: disjoint runs are sorted by begin, and interleaved ones
-/// that together leave no hole become one dense run. This is the order in which a group sees its members' tokens.
-constexpr std::vector<run> in_stream_order(std::vector<run> runs) {
+/// that together leave no hole become one dense run. This is the order in which a group of ranks sees its tokens.
+[[nodiscard]] constexpr std::vector<run> in_stream_order(std::vector<run> runs) {
   std::erase_if(runs, [](run const& r) { return r.count == 0; });
   std::sort(runs.begin(), runs.end(), [](run const& a, run const& b) { return a.begin < b.begin; });
   std::vector<run> out;

@@ -1,4 +1,4 @@
-// Digests of what ranks must have in common: documents, everybody's runs, a mask's rule.
+// Digests of what ranks must have in common: documents, everybody's runs, a mask.
 // Equal things have equal digests on every rank; 0 is left for "not given".
 #pragma once
 

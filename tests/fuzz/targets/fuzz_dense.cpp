@@ -1,6 +1,6 @@
 // libFuzzer target: dense boolean masks: any matrix of flags over any documents, with any limit of slices.
 // What is accepted shows exactly the cells that were set.
-#include <sp/geometry/dense.hpp>
+#include <sp/geometry/dense_mask.hpp>
 
 #include "documents.hpp"
 

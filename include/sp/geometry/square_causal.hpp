@@ -25,7 +25,7 @@ struct block_pieces {
 };
 
 /// Pieces of `b` that are full or square causal. nullopt when no such cut exists (two-sided bands, strides that disagree).
-constexpr std::optional<block_pieces> to_square_causal(block const& b) {
+[[nodiscard]] constexpr std::optional<block_pieces> to_square_causal(block const& b) {
   auto local = local_band(b);
   if (!local || local->lo > -unbounded) return std::nullopt;
   block_pieces out;

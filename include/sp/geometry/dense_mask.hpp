@@ -24,7 +24,7 @@ struct key_range {
 enum class edge { unknown, still, moving };
 
 /// A slice under construction: rows [q0, q1), keys `first` in the first row and `last` in the last one.
-struct strip {
+struct growing_slice {
   index_t q0 = 0, q1 = 0;
   key_range first, last;
   edge left = edge::unknown, right = edge::unknown;
@@ -46,48 +46,49 @@ struct strip {
 };
 
 /// Choices where rows leave one; all of them are exact, and the one that needs the fewest slices is taken.
-struct strip_rules {
-  bool split = false;      ///< a slice may go on with a part of what a row shows
+struct growth {
+  bool split = false;      ///< a slice may go on with some of the neighbouring keys that a row shows
   bool left_moves = false; ///< what to try first behind a first row
   bool right_moves = false;
 };
 
 /// Finds slices row by row: open ones go on as their edges allow, what a row shows besides begins new ones.
-class strip_builder {
+class slice_finder {
 public:
-  constexpr strip_builder(strip_rules rules, index_t limit) : rules_(rules), limit_(limit) {}
+  constexpr slice_finder(growth choices, index_t limit) : growth_(choices), limit_(limit) {}
 
   /// The next row and the keys it shows; false once the limit is passed.
   constexpr bool add_row(index_t q, std::vector<key_range> shown) {
-    std::vector<strip> open;
-    for (strip& s : open_) {
+    std::vector<growing_slice> open;
+    for (growing_slice& s : open_) {
       if (s.q1 == q && extend(s, shown))
         open.push_back(s);
       else
         done_.push_back(s.finished());
     }
     for (key_range const& r : shown) open.push_back({q, q + 1, r, r});
-    std::sort(open.begin(), open.end(), [](strip const& a, strip const& b) { return a.last.begin < b.last.begin; });
+    std::sort(open.begin(), open.end(),
+              [](growing_slice const& a, growing_slice const& b) { return a.last.begin < b.last.begin; });
     open_ = std::move(open);
     return index_t(done_.size() + open_.size()) <= limit_;
   }
   constexpr std::vector<slice> finish() {
-    for (strip const& s : open_) done_.push_back(s.finished());
+    for (growing_slice const& s : open_) done_.push_back(s.finished());
     open_.clear();
     return std::move(done_);
   }
 
 private:
   /// Continues s with keys of `shown`, which are taken out there.
-  constexpr bool extend(strip& s, std::vector<key_range>& shown) const {
+  constexpr bool extend(growing_slice& s, std::vector<key_range>& shown) const {
     std::array<index_t, 2> left{s.last.begin, s.last.begin + 1}, right{s.last.end, s.last.end + 1};
-    if (s.left == edge::moving || (s.left == edge::unknown && rules_.left_moves)) std::swap(left[0], left[1]);
-    if (s.right == edge::moving || (s.right == edge::unknown && rules_.right_moves)) std::swap(right[0], right[1]);
+    if (s.left == edge::moving || (s.left == edge::unknown && growth_.left_moves)) std::swap(left[0], left[1]);
+    if (s.right == edge::moving || (s.right == edge::unknown && growth_.right_moves)) std::swap(right[0], right[1]);
     std::size_t lefts = s.left == edge::moving ? 1 : 2, rights = s.right == edge::still ? 1 : 2; // no way back
     for (bool exact : {true, false})
       for (std::size_t l = 0; l < lefts; ++l)
         for (std::size_t r = 0; r < rights; ++r)
-          if ((exact || rules_.split) && take(shown, {left[l], right[r]}, exact)) {
+          if ((exact || growth_.split) && take(shown, {left[l], right[r]}, exact)) {
             s.extend({left[l], right[r]});
             return true;
           }
@@ -106,9 +107,9 @@ private:
     return false;
   }
 
-  strip_rules rules_;
+  growth growth_;
   index_t limit_;
-  std::vector<strip> open_;
+  std::vector<growing_slice> open_;
   std::vector<slice> done_;
 };
 
@@ -129,14 +130,14 @@ constexpr std::vector<key_range> shown_keys(view<Flag, 2> const& visible, index_
 template <class Flag>
 constexpr bool dense_slices(view<Flag, 2> const& visible, document const& q, document const& k, index_t limit,
                             std::vector<slice>& out) {
-  constexpr strip_rules rules[] = {{}, {true, false, true}, {true, false, false}, {true, true, true}, {true, true, false}};
+  constexpr growth all_choices[] = {{}, {true, false, true}, {true, false, false}, {true, true, true}, {true, true, false}};
   std::vector<slice> best;
   bool found = false;
-  for (strip_rules const& r : rules) {
-    strip_builder builder(r, found ? index_t(best.size()) - 1 : limit); // later rules must do better
+  for (growth const& choices : all_choices) {
+    slice_finder finder(choices, found ? index_t(best.size()) - 1 : limit); // later choices must do better
     bool fits = true;
-    for (index_t row = q.begin; fits && row < q.end(); ++row) fits = builder.add_row(row, shown_keys(visible, row, k));
-    if (fits) best = builder.finish();
+    for (index_t row = q.begin; fits && row < q.end(); ++row) fits = finder.add_row(row, shown_keys(visible, row, k));
+    if (fits) best = finder.finish();
     found = found || fits;
     if (found && best.size() <= 1) break;
   }
