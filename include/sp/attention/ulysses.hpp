@@ -22,6 +22,15 @@ struct ulysses_options {
   sp::keep keep = keep::heads;
 };
 
+namespace detail {
+/// Whether an attention object gives all that Ulysses calls; what is no attention object at all has a sentence of its own.
+template <class Inner>
+constexpr bool accepts_inner() {
+  if constexpr (requires { typename Inner::prepared; }) return require_inner_attention<Inner>();
+  return true;
+}
+} // namespace detail
+
 /// Comm: a communicator or mesh group. Inner: what runs on whole sequences: a ring (USP), or a local attention made of a backend.
 template <class Comm, class Inner>
 class ulysses_attention : public detail::attention_object<ulysses_attention<Comm, Inner>> {
@@ -34,6 +43,7 @@ class ulysses_attention : public detail::attention_object<ulysses_attention<Comm
       "sp::ulysses_attention: the second argument must be an attention object or a kernel: an attention_backend such as "
       "sp::cpu{}, or a struct "
       "with forward(block_call) that writes lse, or with forward(whole_call) without lse; it also needs memory_type.");
+  static_assert(detail::accepts_inner<Inner>());
 
 public:
   using memory_type = typename Comm::memory_type;
@@ -100,6 +110,7 @@ public:
 
   template <class T>
   saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
+    static_assert(detail::require_inner_attention_of<Inner, T>());
     heads mine = share(io.on, comm_.rank());
     bool keep_all = options_.keep == keep::heads;
     allocator& inputs = keep_all ? *ctx.kept : *ctx.scratch;
@@ -337,5 +348,7 @@ template <class Comm, class Kernel>
   requires(!requires { typename Kernel::prepared; })
 ulysses_attention(Comm, Kernel, attention_options, ulysses_options = {})
 ->ulysses_attention<Comm, detail::local_attention_t<Kernel>>;
+
+static_assert(inner_attention_of<ulysses_attention<solo, ring_attention<solo, detail::least_backend>>, float>); // it nests
 
 } // namespace sp

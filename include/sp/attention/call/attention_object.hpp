@@ -4,8 +4,7 @@
 
 #include <optional>
 
-#include <sp/attention/call/rank_checks.hpp>
-#include <sp/attention/call/saved_token.hpp>
+#include <sp/attention/concepts.hpp>
 
 namespace sp::detail {
 
@@ -41,12 +40,8 @@ private:
   Object const& object() const { return static_cast<Object const&>(*this); }
 };
 
-/// Derived gives: name, group(), mask(), checks(), check_call(global heads, sinks given), prepare_layouts(q, k, part,
-/// slices, mask), fits(prepared, layout, mask), q_rows(prepared), k_rows(prepared), run_forward(prepared, context, forward_io),
-/// run_backward(prepared, context, saved&&, backward_io), scratch_for<T>(prepared, heads, shape), saved_for<T>(prepared, heads,
-/// shape). For levels 2 and 3: each_group(f) calls f with every communicator the object sends over, sequence_rank() is its place
-/// among all their ranks, describe(fingerprint, prepared, dim, key), check_saved(prepared, saved, heads, dim, value dim),
-/// each_lse(saved, f); its `prepared` has a member `checked`.
+/// Derived models inner_attention (concepts.hpp) and names itself here: class ring_attention : attention_object<ring_attention>.
+/// Sealed: only Derived itself can be made of it.
 template <class Derived>
 class attention_object : public named_calls<attention_object<Derived>, float>,
                          public named_calls<attention_object<Derived>, double>,
@@ -191,6 +186,7 @@ private:
 
   template <class Prepared, class T>
   auto run_checked_forward(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
+    static_assert(require_inner_attention<Derived>() && require_inner_attention_of<Derived, T>());
     return located(at(".forward"), [&] {
       forward_io<T> io;
       auto arguments = [&] {

@@ -1,0 +1,201 @@
+// The inner-attention protocol: what an attention object gives to the calls of a trainer, and to a ulysses_attention around it.
+// One concept a member, so that a type that is one short is told which, and what to add.
+#pragma once
+
+#include <sp/attention/call/operands.hpp>
+#include <sp/attention/call/options.hpp>
+#include <sp/attention/call/rank_checks.hpp>
+#include <sp/attention/call/saved_token.hpp>
+#include <sp/layout/layout.hpp>
+
+namespace sp {
+
+namespace detail {
+
+/// Stands for the functions that each_group and each_lse are given.
+struct any_visitor {
+  template <class X>
+  void operator()(X const&) const;
+};
+
+// ---- whatever the element type ---------------------------------------------------------------------------------------------------
+
+template <class A>
+concept gives_prepared = std::movable<typename A::prepared> && requires(typename A::prepared& p) {
+  { p.checked } -> std::same_as<checked_geometry&>;
+};
+template <class A>
+concept gives_name = requires {
+  { A::name } -> std::convertible_to<char const*>;
+};
+template <class A>
+concept gives_group = requires(A const& a) {
+  { a.group().rank() } -> std::convertible_to<int>;
+  { a.group().size() } -> std::convertible_to<int>;
+};
+template <class A>
+concept gives_mask = requires(A const& a) {
+  { a.mask() } -> std::convertible_to<mask const&>;
+};
+template <class A>
+concept gives_checks = requires(A const& a) {
+  { a.checks() } -> std::convertible_to<int>;
+};
+template <class A>
+concept gives_local_heads = requires(A const& a, heads whole) {
+  { a.local_heads_of(whole) } -> std::same_as<heads>;
+};
+template <class A>
+concept gives_rows = requires(A const& a, typename A::prepared const& p) {
+  { a.q_rows(p) } -> std::convertible_to<index_t>;
+  { a.k_rows(p) } -> std::convertible_to<index_t>;
+};
+template <class A>
+concept gives_check_call = requires(A const& a, heads whole, bool sinks) {
+  a.check_call(whole, sinks);
+};
+template <class A>
+concept gives_prepare_layouts = requires(A const& a, layout const& q, layout const& k, int part, std::vector<slice> const& slices,
+                                         sp::mask const& mask) {
+  { a.prepare_layouts(q, k, part, slices, mask) } -> std::same_as<typename A::prepared>;
+};
+template <class A>
+concept gives_fits = requires(A const& a, typename A::prepared const& p, layout const& l, sp::mask const& mask) {
+  { a.fits(p, l, mask) } -> std::convertible_to<bool>;
+};
+template <class A>
+concept gives_each_group = requires(A const& a, any_visitor f) {
+  a.each_group(f);
+};
+template <class A>
+concept gives_sequence_rank = requires(A const& a) {
+  { a.sequence_rank() } -> std::convertible_to<int>;
+};
+template <class A>
+concept gives_describe = requires(A const& a, fingerprint& f, typename A::prepared const& p, index_t dim, random_key key) {
+  a.describe(f, p, dim, key);
+};
+
+// ---- for tensors of T ------------------------------------------------------------------------------------------------------------
+
+template <class A, class T>
+concept gives_saved = std::movable<typename A::template saved<T>> && std::default_initializable<typename A::template saved<T>> &&
+    std::same_as<typename A::template saved<T>::element_type, T> && requires(typename A::template saved<T>& s) {
+  { s.token } -> std::same_as<saved_token&>;
+};
+template <class A, class T>
+concept gives_run_forward = requires(A const& a, typename A::prepared const& p, context const& c, forward_io<T> const& io) {
+  { a.template run_forward<T>(p, c, io) } -> std::same_as<typename A::template saved<T>>;
+};
+template <class A, class T>
+concept gives_run_backward = requires(A const& a, typename A::prepared const& p, context const& c,
+                                      typename A::template saved<T> s, backward_io<T> const& own,
+                                      backward_io<T, accumulate_t<T>> const& sums) {
+  a.template run_backward<T>(p, c, std::move(s), own);
+  a.template run_backward<T>(p, c, std::move(s), sums);
+};
+template <class A, class T>
+concept gives_bytes = requires(A const& a, typename A::prepared const& p, heads on, attention_shape const& s) {
+  { a.template scratch_for<T>(p, on, s) } -> std::same_as<index_t>;
+  { a.template saved_for<T>(p, on, s) } -> std::same_as<index_t>;
+};
+template <class A, class T>
+concept gives_check_saved = requires(A const& a, typename A::prepared const& p, typename A::template saved<T> const& s, heads on,
+                                     index_t dim) {
+  a.check_saved(p, s, on, dim, dim);
+};
+template <class A, class T>
+concept gives_each_lse = requires(A const& a, typename A::template saved<T> const& s, any_visitor f) {
+  a.each_lse(s, f);
+};
+
+} // namespace detail
+
+/// What can be an attention object: it prepares the geometry of a call and answers for its mask, heads, ranks and options.
+///
+///     prepared                                      the geometry of one batch; its member `checked` is a checked_geometry
+///     char const* name                              for errors
+///     group()                                       the communicator: rank() and size()
+///     mask(), checks()                              of its options
+///     local_heads_of(whole)                         the heads of `whole` that this rank computes
+///     q_rows(prepared), k_rows(prepared)            rows of this rank's tensors
+///     check_call(whole, sinks given)                refuses numbers of a call that it cannot serve, before anything is sent
+///     prepare_layouts(q, k, part, slices, mask)     -> prepared, for the rows of that part of both layouts
+///     fits(prepared, layout, mask)                  whether prepare_layouts would make the same for self attention
+///     each_group(f)                                 f(communicator) for each one it sends over (check level 2)
+///     sequence_rank()                               its place among the ranks of all these
+///     describe(fingerprint, prepared, dim, key)     adds what ranks must have in common; dim 0: not known yet
+template <class A>
+concept inner_attention = detail::gives_prepared<A> && detail::gives_name<A> && detail::gives_group<A> && detail::gives_mask<A> &&
+    detail::gives_checks<A> && detail::gives_local_heads<A> && detail::gives_rows<A> && detail::gives_check_call<A> &&
+    detail::gives_prepare_layouts<A> && detail::gives_fits<A> && detail::gives_each_group<A> && detail::gives_sequence_rank<A> &&
+    detail::gives_describe<A>;
+
+/// An inner_attention that computes on tensors of T.
+///
+///     saved<T>                                      movable; element_type is T, its member `token` a saved_token
+///     run_forward<T>(prepared, context, io)         -> saved<T>; io: forward_io<T>, already checked
+///     run_backward<T>(prepared, context, saved, io) io: backward_io<T, G>, where G is T or the type of its sums
+///     scratch_for<T>, saved_for<T>(prepared, heads, shape)   bytes a call takes from either allocator at most
+///     check_saved(prepared, saved, heads, dim, value dim)    bad_state if `saved` is not of such a call
+///     each_lse(saved, f)                            f(lse), (tokens, q heads), for each lse it holds (check level 3)
+template <class A, class T>
+concept inner_attention_of =
+    inner_attention<A> && detail::gives_saved<A, T> && detail::gives_run_forward<A, T> && detail::gives_run_backward<A, T> &&
+    detail::gives_bytes<A, T> && detail::gives_check_saved<A, T> && detail::gives_each_lse<A, T>;
+
+namespace detail {
+
+/// One sentence for each member that an object lacks.
+template <class A>
+constexpr bool require_inner_attention() {
+  static_assert(gives_prepared<A>, "sp: an attention object has a movable type `prepared`; add it, with a member "
+                                   "`sp::detail::checked_geometry checked`.");
+  static_assert(gives_name<A>, "sp: an attention object has a name for errors; add `static constexpr char const* name`.");
+  static_assert(gives_group<A>,
+                "sp: an attention object says which ranks it runs on; add `group()`, which returns its communicator.");
+  static_assert(gives_mask<A>, "sp: an attention object says what it was made with; add `sp::mask const& mask() const`.");
+  static_assert(gives_checks<A>, "sp: an attention object has a check level; add `int checks() const`, the option's value.");
+  static_assert(gives_local_heads<A>, "sp: an attention object says which heads a rank computes; add `sp::heads "
+                                      "local_heads_of(sp::heads) const`, which returns its argument if it is all of them.");
+  static_assert(gives_rows<A>,
+                "sp: an attention object knows the rows of its tensors; add `q_rows(prepared)` and `k_rows(prepared)`.");
+  static_assert(gives_check_call<A>,
+                "sp: an attention object may refuse a call before it begins; add `check_call(sp::heads, bool) "
+                "const`, which may do nothing.");
+  static_assert(gives_prepare_layouts<A>,
+                "sp: an attention object prepares the geometry of a batch; add `prepared prepare_layouts("
+                "layout, layout, int part, std::vector<sp::slice>, sp::mask) const`.");
+  static_assert(gives_fits<A>,
+                "sp: an attention object knows what was prepared for it; add `bool fits(prepared, layout, sp::mask) "
+                "const`.");
+  static_assert(gives_each_group<A>,
+                "sp: an attention object names the communicators it sends over; add `each_group(f) const`, which "
+                "calls f with each.");
+  static_assert(gives_sequence_rank<A>,
+                "sp: an attention object knows its place in the sequence; add `int sequence_rank() const`.");
+  static_assert(gives_describe<A>, "sp: an attention object says what its ranks must have in common; add `describe(fingerprint&, "
+                                   "prepared, sp::index_t dim, sp::random_key) const`.");
+  return true;
+}
+template <class A, class T>
+constexpr bool require_inner_attention_of() {
+  static_assert(gives_saved<A, T>,
+                "sp: an attention object has a movable type `saved<T>`; add it, with `using element_type = T` and a "
+                "member `sp::detail::saved_token token`.");
+  static_assert(gives_run_forward<A, T>, "sp: an attention object computes; add `saved<T> run_forward<T>(prepared, context, "
+                                         "forward_io<T>) const`.");
+  static_assert(gives_run_backward<A, T>, "sp: an attention object differentiates; add `run_backward<T>(prepared, context, "
+                                          "saved<T>&&, backward_io<T, G>) const` for G = T and G = accumulate_t<T>.");
+  static_assert(gives_bytes<A, T>, "sp: an attention object knows the memory of its calls; add `scratch_for<T>` and "
+                                   "`saved_for<T>(prepared, sp::heads, attention_shape) const`, which return sp::index_t.");
+  static_assert(gives_check_saved<A, T>, "sp: an attention object knows what it saved; add `check_saved(prepared, saved<T>, "
+                                         "sp::heads, dim, value dim) const`.");
+  static_assert(gives_each_lse<A, T>,
+                "sp: an attention object shows its lse to checks; add `each_lse(saved<T>, f) const`, which may "
+                "do nothing.");
+  return true;
+}
+
+} // namespace detail
+} // namespace sp

@@ -1,0 +1,68 @@
+// The inner-attention protocol against types that miss exactly one member, and an object that has nothing but the protocol.
+// What Ulysses runs inside may be anybody's: it computes, and its gradients come back to the rows they belong to.
+#include <doctest/doctest.h>
+
+#include <sp/cpu.hpp>
+#include <sp/threads.hpp>
+
+#include "near_misses.hpp"
+
+using namespace near_miss;
+
+static_assert(sp::inner_attention<complete> && sp::inner_attention_of<complete, float> &&
+              sp::inner_attention_of<complete, sp::bf16>);
+static_assert(sp::inner_attention_of<sp::ulysses_attention<sp::threads, complete>, double>);
+static_assert(sp::inner_attention_of<sp::ring_attention<sp::threads, sp::cpu<>>, double>);
+
+static_assert(!sp::inner_attention<unchecked_prepared>);
+static_assert(!sp::inner_attention<no_name>);
+static_assert(!sp::inner_attention<no_group>);
+static_assert(!sp::inner_attention<no_mask>);
+static_assert(!sp::inner_attention<no_checks>);
+static_assert(!sp::inner_attention<no_local_heads>);
+static_assert(!sp::inner_attention<no_q_rows>);
+static_assert(!sp::inner_attention<no_k_rows>);
+static_assert(!sp::inner_attention<no_check_call>);
+static_assert(!sp::inner_attention<no_prepare_layouts>);
+static_assert(!sp::inner_attention<no_fits>);
+static_assert(!sp::inner_attention<no_each_group>);
+static_assert(!sp::inner_attention<no_sequence_rank>);
+static_assert(!sp::inner_attention<no_describe>);
+
+/// Complete but for what depends on the element type.
+template <class A>
+concept lacks_computation = sp::inner_attention<A> && !sp::inner_attention_of<A, sp::bf16>;
+static_assert(lacks_computation<saved_without_token>);
+static_assert(lacks_computation<saved_of_no_type>);
+static_assert(lacks_computation<no_run_forward>);
+static_assert(lacks_computation<no_run_backward>);
+static_assert(lacks_computation<no_backward_of_sums>);
+static_assert(lacks_computation<no_scratch>);
+static_assert(lacks_computation<no_saved_bytes>);
+static_assert(lacks_computation<no_check_saved>);
+static_assert(lacks_computation<no_each_lse>);
+
+/// Sealed: nothing but Derived can be made of attention_object<Derived>.
+struct impostor : sp::detail::attention_object<complete> {};
+static_assert(!std::is_default_constructible_v<impostor>);
+static_assert(!std::is_default_constructible_v<sp::detail::attention_object<complete>>);
+
+TEST_CASE("an object of nothing but the protocol runs inside Ulysses over three ranks, forward and backward") {
+  std::atomic<int> good{0};
+  sp::threads::run(3, [&](sp::threads const& comm) {
+    sp::batch b(sp::packed{0, 20, 21, 49}, sp::zigzag{}, comm);
+    sp::ulysses_attention attn{comm, complete{}};
+    index_t const rows = b.tokens(), heads = 3, dim = 2;
+    std::vector<float> memory[7];
+    auto tensor = [&](int i) {
+      for (index_t j = 0; j < rows * heads * dim; ++j) memory[i].push_back(float(j % 17) + float(i) + float(100 * comm.rank()));
+      return sp::view<float, 3>(memory[i].data(), {rows, heads, dim});
+    };
+    auto q = tensor(0), k = tensor(1), out = tensor(2), dout = tensor(3), dq = tensor(4), dk = tensor(5), dv = tensor(6);
+    auto saved = attn.forward(b, {.q = q, .k = k, .v = k, .out = out});
+    attn.backward(b, std::move(saved), {.q = q, .k = k, .v = k, .out = out, .dout = dout, .dq = dq, .dk = dk, .dv = dv});
+    good += memory[2] == memory[0] && memory[4] == memory[3];
+    good += memory[5] == std::vector<float>(memory[5].size()) && memory[6] == memory[5];
+  });
+  CHECK(good == 6);
+}
