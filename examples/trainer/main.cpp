@@ -5,9 +5,10 @@
 
 #include <CLI/CLI.hpp>
 
-#include "compare.hpp"
-#include "report.hpp"
-#include "run.hpp"
+#include "report/report.hpp"
+#include "report/work.hpp"
+#include "training/compare.hpp"
+#include "training/run.hpp"
 
 namespace {
 
@@ -44,7 +45,9 @@ void run_all(report& r, ranks& us, progress& show) {
       int steps = in_double ? r.asked.double_steps : r.asked.steps;
       r.outcomes.push_back(in_double ? run_double(us, p, r.asked, *r.text, steps, show)
                                      : run_float(us, p, r.asked, *r.text, steps, show));
-      if (us.lead()) compare(r.outcomes.back(), r.outcomes[first], parameter_table(r.asked.model));
+      if (!us.lead()) continue;
+      compare(r.outcomes.back(), r.outcomes[first], parameter_table(r.asked.model));
+      r.outcomes.back().imbalance = imbalance(p, r.first_step, r.asked.model);
     }
   }
 }
@@ -102,7 +105,8 @@ int train(settings const& asked, corpus const& text, ranks& us) {
            reader(text, asked.stream, asked.seed).next(),
            {},
            0,
-           ranks::are};
+           ranks::are,
+           us.cores()};
   if (us.lead()) describe(r);
   progress show(double(r.plans.size()) * double(asked.stream) * (asked.steps + asked.double_steps));
   run_all(r, us, show);

@@ -1,0 +1,38 @@
+// The ranks of a training run as threads of this process; mpi/ranks.hpp has the same class over processes.
+// A program is built with one of the two folders in its include path; everything else of the trainer is written once.
+#pragma once
+
+#include <algorithm>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#include <sp/threads.hpp>
+
+namespace trainer {
+
+class ranks {
+public:
+  using communicator = sp::threads;
+  static constexpr char const* are = "threads of this machine";
+
+  ranks(int&, char**&) {}
+
+  /// How many a plan may take.
+  int most() const { return 4; }
+  /// Whether this process prints and writes: it holds rank 0.
+  bool lead() const { return true; }
+  /// Cores that the threads may run on.
+  int cores() const { return std::max(1, int(std::thread::hardware_concurrency())); }
+  /// Runs body(communicator) on n ranks. Returns what each of them returned, where they lead; elsewhere nothing.
+  template <class Body>
+  auto run(int n, Body const& body) {
+    std::vector<std::invoke_result_t<Body const&, communicator const&>> results(static_cast<std::size_t>(n));
+    sp::threads::run(n, [&](communicator const& world) { results[std::size_t(world.rank())] = body(world); });
+    return results;
+  }
+  /// The largest exit code of all processes.
+  int agree(int code) const { return code; }
+};
+
+} // namespace trainer

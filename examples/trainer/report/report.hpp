@@ -1,0 +1,27 @@
+// What the trainer leaves behind: a table on the terminal, train.json with all numbers, report.html with pictures.
+// All three show the same outcomes; the page stands alone, without scripts or anything fetched.
+#pragma once
+
+#include "training/outcome.hpp"
+#include "training/plans.hpp"
+
+namespace trainer {
+
+/// Everything a report shows.
+struct report {
+  settings asked;
+  corpus const* text = nullptr;
+  index_t parameters = 0;
+  std::vector<plan> plans;
+  step_text first_step;          ///< the packed stream whose owners are drawn
+  std::vector<outcome> outcomes; ///< by number type, then in the order of plans
+  double seconds = 0;
+  std::string ranks_are; ///< "threads of this machine"
+  int cores = 1;         ///< that the ranks of this machine share
+};
+
+void print_table(report const& r);
+void write_json(report const& r, std::filesystem::path const& file);
+void write_html(report const& r, std::filesystem::path const& file);
+
+} // namespace trainer

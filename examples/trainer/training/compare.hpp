@@ -1,0 +1,104 @@
+// The judgement: every run against the one-rank run of the same number type, with the bounds that must hold.
+// Loss curves alone would be blind (AdamW hides a wrong scale), so gradient norms and the first gradients are compared too.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/core.h>
+
+#include "model/parameters.hpp"
+#include "training/outcome.hpp"
+
+namespace trainer {
+
+/// The larger one, NaN above everything.
+inline double larger(double a, double b) { return std::isnan(a) || a > b ? a : b; }
+
+/// |a - b| over |b|, step by step. A value far below the largest of its run is measured by a hundredth of that: a loss that has
+/// gone to zero has no digits left to agree in.
+inline std::vector<double> relative(std::vector<double> const& a, std::vector<double> const& b) {
+  double largest = 0;
+  for (double x : b) largest = std::max(largest, std::abs(x));
+  std::vector<double> out;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    out.push_back(std::abs(a[i] - b[i]) / std::max({std::abs(b[i]), 0.01 * largest, 1e-300}));
+  return out;
+}
+
+inline double largest_relative(std::vector<double> const& a, std::vector<double> const& b) {
+  double worst = 0;
+  for (double d : relative(a, b)) worst = larger(worst, d);
+  return worst;
+}
+
+/// Step by step the larger difference of the two: loss or gradient norm.
+inline std::vector<double> difference_by_step(outcome const& run, outcome const& one) {
+  std::vector<double> worst = relative(run.losses, one.losses), norms = relative(run.norms, one.norms);
+  for (std::size_t s = 0; s < worst.size(); ++s) worst[s] = larger(worst[s], norms[s]);
+  return worst;
+}
+
+/// Largest over the model's matrices of |a - b| / |b|, Euclidean norms.
+inline double largest_by_norm(std::vector<double> const& a, std::vector<double> const& b, parameter_table const& table) {
+  double worst = 0;
+  for (parameter const& p : table.all()) {
+    double off = 0, all = 0;
+    for (auto i = std::size_t(p.offset); i < std::size_t(p.offset + p.size()); ++i) {
+      off += (a[i] - b[i]) * (a[i] - b[i]);
+      all += b[i] * b[i];
+    }
+    if (off != 0) worst = larger(worst, std::sqrt(off / std::max(all, 1e-300)));
+  }
+  return worst;
+}
+
+/// Fills in the differences; `one` is the one-rank run.
+inline void compare(outcome& run, outcome const& one, parameter_table const& table) {
+  run.loss_difference = largest_relative(run.losses, one.losses);
+  run.norm_difference = largest_relative(run.norms, one.norms);
+  run.gradient_difference = largest_by_norm(run.gradients, one.gradients, table);
+}
+
+/// What relative difference a number type is allowed.
+inline double bound_of(std::string const& type) { return type == "double" ? 1e-9 : 1e-4; }
+
+/// What is called the final loss everywhere: the mean of the last three steps (of all, if there are fewer), because steps see
+/// different text.
+inline double final_loss(outcome const& run) {
+  std::size_t n = std::min<std::size_t>(3, run.losses.size());
+  double sum = 0;
+  for (std::size_t i = run.losses.size() - n; i < run.losses.size(); ++i) sum += run.losses[i];
+  return sum / double(n);
+}
+
+/// Where the final loss must be, as a part of the first step's. A run of a few steps only has to go down at all; from fewer than
+/// six nothing is required (infinity).
+inline double required_fall(std::size_t steps) {
+  return steps >= 30 ? 0.8 : steps >= 6 ? 1.0 : std::numeric_limits<double>::infinity();
+}
+
+/// One sentence per broken promise; empty when all is well.
+inline std::vector<std::string> complaints(std::vector<outcome> const& runs) {
+  std::vector<std::string> out;
+  for (outcome const& run : runs) {
+    auto judge = [&](char const* what, double found) {
+      if (!(found <= bound_of(run.type))) // also catches NaN
+        out.push_back(fmt::format("{} in {}: {} differ from one rank by {:.2e}, allowed {:.0e}", run.strategy, run.type, what,
+                                  found, bound_of(run.type)));
+    };
+    judge("losses", run.loss_difference);
+    judge("gradient norms", run.norm_difference);
+    judge("first gradients", run.gradient_difference);
+    if (run.bytes_counted != run.bytes_expected)
+      out.push_back(fmt::format("{} in {}: sent {:.0f} bytes, the closed form says {:.0f}", run.strategy, run.type,
+                                run.bytes_counted, run.bytes_expected));
+    double wanted = run.losses.front() * required_fall(run.losses.size());
+    if (run.type == "float" && !(final_loss(run) < wanted))
+      out.push_back(fmt::format("{} in {}: the loss went from {:.4f} to {:.4f}, below {:.4f} was expected", run.strategy,
+                                run.type, run.losses.front(), final_loss(run), wanted));
+  }
+  return out;
+}
+
+} // namespace trainer

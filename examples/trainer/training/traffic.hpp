@@ -1,0 +1,42 @@
+// The closed forms of what attention sends, from token counts and head ranges alone; no communicator is asked.
+// The ledger of a run must show exactly these bytes: the ratio in the table is 1.
+#pragma once
+
+#include "training/plans.hpp"
+
+namespace trainer {
+
+/// Heads of Ulysses rank `part`, by the one cut rule; kv heads that several ranks need are counted by each.
+struct head_share {
+  index_t q = 0, kv = 0;
+};
+inline head_share heads_of_rank(shape const& s, int part, int parts) {
+  index_t group = s.q_heads / s.kv_heads, first = sp::cut(s.q_heads, part, parts), last = sp::cut(s.q_heads, part + 1, parts);
+  return {last - first, first < last ? (last - 1) / group - first / group + 1 : 0};
+}
+
+/// Bytes that the ranks of one sequence group send for one step: all layers, forward and backward, elements of `element` bytes.
+///
+/// Ulysses, to each peer: q, k, v of my tokens for its heads, and outputs of its tokens for mine; the same sizes backward.
+/// Ring over P ranks: keys and values take P - 1 hops forward, P - 1 backward, and their gradients P - 1. A gather schedule
+/// moves the same bytes; a pull schedule sends none, because its ranks read each other's memory.
+inline index_t attention_bytes(plan const& p, sp::layout const& who, shape const& s, index_t element) {
+  index_t values = 0; // elements of one layer
+  for (int rank = 0; rank < p.sequence(); ++rank) {
+    int first = rank / p.ulysses * p.ulysses, me = rank - first;
+    head_share mine = heads_of_rank(s, me, p.ulysses);
+    for (int peer = 0; peer < p.ulysses; ++peer) {
+      if (peer == me) continue;
+      head_share theirs = heads_of_rank(s, peer, p.ulysses);
+      index_t inputs = who.tokens(rank) * (theirs.q + 2 * theirs.kv), outputs = who.tokens(first + peer) * mine.q;
+      values += 2 * (inputs + outputs) * s.head_dim;
+    }
+    if (p.schedule == sp::schedule::pull) continue;
+    index_t keys = 0; // rows of keys this rank holds after the exchange: those of its whole Ulysses group
+    for (int peer = 0; peer < p.ulysses; ++peer) keys += who.tokens(first + peer);
+    values += 3 * (p.ring - 1) * keys * 2 * mine.kv * s.head_dim;
+  }
+  return values * s.layers * element;
+}
+
+} // namespace trainer

@@ -1,0 +1,119 @@
+"""Judges train.json of examples/trainer: every number that can be derived from the others or from the plans is derived again here.
+
+Each function returns sentences about what is wrong, none when all is well. Nothing of the trainer's own arithmetic is used.
+"""
+import math
+
+STRATEGIES = {  # data ranks, ring ranks, Ulysses ranks, who owns which tokens
+    "one rank": (1, 1, 1, "contiguous"),
+    "ulysses 4": (1, 1, 4, "contiguous"),
+    "zigzag ring 4": (1, 4, 1, "zigzag"),
+    "striped ring 3": (1, 3, 1, "striped"),
+    "usp 2 x 2": (1, 2, 2, "zigzag"),
+    "data 2 x sequence 2": (2, 2, 1, "contiguous"),
+}
+ALLOWED = {"float": 1e-4, "double": 1e-9}
+FALL = 0.8  # of the first loss, from 30 steps on in float
+CURVES = {"loss": "losses", "gradient_norm": "gradient_norms"}
+
+
+def relative(a, b):
+    """|a - b| over |b|, step by step; values below a hundredth of the largest |b| are measured by that."""
+    floor = max(0.01 * max(map(abs, b)), 1e-300)
+    return [abs(x - y) / max(abs(y), floor) for x, y in zip(a, b)]
+
+
+def difference_by_step(run, one):
+    return [max(pair) for pair in zip(*(relative(run[c], one[c]) for c in CURVES.values()))]
+
+
+def mean_of_last_3(values):
+    last = values[-3:]
+    return sum(last) / len(last)
+
+
+def part_of(i, n, parts):
+    """The part that position i of n lies in, by the cut rule floor(p n / parts)."""
+    return ((i + 1) * parts - 1) // n
+
+
+def owner(how, in_stream, stream, in_document, document, ranks):
+    if how == "contiguous":
+        return part_of(in_stream, stream, ranks)
+    if how == "striped":
+        return in_document % ranks
+    chunk = part_of(in_document, document, 2 * ranks)
+    return min(chunk, 2 * ranks - 1 - chunk)
+
+
+def imbalance(strategy, cu_seqlens, q_heads):
+    """Causal pairs times query heads of the busiest rank over the mean, token by token."""
+    data, ring, ulysses, how = STRATEGIES[strategy]
+    work = []
+    for group in range(data):
+        documents = [e - b for b, e in zip(cu_seqlens, cu_seqlens[1:]) if (b + e) // 2 * data // cu_seqlens[-1] == group]
+        stream, begin, pairs = sum(documents), 0, [0] * ring
+        for length in documents:
+            for i in range(length):
+                pairs[owner(how, begin + i, stream, i, length, ring)] += i + 1
+            begin += length
+        cuts = [p * q_heads // ulysses for p in range(ulysses + 1)]
+        work += [n * (z - a) for n in pairs for a, z in zip(cuts, cuts[1:])]
+    return max(work) * len(work) / sum(work)
+
+
+def judge_curves(r, one, steps):
+    broken = [c for c in CURVES.values() if len(r[c]) != steps or not all(type(x) is float and math.isfinite(x) and x > 0 for x in r[c])]
+    if broken:
+        return [f"{broken} have other lengths than {steps} or values that are not positive numbers"]
+    wrong = []
+    for name, curve in CURVES.items():
+        found = max(relative(r[curve], one[curve])) if len(one[curve]) == steps else math.inf
+        if not found <= ALLOWED[r["type"]]:
+            wrong.append(f"{curve} differ from one rank by {found:.2e}, allowed {ALLOWED[r['type']]:.0e}")
+        if not math.isclose(found, r["difference"][name], rel_tol=1e-6, abs_tol=1e-15):
+            wrong.append(f"the difference of {curve} is {found:.3e}, not {r['difference'][name]}")
+    if not math.isclose(r["final_loss_mean_of_last_3"], mean_of_last_3(r["losses"]), rel_tol=1e-12):
+        wrong.append("the final loss is not the mean of the last three steps")
+    if r["type"] == "float" and steps >= 30 and not mean_of_last_3(r["losses"]) < FALL * r["losses"][0]:
+        wrong.append(f"the loss went from {r['losses'][0]} to {mean_of_last_3(r['losses'])}")
+    if r["ranks"] > 1 and steps > 2 and not any(x != y for curve in CURVES.values() for x, y in zip(r[curve], one[curve])):
+        wrong.append("equals one rank to the last bit; was it run at all?")
+    return wrong
+
+
+def judge_run(r, report):
+    wrong = []
+    gradients, sent = r["difference"]["first_gradients"], r["bytes_per_token"]
+    if not (type(gradients) is float and 0 <= gradients <= ALLOWED[r["type"]]):
+        wrong.append(f"first gradients differ by {gradients}")
+    if r["allowed_difference"] != ALLOWED[r["type"]]:
+        wrong.append(f"allows {r['allowed_difference']}, not {ALLOWED[r['type']]:.0e}")
+    if sent["counted"] != sent["closed_form"] or (sent["counted"] > 0) != (r["ranks"] > 1):
+        wrong.append(f"sent {sent['counted']} bytes per token, closed form {sent['closed_form']}")
+    expected = imbalance(r["strategy"], report["first_step_cu_seqlens"], report["model"]["q_heads"])
+    if not math.isclose(r["imbalance"], expected, rel_tol=1e-12):
+        wrong.append(f"imbalance {r['imbalance']}, but token by token it is {expected}")
+    return wrong
+
+
+def judge_numbers(report, steps):
+    """`steps` by number type."""
+    runs = {(r["strategy"], r["type"]): r for r in report["runs"]}
+    wanted = {(s, t) for s in STRATEGIES for t in steps}
+    if len(report["runs"]) != len(runs) or set(runs) != wanted:
+        return [f"runs: missing {sorted(wanted - set(runs))}, unknown {sorted(set(runs) - wanted)}, {len(report['runs'])} in all"]
+    wrong = []
+    if not (type(report["cores"]) is int and report["cores"] > 0 and report["threads_per_rank"] == 1):
+        wrong.append(f"{report['cores']} cores, {report['threads_per_rank']} threads a rank")
+    for (strategy, kind), r in runs.items():
+        found = judge_curves(r, runs["one rank", kind], steps[kind]) + judge_run(r, report)
+        wrong += [f"{strategy} in {kind}: {sentence}" for sentence in found]
+    return wrong
+
+
+def judge_same(report, other):
+    """What two reports of the same runs differ in; both programs add in the same order, so the bits must agree."""
+    fields = ("strategy", "type", "ranks", "losses", "gradient_norms", "difference", "bytes_per_token", "peak_attention_bytes_per_rank", "imbalance")
+    return [f"{a['strategy']} in {a['type']}: {field} differs between threads and processes"
+            for a, b in zip(report["runs"], other["runs"], strict=True) for field in fields if a[field] != b[field]]
