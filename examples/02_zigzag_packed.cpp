@@ -19,13 +19,6 @@ struct layer {
   tensor out{tokens, q_heads, dim}, dq = out, dk{tokens, kv_heads, dim}, dv = dk;
 };
 
-/// The rows of `global` that this rank owns.
-tensor mine(sp::batch const& batch, tensor const& global) {
-  tensor t{batch.tokens(), global.heads, global.dim};
-  sp::split(batch, global.view(), t.view());
-  return t;
-}
-
 void attend(int size, layer& all) {
   sp::packed documents{0, 37, 800, 1300}; // 37, 763 and 500 tokens: nothing needs to divide by anything
   std::vector<std::string> log(std::size_t(size), "");
@@ -33,7 +26,7 @@ void attend(int size, layer& all) {
     sp::batch batch{documents, sp::zigzag{}, ranks};
     sp::ring_attention attention{ranks, sp::cpu{}, {.mask = sp::causal(), .schedule = sp::schedule::rotate}};
 
-    tensor q = mine(batch, all.q), k = mine(batch, all.k), v = mine(batch, all.v), dout = mine(batch, all.dout);
+    tensor q = own_rows(batch, all.q), k = own_rows(batch, all.k), v = own_rows(batch, all.v), dout = own_rows(batch, all.dout);
     tensor out{batch.tokens(), q_heads, dim}, dq = out, dk{batch.tokens(), kv_heads, dim}, dv = dk;
 
     // Keys and values travel around the ring while each rank works on those it has. forward returns what backward needs;
@@ -42,10 +35,9 @@ void attend(int size, layer& all) {
     attention.backward(batch, std::move(saved), q.view(), k.view(), v.view(), out.view(), dout.view(), dq.view(), dk.view(),
                        dv.view());
 
-    // Each token has one owner, so ranks write different rows of the caller's tensors.
+    // Only to compare: everybody gets all rows, and one rank hands them to the caller.
     for (auto [local, global] : {std::pair{&out, &all.out}, {&dq, &all.dq}, {&dk, &all.dk}, {&dv, &all.dv}}) {
-      tensor whole{tokens, local->heads, dim};
-      sp::gather(ranks, batch, std::as_const(*local).view(), whole.view());
+      tensor whole = all_rows(ranks, batch, *local);
       if (ranks.rank() == 0) *global = whole;
     }
 

@@ -60,12 +60,9 @@ tensor attend(Make make) {
   tensor all{tokens, q_heads, dim};
   sp::threads::run(3, [&](auto ranks) {
     sp::batch batch{sp::packed{0, 120, 500}, sp::zigzag{}, ranks};
-    tensor my_q{batch.tokens(), q_heads, dim}, my_k{batch.tokens(), kv_heads, dim}, my_v = my_k, out = my_q, whole = all;
-    sp::split(batch, q.view(), my_q.view());
-    sp::split(batch, k.view(), my_k.view());
-    sp::split(batch, v.view(), my_v.view());
+    tensor my_q = own_rows(batch, q), my_k = own_rows(batch, k), my_v = own_rows(batch, v), out = my_q;
     make(ranks).forward(batch, my_q.view(), my_k.view(), my_v.view(), out.view());
-    sp::gather(ranks, batch, std::as_const(out).view(), whole.view());
+    tensor whole = all_rows(ranks, batch, out);
     if (ranks.rank() == 0) all = whole;
   });
   return all;

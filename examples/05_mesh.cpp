@@ -46,13 +46,9 @@ int main() {
     // Zigzag over the ring, and each shard cut once more for the ranks of its Ulysses group.
     sp::batch batch{s.documents, sp::nested{sp::zigzag{}, mesh.extent(sp::axis_kind::ulysses)}, sequence};
 
-    tensor q{batch.tokens(), q_heads, dim}, k{batch.tokens(), kv_heads, dim}, v = k, out = q, all{tokens, q_heads, dim},
-                                                                              expected = all;
-    sp::split(batch, std::as_const(s.q).view(), q.view());
-    sp::split(batch, std::as_const(s.k).view(), k.view());
-    sp::split(batch, std::as_const(s.v).view(), v.view());
+    tensor q = own_rows(batch, s.q), k = own_rows(batch, s.k), v = own_rows(batch, s.v), out = q;
     attention.forward(batch, q.view(), k.view(), v.view(), out.view());
-    sp::gather(sequence, batch, std::as_const(out).view(), all.view());
+    tensor all = all_rows(sequence, batch, out), expected = all;
 
     if (mesh.sequence_rank(world.rank()) != 0) return;
     sp::batch one{s.documents, sp::contiguous{}, sp::solo{}};

@@ -1,4 +1,4 @@
-// What the small examples share: a tensor that owns its numbers, and a way to say whether two results agree.
+// What the small examples share: a tensor that owns its numbers, its way to ranks and back, a verdict whether two results agree.
 // Nothing here belongs to sp. The library only ever sees views: a pointer, three extents, three strides.
 #pragma once
 
@@ -8,6 +8,7 @@
 
 #include <fmt/ranges.h>
 
+#include <sp/batch.hpp>
 #include <sp/core/view.hpp>
 
 /// Dense floats, (tokens, heads, dim).
@@ -24,6 +25,21 @@ inline tensor random_tensor(sp::index_t tokens, sp::index_t heads, sp::index_t d
   std::mt19937 generator(seed);
   for (float& x : t.values) x = float(generator()) / 2147483648.0f - 1.0f; // uniform in [-1, 1)
   return t;
+}
+
+/// The rows of `all` that this rank owns, as in step 1: (tokens / P, heads, dim).
+inline tensor own_rows(sp::batch const& batch, tensor const& all) {
+  tensor mine{batch.tokens(), all.heads, all.dim};
+  sp::split(batch, all.view(), mine.view());
+  return mine;
+}
+
+/// Everybody's rows in stream order, on every rank: (tokens, heads, dim).
+template <class Communicator>
+tensor all_rows(Communicator const& ranks, sp::batch const& batch, tensor const& mine) {
+  tensor all{batch.docs().length(), mine.heads, mine.dim};
+  sp::gather(ranks, batch, mine.view(), all.view());
+  return all;
 }
 
 inline double largest_difference(tensor const& a, tensor const& b) {

@@ -103,7 +103,8 @@ def blocked_elsewhere(dump, group):
     return any(unfinished(op) and op["kind"] != "call" and op["group"] != group.number for op in dump["operations"])
 
 
-def different(group, number, came):
+def different(came):
+    """Ranks are in different operations."""
     kinds = defaultdict(list)
     for rank, op in came.items():
         kinds[op["kind"], op["primitive"]].append(rank)
@@ -115,7 +116,8 @@ def different(group, number, came):
     return f"{told} while {listed(most)} {verb(most, 'is', 'are')} in {title(came[most[0]])}"
 
 
-def never_came(group, number, came, missing, dumps):
+def never_came(group, came, missing, dumps):
+    """Some ranks wait, and others never came."""
     waiting = [rank for rank, op in came.items() if unfinished(op)]
     behind = [rank for rank in missing if any(unfinished(op) for op in group.operations.get(rank, {}).values())]
     missing = [rank for rank in missing if rank not in behind] or missing  # who is still in an earlier one is on its way
@@ -138,7 +140,8 @@ def never_came(group, number, came, missing, dumps):
     return "; ".join(told)
 
 
-def other_bytes(group, number, came):
+def other_bytes(group, came):
+    """All came to the same exchange, but what is sent is not what is expected."""
     if set(came) != set(group.ranks) or any(op["kind"] != "exchange" for op in came.values()):
         return None
     out, into = (sum(op[key] for op in came.values()) for key in ("bytes_out", "bytes_in"))
@@ -154,7 +157,8 @@ def other_bytes(group, number, came):
     return "; ".join(told)
 
 
-def never_met(group, number, came, timed_out):
+def never_met(group, came, timed_out):
+    """All came and all timed out: each waits for another one."""
     if not timed_out or set(came) != set(group.ranks) or len(came) < 2 or not all(op["state"] != "done" for op in came.values()):
         return None
     if any(op["peer"] < 0 for op in came.values()):
@@ -172,10 +176,10 @@ def divergences(group, dumps):
         came = {rank: op for rank, op in seen.items() if isinstance(op, dict)}
         missing = [rank for rank, op in seen.items() if op is None]
         sentence = (
-            different(group, number, came)
-            or never_came(group, number, came, missing, dumps)
-            or other_bytes(group, number, came)
-            or never_met(group, number, came, timed_out)
+            different(came)
+            or never_came(group, came, missing, dumps)
+            or other_bytes(group, came)
+            or never_met(group, came, timed_out)
         )
         if sentence:
             victim = any(rank in dumps and blocked_elsewhere(dumps[rank], group) for rank in missing)
