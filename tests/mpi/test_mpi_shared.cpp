@@ -272,7 +272,7 @@ TEST_CASE("mpi shared: before a blocking call of MPI a failure elsewhere parts n
         CHECK(together);
         pair->barrier("after");
       });
-      for (std::size_t r : {0, 1}) {
+      for (std::size_t r = 0; r < 2; ++r) {
         CHECK_MESSAGE(ranks[r].says("rank 2 has had enough"), ranks[r].what);
         CHECK_MESSAGE(ranks[r].says(both ? "in after" : "in meet"), ranks[r].what);
       }

@@ -39,7 +39,7 @@ private:
 inline constexpr index_t small_all_reduce = 256;
 
 /// Number of values in one rank's part at most.
-constexpr index_t largest_cut(index_t n, int parts) { return ceil_div(n, parts); }
+[[nodiscard]] constexpr index_t largest_cut(index_t n, int parts) { return ceil_div(n, parts); }
 
 /// What reduce_scatter allocates for parts of n values.
 template <class T>
@@ -170,7 +170,7 @@ void all_reduce(C const& c, view<T, 1, typename C::memory_type> v, allocator& sc
 }
 
 /// Bytes that all_gather_v takes from its allocator.
-inline index_t all_gather_scratch(int ranks) {
+[[nodiscard]] inline index_t all_gather_scratch(int ranks) {
   byte_counter counter;
   owned<parcel, 1> sends(counter, {ranks});
   return counter.bytes();
@@ -178,7 +178,7 @@ inline index_t all_gather_scratch(int ranks) {
 
 /// Bytes that reduce_scatter takes from its allocator for an own part of n values.
 template <class T>
-index_t reduce_scatter_scratch(index_t n, int ranks) {
+[[nodiscard]] index_t reduce_scatter_scratch(index_t n, int ranks) {
   byte_counter counter;
   detail::reduce_scatter_memory<T> memory(counter, n, ranks);
   return counter.bytes();
@@ -186,7 +186,7 @@ index_t reduce_scatter_scratch(index_t n, int ranks) {
 
 /// Bytes that all_reduce takes from its allocator for n values.
 template <class T>
-index_t all_reduce_scratch(index_t n, int ranks) {
+[[nodiscard]] index_t all_reduce_scratch(index_t n, int ranks) {
   byte_counter counter;
   if (n <= detail::small_all_reduce) {
     owned<T, 2> values(counter, {ranks, n});

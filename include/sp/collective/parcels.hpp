@@ -12,7 +12,7 @@ class parcel_builder {
 public:
   parcel_builder(allocator& scratch, index_t peers, index_t pieces) : parcels_(scratch, {peers}), pieces_(scratch, {pieces}) {}
 
-  void clear() { parcels_used_ = pieces_used_ = 0; }
+  void clear() noexcept { parcels_used_ = pieces_used_ = 0; }
   /// Following pieces go to (or come from) `peer`.
   void open(int peer) { parcels_.tensor(parcels_used_++) = {peer, {pieces_.tensor.data + pieces_used_, 0}}; }
   void add(piece const& p) {
@@ -24,7 +24,7 @@ public:
   void add(view<T, Rank, M> const& v) {
     add(as_piece(v));
   }
-  std::span<parcel const> parcels() const { return {parcels_.tensor.data, std::size_t(parcels_used_)}; }
+  [[nodiscard]] std::span<parcel const> parcels() const noexcept { return {parcels_.tensor.data, std::size_t(parcels_used_)}; }
 
 private:
   owned<parcel, 1> parcels_;

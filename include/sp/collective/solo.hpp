@@ -12,16 +12,16 @@ public:
   using memory_type = host_memory;
 
   struct token {
-    void wait() {}
+    void wait() noexcept {}
   };
   struct exposure {
     std::span<piece const> mine;
-    std::span<piece const> of(int) const { return mine; }
-    void release() {}
+    [[nodiscard]] std::span<piece const> of(int) const noexcept { return mine; }
+    void release() noexcept {}
   };
 
-  static constexpr int rank() { return 0; }
-  static constexpr int size() { return 1; }
+  static constexpr int rank() noexcept { return 0; }
+  static constexpr int size() noexcept { return 1; }
 
   /// short_message when the parcels to oneself differ in bytes; bad_state when a parcel names another peer or one twice.
   [[nodiscard]] token exchange(traffic const& t) const {
@@ -34,7 +34,7 @@ public:
     return {};
   }
   void barrier() const {}
-  solo split(int, int) const { return {}; }
+  [[nodiscard]] solo split(int, int) const { return {}; }
   [[nodiscard]] exposure publish(char const*, std::span<piece const> mine) const { return {mine}; }
 
 private:

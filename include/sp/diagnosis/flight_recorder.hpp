@@ -45,7 +45,7 @@ public:
         ring_(records > 0 ? std::make_unique<slot[]>(mask_ + 1) : nullptr) {
     if (!ring_) return;
     diagnosis::configured();
-    hear_calls();
+    watch_calls();
   }
   flight_recorder(flight_recorder const&) = delete;
   ~flight_recorder() {
@@ -57,11 +57,11 @@ public:
     return families.fetch_add(1, std::memory_order_relaxed);
   }
 
-  int world_rank() const { return rank_; }
-  bool recording() const { return ring_ != nullptr; }
+  int world_rank() const noexcept { return rank_; }
+  bool recording() const noexcept { return ring_ != nullptr; }
 
   /// A group that this rank is a member of; `world_ranks` in the order of the group. Not for the steady state.
-  flight_group join(int id, int rank, std::vector<int> const& world_ranks) {
+  [[nodiscard]] flight_group join(int id, int rank, std::vector<int> const& world_ranks) {
     if (ring_) {
       std::lock_guard lock(mutex_);
       if (groups_.size() == most_groups) groups_.erase(groups_.begin() + 1); // the world stays
@@ -86,7 +86,7 @@ public:
     if (slot* s = find(t)) {
       s->bytes_out.store(bytes_out, std::memory_order_release);
       s->bytes_in.store(bytes_in, std::memory_order_release);
-      tell(*s, detail::moment::posted);
+      notify_observers(*s, detail::moment::posted);
     }
   }
   /// `peer`: a rank of the world. Called again now and then while it waits.
@@ -96,20 +96,20 @@ public:
       if (s->wait.load(std::memory_order_relaxed) != 0) return still_waiting(*s); // perhaps for another peer
       s->wait.store(now(), std::memory_order_release);
       s->state.store(operation_state::waiting, std::memory_order_release);
-      tell(*s, detail::moment::waiting);
+      notify_observers(*s, detail::moment::waiting);
     }
   }
   void done(ticket t) noexcept { close(t, operation_state::done, detail::moment::done); }
   void failed(ticket t) noexcept { close(t, operation_state::failed, detail::moment::failed); }
 
   /// From now on the public calls of this thread are recorded in `r`, which may be null; returns who recorded them before.
-  static std::shared_ptr<flight_recorder> listen(std::shared_ptr<flight_recorder> r) {
+  static std::shared_ptr<flight_recorder> record_calls_of_thread(std::shared_ptr<flight_recorder> r) {
     std::swap(of_thread, r);
     return r;
   }
 
   /// The operations that the ring still holds, oldest first. A record that is being overwritten is left out.
-  std::vector<operation_record> snapshot() const {
+  [[nodiscard]] std::vector<operation_record> snapshot() const {
     std::vector<operation_record> list;
     std::uint64_t const last = recorded(), room = ring_ ? mask_ + 1 : 0;
     for (std::uint64_t t = last > room ? last - room + 1 : 1; t <= last; ++t)
@@ -117,10 +117,10 @@ public:
     return list;
   }
   /// Operations begun so far.
-  std::uint64_t recorded() const { return next_.load(std::memory_order_acquire); }
+  std::uint64_t recorded() const noexcept { return next_.load(std::memory_order_acquire); }
 
   /// One JSON object: who this is, why the family failed (`cause` may be null), groups and operations. Times are wall times.
-  std::string json(error_info const* cause, std::string_view why, int failed_rank) const;
+  [[nodiscard]] std::string json(error_info const* cause, std::string_view why, int failed_rank) const;
 
   /// Tells the log that the family has ended, and flushes traces. Once per family, or once per process.
   void log_failure(std::string_view why) const {
@@ -145,7 +145,7 @@ private:
     std::atomic<int> group{-1}, rank{-1}, size{-1}, peer{-1};
     std::atomic<std::uint64_t> number{0};
     std::atomic<std::int64_t> bytes_out{0}, bytes_in{0}, begin{0}, wait{0}, end{0};
-    std::atomic<double> told{0}; ///< us of waiting when the log was last told
+    std::atomic<double> warned_us{0}; ///< us of waiting when the log warned last
 
     // A reader that sees one new field (acquire) sees that id was zeroed before it (release), and drops what it has read.
     void write(ticket t, operation_record const& r) noexcept {
@@ -155,7 +155,7 @@ private:
       object.store(r.object, order), call.store(r.call, order), group.store(r.group, order), rank.store(r.rank, order);
       size.store(r.size, order), peer.store(r.peer, order), number.store(r.number, order), bytes_out.store(0, order);
       bytes_in.store(0, order), wait.store(0, order), end.store(0, order), begin.store(r.begin, order);
-      told.store(0, order), id.store(t, order);
+      warned_us.store(0, order), id.store(t, order);
     }
     operation_record read() const noexcept {
       constexpr auto order = std::memory_order_acquire;
@@ -176,7 +176,7 @@ private:
     bool const exact = r.kind == operation_kind::call || t % 16 == 1 || detail::observing.load(std::memory_order_relaxed);
     r.begin = exact ? now() : last_time_.load(std::memory_order_relaxed);
     s.write(t, r);
-    tell(s, detail::moment::entered);
+    notify_observers(s, detail::moment::entered);
     return t;
   }
   slot* find(ticket t) const noexcept {
@@ -190,7 +190,7 @@ private:
                          detail::observing.load(std::memory_order_relaxed);
       if (exact) s->end.store(now(), std::memory_order_release);
       s->state.store(state, std::memory_order_release);
-      tell(*s, m);
+      notify_observers(*s, m);
     }
   }
   std::int64_t now() noexcept {
@@ -201,13 +201,14 @@ private:
   void still_waiting(slot& s) const noexcept {
     using enum diagnosis::level;
     if (!detail::observing.load(std::memory_order_relaxed) || !detail::logs(warn, detail::subsystem::collective)) return;
-    double const limit = 1000 * double(diagnosis::configured().long_wait.count()), told = s.told.load(std::memory_order_relaxed);
+    double const limit = 1000 * double(diagnosis::configured().long_wait.count()),
+                 warned_us = s.warned_us.load(std::memory_order_relaxed);
     double const us = detail::trace_time(detail::ticks()) - detail::trace_time(s.wait.load(std::memory_order_relaxed));
-    if (us < limit || us < 2 * told) return;
-    s.told.store(us, std::memory_order_relaxed);
+    if (us < limit || us < 2 * warned_us) return;
+    s.warned_us.store(us, std::memory_order_relaxed);
     detail::log_wait(s.read(), us, {rank_, size_, family_});
   }
-  void tell(slot const& s, detail::moment m) const noexcept {
+  void notify_observers(slot const& s, detail::moment m) const noexcept {
     if (detail::observing.load(std::memory_order_relaxed)) detail::observe(s.read(), m, {rank_, size_, family_});
   }
   struct open_call {
@@ -226,7 +227,7 @@ private:
   std::uint64_t enter(site const& s) noexcept;
   void leave(site const& s, std::uint64_t depth, operation_state state) noexcept;
   /// From now on `located` tells the recorder of the thread.
-  static void hear_calls() noexcept;
+  static void watch_calls() noexcept;
   static std::string describe(operation_record const& r, detail::clock_reading const& now);
 
   int rank_, size_, family_;
@@ -238,7 +239,7 @@ private:
   std::vector<std::pair<int, std::vector<int>>> groups_;
 };
 
-inline void flight_recorder::hear_calls() noexcept {
+inline void flight_recorder::watch_calls() noexcept {
   static constexpr detail::call_watcher watcher{
       [](site const& s) noexcept -> std::uint64_t { return of_thread ? of_thread->enter(s) : 0; },
       [](site const& s, std::uint64_t depth, bool failed) noexcept {

@@ -16,8 +16,8 @@
 
 namespace sp::detail {
 
-/// Which rank speaks: of which world, in which family of this process.
-struct speaker {
+/// Which rank a line or an event comes from: its place in the world, and which family of communicators of this process.
+struct event_origin {
   int rank = -1, size = -1, family = 0;
 };
 
@@ -27,8 +27,8 @@ inline bool logs(diagnosis::level l, subsystem s) noexcept {
   return now && l <= now->settings.log && (now->subsystems >> unsigned(s) & 1) != 0;
 }
 
-/// The descriptor that a speaker's lines go to; files stay open for as long as the process lives.
-inline int log_descriptor(speaker who, std::string const& pattern) {
+/// The descriptor that the lines of a rank go to; files stay open for as long as the process lives.
+inline int log_descriptor(event_origin who, std::string const& pattern) {
   if (pattern.empty() || pattern == "stderr") return 2;
   if (pattern == "stdout") return 1;
   static auto& files = *new std::map<std::string, private_file>; // never destroyed: threads may log while the process ends
@@ -63,7 +63,7 @@ private:
   std::size_t used_ = 0;
 };
 
-inline line begin_line(diagnosis::level l, subsystem s, speaker who) noexcept {
+inline line begin_line(diagnosis::level l, subsystem s, event_origin who) noexcept {
   constexpr std::array<char const*, 5> names{"OFF", "ERROR", "WARN", "INFO", "TRACE"};
   std::int64_t const us = clock_reading::now().wall / 1000;
   std::time_t const seconds = std::time_t(us / 1'000'000);
@@ -77,7 +77,7 @@ inline line begin_line(diagnosis::level l, subsystem s, speaker who) noexcept {
   return text;
 }
 
-inline void log(diagnosis::level l, subsystem s, speaker who, char const* text) noexcept {
+inline void log(diagnosis::level l, subsystem s, event_origin who, char const* text) noexcept {
   if (logs(l, s)) begin_line(l, s, who).add("%s", text).write(log_descriptor(who, diagnosis::configured().log_file));
 }
 

@@ -29,11 +29,12 @@ inline void describe(line& text, operation_record const& r) noexcept {
 }
 
 /// Ends of public calls are INFO; everything else about operations is TRACE.
-inline void log_operation(operation_record const& r, moment m, speaker who, diagnosis::settings const& s) {
+inline void log_operation(operation_record const& r, moment m, event_origin who, diagnosis::settings const& s) {
   bool const call = r.kind == operation_kind::call, end = m == moment::done || m == moment::failed;
   diagnosis::level const level = call && end ? diagnosis::level::info : diagnosis::level::trace;
   subsystem const from = subsystem_of(r);
-  if (!logs(level, from) || (m == moment::entered && r.kind == operation_kind::exchange)) return; // told when its bytes are known
+  if (!logs(level, from) || (m == moment::entered && r.kind == operation_kind::exchange))
+    return; // an exchange is logged when its bytes are known
   line text = begin_line(level, from, who);
   describe(text, r);
   if (m == moment::entered) text.add(" enters");
@@ -44,7 +45,7 @@ inline void log_operation(operation_record const& r, moment m, speaker who, diag
   text.write(log_descriptor(who, s.log_file));
 }
 
-inline void log_wait(operation_record const& r, double us, speaker who) noexcept {
+inline void log_wait(operation_record const& r, double us, event_origin who) noexcept {
   line text = begin_line(diagnosis::level::warn, subsystem::collective, who);
   describe(text, r);
   text.add(" has waited %.1f s for rank %d of the world", us / 1e6, r.peer);
@@ -52,7 +53,7 @@ inline void log_wait(operation_record const& r, double us, speaker who) noexcept
 }
 
 /// An exchange is two events, because others may begin between its posting and its wait.
-inline void trace_operation(operation_record const& r, moment m, speaker who, std::string const& file) {
+inline void trace_operation(operation_record const& r, moment m, event_origin who, std::string const& file) {
   subsystem const from = subsystem_of(r);
   bool const exchange = r.kind == operation_kind::exchange;
   if (m == moment::posted && exchange) trace(r, who, r.primitive + std::string(" post"), from, r.begin, ticks(), file);
@@ -66,7 +67,7 @@ inline void trace_operation(operation_record const& r, moment m, speaker who, st
     trace(r, who, r.primitive + std::string(" wait"), from, r.wait, r.end, file);
 }
 
-inline void observe(operation_record const& r, moment m, speaker who) noexcept {
+inline void observe(operation_record const& r, moment m, event_origin who) noexcept {
   diagnosis::settings const& s = diagnosis::configured();
   if (s.log != diagnosis::level::off && !(m == moment::posted && r.kind != operation_kind::exchange)) log_operation(r, m, who, s);
   if (!s.trace_file.empty()) trace_operation(r, m, who, s.trace_file);

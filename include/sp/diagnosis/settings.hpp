@@ -38,7 +38,7 @@ struct settings {
 
 namespace sp::detail {
 
-/// Who speaks in the log.
+/// The part of the library that a line of the log is about.
 enum class subsystem : unsigned { collective, attention, loss, layout };
 inline constexpr std::array<char const*, 4> subsystem_names{"COLL", "ATTN", "LOSS", "LAYOUT"};
 
@@ -68,7 +68,7 @@ struct diagnosis_state {
 };
 
 inline std::atomic<diagnosis_state const*> diagnosis_published{nullptr};
-inline std::atomic<bool> observing{false}; ///< operations are logged or traced: recorders tell what they record
+inline std::atomic<bool> observing{false}; ///< operations are logged or traced: recorders notify the observers
 
 inline std::mutex& diagnosis_mutex() {
   static std::mutex m;
@@ -90,7 +90,7 @@ inline diagnosis_state const& publish_settings(diagnosis::settings const& s, boo
 
 namespace sp::diagnosis {
 
-/// What the environment asks for. A value that means nothing is told on stderr and ignored: a typing mistake ends no training.
+/// What the environment asks for. A value that means nothing is named on stderr and ignored: a typing mistake ends no training.
 inline settings from_environment() {
   auto read = [](char const* variable) {
     char const* value = std::getenv(variable);

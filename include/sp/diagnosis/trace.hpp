@@ -21,7 +21,7 @@ public:
   }
 
   /// One event; `fields` are what stands between the braces after pid.
-  void add(speaker who, std::string const& fields) {
+  void add(event_origin who, std::string const& fields) {
     std::lock_guard lock(mutex_);
     if (announced_.insert({who.rank, -1}).second) {
       event(who, "\"tid\": 0, \"ph\": \"M\", \"name\": \"process_name\", \"args\": {\"name\": " +
@@ -35,7 +35,7 @@ public:
     if (buffer_.size() > 65536) flush_locked();
   }
   /// Names a lane the first time.
-  void name_lane(speaker who, int tid, std::string const& name) {
+  void name_lane(event_origin who, int tid, std::string const& name) {
     {
       std::lock_guard lock(mutex_);
       if (!announced_.insert({who.rank, tid}).second) return;
@@ -49,13 +49,13 @@ public:
   }
 
 private:
-  void event(speaker who, std::string const& fields) {
+  void event(event_origin who, std::string const& fields) {
     buffer_ += first_ ? "[\n" : ",\n";
     first_ = false;
     buffer_ += "{\"pid\": " + std::to_string(who.rank) + ", " + fields + "}";
   }
   /// The same moment on the clock of the events and on the wall: by two of these a tool aligns processes.
-  void clock(speaker who) {
+  void clock(event_origin who) {
     clock_reading const now = later_reading();
     event(who, "\"tid\": 0, \"ph\": \"M\", \"name\": \"sp_clock\", \"args\": {\"ts\": " + std::to_string(trace_time(now.ticks)) +
                    ", \"wall_us\": " + std::to_string(now.wall / 1000) + "}");
@@ -74,7 +74,7 @@ private:
   std::string buffer_;
   long long written_ = 0;
   bool first_ = true;
-  speaker last_{};
+  event_origin last_{};
   std::set<std::pair<int, int>> announced_; ///< (rank, lane) that have a name; lane -1 is the rank itself
 };
 
@@ -89,7 +89,7 @@ inline void flush_traces() {
   for (auto& [path, file] : trace_files()) file.flush();
 }
 
-inline trace_file& trace_file_of(speaker who, std::string const& pattern) {
+inline trace_file& trace_file_of(event_origin who, std::string const& pattern) {
   static int const at_exit = std::atexit([] { flush_traces(); });
   static_cast<void>(at_exit);
   std::string const path = expand(pattern, who.rank, who.family);
@@ -106,7 +106,7 @@ inline int thread_number() {
 
 /// A complete event from `begin` to `end`, both in ticks. Groups have a lane each, and so have the calls of each thread: a rank is
 /// in one operation of a group at a time, and calls of a thread are nested, so the events of a lane nest.
-inline void trace(operation_record const& r, speaker who, std::string const& name, subsystem from, std::int64_t begin,
+inline void trace(operation_record const& r, event_origin who, std::string const& name, subsystem from, std::int64_t begin,
                   std::int64_t end, std::string const& pattern) {
   constexpr int first_call_lane = 1'000'000;
   bool const call = r.kind == operation_kind::call;

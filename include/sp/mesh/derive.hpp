@@ -71,7 +71,7 @@ constexpr bool legal(std::span<head_shape const> shapes, int ulysses, int world,
 } // namespace detail
 
 /// Every legal ulysses degree for `world` ranks of one sequence, ascending; the ring degree is world / ulysses. May be empty.
-constexpr std::vector<int> legal_degrees(std::span<head_shape const> shapes, int world, abilities can = {}) {
+[[nodiscard]] constexpr std::vector<int> legal_degrees(std::span<head_shape const> shapes, int world, abilities can = {}) {
   detail::check_shapes(shapes, world);
   std::vector<int> out;
   for (int u = 1; u <= world; ++u)
@@ -81,7 +81,7 @@ constexpr std::vector<int> legal_degrees(std::span<head_shape const> shapes, int
 
 /// The proposed degrees: ulysses = gcd(kv heads of all shapes, world), ring the rest. Without lse everything must be ulysses,
 /// with uneven heads where the abilities allow them; head_partition names the numbers where nothing is legal.
-inline degrees derive(std::span<head_shape const> shapes, int world, abilities can = {}) {
+[[nodiscard]] inline degrees derive(std::span<head_shape const> shapes, int world, abilities can = {}) {
   detail::check_shapes(shapes, world);
   int even = int(std::gcd(detail::kv_gcd(shapes), index_t(world)));
   std::string const heads = detail::kv_heads_text(shapes), ranks = std::to_string(world) + (world == 1 ? " rank" : " ranks");

@@ -36,7 +36,7 @@ concept has_stride = requires(C const& c) {
 
 /// The distance between neighbours of c in ranks of the sequence group; 1 for a communicator that does not say.
 template <class C>
-constexpr index_t group_stride(C const& c) {
+[[nodiscard]] constexpr index_t group_stride(C const& c) {
   if constexpr (has_stride<C>)
     return c.stride();
   else

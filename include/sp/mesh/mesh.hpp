@@ -44,7 +44,7 @@ struct ulysses : named {
   explicit constexpr ulysses(int n) : named("ulysses", n, axis_kind::ulysses) {}
 };
 
-/// Picks an axis by kind or by name.
+/// Picks an axis by kind or by name; made without a word, so that axes are written {axis_kind::ring, "expert"}.
 struct pick {
   axis_kind kind = axis_kind::custom;
   std::string_view name{};
@@ -72,8 +72,8 @@ public:
   /// The same from a list made at run time.
   explicit constexpr mesh(std::span<axis::named const> list) : mesh(list, 0) {}
 
-  constexpr int size() const { return size_; }
-  constexpr std::span<axis::named const> list() const { return {axes_.data(), std::size_t(count_)}; }
+  constexpr int size() const noexcept { return size_; }
+  constexpr std::span<axis::named const> list() const noexcept { return {axes_.data(), std::size_t(count_)}; }
   /// Ranks along an axis; 1 if the mesh has no such axis.
   constexpr int extent(axis::pick p) const {
     int n = 1;
@@ -155,38 +155,38 @@ public:
   }
 
   /// Both lay out the same ranks: a second factorisation, say for experts, must.
-  constexpr bool same_ranks(mesh const& other) const { return size_ == other.size_; }
+  [[nodiscard]] constexpr bool same_ranks(mesh const& other) const noexcept { return size_ == other.size_; }
 
   // Groups. Every rank of `comm` calls these in the same order: making a group is collective.
 
   /// My group along any axes, as mesh.along(comm, {axis_kind::ring, "expert"}).
   template <splittable Comm>
-  auto along(Comm const& comm, axes list) const {
+  [[nodiscard]] auto along(Comm const& comm, axes list) const {
     check_size(comm.size());
     return group(comm.split(group_of(comm.rank(), list), index_in(comm.rank(), list)), stride(list));
   }
   template <splittable Comm>
-  auto data(Comm const& comm) const {
+  [[nodiscard]] auto data(Comm const& comm) const {
     return along(comm, {axis_kind::data, axis_kind::fsdp});
   }
   template <splittable Comm>
-  auto ring(Comm const& comm) const {
+  [[nodiscard]] auto ring(Comm const& comm) const {
     return along(comm, {axis_kind::ring});
   }
   template <splittable Comm>
-  auto ulysses(Comm const& comm) const {
+  [[nodiscard]] auto ulysses(Comm const& comm) const {
     return along(comm, {axis_kind::ulysses});
   }
   /// Ring and ulysses together: the ranks that share a sequence.
   template <splittable Comm>
-  auto sequence(Comm const& comm) const {
+  [[nodiscard]] auto sequence(Comm const& comm) const {
     return along(comm, {axis_kind::ring, axis_kind::ulysses});
   }
 
   /// A communicator the caller already has along these axes, as a group. Its size must be theirs, and its rank the place of
   /// `world_rank` where that is given. Communicates nothing.
   template <communicator Comm>
-  group<Comm> adopt(Comm comm, axes list, int world_rank = -1) const {
+  [[nodiscard]] group<Comm> adopt(Comm comm, axes list, int world_rank = -1) const {
     if (comm.size() != group_size(list))
       fail({errc::invalid_shape,
             "the communicator for " + names(list) + " has " + std::to_string(comm.size()) + " ranks, the mesh has " +
@@ -201,7 +201,7 @@ public:
   }
   /// mesh.adopt<axis_kind::ring>(comm)
   template <axis_kind Kind, axis_kind... More, communicator Comm>
-  group<Comm> adopt(Comm comm, int world_rank = -1) const {
+  [[nodiscard]] group<Comm> adopt(Comm comm, int world_rank = -1) const {
     return adopt(std::move(comm), {axis::pick(Kind), axis::pick(More)...}, world_rank);
   }
 

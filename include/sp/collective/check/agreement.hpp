@@ -214,7 +214,7 @@ void agree(C const& comm, fingerprint const& mine, allocator& scratch, char cons
 }
 
 /// Bytes an agreement over `ranks` ranks takes from its allocator, in one group or in nested ones.
-inline index_t agreement_scratch(index_t ranks) {
+[[nodiscard]] inline index_t agreement_scratch(index_t ranks) {
   byte_counter c;
   owned<call_record, 1> all(c, {ranks});
   parcel_builder receives(c, ranks, ranks);

@@ -137,7 +137,7 @@ public:
   }
 
   /// Calls so far: what fail_at counts.
-  index_t calls() const { return state_->calls; }
+  index_t calls() const noexcept { return state_->calls; }
 
 private:
   friend base;

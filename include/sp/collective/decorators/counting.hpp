@@ -40,16 +40,16 @@ public:
     return it != entries_.end() ? it->second : entries_.emplace(std::string(primitive), ledger_entry{}).first->second;
   }
   /// What was counted under a name; zeros when nothing was.
-  ledger_entry of(std::string_view primitive) const {
+  [[nodiscard]] ledger_entry of(std::string_view primitive) const {
     auto it = entries_.find(primitive);
     return it != entries_.end() ? it->second : ledger_entry{};
   }
-  ledger_entry total() const {
+  [[nodiscard]] ledger_entry total() const {
     ledger_entry sum;
     for (auto const& [name, e] : entries_) sum += e;
     return sum;
   }
-  std::map<std::string, ledger_entry, std::less<>> const& entries() const { return entries_; }
+  std::map<std::string, ledger_entry, std::less<>> const& entries() const noexcept { return entries_; }
   void clear() { entries_.clear(); }
 
 private:

@@ -44,10 +44,10 @@ public:
   }
 
   std::shared_ptr<flight_recorder> const& recorder() const { return recorder_; }
-  mpi_link& link() { return link_; }
-  mpi_options const& options() const { return options_; }
-  int world() const { return link_.rank(); }
-  int ranks() const { return link_.size(); }
+  mpi_link& link() noexcept { return link_; }
+  mpi_options const& options() const noexcept { return options_; }
+  int world() const noexcept { return link_.rank(); }
+  int ranks() const noexcept { return link_.size(); }
   bool failed() const noexcept { return cause_.known(); }
   failure const& cause() const noexcept { return cause_.get(); }
   bool has_returned(int world) const { return returned_ranks_[std::size_t(world)]; }
@@ -59,7 +59,7 @@ public:
   void take_contexts(int end) { next_context_ = end; }
 
   /// One operation of this process at a time: MPI may be called by one thread only. An abort that is being sent is waited for.
-  bool enter() noexcept {
+  [[nodiscard]] bool enter() noexcept {
     for (occupant found = nobody; !occupant_.compare_exchange_weak(found, operation, std::memory_order_acquire); found = nobody) {
       if (found == operation) return false;
       std::this_thread::yield();
@@ -185,7 +185,8 @@ public:
   /// The end of the last handle. What cannot be freed now is kept, and looked at again when the next communicator is made.
   static void retire(mpi_family* f) noexcept {
     std::unique_ptr<mpi_family> family(f);
-    if (auto before = flight_recorder::listen(nullptr); before != f->recorder_) flight_recorder::listen(std::move(before));
+    if (auto before = flight_recorder::record_calls_of_thread(nullptr); before != f->recorder_)
+      flight_recorder::record_calls_of_thread(std::move(before));
     if (!mpi_is_running()) return;
     if (f->is_unwinding())
       f->fail({.info = {errc::bad_state, "its last handle was destroyed by an exception", "See what this rank threw", "sp::mpi",

@@ -20,7 +20,7 @@ public:
   ~mpi_group() { family_->remove(*this); }
 
   /// The group of all ranks of `from`; returns when everybody has come, with the same numbers.
-  static std::shared_ptr<mpi_group> world_of(MPI_Comm from, mpi_options const& options) {
+  [[nodiscard]] static std::shared_ptr<mpi_group> world_of(MPI_Comm from, mpi_options const& options) {
     check_deadline(options.deadline);
     constexpr index_t most = std::numeric_limits<int>::max() - index_t(sizeof(mpi_control));
     if (options.eager_limit < 0 || options.largest_message < 1 || max(options.eager_limit, options.largest_message) > most)
@@ -44,7 +44,7 @@ public:
   }
 
   /// Everybody's color and key become groups; the result is this rank's.
-  std::shared_ptr<mpi_group> split(int color, int key) {
+  [[nodiscard]] std::shared_ptr<mpi_group> split(int color, int key) {
     entry guard(*this, "split");
     recorded(operation_kind::split, "split", 0, [&] {
       gather({meeting::split, "split"}, {color, key, family_->next_context()});
@@ -94,7 +94,7 @@ public:
     end(why);
   }
   /// Everybody's values, valid until the next meeting.
-  std::span<mpi_control const> gather_values(detail::meeting const& why, values const& mine) {
+  [[nodiscard]] std::span<mpi_control const> gather_values(detail::meeting const& why, values const& mine) {
     gather(why, mine);
     return gathered_;
   }
@@ -112,7 +112,7 @@ public:
 
   /// For destructors that have something collective to do: true on all ranks if all are here within a short while, else false on
   /// all. First everybody votes `ready`; who has that from all votes `agreed`, who has waited for it too long votes `declined`.
-  bool agree_to_close() noexcept {
+  [[nodiscard]] bool agree_to_close() noexcept {
     if (family_->failed() || family_->is_over() || family_->is_unwinding()) return false;
     send_vote(ready);
     bool const all = wait_for_votes([](int p) { return p >= ready; }, std::chrono::milliseconds(50)) && !family_->failed() &&
@@ -237,7 +237,7 @@ private:
   void compare_options() {
     mpi_options const& o = family_->options();
     entry guard(*this, "sp::mpi");
-    flight_recorder::listen(family_->recorder());
+    flight_recorder::record_calls_of_thread(family_->recorder());
     gather({meeting::join, "sp::mpi"}, {o.eager_limit, o.largest_message, 0});
     for (int r = 0; r < size() && !family_->failed(); ++r)
       if (mpi_control const& n = gathered_[std::size_t(r)]; n.values[0] != o.eager_limit || n.values[1] != o.largest_message)

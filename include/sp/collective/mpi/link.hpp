@@ -116,13 +116,13 @@ public:
   /// Frees nothing: see close().
   ~mpi_link() = default;
 
-  int rank() const { return rank_; }
-  int size() const { return size_; }
-  MPI_Comm comm() const { return comm_; }
-  int next_data_tag() { return first_data_tag + int(tags_used_++ % data_tags); }
+  int rank() const noexcept { return rank_; }
+  int size() const noexcept { return size_; }
+  MPI_Comm comm() const noexcept { return comm_; }
+  [[nodiscard]] int next_data_tag() noexcept { return first_data_tag + int(tags_used_++ % data_tags); }
   /// MPI_SUCCESS, or the first error of any call.
-  int error() const { return error_; }
-  char const* failed_call() const { return failed_call_; }
+  int error() const noexcept { return error_; }
+  char const* failed_call() const noexcept { return failed_call_; }
   bool good(int code, char const* call) {
     if (code != MPI_SUCCESS && error_ == MPI_SUCCESS) {
       error_ = code;

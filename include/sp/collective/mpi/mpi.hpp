@@ -41,11 +41,11 @@ public:
   template <class Body>
   static void run(MPI_Comm comm, Body&& body, mpi_options options = {});
 
-  int rank() const { return group_->rank(); }
-  int size() const { return group_->size(); }
+  int rank() const noexcept { return group_->rank(); }
+  int size() const noexcept { return group_->size(); }
   /// The rank and number of ranks of the root, whatever group this is.
-  int world_rank() const { return group_->family().world(); }
-  int world_size() const { return group_->family().ranks(); }
+  int world_rank() const noexcept { return group_->family().world(); }
+  int world_size() const noexcept { return group_->family().ranks(); }
   /// The last operations of this rank, over all its groups.
   flight_recorder const& flight() const { return *group_->family().recorder(); }
 
@@ -53,7 +53,7 @@ public:
   [[nodiscard]] token exchange(traffic const& t) const;
   void barrier() const { group_->barrier("barrier"); }
   /// Every rank of this group calls split and gets one group; any int is a color. Order within a color: by key, then by rank.
-  mpi split(int color, int key) const { return mpi(group_->split(color, key)); }
+  [[nodiscard]] mpi split(int color, int key) const { return mpi(group_->split(color, key)); }
   /// Ends the family; may be called from any thread. Operations of all ranks, this one too, fail with `aborted` from now on. Below
   /// MPI_THREAD_MULTIPLE a call from another than MPI's main thread takes effect at this rank's next poll.
   void abort(error_info const& why) const { group_->abort(why); }

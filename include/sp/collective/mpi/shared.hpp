@@ -26,14 +26,14 @@ public:
   explicit mpi_shared(mpi const& ranks)
       : inner_(ranks.split(0, ranks.rank())), node_(std::make_shared<detail::mpi_node>(inner_.group_)) {}
 
-  int rank() const { return inner_.rank(); }
-  int size() const { return inner_.size(); }
-  int world_rank() const { return inner_.world_rank(); }
-  int world_size() const { return inner_.world_size(); }
+  int rank() const noexcept { return inner_.rank(); }
+  int size() const noexcept { return inner_.size(); }
+  int world_rank() const noexcept { return inner_.world_rank(); }
+  int world_size() const noexcept { return inner_.world_size(); }
   flight_recorder const& flight() const { return inner_.flight(); }
   [[nodiscard]] token exchange(traffic const& t) const { return inner_.exchange(t); }
   void barrier() const { inner_.barrier(); }
-  mpi_shared split(int color, int key) const { return mpi_shared(inner_.split(color, key)); }
+  [[nodiscard]] mpi_shared split(int color, int key) const { return mpi_shared(inner_.split(color, key)); }
   void abort(error_info const& why) const { inner_.abort(why); }
 
   /// Returns when every rank has published; of(r) of the result are rank r's pieces.
@@ -59,7 +59,7 @@ public:
     if (node_) node_->drop(number_);
   }
   /// Valid until release(); `r` is a rank of the group.
-  std::span<piece const> of(int r) const { return node_->published(r, number_); }
+  [[nodiscard]] std::span<piece const> of(int r) const { return node_->published(r, number_); }
   /// Returns when every rank has released.
   void release() {
     if (!node_) fail({errc::bad_state, "this exposure has been released already", "Release once for each publish"});

@@ -49,7 +49,7 @@ public:
 
   std::byte* base(int rank) const { return bases_[std::size_t(rank)]; }
   /// Offset of a block of `bytes`, which are a multiple of the alignment; -1 when there is no room.
-  index_t take(index_t bytes) {
+  [[nodiscard]] index_t take(index_t bytes) {
     for (std::size_t i = 0; i < free_.size(); ++i) {
       if (free_[i].bytes < bytes) continue;
       index_t const at = free_[i].at;
@@ -110,7 +110,7 @@ public:
   }
 
   static index_t block_bytes(index_t n) { return round_up(max(n, index_t{1}), index_t(alignment)); }
-  place take(index_t bytes) {
+  [[nodiscard]] place take(index_t bytes) {
     for (std::size_t w = 0; w < windows_.size(); ++w)
       if (index_t const at = windows_[w]->take(bytes); at >= 0) return {int(w), at};
     return {};

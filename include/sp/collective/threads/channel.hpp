@@ -37,32 +37,34 @@ struct alignas(64) rendezvous {
   message_half to;
 
   // Both post with seq_cst and then look for the other: at least one of them sees both halves.
-  bool post_send(message_half h, std::uint64_t ticket) {
+  [[nodiscard]] bool post_send(message_half h, std::uint64_t ticket) {
     from = h;
     sent.store(ticket, std::memory_order_seq_cst);
     return wanted.load(std::memory_order_seq_cst) == ticket;
   }
-  bool post_receive(message_half h, std::uint64_t ticket) {
+  [[nodiscard]] bool post_receive(message_half h, std::uint64_t ticket) {
     to = h;
     wanted.store(ticket, std::memory_order_seq_cst);
     return sent.load(std::memory_order_seq_cst) == ticket;
   }
-  bool met(std::uint64_t ticket) const {
+  bool met(std::uint64_t ticket) const noexcept {
     return sent.load(std::memory_order_seq_cst) == ticket && wanted.load(std::memory_order_seq_cst) == ticket;
   }
   /// The right to copy, or to withdraw: given once.
-  bool claim(std::uint64_t ticket) {
+  [[nodiscard]] bool claim(std::uint64_t ticket) noexcept {
     std::uint64_t before = ticket > slots ? ticket - slots : 0;
     return claimed.load(std::memory_order_relaxed) == before &&
            claimed.compare_exchange_strong(before, ticket, std::memory_order_acq_rel);
   }
-  void finish(std::uint64_t ticket, bool moved) { done.store(moved ? ticket : ticket | withdrawn, std::memory_order_release); }
-  bool is_done(std::uint64_t ticket) const { return done.load(std::memory_order_acquire) == ticket; }
+  void finish(std::uint64_t ticket, bool moved) noexcept {
+    done.store(moved ? ticket : ticket | withdrawn, std::memory_order_release);
+  }
+  bool is_done(std::uint64_t ticket) const noexcept { return done.load(std::memory_order_acquire) == ticket; }
 
-  bool agree() const { return from.bytes == to.bytes && from.exchange == to.exchange; }
+  bool agree() const noexcept { return from.bytes == to.bytes && from.exchange == to.exchange; }
 
   /// Returns when the peer neither touches our buffers nor ever will. Only for a family that has failed.
-  void withdraw(std::uint64_t ticket) {
+  void withdraw(std::uint64_t ticket) noexcept {
     if (claim(ticket)) finish(ticket, false);
     while ((done.load(std::memory_order_acquire) & ~withdrawn) != ticket) std::this_thread::yield(); // the peer is copying now
   }

@@ -86,7 +86,7 @@ public:
   /// Waits in the name of rank `world` until `done()` holds. `inspect()` runs now and then while nothing happens: it looks for peers
   /// that can never answer. Returns false when the family failed; at the deadline `late()` is called, and must fail the family.
   template <class Done, class Inspect, class Late>
-  bool wait(int world, Done&& done, Inspect&& inspect, Late&& late) {
+  [[nodiscard]] bool wait(int world, Done&& done, Inspect&& inspect, Late&& late) {
     event_count& events = events_[std::size_t(world)];
     for (int polls = spin_;;) {
       std::uint32_t const seen = events.count();
@@ -115,7 +115,7 @@ private:
   static constexpr auto quiet = std::chrono::milliseconds(20);
 
   template <class Done, class Inspect, class Late>
-  bool block(event_count& events, std::uint32_t seen, Done& done, Inspect& inspect, Late& late) {
+  [[nodiscard]] bool block(event_count& events, std::uint32_t seen, Done& done, Inspect& inspect, Late& late) {
     auto const end = std::chrono::steady_clock::now() + options_.deadline;
     for (;;) {
       auto const slice = std::min(std::chrono::steady_clock::now() + quiet, end);

@@ -27,11 +27,11 @@ public:
   template <class Body>
   static void run(int ranks, Body&& body, threads_options options = {});
 
-  int rank() const { return rank_; }
-  int size() const { return group_->size(); }
+  int rank() const noexcept { return rank_; }
+  int size() const noexcept { return group_->size(); }
   /// The rank and number of ranks of run(), whatever group this is.
   int world_rank() const { return group_->world(rank_); }
-  int world_size() const { return group_->family().ranks(); }
+  int world_size() const noexcept { return group_->family().ranks(); }
   /// The last operations of this rank, over all its groups.
   flight_recorder const& flight() const { return *group_->family().recorder(world_rank()); }
 
@@ -39,7 +39,7 @@ public:
   [[nodiscard]] token exchange(traffic const& t) const;
   void barrier() const { group_->barrier(rank_, "barrier"); }
   /// Every rank of this group calls split and gets one group; any int is a color. Order within a color: by key, then by rank.
-  threads split(int color, int key) const {
+  [[nodiscard]] threads split(int color, int key) const {
     auto [group, rank] = group_->split(rank_, color, key);
     return {group, rank};
   }
@@ -104,7 +104,7 @@ public:
     if (group_) group_->drop_publication(rank_, primitive_, number_);
   }
   /// Valid until release(); `r` is a rank of the group.
-  std::span<piece const> of(int r) const { return group_->published(r, number_); }
+  [[nodiscard]] std::span<piece const> of(int r) const { return group_->published(r, number_); }
   /// Returns when every rank has released.
   void release() {
     if (!group_) fail({errc::bad_state, "this exposure has been released already", "Release once for each publish"});
@@ -150,7 +150,7 @@ bool run_rank(thread_family& family, int rank, Body&& body) {
     family.fail(std::move(f));
   };
   bool good = false;
-  flight_recorder::listen(family.recorder(rank));
+  flight_recorder::record_calls_of_thread(family.recorder(rank));
 #if defined(__cpp_exceptions)
   try {
     body();
