@@ -1,5 +1,5 @@
-// The verdict of an agreement: who is in the minority, how values are written, ties, refusals. And the same for losses, gathers
-// and relayouts between ranks, with every option wrong on each rank.
+// What ranks throw that do not agree: who is in the minority, how values are written, ties, refusals.
+// Losses, gathers and relayouts run with every option wrong on each rank, and every rank must name it.
 #include <doctest/doctest.h>
 
 #include <array>

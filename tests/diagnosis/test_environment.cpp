@@ -1,4 +1,4 @@
-// The environment: read once, at the first use, and what it cannot mean is told and ignored.
+// Settings from the environment: read once, at the first use; a value that means nothing is named on stderr and ignored.
 // One case, because settings belong to the process; it must come before any other use in this program.
 #include <cstdlib>
 

@@ -1,4 +1,5 @@
 // Degrees from head counts: the safe default, what uneven heads add, what a missing lse takes away, and the sentences.
+// Every proposal is legal, and every refusal names its numbers.
 #include <doctest/doctest.h>
 
 #include <string>

@@ -1,4 +1,5 @@
 // Meshes as arithmetic, their groups over a communicator that only remembers how it was split, and adoption with its errors.
+// Coordinates, groups and strides are compared with enumerations over all ranks.
 #include <doctest/doctest.h>
 
 #include <algorithm>

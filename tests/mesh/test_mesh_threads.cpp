@@ -1,4 +1,5 @@
 // Groups of a mesh over real threads: members, order and strides seen from inside, messages within a group, adoption.
+// Every rank checks its own place; decorators around a group keep it.
 #include <doctest/doctest.h>
 
 #include <atomic>

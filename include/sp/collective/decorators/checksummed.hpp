@@ -1,5 +1,5 @@
-// A communicator that adds a 64-bit checksum to every message and otherwise is the one it wraps: transports that corrupt are
-// found. A mismatch is backend_error naming peer, primitive and bytes, and ends the family, so that wrong bytes reach nobody.
+// A communicator that adds a 64-bit checksum to every message and otherwise is the one it wraps.
+// A message that was changed on its way is backend_error naming peer, primitive and bytes, and no rank goes on with its bytes.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,4 @@
-// How long a wait for a peer may take: the numbers that are accepted, and how a message begins when it took longer.
+// Deadlines of waits for a peer: which numbers are accepted, and how the error begins when a wait took longer.
 // The same for every transport; how it waits is its own affair.
 #pragma once
 

@@ -1,4 +1,4 @@
-// Why a family of groups ended, the same for every transport: the failure as it is told, and the rule of which one counts.
+// Why a family (all groups split from one communicator) has ended: the failure that ranks report, and which of several counts.
 // The first failure is the cause; what comes later is its consequence and changes nothing, except to complete it.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace sp::detail {
 
-/// What one rank reports. A family is all groups split from one root; ranks of the world are those of the root.
+/// What one rank reports. Ranks of the world are those of the root, from which all groups of the family were split.
 struct failure {
   static constexpr int every_group = -2;
 

@@ -1,4 +1,4 @@
-// Who is in a group, and what its ranks throw: the same for every transport, in the same words.
+// Who is in a group, and what its ranks throw when something fails: the same codes and words for every transport.
 // The rank that finds a failure, and the peer it concerns, throw its own code; all other ranks throw `aborted` with who and why.
 #pragma once
 

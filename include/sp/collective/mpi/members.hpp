@@ -1,5 +1,5 @@
 // Who is in a group of processes, how far each is known to be, and how failures of the group end its family.
-// Words and codes are those of all transports; a timeout also tells what each rank was last heard to be doing.
+// Words and codes are those of all transports; a timeout also tells how far each rank is known to be.
 #pragma once
 
 #include <array>
