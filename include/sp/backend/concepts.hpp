@@ -1,5 +1,5 @@
-// What sp asks of an attention kernel, in three strengths: over tables of rows, over one block, or whole documents without lse.
-// A table kernel is used as it is; the others are wrapped (blockwise.hpp, whole.hpp) so that objects see one interface.
+// What sp asks of an attention kernel, in three strengths: any list of rows and keys, one block, or a whole document without lse.
+// The first is used as it is; the others are wrapped (blockwise.hpp, whole.hpp), so that attention objects see one interface.
 #pragma once
 
 #include <concepts>
@@ -43,7 +43,7 @@ struct attention_state {
   view<accumulate_t<T>, 2, M> lse; ///< (rows, q heads)
 };
 
-/// The query side of a backward pass. out and lse are the GLOBAL ones; delta = sum over dim of dout * out.
+/// The query side of a backward pass. out and lse are those over ALL keys; delta = sum over value dim of dout * out.
 template <class T, class M = host_memory>
 struct query_grad {
   view<T const, 3, M> q;                        ///< (rows, q heads, dim)
@@ -59,12 +59,12 @@ struct key_grad {
   view<accumulate_t<T>, 3, M> dk, dv; ///< same shapes, added to; null data: not wanted
 };
 
-/// A kernel returns this when it keeps nothing for its backward pass.
+/// What a kernel returns that saves nothing for its backward pass.
 struct nothing {};
 
-/// A kernel over tables. prepare() is called once per step; forward() folds all keys into the state; backward() adds
-/// dq, dk, dv. What forward() returns is handed to backward() untouched. Results must not depend on how rows are spread
-/// over owners if the kernel is to give the same bits for every sharding.
+/// A kernel that takes rows as a `problem` lists them. prepare() is called once per step; forward() goes on from `state` with all keys;
+/// backward() adds to dq, dk and dv. What forward() returns is handed to backward() untouched. A kernel whose results do not depend on
+/// which tensor holds a row gives the same bits for every sharding.
 template <class B, class T>
 concept attention_backend = requires(B const b, problem p, typename B::plan const plan, allocator& scratch, call_params const& n,
                                      view<T const, 3, typename B::memory_type> q,
@@ -91,16 +91,17 @@ struct block_call {
   view<accumulate_t<T>, 2, M> lse; ///< (rows, q heads), to be written: natural logarithm, -inf for a row that sees nothing
 };
 
-/// Its gradient. out, lse, dout, delta are the global ones of these rows; dq, dk, dv are to be added to.
+/// The gradient of a block_call. out, lse, dout and delta are those of the rows over all keys; dq, dk, dv are to be added to.
 template <class T, class M = host_memory>
 struct block_grad {
   block where;
   sp::heads heads;
   double scale = 1;
   random_key random{};
-  view<T const, 3, M> q, k, v, out, dout;
-  view<accumulate_t<T> const, 2, M> lse, delta;
-  view<accumulate_t<T>, 3, M> dq, dk, dv; ///< null data: not wanted
+  view<T const, 3, M> q, k, v;                  ///< (rows, q heads, dim), (keys, kv heads, dim), (keys, kv heads, value dim)
+  view<T const, 3, M> out, dout;                ///< (rows, q heads, value dim)
+  view<accumulate_t<T> const, 2, M> lse, delta; ///< (rows, q heads)
+  view<accumulate_t<T>, 3, M> dq, dk, dv;       ///< shapes of q, k and v; null data: not wanted
 };
 
 /// A kernel over one block that returns its lse: what `blockwise{kernel}` turns into a backend. Optional: accepts(block).
@@ -129,8 +130,9 @@ struct whole_grad {
   sp::heads heads;
   double scale = 1;
   random_key random{};
-  view<T const, 3, M> q{}, k{}, v{}, out{}, dout{};
-  view<T, 3, M> dq{}, dk{}, dv{}; ///< to be written
+  view<T const, 3, M> q{}, k{}, v{}; ///< (rows, q heads, dim), (keys, kv heads, dim), (keys, kv heads, value dim)
+  view<T const, 3, M> out{}, dout{}; ///< (rows, q heads, value dim)
+  view<T, 3, M> dq{}, dk{}, dv{};    ///< shapes of q, k and v, to be written
 };
 
 /// A kernel without lse. forward() may return anything; it comes back as the second argument of backward(). Optional: accepts(block).

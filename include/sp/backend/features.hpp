@@ -65,7 +65,7 @@ struct score_mod {
     return scaled;
   }
 
-  /// Dropout factors of one query row, asked for ascending key offsets.
+  /// Dropout factors of one query row: 0, or keep_scale = 1 / (1 - p). Quickest where key offsets ascend.
   struct dropout_row {
     score_mod const& of;
     index_t q_offset;
@@ -98,11 +98,7 @@ struct feature_set : Features... {
     if constexpr (count_feature < dropout, Features... >> 0)
       if (!(dropout::p >= 0 && dropout::p < 1))
         fail({errc::invalid_shape, "dropout " + std::to_string(dropout::p), "The chance is in [0, 1)"});
-    if constexpr (count_feature < alibi, Features... >> 0)
-      if (index_t(alibi::slopes.size()) < whole.q_end())
-        fail({errc::invalid_shape,
-              std::to_string(alibi::slopes.size()) + " slopes for " + std::to_string(whole.q_end()) + " q heads",
-              "sp::alibi takes one slope for every q head of the model"});
+    require_slopes(whole.q_end());
   }
 
   /// For comparing ranks: the features and their numbers.
@@ -130,10 +126,7 @@ struct feature_set : Features... {
       r.inverse_cap = A(1 / softcap::cap);
     }
     if constexpr (mod::biased) {
-      if (q_head >= index_t(alibi::slopes.size()))
-        fail({errc::invalid_shape,
-              "q head " + std::to_string(q_head) + " has no slope, " + std::to_string(alibi::slopes.size()) + " were given",
-              "sp::alibi takes one slope for every q head of the model"});
+      require_slopes(q_head + 1);
       r.slope = A(alibi::slopes[std::size_t(q_head)]);
     }
     if constexpr (mod::drops) {
@@ -142,6 +135,14 @@ struct feature_set : Features... {
       r.site = site_key(key, document, q_head);
     }
     return r;
+  }
+
+private:
+  void require_slopes([[maybe_unused]] index_t q_heads) const {
+    if constexpr (count_feature < alibi, Features... >> 0)
+      if (index_t(alibi::slopes.size()) < q_heads)
+        fail({errc::invalid_shape, std::to_string(alibi::slopes.size()) + " slopes for " + std::to_string(q_heads) + " q heads",
+              "sp::alibi takes one slope for every q head of the model"});
   }
 };
 

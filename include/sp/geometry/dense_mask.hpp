@@ -45,11 +45,11 @@ struct growing_slice {
   }
 };
 
-/// Choices where rows leave one; all of them are exact, and the one that needs the fewest slices is taken.
+/// How slices go on where rows leave a choice. All ways are exact; the one that needs the fewest slices is taken.
 struct growth {
-  bool split = false;      ///< a slice may go on with some of the neighbouring keys that a row shows
-  bool left_moves = false; ///< what to try first behind a first row
-  bool right_moves = false;
+  bool split = false;       ///< a slice may go on with some of the neighbouring keys that a row shows
+  bool left_moves = false;  ///< the second row of a slice is first tried with a left edge that moves
+  bool right_moves = false; ///< the same for the right edge
 };
 
 /// Finds slices row by row: open ones go on as their edges allow, what a row shows besides begins new ones.
