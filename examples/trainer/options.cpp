@@ -1,0 +1,59 @@
+// Reads the command line with CLI11.
+// Compiled once for all programs, and apart from training: both are heavy.
+#include "options.hpp"
+
+#include <sstream>
+
+#include <CLI/CLI.hpp>
+
+namespace trainer {
+namespace {
+
+/// The repository's own sources and documentation.
+std::vector<std::filesystem::path> own_text() {
+  std::vector<std::filesystem::path> paths;
+  for (char const* name :
+       {"include", "examples", "tests", "bench", "docs", "cmake", "README.md", "CHANGELOG.md", "CMakeLists.txt"}) {
+    std::filesystem::path p = std::filesystem::path(SP_SOURCE_DIR) / name;
+    if (std::filesystem::exists(p)) paths.push_back(p);
+  }
+  return paths;
+}
+
+/// A model and a stream so small that every strategy runs in a moment: for tests.
+void make_quick(settings& s) {
+  s.model = {.dim = 32, .layers = 2, .q_heads = 4, .kv_heads = 2, .head_dim = 8, .hidden = 64};
+  s.stream = 512;
+  s.longest = 192;
+  s.learning_rate = 1e-2;
+}
+
+} // namespace
+
+std::optional<int> read_options(int argc, char** argv, bool speaks, settings& asked) {
+  CLI::App app{"Trains a byte-level language model by one rank and by several, and compares their numbers."};
+  app.add_option("--text", asked.text, "file or folder to train on; may be given several times (default: this repository)");
+  app.add_option("--out", asked.out, "folder for train.json and report.html")->capture_default_str();
+  CLI::Range const some_steps(1, 1000000);
+  auto* steps = app.add_option("--steps", asked.steps, "training steps in float")->capture_default_str()->check(some_steps);
+  auto* more =
+      app.add_option("--double-steps", asked.double_steps, "training steps in double")->capture_default_str()->check(some_steps);
+  app.add_option("--seed", asked.seed, "of the weights and of the order of documents")->capture_default_str();
+  app.footer("examples/run.sh --mpi P runs the ranks as P processes under MPI (2 or more; needs Open MPI).");
+  app.add_flag("--quick", asked.quick, "a tiny model and stream, for tests");
+  try {
+    app.parse(argc, argv);
+  } catch (CLI::ParseError const& e) {
+    std::ostringstream nothing;
+    return (speaks ? app.exit(e) : app.exit(e, nothing, nothing)) == 0 ? 0 : 2;
+  }
+  if (asked.quick) {
+    make_quick(asked);
+    if (steps->empty()) asked.steps = 12;
+    if (more->empty()) asked.double_steps = 3;
+  }
+  if (asked.text.empty()) asked.text = own_text();
+  return std::nullopt;
+}
+
+} // namespace trainer
