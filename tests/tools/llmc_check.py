@@ -123,6 +123,7 @@ def check_look_alike(options):
 # ---- llm.c itself -------------------------------------------------------------------------------------------------------------------
 
 RECOMMENDED = ["-O3", "-ffast-math", "-fno-finite-math-only"]
+OTHER_FLAGS = [["-Ofast"], ["-O3"]]  # llm.c's own, and what keeps every promise of sp
 SMALL = dict(maxT=64, V=120, L=2, NH=4, C=32, Vp=128)
 END_OF_TEXT = 119
 ROWS, LENGTH = 4, 32
@@ -225,7 +226,9 @@ def check_real(options):
     kinds = {"threads": ([], RANKS), "mpi": (options.start, (2, 3))} if options.start else {"threads": ([], RANKS)}
     for kind in kinds:
         make(options, kind)
-    compile_all([build(options, "train_gpt2.c", "plain", "-Ofast"), *(build(options, f"{k}.cpp", k, *RECOMMENDED) for k in kinds)], options.out)
+    flags = options.flags.split() or RECOMMENDED
+    made = [build(options, f"{kind}.cpp", kind, *flags) for kind in kinds]
+    compile_all([build(options, "train_gpt2.c", "plain", "-Ofast"), *made], options.out)
     for kind, (start, ranks) in kinds.items():
         trainer = Trainer("./plain", f"./{kind}", options.out, END_OF_TEXT, 2e-4, start)
         os.environ["STEPS"] = "21"
@@ -235,7 +238,7 @@ def check_real(options):
 
 
 MEDIUM = dict(maxT=1024, V=1000, L=2, NH=4, C=256, Vp=1024)
-FLAGS = [["-Ofast"], ["-O3"], RECOMMENDED]
+WIDE = dict(maxT=1024, V=1000, L=1, NH=12, C=768, Vp=1024)
 
 
 def step_cost(options, command, length):
@@ -249,25 +252,36 @@ def step_cost(options, command, length):
     return (spent[1] - spent[0]) / 4, output
 
 
-def measure(options):
-    prepare(clone_of_llmc(), options.out, MEDIUM, "")
-    (options.out / "halves").write_bytes(token_file(streams(6 * 1032 + 1, 512, 1000, END_OF_TEXT)["halves"]))
-    make(options, "threads")
-    for flags in FLAGS:
-        for source in ("train_gpt2.c", "threads.cpp"):
-            compile_all([build(options, source, source + "".join(flags), *flags)], options.out)
-    print(f"{MEDIUM}, B = 1: processor seconds of one step, all ranks together; the loss of step 5; numbers that one rank holds")
-    for flags in FLAGS:
+def measure_flags(options):
+    print(f"{MEDIUM}, B = 1, T = 512: processor seconds of one step, all ranks together; the loss of step 5; numbers that a rank holds")
+    for flags in [*OTHER_FLAGS, RECOMMENDED]:
         for source, ranks in (("train_gpt2.c", []), ("threads.cpp", [1]), ("threads.cpp", [2])):
             cost, output = step_cost(options, [f"./{source}{''.join(flags)}", *ranks], 512)
             held = " ".join(re.findall("num_(?:parameters|activations): [0-9]+", output))
             print(f"{' '.join(flags)}: {source} {ranks}: {cost:.2f} s, loss {numbers(output)[-1][1]}, {held}", flush=True)
-    recommended = "".join(RECOMMENDED)
-    for length in (512, 514, 1024, 1026):
-        cost, output = step_cost(options, [f"./threads.cpp{recommended}", 2], length)
-        print(f"2 ranks of {length // 2} rows: {cost:.2f} s, {cost / length * 1e3:.2f} ms for each token", flush=True)
-    for source, ranks in (("train_gpt2.c-Ofast", []), (f"threads.cpp{recommended}", [1])):
-        print(f"T = 1024: {source} {ranks}: {step_cost(options, ['./' + source, *ranks], 1024)[0]:.2f} s", flush=True)
+
+
+def measure_lengths(options):
+    programs = [["./train_gpt2.c-Ofast"], ["./threads.cpp-Ofast", 1]]
+    plain, made = (step_cost(options, program, 1024)[0] for program in programs)
+    print(f"-Ofast, T = 1024: train_gpt2.c {plain:.2f} s, one rank {made:.2f} s", flush=True)
+    for model in (MEDIUM, WIDE):
+        (options.out / "gpt2_124M.bin").write_bytes(checkpoint(model))
+        for flags in (RECOMMENDED, ["-O3"]):
+            for length in (256, 258):
+                cost, _ = step_cost(options, [f"./threads.cpp{''.join(flags)}", 2], length)
+                print(f"{model}, {' '.join(flags)}, 2 ranks of {length // 2} rows: {cost / length * 1e3:.2f} ms a token", flush=True)
+
+
+def measure(options):
+    prepare(clone_of_llmc(), options.out, MEDIUM, "")
+    (options.out / "halves").write_bytes(token_file(streams(6 * 1024 + 1, 512, 1000, END_OF_TEXT)["halves"]))
+    make(options, "threads")
+    for flags in [*OTHER_FLAGS, RECOMMENDED]:  # the name of a program is its source and its flags
+        sources = ("train_gpt2.c", "threads.cpp")
+        compile_all([build(options, source, source + "".join(flags), *flags) for source in sources], options.out)
+    measure_flags(options)
+    measure_lengths(options)
 
 
 # ---- the pages ----------------------------------------------------------------------------------------------------------------------
@@ -326,6 +340,7 @@ def main():
     parser.add_argument("--plain", type=pathlib.Path)
     parser.add_argument("--made", type=pathlib.Path)
     parser.add_argument("--real", action="store_true")
+    parser.add_argument("--flags", default="", help="of the made program, with --real: '--flags=-O3 -g'")
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--pages", action="store_true")
     parser.add_argument("--self-test", action="store_true")
@@ -333,6 +348,9 @@ def main():
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("start", nargs="*", help="mpirun and its options, up to the number of processes")
     options = parser.parse_args()
+    for name in ("plain", "made", "sources", "out"):  # programs run in a folder of their own
+        if path := getattr(options, name):
+            setattr(options, name, path.resolve())
     try:
         if options.self_test:
             self_test(options)
