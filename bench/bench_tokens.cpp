@@ -11,6 +11,7 @@
 #include <sp/backend/merge.hpp>
 #include <sp/batch.hpp>
 #include <sp/gather_loss.hpp>
+#include <sp/relayout.hpp>
 #include <sp/threads.hpp>
 
 namespace {

@@ -4,6 +4,7 @@
 
 #include <sp/batch.hpp>
 #include <sp/cpu.hpp>
+#include <sp/gather_tokens.hpp>
 #include <sp/threads.hpp>
 #include <sp/ulysses.hpp>
 

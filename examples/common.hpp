@@ -10,6 +10,7 @@
 
 #include <sp/batch.hpp>
 #include <sp/core/view.hpp>
+#include <sp/gather_tokens.hpp>
 
 /// Dense floats, (tokens, heads, dim).
 struct tensor {

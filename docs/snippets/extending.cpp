@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <random>
 
+#include <sp/gather_tokens.hpp>
+
 // TOP
 
 namespace {

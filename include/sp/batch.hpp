@@ -1,9 +1,8 @@
 // Batches: documents, shardings, and everything a trainer derives from them per token.
-// No communication happens here except in relayout and gather, which take a communicator.
+// No communication happens here; <sp/gather_tokens.hpp> and <sp/relayout.hpp> move tensors between ranks.
 #pragma once
 
 #include <sp/layout/tokens.hpp>
-#include <sp/loss/gather_tokens.hpp>
 #include <sp/sharding/contiguous.hpp>
 #include <sp/sharding/nested.hpp>
 #include <sp/sharding/striped.hpp>

@@ -2,6 +2,7 @@
 // Rows that no slice covers hold NaN, so a kernel that reads them is found out. Strides vary from tensor to tensor.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <random>

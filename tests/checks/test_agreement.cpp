@@ -7,6 +7,7 @@
 #include <sp/core/digest.hpp>
 #include <sp/counting.hpp>
 #include <sp/gather_loss.hpp>
+#include <sp/relayout.hpp>
 
 #include "checks/scene.hpp"
 #include "support/failure.hpp"

@@ -9,6 +9,7 @@
 #include <sp/counting.hpp>
 #include <sp/cpu.hpp>
 #include <sp/gather_loss.hpp>
+#include <sp/relayout.hpp>
 
 #include "checks/scene.hpp"
 #include "conformance/kernels.hpp"

@@ -2,6 +2,7 @@
 // Rows are placed by the runs' positions here, not by the library's split and gather, so that neither can hide an error of the other.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <mutex>
 

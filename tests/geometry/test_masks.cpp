@@ -2,6 +2,7 @@
 // Overlapping, reversed and straying slices are refused with the slices named.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <functional>
 #include <limits>
 #include <string>

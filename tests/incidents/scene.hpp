@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <sp/batch.hpp>
+#include <sp/gather_tokens.hpp>
 #include <sp/reference.hpp>
 #include <sp/ring.hpp>
 #include <sp/threads.hpp>

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <sp/batch.hpp>
+#include <sp/relayout.hpp>
 #include <sp/threads.hpp>
 
 #include "support/failure.hpp"

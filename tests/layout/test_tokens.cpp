@@ -10,6 +10,8 @@
 
 #include <sp/batch.hpp>
 #include <sp/core/dtype.hpp>
+#include <sp/gather_tokens.hpp>
+#include <sp/multimodal.hpp>
 #include <sp/threads.hpp>
 
 #include "support/failure.hpp"

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <sp/batch.hpp>
+#include <sp/gather_tokens.hpp>
 #include <sp/threads.hpp>
 
 #include "support/failure.hpp"

@@ -8,8 +8,10 @@
 #include <thread>
 
 #include <sp/batch.hpp>
+#include <sp/gather_tokens.hpp>
 #include <sp/mesh.hpp>
 #include <sp/reference.hpp>
+#include <sp/relayout.hpp>
 #include <sp/ring.hpp>
 #include <sp/threads.hpp>
 

@@ -13,6 +13,7 @@
 #include <sp/mesh.hpp>
 #include <sp/multimodal.hpp>
 #include <sp/reference.hpp>
+#include <sp/relayout.hpp>
 #include <sp/ring.hpp>
 #include <sp/threads.hpp>
 #include <sp/ulysses.hpp>

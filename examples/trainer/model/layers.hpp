@@ -4,6 +4,7 @@
 
 #include "model/eigen.hpp"
 
+#include <cmath>
 #include <span>
 #include <vector>
 

@@ -3,7 +3,8 @@
 #pragma once
 
 #include <sp/collective/operations.hpp>
-#include <sp/layout/relayout.hpp>
+#include <sp/layout/layout.hpp>
+#include <sp/layout/match_lists.hpp>
 #include <sp/mesh/group.hpp>
 
 namespace sp {
@@ -42,7 +43,9 @@ struct token_exchange {
   index_t pieces = 0;     ///< most pieces one tensor needs in one exchange, in either direction
 
   token_exchange() = default;
-  token_exchange(layout const& fine, layout const& coarse, int part, int first, int stride_of, int size, int group)
+  /// Layout is sp::layout; as a template this costs the time to compile it only where it is used.
+  template <class Layout>
+  token_exchange(Layout const& fine, Layout const& coarse, int part, int first, int stride_of, int size, int group)
       : self(part / stride_of % size), parts(fine.parts()), stride(stride_of), rows(fine.tokens(part)),
         group_rows(coarse.tokens(group)) {
     mapping all = identity_map(unbounded);

@@ -2,10 +2,11 @@
 // Host memory; each function is one pass over its tensors.
 #pragma once
 
-#include <cmath>
+#include <limits>
 
 #include <sp/core/elementwise.hpp>
 #include <sp/core/memory.hpp>
+#include <sp/core/real.hpp>
 #include <sp/geometry/heads.hpp>
 
 namespace sp::detail {
@@ -34,7 +35,7 @@ void add(view<A, R> to, view<A, R> from) {
 template <class A>
 A multiply_add(A a, A b, A c) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  return std::fma(a, b, c);
+  return fma_of(a, b, c);
 #else
   return a * b + c;
 #endif
@@ -59,8 +60,8 @@ void apply_sinks(heads on, view<A const, 1> sinks, view<A, 3> out, view<A, 2> ls
       A s = sinks(on.q_begin + h), l = lse(i, h);
       if (l == minus_infinity<A>) continue;
       A m = s > l ? s : l;
-      A joined = m + std::log1p(std::exp(-std::abs(s - l)));
-      A weight = std::exp(l - joined);
+      A joined = m + log1p_of(exp_of(-abs_of(s - l)));
+      A weight = exp_of(l - joined);
       for (index_t d = 0; d < out.extent(2); ++d) out(i, h, d) *= weight;
       lse(i, h) = joined;
     }
@@ -73,7 +74,7 @@ void sink_gradient(heads on, view<A const, 1> sinks, view<A const, 2> lse, view<
     A s = sinks(on.q_begin + h);
     double sum = 0;
     for (index_t i = 0; i < lse.extent(0); ++i)
-      if (lse(i, h) != minus_infinity<A>) sum += double(std::exp(s - lse(i, h))) * double(delta(i, h));
+      if (lse(i, h) != minus_infinity<A>) sum += double(exp_of(s - lse(i, h))) * double(delta(i, h));
     dsinks(on.q_begin + h) -= A(sum);
   }
 }

@@ -68,7 +68,7 @@ public:
       fail({errc::unsupported, "a kernel without lse was given a part of the keys (" + std::to_string(q.parts()) + " ring ranks)",
             "Use it under Ulysses over all ranks (ring = 1), or return the lse"});
     auto list = coalesce(blocks(place(q.runs(part)), place(k.runs(part)), slices));
-    std::sort(list.begin(), list.end(), [](block const& a, block const& b) { return a.q < b.q; });
+    detail::sort(list, [](block const& a, block const& b) { return a.q < b.q; });
     for (std::size_t i = 0; i < list.size(); ++i) {
       if (i && list[i].q < list[i - 1].q + list[i - 1].rows)
         fail({errc::unsupported_mask,

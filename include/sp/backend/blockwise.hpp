@@ -2,7 +2,6 @@
 // A block the kernel does not accept is cut into full and square causal ones; what is still refused goes to `fallback` or fails.
 #pragma once
 
-#include <algorithm>
 #include <string>
 #include <type_traits>
 

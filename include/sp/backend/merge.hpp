@@ -2,10 +2,10 @@
 // (0, -inf) is the identity; extreme values never give NaN; the sum of the two weights is 1 to rounding.
 #pragma once
 
-#include <cmath>
 #include <limits>
 
 #include <sp/backend/concepts.hpp>
+#include <sp/core/real.hpp>
 
 namespace sp {
 
@@ -22,9 +22,9 @@ merged<A> merge_weights(A a, A b) {
   constexpr A none = -std::numeric_limits<A>::infinity();
   if (b == none) return {a, A(1), A(0)};
   if (a == none) return {b, A(0), A(1)};
-  if (a == b) return {a + std::log(A(2)), A(0.5), A(0.5)}; // also where both are +inf
-  A small = std::exp(-std::fabs(a - b)), large = 1 / (1 + small);
-  A lse = (a > b ? a : b) + std::log1p(small);
+  if (a == b) return {a + log_of(A(2)), A(0.5), A(0.5)}; // also where both are +inf
+  A small = exp_of(-abs_of(a - b)), large = 1 / (1 + small);
+  A lse = (a > b ? a : b) + log1p_of(small);
   return a > b ? merged<A>{lse, large, small * large} : merged<A>{lse, small * large, large};
 }
 

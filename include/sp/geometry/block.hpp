@@ -2,7 +2,6 @@
 // Every visible (query, key) pair lies in exactly one block and nothing else does; empty blocks vanish.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <limits>
 #include <optional>
@@ -265,17 +264,25 @@ constexpr std::vector<placed_run> place(std::span<run const> runs, int tensor = 
   auto sort_key = [](block const& b, bool keys) {
     std::array<index_t, 5> same{b.q_tensor, b.k_tensor, b.document, b.lo, b.hi};
     std::array<index_t, 4> q{b.q, b.rows, b.q_pos, b.q_stride}, k{b.k, b.keys, b.k_pos, b.k_stride};
-    return std::pair(same, keys ? std::pair(q, k) : std::pair(k, q));
+    std::array<index_t, 13> key{};
+    std::size_t at = 0;
+    for (index_t x : same) key[at++] = x;
+    for (index_t x : keys ? q : k) key[at++] = x;
+    for (index_t x : keys ? k : q) key[at++] = x;
+    return key;
+  };
+  auto comes_before = [&](block const& a, block const& b, bool keys) {
+    auto x = sort_key(a, keys), y = sort_key(b, keys);
+    std::size_t i = 0;
+    while (i + 1 < x.size() && x[i] == y[i]) ++i;
+    return x[i] < y[i];
   };
   std::vector<std::size_t> order;
   for (int idle = 0, round = 0; idle < 2; ++round) {
     bool keys = round % 2 == 0;
     order.resize(list.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-      auto x = sort_key(list[a], keys), y = sort_key(list[b], keys);
-      return x != y ? x < y : a < b;
-    });
+    detail::sort(order, [&](std::size_t a, std::size_t b) { return comes_before(list[a], list[b], keys); });
     bool changed = false;
     for (std::size_t i = 0, j = 1; j < order.size(); ++j) {
       block &a = list[order[i]], &b = list[order[j]];
@@ -286,7 +293,12 @@ constexpr std::vector<placed_run> place(std::span<run const> runs, int tensor = 
         i = j;
       }
     }
-    if (changed) std::erase_if(list, [](block const& b) { return b.rows == 0 || b.keys == 0; });
+    if (changed) {
+      std::vector<block> kept;
+      for (block const& b : list)
+        if (b.rows > 0 && b.keys > 0) kept.push_back(b);
+      std::swap(list, kept);
+    }
     idle = changed ? 0 : idle + 1;
   }
   return list;

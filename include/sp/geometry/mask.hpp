@@ -2,11 +2,11 @@
 // Causal, full, windows, prefix-LM, image spans, cross attention and user lists all become slices; overlaps are refused, naming both.
 #pragma once
 
-#include <algorithm>
 #include <span>
 #include <string>
 #include <vector>
 
+#include <sp/core/sort.hpp>
 #include <sp/geometry/documents.hpp>
 
 namespace sp {
@@ -193,7 +193,7 @@ constexpr std::vector<slice> slices(mask m, documents const& q, documents const&
     for (std::size_t d = 0; d < q.size(); ++d) detail::document_slices(m, d, q[d], k[d], out);
   detail::append_spans(m, q, k, out);
   detail::append_user(m, q, k, out);
-  std::sort(out.begin(), out.end(), [](slice const& a, slice const& b) {
+  detail::sort(out, [](slice const& a, slice const& b) {
     return a.document != b.document ? a.document < b.document
            : a.k0 != b.k0           ? a.k0 < b.k0
            : a.q0 != b.q0           ? a.q0 < b.q0

@@ -2,12 +2,11 @@
 // Pure integers: intersection, clipping and merging are exact and constexpr.
 #pragma once
 
-#include <algorithm>
-#include <numeric>
 #include <span>
 #include <vector>
 
 #include <sp/core/index.hpp>
+#include <sp/core/sort.hpp>
 
 namespace sp {
 
@@ -104,10 +103,11 @@ constexpr void append(std::vector<run>& runs, run r) {
 
 /// The same positions in ascending order as far as runs can say it: disjoint runs are sorted by begin, and interleaved ones
 /// that together leave no hole become one dense run. This is the order in which a group of ranks sees its tokens.
-[[nodiscard]] constexpr std::vector<run> in_stream_order(std::vector<run> runs) {
-  std::erase_if(runs, [](run const& r) { return r.count == 0; });
-  std::sort(runs.begin(), runs.end(), [](run const& a, run const& b) { return a.begin < b.begin; });
-  std::vector<run> out;
+[[nodiscard]] constexpr std::vector<run> in_stream_order(std::vector<run> const& list) {
+  std::vector<run> runs, out;
+  for (run const& r : list)
+    if (r.count > 0) runs.push_back(r);
+  detail::sort(runs, [](run const& a, run const& b) { return a.begin < b.begin; });
   for (std::size_t i = 0; i < runs.size();) {
     index_t end = runs[i].end(), count = runs[i].count;
     std::size_t j = i + 1;

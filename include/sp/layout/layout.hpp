@@ -21,15 +21,17 @@ namespace detail {
 /// Calls f(document index, rows of r) for every document whose room the run meets, in stream order.
 template <class F>
 constexpr void for_each_document(documents const& docs, run const& r, F&& f) {
-  auto d =
-      std::size_t(std::upper_bound(docs.begin(), docs.end(), r.begin, [](index_t p, document const& x) { return p < x.begin; }) -
-                  docs.begin());
-  for (d = d > 0 ? d - 1 : 0; d < docs.size() && docs[d].begin < r.end(); ++d)
+  std::size_t d = 0; // of those that begin at r.begin or before it the last, by bisection
+  for (std::size_t end = docs.size(); d + 1 < end;) {
+    std::size_t middle = d + (end - d) / 2;
+    (docs[middle].begin <= r.begin ? d : end) = middle;
+  }
+  for (; d < docs.size() && docs[d].begin < r.end(); ++d)
     if (interval in = clip(r, docs[d].begin, docs[d].begin + docs[d].room); in.count) f(d, in);
 }
 
 /// Runs over [0, n) of the documents' tokens one behind the other, as positions of the stream.
-constexpr void to_stream(documents const& docs, std::span<run const> dense, std::vector<run>& out) {
+constexpr void to_stream(documents const& docs, std::vector<run> const& dense, std::vector<run>& out) {
   for (run const& r : dense) {
     index_t before = 0; // tokens of the documents passed
     for (document const& d : docs) {
@@ -108,7 +110,7 @@ public:
   documents const& docs() const { return docs_; }
   std::span<run const> runs(int part) const {
     auto p = static_cast<std::size_t>(part);
-    return std::span(runs_).subspan(first_[p], first_[p + 1] - first_[p]);
+    return {runs_.data() + first_[p], first_[p + 1] - first_[p]};
   }
   index_t tokens(int part) const { return tokens_[static_cast<std::size_t>(part)]; }
 
@@ -150,10 +152,10 @@ public:
 private:
   void take(std::vector<std::vector<run>> all) {
     runs_.clear();
-    first_.assign(1, 0);
+    first_ = {0};
     tokens_.clear();
     for (auto& p : all) {
-      runs_.insert(runs_.end(), p.begin(), p.end());
+      for (run const& r : p) runs_.push_back(r);
       first_.push_back(runs_.size());
       tokens_.push_back(count_of(p));
     }
@@ -170,8 +172,7 @@ inline std::vector<placed_run> table_of(layout const& l) {
   std::vector<placed_run> out;
   for (int p = 0; p < l.parts(); ++p)
     for (placed_run const& r : place(l.runs(p), p)) out.push_back(r);
-  std::sort(out.begin(), out.end(),
-            [](placed_run const& a, placed_run const& b) { return a.positions.begin < b.positions.begin; });
+  detail::sort(out, [](placed_run const& a, placed_run const& b) { return a.positions.begin < b.positions.begin; });
   return out;
 }
 

@@ -1,104 +1,18 @@
 // Relayout: one ragged exchange that moves rows along a map between two layouts, and its transpose, which sums.
-// Split, gather, label shift and Ulysses' tokens-for-heads are all the same enumeration of matching rows.
+// Split, gather, label shift and Ulysses' tokens-for-heads are the same enumeration of matching rows: row_match.hpp.
 #pragma once
 
-#include <algorithm>
 #include <limits>
 
 #include <sp/collective/check/agreement.hpp>
-#include <sp/collective/parcels.hpp>
 #include <sp/core/elementwise.hpp>
 #include <sp/core/footprint.hpp>
 #include <sp/core/memory.hpp>
+#include <sp/core/sort.hpp>
 #include <sp/layout/digests.hpp>
+#include <sp/layout/match_lists.hpp>
 
 namespace sp {
-
-/// Positions [from, from + count) of one stream become positions [to, to + count) of another (or the same).
-struct mapping {
-  index_t from = 0, to = 0, count = 0;
-};
-
-/// Rows from_row + i from_step on one side are rows to_row + i to_step on the other.
-struct row_match {
-  index_t from_row = 0, from_step = 1, to_row = 0, to_step = 1, count = 0;
-};
-
-/// Calls f(row_match) for everything `from` and `to` share under the map. Both ends of an exchange enumerate in this order.
-template <class F>
-constexpr void for_each_match(std::span<run const> from, std::span<run const> to, std::span<mapping const> map, F&& f) {
-  for (mapping const& m : map) {
-    index_t from_row = 0;
-    for (run const& a : from) {
-      interval i = clip(a, m.from, m.from + m.count);
-      if (i.count) {
-        run image = a.sub(i.first, i.count);
-        image.begin += m.to - m.from;
-        index_t to_row = 0;
-        for (run const& b : to) {
-          if (image.begin < b.end() && b.begin < image.end())
-            if (run_overlap c = intersect(image, b); c.count)
-              f(row_match{from_row + i.first + c.a, c.a_step, to_row + c.b, c.b_step, c.count});
-          to_row += b.count;
-        }
-      }
-      from_row += a.count;
-    }
-  }
-}
-
-/// The map that moves nothing.
-constexpr mapping identity_map(index_t length) { return {0, 0, length}; }
-
-/// Each position of `to` takes what stands `by` >= 0 behind it in the same document of `from`; documents pair up by index.
-inline std::vector<mapping> shift_map(documents const& from, documents const& to, index_t by) {
-  if (by < 0)
-    fail({errc::invalid_shape, "a shift by " + std::to_string(by) + " tokens",
-          "Shift by 0 or more: labels stand behind their tokens"});
-  if (from.size() != to.size())
-    fail({errc::bad_documents, std::to_string(from.size()) + " documents are mapped to " + std::to_string(to.size()),
-          "Both streams hold the same documents; empty ones are allowed"});
-  std::vector<mapping> out;
-  for (std::size_t d = 0; d < from.size(); ++d)
-    if (from[d].count > by) out.push_back({from[d].begin + by, to[d].begin, from[d].count - by});
-  return out;
-}
-
-/// Each position takes what stands `by` behind it in the same document (by = 1: next-token labels).
-inline std::vector<mapping> shift_map(documents const& docs, index_t by) { return shift_map(docs, docs, by); }
-
-/// The same documents' tokens in two streams, for instance unpadded and padded.
-inline std::vector<mapping> document_map(documents const& from, documents const& to) { return shift_map(from, to, 0); }
-
-namespace detail {
-
-/// Matching rows with every peer, for one direction of an exchange.
-struct match_lists {
-  std::vector<std::vector<row_match>> per_peer;
-  index_t total = 0; ///< matches over all peers: pieces of one tensor in an exchange
-
-  template <class F>
-  static match_lists of(int peers, F&& enumerate) {
-    match_lists l;
-    for (int p = 0; p < peers; ++p) {
-      l.per_peer.emplace_back();
-      enumerate(p, [&](row_match const& m) { l.per_peer.back().push_back(m); });
-      l.total += index_t(l.per_peer.back().size());
-    }
-    return l;
-  }
-};
-
-enum class side { from, to };
-
-/// Adds the rows of v that a peer's matches name, seen from one side of the match.
-template <class T, int R, class M>
-void add_rows(parcel_builder& b, view<T, R, M> const& v, std::span<row_match const> matches, side s) {
-  for (row_match const& m : matches)
-    b.add(s == side::from ? v.rows(m.from_row, m.count, m.from_step) : v.rows(m.to_row, m.count, m.to_step));
-}
-
-} // namespace detail
 
 /// What a relayout is made with. One value for all ranks.
 struct relayout_options {
@@ -168,7 +82,7 @@ private:
   /// Two rows for one place would race; sums are what the transpose of the reversed map is for.
   static void refuse_conflicts(std::span<mapping const> map) {
     std::vector<mapping> sorted(map.begin(), map.end());
-    std::sort(sorted.begin(), sorted.end(), [](mapping const& a, mapping const& b) { return a.to < b.to; });
+    detail::sort(sorted, [](mapping const& a, mapping const& b) { return a.to < b.to; });
     index_t end = std::numeric_limits<index_t>::min();
     for (mapping const& m : sorted) {
       if (m.count > 0 && m.to < end)

@@ -2,8 +2,12 @@
 // All of it follows from the batch without communication; global tensors count positions as the caller's documents do.
 #pragma once
 
+#include <sp/core/elementwise.hpp>
+#include <sp/core/footprint.hpp>
+#include <sp/core/piece.hpp>
+#include <sp/core/sort.hpp>
 #include <sp/layout/batch.hpp>
-#include <sp/layout/relayout.hpp>
+#include <sp/layout/row_match.hpp>
 
 namespace sp {
 
@@ -148,7 +152,7 @@ std::vector<index_t> local_rows(batch const& b, std::span<Flag const> marked) {
   for_each_row(b, [&](local_row const& r) {
     if (r.real && marked[std::size_t(source_position(b, r))] != Flag{}) rows.push_back(r.row);
   });
-  std::sort(rows.begin(), rows.end());
+  detail::sort(rows, [](index_t x, index_t y) { return x < y; });
   return rows;
 }
 

@@ -2,6 +2,8 @@
 // Its backward is the rank's own slice. Losses, log-probabilities, entropies or hidden states: any function can follow.
 #pragma once
 
+#include <sp/collective/check/agreement.hpp>
+#include <sp/collective/parcels.hpp>
 #include <sp/layout/digests.hpp>
 #include <sp/layout/tokens.hpp>
 

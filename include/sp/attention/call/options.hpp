@@ -2,10 +2,9 @@
 // Numbers that differ per object or per call live here; geometry lives in what prepare() returns.
 #pragma once
 
-#include <cmath>
-
 #include <sp/core/memory.hpp>
 #include <sp/core/philox.hpp>
+#include <sp/core/real.hpp>
 #include <sp/geometry/mask.hpp>
 
 namespace sp {
@@ -47,6 +46,8 @@ struct attention_shape {
 };
 
 namespace detail {
-inline double scale_of(attention_options const& o, index_t dim) { return o.scale != 0 ? o.scale : 1.0 / std::sqrt(double(dim)); }
+inline double scale_of(attention_options const& o, index_t dim) {
+  return o.scale != 0 ? o.scale : 1.0 / detail::sqrt_of(double(dim));
+}
 } // namespace detail
 } // namespace sp

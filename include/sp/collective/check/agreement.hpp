@@ -2,13 +2,13 @@
 // The error names the field, the values, the majority and the ranks that differ from it; nobody waits for a deadline.
 #pragma once
 
-#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <sp/collective/check/fingerprint.hpp>
 #include <sp/collective/operations.hpp>
+#include <sp/core/sort.hpp>
 
 namespace sp {
 
@@ -18,8 +18,16 @@ namespace detail {
 inline std::string rank_list(std::vector<int> const& ranks) {
   constexpr std::size_t most = 8;
   std::string text = ranks.size() == 1 ? "rank " : "ranks ";
-  for (std::size_t i = 0; i < std::min(ranks.size(), most); ++i) text += (i ? ", " : "") + std::to_string(ranks[i]);
+  for (std::size_t i = 0; i < ranks.size() && i < most; ++i) text += (i ? ", " : "") + std::to_string(ranks[i]);
   return ranks.size() > most ? text + ", ... (" + std::to_string(ranks.size()) + " ranks)" : text;
+}
+
+/// Whether `test` holds for every element of a list.
+template <class List, class Test>
+bool every(List const& list, Test test) {
+  for (auto const& x : list)
+    if (!test(x)) return false;
+  return true;
 }
 
 /// Ranks that hold the same value.
@@ -41,20 +49,22 @@ std::vector<shared_value> ranks_by_value(std::span<call_record const> all, Same 
     }
     list[v].ranks.push_back(all[i].rank());
   }
-  std::stable_sort(list.begin(), list.end(),
-                   [](shared_value const& a, shared_value const& b) { return a.ranks.size() > b.ranks.size(); });
+  detail::sort(list, [](shared_value const& a, shared_value const& b) { return a.ranks.size() > b.ranks.size(); });
   return list;
 }
 
-/// The ranks of one call, seen by one of them: throws the difference there is, told in the words of this rank's fingerprint.
+/// The ranks of one call, seen by one of them: throws the difference there is, told in the words of this rank's fingerprint. There is
+/// one Fingerprint; as a template the class costs only programs that compare ranks the time to compile its sentences.
+template <class Fingerprint>
 class comparison {
 public:
-  comparison(std::span<call_record const> all, fingerprint const& mine) : all_(all), mine_(mine) {}
+  using record = typename Fingerprint::record_type;
+  comparison(std::span<record const> all, Fingerprint const& mine) : all_(all), mine_(mine) {}
 
   void throw_if_refused() const {
     std::string refusals;
     int refuser = -1;
-    for (call_record const& r : all_)
+    for (record const& r : all_)
       if (r.refused()) {
         refusals += (refusals.empty() ? "rank " : ", rank ") + std::to_string(r.rank()) + " refused " + r.operation() + " with " +
                     r.refusal();
@@ -64,9 +74,9 @@ public:
   }
 
   void throw_if_operations_differ() const {
-    auto same = [](call_record const& a, call_record const& b) { return a.same_operation(b); };
-    if (std::all_of(all_.begin(), all_.end(), [&](call_record const& r) { return same(r, mine_.record()); })) return;
-    fail_difference("operation", ranks_by_value(all_, same, [](call_record const& r) { return r.operation(); }), "");
+    auto same = [](record const& a, record const& b) { return a.same_operation(b); };
+    if (every(all_, [&](record const& r) { return same(r, mine_.record()); })) return;
+    fail_difference("operation", ranks_by_value(all_, same, [](record const& r) { return r.operation(); }), "");
   }
 
   /// The first field that differs is told in full, the others by name.
@@ -77,19 +87,19 @@ public:
       for (std::size_t later = k + 1; later < mine_.fields(); ++later)
         if (differs(later)) also += (also.empty() ? " (also in " : ", ") + std::string(mine_.name_of(later));
       if (!also.empty()) also += ")";
-      auto value = [&](call_record const& r) { return r.find(mine_.name_of(k)); };
+      auto value = [&](record const& r) { return r.find(mine_.name_of(k)); };
       fail_difference(mine_.name_of(k),
                       ranks_by_value(
                           all_, [&](auto const& a, auto const& b) { return same_value(value(a), value(b)); },
-                          [&](call_record const& r) { return mine_.text_of(k, value(r)); }),
+                          [&](record const& r) { return mine_.text_of(k, value(r)); }),
                       also);
     }
-    auto count = [](call_record const& r) { return r.fields(); };
-    if (std::any_of(all_.begin(), all_.end(), [&](call_record const& r) { return count(r) != mine_.fields(); }))
+    auto count = [](record const& r) { return r.fields(); };
+    if (!every(all_, [&](record const& r) { return count(r) == mine_.fields(); }))
       fail_difference("number of compared fields", // a peer compares something that this rank has no name for
                       ranks_by_value(
                           all_, [&](auto const& a, auto const& b) { return count(a) == count(b); },
-                          [&](call_record const& r) { return std::to_string(count(r)); }),
+                          [&](record const& r) { return std::to_string(count(r)); }),
                       "");
   }
 
@@ -97,8 +107,7 @@ private:
   static bool same_value(std::uint64_t const* a, std::uint64_t const* b) { return a && b ? *a == *b : a == b; }
   bool differs(std::size_t k) const {
     std::uint64_t const* const own = mine_.record().find(mine_.name_of(k));
-    return std::any_of(all_.begin(), all_.end(),
-                       [&](call_record const& r) { return !same_value(r.find(mine_.name_of(k)), own); });
+    return !every(all_, [&](record const& r) { return same_value(r.find(mine_.name_of(k)), own); });
   }
 
   [[noreturn]] void fail_mismatch(std::string problem, char const* remedy, int peer) const {
@@ -122,31 +131,32 @@ private:
       for (std::size_t v = 0; v < list.size(); ++v)
         problem += (v ? "; " : "") + list[v].value + " on " + rank_list(list[v].ranks);
     }
-    auto holds = [&](shared_value const& v) {
-      return std::find(v.ranks.begin(), v.ranks.end(), mine_.record().rank()) != v.ranks.end();
-    };
+    auto holds = [&](shared_value const& v) { return !every(v.ranks, [&](int r) { return r != mine_.record().rank(); }); };
     fail_mismatch(problem + also,
                   "Give every rank the same arguments, options and batches, and call the same operations in the same order",
                   list[holds(list[1]) ? 0 : 1].ranks[0]);
   }
 
-  std::span<call_record const> all_;
-  fingerprint const& mine_;
+  std::span<record const> all_;
+  Fingerprint const& mine_;
 };
 
 /// Throws rank_mismatch unless all agree. A rank that refused the call itself returns: it has an error of its own to throw.
-inline void throw_if_different(std::span<call_record const> all, fingerprint const& mine) {
+template <class Fingerprint>
+void throw_if_different(std::span<typename Fingerprint::record_type const> all, Fingerprint const& mine) {
   if (mine.record().refused()) return;
-  comparison const ranks(all, mine);
+  comparison<Fingerprint> const ranks(all, mine);
   ranks.throw_if_refused();
   ranks.throw_if_operations_differ();
   ranks.throw_if_fields_differ();
 }
 
 /// The records of ranks that are spread over one group or over nested groups (a mesh): gathered one group after the other.
+template <class Fingerprint>
 class agreement {
 public:
-  agreement(fingerprint const& mine, index_t ranks, allocator& scratch) : scratch_(scratch), all_(scratch, {ranks}), mine_(mine) {
+  using record = typename Fingerprint::record_type;
+  agreement(Fingerprint const& mine, index_t ranks, allocator& scratch) : scratch_(scratch), all_(scratch, {ranks}), mine_(mine) {
     all_.tensor(0) = mine.record();
   }
 
@@ -158,7 +168,7 @@ public:
     index_t const n = comm.size(), me = comm.rank();
     if (n == 1) return;
     auto part = [&](index_t r) { return all_.tensor.narrow(0, r * have_, have_); };
-    if (me > 0) std::copy_n(part(0).data, have_, part(me).data);
+    if (me > 0) std::copy(part(0).data, part(0).data + have_, part(me).data);
     parcel_builder receives(scratch_, n, n);
     for (index_t r = 0; r < n; ++r) {
       receives.open(int(r));
@@ -185,15 +195,15 @@ public:
   void throw_if_different() const { detail::throw_if_different(records(), mine_); }
 
 private:
-  std::span<call_record const> records() const { return {all_.tensor.data, std::size_t(have_)}; }
+  std::span<record const> records() const { return {all_.tensor.data, std::size_t(have_)}; }
   bool unanimous() const {
     auto const all = records();
-    return std::all_of(all.begin(), all.end(), [&](call_record const& r) { return !r.refused() && r.same_call(mine_.record()); });
+    return every(all, [&](record const& r) { return !r.refused() && r.same_call(mine_.record()); });
   }
 
   allocator& scratch_;
-  owned<call_record, 1> all_; ///< of the first have_ ranks
-  fingerprint const& mine_;
+  owned<record, 1> all_; ///< of the first have_ ranks
+  Fingerprint const& mine_;
   index_t have_ = 1;
 };
 

@@ -2,7 +2,6 @@
 // Equal calls have equal records; the record that is sent has one size for all operations, no padding and no pointers.
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <span>
@@ -72,6 +71,7 @@ static_assert(std::is_trivially_copyable_v<call_record> && std::has_unique_objec
 /// in which a difference is to be named: what comes first explains what comes behind it. Names and words are literals.
 class fingerprint {
 public:
+  using record_type = call_record;
   using word_list = std::span<char const* const>;
 
   fingerprint() = default;
