@@ -78,7 +78,7 @@ auto attention_step(sp::threads const& c, sp::index_t tokens) {
     std::vector<float> q, k, v, out;
     void operator()() {
       auto view = [&](std::vector<float>& x) { return sp::view<float, 3>(x.data(), {batch.tokens(), 2, 16}); };
-      attention.forward(batch, view(q), view(k), view(v), view(out));
+      attention.infer(batch, view(q), view(k), view(v), view(out));
     }
   };
   sp::batch b(sp::packed{0, tokens}, sp::zigzag{}, c);

@@ -32,7 +32,7 @@ int main() {
 
       // The attention object: a communicator, a kernel, and the mask. Then it is called like any attention.
       sp::ulysses_attention attention{ranks, sp::cpu{}, {.mask = sp::causal()}};
-      attention.forward(batch, my_q.view(), my_k.view(), my_v.view(), my_out.view()); // (tokens / P, heads, dim)
+      attention.infer(batch, my_q.view(), my_k.view(), my_v.view(), my_out.view()); // (tokens / P, heads, dim)
 
       sp::heads mine = attention.local_heads(heads, heads);
       log[std::size_t(ranks.rank())] =

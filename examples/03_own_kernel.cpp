@@ -61,7 +61,7 @@ tensor attend(Make make) {
   sp::threads::run(3, [&](auto ranks) {
     sp::batch batch{sp::packed{0, 120, 500}, sp::zigzag{}, ranks};
     tensor my_q = own_rows(batch, q), my_k = own_rows(batch, k), my_v = own_rows(batch, v), out = my_q;
-    make(ranks).forward(batch, my_q.view(), my_k.view(), my_v.view(), out.view());
+    make(ranks).infer(batch, my_q.view(), my_k.view(), my_v.view(), out.view());
     tensor whole = all_rows(ranks, batch, out);
     if (ranks.rank() == 0) all = whole;
   });

@@ -57,7 +57,7 @@ tensor attend(tensor const& q, tensor const& k, tensor const& v) {
     sp::split(batch, v.view(), sp::as_tensor<3>(my_v));
 
     sp::ulysses_attention attention{ranks, sp::cpu{}, {.mask = sp::causal()}};
-    attention.forward(batch, my_q, my_k, my_v, my_out); // tensors of your type, no views in sight
+    attention.infer(batch, my_q, my_k, my_v, my_out); // tensors of your type, no views in sight
 
     tensor whole = all;
     sp::view<float const, 3> out = sp::as_tensor<3>(my_out);
@@ -76,7 +76,7 @@ int main() {
 
   sp::batch one{sp::packed{0, tokens}, sp::contiguous{}, sp::solo{}}; // the same on one rank, with plain views
   tensor expected{tokens, heads, dim};
-  sp::ring_attention{sp::solo{}, sp::cpu{}, {.mask = sp::causal()}}.forward(one, q.view(), k.view(), v.view(), expected.view());
+  sp::ring_attention{sp::solo{}, sp::cpu{}, {.mask = sp::causal()}}.infer(one, q.view(), k.view(), v.view(), expected.view());
 
   fmt::print("tensors of type mine::heads_first, strides ({}, {}, 1) on rank 0\n", dim, sp::cut(tokens, 1, 3) * dim);
   return verdict("own tensors on three ranks", largest_difference(heads_first, expected));

@@ -47,13 +47,13 @@ int main() {
     sp::batch batch{s.documents, sp::nested{sp::zigzag{}, mesh.extent(sp::axis_kind::ulysses)}, sequence};
 
     tensor q = own_rows(batch, s.q), k = own_rows(batch, s.k), v = own_rows(batch, s.v), out = q;
-    attention.forward(batch, q.view(), k.view(), v.view(), out.view());
+    attention.infer(batch, q.view(), k.view(), v.view(), out.view());
     tensor all = all_rows(sequence, batch, out), expected = all;
 
     if (mesh.sequence_rank(world.rank()) != 0) return;
     sp::batch one{s.documents, sp::contiguous{}, sp::solo{}};
-    sp::ring_attention{sp::solo{}, sp::cpu{}, {.mask = sp::causal()}}.forward(one, s.q.view(), s.k.view(), s.v.view(),
-                                                                              expected.view());
+    sp::ring_attention{sp::solo{}, sp::cpu{}, {.mask = sp::causal()}}.infer(one, s.q.view(), s.k.view(), s.v.view(),
+                                                                            expected.view());
     differences[std::size_t(data_rank)] = largest_difference(all, expected);
   });
   return verdict("data rank 0, one document   ", differences[0]) + verdict("data rank 1, three documents", differences[1]);

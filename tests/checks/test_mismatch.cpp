@@ -260,7 +260,8 @@ TEST_CASE("F3: what one rank refuses by itself stops all of them, and only that 
             });
             arguments bad;
             if (mine) bad.mask = {.lo = 2, .hi = 1};
-            judge(outcome_of([&] { at.with(k, bad, [&](auto const& object) { object.prepare(at.batch(bad)); }); }),
+            judge(outcome_of(
+                      [&] { at.with(k, bad, [&](auto const& object) { static_cast<void>(object.prepare(at.batch(bad))); }); }),
                   errc::bad_mask);
           },
           patient);

@@ -167,7 +167,7 @@ TEST_CASE("cross attention: key documents of other lengths, keys first and last"
   x.both(attn, prepared, {memory, memory});
   for (index_t i = 3; i < 5; ++i) // their key document is empty
     for (index_t h = 0; h < 4; ++h) CHECK(x.out(i, h, 0) == 0);
-  auto e = support::failure_of([&] { attn.prepare(q, odd); });
+  auto e = support::failure_of([&] { return attn.prepare(q, odd); });
   CHECK(support::says(e, sp::errc::bad_documents, "2 query documents", "1 key documents"));
   CHECK(e.primitive == "ring_attention.prepare");
   CHECK(e.rank == 0);
@@ -194,7 +194,7 @@ TEST_CASE("saved is used once") {
 TEST_CASE("outputs that overlap anything are refused, interleaved rows are not") {
   refusals r;
   auto& x = r.x;
-  auto forward = [&](auto out) { return [&, out] { r.ring.forward(r.prepared, r.ctx, x.q, x.k, x.v, out); }; };
+  auto forward = [&](auto out) { return [&, out] { return r.ring.forward(r.prepared, r.ctx, x.q, x.k, x.v, out); }; };
   sp::view<float, 3> on_q(x.q.data, {49, 4, 4});
   CHECK(support::says(r.of(forward(on_q), "ring_attention.forward"), sp::errc::aliasing, "out overlaps q"));
   auto backward = [&](auto dq, auto dk, auto dv) {
@@ -228,7 +228,9 @@ TEST_CASE("outputs that overlap anything are refused, interleaved rows are not")
 TEST_CASE("null, misaligned, wrong rows, wrong heads, wrong dims") {
   refusals r;
   auto& x = r.x;
-  auto forward = [&](auto q, auto k, auto v, auto out) { return [=, &r] { r.ring.forward(r.prepared, r.ctx, q, k, v, out); }; };
+  auto forward = [&](auto q, auto k, auto v, auto out) {
+    return [=, &r] { return r.ring.forward(r.prepared, r.ctx, q, k, v, out); };
+  };
   auto null = x.k;
   null.data = nullptr;
   CHECK(support::says(r.of(forward(x.q, null, x.v, x.out), "ring_attention.forward"), sp::errc::bad_pointer,
@@ -264,7 +266,7 @@ TEST_CASE("null, misaligned, wrong rows, wrong heads, wrong dims") {
   float s[4] = {};
   sp::attention_extras<float> e;
   e.sinks = {s, {3}};
-  auto wrong = r.of([&] { r.ring.forward(r.prepared, r.ctx, x.q, x.k, x.v, x.out, e); }, "ring_attention.forward");
+  auto wrong = r.of([&] { return r.ring.forward(r.prepared, r.ctx, x.q, x.k, x.v, x.out, e); }, "ring_attention.forward");
   CHECK(support::says(wrong, sp::errc::invalid_shape, "sinks is (3)"));
   e.sinks = {s, {4}};
   auto missing = r.of(
@@ -279,11 +281,11 @@ TEST_CASE("null, misaligned, wrong rows, wrong heads, wrong dims") {
 TEST_CASE("a batch for other ranks, a schedule that cannot be") {
   sp::batch b(docs, sp::contiguous{}, 0, 2);
   sp::ring_attention ring{sp::solo{}, sp::cpu{}};
-  auto e = support::failure_of([&] { ring.prepare(b); });
+  auto e = support::failure_of([&] { return ring.prepare(b); });
   CHECK(support::says(e, sp::errc::invalid_shape, "cut for 2", "1 ranks"));
   CHECK(e.primitive == "ring_attention.prepare");
   sp::ulysses_attention ulysses{sp::group(sp::solo{}, 3), sp::cpu{}};
-  e = support::failure_of([&] { ulysses.prepare(b); });
+  e = support::failure_of([&] { return ulysses.prepare(b); });
   CHECK(support::says(e, sp::errc::invalid_shape, "cut for 2 ranks", "distance 3"));
   CHECK(e.primitive == "ulysses_attention.prepare");
 }
@@ -297,7 +299,7 @@ TEST_CASE("a wrong argument on one rank of several is that rank's error, and nob
           sp::ring_attention attn{comm, sp::cpu{}, {.schedule = sp::schedule::rotate}};
           local_scene<float> x(b, shape);
           if (comm.rank() == 1) x.v = x.v.rows(0, 1);
-          attn.forward(b, x.q, x.k, x.v, x.out);
+          static_cast<void>(attn.forward(b, x.q, x.k, x.v, x.out));
         },
         impatient(5000));
   });

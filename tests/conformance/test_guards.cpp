@@ -60,7 +60,7 @@ TEST_CASE("aliasing: outputs that overlap themselves, each other or an input") {
   auto attention = local();
   auto broadcast = s.out;
   broadcast.strides[0] = 0;
-  CHECK(says(failure_of([&] { attention.forward(b, s.q, s.k, s.v, broadcast); }), errc::aliasing, "out overlaps itself"));
+  CHECK(says(failure_of([&] { return attention.forward(b, s.q, s.k, s.v, broadcast); }), errc::aliasing, "out overlaps itself"));
   auto saved = attention.forward(b, s.q, s.k, s.v, s.out);
   CHECK(says(failure_of([&] { attention.backward(b, std::move(saved), s.q, s.k, s.v, s.out, s.dout, s.dq, s.dk, s.dk); }),
              errc::aliasing, "dk overlaps dv"));
@@ -107,8 +107,8 @@ TEST_CASE("two objects of one type on one batch: each gets the plan of its own k
   sp::batch b = batch_of(8);
   scene s(b, shape);
   sp::ring_attention wide{sp::solo{}, sp::blockwise{picky(100)}}, narrow{sp::solo{}, sp::blockwise{picky(2)}};
-  wide.forward(b, s.q, s.k, s.v, s.out);
-  auto e = failure_of([&] { narrow.forward(b, s.q, s.k, s.v, s.out); });
+  wide.infer(b, s.q, s.k, s.v, s.out);
+  auto e = failure_of([&] { return narrow.forward(b, s.q, s.k, s.v, s.out); });
   CHECK(says(e, errc::unsupported_mask, "accepts neither"));
   CHECK(e.primitive == "ring_attention.prepare");
 }
@@ -120,7 +120,7 @@ TEST_CASE("dropout of the short form: the key of the call counts") {
   auto run = [&](std::uint64_t layer) {
     sp::attention_extras<double> e;
     e.random = {7, layer};
-    attention.forward(b, s.q, s.k, s.v, s.out, e);
+    attention.infer(b, s.q, s.k, s.v, s.out, e);
     return std::vector<double>(s.out.data, s.out.data + s.out.elements());
   };
   auto first = run(0), again = run(0), other = run(1);
@@ -131,7 +131,7 @@ TEST_CASE("dropout of the short form: the key of the call counts") {
 TEST_CASE("query and key batches are cut alike") {
   sp::batch two(sp::documents::rectangular(1, 8), sp::contiguous{}, 0, 2),
       other(sp::documents::rectangular(1, 8), sp::contiguous{}, 1, 2);
-  CHECK(says(failure_of([&] { local().prepare(two, other); }), errc::invalid_shape, "part 0 of 2", "part 1 of 2"));
+  CHECK(says(failure_of([&] { return local().prepare(two, other); }), errc::invalid_shape, "part 0 of 2", "part 1 of 2"));
 }
 
 TEST_CASE("feature numbers are checked before anything is sent, on every rank") {
@@ -144,7 +144,7 @@ TEST_CASE("feature numbers are checked before anything is sent, on every rank") 
     scene s(b, shape);
     auto refuses = [&](auto kernel, char const* text) {
       sp::ulysses_attention attention{comm, kernel};
-      auto e = failure_of([&] { attention.forward(b, s.q, s.k, s.v, s.out); });
+      auto e = failure_of([&] { return attention.forward(b, s.q, s.k, s.v, s.out); });
       if (e.code == errc::invalid_shape && e.problem.find(text) != std::string::npos && e.rank == world.rank()) ++refused;
     };
     refuses(sp::cpu{sp::alibi{slopes}}, "2 slopes for 4 q heads");
@@ -167,7 +167,7 @@ TEST_CASE("pull: a peer with other heads or dims is refused, nothing is read pas
         scene s(b, comm.rank() == 0 ? shape : other);
         sp::ring_attention attention{comm, sp::cpu{}, {.schedule = sp::schedule::pull}};
         try {
-          attention.forward(b, s.q, s.k, s.v, s.out);
+          attention.infer(b, s.q, s.k, s.v, s.out);
         } catch (sp::error const& e) {
           if (e.code() == errc::short_message || e.code() == errc::aborted) ++told;
           throw;

@@ -96,6 +96,12 @@ bool equal_forms(Object const& attn, sp::batch const& b, bool accumulate, As as)
   equal = equal && same_bits(x.results(), z.results()) && same_bits(x.dsink, z.dsink);
   std::fill(z.memory[3].begin(), z.memory[3].end(), T(5.0F));
   attn.infer(prepared, ctx, {.q = as(z.q), .k = as(z.k), .v = as(z.v), .out = as(z.out), .sinks = z.sinks});
+  equal = equal && same_bits(x.memory[3], z.memory[3]);
+  std::fill(z.memory[3].begin(), z.memory[3].end(), T(5.0F));
+  attn.infer(b, {.q = as(z.q), .k = as(z.k), .v = as(z.v), .out = as(z.out), .sinks = z.sinks});
+  equal = equal && same_bits(x.memory[3], z.memory[3]);
+  std::fill(z.memory[3].begin(), z.memory[3].end(), T(5.0F));
+  attn.infer(b, as(z.q), as(z.k), as(z.v), as(z.out), e);
   return equal && same_bits(x.memory[3], z.memory[3]) && memory.bytes_in_use() == 0;
 }
 

@@ -22,7 +22,7 @@ void step() {
     sp::ring_attention const attention{c, sp::reference{}, {.schedule = sp::schedule::rotate}};
     std::vector<double> x(std::size_t(b.tokens() * 2), 0.5), out(x.size());
     auto view = [&](std::vector<double>& v) { return sp::view<double, 3>(v.data(), {b.tokens(), 1, 2}); };
-    attention.forward(b, view(x), view(x), view(x), view(out));
+    attention.infer(b, view(x), view(x), view(x), view(out));
     c.barrier();
   });
 }

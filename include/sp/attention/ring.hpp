@@ -94,7 +94,7 @@ public:
   Backend const& backend() const { return backend_; }
   attention_options const& options() const { return options_; }
   /// The head ranges this rank computes: all of them.
-  heads local_heads(index_t q_heads, index_t kv_heads) const { return all_heads(q_heads, kv_heads); }
+  [[nodiscard]] heads local_heads(index_t q_heads, index_t kv_heads) const { return all_heads(q_heads, kv_heads); }
 
   // ---- what attention_object and Ulysses call --------------------------------------------------------------------------------------
 

@@ -11,23 +11,11 @@
 
 namespace sp::detail {
 
-template <class T>
-inline constexpr T minus_infinity = -std::numeric_limits<T>::infinity();
-
-/// to = from, or to += from.
+/// to += from, in the type of to's sums.
 template <class To, class From, int R>
-void store(view<To, R> to, view<From, R> from, bool accumulate) {
+void add(view<To, R> to, view<From, R> from) {
   using A = accumulate_t<To>;
-  for_each_pair(to, from, [&](To& x, From& y) {
-    A value = static_cast<A>(to_acc(y));
-    x = from_acc<To>(accumulate ? to_acc(x) + value : value);
-  });
-}
-
-/// to += from, both of one type.
-template <class A, int R>
-void add(view<A, R> to, view<A, R> from) {
-  for_each_pair(to, from, [](A& x, A& y) { x += y; });
+  for_each_pair(to, from, [](To& x, From& y) { x = from_acc<To>(to_acc(x) + static_cast<A>(to_acc(y))); });
 }
 
 /// a b + c as the target does it: always fused or never. A compiler left alone fuses one loop and not another, depending on strides,
@@ -99,7 +87,7 @@ public:
     }
   }
   void finish() {
-    if constexpr (!std::is_same_v<T, A>) store(target_, own_.tensor, accumulate_);
+    if constexpr (!std::is_same_v<T, A>) accumulate_ ? add(target_, own_.tensor) : assign(target_, own_.tensor);
   }
 
 private:

@@ -75,7 +75,9 @@ public:
   Inner const& inner() const { return inner_; }
   ulysses_options const& options() const { return options_; }
   /// The heads this rank computes, in global numbers: cut whatever is per head (slopes, sinks, gates) by the same ranges.
-  heads local_heads(index_t q_heads, index_t kv_heads) const { return local_heads_of(all_heads(q_heads, kv_heads)); }
+  [[nodiscard]] heads local_heads(index_t q_heads, index_t kv_heads) const {
+    return local_heads_of(all_heads(q_heads, kv_heads));
+  }
 
   // ---- what attention_object and an enclosing object call ------------------------------------------------------------------------
 
@@ -237,11 +239,11 @@ private:
     return n;
   }
 
-  /// The heads of `part` out of a tensor that holds the heads of `whole`.
+  /// The heads of `share` out of a tensor that holds the heads of `whole`.
   template <class E>
-  static view<E, 3> cut_heads(view<E, 3> const& v, heads whole, heads part, bool q) {
-    return q ? v.narrow(1, part.q_begin - whole.q_begin, part.q_count)
-             : v.narrow(1, part.kv_begin - whole.kv_begin, part.kv_count);
+  static view<E, 3> cut_heads(view<E, 3> const& v, heads whole, heads share, bool q) {
+    return q ? v.narrow(1, share.q_begin - whole.q_begin, share.q_count)
+             : v.narrow(1, share.kv_begin - whole.kv_begin, share.kv_count);
   }
 
   template <class To = void, class E>
@@ -318,7 +320,7 @@ private:
       at += theirs.kv_count;
     }
     plan.run("ulysses.backward.gradients");
-    if (add) detail::store(io.dq, stage.q.tensor, true);
+    if (add) detail::add(io.dq, stage.q.tensor);
     if (direct) return;
     sum_shared(scratch, io.on, io.dk, stage.k.tensor, add);
     sum_shared(scratch, io.on, io.dv, stage.v.tensor, add);
@@ -331,7 +333,7 @@ private:
     index_t at = 0;
     for (int r = 0; r < comm_.size(); ++r) {
       heads theirs = share(on, r);
-      detail::store(cut_heads(total, on, theirs, false), staged.narrow(1, at, theirs.kv_count), true);
+      detail::add(cut_heads(total, on, theirs, false), staged.narrow(1, at, theirs.kv_count));
       at += theirs.kv_count;
     }
     sum.finish();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/attention/ring.hpp>
+#include <sp/backend/block_calls.hpp>
 #include <sp/backend/blockwise.hpp>
 
 namespace sp {
@@ -74,7 +75,7 @@ public:
         fail({errc::unsupported_mask,
               "queries from row " + std::to_string(list[i].q) + " on would need several calls of a kernel without lse",
               "Use a mask with one slice per document, or a kernel that returns its lse"});
-      if (!accepts(list[i]))
+      if (!detail::accepts(kernel_, list[i]))
         fail({errc::unsupported_mask,
               "the kernel does not accept document " + std::to_string(list[i].document) + " under this mask",
               "Use a mask it knows, or another kernel"});
@@ -86,16 +87,17 @@ public:
   saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
     saved<T> s{{}, detail::saved_token(true)};
     fill(io.out, T{});
-    for_each_call<whole_call<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_call<T>& c, gqa_range const& g) {
-      c.q = queries(io.q, c.where, g);
-      c.k = keys(io.k, c.where, g);
-      c.v = keys(io.v, c.where, g);
-      c.out = queries(io.out, c.where, g);
-      if constexpr (std::is_same_v<typename saved<T>::entry, nothing>)
-        kernel_.forward(c);
-      else
-        s.entries.push_back(kernel_.forward(c));
-    });
+    detail::for_each_call<whole_call<T>>(p.documents, params(ctx, io.on, io.q.extent(2)),
+                                         [&](whole_call<T>& c, block const& b, gqa_range const& g) {
+                                           c.q = detail::query_rows(io.q, b, g);
+                                           c.k = detail::key_rows(io.k, b, g);
+                                           c.v = detail::key_rows(io.v, b, g);
+                                           c.out = detail::query_rows(io.out, b, g);
+                                           if constexpr (std::is_same_v<typename saved<T>::entry, nothing>)
+                                             kernel_.forward(c);
+                                           else
+                                             s.entries.push_back(kernel_.forward(c));
+                                         });
     return s;
   }
 
@@ -112,22 +114,23 @@ public:
     detail::accumulator<G, 3> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
     auto sum_q = dq.begin(io.extras.accumulate), sum_k = dk.begin(io.extras.accumulate), sum_v = dv.begin(io.extras.accumulate);
     std::size_t at = 0;
-    for_each_call<whole_grad<T>>(p, ctx, io.on, io.q.extent(2), [&](whole_grad<T>& c, gqa_range const& g) {
-      c.q = queries(io.q, c.where, g);
-      c.k = keys(io.k, c.where, g);
-      c.v = keys(io.v, c.where, g);
-      c.out = queries(io.out, c.where, g);
-      c.dout = queries(io.dout, c.where, g);
-      owned<T, 3> one_q(*ctx.scratch, c.q.extents), one_k(*ctx.scratch, c.k.extents), one_v(*ctx.scratch, c.v.extents);
-      c.dq = one_q.tensor, c.dk = one_k.tensor, c.dv = one_v.tensor;
-      if constexpr (std::is_same_v<typename saved<T>::entry, nothing>)
-        kernel_.backward(c);
-      else
-        kernel_.backward(c, s.entries[at++]);
-      detail::store(queries(sum_q, c.where, g), c.dq, true);
-      detail::store(keys(sum_k, c.where, g), c.dk, true); // kv heads of two calls, keys of several documents
-      detail::store(keys(sum_v, c.where, g), c.dv, true);
-    });
+    detail::for_each_call<whole_grad<T>>(
+        p.documents, params(ctx, io.on, io.q.extent(2)), [&](whole_grad<T>& c, block const& b, gqa_range const& g) {
+          c.q = detail::query_rows(io.q, b, g);
+          c.k = detail::key_rows(io.k, b, g);
+          c.v = detail::key_rows(io.v, b, g);
+          c.out = detail::query_rows(io.out, b, g);
+          c.dout = detail::query_rows(io.dout, b, g);
+          owned<T, 3> one_q(*ctx.scratch, c.q.extents), one_k(*ctx.scratch, c.k.extents), one_v(*ctx.scratch, c.v.extents);
+          c.dq = one_q.tensor, c.dk = one_k.tensor, c.dv = one_v.tensor;
+          if constexpr (std::is_same_v<typename saved<T>::entry, nothing>)
+            kernel_.backward(c);
+          else
+            kernel_.backward(c, s.entries[at++]);
+          detail::add(detail::query_rows(sum_q, b, g), c.dq);
+          detail::add(detail::key_rows(sum_k, b, g), c.dk); // kv heads of two calls, keys of several documents
+          detail::add(detail::key_rows(sum_v, b, g), c.dv);
+        });
     dq.finish();
     dk.finish();
     dv.finish();
@@ -148,34 +151,8 @@ public:
   }
 
 private:
-  bool accepts(block const& b) const {
-    if constexpr (requires {
-                    { kernel_.accepts(b) } -> std::convertible_to<bool>;
-                  })
-      return kernel_.accepts(b);
-    else
-      return true;
-  }
-  /// Call: whole_call or whole_grad; f(call, heads of ordinary GQA) adds the tensors.
-  template <class Call, class F>
-  void for_each_call(prepared const& p, context const& ctx, heads on, index_t dim, F&& f) const {
-    for (block const& b : p.documents)
-      for (gqa_range const& g : uniform_gqa(on)) {
-        Call c;
-        c.where = b;
-        c.heads = global_heads(on, g);
-        c.scale = detail::scale_of(options_, dim);
-        c.random = ctx.random;
-        f(c, g);
-      }
-  }
-  template <class E>
-  static view<E, 3> queries(view<E, 3> const& v, block const& b, gqa_range const& g) {
-    return v.rows(b.q, b.rows).narrow(1, g.q_begin, g.q_count);
-  }
-  template <class E>
-  static view<E, 3> keys(view<E, 3> const& v, block const& b, gqa_range const& g) {
-    return v.rows(b.k, b.keys).narrow(1, g.kv_begin, g.kv_count);
+  call_params params(context const& ctx, heads on, index_t dim) const {
+    return {on, detail::scale_of(options_, dim), ctx.random};
   }
 
   Kernel kernel_;
@@ -184,9 +161,6 @@ private:
 };
 
 namespace detail {
-
-template <template <class, class> class Concept, class K>
-inline constexpr bool for_some_element = false;
 
 template <class K>
 concept some_block_kernel = requires {

@@ -2,8 +2,6 @@
 // (0, -inf) is the identity; extreme values never give NaN; the sum of the two weights is 1 to rounding.
 #pragma once
 
-#include <limits>
-
 #include <sp/backend/concepts.hpp>
 #include <sp/core/real.hpp>
 
@@ -19,7 +17,7 @@ struct merged {
 
 template <class A>
 merged<A> merge_weights(A a, A b) {
-  constexpr A none = -std::numeric_limits<A>::infinity();
+  constexpr A none = detail::minus_infinity<A>;
   if (b == none) return {a, A(1), A(0)};
   if (a == none) return {b, A(0), A(1)};
   if (a == b) return {a + log_of(A(2)), A(0.5), A(0.5)}; // also where both are +inf

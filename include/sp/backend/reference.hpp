@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #include <sp/backend/blockwise.hpp>
 #include <sp/backend/features.hpp>
@@ -62,7 +61,7 @@ private:
     using A = accumulate_t<T>;
     interval seen = c.where.keys_seen_by(i);
     index_t g = c.heads.kv_of(h), last = seen.first + seen.count;
-    A most = -std::numeric_limits<A>::infinity(), sum = 0, derivative = 1;
+    A most = detail::minus_infinity<A>, sum = 0, derivative = 1;
     for (index_t j = seen.first; j < last; ++j) most = std::fmax(most, score(c, modify, i, j, h, derivative));
     for (index_t e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) = 0;
     c.lse(i, h) = most;
@@ -84,7 +83,7 @@ private:
     interval seen = c.where.keys_seen_by(i);
     index_t g = c.heads.kv_of(h);
     A derivative = 1;
-    if (c.lse(i, h) == -std::numeric_limits<A>::infinity()) return;
+    if (c.lse(i, h) == detail::minus_infinity<A>) return;
     auto dropout_factor = modify.dropout_of_row(q_offset(c.where, i));
     for (index_t j = seen.first; j < seen.first + seen.count; ++j) {
       A p = std::exp(score(c, modify, i, j, h, derivative) - c.lse(i, h)), keep = 1;

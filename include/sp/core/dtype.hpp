@@ -5,6 +5,7 @@
 #include <bit>
 #include <concepts>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include <sp/core/compiler.hpp>
@@ -133,6 +134,12 @@ struct accumulate<double> {
 template <class T>
   requires element<std::remove_cv_t<T>>
 using accumulate_t = typename detail::accumulate<std::remove_cv_t<T>>::type;
+
+namespace detail {
+/// The lse of a row that sees nothing, and the score of a key that is not seen.
+template <class A>
+inline constexpr A minus_infinity = -std::numeric_limits<A>::infinity();
+} // namespace detail
 
 /// An element as the type its sums use; exact.
 template <element T>

@@ -51,8 +51,8 @@ struct loss_sum {
     sum += r.loss;
     num_tokens += r.num_tokens;
   }
-  double mean() const { return num_tokens > 0 ? sum / double(num_tokens) : 0; }
-  double gradient_scale() const { return num_tokens > 0 ? 1 / double(num_tokens) : 0; }
+  [[nodiscard]] double mean() const { return num_tokens > 0 ? sum / double(num_tokens) : 0; }
+  [[nodiscard]] double gradient_scale() const { return num_tokens > 0 ? 1 / double(num_tokens) : 0; }
 };
 
 /// Contract: sp::summed or sp::averaged. The group is every rank that shares the loss: sequence and data axes (mesh.along(...)).
@@ -81,7 +81,7 @@ public:
 
   /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group. Losses of ignored rows are not read.
   template <class T, class Label>
-  loss_result forward(view<T const, 1> losses, view<Label const, 1> labels, allocator& scratch) const {
+  [[nodiscard]] loss_result forward(view<T const, 1> losses, view<Label const, 1> labels, allocator& scratch) const {
     check_forward(losses, labels, scratch);
     double sum = 0;
     index_t count = 0;
@@ -104,7 +104,7 @@ public:
   }
 
   template <class T, class Label>
-  loss_result forward(view<T, 1> losses, view<Label, 1> labels) const {
+  [[nodiscard]] loss_result forward(view<T, 1> losses, view<Label, 1> labels) const {
     view<T const, 1> l(losses);
     view<Label const, 1> n(labels);
     alignas(allocator::alignment) std::byte memory[8192]; // enough for a few dozen ranks, and no allocation

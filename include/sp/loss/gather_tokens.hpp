@@ -36,7 +36,7 @@ public:
   Comm const& group() const { return comm_; }
 
   /// Local below level 2; from there on all ranks prepare together.
-  prepared prepare(batch const& b) const {
+  [[nodiscard]] prepared prepare(batch const& b) const {
     if (options_.checks < 2) return prepare_alone(b);
     prepared p;
     pool memory;

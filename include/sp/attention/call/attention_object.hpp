@@ -22,12 +22,15 @@ using element_of_saved = typename std::remove_cvref_t<Saved>::element_type;
 template <class Object, class T>
 class named_calls {
 public:
-  auto forward(batch const& b, forward_operands<T> const& o) const {
+  [[nodiscard]] auto forward(batch const& b, forward_operands<T> const& o) const {
     return object().run_checked_forward(object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
   }
   template <class Prepared>
-  auto forward(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
+  [[nodiscard]] auto forward(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
     return object().run_checked_forward(p, ctx, o);
+  }
+  void infer(batch const& b, forward_operands<T> const& o) const {
+    infer(object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
   }
   template <class Prepared>
   void infer(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
@@ -49,11 +52,11 @@ class attention_object : public named_calls<attention_object<Derived>, float>,
                          public named_calls<attention_object<Derived>, fp16> {
 public:
   /// Self attention over a batch, under the object's mask or one of the step's own (prefix lengths, image spans).
-  auto prepare(batch const& b) const { return prepare(b, b, self().mask()); }
-  auto prepare(batch const& b, sp::mask const& mask) const { return prepare(b, b, mask); }
+  [[nodiscard]] auto prepare(batch const& b) const { return prepare(b, b, self().mask()); }
+  [[nodiscard]] auto prepare(batch const& b, sp::mask const& mask) const { return prepare(b, b, mask); }
   /// Queries of one batch, keys of another: cross attention, decode. Documents pair up by index.
-  auto prepare(batch const& q, batch const& k) const { return prepare(q, k, self().mask()); }
-  auto prepare(batch const& q, batch const& k, sp::mask const& mask) const {
+  [[nodiscard]] auto prepare(batch const& q, batch const& k) const { return prepare(q, k, self().mask()); }
+  [[nodiscard]] auto prepare(batch const& q, batch const& k, sp::mask const& mask) const {
     return located(at(".prepare"), [&] {
       if (self().checks() < 2) return prepare_alone(q, k, mask);
       using prepared = decltype(prepare_alone(q, k, mask));
@@ -71,7 +74,7 @@ public:
   }
 
   /// The prepared geometry of a batch, made once and kept with it: what the short forms below use.
-  auto const& prepared_for(batch const& b) const {
+  [[nodiscard]] auto const& prepared_for(batch const& b) const {
     using prepared = decltype(prepare(b));
     return located(at(".prepare"), [&]() -> prepared const& {
       return b.cached<prepared>(
@@ -102,14 +105,18 @@ public:
 
   // Where no element type takes the tensors by name.
   template <bool readable = false>
-  any_operand forward(last_choice<batch>, any_forward_operands const&) const {
+  [[nodiscard]] any_operand forward(last_choice<batch>, any_forward_operands const&) const {
     require_operand<readable>();
     return {};
   }
   template <class Prepared>
-  any_operand forward(Prepared const&, last_choice<context>, any_forward_operands const&) const {
+  [[nodiscard]] any_operand forward(Prepared const&, last_choice<context>, any_forward_operands const&) const {
     require_operand<std::is_void_v<Prepared>>();
     return {};
+  }
+  template <bool readable = false>
+  void infer(last_choice<batch>, any_forward_operands const&) const {
+    require_operand<readable>();
   }
   template <class Prepared>
   void infer(Prepared const&, last_choice<context>, any_forward_operands const&) const {
@@ -130,22 +137,29 @@ public:
   /// Returns what backward needs; its memory comes from ctx.kept.
   template <class Prepared, class Q, class K, class V, class O, class T = element_of<O>>
     requires(!std::is_same_v<Prepared, batch>)
-  auto forward(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
-               std::type_identity_t<attention_extras<T>> const& e = {}) const {
+  [[nodiscard]] auto forward(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
+                             std::type_identity_t<attention_extras<T>> const& e = {}) const {
     return run_checked_forward(p, ctx, operands_at<T>(q, k, v, out, e));
   }
   /// The short form. What it returns lives in the batch's memory and must be used, or destroyed, before the batch.
   template <class Q, class K, class V, class O, class T = element_of<O>>
-  auto forward(batch const& b, Q const& q, K const& k, V const& v, O const& out,
-               std::type_identity_t<attention_extras<T>> const& e = {}) const {
+  [[nodiscard]] auto forward(batch const& b, Q const& q, K const& k, V const& v, O const& out,
+                             std::type_identity_t<attention_extras<T>> const& e = {}) const {
     return run_checked_forward(prepared_for(b), context(b.memory(), b.memory(), e.random), operands_at<T>(q, k, v, out, e));
   }
 
   /// Forward that keeps nothing: what forward would keep comes from ctx.scratch too (scratch_bytes + saved_bytes at most).
   template <class Prepared, class Q, class K, class V, class O, class T = element_of<O>>
+    requires(!std::is_same_v<Prepared, batch>)
   void infer(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
              std::type_identity_t<attention_extras<T>> const& e = {}) const {
     static_cast<void>(run_checked_forward(p, context(*ctx.scratch, *ctx.scratch, ctx.random), operands_at<T>(q, k, v, out, e)));
+  }
+
+  template <class Q, class K, class V, class O, class T = element_of<O>>
+  void infer(batch const& b, Q const& q, K const& k, V const& v, O const& out,
+             std::type_identity_t<attention_extras<T>> const& e = {}) const {
+    infer(prepared_for(b), context(b.memory(), b.memory(), e.random), q, k, v, out, e);
   }
 
   /// Gradients of sum(out * dout), shaped as the tensors themselves; overwritten unless e.accumulate. Consumes `s`.
@@ -166,14 +180,14 @@ public:
 
   /// Bytes a call takes from context.scratch at most, forward or backward, for tensors of T.
   template <class T, class Prepared>
-  index_t scratch_bytes(Prepared const& p, attention_shape const& s) const {
+  [[nodiscard]] index_t scratch_bytes(Prepared const& p, attention_shape const& s) const {
     counting_guarded canaries(self().checks() > 2);
     index_t const call = self().template scratch_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
     return self().checks() > 1 ? max(call, agreement_scratch(ranks())) : call;
   }
   /// Bytes that context.kept gives for one `saved`.
   template <class T, class Prepared>
-  index_t saved_bytes(Prepared const& p, attention_shape const& s) const {
+  [[nodiscard]] index_t saved_bytes(Prepared const& p, attention_shape const& s) const {
     counting_guarded canaries(self().checks() > 2);
     return self().template saved_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
   }

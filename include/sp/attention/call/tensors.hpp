@@ -87,7 +87,7 @@ public:
   }
 
   /// The tensor; bad_pointer if it was not given or is null, invalid_shape if it is not (tokens, heads, dim).
-  view<E, 3, M> get(char const* name) const {
+  [[nodiscard]] view<E, 3, M> get(char const* name) const {
     if (rank_ == missing)
       fail({errc::bad_pointer, std::string(name) + " is missing",
             "Name every tensor of the call; a rank without tokens passes (0, heads, dim)"});

@@ -49,13 +49,40 @@ struct rotate_forward_scratch {
 
 template <class T, class Comm>
 struct rotate_backward_scratch : rotate_forward_scratch<T, Comm> {
-  key_buffer<T, accumulate_t<T>> sums[3]; // computed, received, sent
+  key_buffer<T, accumulate_t<T>> sums[3];
   hop<Comm> gradients;
+  int computed = 0, received = 1, sent = 2; ///< which of the sums is what
   rotate_backward_scratch(Comm const& comm, allocator& a, index_t widest, index_t own, kv_views<T> const& like)
       : rotate_forward_scratch<T, Comm>(comm, a, widest, like), sums{{a, max(widest, own), like},
                                                                      {a, max(widest, own), like},
                                                                      {a, max(widest, own), like}},
         gradients(comm, a) {}
+
+  /// Zeroed gradients for keys of another rank.
+  key_grad<T> share_of(kv_views<T> const& held, index_t rows) {
+    key_grad<T> share{held.k, held.v, sums[computed].k_rows(rows), sums[computed].v_rows(rows)};
+    fill(share.dk, accumulate_t<T>{});
+    fill(share.dv, accumulate_t<T>{});
+    return share;
+  }
+  /// Adds what the ranks before me found for these keys, and sends the sum after the keys; that of the next keys is on its way.
+  void pass_on(int step, key_grad<T> const& share, index_t rows, index_t next_rows) {
+    gradients.wait();
+    if (step > 1) {
+      add(share.dk, sums[received].k_rows(rows));
+      add(share.dv, sums[received].v_rows(rows));
+    }
+    int free = sent;
+    sent = computed, computed = received, received = free;
+    gradients.post("ring.backward.gradients", share.dk, share.dv, sums[received].k_rows(next_rows),
+                   sums[received].v_rows(next_rows));
+  }
+  /// The last hop: what everybody found for my own keys.
+  void come_home(key_grad<T> const& own) {
+    gradients.wait();
+    add(own.dk, sums[received].k_rows(own.dk.extent(0)));
+    add(own.dv, sums[received].v_rows(own.dv.extent(0)));
+  }
 };
 
 /// Step s: the keys of rank r - s are folded while those of r - s - 1 are in flight.
@@ -80,44 +107,20 @@ void rotate_forward(Comm const& comm, Backend const& backend, ring_geometry<Back
 template <class T, class Comm, class Backend, class SavedList>
 void rotate_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
                      call_params const& n, query_grad<T> const& queries, key_grad<T> const& own, SavedList const& by_backend) {
-  using A = accumulate_t<T>;
-  kv_views<T> like{own.k, own.v};
-  rotate_backward_scratch<T, Comm> here(comm, scratch, g.widest(), g.rows_of(g.rank), like);
-  auto& sums = here.sums;
-  kv_views<T> held = like;
-  int computed = 0, received = 1, sent = 2;
+  kv_views<T> held{own.k, own.v};
+  rotate_backward_scratch<T, Comm> here(comm, scratch, g.widest(), g.rows_of(g.rank), held);
   for (int s = 0; s < g.size; ++s) {
     auto& next = here.buffers[s % 2];
     index_t rows = g.rows_of(g.source(s)), next_rows = g.rows_of(g.source(s + 1));
     if (s + 1 < g.size) here.keys.post("ring.backward.keys", held.k, held.v, next.k_rows(next_rows), next.v_rows(next_rows));
-    key_grad<T> share{held.k, held.v, sums[computed].k_rows(s ? rows : 0), sums[computed].v_rows(s ? rows : 0)};
-    if (s == 0) {
-      share = own;
-    } else {
-      fill(share.dk, A{});
-      fill(share.dv, A{});
-    }
+    key_grad<T> share = s == 0 ? own : here.share_of(held, rows);
     backend.template backward<T>(g.steps[std::size_t(s)], scratch, n, std::span<query_grad<T> const>(&queries, 1),
                                  std::span<key_grad<T> const>(&share, 1), by_backend.at(s));
-    if (s > 0) {
-      here.gradients.wait(); // what the ranks before me found for the keys I hold
-      if (s > 1) {
-        add(share.dk, sums[received].k_rows(rows));
-        add(share.dv, sums[received].v_rows(rows));
-      }
-      int free = sent;
-      sent = computed, computed = received, received = free;
-      here.gradients.post("ring.backward.gradients", share.dk, share.dv, sums[received].k_rows(next_rows),
-                          sums[received].v_rows(next_rows));
-    }
+    if (s > 0) here.pass_on(s, share, rows, next_rows);
     here.keys.wait();
     held = {next.k_rows(next_rows), next.v_rows(next_rows)};
   }
-  here.gradients.wait();
-  if (g.size > 1) {
-    add(own.dk, sums[received].k_rows(own.dk.extent(0)));
-    add(own.dv, sums[received].v_rows(own.dv.extent(0)));
-  }
+  if (g.size > 1) here.come_home(own);
 }
 
 } // namespace sp::detail

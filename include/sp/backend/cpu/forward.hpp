@@ -70,7 +70,7 @@ private:
 
   /// The state so far is an online softmax with m = lse, l = 1, acc = out.
   void load(tile_rows const& rows, softmax_state<A>& softmax, index_t h) {
-    constexpr A none = -std::numeric_limits<A>::infinity();
+    constexpr A none = minus_infinity<A>;
     softmax.m.fill(none);
     softmax.l.fill(0);
     pack_rows<A>(

@@ -58,7 +58,7 @@ struct key_offsets {
 template <class A, class ScoreMod>
 void online_softmax(score_context<A, ScoreMod> const& c, matrix<A> s, softmax_state<A>& state) {
   using V = simd<A>;
-  constexpr A none = -std::numeric_limits<A>::infinity();
+  constexpr A none = minus_infinity<A>;
   key_offsets<A, ScoreMod> offsets(c.k);
   alignas(64) std::array<A, q_tile> before = state.m, sums{};
   V unused(A(1));
