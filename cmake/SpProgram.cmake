@@ -21,6 +21,9 @@ target_link_libraries(sp_program_settings INTERFACE sp::sp fmt::fmt Threads::Thr
 target_compile_options(sp_program_settings INTERFACE -Wall -Wextra -Wpedantic -Wshadow
   $<$<BOOL:${SP_HAS_MARCH_NATIVE}>:-march=native>)
 
+# For programs that compute a lot: the preset of the tests does not optimise, because most of them take longer to compile than to run.
+set(sp_optimised "$<$<CONFIG:Debug>:-O1>")
+
 # sp_program(<target> <source>...): an executable with the library, fmt, threads and our warnings.
 function(sp_program target)
   add_executable(${target} ${ARGN})

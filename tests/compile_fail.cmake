@@ -1,14 +1,17 @@
 # Refused code: every tests/compile_fail/<name>.cpp is compiled twice by each compiler, see tools/compile_fail.py.
 # Without SP_FAIL it compiles, with SP_FAIL the compiler prints the expected sentence.
 file(GLOB sp_refusals CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/compile_fail/*.cpp")
-foreach(source IN LISTS sp_refusals)
-  cmake_path(GET source STEM stem)
-  foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
-    string(REPLACE "=" ";" pair "${pair}")
-    list(POP_FRONT pair kind compiler)
-    add_test(NAME compile_fail.${stem}.${kind} COMMAND Python3::Interpreter "${sp_tools}/compile_fail.py"
-      --compiler "${compiler}" --include "${PROJECT_SOURCE_DIR}/include" --include "${CMAKE_CURRENT_SOURCE_DIR}" "${source}")
-    set_tests_properties(compile_fail.${stem}.${kind} PROPERTIES LABELS compile_fail TIMEOUT 120)
+foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
+  string(REPLACE "=" ";" pair "${pair}")
+  list(POP_FRONT pair kind compiler)
+  set(refuse Python3::Interpreter "${sp_tools}/compile_fail.py" --compiler "${compiler}" --include "${PROJECT_SOURCE_DIR}/include"
+    --include "${CMAKE_CURRENT_SOURCE_DIR}" --prelude "${CMAKE_CURRENT_BINARY_DIR}/compile_fail/${kind}")
+  add_test(NAME compile_fail.prelude.${kind} COMMAND ${refuse} --precompile "${CMAKE_CURRENT_SOURCE_DIR}/compile_fail/prelude.hpp")
+  set_tests_properties(compile_fail.prelude.${kind} PROPERTIES LABELS compile_fail TIMEOUT 120 COST 100 FIXTURES_SETUP sp_prelude_${kind})
+  foreach(source IN LISTS sp_refusals)
+    cmake_path(GET source STEM stem)
+    add_test(NAME compile_fail.${stem}.${kind} COMMAND ${refuse} "${source}")
+    set_tests_properties(compile_fail.${stem}.${kind} PROPERTIES LABELS compile_fail TIMEOUT 120 FIXTURES_REQUIRED sp_prelude_${kind})
   endforeach()
 endforeach()
 

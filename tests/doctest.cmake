@@ -1,21 +1,70 @@
-# Test programs: one executable and one CTest entry per source file, with one doctest main for all.
+# Test programs: the sources of tests/<layer> are one program test_<layer>, and each is a CTest entry <layer>.<name> of it.
 # A program that runs no case, and a case that asserts nothing, fails.
-add_library(sp_test_main OBJECT main.cpp)
-target_link_libraries(sp_test_main PRIVATE doctest::doctest sp_program_settings)
-target_include_directories(sp_test_main PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+#
+# A layer is compiled in one piece: headers are read once and templates that its sources share are instantiated once, which is most
+# of the time to compile. So every source keeps its names in a namespace test_<name> of its own.
+# "// optimised: <why>" in a source: many numbers are computed, and optimising costs less than it saves. These sources are a program
+# of their own, because one function must not be compiled in two ways in one program.
+option(SP_TEST_UNITY "Compile the sources of a layer of tests in one piece" ON)
 
-# sp_test_program(<target> <main object library> <source>)
-function(sp_test_program target main source)
-  sp_program(${target} "${source}" $<TARGET_OBJECTS:${main}>)
+# sp_test_main_library(<target> <source> <flag>...): the main function of test programs
+function(sp_test_main_library target source)
+  add_library(${target} OBJECT ${source})
+  target_link_libraries(${target} PRIVATE doctest::doctest sp_program_settings)
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_compile_options(${target} PRIVATE ${ARGN})
+endfunction()
+sp_test_main_library(sp_test_main main.cpp)
+
+# sp_test_program(<target> <main object library> <source>...)
+function(sp_test_program target main)
+  sp_program(${target} ${ARGN} $<TARGET_OBJECTS:${main}>)
   target_link_libraries(${target} PRIVATE doctest::doctest)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests") # shared helpers: "support/oracle.hpp"
   target_compile_definitions(${target} PRIVATE DOCTEST_CONFIG_SUPER_FAST_ASSERTS SP_TEST_DIR="${PROJECT_SOURCE_DIR}/tests")
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ${SP_TEST_UNITY} UNITY_BUILD_BATCH_SIZE 0)
+endfunction()
+
+# sp_test_name(<layer variable> <name variable> <source>): of tests/<layer>/test_<name>.cpp
+function(sp_test_name layer name source)
+  cmake_path(GET source PARENT_PATH folder)
+  cmake_path(GET folder FILENAME folder)
+  cmake_path(GET source STEM stem)
+  string(REGEX REPLACE "^test_" "" stem "${stem}")
+  set(${layer} ${folder} PARENT_SCOPE)
+  set(${name} ${stem} PARENT_SCOPE)
+endfunction()
+
+# sp_test_programs(<variable> <layer> <main object library> <source>...): programs of a layer, at most one that is optimised and one
+# that is not; the variable <variable>_<name> becomes the program of each source.
+function(sp_test_programs variable layer main)
+  foreach(source IN LISTS ARGN)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${source}") # what its head says must not be missed
+    sp_test_name(folder name "${source}")
+    file(STRINGS "${source}" optimised REGEX "^// optimised: " LIMIT_COUNT 1)
+    if(optimised)
+      list(APPEND quick "${source}")
+      set(${variable}_${name} test_${layer}_optimised PARENT_SCOPE)
+    else()
+      list(APPEND plain "${source}")
+      set(${variable}_${name} test_${layer} PARENT_SCOPE)
+    endif()
+  endforeach()
+  if(plain)
+    sp_test_program(test_${layer} ${main} ${plain})
+  endif()
+  if(quick)
+    sp_test_program(test_${layer}_optimised ${main} ${quick})
+    target_compile_options(test_${layer}_optimised PRIVATE ${sp_optimised})
+    set_target_properties(test_${layer}_optimised PROPERTIES UNITY_BUILD_BATCH_SIZE 2) # as heavy as a layer each
+  endif()
 endfunction()
 
 # sp_test_entry(<name> <source> <label> <timeout> <command>...): tests whose ranks are threads take two processors. A source shows
 # that by itself, but for the conformance layer: its headers start the ranks.
 function(sp_test_entry name source label timeout)
-  add_test(NAME ${name} COMMAND ${ARGN})
+  cmake_path(GET source FILENAME file)
+  add_test(NAME ${name} COMMAND ${ARGN} "--source-file=*/${file}")
   sp_uses_threads(threaded "${source}")
   if(threaded OR "conformance" IN_LIST label)
     set_tests_properties(${name} PROPERTIES PROCESSORS 2)
@@ -25,13 +74,19 @@ endfunction()
 
 file(GLOB sp_test_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*/test_*.cpp")
 list(FILTER sp_test_sources EXCLUDE REGEX "/mpi/test_[^/]*$") # started by mpirun: see mpi.cmake
+set(sp_test_layers "")
 foreach(source IN LISTS sp_test_sources)
-  cmake_path(GET source PARENT_PATH folder)
-  cmake_path(GET folder FILENAME layer)
-  cmake_path(GET source STEM stem)
-  string(REGEX REPLACE "^test_" "" stem "${stem}")
-  sp_test_program(${layer}.${stem} sp_test_main "${source}")
-  sp_test_entry(${layer}.${stem} "${source}" ${layer} 300 ${layer}.${stem})
+  sp_test_name(layer name "${source}")
+  list(APPEND sp_test_layers ${layer})
+  list(APPEND sp_test_sources_${layer} "${source}")
+endforeach()
+list(REMOVE_DUPLICATES sp_test_layers)
+foreach(layer IN LISTS sp_test_layers)
+  sp_test_programs(program ${layer} sp_test_main ${sp_test_sources_${layer}})
+  foreach(source IN LISTS sp_test_sources_${layer})
+    sp_test_name(layer name "${source}")
+    sp_test_entry(${layer}.${name} "${source}" ${layer} 300 ${program_${name}})
+  endforeach()
 endforeach()
 
 # The guard in main.cpp, tested: a run without a test case fails, and so does a case without an assertion.

@@ -5,7 +5,9 @@
 add_library(sp_fuzz_checks OBJECT fuzz/check_double.cpp fuzz/check_float.cpp fuzz/check_bf16.cpp fuzz/check_fp16.cpp)
 target_link_libraries(sp_fuzz_checks PRIVATE doctest::doctest sp_program_settings)
 target_include_directories(sp_fuzz_checks PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
-target_sources(fuzz.differential PRIVATE $<TARGET_OBJECTS:sp_fuzz_checks>)
+target_compile_options(sp_fuzz_checks PRIVATE ${sp_optimised})
+set_target_properties(sp_fuzz_checks PROPERTIES UNITY_BUILD ${SP_TEST_UNITY} UNITY_BUILD_BATCH_SIZE 2)
+target_sources(test_fuzz PRIVATE $<TARGET_OBJECTS:sp_fuzz_checks>)
 set_tests_properties(fuzz.differential fuzz.metamorphic fuzz.shrink PROPERTIES PROCESSORS 2)
 
 # The soak: sp_soak runs on threads, sp_soak_job is started by mpirun. tests/soak.sh builds these two in a tree of its own, optimised.

@@ -1,4 +1,4 @@
-# Tests over real processes: every tests/mpi/test_<name>.cpp becomes the program and the entry mpi.<name>, started by mpirun.
+# Tests over real processes: every tests/mpi/test_<name>.cpp is the entry mpi.<name> of the program test_mpi, started by mpirun.
 # "// ranks: 8" in a source asks for that many processes instead of 4. Without MPI one entry is reported as skipped, with the reason.
 if(NOT TARGET sp::mpi)
   message(WARNING "No MPI: sp::mpi, its headers and its tests are left out")
@@ -10,9 +10,8 @@ endif()
 include("${PROJECT_SOURCE_DIR}/cmake/SpMpirun.cmake")
 find_program(SP_TIMEOUT timeout REQUIRED)
 
-add_library(sp_mpi_test_main OBJECT mpi/main.cpp)
-target_link_libraries(sp_mpi_test_main PRIVATE doctest::doctest sp_program_settings sp::mpi)
-target_include_directories(sp_mpi_test_main PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+sp_test_main_library(sp_mpi_test_main mpi/main.cpp)
+target_link_libraries(sp_mpi_test_main PRIVATE sp::mpi)
 
 # sp_mpi_test_entry(<name> <ranks> <label> <timeout> <command>...): mpirun takes its processes with it when it is told to end, so the
 # limit is kept by timeout(1), which asks before it kills.
@@ -24,21 +23,20 @@ function(sp_mpi_test_entry name ranks label timeout)
 endfunction()
 
 file(GLOB sp_mpi_test_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/mpi/test_*.cpp")
+sp_test_programs(program mpi sp_mpi_test_main ${sp_mpi_test_sources})
 foreach(source IN LISTS sp_mpi_test_sources)
-  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${source}") # another number of ranks must not be missed
-  cmake_path(GET source STEM stem)
-  string(REGEX REPLACE "^test_" "" stem "${stem}")
+  sp_test_name(layer name "${source}")
   file(STRINGS "${source}" ranks REGEX "^// ranks: [0-9]+$" LIMIT_COUNT 1)
   string(REGEX REPLACE "[^0-9]" "" ranks "${ranks}")
   if(NOT ranks)
     set(ranks 4)
   endif()
-  sp_test_program(mpi.${stem} sp_mpi_test_main "${source}")
-  target_link_libraries(mpi.${stem} PRIVATE sp::mpi)
-  sp_mpi_test_entry(mpi.${stem} ${ranks} mpi 300 $<TARGET_FILE:mpi.${stem}>)
+  target_link_libraries(${program_${name}} PRIVATE sp::mpi)
+  cmake_path(GET source FILENAME file)
+  sp_mpi_test_entry(mpi.${name} ${ranks} mpi 300 $<TARGET_FILE:${program_${name}}> "--source-file=*/${file}")
 endforeach()
 
 # The guard holds here too: no test case is a failure of the whole job.
 add_test(NAME control.mpi.no_test_case COMMAND "${sp_tools}/must_fail.sh" "no test case was executed"
-  ${sp_mpirun} 2 $<TARGET_FILE:mpi.mpi_shared> --test-case=no-such-case)
+  ${sp_mpirun} 2 $<TARGET_FILE:test_mpi> --test-case=no-such-case)
 set_tests_properties(control.mpi.no_test_case PROPERTIES LABELS "control;mpi" TIMEOUT 60)

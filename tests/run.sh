@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
-# Builds and runs every test: installs what is missing, configures, builds, and ends with CTest's own summary.
-# Arguments go to ctest: tests/run.sh -R geometry. SP_JOBS sets how many jobs run at once.
+# Builds and runs the tests: installs what is missing, configures, builds, and ends with CTest's own summary.
+# tests/run.sh [--all] [argument of ctest]...: tests/run.sh -R geometry. --all: everything there is, also what takes long.
+# SP_JOBS sets how many jobs run at once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+preset=dev
+if [[ ${1:-} == --all ]]; then
+  preset=all
+  shift
+fi
 cmake/bootstrap.sh tests
 jobs=${SP_JOBS:-$(nproc)}
-cmake --preset dev
-cmake --build --preset dev --parallel "$jobs"
-exec ctest --preset dev --parallel "$jobs" --no-label-summary "$@"
+cmake --preset $preset
+cmake --build --preset $preset --parallel "$jobs"
+exec ctest --preset $preset --parallel "$jobs" --no-label-summary "$@"

@@ -1,45 +1,49 @@
 # Sanitizers: a source with "[asan]" or "[tsan]" in the name of a test case is built a second time with -fsanitize=..., and
 # the entry <layer>.<name>.asan or .tsan runs exactly the cases that carry the tag. Nothing to list anywhere else.
+# Each sanitizer has one program per layer, test_<layer>_asan and _tsan; without SP_TEST_ALL only those of the layers named here.
 # SP_TEST_SANITIZED is defined in these builds, so that a file can leave out the instantiations that no tagged case uses.
 if(NOT SP_TEST_SANITIZERS)
   return()
 endif()
 
+set(sp_asan_layers core geometry backend) # where memory is indexed
+set(sp_tsan_layers collective)            # where ranks meet
+
 # Without optimisation: it halves the time to compile, and nothing is optimised away before it can be checked.
 set(sp_asan_flags -O0 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
-set(sp_tsan_flags -fsanitize=thread -fno-omit-frame-pointer -g1)
+set(sp_tsan_flags -O0 -fsanitize=thread -fno-omit-frame-pointer -g1)
 set(sp_asan_environment "ASAN_OPTIONS=detect_stack_use_after_return=1;UBSAN_OPTIONS=print_stacktrace=1")
 set(sp_tsan_environment "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1")
 
 foreach(kind asan tsan)
-  add_library(sp_test_main_${kind} OBJECT main.cpp)
-  target_link_libraries(sp_test_main_${kind} PRIVATE doctest::doctest sp_program_settings)
-  target_include_directories(sp_test_main_${kind} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
-  target_compile_options(sp_test_main_${kind} PRIVATE ${sp_${kind}_flags})
-
+  sp_test_main_library(sp_test_main_${kind} main.cpp ${sp_${kind}_flags})
   sp_program(control.planted.${kind} controls/planted.cpp)
   target_compile_options(control.planted.${kind} PRIVATE ${sp_${kind}_flags})
   target_link_options(control.planted.${kind} PRIVATE ${sp_${kind}_flags})
 endforeach()
 
-foreach(source IN LISTS sp_test_sources)
-  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${source}") # a new tag must not be missed
-  cmake_path(GET source PARENT_PATH folder)
-  cmake_path(GET folder FILENAME layer)
-  cmake_path(GET source STEM stem)
-  string(REGEX REPLACE "^test_" "" stem "${stem}")
-  foreach(kind asan tsan)
-    file(READ "${source}" text)
-    string(FIND "${text}" "[${kind}]" tagged)
-    if(tagged GREATER_EQUAL 0)
-      set(name ${layer}.${stem}.${kind})
-      sp_test_program(${name} sp_test_main_${kind} "${source}")
-      target_compile_options(${name} PRIVATE ${sp_${kind}_flags})
-      target_link_options(${name} PRIVATE ${sp_${kind}_flags})
-      target_compile_definitions(${name} PRIVATE SP_TEST_SANITIZED)
-      sp_test_entry(${name} "${source}" "${layer};sanitize" 600
-        "${sp_tools}/fixed_addresses.sh" $<TARGET_FILE:${name}> "--test-case=*[${kind}]*")
-      set_tests_properties(${name} PROPERTIES ENVIRONMENT "${sp_${kind}_environment}")
+foreach(kind asan tsan)
+  if(SP_TEST_ALL)
+    set(sp_${kind}_layers ${sp_test_layers})
+  endif()
+  foreach(layer IN LISTS sp_${kind}_layers)
+    set(tagged "")
+    foreach(source IN LISTS sp_test_sources_${layer})
+      file(READ "${source}" text)
+      string(FIND "${text}" "[${kind}]" found)
+      if(found GREATER_EQUAL 0)
+        list(APPEND tagged "${source}")
+        sp_test_name(layer name "${source}")
+        sp_test_entry(${layer}.${name}.${kind} "${source}" "${layer};sanitize" 600
+          "${sp_tools}/fixed_addresses.sh" $<TARGET_FILE:test_${layer}_${kind}> "--test-case=*[${kind}]*")
+        set_tests_properties(${layer}.${name}.${kind} PROPERTIES ENVIRONMENT "${sp_${kind}_environment}")
+      endif()
+    endforeach()
+    if(tagged)
+      sp_test_program(test_${layer}_${kind} sp_test_main_${kind} ${tagged})
+      target_compile_options(test_${layer}_${kind} PRIVATE ${sp_${kind}_flags})
+      target_link_options(test_${layer}_${kind} PRIVATE ${sp_${kind}_flags})
+      target_compile_definitions(test_${layer}_${kind} PRIVATE SP_TEST_SANITIZED)
     endif()
   endforeach()
 endforeach()

@@ -7,6 +7,8 @@
 
 #include "near_misses.hpp"
 
+namespace test_concepts {
+
 using namespace near_miss;
 
 static_assert(sp::inner_attention<complete> && sp::inner_attention_of<complete, float> &&
@@ -66,3 +68,5 @@ TEST_CASE("an object of nothing but the protocol runs inside Ulysses over three 
   });
   CHECK(good == 6);
 }
+
+} // namespace test_concepts

@@ -5,6 +5,7 @@
 
 #include "backend/scene.hpp"
 
+namespace test_blockwise {
 namespace {
 
 using namespace sp_test;
@@ -127,3 +128,5 @@ TEST_CASE("blockwise: scratch is what scratch_bytes says") {
 }
 
 #endif
+
+} // namespace test_blockwise

@@ -1,11 +1,13 @@
 // The tiled CPU backend in double against the oracle, and bit for bit against itself however rows and keys are spread over parts.
 // Every mask, head count, width, feature; documents shorter and longer than a tile, empty ones, slack that holds NaN.
+// optimised: long products
 #include <doctest/doctest.h>
 
 #include <sp/cpu.hpp>
 
 #include "backend/scene.hpp"
 
+namespace test_cpu {
 namespace {
 
 using namespace sp_test;
@@ -160,3 +162,5 @@ TEST_CASE("cpu: folding the keys in two calls continues the softmax") {
 }
 
 #endif
+
+} // namespace test_cpu

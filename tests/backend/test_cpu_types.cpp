@@ -1,5 +1,6 @@
 // The CPU backend in float, bf16 and fp16: no worse than twice the scalar reference of the same type, and the same bits by parts.
 // The exponential and hyperbolic tangent it computes with, over their whole range.
+// optimised: long products
 #include <doctest/doctest.h>
 
 #include <sp/cpu.hpp>
@@ -7,6 +8,7 @@
 
 #include "backend/scene.hpp"
 
+namespace test_cpu_types {
 namespace {
 
 using namespace sp_test;
@@ -80,3 +82,5 @@ TEST_CASE("cpu types: exp and tanh over their range") {
 }
 
 #endif
+
+} // namespace test_cpu_types

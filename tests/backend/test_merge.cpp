@@ -8,6 +8,7 @@
 
 #include <sp/backend/merge.hpp>
 
+namespace test_merge {
 namespace {
 
 constexpr double inf = std::numeric_limits<double>::infinity();
@@ -85,3 +86,5 @@ TEST_CASE("merge: any order gives the same to rounding") {
     for (std::size_t c = 0; c < 2; ++c) CHECK(r.out[c] == doctest::Approx(exact[c] / sum).epsilon(1e-13));
   }
 }
+
+} // namespace test_merge

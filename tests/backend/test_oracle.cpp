@@ -5,6 +5,7 @@
 
 #include "oracle.hpp"
 
+namespace test_oracle {
 namespace {
 
 using sp_test::count_t;
@@ -102,3 +103,5 @@ TEST_CASE("oracle: relative error") {
   CHECK(sp_test::relative_error(std::vector<double>{0, 1}, {-inf, 1}) == inf);
   CHECK(std::isnan(sp_test::relative_error(std::vector<double>{std::nan(""), 1}, {1, 1})));
 }
+
+} // namespace test_oracle

@@ -5,6 +5,7 @@
 
 #include "backend/scene.hpp"
 
+namespace test_reference {
 namespace {
 
 using namespace sp_test;
@@ -83,3 +84,5 @@ TEST_CASE("reference: the other types") {
 }
 
 #endif
+
+} // namespace test_reference

@@ -12,7 +12,7 @@
 #include "checks/scene.hpp"
 #include "support/failure.hpp"
 
-namespace checks {
+namespace checks::test_agreement {
 namespace {
 
 using sp::fingerprint;
@@ -297,4 +297,4 @@ TEST_CASE("losses, gathers and relayouts: level 1 sends no check, level 2 one pe
       patient);
 }
 
-} // namespace checks
+} // namespace checks::test_agreement

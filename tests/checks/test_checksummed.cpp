@@ -13,7 +13,7 @@
 #include "checks/scene.hpp"
 #include "collective/pieces.hpp"
 
-namespace checks {
+namespace checks::test_checksummed {
 namespace {
 
 using collective_tests::all;
@@ -244,4 +244,4 @@ TEST_CASE("native collectives carry checksums too; several tokens may be open") 
 }
 #endif
 
-} // namespace checks
+} // namespace checks::test_checksummed

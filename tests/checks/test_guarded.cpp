@@ -10,7 +10,7 @@
 #include "checks/scene.hpp"
 #include "support/failure.hpp"
 
-namespace checks {
+namespace checks::test_guarded {
 namespace {
 
 using support::failure_of;
@@ -189,4 +189,4 @@ TEST_CASE("level 3: a kernel or a communicator that writes beside its block is t
 }
 #endif
 
-} // namespace checks
+} // namespace checks::test_guarded

@@ -40,7 +40,7 @@ thread_local long counted = 0;
 [[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
-namespace checks {
+namespace checks::test_levels {
 namespace {
 
 constexpr int ranks = 4;
@@ -203,4 +203,4 @@ TEST_CASE("levels are 0 to 3, everything else is refused") {
   for (int level : {0, 1, 2, 3}) CHECK(sp::ring_attention{sp::solo{}, sp::cpu{}, {.checks = level}}.checks() == level);
 }
 
-} // namespace checks
+} // namespace checks::test_levels

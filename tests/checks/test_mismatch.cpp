@@ -7,7 +7,7 @@
 
 #include "checks/scene.hpp"
 
-namespace checks {
+namespace checks::test_mismatch {
 namespace {
 
 using clock = std::chrono::steady_clock;
@@ -302,4 +302,4 @@ TEST_CASE("F3: a rank that returns is told by the transport, a rank at another l
   }
 }
 
-} // namespace checks
+} // namespace checks::test_mismatch

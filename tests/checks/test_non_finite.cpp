@@ -10,7 +10,7 @@
 
 #include "checks/scene.hpp"
 
-namespace checks {
+namespace checks::test_non_finite {
 namespace {
 
 constexpr int ranks = 4;
@@ -208,4 +208,4 @@ TEST_CASE("losses: what counts is searched, what is ignored is not read") {
   CHECK(told == 9);
 }
 
-} // namespace checks
+} // namespace checks::test_non_finite

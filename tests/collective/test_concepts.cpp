@@ -6,6 +6,7 @@
 
 #include <sp/collective/concepts.hpp>
 
+namespace test_concepts {
 namespace {
 
 using sp::error_info;
@@ -186,3 +187,5 @@ TEST_CASE("communicator concepts hold for models and fail for near misses") {
   CHECK(sp::communicator<base>); // the work is in the static_asserts
   CHECK_FALSE(sp::communicator<no_exchange>);
 }
+
+} // namespace test_concepts

@@ -14,6 +14,8 @@
 #include "collective/pieces.hpp"
 #include "support/failure.hpp"
 
+namespace test_decorators {
+
 using namespace collective_tests;
 using namespace std::chrono_literals;
 using support::failure_of;
@@ -283,3 +285,5 @@ TEST_CASE("chaos: a corrupted message differs in one bit, the others in none [ts
       patient);
   CHECK(flipped == 1);
 }
+
+} // namespace test_decorators

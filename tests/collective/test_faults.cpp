@@ -16,6 +16,8 @@
 #include "collective/pieces.hpp"
 #include "support/failure.hpp"
 
+namespace test_faults {
+
 using namespace collective_tests;
 using namespace std::chrono_literals;
 using support::failure_of;
@@ -571,3 +573,5 @@ TEST_CASE("faults: chaos fails the n-th call of any rank, and run() rethrows tha
       CHECK(e.rank == r);
     }
 }
+
+} // namespace test_faults

@@ -13,6 +13,8 @@
 #include "collective/pieces.hpp"
 #include "support/failure.hpp"
 
+namespace test_threads {
+
 using namespace collective_tests;
 using namespace std::chrono_literals;
 using support::failure_of;
@@ -291,3 +293,5 @@ TEST_CASE("threads: two threads of one rank inside the same communicator are tol
   CHECK(passed == 1);
   CHECK(refused == 1);
 }
+
+} // namespace test_threads

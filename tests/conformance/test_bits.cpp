@@ -1,5 +1,6 @@
 // Bitwise identities: what must have the same bits for every number of ranks, sharding and schedule, and from run to run.
 // out, lse and dq of Ulysses, gather and pull; dk and dv of pull, and of Ulysses where no kv head is shared; rotate under delays.
+// optimised: hundreds of trials
 #include <doctest/doctest.h>
 
 #include <sp/collective/decorators/chaos.hpp>
@@ -7,7 +8,7 @@
 
 #include "bits.hpp"
 
-namespace conformance {
+namespace conformance::test_bits {
 namespace {
 
 constexpr std::uint64_t trials = 12; // under delays
@@ -117,4 +118,4 @@ TEST_CASE("ulysses and usp under delays have the bits of one rank [tsan]") {
   }
 }
 
-} // namespace conformance
+} // namespace conformance::test_bits

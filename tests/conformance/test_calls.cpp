@@ -5,7 +5,7 @@
 #include "simple.hpp"
 #include "support/failure.hpp"
 
-namespace conformance {
+namespace conformance::test_calls {
 namespace {
 
 sp::documents const docs = sp::packed{0, 20, 21, 49};
@@ -309,4 +309,4 @@ TEST_CASE("a wrong argument on one rank of several is that rank's error, and nob
   CHECK(e.primitive == "ring_attention.forward");
 }
 
-} // namespace conformance
+} // namespace conformance::test_calls

@@ -1,6 +1,9 @@
 // Conformance in double: ring, Ulysses and USP over both kernels, plain and with every feature, within 1e-12 of the oracle.
 // The algorithm is proven here; the narrower types only have to round no worse than one rank does.
+// optimised: hundreds of trials
 #include "check.hpp"
+
+namespace test_double {
 
 using namespace conformance;
 
@@ -33,3 +36,5 @@ TEST_CASE("ulysses, reference kernel with every feature") {
 }
 TEST_CASE("usp, reference kernel with every feature") { conformance_of<double, object_kind::usp, sp::reference, true>(share()); }
 #endif
+
+} // namespace test_double

@@ -8,7 +8,7 @@
 
 #include "simple.hpp"
 
-namespace conformance {
+namespace conformance::test_faults {
 namespace {
 
 constexpr int ranks = 4;
@@ -292,4 +292,4 @@ TEST_CASE("F7: a message that is too short is an error, not numbers") {
 }
 #endif
 
-} // namespace conformance
+} // namespace conformance::test_faults

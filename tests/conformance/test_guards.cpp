@@ -9,6 +9,7 @@
 #include "simple.hpp"
 #include "support/failure.hpp"
 
+namespace test_guards {
 namespace {
 
 using conformance::local_scene;
@@ -182,3 +183,5 @@ TEST_CASE("pull: a peer with other heads or dims is refused, nothing is read pas
     CHECK(told == 2);
   }
 }
+
+} // namespace test_guards

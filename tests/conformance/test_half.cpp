@@ -1,6 +1,9 @@
 // Conformance in bf16 and fp16: at most twice the error of the one-rank result of the same precision, and an RMSE of at most 0.01.
 // Every object over the cpu kernel; the reference kernel joins under ring.
+// optimised: hundreds of trials
 #include "check.hpp"
+
+namespace test_half {
 
 using namespace conformance;
 
@@ -15,3 +18,5 @@ TEST_CASE("fp16 ring, cpu kernel") { conformance_of<sp::fp16, object_kind::ring,
 TEST_CASE("fp16 ulysses, cpu kernel") { conformance_of<sp::fp16, object_kind::ulysses, sp::cpu, false>(seconds() / cases); }
 TEST_CASE("fp16 usp, cpu kernel") { conformance_of<sp::fp16, object_kind::usp, sp::cpu, false>(seconds() / cases); }
 TEST_CASE("bf16 ring, reference kernel") { conformance_of<sp::bf16, object_kind::ring, sp::reference, false>(seconds() / cases); }
+
+} // namespace test_half

@@ -5,7 +5,7 @@
 #include "simple.hpp"
 #include "support/failure.hpp"
 
-namespace conformance {
+namespace conformance::test_kernels {
 namespace {
 
 constexpr int cases = 5;
@@ -96,4 +96,4 @@ TEST_CASE("blocks that neither a kernel nor a fallback takes") {
   CHECK(e.rank >= 0);
 }
 
-} // namespace conformance
+} // namespace conformance::test_kernels

@@ -6,7 +6,7 @@
 
 #include "simple.hpp"
 
-namespace conformance {
+namespace conformance::test_ledger {
 namespace {
 
 /// Owner of token i of n under a sharding over P ranks, from the formulas.
@@ -321,4 +321,4 @@ TEST_CASE("ranks without tokens send and receive nothing") {
     CHECK(l.total().messages == 0);
 }
 
-} // namespace conformance
+} // namespace conformance::test_ledger

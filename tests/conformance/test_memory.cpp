@@ -32,7 +32,7 @@ thread_local long counted = 0;
 [[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 [[gnu::noinline]] void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
-namespace conformance {
+namespace conformance::test_memory {
 namespace {
 
 /// Calls f(name, make(comm)) for every object and schedule.
@@ -208,4 +208,4 @@ TEST_CASE("a workspace that is too small says how much is needed") {
   });
 }
 
-} // namespace conformance
+} // namespace conformance::test_memory

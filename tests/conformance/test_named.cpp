@@ -5,7 +5,7 @@
 #include "simple.hpp"
 #include "support/failure.hpp"
 
-namespace conformance {
+namespace conformance::test_named {
 namespace {
 
 /// A tensor type of somebody else's: float, (tokens, heads, dim), dense.
@@ -17,20 +17,20 @@ struct foreign {
 };
 
 } // namespace
-} // namespace conformance
+} // namespace conformance::test_named
 
 template <>
-struct sp::tensor_traits<conformance::foreign> {
+struct sp::tensor_traits<conformance::test_named::foreign> {
   using element_type = float;
   using memory_type = sp::host_memory;
-  using tensor = conformance::foreign;
+  using tensor = conformance::test_named::foreign;
   static float* data(tensor const& t) { return t.data; }
   static int rank(tensor const& t) { return t.rank; }
   static sp::index_t extent(tensor const& t, int d) { return t.extents[d]; }
   static sp::index_t stride(tensor const& t, int d) { return d == 2 ? 1 : d == 1 ? t.extents[2] : t.extents[1] * t.extents[2]; }
 };
 
-namespace conformance {
+namespace conformance::test_named {
 namespace {
 
 sp::documents const docs = sp::packed{0, 20, 21, 49};
@@ -195,4 +195,4 @@ TEST_CASE("an operand that is missing, null or of another rank is named") {
   CHECK(support::says(e, sp::errc::bad_pointer, "out is missing"));
 }
 
-} // namespace conformance
+} // namespace conformance::test_named

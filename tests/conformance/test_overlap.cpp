@@ -4,7 +4,7 @@
 
 #include "simple.hpp"
 
-namespace conformance {
+namespace conformance::test_overlap {
 namespace {
 
 using journal = std::vector<std::string>;
@@ -124,4 +124,4 @@ TEST_CASE("one rank exchanges nothing") {
   }
 }
 
-} // namespace conformance
+} // namespace conformance::test_overlap

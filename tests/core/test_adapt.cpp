@@ -11,6 +11,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_adapt {
 namespace {
 
 using sp::index_t;
@@ -26,17 +27,20 @@ struct foreign {
 struct unknown {};
 
 } // namespace
+} // namespace test_adapt
 
 template <class T>
-struct sp::tensor_traits<foreign<T>> {
+struct sp::tensor_traits<test_adapt::foreign<T>> {
+  using foreign = test_adapt::foreign<T>;
   using element_type = T;
   using memory_type = sp::host_memory;
-  static T* data(foreign<T> const& t) { return t.values; }
-  static int rank(foreign<T> const& t) { return int(t.sizes.size()); }
-  static sp::index_t extent(foreign<T> const& t, int d) { return t.sizes[std::size_t(d)]; }
-  static sp::index_t stride(foreign<T> const& t, int d) { return t.steps[std::size_t(d)]; }
+  static T* data(foreign const& t) { return t.values; }
+  static int rank(foreign const& t) { return int(t.sizes.size()); }
+  static sp::index_t extent(foreign const& t, int d) { return t.sizes[std::size_t(d)]; }
+  static sp::index_t stride(foreign const& t, int d) { return t.steps[std::size_t(d)]; }
 };
 
+namespace test_adapt {
 namespace {
 
 static_assert(sp::adapted<foreign<float>> && !sp::adapted<unknown> && !sp::adapted<float>);
@@ -319,3 +323,4 @@ TEST_CASE("adapt: queries, key and value interleaved per kv head (Megatron)") {
 }
 
 } // namespace
+} // namespace test_adapt

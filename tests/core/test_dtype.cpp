@@ -8,6 +8,7 @@
 
 #include <sp/core/dtype.hpp>
 
+namespace test_dtype {
 namespace {
 
 struct format {
@@ -151,3 +152,4 @@ TEST_CASE("dtype: names") {
 }
 
 } // namespace
+} // namespace test_dtype

@@ -9,6 +9,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_error {
 namespace {
 
 using sp::errc;
@@ -74,3 +75,4 @@ TEST_CASE("error: is a runtime_error that carries its code") {
 }
 
 } // namespace
+} // namespace test_error

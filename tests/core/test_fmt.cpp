@@ -3,6 +3,8 @@
 
 #include <sp/fmt.hpp>
 
+namespace test_fmt {
+
 TEST_CASE("sp types print through fmt") {
   CHECK(fmt::format("{}", sp::run{3, 4, 2}) == "run {begin 3, count 4, stride 2}");
   CHECK(fmt::format("{}", sp::document{1, 2, 3, 4}) == "document {begin 1, count 2, room 3, id 4}");
@@ -18,3 +20,5 @@ TEST_CASE("sp types print through fmt") {
   float x[6];
   CHECK(fmt::format("{}", sp::view<float, 2>(x, {2, 3})) == "(2, 3)");
 }
+
+} // namespace test_fmt

@@ -8,6 +8,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_index {
 namespace {
 
 using sp::errc;
@@ -63,3 +64,4 @@ TEST_CASE("index_t: sums and products over int64 are size_overflow with both num
 }
 
 } // namespace
+} // namespace test_index

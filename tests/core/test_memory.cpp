@@ -11,6 +11,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_memory {
 namespace {
 
 using sp::errc;
@@ -132,3 +133,4 @@ TEST_CASE("buffer: owns its block, moves it, gives it back once [asan]") {
 }
 
 } // namespace
+} // namespace test_memory

@@ -7,6 +7,7 @@
 
 #include <sp/core/philox.hpp>
 
+namespace test_philox {
 namespace {
 
 using counter = std::array<std::uint32_t, 4>;
@@ -96,3 +97,4 @@ TEST_CASE("philox: uniforms4 are the bits of the counter (q, k4), flat and uncor
 }
 
 } // namespace
+} // namespace test_philox

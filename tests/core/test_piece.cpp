@@ -11,6 +11,7 @@
 #include "support/failure.hpp"
 #include "support/tensors.hpp"
 
+namespace test_piece {
 namespace {
 
 using sp::errc;
@@ -108,3 +109,4 @@ TEST_CASE("piece: a scatter writes its elements and nothing between them") {
 }
 
 } // namespace
+} // namespace test_piece

@@ -12,6 +12,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_view {
 namespace {
 
 using sp::errc;
@@ -117,3 +118,4 @@ TEST_CASE("view: more elements than int64 counts is size_overflow") {
 }
 
 } // namespace
+} // namespace test_view

@@ -6,6 +6,8 @@
 
 #include "diagnosis/scratch.hpp"
 
+namespace test_environment {
+
 using namespace diagnosis_tests;
 
 TEST_CASE("the environment is read at the first use and never again") {
@@ -43,3 +45,5 @@ TEST_CASE("the environment is read at the first use and never again") {
   CHECK(std::filesystem::exists(folder / "flight.0.1.100%")); // the second family
   CHECK(sp::diagnosis::from_environment().flight_file == folder / "other.%r");
 }
+
+} // namespace test_environment

@@ -10,6 +10,8 @@
 #include "diagnosis/scratch.hpp"
 #include "support/failure.hpp"
 
+namespace test_observers {
+
 using namespace diagnosis_tests;
 using sp::diagnosis::level;
 
@@ -113,3 +115,5 @@ TEST_CASE("log and trace of ranks that fail at the same time [tsan]") {
   CHECK(count(text_of(folder / "log"), " ERROR ") == 1);
   CHECK(text_of(folder / "trace").ends_with("\n]\n"));
 }
+
+} // namespace test_observers

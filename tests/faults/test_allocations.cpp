@@ -42,7 +42,7 @@ std::atomic<long> living{0};      ///< allocations not given back
 [[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { give_back(p); }
 [[gnu::noinline]] void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { give_back(p); }
 
-namespace faults {
+namespace faults::test_allocations {
 namespace {
 
 constexpr int ranks = 4;
@@ -127,4 +127,4 @@ TEST_CASE("F6: the n-th allocation of a rank fails in a communicator") {
   }
 }
 
-} // namespace faults
+} // namespace faults::test_allocations

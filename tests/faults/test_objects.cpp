@@ -13,7 +13,7 @@
 #include "faults/step.hpp"
 #include "support/failure.hpp"
 
-namespace faults {
+namespace faults::test_objects {
 namespace {
 
 using clock = std::chrono::steady_clock;
@@ -111,4 +111,4 @@ TEST_CASE("F12: a rank that returns early, or throws, between forward and backwa
     }
 }
 
-} // namespace faults
+} // namespace faults::test_objects

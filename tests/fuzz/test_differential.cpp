@@ -10,6 +10,7 @@
 #include "draw.hpp"
 #include "shrink.hpp"
 
+namespace test_differential {
 namespace {
 
 double number_from(char const* name, double usual) {
@@ -68,3 +69,5 @@ TEST_CASE("random cases hold") {
   MESSAGE(cases << " random cases");
   CHECK(failures == 0);
 }
+
+} // namespace test_differential

@@ -6,6 +6,8 @@
 
 #include "support/failure.hpp"
 
+namespace test_findings {
+
 using sp::errc;
 using support::failure_of;
 using support::says;
@@ -73,3 +75,5 @@ TEST_CASE("a run whose last position is no number is refused [asan]") {
              errc::uneven_partition, "{0, 5, 4611686018427387904}", "outside [0, 7)"));
   CHECK(sp::layout(sp::packed{0, 5}, far_run{.one = {0, 5, 1}}, 1).tokens(0) == 5);
 }
+
+} // namespace test_findings

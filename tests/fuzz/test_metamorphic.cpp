@@ -4,7 +4,7 @@
 
 #include "differential.hpp"
 
-namespace metamorphic {
+namespace metamorphic::test_metamorphic {
 namespace {
 
 using conformance::object_kind;
@@ -263,4 +263,4 @@ TEST_CASE("heads in another order: results move with them") {
   });
 }
 
-} // namespace metamorphic
+} // namespace metamorphic::test_metamorphic

@@ -10,6 +10,7 @@
 #include "draw.hpp"
 #include "shrink.hpp"
 
+namespace test_shrink {
 namespace {
 
 /// sp::reference, whose backward pass does not see the last of five or more keys in a run.
@@ -147,3 +148,5 @@ TEST_CASE("a planted bug is found, shrunk and replayed from its line") {
   CHECK(planted(fuzz::parse(stored)) == planted(r)); // the same failure, to the digit
   CHECK(comment == "# " + planted(r));
 }
+
+} // namespace test_shrink

@@ -18,6 +18,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_blocks {
 namespace {
 
 using sp::block;
@@ -481,3 +482,4 @@ TEST_CASE("blocks: coalesce of thousands of blocks that join in two directions i
 }
 
 } // namespace
+} // namespace test_blocks

@@ -10,6 +10,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_dense {
 namespace {
 
 using sp::index_t;
@@ -174,3 +175,4 @@ TEST_CASE("dense: shapes that do not fit the documents") {
 }
 
 } // namespace
+} // namespace test_dense

@@ -9,6 +9,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_documents {
 namespace {
 
 using sp::document;
@@ -200,3 +201,4 @@ TEST_CASE("documents: the caller's ids") {
 }
 
 } // namespace
+} // namespace test_documents

@@ -7,6 +7,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_heads {
 namespace {
 
 using sp::index_t;
@@ -125,3 +126,4 @@ TEST_CASE("heads: wrong numbers are refused, with the numbers") {
 }
 
 } // namespace
+} // namespace test_heads

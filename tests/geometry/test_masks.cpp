@@ -12,6 +12,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_masks {
 namespace {
 
 using sp::document;
@@ -271,3 +272,4 @@ TEST_CASE("masks: bounds and positions at the ends of int64 mean unbounded or ar
 }
 
 } // namespace
+} // namespace test_masks

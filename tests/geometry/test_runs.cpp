@@ -10,6 +10,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_runs {
 namespace {
 
 using sp::index_t;
@@ -184,3 +185,4 @@ TEST_CASE("runs: counts add up, or size_overflow") {
 }
 
 } // namespace
+} // namespace test_runs

@@ -10,6 +10,7 @@
 #include <sp/sharding/striped.hpp>
 #include <sp/sharding/zigzag.hpp>
 
+namespace test_square {
 namespace {
 
 using sp::block;
@@ -137,3 +138,4 @@ TEST_CASE("square: all blocks of causal rings, contiguous, zigzag and striped, p
 }
 
 } // namespace
+} // namespace test_square

@@ -7,6 +7,7 @@
 #include "incidents/scene.hpp"
 #include "support/failure.hpp"
 
+namespace test_attention {
 namespace {
 
 using namespace incidents;
@@ -184,3 +185,4 @@ TEST_CASE("twinkle: query length and cu_seqlens disagree in attention: both numb
 }
 
 } // namespace
+} // namespace test_attention

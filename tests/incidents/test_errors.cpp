@@ -23,6 +23,7 @@
 
 #include "support/tensors.hpp"
 
+namespace test_errors {
 namespace {
 
 using sp::errc;
@@ -480,3 +481,4 @@ TEST_CASE("errors: set_error_handler gives back the one before, nullptr throws a
 }
 
 } // namespace
+} // namespace test_errors

@@ -16,6 +16,7 @@
 #include "support/failure.hpp"
 #include "support/tensors.hpp"
 
+namespace test_offsets {
 namespace {
 
 using sp::errc;
@@ -152,3 +153,4 @@ TEST_CASE("nccl#788: messages of no bytes are skipped by both sides, whoever lis
 }
 
 } // namespace
+} // namespace test_offsets

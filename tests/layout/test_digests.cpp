@@ -7,6 +7,7 @@
 #include <sp/batch.hpp>
 #include <sp/layout/digests.hpp>
 
+namespace test_digests {
 namespace {
 
 using sp::detail::digest_of;
@@ -82,3 +83,5 @@ TEST_CASE("digests: every part of a mask's rule counts, bounds beyond the unboun
                                          sp::user_slices({s, {4, 5, 6, 7}})}));
   CHECK(digest_of(sp::mask{.lo = -sp::unbounded - 1}) == digest_of(sp::mask{.lo = std::numeric_limits<sp::index_t>::min()}));
 }
+
+} // namespace test_digests

@@ -14,6 +14,7 @@
 #include "support/failure.hpp"
 #include "support/tensors.hpp"
 
+namespace test_relayout {
 namespace {
 
 using sp::documents;
@@ -280,3 +281,4 @@ TEST_CASE("relayout: a part out of range, another group and in-place calls are r
 }
 
 } // namespace
+} // namespace test_relayout

@@ -17,6 +17,7 @@
 #include "support/failure.hpp"
 #include "support/tensors.hpp"
 
+namespace test_tokens {
 namespace {
 
 using sp::documents;
@@ -422,3 +423,4 @@ TEST_CASE("positions: grids that are unsorted, overlap, hold nothing or leave th
 }
 
 } // namespace
+} // namespace test_tokens

@@ -15,6 +15,7 @@
 #include "support/failure.hpp"
 #include "support/tensors.hpp"
 
+namespace test_gather_tokens {
 namespace {
 
 using sp::errc;
@@ -181,3 +182,4 @@ TEST_CASE("gather_tokens: a batch of another group and tensors that disagree are
 }
 
 } // namespace
+} // namespace test_gather_tokens

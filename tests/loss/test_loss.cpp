@@ -20,6 +20,7 @@
 #include "support/failure.hpp"
 #include "support/tensors.hpp"
 
+namespace test_loss {
 namespace {
 
 using sp::errc;
@@ -398,3 +399,4 @@ TEST_CASE("loss: one label per token, a contract that scales, or an error with t
 }
 
 } // namespace
+} // namespace test_loss

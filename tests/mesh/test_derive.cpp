@@ -10,6 +10,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_derive {
 namespace {
 
 using support::failure_of;
@@ -112,3 +113,4 @@ TEST_CASE("derive: bad input") {
 }
 
 } // namespace
+} // namespace test_derive

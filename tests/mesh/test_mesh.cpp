@@ -11,6 +11,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_mesh {
 namespace {
 
 using sp::axis_kind;
@@ -281,3 +282,4 @@ TEST_CASE("group: every ability of the communicator is forwarded") {
 }
 
 } // namespace
+} // namespace test_mesh

@@ -10,6 +10,7 @@
 #include <sp/mesh.hpp>
 #include <sp/threads.hpp>
 
+namespace test_mesh_threads {
 namespace {
 
 using sp::axis_kind;
@@ -98,3 +99,5 @@ TEST_CASE("decorators keep the place of a mesh group in the sequence") {
     CHECK(sp::group_stride(world) == 1);
   });
 }
+
+} // namespace test_mesh_threads

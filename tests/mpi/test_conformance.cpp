@@ -1,6 +1,7 @@
 // Conformance over real processes: the trials of the other conformance programs, their oracle and their bounds, P = 1..8.
 // A communicator joins by one line in `communicators`; those whose ranks share memory are asked for the pull schedule too.
 // ranks: 8
+// optimised: hundreds of trials
 #include "processes.hpp"
 
 #include <sp/chaos.hpp>
@@ -11,7 +12,7 @@
 TYPE_TO_STRING(sp::mpi);
 TYPE_TO_STRING(sp::mpi_shared);
 
-namespace conformance {
+namespace conformance::test_conformance {
 namespace {
 
 using communicators = std::tuple<sp::mpi, //
@@ -64,4 +65,4 @@ TEST_CASE("processes give the bits of threads under delays") {
       12, [](sp::mpi const& comm) { return sp::chaos(comm, {.seed = 7, .max_delay = std::chrono::microseconds(500)}); });
 }
 
-} // namespace conformance
+} // namespace conformance::test_conformance

@@ -1,6 +1,7 @@
 // What crosses real processes: every rank's ledger has the operations, messages and bytes that threads count for the same calls.
 // Ranks are groups that split() makes out of eight processes; threads run inside each process, next to them.
 // ranks: 8
+// optimised: steps of eight processes
 #include <doctest/doctest.h>
 
 #include <sp/counting.hpp>
@@ -8,7 +9,7 @@
 #include "conformance/simple.hpp"
 #include "processes.hpp"
 
-namespace conformance {
+namespace conformance::test_ledger {
 namespace {
 
 struct scene {
@@ -95,4 +96,4 @@ TEST_CASE("usp: the ledger of threads") {
   compare<sp::mpi>({4, 6, 8}, [](auto comm) { return make_usp(comm, 2, sp::cpu{}, {.schedule = sp::schedule::rotate}); });
 }
 
-} // namespace conformance
+} // namespace conformance::test_ledger

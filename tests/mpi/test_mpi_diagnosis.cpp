@@ -13,6 +13,8 @@
 #include "diagnosis/scratch.hpp"
 #include "mpi/job.hpp"
 
+namespace test_mpi_diagnosis {
+
 using namespace diagnosis_tests;
 
 TEST_CASE("diagnosis over processes: a rank that comes late is named, from the records and traces of all") {
@@ -61,3 +63,5 @@ TEST_CASE("diagnosis over processes: a rank that comes late is named, from the r
   }
   MPI_Barrier(MPI_COMM_WORLD); // the folder goes now
 }
+
+} // namespace test_mpi_diagnosis

@@ -8,6 +8,8 @@
 #include <sp/chaos.hpp>
 #include <sp/collective/operations.hpp>
 
+namespace test_mpi_faults {
+
 using namespace mpi_tests;
 
 namespace {
@@ -500,3 +502,5 @@ TEST_CASE("mpi faults F4: seeded delays change no bit") {
     CHECK(std::memcmp(expected.data(), v.data(), v.size() * sizeof(float)) == 0);
   }
 }
+
+} // namespace test_mpi_faults

@@ -4,6 +4,8 @@
 
 #include <functional>
 
+namespace test_mpi_shared {
+
 using namespace mpi_tests;
 
 namespace {
@@ -302,3 +304,5 @@ TEST_CASE("mpi shared: a failure while a group makes its shared memory leaves no
     for (int r : {0, 1}) CHECK(ranks[std::size_t(r)].says("rank 2 has had enough"));
   }
 }
+
+} // namespace test_mpi_shared

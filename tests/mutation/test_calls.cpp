@@ -5,6 +5,7 @@
 #include "mutation/problem.hpp"
 #include "support/failure.hpp"
 
+namespace test_calls {
 namespace {
 
 using namespace sentinel;
@@ -121,3 +122,4 @@ TEST_CASE("calls: whoever is done may overwrite its tensors, however late the ot
 }
 
 } // namespace
+} // namespace test_calls

@@ -8,6 +8,7 @@
 
 #include <sp/threads.hpp>
 
+namespace test_family {
 namespace {
 
 using clock_type = std::chrono::steady_clock;
@@ -72,3 +73,5 @@ TEST_CASE("family: a wait for a rank that does not come ends at its deadline, no
   }
   CHECK(best <= 2 * deadline);
 }
+
+} // namespace test_family

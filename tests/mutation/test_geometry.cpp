@@ -9,6 +9,8 @@
 #include <sp/mesh.hpp>
 #include <sp/sharding/striped.hpp>
 
+namespace test_geometry {
+
 using sp::axis_kind;
 
 TEST_CASE("geometry: what a row sees, and what sees a key, is what sees() says pair by pair") {
@@ -80,3 +82,5 @@ TEST_CASE("geometry: the stride of a group is the distance of its neighbours in 
   CHECK(stride(other, axis_kind::ring) == 1);
   CHECK(stride(other, axis_kind::ulysses) == 3);
 }
+
+} // namespace test_geometry

@@ -4,6 +4,7 @@
 
 #include "mutation/problem.hpp"
 
+namespace test_ring {
 namespace {
 
 using namespace sentinel;
@@ -40,3 +41,4 @@ TEST_CASE("ring: cross attention over padded shapes, slack holds NaN") {
 }
 
 } // namespace
+} // namespace test_ring

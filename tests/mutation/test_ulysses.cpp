@@ -7,6 +7,7 @@
 #include "mutation/problem.hpp"
 #include "support/failure.hpp"
 
+namespace test_ulysses {
 namespace {
 
 using namespace sentinel;
@@ -74,3 +75,4 @@ TEST_CASE("ulysses: saved is used once") {
 }
 
 } // namespace
+} // namespace test_ulysses

@@ -4,7 +4,7 @@
 
 #include "schedules/scene.hpp"
 
-namespace schedules {
+namespace schedules::test_checks {
 namespace {
 
 event post(int number, std::vector<message> sends, std::vector<message> receives, int group = 0) {
@@ -187,4 +187,4 @@ TEST_CASE("checks: buffers that are used while a message is on its way") {
   CHECK(mentions(complaints([](token&, double&, double&) {}), "never waited for"));
 }
 
-} // namespace schedules
+} // namespace schedules::test_checks

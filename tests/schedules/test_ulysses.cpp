@@ -1,10 +1,11 @@
 // F15 for Ulysses and USP: tokens for heads and back, alone for every number of ranks up to 64 and around a ring for every way to
 // divide them. The same checks as for rings; heads that do not divide, heads that ranks share, and ranks without any.
+// optimised: up to 64 ranks
 #include <doctest/doctest.h>
 
 #include "schedules/scene.hpp"
 
-namespace schedules {
+namespace schedules::test_ulysses {
 namespace {
 
 constexpr int most_ranks = 64;
@@ -95,4 +96,4 @@ TEST_CASE("F15: usp around gather and pull") {
     for (int ranks : {4, 6, 8, 9, 12, 16, 24, 36, most_ranks}) every_usp(how, ranks);
 }
 
-} // namespace schedules
+} // namespace schedules::test_ulysses

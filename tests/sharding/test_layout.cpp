@@ -10,6 +10,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_layout {
 namespace {
 
 using sp::documents;
@@ -292,3 +293,4 @@ TEST_CASE("batch: a padded batch over groups that do not divide the ranks says s
 }
 
 } // namespace
+} // namespace test_layout

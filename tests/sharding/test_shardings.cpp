@@ -13,6 +13,7 @@
 
 #include "support/failure.hpp"
 
+namespace test_shardings {
 namespace {
 
 using sp::errc;
@@ -229,3 +230,4 @@ TEST_CASE("shardings: a user's sharding that overlaps, misses or strays is refus
 }
 
 } // namespace
+} // namespace test_shardings

@@ -1,28 +1,48 @@
 #!/usr/bin/env python3
 """Checks that refused code is refused with its sentence: one file, compiled as a control build and as a failing build.
 
-compile_fail.py --compiler CXX --include DIR FILE
+compile_fail.py --compiler CXX --include DIR [--prelude FOLDER] FILE
+compile_fail.py --compiler CXX --include DIR --prelude FOLDER --precompile FILE.hpp   makes the folder: what all programs read first
 
 FILE holds `#ifdef SP_FAIL` around the refused code and at least one line `// EXPECT: <regex>`.
 Without SP_FAIL it must compile; with SP_FAIL it must not, and every regex must match what the compiler says, where white
 space is folded to single blanks. `// EXPECT-GCC:` and `// EXPECT-CLANG:` hold for one compiler.
 """
 import argparse
+import functools
 import pathlib
 import re
 import subprocess
 import sys
 
 
+@functools.cache
 def is_clang(compiler):
     return "clang" in subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
 
 
-def compile_file(options, *extra):
+def base_command(options):
     # No carets: an echo of the source text must not be mistaken for the compiler's own words. Types are written out.
     no_echo = "-fno-caret-diagnostics" if is_clang(options.compiler) else "-fno-diagnostics-show-caret"
-    command = [options.compiler, "-std=c++20", "-O0", "-fsyntax-only", "-Wall", "-Wextra", no_echo, "-fno-elide-type"]
-    command += [f"-I{folder}" for folder in options.include]
+    command = [options.compiler, "-std=c++20", "-O0", "-Wall", "-Wextra", no_echo, "-fno-elide-type"]
+    return command + [f"-I{folder}" for folder in options.include]
+
+
+def precompile(options):
+    """A precompiled header: g++ finds FOLDER/prelude.hpp.gch where it is told to include FOLDER/prelude.hpp."""
+    options.prelude.mkdir(parents=True, exist_ok=True)
+    header = options.prelude / "prelude.hpp"
+    header.write_text(options.file.read_text())
+    made = subprocess.run([*base_command(options), "-x", "c++-header", str(header), "-o", f"{header}.gch"])
+    return made.returncode
+
+
+def compile_file(options, *extra):
+    command = [*base_command(options), "-fsyntax-only"]
+    if options.prelude and is_clang(options.compiler):
+        command += ["-include-pch", str(options.prelude / "prelude.hpp.gch")]
+    elif options.prelude:
+        command += ["-include", str(options.prelude / "prelude.hpp")]
     return subprocess.run([*command, *extra, str(options.file)], capture_output=True, text=True)
 
 
@@ -52,8 +72,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compiler", required=True)
     parser.add_argument("--include", action="append", default=[])
+    parser.add_argument("--prelude", type=pathlib.Path)
+    parser.add_argument("--precompile", action="store_true")
     parser.add_argument("file", type=pathlib.Path)
     options = parser.parse_args()
+    if options.precompile:
+        sys.exit(precompile(options))
     problem = check(options)
     print(f"compile_fail: {options.file.name}: {problem or 'refused with its sentence'}")
     sys.exit(1 if problem else 0)
