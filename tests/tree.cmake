@@ -41,9 +41,10 @@ endforeach()
 
 add_test(NAME layers COMMAND Python3::Interpreter "${sp_tools}/layers.py" "${sp_include_root}")
 add_test(NAME control.layers COMMAND Python3::Interpreter "${sp_tools}/layers.py" --self-test)
+add_test(NAME functions COMMAND Python3::Interpreter "${sp_tools}/functions.py" "${sp_include_root}")
 add_test(NAME control.functions COMMAND Python3::Interpreter "${sp_tools}/functions.py" --self-test)
 add_test(NAME format COMMAND "${sp_tools}/format.sh")
-set_tests_properties(layers format PROPERTIES LABELS tree TIMEOUT 60)
+set_tests_properties(layers functions format PROPERTIES LABELS tree TIMEOUT 60)
 set_tests_properties(control.layers control.functions PROPERTIES LABELS control TIMEOUT 60)
 
 # All headers in one program, in both orders in two translation units.

@@ -249,58 +249,66 @@ constexpr std::vector<placed_run> place(std::span<run const> runs, int tensor = 
   return out;
 }
 
-/// Joins blocks that differ only by adjacent keys (or rows) whose positions continue affinely; the pairs stay the same.
-[[nodiscard]] constexpr std::vector<block> coalesce(std::vector<block> list) {
-  auto joins = [](block const& a, block const& b, bool keys) {
-    if (a.q_tensor != b.q_tensor || a.k_tensor != b.k_tensor || a.lo != b.lo || a.hi != b.hi || a.document != b.document)
-      return false;
-    if (keys)
-      return a.q == b.q && a.rows == b.rows && a.q_pos == b.q_pos && a.q_stride == b.q_stride && a.k + a.keys == b.k &&
-             (a.k_stride == b.k_stride || b.keys == 1) && a.k_pos + a.keys * a.k_stride == b.k_pos;
-    return a.k == b.k && a.keys == b.keys && a.k_pos == b.k_pos && a.k_stride == b.k_stride && a.q + a.rows == b.q &&
-           (a.q_stride == b.q_stride || b.rows == 1) && a.q_pos + a.rows * a.q_stride == b.q_pos;
-  };
-  // what joins stands side by side once sorted; each round joins along keys, then along rows, until a round finds nothing
-  auto sort_key = [](block const& b, bool keys) {
-    std::array<index_t, 5> same{b.q_tensor, b.k_tensor, b.document, b.lo, b.hi};
-    std::array<index_t, 4> q{b.q, b.rows, b.q_pos, b.q_stride}, k{b.k, b.keys, b.k_pos, b.k_stride};
+namespace detail {
+
+/// b goes on where a ends, along keys (or rows), with positions that continue affinely and all else the same.
+constexpr bool continues(block const& a, block const& b, bool keys) {
+  if (a.q_tensor != b.q_tensor || a.k_tensor != b.k_tensor || a.lo != b.lo || a.hi != b.hi || a.document != b.document)
+    return false;
+  if (keys)
+    return a.q == b.q && a.rows == b.rows && a.q_pos == b.q_pos && a.q_stride == b.q_stride && a.k + a.keys == b.k &&
+           (a.k_stride == b.k_stride || b.keys == 1) && a.k_pos + a.keys * a.k_stride == b.k_pos;
+  return a.k == b.k && a.keys == b.keys && a.k_pos == b.k_pos && a.k_stride == b.k_stride && a.q + a.rows == b.q &&
+         (a.q_stride == b.q_stride || b.rows == 1) && a.q_pos + a.rows * a.q_stride == b.q_pos;
+}
+
+/// An order in which blocks that continue each other along keys (or rows) stand side by side.
+constexpr bool comes_before(block const& a, block const& b, bool keys) {
+  auto key_of = [keys](block const& x) {
+    std::array<index_t, 5> same{x.q_tensor, x.k_tensor, x.document, x.lo, x.hi};
+    std::array<index_t, 4> q{x.q, x.rows, x.q_pos, x.q_stride}, k{x.k, x.keys, x.k_pos, x.k_stride};
     std::array<index_t, 13> key{};
     std::size_t at = 0;
-    for (index_t x : same) key[at++] = x;
-    for (index_t x : keys ? q : k) key[at++] = x;
-    for (index_t x : keys ? k : q) key[at++] = x;
+    for (index_t n : same) key[at++] = n;
+    for (index_t n : keys ? q : k) key[at++] = n;
+    for (index_t n : keys ? k : q) key[at++] = n;
     return key;
   };
-  auto comes_before = [&](block const& a, block const& b, bool keys) {
-    auto x = sort_key(a, keys), y = sort_key(b, keys);
-    std::size_t i = 0;
-    while (i + 1 < x.size() && x[i] == y[i]) ++i;
-    return x[i] < y[i];
-  };
-  std::vector<std::size_t> order;
-  for (int idle = 0, round = 0; idle < 2; ++round) {
-    bool keys = round % 2 == 0;
-    order.resize(list.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-    detail::sort(order, [&](std::size_t a, std::size_t b) { return comes_before(list[a], list[b], keys); });
-    bool changed = false;
-    for (std::size_t i = 0, j = 1; j < order.size(); ++j) {
-      block &a = list[order[i]], &b = list[order[j]];
-      if (joins(a, b, keys)) {
-        (keys ? a.keys : a.rows) += std::exchange(keys ? b.keys : b.rows, 0);
-        changed = true;
-      } else {
-        i = j;
-      }
+  auto x = key_of(a), y = key_of(b);
+  std::size_t i = 0;
+  while (i + 1 < x.size() && x[i] == y[i]) ++i;
+  return x[i] < y[i];
+}
+
+/// Joins along keys (or rows) what can be joined; false if nothing could.
+constexpr bool join(std::vector<block>& list, bool keys) {
+  std::vector<std::size_t> order(list.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  sort(order, [&](std::size_t a, std::size_t b) { return comes_before(list[a], list[b], keys); });
+  bool changed = false;
+  for (std::size_t i = 0, j = 1; j < order.size(); ++j) {
+    block &a = list[order[i]], &b = list[order[j]];
+    if (continues(a, b, keys)) {
+      (keys ? a.keys : a.rows) += std::exchange(keys ? b.keys : b.rows, 0);
+      changed = true;
+    } else {
+      i = j;
     }
-    if (changed) {
-      std::vector<block> kept;
-      for (block const& b : list)
-        if (b.rows > 0 && b.keys > 0) kept.push_back(b);
-      std::swap(list, kept);
-    }
-    idle = changed ? 0 : idle + 1;
   }
+  if (!changed) return false;
+  std::vector<block> kept;
+  for (block const& b : list)
+    if (b.rows > 0 && b.keys > 0) kept.push_back(b);
+  std::swap(list, kept);
+  return true;
+}
+
+} // namespace detail
+
+/// Joins blocks that differ only by adjacent keys (or rows) whose positions continue affinely; the pairs stay the same.
+[[nodiscard]] constexpr std::vector<block> coalesce(std::vector<block> list) {
+  for (int idle = 0, round = 0; idle < 2; ++round) // along keys and rows in turn, until neither finds anything
+    idle = detail::join(list, round % 2 == 0) ? 0 : idle + 1;
   return list;
 }
 
