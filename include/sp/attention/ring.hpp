@@ -90,9 +90,9 @@ public:
     detail::check_level(options_.checks, name, comm_.rank(), comm_.size());
   }
 
-  Comm const& group() const { return comm_; }
-  Backend const& backend() const { return backend_; }
-  attention_options const& options() const { return options_; }
+  Comm const& group() const noexcept { return comm_; }
+  Backend const& backend() const noexcept { return backend_; }
+  attention_options const& options() const noexcept { return options_; }
   /// The head ranges this rank computes: all of them.
   [[nodiscard]] heads local_heads(index_t q_heads, index_t kv_heads) const { return all_heads(q_heads, kv_heads); }
 
@@ -100,9 +100,9 @@ public:
 
   static constexpr char const* name = "ring_attention";
   heads local_heads_of(heads whole) const { return whole; }
-  sp::mask const& mask() const { return options_.mask; }
-  int checks() const { return options_.checks; }
-  index_t q_rows(prepared const& p) const { return p.geometry.q_rows; }
+  sp::mask const& mask() const noexcept { return options_.mask; }
+  int checks() const noexcept { return options_.checks; }
+  index_t q_rows(prepared const& p) const noexcept { return p.geometry.q_rows; }
   index_t k_rows(prepared const& p) const { return p.geometry.rows_of(comm_.rank()); }
   /// What only the kernel can say about the numbers of a call, on global heads and before anything is sent.
   void check_call(heads whole, bool) const {

@@ -1,4 +1,4 @@
-// Row-wise arithmetic of attention that no kernel needs to know: fills, casts, delta and attention sinks.
+// Row-wise arithmetic of attention that no kernel needs to know: sums, casts, delta and attention sinks.
 // Host memory; each function is one pass over its tensors.
 #pragma once
 

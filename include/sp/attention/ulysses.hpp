@@ -71,9 +71,9 @@ public:
   ulysses_attention(Comm comm, Kernel kernel, attention_options attention = {}, ulysses_options options = {})
       : comm_(std::move(comm)), inner_(detail::local_attention(std::move(kernel), std::move(attention))), options_(options) {}
 
-  Comm const& group() const { return comm_; }
-  Inner const& inner() const { return inner_; }
-  ulysses_options const& options() const { return options_; }
+  Comm const& group() const noexcept { return comm_; }
+  Inner const& inner() const noexcept { return inner_; }
+  ulysses_options const& options() const noexcept { return options_; }
   /// The heads this rank computes, in global numbers: cut whatever is per head (slopes, sinks, gates) by the same ranges.
   [[nodiscard]] heads local_heads(index_t q_heads, index_t kv_heads) const {
     return local_heads_of(all_heads(q_heads, kv_heads));
@@ -85,8 +85,8 @@ public:
   sp::mask const& mask() const { return inner_.mask(); }
   int checks() const { return inner_.checks(); }
   heads local_heads_of(heads whole) const { return inner_.local_heads_of(share(whole, comm_.rank())); }
-  index_t q_rows(prepared const& p) const { return p.queries.rows; }
-  index_t k_rows(prepared const& p) const { return p.keys.rows; }
+  index_t q_rows(prepared const& p) const noexcept { return p.queries.rows; }
+  index_t k_rows(prepared const& p) const noexcept { return p.keys.rows; }
   void check_call(heads whole, bool sinks) const { inner_.check_call(whole, sinks); }
 
   prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,

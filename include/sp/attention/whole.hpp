@@ -31,17 +31,18 @@ public:
     detail::saved_token token;
   };
 
-  whole_attention(Kernel kernel, attention_options options = {}) : kernel_(std::move(kernel)), options_(std::move(options)) {
+  explicit whole_attention(Kernel kernel, attention_options options = {})
+      : kernel_(std::move(kernel)), options_(std::move(options)) {
     detail::check_level(options_.checks, name, 0, 1);
   }
 
-  solo const& group() const { return solo_; }
+  solo const& group() const noexcept { return solo_; }
   static constexpr char const* name = "whole_attention";
-  sp::mask const& mask() const { return options_.mask; }
-  int checks() const { return options_.checks; }
+  sp::mask const& mask() const noexcept { return options_.mask; }
+  int checks() const noexcept { return options_.checks; }
   heads local_heads_of(heads whole) const { return whole; }
-  index_t q_rows(prepared const& p) const { return p.q_rows; }
-  index_t k_rows(prepared const& p) const { return p.k_rows; }
+  index_t q_rows(prepared const& p) const noexcept { return p.q_rows; }
+  index_t k_rows(prepared const& p) const noexcept { return p.k_rows; }
   void check_call(heads whole, bool sinks) const {
     if (sinks)
       fail({errc::unsupported, "sinks need the lse, which this kernel does not return", "Use a kernel that returns its lse"});

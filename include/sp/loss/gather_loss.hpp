@@ -77,7 +77,7 @@ public:
     detail::check_level(options_.checks, "gather_loss", comm_.rank(), comm_.size());
   }
 
-  Comm const& group() const { return comm_; }
+  Comm const& group() const noexcept { return comm_; }
 
   /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group. Losses of ignored rows are not read.
   template <class T, class Label>

@@ -33,7 +33,7 @@ public:
   explicit gather_tokens(Comm comm, gather_options options = {}) : comm_(std::move(comm)), options_(options) {
     detail::check_level(options_.checks, "gather_tokens", comm_.rank(), comm_.size());
   }
-  Comm const& group() const { return comm_; }
+  Comm const& group() const noexcept { return comm_; }
 
   /// Local below level 2; from there on all ranks prepare together.
   [[nodiscard]] prepared prepare(batch const& b) const {
