@@ -179,11 +179,11 @@ TEST_CASE("truncated and doubled messages stay short_message") {
 TEST_CASE("an old message of the right size is found: the number of a message is part of its checksum") {
   std::vector<int> payload{1, 2, 3};
   sp::piece const p = sp::as_piece(all(payload));
-  auto const one = sp::detail::checksummed_flight::checksum({&p, 1}, 1),
-             two = sp::detail::checksummed_flight::checksum({&p, 1}, 2);
+  auto const one = sp::detail::checksummed_exchange::checksum({&p, 1}, 1),
+             two = sp::detail::checksummed_exchange::checksum({&p, 1}, 2);
   CHECK(one != two);
   sp::piece const cut[] = {sp::as_piece(all(payload).rows(0, 1)), sp::as_piece(all(payload).rows(1, 2))};
-  CHECK(sp::detail::checksummed_flight::checksum(cut, 1) == one); // both ends may cut a message differently
+  CHECK(sp::detail::checksummed_exchange::checksum(cut, 1) == one); // both ends may cut a message differently
 }
 
 TEST_CASE("an exchange that was refused before anything was sent does not count as a message") {

@@ -1,4 +1,4 @@
-// blockwise{kernel}: a backend from a kernel that knows one block and ordinary GQA heads; blockwise{kernel, fallback} helps it out.
+// blockwise{kernel}: a backend from a kernel that knows one block and ordinary GQA heads; or of two, blockwise{kernel, fallback}.
 // A block the kernel does not accept is cut into full and square causal ones; what is still refused goes to `fallback` or fails.
 #pragma once
 
@@ -54,7 +54,7 @@ concept has_block_backward = requires(K const k, block_grad<T, typename K::memor
 }
 || backward_takes_saved<K, T, std::conditional_t<std::is_void_v<forward_result_of<K>>, nothing, forward_result_of<K>>>;
 
-/// A block as a problem of its own, for a backend over tables.
+/// A block as a problem of its own, for the fallback.
 inline problem as_problem(block const& b) {
   run q{b.q_pos, b.rows, b.q_stride}, k{b.k_pos, b.keys, b.k_stride};
   slice s{q.begin, q.end(), k.begin, k.end(), b.lo, b.hi, b.document, b.id, b.q_origin, b.k_origin};
@@ -122,7 +122,7 @@ public:
   || requires { requires Fallback::draws_random_numbers; };
 
   /// unsupported_mask when neither the kernel nor the fallback takes a block.
-  plan prepare(problem const& p) const {
+  [[nodiscard]] plan prepare(problem const& p) const {
     plan out;
     for_each_block(std::span(p.q), std::span(p.k), std::span(p.mask), [&](block const& b) {
       detail::for_each_piece(

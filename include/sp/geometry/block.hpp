@@ -22,7 +22,7 @@ struct placed_run {
   int tensor = 0;
   index_t row = 0;
 
-  constexpr placed_run sub(interval i) const { return {positions.sub(i.first, i.count), tensor, row + i.first}; }
+  constexpr placed_run sub(interval i) const noexcept { return {positions.sub(i.first, i.count), tensor, row + i.first}; }
   friend constexpr bool operator==(placed_run const&, placed_run const&) = default;
 };
 
@@ -38,16 +38,16 @@ struct block {
   index_t document = 0, id = 0; ///< index in the batch, and the caller's name
   index_t q_origin = 0, k_origin = 0;
 
-  constexpr bool sees(index_t i, index_t j) const {
+  constexpr bool sees(index_t i, index_t j) const noexcept {
     index_t d = (k_pos + k_stride * j) - (q_pos + q_stride * i);
     return lo <= d && d <= hi;
   }
   /// Smallest and largest k position - q position in the rectangle, bounds aside.
-  constexpr index_t min_distance() const { return k_pos - (q_pos + q_stride * (rows - 1)); }
-  constexpr index_t max_distance() const { return k_pos + k_stride * (keys - 1) - q_pos; }
-  constexpr bool empty() const { return rows <= 0 || keys <= 0 || max_distance() < lo || min_distance() > hi; }
+  constexpr index_t min_distance() const noexcept { return k_pos - (q_pos + q_stride * (rows - 1)); }
+  constexpr index_t max_distance() const noexcept { return k_pos + k_stride * (keys - 1) - q_pos; }
+  constexpr bool empty() const noexcept { return rows <= 0 || keys <= 0 || max_distance() < lo || min_distance() > hi; }
   /// Every row sees every key.
-  constexpr bool is_full() const { return lo <= min_distance() && max_distance() <= hi; }
+  constexpr bool is_full() const noexcept { return lo <= min_distance() && max_distance() <= hi; }
   /// Keys [first, first + count) that row i sees: one range, as positions ascend.
   constexpr interval keys_seen_by(index_t i) const {
     index_t q_at = q_pos + q_stride * i;
@@ -70,7 +70,7 @@ struct band {
 };
 
 /// The band of a block in its own rows and keys; nothing where their strides differ.
-constexpr std::optional<band> local_band(block const& b) {
+[[nodiscard]] constexpr std::optional<band> local_band(block const& b) {
   if (b.q_stride != b.k_stride && b.rows > 1 && b.keys > 1) return std::nullopt;
   index_t s = b.rows > 1 ? b.q_stride : b.k_stride, shift = b.k_pos - b.q_pos;
   if (b.is_full()) return band{};
@@ -82,14 +82,14 @@ constexpr std::optional<band> local_band(block const& b) {
 }
 
 /// How many (query, key) pairs of a block see each other, exactly.
-constexpr index_t pair_count(block const& b) {
+[[nodiscard]] constexpr index_t pair_count(block const& b) {
   if (b.is_full()) return checked_mul(b.rows, b.keys);
   index_t n = 0;
   for (index_t i = 0; i < b.rows; ++i) n += b.keys_seen_by(i).count;
   return n;
 }
 
-constexpr index_t pair_count(std::span<block const> list) {
+[[nodiscard]] constexpr index_t pair_count(std::span<block const> list) {
   index_t n = 0;
   for (block const& b : list) n = checked_add(n, pair_count(b));
   return n;
@@ -232,14 +232,15 @@ constexpr void for_each_block(std::span<placed_run const> q, std::span<placed_ru
 }
 
 /// The blocks of for_each_block as a list.
-constexpr std::vector<block> blocks(std::span<placed_run const> q, std::span<placed_run const> k, std::span<slice const> mask) {
+[[nodiscard]] constexpr std::vector<block> blocks(std::span<placed_run const> q, std::span<placed_run const> k,
+                                                  std::span<slice const> mask) {
   std::vector<block> out;
   for_each_block(q, k, mask, [&](block const& b) { out.push_back(b); });
   return out;
 }
 
 /// The runs of one rank as rows of a tensor: rows count up from 0 in the order of the runs.
-constexpr std::vector<placed_run> place(std::span<run const> runs, int tensor = 0) {
+[[nodiscard]] constexpr std::vector<placed_run> place(std::span<run const> runs, int tensor = 0) {
   std::vector<placed_run> out;
   index_t row = 0;
   for (run const& r : runs) {

@@ -171,8 +171,8 @@ inline constexpr index_t dense_slice_limit = 64;
 /// visible (queries, keys) of the whole stream, true where the query sees the key, as a mask. A cell that is visible across
 /// two documents or in slack is bad_mask, and so is a document that needs more than `limit` slices.
 template <class Flag>
-constexpr mask dense_mask(view<Flag, 2> const& visible, documents const& q, documents const& k,
-                          index_t limit = dense_slice_limit) {
+[[nodiscard]] constexpr mask dense_mask(view<Flag, 2> const& visible, documents const& q, documents const& k,
+                                        index_t limit = dense_slice_limit) {
   if (q.size() != k.size())
     fail({errc::bad_documents, std::to_string(q.size()) + " query documents, " + std::to_string(k.size()) + " key documents",
           "Queries and keys need the same number of documents; empty ones are allowed"});
@@ -196,7 +196,7 @@ constexpr mask dense_mask(view<Flag, 2> const& visible, documents const& q, docu
 
 /// The same for a single document: visible (queries, keys).
 template <class Flag>
-constexpr mask dense_mask(view<Flag, 2> const& visible, index_t limit = dense_slice_limit) {
+[[nodiscard]] constexpr mask dense_mask(view<Flag, 2> const& visible, index_t limit = dense_slice_limit) {
   index_t nq = visible.extent(0), nk = visible.extent(1);
   return dense_mask(visible, documents({document{0, nq, nq, 0}}, nq), documents({document{0, nk, nk, 0}}, nk), limit);
 }

@@ -18,7 +18,7 @@ struct document {
   index_t room = 0;
   index_t id = 0; ///< the caller's name for it: random numbers are keyed by it, so packing order does not matter
 
-  constexpr index_t end() const { return begin + count; }
+  constexpr index_t end() const noexcept { return begin + count; }
   friend constexpr bool operator==(document const&, document const&) = default;
 };
 
@@ -123,14 +123,14 @@ public:
     return {std::move(list), index_t(ids.size())};
   }
 
-  constexpr std::size_t size() const { return list_.size(); }
-  constexpr document const& operator[](std::size_t d) const { return list_[d]; }
-  constexpr auto begin() const { return list_.begin(); }
-  constexpr auto end() const { return list_.end(); }
+  constexpr std::size_t size() const noexcept { return list_.size(); }
+  constexpr document const& operator[](std::size_t d) const noexcept { return list_[d]; }
+  constexpr auto begin() const noexcept { return list_.begin(); }
+  constexpr auto end() const noexcept { return list_.end(); }
   /// Positions of the stream, slack included.
-  constexpr index_t length() const { return length_; }
+  constexpr index_t length() const noexcept { return length_; }
   /// Tokens that belong to a document.
-  constexpr index_t tokens() const {
+  constexpr index_t tokens() const noexcept {
     index_t n = 0;
     for (document const& d : list_) n += d.count;
     return n;

@@ -16,17 +16,17 @@ struct heads {
   index_t kv_begin = 0, kv_count = 0;
   index_t q_per_kv = 1;
 
-  constexpr index_t q_end() const { return q_begin + q_count; }
-  constexpr index_t kv_end() const { return kv_begin + kv_count; }
+  constexpr index_t q_end() const noexcept { return q_begin + q_count; }
+  constexpr index_t kv_end() const noexcept { return kv_begin + kv_count; }
   /// The global number of local q head i.
-  constexpr index_t q_head(index_t i) const { return q_begin + i; }
+  constexpr index_t q_head(index_t i) const noexcept { return q_begin + i; }
   /// The local kv head that local q head i uses.
-  constexpr index_t kv_of(index_t i) const { return (q_begin + i) / q_per_kv - kv_begin; }
+  constexpr index_t kv_of(index_t i) const noexcept { return (q_begin + i) / q_per_kv - kv_begin; }
   friend constexpr bool operator==(heads const&, heads const&) = default;
 };
 
 /// All heads of a model.
-constexpr heads all_heads(index_t q_heads, index_t kv_heads) {
+[[nodiscard]] constexpr heads all_heads(index_t q_heads, index_t kv_heads) {
   if (q_heads <= 0 || kv_heads <= 0 || q_heads % kv_heads != 0)
     fail({errc::invalid_shape, std::to_string(q_heads) + " q heads on " + std::to_string(kv_heads) + " kv heads",
           "Both must be positive and q heads a multiple of kv heads"});
@@ -34,7 +34,7 @@ constexpr heads all_heads(index_t q_heads, index_t kv_heads) {
 }
 
 /// Part `part` of `parts` of some heads: q heads by the one cut rule, and the kv heads they use. Cuts nest.
-constexpr heads heads_of(heads const& whole, index_t part, index_t parts) {
+[[nodiscard]] constexpr heads heads_of(heads const& whole, index_t part, index_t parts) {
   if (parts <= 0 || part < 0 || part >= parts)
     fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts), "0 <= part < parts"});
   index_t q0 = whole.q_begin + cut(whole.q_count, part, parts), q1 = whole.q_begin + cut(whole.q_count, part + 1, parts);
@@ -44,7 +44,7 @@ constexpr heads heads_of(heads const& whole, index_t part, index_t parts) {
 }
 
 /// The share of rank `part` of `parts` in a model's heads.
-constexpr heads heads_of(index_t q_heads, index_t kv_heads, index_t part, index_t parts) {
+[[nodiscard]] constexpr heads heads_of(index_t q_heads, index_t kv_heads, index_t part, index_t parts) {
   return heads_of(all_heads(q_heads, kv_heads), part, parts);
 }
 
@@ -52,7 +52,7 @@ constexpr heads heads_of(index_t q_heads, index_t kv_heads, index_t part, index_
 struct gqa_range {
   index_t q_begin = 0, q_count = 0;
   index_t kv_begin = 0, kv_count = 0;
-  constexpr index_t q_per_kv() const { return q_count / kv_count; }
+  constexpr index_t q_per_kv() const noexcept { return q_count / kv_count; }
   friend constexpr bool operator==(gqa_range const&, gqa_range const&) = default;
 };
 
@@ -60,19 +60,19 @@ struct gqa_range {
 struct gqa_ranges {
   std::array<gqa_range, 3> list{};
   std::size_t count = 0;
-  constexpr std::size_t size() const { return count; }
-  constexpr gqa_range const& operator[](std::size_t i) const { return list[i]; }
-  constexpr gqa_range const* begin() const { return list.data(); }
-  constexpr gqa_range const* end() const { return list.data() + count; }
+  constexpr std::size_t size() const noexcept { return count; }
+  constexpr gqa_range const& operator[](std::size_t i) const noexcept { return list[i]; }
+  constexpr gqa_range const* begin() const noexcept { return list.data(); }
+  constexpr gqa_range const* end() const noexcept { return list.data() + count; }
 };
 
 /// The heads of an ordinary GQA call in the numbers of the model, so that kv_of() holds.
-constexpr heads global_heads(heads const& share, gqa_range const& g) {
+[[nodiscard]] constexpr heads global_heads(heads const& share, gqa_range const& g) {
   return {share.q_begin + g.q_begin, g.q_count, share.kv_begin + g.kv_begin, g.kv_count, share.q_per_kv};
 }
 
 /// The fewest ordinary GQA calls that cover a share: only its first and its last kv head can serve fewer q heads than the others.
-constexpr gqa_ranges uniform_gqa(heads const& h) {
+[[nodiscard]] constexpr gqa_ranges uniform_gqa(heads const& h) {
   gqa_ranges out;
   if (h.q_count == 0) return out;
   auto add = [&](index_t kv_first, index_t kv_last) { // kv heads [kv_first, kv_last), all serving the same number of q heads

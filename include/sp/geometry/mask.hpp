@@ -19,8 +19,10 @@ struct slice {
   index_t id = 0;                     ///< the caller's id of it
   index_t q_origin = 0, k_origin = 0; ///< where the document starts, on either side
 
-  constexpr bool sees(index_t q, index_t k) const { return q0 <= q && q < q1 && k0 <= k && k < k1 && lo <= k - q && k - q <= hi; }
-  constexpr bool empty() const { return q0 >= q1 || k0 >= k1 || max(lo, k0 - (q1 - 1)) > min(hi, (k1 - 1) - q0); }
+  constexpr bool sees(index_t q, index_t k) const noexcept {
+    return q0 <= q && q < q1 && k0 <= k && k < k1 && lo <= k - q && k - q <= hi;
+  }
+  constexpr bool empty() const noexcept { return q0 >= q1 || k0 >= k1 || max(lo, k0 - (q1 - 1)) > min(hi, (k1 - 1) - q0); }
   friend constexpr bool operator==(slice const&, slice const&) = default;
 };
 
@@ -45,15 +47,17 @@ constexpr index_t bounded(index_t bound) { return min(max(bound, -unbounded), un
 } // namespace detail
 
 /// Every query sees every key of its document.
-constexpr mask full() { return {}; }
+[[nodiscard]] constexpr mask full() { return {}; }
 /// Keys up to the query's own position.
-constexpr mask causal() { return {.hi = 0}; }
+[[nodiscard]] constexpr mask causal() { return {.hi = 0}; }
 /// Keys from `left` before to `right` after the query.
-constexpr mask window(index_t left, index_t right = 0) { return {.lo = -detail::bounded(left), .hi = detail::bounded(right)}; }
+[[nodiscard]] constexpr mask window(index_t left, index_t right = 0) {
+  return {.lo = -detail::bounded(left), .hi = detail::bounded(right)};
+}
 /// Prefix-LM: causal, and the first lengths[d] keys of document d are seen by all its queries.
-constexpr mask prefix_lm(std::vector<index_t> lengths) { return {.hi = 0, .prefix = std::move(lengths)}; }
+[[nodiscard]] constexpr mask prefix_lm(std::vector<index_t> lengths) { return {.hi = 0, .prefix = std::move(lengths)}; }
 /// Causal text with spans of the stream (images) that see themselves in both directions.
-constexpr mask image_spans(std::span<document const> spans) {
+[[nodiscard]] constexpr mask image_spans(std::span<document const> spans) {
   mask m = causal();
   for (document const& s : spans) {
     index_t end = checked_add(s.begin, s.count);
@@ -62,7 +66,7 @@ constexpr mask image_spans(std::span<document const> spans) {
   return m;
 }
 /// Any list of slices in stream positions; lo and hi are bounds on k - q there.
-constexpr mask user_slices(std::vector<slice> list) { return {.user = std::move(list), .only_user = true}; }
+[[nodiscard]] constexpr mask user_slices(std::vector<slice> list) { return {.user = std::move(list), .only_user = true}; }
 
 namespace detail {
 
@@ -184,7 +188,7 @@ constexpr void append_user(mask const& m, documents const& q, documents const& k
 } // namespace detail
 
 /// The mask of a batch: disjoint slices sorted by document. Documents of queries and keys pair up by index.
-constexpr std::vector<slice> slices(mask m, documents const& q, documents const& k) {
+[[nodiscard]] constexpr std::vector<slice> slices(mask m, documents const& q, documents const& k) {
   detail::refuse_mask(m, q, k);
   m.lo = detail::bounded(m.lo);
   m.hi = detail::bounded(m.hi);

@@ -16,14 +16,14 @@ struct run {
   index_t count = 0;
   index_t stride = 1;
 
-  constexpr index_t at(index_t i) const { return begin + i * stride; }
-  constexpr index_t last() const { return at(count - 1); }
+  constexpr index_t at(index_t i) const noexcept { return begin + i * stride; }
+  constexpr index_t last() const noexcept { return at(count - 1); }
   /// The smallest position behind the run; begin for an empty run.
-  constexpr index_t end() const { return count ? last() + 1 : begin; }
-  constexpr bool contains(index_t position) const {
+  constexpr index_t end() const noexcept { return count ? last() + 1 : begin; }
+  constexpr bool contains(index_t position) const noexcept {
     return count > 0 && position >= begin && position <= last() && (position - begin) % stride == 0;
   }
-  constexpr run sub(index_t first, index_t n) const { return {at(first), n, stride}; }
+  constexpr run sub(index_t first, index_t n) const noexcept { return {at(first), n, stride}; }
   friend constexpr bool operator==(run const&, run const&) = default;
 };
 
@@ -35,14 +35,14 @@ struct interval {
 };
 
 /// Which indices of r have positions in [a, b).
-constexpr interval clip(run const& r, index_t a, index_t b) {
+[[nodiscard]] constexpr interval clip(run const& r, index_t a, index_t b) {
   index_t first = max(0, ceil_div(a - r.begin, r.stride));
   index_t last = min(r.count, ceil_div(b - r.begin, r.stride));
   return {first, max(0, last - first)};
 }
 
 /// How many positions the runs hold together.
-constexpr index_t count_of(std::span<run const> runs) {
+[[nodiscard]] constexpr index_t count_of(std::span<run const> runs) {
   index_t n = 0;
   for (run const& r : runs) n = checked_add(n, r.count);
   return n;
@@ -56,7 +56,7 @@ struct run_overlap {
 };
 
 /// The intersection of two arithmetic progressions is one (Chinese remainder theorem); count 0 when they miss each other.
-constexpr run_overlap intersect(run const& a, run const& b) {
+[[nodiscard]] constexpr run_overlap intersect(run const& a, run const& b) {
   if (a.count == 0 || b.count == 0) return {};
   // extended Euclid on the strides: g = gcd, x a.stride = g (mod b.stride)
   index_t old_r = a.stride, r = b.stride, old_x = 1, x = 0;

@@ -9,7 +9,7 @@
 namespace sp {
 
 /// rows == keys and row i sees keys 0..i: the causal mask every kernel has.
-constexpr bool is_square_causal(block const& b) {
+[[nodiscard]] constexpr bool is_square_causal(block const& b) {
   auto band = local_band(b);
   return band && b.rows == b.keys && band->hi == 0 && band->lo <= -unbounded;
 }
@@ -18,10 +18,10 @@ constexpr bool is_square_causal(block const& b) {
 struct block_pieces {
   std::array<block, 3> list{};
   std::size_t count = 0;
-  constexpr std::size_t size() const { return count; }
-  constexpr block const& operator[](std::size_t i) const { return list[i]; }
-  constexpr block const* begin() const { return list.data(); }
-  constexpr block const* end() const { return list.data() + count; }
+  constexpr std::size_t size() const noexcept { return count; }
+  constexpr block const& operator[](std::size_t i) const noexcept { return list[i]; }
+  constexpr block const* begin() const noexcept { return list.data(); }
+  constexpr block const* end() const noexcept { return list.data() + count; }
 };
 
 /// Pieces of `b` that are full or square causal. nullopt when no such cut exists (two-sided bands, strides that disagree).

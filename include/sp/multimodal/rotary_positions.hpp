@@ -1,5 +1,5 @@
 // Three-dimensional rotary positions of text with pictures and videos in it: time, height and width of every row.
-// Follows from the batch and the grids without communication; as Qwen2-VL defines them.
+// As Qwen2-VL defines them; they follow from the batch and the grids, without communication.
 #pragma once
 
 #include <algorithm>

@@ -20,7 +20,7 @@ public:
 
   constexpr cpu(Features... features) : detail::with_features<Features...>(features...) {}
 
-  plan prepare(problem const& p) const { return detail::make_tiles(p); }
+  [[nodiscard]] plan prepare(problem const& p) const { return detail::make_tiles(p); }
 
   /// Folds all keys into `state`. q (rows, q heads, dim); keys (rows, kv heads, dim), (rows, kv heads, value dim).
   template <class T>

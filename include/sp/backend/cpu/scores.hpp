@@ -30,7 +30,7 @@ struct score_context {
   index_t k_offset(index_t j) const { return k.position(j) - k_origin; }
 };
 
-/// Columns of a row block in whole vectors.
+/// A range of keys widened to whole vectors.
 template <class A>
 tile_mask::keys_seen whole_vectors(tile_mask::keys_seen h) {
   constexpr index_t n = simd<A>::lanes;

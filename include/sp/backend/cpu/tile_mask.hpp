@@ -1,5 +1,5 @@
 // What a query tile sees of a key tile: nothing, everything, or a bit per pair, as the union over the document's slices.
-// Found from geometry for each pair of tiles; work that no row of a few neighbouring rows needs is clipped by their hull.
+// Found from geometry for each pair of tiles. Of keys that a few neighbouring rows leave unseen at both ends, nothing is computed.
 #pragma once
 
 #include <bit>
@@ -49,7 +49,7 @@ struct key_bits {
   }
 };
 
-/// By packed rows and keys, as everywhere in the kernel.
+/// The mask of a query tile against a key tile, by packed rows and keys.
 struct tile_mask {
   static constexpr std::size_t row_blocks = std::size_t(q_tile / micro_rows);
 

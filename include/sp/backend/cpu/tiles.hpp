@@ -22,10 +22,10 @@ struct tile {
   index_t packed_row = 0;   ///< its first row in packed memory
 };
 
-/// Queries or keys.
+/// The queries of a plan, or its keys.
 struct tile_side {
   std::vector<placed_run> runs;
-  std::vector<tile> tiles; ///< sorted by document and place in it
+  std::vector<tile> tiles; ///< sorted by document and position
   index_t packed_rows = 0; ///< of all tiles
 };
 
@@ -48,14 +48,14 @@ struct tile_plan {
   }
 };
 
-/// Documents [begin, end) of one side, sorted by begin.
-struct tile_range {
+/// Positions [begin, end) of a document's queries or keys.
+struct document_range {
   index_t begin, end;
   std::size_t document;
 };
 
-/// Cuts a table at the documents' tile boundaries. Rows outside of every document are left out.
-inline tile_side cut_tiles(std::span<placed_run const> table, std::vector<tile_range> ranges, index_t size, index_t unit) {
+/// Cuts runs where tiles begin, tiles of `size` positions from the begin of each document. Rows of no document are left out.
+inline tile_side cut_tiles(std::span<placed_run const> table, std::vector<document_range> ranges, index_t size, index_t unit) {
   struct piece_of_tile {
     std::size_t document;
     index_t begin; // of the tile
@@ -108,7 +108,7 @@ inline tile_plan make_tiles(problem const& p) {
     d.k_end = max(d.k_end, s.k1);
     d.last_slice = i + 1;
   }
-  std::vector<tile_range> q, k;
+  std::vector<document_range> q, k;
   for (std::size_t d = 0; d < out.documents.size(); ++d) {
     q.push_back({out.documents[d].q_origin, out.documents[d].q_end, d});
     k.push_back({out.documents[d].k_origin, out.documents[d].k_end, d});
@@ -134,7 +134,7 @@ struct tile_rows {
     index_t row;
   };
   index_t begin = 0;                               ///< position at which the tile begins
-  index_t count = 0, padded = 0;                   ///< rows at hand, and that rounded up to the unit
+  index_t count = 0, padded = 0;                   ///< rows at hand, and that number rounded up to the unit
   std::array<source, max_tile> from;               ///< by packed row
   std::array<index_t, max_tile> offset_in_tile;    ///< position - begin, by packed row
   std::array<index_t, max_tile + 1> packed_before; ///< how many packed rows stand before an offset in the tile
@@ -169,12 +169,12 @@ struct tile_rows {
   }
 };
 
-/// Tiles [first, last) of one side.
+/// Tiles [first, last) of a tile_side.
 struct tile_interval {
   std::size_t first, last;
 };
 
-/// Among tiles [first, last), which are sorted by place: those that meet positions [a, b).
+/// Among tiles [first, last), which are sorted by position: those that meet positions [a, b).
 inline tile_interval tiles_meeting(std::vector<tile> const& tiles, std::size_t first, std::size_t last, index_t a, index_t b,
                                    index_t size) {
   auto at = [&](std::size_t i) { return tiles.begin() + std::ptrdiff_t(i); };

@@ -17,7 +17,7 @@ namespace detail {
 
 /// One exchange as it is really sent: the caller's pieces with 8 bytes behind each parcel. Reused, so that a steady state
 /// allocates nothing.
-struct checksummed_flight {
+struct checksummed_exchange {
   struct expected {
     std::size_t parcel, trailer;
     std::uint64_t seed;
@@ -68,16 +68,16 @@ struct checksummed_flight {
 struct checksummed_state {
   std::vector<std::uint64_t> sent, received; ///< messages so far, by peer
   std::uint64_t gathers = 0, broadcasts = 0;
-  std::vector<std::unique_ptr<checksummed_flight>> idle;
+  std::vector<std::unique_ptr<checksummed_exchange>> idle;
 
   explicit checksummed_state(int size) : sent(std::size_t(size)), received(std::size_t(size)) {}
-  std::unique_ptr<checksummed_flight> take() {
-    if (idle.empty()) return std::make_unique<checksummed_flight>();
+  std::unique_ptr<checksummed_exchange> take() {
+    if (idle.empty()) return std::make_unique<checksummed_exchange>();
     auto f = std::move(idle.back());
     idle.pop_back();
     return f;
   }
-  void give(std::unique_ptr<checksummed_flight> f) {
+  void give(std::unique_ptr<checksummed_exchange> f) {
     if (f) idle.push_back(std::move(f));
   }
 };
@@ -99,34 +99,34 @@ template <class C>
 template <communicator C, token Token>
 class checksummed_token {
 public:
-  checksummed_token(C const& comm, std::shared_ptr<checksummed_state> state, std::unique_ptr<checksummed_flight> flight,
+  checksummed_token(C const& comm, std::shared_ptr<checksummed_state> state, std::unique_ptr<checksummed_exchange> exchange,
                     Token inner)
-      : comm_(comm), state_(std::move(state)), flight_(std::move(flight)), inner_(std::move(inner)) {}
+      : comm_(comm), state_(std::move(state)), exchange_(std::move(exchange)), inner_(std::move(inner)) {}
   checksummed_token(checksummed_token&&) noexcept = default;
-  checksummed_token& operator=(checksummed_token&& o) noexcept { // the old token dies in `old`, before the flight it reads
+  checksummed_token& operator=(checksummed_token&& o) noexcept { // the old token dies in `old`, before the exchange it reads
     checksummed_token old(std::move(o));
     std::swap(comm_, old.comm_);
     std::swap(state_, old.state_);
-    std::swap(flight_, old.flight_);
+    std::swap(exchange_, old.exchange_);
     std::swap(inner_, old.inner_);
     return *this;
   }
   void wait() {
     inner_.wait();
-    if (!flight_) return; // waited for before: the wrapped token has said what it thinks of that
-    for (auto const& e : flight_->arriving) {
-      parcel const& p = flight_->receives[e.parcel];
+    if (!exchange_) return; // waited for before: the wrapped token has said what it thinks of that
+    for (auto const& e : exchange_->arriving) {
+      parcel const& p = exchange_->receives[e.parcel];
       auto const body = p.pieces.first(p.pieces.size() - 1);
-      if (checksummed_flight::checksum(body, e.seed) != flight_->trailers[e.trailer])
-        fail_checksum(comm_, flight_->primitive, p.peer, total_bytes(body));
+      if (checksummed_exchange::checksum(body, e.seed) != exchange_->trailers[e.trailer])
+        fail_checksum(comm_, exchange_->primitive, p.peer, total_bytes(body));
     }
-    state_->give(std::move(flight_));
+    state_->give(std::move(exchange_));
   }
 
 private:
   C comm_;
   std::shared_ptr<checksummed_state> state_;
-  std::unique_ptr<checksummed_flight> flight_; // dies after the token that reads it
+  std::unique_ptr<checksummed_exchange> exchange_; // dies after the token that reads it
   Token inner_;
 };
 
@@ -188,10 +188,10 @@ private:
     std::uint64_t const seed = state_->broadcasts + 1;
     f->open({"broadcast", {&all, 1}, {}});
     parcel const sealed =
-        f->with_trailer(all, rank() == root ? detail::checksummed_flight::checksum(pieces, seed) : std::uint64_t{0});
+        f->with_trailer(all, rank() == root ? detail::checksummed_exchange::checksum(pieces, seed) : std::uint64_t{0});
     call(sealed.pieces);
     ++state_->broadcasts;
-    if (detail::checksummed_flight::checksum(pieces, seed) != f->trailers[0])
+    if (detail::checksummed_exchange::checksum(pieces, seed) != f->trailers[0])
       detail::fail_checksum(inner(), "broadcast", root, total_bytes(pieces));
     state_->give(std::move(f));
   }
@@ -200,7 +200,7 @@ private:
     return checksummed<Group>(std::move(group));
   }
   template <class Token>
-  auto make_token(std::unique_ptr<detail::checksummed_flight> f, Token sent) const {
+  auto make_token(std::unique_ptr<detail::checksummed_exchange> f, Token sent) const {
     return detail::checksummed_token<C, Token>(inner(), state_, std::move(f), std::move(sent));
   }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <exception>
 #include <span>
 #include <string>
@@ -53,6 +54,19 @@ inline std::pair<std::span<piece const>, std::span<piece const>> own_parcels(int
   return own;
 }
 
+/// Which peers a list has named already. Starting another list costs nothing: marks are numbers of lists.
+class peer_marks {
+public:
+  explicit peer_marks(std::size_t ranks = 0) : list_of_(ranks, 0) {}
+  void start() noexcept { ++list_; }
+  /// False if the list has named the peer before.
+  [[nodiscard]] bool mark(int peer) noexcept { return std::exchange(list_of_[std::size_t(peer)], list_) != list_; }
+
+private:
+  std::vector<std::uint64_t> list_of_; ///< the last list that named each peer
+  std::uint64_t list_ = 0;
+};
+
 /// The ranks of one group.
 class group_members {
 public:
@@ -74,17 +88,16 @@ public:
     fail({errc::bad_state, std::move(problem), std::move(remedy), primitive, rank, size()});
   }
 
-  /// Local arguments of an exchange: peers exist, and each occurs once per direction. `seen` is memory for one mark per rank.
-  void check_peers(int rank, traffic const& t, std::vector<bool>& seen) const {
+  /// Local arguments of an exchange: peers exist, and each occurs once per direction.
+  void check_peers(int rank, traffic const& t, peer_marks& marks) const {
     for (std::span<parcel const> list : {t.sends, t.receives}) {
-      seen.assign(world_ranks_.size(), false);
+      marks.start();
       for (parcel const& p : list) {
         if (p.peer < 0 || p.peer >= size())
           refuse(rank, t.primitive, "a parcel names peer " + std::to_string(p.peer), "Peers are ranks of this group");
-        if (seen[std::size_t(p.peer)])
+        if (!marks.mark(p.peer))
           refuse(rank, t.primitive, "two parcels in one direction name peer " + std::to_string(p.peer),
                  "Put all pieces for a peer into one parcel");
-        seen[std::size_t(p.peer)] = true;
       }
     }
   }

@@ -12,7 +12,7 @@ public:
 
   mpi_exchanges(std::shared_ptr<mpi_family> family, std::vector<int> world_ranks, int rank, int context)
       : mpi_members(std::move(family), std::move(world_ranks), rank, context), early_(std::size_t(size()) * outstanding),
-        latest_(std::size_t(size())) {
+        latest_(std::size_t(size())), marks_(std::size_t(size())) {
     for (open_exchange& e : exchanges_) e.place.assign(std::size_t(size()), -1);
   }
 
@@ -24,7 +24,7 @@ public:
     if (e.open)
       refuse(t.primitive, "the token of the exchange " + std::to_string(outstanding) + " calls ago has not been waited for",
              "Wait for a token before the " + std::to_string(outstanding) + "th exchange after it");
-    check_peers(rank_, t, peers_seen_);
+    check_peers(rank_, t, marks_);
     e.flight = recorder().begin(flight_, operation_kind::exchange, t.primitive);
     copy_own(t, e.flight);
     e.open = true;
@@ -303,7 +303,7 @@ private:
   std::array<open_exchange, outstanding> exchanges_{};
   std::vector<early_announcement> early_; ///< (rank, number % outstanding)
   std::vector<std::uint64_t> latest_;     ///< number + 1 of the latest announcement, by rank
-  std::vector<bool> peers_seen_;
+  peer_marks marks_;
 };
 
 } // namespace sp::detail

@@ -25,7 +25,7 @@ public:
       refuse(rank, t.primitive,
              "the token of the exchange " + std::to_string(rendezvous::outstanding) + " calls ago has not been waited for",
              "Wait for a token before the " + std::to_string(rendezvous::outstanding) + "th exchange after it");
-    check_peers(rank, t, me.peers_seen);
+    check_peers(rank, t, me.marks);
     e.flight = recorder(rank).begin(me.flight, operation_kind::exchange, t.primitive);
     try_or([&] { copy_own(rank, t); }, [&] { recorder(rank).failed(e.flight); });
     e.open = true;
@@ -75,7 +75,7 @@ public:
     rank_state& me = at(rank);
     entry guard(*this, rank, primitive);
     std::uint64_t const number = me.joined.load(std::memory_order_relaxed);
-    if (number >= publications && me.left[number % publications].load(std::memory_order_relaxed) != number - publications + 1)
+    if (number >= publications && me.released[number % publications].load(std::memory_order_relaxed) != number - publications + 1)
       refuse(rank, primitive, std::to_string(publications) + " exposures are open already",
              "Release one before publishing again");
     me.published[number % publications] = pieces;
@@ -92,7 +92,7 @@ public:
   std::span<piece const> published(int rank, std::uint64_t number) { return at(rank).published[number % publications]; }
 
   void release(int rank, char const* primitive, std::uint64_t number) {
-    at(rank).left[number % publications].store(number + 1, std::memory_order_seq_cst);
+    at(rank).released[number % publications].store(number + 1, std::memory_order_seq_cst);
     try_or(
         [&] {
           entry guard(*this, rank, primitive);
@@ -107,12 +107,12 @@ public:
   void drop_publication(int rank, char const* primitive, std::uint64_t number) noexcept {
     fail_dropped(rank, "an exposure was destroyed without release()", primitive,
                  -1); // no effect if the family has failed already
-    at(rank).left[number % publications].store(number + 1, std::memory_order_seq_cst);
+    at(rank).released[number % publications].store(number + 1, std::memory_order_seq_cst);
     auto const end = std::chrono::steady_clock::now() + family_->deadline();
     for (int r = 0; r < size(); ++r) {
       auto inside = [&] {
         return at(r).joined.load(std::memory_order_seq_cst) > number &&
-               at(r).left[number % publications].load(std::memory_order_seq_cst) < number + 1;
+               at(r).released[number % publications].load(std::memory_order_seq_cst) < number + 1;
       };
       while (inside() && !family_->has_returned(world(r)) && std::chrono::steady_clock::now() < end)
         std::this_thread::sleep_for(std::chrono::microseconds(100));

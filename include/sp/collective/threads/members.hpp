@@ -10,8 +10,8 @@
 #include <sp/collective/family/deadline.hpp>
 #include <sp/collective/family/meeting.hpp>
 #include <sp/collective/family/members.hpp>
-#include <sp/collective/threads/channel.hpp>
 #include <sp/collective/threads/family.hpp>
+#include <sp/collective/threads/rendezvous.hpp>
 
 namespace sp::detail {
 
@@ -31,7 +31,7 @@ public:
       s.flight = s.recorder->join(number(), r, this->world_ranks());
       s.posted.resize(ranks);
       s.registered.resize(ranks);
-      s.peers_seen.resize(ranks);
+      s.marks = peer_marks(ranks);
       for (open_exchange& e : s.exchanges) e.messages.resize(2 * ranks);
     }
   }
@@ -63,11 +63,11 @@ protected:
     std::atomic<std::uint64_t> barriers{0}; ///< barriers entered
     std::atomic<std::uint64_t> joined{0};   ///< publications entered
     std::array<std::atomic<std::uint64_t>, publications>
-        left{}; ///< number + 1 of the publications left, by number % publications
+        released{}; ///< number + 1 of the publications released, by number % publications
     std::array<std::span<piece const>, publications> published{};
     std::array<open_exchange, rendezvous::outstanding> exchanges{};
     std::vector<std::uint64_t> posted, registered; ///< messages opened so far, by peer
-    std::vector<bool> peers_seen;                  ///< scratch of check_peers
+    peer_marks marks;                              ///< of check_peers
     detail::meeting meets_for{};                   ///< why this rank is in meet()
     int color = 0, key = 0;
     flight_recorder* recorder = nullptr;
