@@ -2,36 +2,11 @@
 // Every operator new of this program is counted.
 #include <doctest/doctest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
 #include <sp/cpu.hpp>
 
-namespace {
-std::atomic<long> news{0};
-}
+#include "support/allocations.hpp"
 
-[[gnu::noinline]] void* operator new(std::size_t n) {
-  ++news;
-  if (void* p = std::malloc(n ? n : 1)) return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(std::size_t n, std::nothrow_t const&) noexcept {
-  ++news;
-  return std::malloc(n ? n : 1);
-}
-[[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a) {
-  ++news;
-  auto align = static_cast<std::size_t>(a);
-  if (void* p = std::aligned_alloc(align, (n + align - 1) / align * align)) return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-
+namespace test_cpu_memory {
 TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_bytes says") {
   sp::cpu b;
   sp::index_t n = 300, heads = 2, dim = 16;
@@ -54,8 +29,10 @@ TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_
   };
   sp::pool memory;
   pass(memory);
-  long before = news;
+  long const before = support::allocations_of_program;
   pass(memory);
-  CHECK(news == before);
+  CHECK(support::allocations_of_program == before);
   CHECK(sp::index_t(memory.peak_bytes()) == b.scratch_bytes<float>(plan, h, dim, dim));
 }
+
+} // namespace test_cpu_memory

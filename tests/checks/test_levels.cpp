@@ -2,9 +2,6 @@
 // name, and no level changes a bit of the results. Memory questions stay sufficient, a steady state at level 2 allocates nothing.
 #include <doctest/doctest.h>
 
-#include <cstdlib>
-#include <new>
-
 #include <sp/blockwise.hpp>
 #include <sp/counting.hpp>
 #include <sp/cpu.hpp>
@@ -13,32 +10,8 @@
 
 #include "checks/scene.hpp"
 #include "conformance/kernels.hpp"
+#include "support/allocations.hpp"
 #include "support/failure.hpp"
-
-namespace {
-thread_local bool armed = false;
-thread_local long counted = 0;
-
-[[gnu::noinline]] void* counting_new(std::size_t n, std::size_t alignment) {
-  if (armed) ++counted;
-  void* p = alignment ? std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment) : std::malloc(n ? n : 1);
-  if (!p) throw std::bad_alloc();
-  return p;
-}
-} // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t n) { return counting_new(n, 0); }
-[[gnu::noinline]] void* operator new[](std::size_t n) { return counting_new(n, 0); }
-[[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
-[[gnu::noinline]] void* operator new[](std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
 namespace checks::test_levels {
 namespace {
@@ -175,11 +148,9 @@ TEST_CASE("level 2: a steady state allocates nothing") {
             };
             step();
             step();
-            counted = 0;
-            armed = true;
+            long const before = support::allocations_of_thread;
             step();
-            armed = false;
-            allocations += counted;
+            allocations += support::allocations_of_thread - before;
           });
         },
         patient);

@@ -3,8 +3,6 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <new>
 #include <string>
 
 #include <sp/collective/operations.hpp>
@@ -13,30 +11,15 @@
 
 #include "collective/pieces.hpp"
 #include "support/failure.hpp"
+#ifndef SP_TEST_SANITIZED
+#include "support/allocations.hpp"
+#endif
 
+namespace test_operations {
 using namespace collective_tests;
 using namespace std::chrono_literals;
 using support::failure_of;
 using support::says;
-
-#ifndef SP_TEST_SANITIZED
-namespace {
-std::atomic<long> allocations{0};
-void* counted_memory(std::size_t n, std::size_t align) {
-  ++allocations;
-  void* p = std::aligned_alloc(align, (n + align - 1) / align * align);
-  if (!p) throw std::bad_alloc();
-  return p;
-}
-} // namespace
-// not inlined: g++ would see free() of a pointer from operator new, and warn
-[[gnu::noinline]] void* operator new(std::size_t n) { return counted_memory(n, 16); }
-[[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a) { return counted_memory(n, std::size_t(a)); }
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-#endif
 
 namespace {
 
@@ -313,14 +296,16 @@ TEST_CASE("operations: steady state allocates nothing") {
         };
         for (int i = 0; i < 3; ++i) step();
         c.barrier();
-        long const before = allocations;
+        long const before = support::allocations_of_program;
         c.barrier();
         for (int i = 0; i < 20; ++i) step();
         c.barrier();
-        long const after = allocations;
+        long const after = support::allocations_of_program;
         c.barrier();
         CHECK(after == before);
       },
       patient);
 }
 #endif
+
+} // namespace test_operations

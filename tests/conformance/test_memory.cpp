@@ -1,36 +1,9 @@
 // Memory: no allocation in steady state, scratch_bytes() is enough and is needed, saved_bytes() is what is held.
-// This program replaces the global operator new to count; its numbers are per thread.
+// The numbers of allocations are per thread.
 #include <doctest/doctest.h>
 
-#include <cstdlib>
-#include <new>
-
 #include "simple.hpp"
-
-namespace {
-thread_local bool armed = false;
-thread_local long counted = 0;
-
-[[gnu::noinline]] void* counting_new(std::size_t n, std::size_t alignment) {
-  if (armed) ++counted;
-  void* p = alignment ? std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment) : std::malloc(n ? n : 1);
-  if (!p) throw std::bad_alloc();
-  return p;
-}
-} // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t n) { return counting_new(n, 0); }
-[[gnu::noinline]] void* operator new[](std::size_t n) { return counting_new(n, 0); }
-[[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
-[[gnu::noinline]] void* operator new[](std::size_t n, std::align_val_t a) { return counting_new(n, std::size_t(a)); }
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+#include "support/allocations.hpp"
 
 namespace conformance::test_memory {
 namespace {
@@ -105,12 +78,11 @@ TEST_CASE_TEMPLATE("a workspace of exactly scratch_bytes is enough, also for inf
 }
 
 TEST_CASE("the counter counts") {
-  counted = 0;
-  armed = true;
+  long const before = support::allocations_of_thread;
   std::vector<int> x(3);
   sp::pool fresh;
   sp::buffer b(fresh, 100);
-  armed = false;
+  long const counted = support::allocations_of_thread - before;
   CHECK(counted == 3); // the vector, the pool's list and its block
   CHECK(x[0] == 0);
 }
@@ -135,11 +107,9 @@ TEST_CASE_TEMPLATE("a step in steady state allocates nothing", T, float, sp::bf1
           };
           step();
           step();
-          counted = 0;
-          armed = true;
+          long const before = support::allocations_of_thread;
           step();
-          armed = false;
-          allocations[comm.rank()] = counted;
+          allocations[comm.rank()] = support::allocations_of_thread - before;
         },
         impatient());
     INFO(name);

@@ -7,6 +7,7 @@
 
 #include <sp/core/sort.hpp>
 
+namespace test_sort {
 namespace {
 
 struct entry {
@@ -43,3 +44,5 @@ TEST_CASE("sort: every list as std::stable_sort has it") {
     }
   CHECK(wrong == 0);
 }
+
+} // namespace test_sort

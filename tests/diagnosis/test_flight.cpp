@@ -15,24 +15,15 @@
 #include "collective/pieces.hpp"
 #include "diagnosis/scratch.hpp"
 #include "support/failure.hpp"
+#ifndef SP_TEST_SANITIZED
+#include "support/allocations.hpp"
+#endif
 
+namespace test_flight {
 using namespace diagnosis_tests;
 using collective_tests::all;
 using collective_tests::ring_step;
 using namespace std::chrono_literals;
-
-#ifndef SP_TEST_SANITIZED
-namespace {
-thread_local long allocations = 0;
-}
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  ++allocations;
-  if (void* p = std::malloc(bytes)) return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-#endif
 
 namespace {
 
@@ -170,14 +161,14 @@ TEST_CASE("flight recorder: no allocation in the steady state, on or off") {
     sp::threads::run(2,
                      [&](sp::threads const& c) {
                        ring(c);
-                       long const before = allocations;
+                       long const before = support::allocations_of_thread;
                        for (int i = 0; i < 200; ++i) {
                          ring(c);
                          c.barrier();
                          c.publish("show", {}).release();
                          sp::located({"trainer", ".step", c.rank(), c.size()}, [] {});
                        }
-                       made += allocations - before;
+                       made += support::allocations_of_thread - before;
                      },
                      {.flight_records = records});
     CHECK(made == 0);
@@ -329,3 +320,5 @@ TEST_CASE("merge tool: ranks that agree, and files that are none") {
 }
 
 #endif
+
+} // namespace test_flight

@@ -3,8 +3,6 @@
 // ranks: 8
 #include "ranks.hpp"
 
-#include <atomic>
-#include <cstdlib>
 #include <deque>
 #include <optional>
 #include <random>
@@ -13,20 +11,11 @@
 #include <sp/counting.hpp>
 #include <sp/threads.hpp>
 
+#include "support/allocations.hpp" // of this program's C++; MPI is C and has its own
+
+namespace test_mpi_exchange {
+
 using namespace mpi_tests;
-
-namespace {
-std::atomic<long> allocations{0}; // of this program's C++; MPI is C and has its own
-} // namespace
-
-// not inlined: g++ would see free() of a pointer from operator new, and warn
-[[gnu::noinline]] void* operator new(std::size_t n) {
-  ++allocations;
-  if (void* p = std::malloc(n ? n : 1)) return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 TEST_CASE("mpi: a steady state allocates nothing") {
   all_good(4, [](sp::mpi const& c) {
@@ -46,9 +35,9 @@ TEST_CASE("mpi: a steady state allocates nothing") {
     };
     int quiet = 0; // which buffers are needed first is a matter of timing, so the beginning is not judged
     for (int lap = 0; lap < 20; ++lap) {
-      long const before = allocations;
+      long const before = support::allocations_of_program;
       for (int k = 0; k < 20; ++k) step();
-      quiet += allocations == before;
+      quiet += support::allocations_of_program == before;
     }
     CHECK(quiet >= 10);
   });
@@ -360,3 +349,5 @@ TEST_CASE("mpi: sums and broadcasts have the bits that threads give, and the led
       });
     }
 }
+
+} // namespace test_mpi_exchange

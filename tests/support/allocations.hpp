@@ -1,0 +1,36 @@
+// Counts what a test program takes from operator new: tests that promise "no allocation" compare the counts before and after.
+// Replaces the global operators, so one source of a program includes it, outside of its namespaces; sanitizers bring their own.
+#pragma once
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+namespace support {
+
+inline thread_local long allocations_of_thread = 0;
+inline std::atomic<long> allocations_of_program{0};
+
+[[gnu::noinline]] inline void* counted_memory(std::size_t n, std::size_t alignment) {
+  ++allocations_of_thread;
+  ++allocations_of_program;
+  void* p = alignment ? std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment) : std::malloc(n ? n : 1);
+  if (!p) throw std::bad_alloc();
+  return p;
+}
+
+} // namespace support
+
+// not inlined: g++ would see free() of a pointer from operator new, and warn
+[[gnu::noinline]] void* operator new(std::size_t n) { return support::counted_memory(n, 0); }
+[[gnu::noinline]] void* operator new[](std::size_t n) { return support::counted_memory(n, 0); }
+[[gnu::noinline]] void* operator new(std::size_t n, std::align_val_t a) { return support::counted_memory(n, std::size_t(a)); }
+[[gnu::noinline]] void* operator new[](std::size_t n, std::align_val_t a) { return support::counted_memory(n, std::size_t(a)); }
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
