@@ -1,5 +1,6 @@
 // Kernels that users bring: whole documents without lse under Ulysses, one block with lse under ring, in the conformance body;
 // and what such kernels cannot serve, refused at run time in a sentence.
+// optimised: an oracle and kernels in plain loops
 #include "check.hpp"
 #include "kernels.hpp"
 #include "simple.hpp"
