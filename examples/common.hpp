@@ -9,7 +9,6 @@
 #include <fmt/ranges.h>
 
 #include <sp/batch.hpp>
-#include <sp/core/view.hpp>
 #include <sp/gather_tokens.hpp>
 
 /// Dense floats, (tokens, heads, dim).
