@@ -22,7 +22,7 @@ constexpr index_t largest = std::numeric_limits<index_t>::max(), smallest = std:
 static_assert(sizeof(index_t) == 8);
 static_assert(sp::floor_div(7, 2) == 3 && sp::floor_div(-7, 2) == -4 && sp::floor_div(7, -2) == -4 && sp::floor_div(-7, -2) == 3);
 static_assert(sp::round_up(7, 4) == 8 && sp::round_up(8, 4) == 8 && sp::round_up(0, 5) == 0 && sp::round_up(-7, 4) == -4);
-static_assert(sp::round_up(std::size_t{65}, std::size_t{64}) == 128);
+static_assert(sp::round_up(std::size_t{65}, 64) == 128 && sp::round_up(sp::index_t{65}, 64) == 128);
 static_assert(sp::ceil_div(7, 2) == 4 && sp::ceil_div(-7, 2) == -3 && sp::ceil_div(6, 2) == 3 && sp::ceil_div(0, 5) == 0);
 static_assert(sp::unbounded + sp::unbounded > sp::unbounded && sp::unbounded * 4 > 0); // sums of bounds do not overflow
 static_assert(sp::min(3, -2) == -2 && sp::max(3, -2) == 3);

@@ -1,4 +1,4 @@
-// The differentiable gather: stream order with padding trimmed forward, the rank's own slice backward.
+// The differentiable gather: stream order with padding trimmed forward, the rank's own rows backward.
 // A loss that mixes all tokens is proved by central differences in double, with the parameter gradients it gives.
 #include <doctest/doctest.h>
 
@@ -24,7 +24,7 @@ using support::failure_of;
 using support::says;
 using support::tensor;
 
-TEST_CASE("gather_tokens: stream order, padding trimmed, gaps filled; the own slice comes back [asan]") {
+TEST_CASE("gather_tokens: stream order, padding trimmed, gaps filled; the own rows come back [asan]") {
   sp::documents docs({{1, 7, 7, 0}, {8, 0, 0, 1}, {9, 12, 12, 2}}, 23);
   std::vector<float> global(23 * 2);
   for (std::size_t i = 0; i < global.size(); ++i) global[i] = float(i + 1);

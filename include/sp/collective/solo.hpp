@@ -2,7 +2,7 @@
 // Parcels to oneself are copied at once; a peer other than 0 is refused.
 #pragma once
 
-#include <sp/collective/concepts.hpp>
+#include <sp/collective/own_parcels.hpp>
 
 namespace sp {
 
@@ -25,12 +25,11 @@ public:
 
   /// short_message when the parcels to oneself differ in bytes; bad_state when a parcel names another peer or one twice.
   [[nodiscard]] token exchange(traffic const& t) const {
-    std::span<piece const> const out = own(t.primitive, t.sends), in = own(t.primitive, t.receives);
-    index_t const sent = total_bytes(out), expected = total_bytes(in);
-    if (sent != expected)
-      fail({errc::short_message, "rank 0 sends " + std::to_string(sent) + " bytes, rank 0 expects " + std::to_string(expected),
-            "Both parcels to oneself must hold the same bytes", t.primitive, 0, 1, -1, 0});
-    copy(in, out);
+    check_peers(t.primitive, t.sends);
+    check_peers(t.primitive, t.receives);
+    detail::copy_own(0, t, [&](std::string problem, char const* remedy) {
+      fail({errc::short_message, std::move(problem), remedy, t.primitive, 0, 1, -1, 0});
+    });
     return {};
   }
   void barrier() const {}
@@ -38,11 +37,10 @@ public:
   [[nodiscard]] exposure publish(char const*, std::span<piece const> mine) const { return {mine}; }
 
 private:
-  static std::span<piece const> own(char const* primitive, std::span<parcel const> list) {
+  static void check_peers(char const* primitive, std::span<parcel const> list) {
     if (list.size() > 1 || (list.size() == 1 && list[0].peer != 0))
       fail({errc::bad_state, "a parcel names peer " + std::to_string(list.back().peer), "The only peer is 0, named once",
             primitive, 0, 1});
-    return list.empty() ? std::span<piece const>() : list[0].pieces;
   }
 };
 

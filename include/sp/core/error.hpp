@@ -35,6 +35,10 @@ enum class errc {
   backend_error,
 };
 
+namespace detail {
+inline constexpr int errc_count = static_cast<int>(errc::backend_error) + 1; ///< codes are 0 ... errc_count - 1
+}
+
 /// The name of a code as it is written in the sources.
 constexpr char const* name(errc code) {
   constexpr char const* names[] = {
@@ -42,6 +46,7 @@ constexpr char const* name(errc code) {
       "unsupported",         "bad_documents",    "size_overflow",  "bad_pointer",   "aliasing",
       "workspace_too_small", "bad_state",        "rank_mismatch",  "short_message", "timeout",
       "peer_failed",         "aborted",          "non_finite",     "backend_error"};
+  static_assert(sizeof names / sizeof *names == detail::errc_count, "a name for each code");
   return names[static_cast<int>(code)];
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include <sp/core/compiler.hpp>
 #include <sp/core/error.hpp>
@@ -45,7 +46,8 @@ constexpr index_t ceil_div(index_t a, index_t b) { return -floor_div(-a, b); }
 
 /// The smallest multiple of `multiple` that is not below n; multiple > 0.
 template <class Integer>
-constexpr Integer round_up(Integer n, Integer multiple) {
+  requires std::is_integral_v<Integer>
+constexpr Integer round_up(Integer n, std::type_identity_t<Integer> multiple) {
   Integer rest = n % multiple; // takes the sign of n
   return rest > 0 ? n + (multiple - rest) : n - rest;
 }

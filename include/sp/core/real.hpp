@@ -1,5 +1,5 @@
-// The functions of real numbers that sp needs, by the builtins behind <cmath>: the same bits without the cost of that header, which
-// is a fifth of <vector>'s for everyone who includes an attention object.
+// The functions of real numbers that sp needs, by the compiler's builtins: spares every includer what <cmath> costs to compile.
+// Each gives the bits of its namesake in <cmath>, by the same library call.
 #pragma once
 
 namespace sp::detail {

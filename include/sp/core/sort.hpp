@@ -1,5 +1,5 @@
-// A stable, constexpr merge sort for lists. Stands for <algorithm>, which would cost every includer a third of what <vector> costs.
-// Takes a step per element and doubling of sorted stretches: lists of runs are often sorted, or a few sorted ones behind each other.
+// A merge sort for lists, constexpr. It spares every includer <algorithm>, which costs a third of what <vector> costs to compile.
+// Stable; n log n comparisons at most, n for a sorted list; allocates only if the list is not sorted already.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +16,7 @@ constexpr std::size_t stretch_end(std::vector<T> const& list, std::size_t at, Be
   return at;
 }
 
+/// Joins ascending stretches in pairs until one is left: lists of runs are often sorted, or a few sorted ones behind each other.
 /// Sorts by `before`; what neither comes before the other keeps its order.
 template <class T, class Before>
 constexpr void sort(std::vector<T>& list, Before before) {

@@ -1,5 +1,5 @@
 // A differentiable gather: any (tokens, ...) tensor of a sequence group in stream order on every rank, padding trimmed.
-// Its backward is the rank's own slice. Losses, log-probabilities, entropies or hidden states: any function can follow.
+// Its backward is the rank's own rows. Losses, log-probabilities, entropies or hidden states: any function can follow.
 #pragma once
 
 #include <sp/collective/check/agreement.hpp>
@@ -71,7 +71,7 @@ public:
     all_gather_v(comm_, "gather_tokens", send.parcels()[0].pieces, receive.parcels(), scratch).wait();
   }
 
-  /// dlocal (batch.tokens(), ...) = own slice of dglobal (stream, ...); slack rows 0. Every rank holds the same dglobal, so nothing is
+  /// dlocal (batch.tokens(), ...) = own rows of dglobal (stream, ...); slack rows 0. Every rank holds the same dglobal, so nothing is
   /// sent and nothing is scaled; what happens to parameter gradients afterwards is the loss's contract.
   template <class T, int R>
   void backward(batch const& b, view<T const, R> dglobal, view<T, R> dlocal) const {

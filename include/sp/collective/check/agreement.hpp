@@ -168,13 +168,13 @@ public:
     index_t const n = comm.size(), me = comm.rank();
     if (n == 1) return;
     auto part = [&](index_t r) { return all_.tensor.narrow(0, r * have_, have_); };
-    if (me > 0) std::copy(part(0).data, part(0).data + have_, part(me).data);
+    piece const sent = as_piece(part(me)), held = as_piece(part(0));
+    if (me > 0) copy({&sent, 1}, {&held, 1});
     parcel_builder receives(scratch_, n, n);
     for (index_t r = 0; r < n; ++r) {
       receives.open(int(r));
       if (r != me) receives.add(part(r));
     }
-    piece const sent = as_piece(part(me));
     sp::all_gather_v(comm, primitive, {&sent, 1}, receives.parcels(), scratch_).wait();
     have_ *= n;
   }

@@ -36,15 +36,17 @@ public:
 
   /// This rank's own checks have failed: the others will throw with it.
   bool refused() const noexcept { return status_ != 0; }
-  std::string refusal() const {
-    return status_ - 1 > std::uint64_t(errc::backend_error) ? "an exception" : name(errc(status_ - 1));
-  }
+  std::string refusal() const { return status_ - 1 >= detail::errc_count ? "an exception" : name(errc(status_ - 1)); }
 
-  std::size_t fields() const noexcept { return std::min(std::size_t(fields_), most_fields); } // also where a transport lies
+  std::size_t fields() const noexcept { // no more than there are, also where a transport lies
+    auto const n = std::size_t(fields_);
+    return n < most_fields ? n : most_fields;
+  }
   /// The value of the field with this name; nullptr where it was not given.
   std::uint64_t const* find(std::string_view field) const noexcept {
+    std::uint32_t const sought = digest_of_name(field);
     for (std::size_t k = 0; k < fields(); ++k)
-      if (names_[k] == digest_of_name(field)) return &values_[k];
+      if (names_[k] == sought) return &values_[k];
     return nullptr;
   }
 
@@ -153,7 +155,7 @@ private:
   }
   static std::string element_text(std::uint64_t v) {
     char const* const kinds[] = {"float", "bf16 of ", "fp16 of ", "int", "uint", "something of "};
-    std::uint64_t const kind = std::min(v / 65536, std::uint64_t{5}), bytes = v % 65536;
+    std::uint64_t const kind = v / 65536 < 5 ? v / 65536 : 5, bytes = v % 65536;
     bool const in_bits = kind == 0 || kind == 3 || kind == 4;
     return kinds[kind] + std::to_string(in_bits ? bytes * 8 : bytes) + (in_bits ? "" : " bytes");
   }

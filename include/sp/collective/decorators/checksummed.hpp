@@ -187,9 +187,9 @@ private:
     parcel const all{root, pieces};
     std::uint64_t const seed = state_->broadcasts + 1;
     f->open({"broadcast", {&all, 1}, {}});
-    parcel const sealed =
+    parcel const with_checksum =
         f->with_trailer(all, rank() == root ? detail::checksummed_exchange::checksum(pieces, seed) : std::uint64_t{0});
-    call(sealed.pieces);
+    call(with_checksum.pieces);
     ++state_->broadcasts;
     if (detail::checksummed_exchange::checksum(pieces, seed) != f->trailers[0])
       detail::fail_checksum(inner(), "broadcast", root, total_bytes(pieces));

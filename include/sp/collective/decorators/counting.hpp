@@ -117,10 +117,15 @@ private:
     e.bytes_published += total_bytes(mine);
     return call();
   }
-  /// Barriers; making a group is not counted.
+  /// Barriers.
   template <class Call>
-  decltype(auto) do_blocking(std::string_view primitive, Call&& call) const {
-    if (primitive != "split") ++ledger_->at(primitive).operations;
+  decltype(auto) do_blocking(char const* primitive, Call&& call) const {
+    ++ledger_->at(primitive).operations;
+    return call();
+  }
+  /// Making a group is not counted.
+  template <class Call>
+  auto do_split(Call&& call) const {
     return call();
   }
   template <class Group>

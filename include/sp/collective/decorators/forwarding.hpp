@@ -64,7 +64,7 @@ public:
   }
   /// Groups within this group, decorated alike.
   [[nodiscard]] auto split(int color, int key) const requires splittable<C> {
-    return self().decorate(self().do_blocking("split", [&] { return inner_.split(color, key); }));
+    return self().decorate(self().do_split([&] { return inner_.split(color, key); }));
   }
   [[nodiscard]] auto publish(char const* primitive, std::span<piece const> mine) const requires peer_memory<C> {
     return self().do_publish(primitive, mine, [&] { return inner_.publish(primitive, mine); });
@@ -72,8 +72,6 @@ public:
   decltype(auto) abort(error_info const& why) const requires abortable<C> { return inner_.abort(why); }
 
 protected:
-  explicit constexpr forwarding(C inner) : inner_(std::move(inner)) {}
-
   /// Messages per peer: exchange and all_to_all_v.
   template <class Call>
   auto do_exchange(traffic const& t, Call&& call) const {
@@ -99,7 +97,11 @@ protected:
   auto do_publish(char const* primitive, std::span<piece const>, Call&& call) const {
     return self().do_blocking(primitive, call);
   }
-  /// Everything that returns when it is done. Split and barrier have no hook but this one.
+  template <class Call>
+  auto do_split(Call&& call) const {
+    return self().do_blocking("split", call);
+  }
+  /// Everything that returns when it is done. A barrier has no hook but this one.
   template <class Call>
   decltype(auto) do_blocking(char const*, Call&& call) const {
     return call();
@@ -111,6 +113,9 @@ protected:
   }
 
 private:
+  friend Derived; // nobody but Derived can be made of it
+  explicit constexpr forwarding(C inner) : inner_(std::move(inner)) {}
+
   constexpr Derived const& self() const { return static_cast<Derived const&>(*this); }
 
   C inner_;

@@ -27,6 +27,35 @@ struct failure {
   }
 };
 
+/// Runs `body` in the name of a rank of the world. What leaves it is reported as the failure of that rank, and returned.
+template <class Body, class Report>
+[[nodiscard]] std::exception_ptr run_in_name_of(int world, Body&& body, Report&& report) {
+#if defined(__cpp_exceptions)
+  auto caught = [&](error_info info, std::string why) {
+    failure f;
+    f.info = std::move(info);
+    f.why = std::move(why);
+    f.world = world;
+    f.thrown = std::current_exception();
+    report(std::move(f));
+    return std::current_exception();
+  };
+  try {
+    body();
+  } catch (error const& e) {
+    return caught(e.info(), e.what());
+  } catch (std::exception const& e) {
+    return caught({}, e.what());
+  } catch (...) {
+    return caught({}, "an exception of unknown type");
+  }
+#else
+  static_cast<void>(world), static_cast<void>(report);
+  body();
+#endif
+  return nullptr;
+}
+
 /// The failure that ended a family, if one has. Not thread-safe: the family locks where it must.
 class cause_of_end {
 public:

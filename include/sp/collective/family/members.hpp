@@ -10,8 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include <sp/collective/concepts.hpp>
 #include <sp/collective/family/failure.hpp>
+#include <sp/collective/own_parcels.hpp>
+#include <sp/core/sort.hpp>
 
 namespace sp::detail {
 
@@ -22,12 +23,6 @@ inline constexpr char const* same_operations_and_counts =
 /// What a rank throws because of a failure that is not its own, or that it has thrown already.
 inline constexpr char const* family_is_over =
     "Find the cause there; this communicator and all groups split from its root are unusable";
-
-/// "rank 0 sends 8 bytes, rank 1 expects 12".
-inline std::string counts_text(int from, index_t sent, int to, index_t expected) {
-  return "rank " + std::to_string(from) + " sends " + std::to_string(sent) + " bytes, rank " + std::to_string(to) + " expects " +
-         std::to_string(expected);
-}
 
 /// "rank 0 is in a, rank 1 in b".
 inline std::string operations_text(int rank, std::string const& mine, int peer, std::string const& theirs) {
@@ -40,18 +35,8 @@ std::vector<int> ranks_of_color(int size, ColorOf&& color_of, KeyOf&& key_of, Co
   std::vector<int> ranks;
   for (int r = 0; r < size; ++r)
     if (color_of(r) == color) ranks.push_back(r);
-  std::stable_sort(ranks.begin(), ranks.end(), [&](int a, int b) { return key_of(a) < key_of(b); });
+  detail::sort(ranks, [&](int a, int b) { return key_of(a) < key_of(b); });
   return ranks;
-}
-
-/// The parcel that a rank sends to itself, and the one it receives; empty where there is none.
-inline std::pair<std::span<piece const>, std::span<piece const>> own_parcels(int rank, traffic const& t) {
-  std::pair<std::span<piece const>, std::span<piece const>> own;
-  for (parcel const& p : t.sends)
-    if (p.peer == rank) own.first = p.pieces;
-  for (parcel const& p : t.receives)
-    if (p.peer == rank) own.second = p.pieces;
-  return own;
 }
 
 /// Which peers a list has named already. Starting another list costs nothing: marks are numbers of lists.
@@ -70,6 +55,9 @@ private:
 /// The ranks of one group.
 class group_members {
 public:
+  static constexpr std::uint64_t outstanding = 8;  ///< a token is waited for before the 8th exchange after it
+  static constexpr std::uint64_t publications = 4; ///< at most this many exposures open at a time
+
   /// `number` tells the group from all others of its family.
   group_members(std::vector<int> world_ranks, int number) : world_ranks_(std::move(world_ranks)), number_(number) {}
 
@@ -86,6 +74,14 @@ public:
   /// Misuse by this rank alone: nothing was sent, nothing has ended.
   [[noreturn]] void refuse(int rank, char const* primitive, std::string problem, std::string remedy) const {
     fail({errc::bad_state, std::move(problem), std::move(remedy), primitive, rank, size()});
+  }
+
+  [[noreturn]] void refuse_exchange(int rank, char const* primitive) const {
+    refuse(rank, primitive, "the token of the exchange " + std::to_string(outstanding) + " calls ago has not been waited for",
+           "Wait for a token before the " + std::to_string(outstanding) + "th exchange after it");
+  }
+  [[noreturn]] void refuse_publication(int rank, char const* primitive) const {
+    refuse(rank, primitive, std::to_string(publications) + " exposures are open already", "Release one before publishing again");
   }
 
   /// Local arguments of an exchange: peers exist, and each occurs once per direction.
@@ -128,19 +124,11 @@ public:
                            "rank " + std::to_string(peer) + " has returned from its body and will not answer", same_operations,
                            primitive, step);
   }
-  /// A token or an exposure was destroyed before its time, by the caller or by an exception that is on its way.
-  failure dropped(int rank, char const* problem, char const* primitive, int step) const {
-    failure f;
-    f.provisional = std::uncaught_exceptions() > 0;
-    f.info = {errc::bad_state,
-              problem,
-              f.provisional ? "An exception was on its way" : "Wait for every token, release every exposure",
-              primitive,
-              rank,
-              size(),
-              step};
-    f.world = world(rank);
-    return f;
+  failure dropped_token(int rank, char const* primitive, int step) const {
+    return dropped(rank, "a token was destroyed without wait()", primitive, step);
+  }
+  failure dropped_exposure(int rank, char const* primitive) const {
+    return dropped(rank, "an exposure was destroyed without release()", primitive, -1);
   }
 
   /// Throws what `rank` should see of its family's failure: the cause if it is its own, once; else `aborted`.
@@ -158,6 +146,21 @@ public:
   }
 
 private:
+  /// By the caller, or by an exception that is on its way.
+  failure dropped(int rank, char const* problem, char const* primitive, int step) const {
+    failure f;
+    f.provisional = std::uncaught_exceptions() > 0;
+    f.info = {errc::bad_state,
+              problem,
+              f.provisional ? "An exception was on its way" : "Wait for every token, release every exposure",
+              primitive,
+              rank,
+              size(),
+              step};
+    f.world = world(rank);
+    return f;
+  }
+
   std::vector<int> world_ranks_;
   int number_;
 };

@@ -8,8 +8,6 @@ namespace sp::detail {
 
 class mpi_exchanges : public mpi_members {
 public:
-  static constexpr std::uint64_t outstanding = 8; ///< a token is waited for before the 8th exchange after it
-
   mpi_exchanges(std::shared_ptr<mpi_family> family, std::vector<int> world_ranks, int rank, int context)
       : mpi_members(std::move(family), std::move(world_ranks), rank, context), early_(std::size_t(size()) * outstanding),
         latest_(std::size_t(size())), marks_(std::size_t(size())) {
@@ -21,9 +19,7 @@ public:
     entry guard(*this, t.primitive);
     std::uint64_t const number = entered_;
     open_exchange& e = at(number);
-    if (e.open)
-      refuse(t.primitive, "the token of the exchange " + std::to_string(outstanding) + " calls ago has not been waited for",
-             "Wait for a token before the " + std::to_string(outstanding) + "th exchange after it");
+    if (e.open) refuse_exchange(rank_, t.primitive);
     check_peers(rank_, t, marks_);
     e.flight = recorder().begin(flight_, operation_kind::exchange, t.primitive);
     copy_own(t, e.flight);
@@ -68,7 +64,7 @@ public:
     open_exchange& e = at(number);
     if (!e.open || e.number != number) return;
     family_->exclusively([&] {
-      fail_dropped("a token was destroyed without wait()", e.primitive, int(number));
+      family_->fail(dropped_token(rank_, e.primitive, int(number)));
       close(e, false);
     });
   }
@@ -131,15 +127,11 @@ private:
   bool is_small(index_t bytes) const { return bytes <= family_->options().eager_limit; }
 
   void copy_own(traffic const& t, flight_recorder::ticket flight) {
-    auto const [out, in] = own_parcels(rank_, t);
-    if (out.empty() && in.empty()) return;
-    if (index_t const sent = total_bytes(out), expected = total_bytes(in); sent != expected) {
-      fail_between(errc::short_message, rank_, counts_text(rank_, sent, rank_, expected),
-                   "Both parcels to oneself must hold the same bytes", t.primitive, int(entered_));
+    detail::copy_own(rank_, t, [&](std::string problem, char const* remedy) {
+      fail_between(errc::short_message, rank_, std::move(problem), remedy, t.primitive, int(entered_));
       recorder().failed(flight);
       throw_cause(t.primitive, int(entered_));
-    }
-    copy(in, out);
+    });
   }
   /// Fills the table; returns the bytes that leave and arrive.
   std::pair<index_t, index_t> list_transfers(open_exchange& e, traffic const& t) {

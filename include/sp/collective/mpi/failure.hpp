@@ -38,7 +38,7 @@ public:
     head h;
     if (size < sizeof h) return f;
     std::memcpy(&h, from, sizeof h);
-    bool const known = h.code >= 0 && h.code <= std::int32_t(errc::backend_error);
+    bool const known = h.code >= 0 && h.code < detail::errc_count;
     f.info.code = known ? errc(h.code) : errc::backend_error;
     f.info.rank = h.rank;
     f.info.size = h.size;

@@ -85,7 +85,7 @@ public:
   }
   /// Returns when every rank has come for the same purpose: message k goes to the rank 2^k further on and is awaited from the
   /// rank 2^k before, so the last message that arrives speaks for everybody.
-  void meet(detail::meeting const& why) {
+  void meet(meeting const& why) {
     begin(why);
     for (int step = 1; step < size() && !family_->failed(); step *= 2) {
       post((rank_ + step) % size());
@@ -94,21 +94,20 @@ public:
     end(why);
   }
   /// Everybody's values, valid until the next meeting.
-  [[nodiscard]] std::span<mpi_control const> gather_values(detail::meeting const& why, values const& mine) {
+  [[nodiscard]] std::span<mpi_control const> gather_values(meeting const& why, values const& mine) {
     gather(why, mine);
     return gathered_;
   }
   /// The same before a blocking call of MPI, which all ranks must enter or none. A failure elsewhere reaches some of them
   /// earlier than others and must not part them: each tells everybody before it waits for anybody, so in the end all have
   /// heard of all, and go on, or nobody has. The next operation throws.
-  std::span<mpi_control const> gather_before_blocking(detail::meeting const& why, values const& mine) {
+  std::span<mpi_control const> gather_before_blocking(meeting const& why, values const& mine) {
     gather(why, mine, true);
     return gathered_;
   }
   void drop_exposure(char const* primitive) noexcept {
-    family_->exclusively([&] { fail_dropped("an exposure was destroyed without release()", primitive, -1); });
+    family_->exclusively([&] { family_->fail(dropped_exposure(rank_, primitive)); });
   }
-  using mpi_members::refuse;
 
   /// For destructors that have something collective to do: true on all ranks if all are here within a short while, else false on
   /// all. First everybody votes `ready`; who has that from all votes `agreed`, who has waited for it too long votes `declined`.
@@ -152,7 +151,7 @@ private:
   }
 
   /// Like meet(), and everybody's values are in gathered_ afterwards.
-  void gather(detail::meeting const& why, values const& mine, bool even_after_failure = false) {
+  void gather(meeting const& why, values const& mine, bool even_after_failure = false) {
     begin(why);
     std::copy(mine.begin(), mine.end(), mine_.values);
     gathered_.resize(std::size_t(size()));
@@ -165,7 +164,7 @@ private:
     for (int r = 0; r < size(); ++r) gathered_[std::size_t(r)] = r == rank_ ? mine_ : arrival(r, met_ - 1);
   }
 
-  void begin(detail::meeting const& why) {
+  void begin(meeting const& why) {
     forget_replies();
     why_ = why;
     meeting_ = true;
@@ -179,7 +178,7 @@ private:
     for (int r = 0; r < size() && !family_->failed(); ++r)
       if (mpi_control const& n = arrival(r, mine_.number); r != rank_ && has_come(r)) compare(r, n);
   }
-  void end(detail::meeting const& why) {
+  void end(meeting const& why) {
     meeting_ = false;
     if (family_->failed()) throw_cause(why.primitive, int(mine_.number));
   }
@@ -231,8 +230,7 @@ private:
     if (!agrees(n)) fail_operations(peer, purpose_text(mine_), purpose_text(n), why_.primitive, int(mine_.number));
   }
   static std::string purpose_text(mpi_control const& n) {
-    return detail::meeting::text(detail::meeting::kind_type(n.purpose),
-                                 {n.primitive, ::strnlen(n.primitive, mpi_control::text_size)}, n.gives);
+    return meeting::text(meeting::kind_type(n.purpose), {n.primitive, ::strnlen(n.primitive, mpi_control::text_size)}, n.gives);
   }
   void compare_options() {
     mpi_options const& o = family_->options();
@@ -277,7 +275,7 @@ private:
 
   flight_recorder::ticket operation_ = 0; ///< of the operation that meets
   bool meeting_ = false;
-  detail::meeting why_{};
+  meeting why_{};
   mpi_control mine_{};
   std::vector<mpi_control> arrivals_, gathered_;
   std::vector<int> votes_; ///< the last word of each rank

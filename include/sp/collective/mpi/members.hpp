@@ -93,9 +93,6 @@ protected:
   void fail_returned(int peer, char const* primitive, int step) {
     family_->fail(peer_has_returned(rank_, peer, primitive, step));
   }
-  void fail_dropped(char const* problem, char const* primitive, int step) {
-    family_->fail(dropped(rank_, problem, primitive, step));
-  }
 
   /// Asks everybody how far it is. A process that is stopped, or outside the library, does not reply.
   void query_progress() {

@@ -100,29 +100,13 @@ template <class Body>
 void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
   mpi const self(comm, options);
   detail::mpi_family& family = self.group_->family();
-  [[maybe_unused]] auto report = [&](error_info info, std::string why) {
-    detail::failure f;
-    f.info = std::move(info);
-    f.why = std::move(why);
-    f.world = family.world();
+  auto report = [&](detail::failure f) {
+    f.thrown = nullptr; // it goes on from here: the family, which may outlive this call, does not keep it
     family.exclusively([&] { family.fail(std::move(f)); });
   };
-#if defined(__cpp_exceptions)
-  try {
-    body(self);
-  } catch (error const& e) {
-    report(e.info(), e.what());
-    throw;
-  } catch (std::exception const& e) {
-    report({}, e.what());
-    throw;
-  } catch (...) {
-    report({}, "an exception of unknown type");
-    throw;
-  }
-#else
-  body(self);
-#endif
+  if (std::exception_ptr const thrown = detail::run_in_name_of(
+          family.world(), [&] { body(self); }, report))
+    std::rethrow_exception(thrown);
   family.exclusively([&] { family.announce_return(); });
 }
 

@@ -8,8 +8,6 @@ namespace sp::detail {
 
 class mpi_node {
 public:
-  static constexpr std::uint64_t publications = 4; ///< at most this many exposures open at a time
-
   /// Collective over `group`, which is nobody else's. Refuses ranks of several nodes.
   explicit mpi_node(std::shared_ptr<mpi_group> group) : group_(std::move(group)) {
     int here = 0;
@@ -39,9 +37,7 @@ public:
     std::uint64_t const number = published_;
     publication& p = at(number);
     group_->operation(operation_kind::publish, primitive, total_bytes(mine), [&] {
-      if (p.open)
-        group_->refuse(primitive, std::to_string(publications) + " exposures are open already",
-                       "Release one before publishing again");
+      if (p.open) group_->refuse_publication(group_->rank(), primitive);
       ++published_;
       p.open = true;
       p.primitive = primitive;
@@ -91,7 +87,7 @@ private:
     piece shape;
   };
 
-  publication& at(std::uint64_t number) { return open_[number % publications]; }
+  publication& at(std::uint64_t number) { return open_[number % mpi_group::publications]; }
 
   void make_comm() {
     MPI_Group all = MPI_GROUP_NULL, mine = MPI_GROUP_NULL;
@@ -194,7 +190,7 @@ private:
   std::shared_ptr<mpi_group> group_;
   MPI_Comm comm_ = MPI_COMM_NULL;
   mpi_node_memory memory_;
-  std::array<publication, publications> open_{};
+  std::array<publication, mpi_group::publications> open_{};
   std::uint64_t published_ = 0;
   std::span<mpi_control const> everybody_; ///< of the last gather
 };

@@ -2,6 +2,7 @@
 // Blocks are handed out locally; only making a window is collective, and it is made when everybody is known to be there.
 #pragma once
 
+#include <functional>
 #include <new>
 
 #include <sp/collective/mpi/group.hpp>
@@ -109,7 +110,7 @@ public:
     ::operator delete(p, std::align_val_t(alignment));
   }
 
-  static index_t block_bytes(index_t n) { return round_up(max(n, index_t{1}), index_t(alignment)); }
+  static index_t block_bytes(index_t n) { return round_up(max(n, 1), alignment); }
   [[nodiscard]] place take(index_t bytes) {
     for (std::size_t w = 0; w < windows_.size(); ++w)
       if (index_t const at = windows_[w]->take(bytes); at >= 0) return {int(w), at};

@@ -118,8 +118,8 @@ private:
   [[nodiscard]] bool block(event_count& events, std::uint32_t seen, Done& done, Inspect& inspect, Late& late) {
     auto const end = std::chrono::steady_clock::now() + options_.deadline;
     for (;;) {
-      auto const slice = std::min(std::chrono::steady_clock::now() + quiet, end);
-      events.wait(seen, slice);
+      auto const look_again = std::min(std::chrono::steady_clock::now() + quiet, end);
+      events.wait(seen, look_again);
       bool const silence = events.count() == seen;
       seen = events.count();
       if (done()) return true;

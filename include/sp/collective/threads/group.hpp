@@ -20,11 +20,8 @@ public:
     rank_state& me = at(rank);
     entry guard(*this, rank, t.primitive);
     std::uint64_t const number = me.entered.load(std::memory_order_relaxed);
-    open_exchange& e = me.exchanges[number % rendezvous::outstanding];
-    if (e.open)
-      refuse(rank, t.primitive,
-             "the token of the exchange " + std::to_string(rendezvous::outstanding) + " calls ago has not been waited for",
-             "Wait for a token before the " + std::to_string(rendezvous::outstanding) + "th exchange after it");
+    open_exchange& e = me.exchanges[number % outstanding];
+    if (e.open) refuse_exchange(rank, t.primitive);
     check_peers(rank, t, me.marks);
     e.flight = recorder(rank).begin(me.flight, operation_kind::exchange, t.primitive);
     try_or([&] { copy_own(rank, t); }, [&] { recorder(rank).failed(e.flight); });
@@ -42,7 +39,7 @@ public:
 
   /// Returns when all messages of exchange `number` have moved, whoever copied them.
   void wait(int rank, std::uint64_t number) {
-    open_exchange& e = at(rank).exchanges[number % rendezvous::outstanding];
+    open_exchange& e = at(rank).exchanges[number % outstanding];
     occupancy guard(*this, rank, e.primitive);
     if (!e.open) throw_cause(rank, e.primitive, int(number)); // a wait for it failed before: the bytes never came
     auto arrived = [&] { return advance(rank, e, unbounded) == 0; };
@@ -60,8 +57,8 @@ public:
 
   /// A token died unwaited: the family ends, and on return no peer touches the buffers of that exchange.
   void drop(int rank, std::uint64_t number) noexcept {
-    open_exchange& e = at(rank).exchanges[number % rendezvous::outstanding];
-    fail_dropped(rank, "a token was destroyed without wait()", e.primitive, int(number));
+    open_exchange& e = at(rank).exchanges[number % outstanding];
+    family_->fail(dropped_token(rank, e.primitive, int(number)));
     close(rank, e, false);
   }
 
@@ -76,8 +73,7 @@ public:
     entry guard(*this, rank, primitive);
     std::uint64_t const number = me.joined.load(std::memory_order_relaxed);
     if (number >= publications && me.released[number % publications].load(std::memory_order_relaxed) != number - publications + 1)
-      refuse(rank, primitive, std::to_string(publications) + " exposures are open already",
-             "Release one before publishing again");
+      refuse_publication(rank, primitive);
     me.published[number % publications] = pieces;
     me.joined.store(number + 1, std::memory_order_seq_cst); // first joined, then a look at failed(): see drop_publication
     try_or(
@@ -105,8 +101,7 @@ public:
   /// For an exposure that dies unreleased: ends the family and waits, up to the deadline, for peers that may be using it.
   /// A peer that has not joined never will: it looks at failed() after it joins.
   void drop_publication(int rank, char const* primitive, std::uint64_t number) noexcept {
-    fail_dropped(rank, "an exposure was destroyed without release()", primitive,
-                 -1); // no effect if the family has failed already
+    family_->fail(dropped_exposure(rank, primitive)); // no effect if the family has failed already
     at(rank).released[number % publications].store(number + 1, std::memory_order_seq_cst);
     auto const end = std::chrono::steady_clock::now() + family_->deadline();
     for (int r = 0; r < size(); ++r) {
@@ -156,15 +151,11 @@ private:
   }
 
   void copy_own(int rank, traffic const& t) {
-    auto const [out, in] = own_parcels(rank, t);
-    if (out.empty() && in.empty()) return;
-    if (index_t const sent = total_bytes(out), expected = total_bytes(in); sent != expected) {
+    detail::copy_own(rank, t, [&](std::string problem, char const* remedy) {
       int const number = int(at(rank).entered.load(std::memory_order_relaxed));
-      fail_between(rank, errc::short_message, rank, counts_text(rank, sent, rank, expected),
-                   "Both parcels to oneself must hold the same bytes", t.primitive, number);
+      fail_between(rank, errc::short_message, rank, std::move(problem), remedy, t.primitive, number);
       throw_cause(rank, t.primitive, number);
-    }
-    copy(in, out);
+    });
   }
 
   static index_t bytes_of_others(int rank, std::span<parcel const> list) {

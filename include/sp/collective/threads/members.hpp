@@ -19,8 +19,6 @@ class thread_group;
 
 class thread_members : public group_members {
 public:
-  static constexpr std::uint64_t publications = 4; ///< at most this many exposures open at a time
-
   thread_members(std::shared_ptr<thread_family> family, std::vector<int> world_ranks)
       : group_members(std::move(world_ranks), family->new_group()), family_(std::move(family)),
         states_(std::make_unique<rank_state[]>(std::size_t(size()))) {
@@ -65,10 +63,10 @@ protected:
     std::array<std::atomic<std::uint64_t>, publications>
         released{}; ///< number + 1 of the publications released, by number % publications
     std::array<std::span<piece const>, publications> published{};
-    std::array<open_exchange, rendezvous::outstanding> exchanges{};
+    std::array<open_exchange, outstanding> exchanges{};
     std::vector<std::uint64_t> posted, registered; ///< messages opened so far, by peer
     peer_marks marks;                              ///< of check_peers
-    detail::meeting meets_for{};                   ///< why this rank is in meet()
+    meeting meets_for{};                           ///< why this rank is in meet()
     int color = 0, key = 0;
     flight_recorder* recorder = nullptr;
     flight_group flight{};
@@ -126,10 +124,6 @@ protected:
       problem += (r ? ", " : " ") + std::to_string(at(r).entered.load()) + "+" + std::to_string(at(r).barriers.load());
     fail_between(rank, errc::timeout, peer, std::move(problem), "Look for the rank that is behind, or raise the deadline",
                  primitive, step);
-  }
-
-  void fail_dropped(int rank, char const* problem, char const* primitive, int step) {
-    family_->fail(dropped(rank, problem, primitive, step));
   }
 
   [[noreturn]] void throw_cause(int rank, char const* primitive, int step) const {

@@ -8,6 +8,7 @@
 #include <span>
 #include <thread>
 
+#include <sp/collective/family/members.hpp>
 #include <sp/core/piece.hpp>
 
 namespace sp::detail {
@@ -26,7 +27,7 @@ struct message_half {
 /// A rank has at most `outstanding` exchanges open at a time, counted from the oldest. When it opens message m + outstanding it
 /// has seen m done, so the peer had opened m and seen m - outstanding done. So with slots = 2 outstanding a slot is always free.
 struct alignas(64) rendezvous {
-  static constexpr std::uint64_t outstanding = 8;
+  static constexpr std::uint64_t outstanding = group_members::outstanding;
   static constexpr std::uint64_t slots = 2 * outstanding;
   static constexpr std::uint64_t withdrawn = std::uint64_t{1} << 63; ///< set in `done` when the bytes did not move
 

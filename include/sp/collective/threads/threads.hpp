@@ -141,31 +141,8 @@ namespace detail {
 /// Runs one body; what leaves it becomes the family's failure. Returns whether it returned normally.
 template <class Body>
 bool run_rank(thread_family& family, int rank, Body&& body) {
-  auto report = [&](error_info info, std::string why) {
-    failure f;
-    f.info = std::move(info);
-    f.thrown = std::current_exception();
-    f.why = std::move(why);
-    f.world = rank;
-    family.fail(std::move(f));
-  };
-  bool good = false;
   flight_recorder::record_calls_of_thread(family.recorder(rank));
-#if defined(__cpp_exceptions)
-  try {
-    body();
-    good = true;
-  } catch (error const& e) {
-    report(e.info(), e.what());
-  } catch (std::exception const& e) {
-    report({}, e.what());
-  } catch (...) {
-    report({}, "an exception of unknown type");
-  }
-#else
-  body();
-  good = true;
-#endif
+  bool const good = !run_in_name_of(rank, body, [&](failure f) { family.fail(std::move(f)); });
   family.set_returned(rank);
   return good;
 }

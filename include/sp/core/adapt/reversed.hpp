@@ -25,7 +25,7 @@ view<T, Rank, Memory> from_reversed(std::conditional_t<std::is_const_v<T>, void 
       fail({errc::invalid_shape,
             "dimension " + std::to_string(i) + " has extent " + std::to_string(ne[i]) + ", a view of rank " +
                 std::to_string(Rank) + " needs 1 there",
-            "Ask for a higher rank or slice the tensor"});
+            "Ask for a higher rank or narrow the tensor"});
   view<T, Rank, Memory> v;
   for (std::size_t i = 0; i < std::size_t(Rank); ++i) {
     index_t bytes = index_t(nb[i]), at = index_t(Rank - 1) - index_t(i);
