@@ -1,14 +1,14 @@
-# Faults: on threads (tests/faults and two older layers), on real processes that are killed, stopped or leave, and models of the schedules.
-# All carry the label fault; the list of faults F1 to F15 is in docs/reliability.md.
+# Faults: on ranks that are threads, on real processes that are killed, stopped or leave, and models of the schedules.
+# All carry the label fault; the list of faults F1 to F15 is in docs/reliability.md, F9 is the label sanitize.
 
-# Programs of the folder are found like any others (doctest.cmake) and carry its name; faults of other layers are named here.
+# Programs are found like any others (doctest.cmake, mpi.cmake) and carry their layer's name; what is a fault is said here.
 file(GLOB sp_fault_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/faults/test_*.cpp"
   "${CMAKE_CURRENT_SOURCE_DIR}/schedules/test_*.cpp" "${CMAKE_CURRENT_SOURCE_DIR}/*/test_*faults.cpp")
+foreach(name checks/test_mismatch checks/test_checksummed checks/test_guarded conformance/test_guards incidents/test_errors mpi/test_conformance)
+  list(APPEND sp_fault_sources "${CMAKE_CURRENT_SOURCE_DIR}/${name}.cpp")
+endforeach()
 foreach(source IN LISTS sp_fault_sources)
-  cmake_path(GET source PARENT_PATH folder)
-  cmake_path(GET folder FILENAME layer)
-  cmake_path(GET source STEM stem)
-  string(REGEX REPLACE "^test_" "" stem "${stem}")
+  sp_test_name(layer stem "${source}")
   foreach(name ${layer}.${stem} ${layer}.${stem}.asan ${layer}.${stem}.tsan)
     if(TEST ${name})
       set_property(TEST ${name} APPEND PROPERTY LABELS fault)

@@ -1,5 +1,4 @@
 // What runs inside Ulysses and does not compute on the tensors of a call is told what to add, where that call is made.
-// EXPECT: type `saved<T>`; add it, with `using element_type = T` and a member `sp::detail::saved_token token`
 // EXPECT: add `saved<T> run_forward<T>\(prepared, context, forward_io<T>\) const`
 // EXPECT: add `run_backward<T>\(prepared, context, saved<T>&&, backward_io<T, G>\) const` for G = T and G = accumulate_t<T>
 // EXPECT: add `scratch_for<T>` and `saved_for<T>\(prepared, sp::heads, attention_shape\) const`
@@ -17,7 +16,6 @@ using namespace near_miss;
 void call(sp::batch const& b, sp::view<sp::bf16, 3> x) {
   use(complete{}, b, x);
 #ifdef SP_FAIL
-  use(saved_of_no_type{}, b, x);
   use(no_run_forward{}, b, x);
   use(no_backward_of_sums{}, b, x);
   use(no_scratch{}, b, x);

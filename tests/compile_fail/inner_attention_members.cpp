@@ -1,5 +1,4 @@
 // What runs inside Ulysses and lacks a member is told which, and what to add.
-// EXPECT: type `prepared`; add it, with a member `sp::detail::checked_geometry checked`
 // EXPECT: add `static constexpr char const\* name`
 // EXPECT: add `group\(\)`, which returns its communicator
 // EXPECT: add `sp::mask const& mask\(\) const`
@@ -20,6 +19,6 @@ inline constexpr bool all_accepted = ((sizeof(sp::ulysses_attention<sp::solo, In
 using namespace near_miss;
 static_assert(all_accepted<complete>);
 #ifdef SP_FAIL
-static_assert(all_accepted<unchecked_prepared, no_name, no_group, no_mask, no_checks, no_local_heads, no_q_rows, no_check_call,
-                           no_prepare_layouts, no_fits, no_each_group, no_sequence_rank, no_describe>);
+static_assert(all_accepted<no_name, no_group, no_mask, no_checks, no_local_heads, no_q_rows, no_check_call, no_prepare_layouts,
+                           no_fits, no_each_group, no_sequence_rank, no_describe>);
 #endif

@@ -36,7 +36,7 @@ struct event {
 };
 
 /// Ranks that form a group: a name and its members, as ranks of the program.
-struct crew {
+struct rank_group {
   int group = 0;
   std::vector<int> members{};
 };
@@ -121,7 +121,7 @@ private:
 /// Where a rank stands: in which record, in which group.
 struct place {
   record* all;
-  std::shared_ptr<crew const> group;
+  std::shared_ptr<rank_group const> group;
   int rank;
 
   int world(int r) const { return group->members.at(std::size_t(r)); }
@@ -219,7 +219,7 @@ class recorder {
 public:
   using memory_type = sp::host_memory;
 
-  recorder(record& all, crew group, int rank) : at_{&all, std::make_shared<crew const>(std::move(group)), rank} {}
+  recorder(record& all, rank_group group, int rank) : at_{&all, std::make_shared<rank_group const>(std::move(group)), rank} {}
 
   int rank() const { return at_.rank; }
   int size() const { return int(at_.group->members.size()); }

@@ -12,7 +12,7 @@ event post(int number, std::vector<message> sends, std::vector<message> receives
 }
 event wait(int number, int group = 0) { return {event::wait, group, number, "x"}; }
 
-/// A ring of `ranks` in which everybody sends 8 bytes to the next one.
+/// A ring of `ranks` in which every rank sends 8 bytes to the next one.
 program ring_of(int ranks) {
   program all;
   for (int r = 0; r < ranks; ++r) all.push_back({post(0, {{(r + 1) % ranks, 8}}, {{(r + ranks - 1) % ranks, 8}}), wait(0)});
@@ -31,9 +31,9 @@ std::string everything(program const& p) {
 template <class Object>
 study planted(int ranks, Object object, std::vector<index_t> lengths = {13, 6}) {
   return run(ranks, lengths, sp::zigzag{}, 2, 1, causal(), [=](record& all, int rank, tracer const& kernel) {
-    crew everybody;
-    for (int r = 0; r < ranks; ++r) everybody.members.push_back(r);
-    return object(recorder(all, everybody, rank), kernel, rank);
+    rank_group world;
+    for (int r = 0; r < ranks; ++r) world.members.push_back(r);
+    return object(recorder(all, world, rank), kernel, rank);
   });
 }
 

@@ -12,10 +12,9 @@ constexpr int most_ranks = 64;
 
 auto ring(sp::schedule how, sp::mask const& mask, index_t head_groups = 1) {
   return [=](record& all, int rank, tracer const& kernel) {
-    crew everybody;
-    for (int r = 0; r < int(all.events().size()); ++r) everybody.members.push_back(r);
-    return sp::ring_attention{
-        recorder(all, everybody, rank), kernel, {.mask = mask, .schedule = how, .head_groups = head_groups}};
+    rank_group world;
+    for (int r = 0; r < int(all.events().size()); ++r) world.members.push_back(r);
+    return sp::ring_attention{recorder(all, world, rank), kernel, {.mask = mask, .schedule = how, .head_groups = head_groups}};
   };
 }
 

@@ -14,9 +14,9 @@ std::vector<index_t> lengths(int ranks) { return {2 * ranks + 1, 0, 1, ranks / 2
 
 auto ulysses(sp::mask const& mask, sp::keep kept) {
   return [=](record& all, int rank, tracer const& kernel) {
-    crew everybody;
-    for (int r = 0; r < int(all.events().size()); ++r) everybody.members.push_back(r);
-    return sp::ulysses_attention{recorder(all, everybody, rank), kernel, {.mask = mask}, {kept}};
+    rank_group world;
+    for (int r = 0; r < int(all.events().size()); ++r) world.members.push_back(r);
+    return sp::ulysses_attention{recorder(all, world, rank), kernel, {.mask = mask}, {kept}};
   };
 }
 
@@ -26,7 +26,7 @@ auto usp(int ring, int degree, bool ring_is_near, sp::schedule how, sp::mask con
     sp::mesh const mesh = ring_is_near ? sp::mesh{sp::axis::ulysses{degree}, sp::axis::ring{ring}}
                                        : sp::mesh{sp::axis::ring{ring}, sp::axis::ulysses{degree}};
     auto along = [&](sp::axis_kind kind, int first) {
-      crew group{first + mesh.group_of(rank, {kind}), mesh.members(rank, {kind})};
+      rank_group group{first + mesh.group_of(rank, {kind}), mesh.members(rank, {kind})};
       return mesh.adopt(recorder(all, group, mesh.index_in(rank, {kind})), {kind}, rank);
     };
     return sp::ulysses_attention{along(sp::axis_kind::ulysses, 0),

@@ -282,7 +282,7 @@ constexpr bool comes_before(block const& a, block const& b, bool keys) {
 }
 
 /// Joins along keys (or rows) what can be joined; false if nothing could.
-constexpr bool join(std::vector<block>& list, bool keys) {
+constexpr bool join_blocks(std::vector<block>& list, bool keys) {
   std::vector<std::size_t> order(list.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   sort(order, [&](std::size_t a, std::size_t b) { return comes_before(list[a], list[b], keys); });
@@ -309,7 +309,7 @@ constexpr bool join(std::vector<block>& list, bool keys) {
 /// Joins blocks that differ only by adjacent keys (or rows) whose positions continue affinely; the pairs stay the same.
 [[nodiscard]] constexpr std::vector<block> coalesce(std::vector<block> list) {
   for (int idle = 0, round = 0; idle < 2; ++round) // along keys and rows in turn, until neither finds anything
-    idle = detail::join(list, round % 2 == 0) ? 0 : idle + 1;
+    idle = detail::join_blocks(list, round % 2 == 0) ? 0 : idle + 1;
   return list;
 }
 
