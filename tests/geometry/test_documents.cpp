@@ -77,6 +77,24 @@ TEST_CASE("documents: lists with gaps and room") {
   CHECK(sum == 33);
 }
 
+TEST_CASE("documents: the last one that begins at a position or before it, with gaps and empty ones") {
+  documents const d({{2, 0, 0, 0}, {2, 3, 4, 1}, {6, 0, 0, 2}, {8, 1, 1, 3}, {9, 4, 6, 4}, {15, 0, 0, 5}}, 20);
+  for (std::size_t size = 0; size <= d.size(); ++size) {
+    documents const first({d.begin(), d.begin() + std::ptrdiff_t(size)}, 20);
+    for (index_t position = -1; position < 20; ++position) {
+      std::size_t last = 0;
+      for (std::size_t i = 0; i < size; ++i)
+        if (d[i].begin <= position) last = i;
+      CHECK(first.at_or_before(position) == last);
+    }
+  }
+  CHECK(!d[1].holds(1));
+  CHECK(d[1].holds(2));
+  CHECK(d[1].holds(4));
+  CHECK(!d[1].holds(5)); // room, but no token
+  CHECK(!d[0].holds(2));
+}
+
 TEST_CASE("documents: lists that are wrong") {
   auto failure = [](std::vector<document> list, index_t length) { return failure_of([&] { return documents(list, length); }); };
   CHECK(says(failure({{0, 4, 4, 0}, {3, 2, 2, 1}}, 9), errc::bad_documents, "document 1", "begins at 3", "ends at 4"));

@@ -57,8 +57,8 @@ public:
   }
 
   /// Bytes handed out now, and the most at any time; each request counts as a multiple of `alignment`.
-  std::size_t bytes_in_use() const { return in_use_; }
-  std::size_t peak_bytes() const { return peak_; }
+  [[nodiscard]] std::size_t bytes_in_use() const noexcept { return in_use_; }
+  [[nodiscard]] std::size_t peak_bytes() const noexcept { return peak_; }
 
 private:
   static std::size_t size_class(std::size_t n) {
@@ -115,7 +115,7 @@ public:
     return nullptr;
   }
   void deallocate(void*, std::size_t) noexcept override {}
-  index_t bytes() const { return index_t(bytes_); }
+  [[nodiscard]] index_t bytes() const noexcept { return index_t(bytes_); }
 
 private:
   std::size_t bytes_ = 0;
@@ -138,11 +138,11 @@ public:
   ~buffer() {
     if (data_) from_->deallocate(data_, bytes_);
   }
-  index_t bytes() const { return index_t(bytes_); }
+  [[nodiscard]] index_t bytes() const noexcept { return index_t(bytes_); }
 
   /// The block as a dense tensor.
   template <class T, std::size_t Rank>
-  view<T, int(Rank)> as(std::array<index_t, Rank> extents) const {
+  [[nodiscard]] view<T, int(Rank)> as(std::array<index_t, Rank> extents) const {
     return {static_cast<T*>(data_), extents};
   }
 

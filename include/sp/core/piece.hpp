@@ -19,18 +19,18 @@ struct piece {
   std::array<index_t, max_rank> extents{};
   std::array<index_t, max_rank> strides{};
 
-  constexpr index_t elements() const {
+  [[nodiscard]] constexpr index_t elements() const noexcept {
     index_t n = 1;
     for (int d = 0; d < rank; ++d) n *= extents[std::size_t(d)];
     return n;
   }
-  constexpr index_t bytes() const { return elements() * element; }
+  [[nodiscard]] constexpr index_t bytes() const noexcept { return elements() * element; }
 };
 
 /// The bytes behind a view; a piece that is only read may come from a view of const values.
 template <class T, int Rank, class M>
   requires(Rank <= piece::max_rank)
-piece as_piece(view<T, Rank, M> const& v) {
+[[nodiscard]] piece as_piece(view<T, Rank, M> const& v) {
   piece p;
   p.data = reinterpret_cast<std::byte*>(const_cast<std::remove_const_t<T>*>(v.data));
   p.element = index_t(sizeof(T));
@@ -45,7 +45,7 @@ piece as_piece(view<T, Rank, M> const& v) {
 
 /// A piece as a typed view again; the inverse of as_piece.
 template <class T, int Rank, class M = host_memory>
-view<T, Rank, M> as_view(piece const& p) {
+[[nodiscard]] view<T, Rank, M> as_view(piece const& p) {
   if (p.rank != Rank || p.element != index_t(sizeof(T)))
     fail({errc::rank_mismatch, "a peer published a tensor of another rank or element size", "Pass the same types on every rank"});
   view<T, Rank, M> v;
@@ -58,7 +58,7 @@ view<T, Rank, M> as_view(piece const& p) {
 }
 
 /// Bytes of all pieces together.
-constexpr index_t total_bytes(std::span<piece const> list) {
+[[nodiscard]] constexpr index_t total_bytes(std::span<piece const> list) {
   index_t n = 0;
   for (piece const& p : list) n += p.bytes();
   return n;

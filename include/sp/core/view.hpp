@@ -51,12 +51,12 @@ struct view {
     requires(std::is_same_v<U, T const> && !std::is_const_v<T>)
   constexpr operator view<U, Rank, Memory>() const { return {data, extents, strides}; }
 
-  constexpr index_t extent(int d) const { return extents[std::size_t(d)]; }
-  constexpr index_t stride(int d) const { return strides[std::size_t(d)]; }
+  [[nodiscard]] constexpr index_t extent(int d) const noexcept { return extents[std::size_t(d)]; }
+  [[nodiscard]] constexpr index_t stride(int d) const noexcept { return strides[std::size_t(d)]; }
 
   template <class... I>
     requires(sizeof...(I) == Rank)
-  constexpr index_t offset(I... i) const {
+  [[nodiscard]] constexpr index_t offset(I... i) const noexcept {
     index_t at = 0;
     std::size_t d = 0;
     ((at += strides[d++] * index_t(i)), ...);
@@ -64,20 +64,20 @@ struct view {
   }
   template <class... I>
     requires(sizeof...(I) == Rank)
-  constexpr T& operator()(I... i) const { return data[offset(i...)]; }
+  [[nodiscard]] constexpr T& operator()(I... i) const noexcept { return data[offset(i...)]; }
 
-  constexpr index_t elements() const {
+  [[nodiscard]] constexpr index_t elements() const {
     index_t n = 1;
     for (index_t e : extents) n = checked_mul(n, e);
     return n;
   }
-  constexpr bool empty() const {
+  [[nodiscard]] constexpr bool empty() const noexcept {
     for (index_t e : extents)
       if (e == 0) return true;
     return false;
   }
   /// Elements follow each other without holes in row-major order.
-  constexpr bool dense() const {
+  [[nodiscard]] constexpr bool dense() const noexcept {
     index_t s = 1;
     for (int d = Rank; d-- > 0;) {
       if (extent(d) != 1 && stride(d) != s) return false;
@@ -87,7 +87,7 @@ struct view {
   }
 
   /// The part [begin, begin + count) of dimension d, taking every `step`-th entry.
-  constexpr view narrow(int d, index_t begin, index_t count, index_t step = 1) const {
+  [[nodiscard]] constexpr view narrow(int d, index_t begin, index_t count, index_t step = 1) const {
     view r = *this;
     if (count > 0 && data) r.data += begin * stride(d); // null stays null: an optional operand may be narrowed
     r.extents[std::size_t(d)] = count;
@@ -95,7 +95,9 @@ struct view {
     return r;
   }
   /// Rows [begin, begin + count) of the first dimension.
-  constexpr view rows(index_t begin, index_t count, index_t step = 1) const { return narrow(0, begin, count, step); }
+  [[nodiscard]] constexpr view rows(index_t begin, index_t count, index_t step = 1) const {
+    return narrow(0, begin, count, step);
+  }
 };
 
 template <class T, std::size_t Rank>
@@ -107,7 +109,7 @@ view(T*, I...)
 
 /// "(4096, 8, 64)", for messages.
 template <class T, int Rank, class M>
-std::string shape(view<T, Rank, M> const& v) {
+[[nodiscard]] std::string shape(view<T, Rank, M> const& v) {
   std::string s = "(";
   for (int d = 0; d < Rank; ++d) s += (d ? ", " : "") + std::to_string(v.extent(d));
   return s + ")";
@@ -115,7 +117,7 @@ std::string shape(view<T, Rank, M> const& v) {
 
 /// A rectangular batch (batch, tokens, ...) seen as one packed stream (batch * tokens, ...); invalid_shape if the strides do not allow it.
 template <class T, int Rank, class M>
-constexpr view<T, Rank - 1, M> flatten(view<T, Rank, M> const& v) {
+[[nodiscard]] constexpr view<T, Rank - 1, M> flatten(view<T, Rank, M> const& v) {
   if (v.extent(0) > 1 && v.extent(1) > 1 && v.stride(0) != checked_mul(v.extent(1), v.stride(1)))
     fail({errc::invalid_shape, "batch and token dimensions of " + shape(v) + " are not one behind the other in memory",
           "Pass a tensor whose batch stride equals tokens times the token stride"});

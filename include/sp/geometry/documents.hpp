@@ -3,8 +3,10 @@
 #pragma once
 
 #include <concepts>
+#include <initializer_list>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <sp/core/index.hpp>
@@ -18,7 +20,9 @@ struct document {
   index_t room = 0;
   index_t id = 0; ///< the caller's name for it: random numbers are keyed by it, so packing order does not matter
 
-  constexpr index_t end() const noexcept { return begin + count; }
+  [[nodiscard]] constexpr index_t end() const noexcept { return begin + count; }
+  /// Whether one of its tokens stands at `position`.
+  [[nodiscard]] constexpr bool holds(index_t position) const noexcept { return begin <= position && position < end(); }
   friend constexpr bool operator==(document const&, document const&) = default;
 };
 
@@ -123,14 +127,24 @@ public:
     return {std::move(list), index_t(ids.size())};
   }
 
-  constexpr std::size_t size() const noexcept { return list_.size(); }
-  constexpr document const& operator[](std::size_t d) const noexcept { return list_[d]; }
+  /// The index of the last document that begins at `position` or before it; 0 where none does.
+  [[nodiscard]] constexpr std::size_t at_or_before(index_t position) const noexcept {
+    std::size_t d = 0;
+    for (std::size_t end = list_.size(); d + 1 < end;) {
+      std::size_t middle = d + (end - d) / 2;
+      (list_[middle].begin <= position ? d : end) = middle;
+    }
+    return d;
+  }
+
+  [[nodiscard]] constexpr std::size_t size() const noexcept { return list_.size(); }
+  [[nodiscard]] constexpr document const& operator[](std::size_t d) const noexcept { return list_[d]; }
   constexpr auto begin() const noexcept { return list_.begin(); }
   constexpr auto end() const noexcept { return list_.end(); }
   /// Positions of the stream, slack included.
-  constexpr index_t length() const noexcept { return length_; }
+  [[nodiscard]] constexpr index_t length() const noexcept { return length_; }
   /// Tokens that belong to a document.
-  constexpr index_t tokens() const noexcept {
+  [[nodiscard]] constexpr index_t tokens() const noexcept {
     index_t n = 0;
     for (document const& d : list_) n += d.count;
     return n;

@@ -71,21 +71,21 @@ public:
     });
   }
 
-  int part() const { return part_; }
-  int parts() const { return layout_.parts(); }
+  [[nodiscard]] int part() const noexcept { return part_; }
+  [[nodiscard]] int parts() const noexcept { return layout_.parts(); }
   /// Rows of this rank's tensors, slack rows of a padded batch included.
-  index_t tokens() const { return layout_.tokens(part_); }
-  std::span<run const> runs() const { return layout_.runs(part_); }
-  sp::layout const& layout() const { return layout_; }
-  documents const& docs() const { return layout_.docs(); }
+  [[nodiscard]] index_t tokens() const noexcept { return layout_.tokens(part_); }
+  [[nodiscard]] std::span<run const> runs() const noexcept { return layout_.runs(part_); }
+  [[nodiscard]] sp::layout const& layout() const noexcept { return layout_; }
+  [[nodiscard]] documents const& docs() const noexcept { return layout_.docs(); }
   /// The documents as the caller gave them; global tensors (split, gather) use these positions.
-  documents const& source() const { return source_; }
+  [[nodiscard]] documents const& source() const noexcept { return source_; }
 
   /// batch_options::tokens
   std::uint64_t token_digest() const { return token_digest_; }
 
   /// Memory for calls that bring no context of their own.
-  pool& memory() const { return store_.as<storage>().memory; }
+  [[nodiscard]] pool& memory() const noexcept { return store_.as<storage>().memory; }
 
   /// What an object prepared for this batch: found again by its type and `fits`, made by `make` the first time.
   template <class Prepared, class Fits, class Make>

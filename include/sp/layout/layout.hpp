@@ -21,12 +21,7 @@ namespace detail {
 /// Calls f(document index, rows of r) for every document whose room the run meets, in stream order.
 template <class F>
 constexpr void for_each_document(documents const& docs, run const& r, F&& f) {
-  std::size_t d = 0; // of those that begin at r.begin or before it the last, by bisection
-  for (std::size_t end = docs.size(); d + 1 < end;) {
-    std::size_t middle = d + (end - d) / 2;
-    (docs[middle].begin <= r.begin ? d : end) = middle;
-  }
-  for (; d < docs.size() && docs[d].begin < r.end(); ++d)
+  for (std::size_t d = docs.at_or_before(r.begin); d < docs.size() && docs[d].begin < r.end(); ++d)
     if (interval in = clip(r, docs[d].begin, docs[d].begin + docs[d].room); in.count) f(d, in);
 }
 
@@ -106,16 +101,16 @@ public:
     take(std::move(all));
   }
 
-  int parts() const { return int(first_.size()) - 1; }
-  documents const& docs() const { return docs_; }
-  std::span<run const> runs(int part) const {
+  [[nodiscard]] int parts() const noexcept { return int(first_.size()) - 1; }
+  [[nodiscard]] documents const& docs() const noexcept { return docs_; }
+  [[nodiscard]] std::span<run const> runs(int part) const noexcept {
     auto p = static_cast<std::size_t>(part);
     return {runs_.data() + first_[p], first_[p + 1] - first_[p]};
   }
-  index_t tokens(int part) const { return tokens_[static_cast<std::size_t>(part)]; }
+  [[nodiscard]] index_t tokens(int part) const noexcept { return tokens_[static_cast<std::size_t>(part)]; }
 
   /// The owner of a stream position; {-1, -1} for a position in a gap.
-  owner owner_of(index_t position) const {
+  [[nodiscard]] owner owner_of(index_t position) const {
     for (int p = 0; p < parts(); ++p) {
       index_t row = 0;
       for (run const& r : runs(p)) {
@@ -128,7 +123,7 @@ public:
 
   /// The coarser layout of groups of `size` parts whose members stand `stride` parts apart: a group owns its members' tokens in
   /// stream order. Group g of the result holds parts first_member(g, size, stride) + i * stride.
-  layout grouped(int size, int stride) const {
+  [[nodiscard]] layout grouped(int size, int stride) const {
     layout out;
     out.docs_ = docs_;
     std::vector<std::vector<run>> all;
@@ -168,7 +163,7 @@ private:
 };
 
 /// Everybody's rows as one table in document order, the rows of part p in tensor p: what a kernel that sees all keys works on.
-inline std::vector<placed_run> table_of(layout const& l) {
+[[nodiscard]] inline std::vector<placed_run> table_of(layout const& l) {
   std::vector<placed_run> out;
   for (int p = 0; p < l.parts(); ++p)
     for (placed_run const& r : place(l.runs(p), p)) out.push_back(r);
@@ -177,8 +172,8 @@ inline std::vector<placed_run> table_of(layout const& l) {
 }
 
 /// Mask slices move with their documents into a padded stream.
-inline std::vector<slice> rebase(std::vector<slice> list, documents const& q_from, documents const& q_to, documents const& k_from,
-                                 documents const& k_to) {
+[[nodiscard]] inline std::vector<slice> rebase(std::vector<slice> list, documents const& q_from, documents const& q_to,
+                                               documents const& k_from, documents const& k_to) {
   for (slice& s : list) {
     auto d = static_cast<std::size_t>(s.document);
     index_t dq = q_to[d].begin - q_from[d].begin, dk = k_to[d].begin - k_from[d].begin;

@@ -45,10 +45,10 @@ constexpr void for_each_match(std::span<run const> from, std::span<run const> to
 }
 
 /// The map that moves nothing.
-constexpr mapping identity_map(index_t length) { return {0, 0, length}; }
+[[nodiscard]] constexpr mapping identity_map(index_t length) noexcept { return {0, 0, length}; }
 
 /// Each position of `to` takes what stands `by` >= 0 behind it in the same document of `from`; documents pair up by index.
-inline std::vector<mapping> shift_map(documents const& from, documents const& to, index_t by) {
+[[nodiscard]] inline std::vector<mapping> shift_map(documents const& from, documents const& to, index_t by) {
   if (by < 0)
     fail({errc::invalid_shape, "a shift by " + std::to_string(by) + " tokens",
           "Shift by 0 or more: labels stand behind their tokens"});
@@ -62,9 +62,11 @@ inline std::vector<mapping> shift_map(documents const& from, documents const& to
 }
 
 /// Each position takes what stands `by` behind it in the same document (by = 1: next-token labels).
-inline std::vector<mapping> shift_map(documents const& docs, index_t by) { return shift_map(docs, docs, by); }
+[[nodiscard]] inline std::vector<mapping> shift_map(documents const& docs, index_t by) { return shift_map(docs, docs, by); }
 
 /// The same documents' tokens in two streams, for instance unpadded and padded.
-inline std::vector<mapping> document_map(documents const& from, documents const& to) { return shift_map(from, to, 0); }
+[[nodiscard]] inline std::vector<mapping> document_map(documents const& from, documents const& to) {
+  return shift_map(from, to, 0);
+}
 
 } // namespace sp

@@ -36,7 +36,9 @@ void for_each_row(batch const& b, F&& f, int part = -1) {
 }
 
 /// The caller's stream position of a real row.
-inline index_t source_position(batch const& b, local_row const& r) { return b.source()[r.document].begin + r.offset; }
+[[nodiscard]] inline index_t source_position(batch const& b, local_row const& r) {
+  return b.source()[r.document].begin + r.offset;
+}
 
 namespace detail {
 /// A tensor with one row per token of this rank.
@@ -106,7 +108,7 @@ inline void positions(batch const& b, view<index_t, 1> out, positions_in what = 
 }
 
 /// cu_seqlens of this rank's rows: entry d + 1 minus entry d is how many rows of document d it holds, slack included.
-inline std::vector<index_t> local_cu_seqlens(batch const& b) {
+[[nodiscard]] inline std::vector<index_t> local_cu_seqlens(batch const& b) {
   std::vector<index_t> cu(b.docs().size() + 1);
   for_each_row(b, [&](local_row const& r) { ++cu[r.document + 1]; });
   for (std::size_t d = 1; d < cu.size(); ++d) cu[d] += cu[d - 1];
@@ -114,7 +116,7 @@ inline std::vector<index_t> local_cu_seqlens(batch const& b) {
 }
 
 /// Real tokens of document d on `part`.
-inline index_t real_tokens(batch const& b, std::size_t d, int part) {
+[[nodiscard]] inline index_t real_tokens(batch const& b, std::size_t d, int part) {
   index_t n = 0;
   auto const& x = b.docs()[d];
   for (run const& r : b.layout().runs(part)) n += clip(r, x.begin, x.end()).count;
@@ -133,17 +135,15 @@ void loss_weights(batch const& b, view<Label const, 1> labels, view<Weight, 1> w
 }
 
 /// Who owns a position of the caller's stream.
-inline owner owner_of(batch const& b, index_t position) {
-  for (std::size_t d = 0; d < b.source().size(); ++d) {
-    document const& x = b.source()[d];
-    if (x.begin <= position && position < x.end()) return b.layout().owner_of(b.docs()[d].begin + position - x.begin);
-  }
-  return {};
+[[nodiscard]] inline owner owner_of(batch const& b, index_t position) {
+  std::size_t const d = b.source().at_or_before(position);
+  if (b.source().size() == 0 || !b.source()[d].holds(position)) return {};
+  return b.layout().owner_of(b.docs()[d].begin + position - b.source()[d].begin);
 }
 
 /// This rank's rows among the marked positions of the caller's stream (image tokens, say), in row order.
 template <class Flag>
-std::vector<index_t> local_rows(batch const& b, std::span<Flag const> marked) {
+[[nodiscard]] std::vector<index_t> local_rows(batch const& b, std::span<Flag const> marked) {
   if (index_t(marked.size()) != b.source().length())
     fail({errc::bad_documents,
           std::to_string(marked.size()) + " marks for a stream of " + std::to_string(b.source().length()) + " positions",

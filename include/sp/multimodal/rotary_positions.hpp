@@ -2,7 +2,6 @@
 // As Qwen2-VL defines them; they follow from the batch and the grids, without communication.
 #pragma once
 
-#include <algorithm>
 #include <span>
 
 #include <sp/layout/tokens.hpp>
@@ -12,7 +11,7 @@ namespace sp {
 /// A picture or video in the stream: frames x height x width tokens from position `begin` on.
 struct vision_grid {
   index_t begin = 0, frames = 1, height = 1, width = 1;
-  constexpr index_t tokens() const { return frames * height * width; }
+  [[nodiscard]] constexpr index_t tokens() const { return frames * height * width; }
 };
 
 namespace detail {
@@ -36,8 +35,8 @@ inline void check_grids(batch const& b, std::span<vision_grid const> grids) {
     if (i > 0 && g.begin < before)
       refuse(name(i) + " begins before the end of " + name(i - 1), "Sort grids by begin; they must not overlap");
     index_t tokens = checked_mul(checked_mul(g.frames, g.height), g.width);
-    auto d = std::upper_bound(docs.begin(), docs.end(), g.begin, [](index_t p, document const& x) { return p < x.begin; });
-    if (d == docs.begin() || g.begin >= (--d)->end() || tokens > d->end() - g.begin)
+    std::size_t const d = docs.at_or_before(g.begin);
+    if (docs.size() == 0 || !docs[d].holds(g.begin) || tokens > docs[d].end() - g.begin)
       refuse(name(i) + " of " + std::to_string(tokens) + " tokens leaves its document",
              "A grid lies inside one document of the caller's stream");
     before = g.begin + tokens;

@@ -12,8 +12,8 @@ struct contiguous {
 
   static constexpr bool is_partition = true;
   /// Lengths that are a multiple of this give every part the same number of tokens.
-  constexpr index_t multiple(index_t parts) const { return parts; }
-  constexpr std::vector<run> runs(index_t n, index_t part, index_t parts) const {
+  [[nodiscard]] constexpr index_t multiple(index_t parts) const { return parts; }
+  [[nodiscard]] constexpr std::vector<run> runs(index_t n, index_t part, index_t parts) const {
     return {{cut(n, part, parts), cut(n, part + 1, parts) - cut(n, part, parts), 1}};
   }
 };

@@ -16,12 +16,12 @@ struct nested {
   scope over = outer.over;
 
   static constexpr bool is_partition = requires { requires Outer::is_partition; };
-  constexpr index_t multiple(index_t parts) const requires requires(Outer const& o) { o.multiple(parts); }
+  [[nodiscard]] constexpr index_t multiple(index_t parts) const requires requires(Outer const& o) { o.multiple(parts); }
   {
     check(parts);
     return checked_mul(outer.multiple(parts / inner), inner);
   }
-  constexpr std::vector<run> runs(index_t n, index_t part, index_t parts) const {
+  [[nodiscard]] constexpr std::vector<run> runs(index_t n, index_t part, index_t parts) const {
     check(parts);
     index_t member = part / stride % inner;
     index_t group = part / (stride * inner) * stride + part % stride;

@@ -12,8 +12,8 @@ struct zigzag {
 
   static constexpr bool is_partition = true;
   /// Lengths that are a multiple of this give every part the same number of tokens.
-  constexpr index_t multiple(index_t parts) const { return 2 * parts; }
-  constexpr std::vector<run> runs(index_t n, index_t part, index_t parts) const {
+  [[nodiscard]] constexpr index_t multiple(index_t parts) const { return 2 * parts; }
+  [[nodiscard]] constexpr std::vector<run> runs(index_t n, index_t part, index_t parts) const {
     auto chunk = [&](index_t i) { return run{cut(n, i, 2 * parts), cut(n, i + 1, 2 * parts) - cut(n, i, 2 * parts), 1}; };
     return {chunk(part), chunk(2 * parts - 1 - part)};
   }

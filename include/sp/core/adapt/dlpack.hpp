@@ -83,7 +83,7 @@ constexpr bool dl_reachable(int type) {
 /// A DLTensor as a view of T (const or not). Null strides mean dense. Errors name what came and what was expected:
 /// invalid_shape for rank and dtype, bad_pointer for the device.
 template <class T, int Rank, class Memory = host_memory, dlpack_like D>
-view<T, Rank, Memory> from_dlpack(D const& t) {
+[[nodiscard]] view<T, Rank, Memory> from_dlpack(D const& t) {
   using value = std::remove_const_t<T>;
   detail::require_rank(index_t(t.ndim), Rank);
   int code = int(t.dtype.code), bits = int(t.dtype.bits), lanes = int(t.dtype.lanes), device = int(t.device.device_type);

@@ -36,7 +36,7 @@ auto described_mdspan(M const& m) {
 
 /// std::mdspan, Kokkos::mdspan and what looks like them.
 template <class Memory = host_memory, mdspan_like M>
-auto from_mdspan(M const& m) {
+[[nodiscard]] auto from_mdspan(M const& m) {
   return checked_view(detail::described_mdspan<Memory>(m));
 }
 

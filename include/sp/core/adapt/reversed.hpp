@@ -12,8 +12,8 @@ namespace sp {
 /// A tensor with byte strides and its fastest dimension first (ggml: ne, nb) as a row-major view: extent(0) is the slowest of
 /// the first Rank dimensions; the others must be 1. `ne` and `nb` are arrays (or vectors, spans) of integers. Const data need a const T.
 template <class T, int Rank, class Memory = host_memory, class Extents, class Strides>
-view<T, Rank, Memory> from_reversed(std::conditional_t<std::is_const_v<T>, void const, void>* data, Extents const& ne,
-                                    Strides const& nb) {
+[[nodiscard]] view<T, Rank, Memory> from_reversed(std::conditional_t<std::is_const_v<T>, void const, void>* data,
+                                                  Extents const& ne, Strides const& nb) {
   std::size_t dims = std::size(ne);
   if (dims < std::size_t(Rank) || std::size(nb) != dims)
     fail({errc::invalid_shape,

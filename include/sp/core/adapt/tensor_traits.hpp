@@ -86,7 +86,7 @@ auto described_view(Tensor const& t) {
 
 /// A tensor of the caller's own type as a view. invalid_shape when it does not have `Rank` dimensions.
 template <int Rank, class Tensor>
-auto as_tensor(Tensor const& t) {
+[[nodiscard]] auto as_tensor(Tensor const& t) {
   static_assert(adapted<Tensor>,
                 "sp::as_tensor needs a specialisation of sp::tensor_traits for this type, with element_type, memory_type, "
                 "data(t), rank(t), extent(t, d) and stride(t, d)");
