@@ -125,6 +125,26 @@ TEST_CASE("agreement: fields are known by name: another order is no difference, 
   CHECK(reads(verdict(one_less, 1), "rank 1 differs from ranks 0, 2 in number of compared fields: 1 against 2"));
 }
 
+TEST_CASE("agreement: nested objects share a field, which is written from the inside out") {
+  using nest = std::vector<int>;
+  static constexpr char const* words[] = {"heads", "output"};
+  auto const keep = [](fingerprint& f, nest const& v) {
+    for (int one : v) f.next_word("keep", one, words);
+  };
+  CHECK(outcome_of([&] { verdict(std::vector{nest{1, 0, 1}, nest{1, 0, 1}}, keep); }).text() == "nothing");
+  CHECK(reads(verdict(std::vector{nest{0, 1}, nest{0, 0}, nest{0, 1}}, keep),
+              "rank 1 differs from ranks 0, 2 in keep: heads, heads against heads, output"));
+  CHECK(reads(verdict(std::vector{nest{0}, nest{0, 0}, nest{0}}, keep),
+              "rank 1 differs from ranks 0, 2 in keep: heads, heads against heads"));
+  fingerprint deep("object", ".call", 0);
+  for (int k = 0; k < 30; ++k) deep.next_word("keep", k % 2, words);
+  CHECK(deep.fields() == 1);
+  CHECK(outcome_of([&] { deep.number("keep", 1); }).is(errc::bad_state));
+  fingerprint other("object", ".call", 0);
+  other.number("keep", 1);
+  CHECK(outcome_of([&] { other.next_word("keep", 1, words); }).is(errc::bad_state));
+}
+
 TEST_CASE("fingerprint: a field that comes twice, or one too many, is refused where it is written") {
   fingerprint f("object", ".call", 0);
   f.number("dim", 1);

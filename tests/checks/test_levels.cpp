@@ -101,6 +101,51 @@ TEST_CASE("level 1 sends what level 0 sends, 2 and 3 add agreements of one recor
   }
 }
 
+TEST_CASE("Ulysses inside Ulysses over a ring: every level gives the bits of level 1, and both options are compared") {
+  constexpr int nested_ranks = 8;
+  auto step = [](int level, auto keep_of) {
+    std::vector<std::vector<unsigned char>> all(nested_ranks);
+    std::vector<outcome> thrown(nested_ranks);
+    sp::threads::run(
+        nested_ranks,
+        [&](sp::threads const& base) {
+          auto const at = std::size_t(base.rank());
+          // Neighbours are a pair (outer), two pairs exchange heads again (inner), rings cross the halves.
+          int const r = base.rank();
+          auto const outer = base.split(r / 2, r), inner = base.split(2 * (r / 4) + r % 2, r), ring = base.split(r % 4, r);
+          sp::attention_options const o{sp::causal(), 0.5, sp::schedule::rotate, 1, level};
+          sp::ulysses_attention const object{
+              outer, sp::ulysses_attention{inner, sp::ring_attention{ring, sp::cpu{}, o}, sp::ulysses_options{sp::keep::output}},
+              sp::ulysses_options{keep_of(r)}};
+          arguments a;
+          sp::batch const b = a.batch(base, 2);
+          sp::pool memory;
+          sp::context const c(memory, memory);
+          tensors<double> x(b, a);
+          thrown[at] = outcome_of([&] {
+            auto p = object.prepare(b);
+            x.backward(object, p, c, x.forward(object, p, c));
+          });
+          all[at] = x.results();
+        },
+        patient);
+    return std::pair(all, thrown);
+  };
+  auto same = [](int) { return sp::keep::heads; };
+  auto const [base, none_thrown] = step(1, same);
+  for (outcome const& o : none_thrown) CHECK(o.text() == "nothing");
+  for (int level : {2, 3}) {
+    auto const [with, thrown] = step(level, same);
+    for (outcome const& o : thrown) CHECK(o.text() == "nothing");
+    CHECK(with == base);
+  }
+  auto const [ignored, thrown] = step(2, [](int rank) { return rank == 5 ? sp::keep::output : sp::keep::heads; });
+  for (outcome const& o : thrown) {
+    CHECK(o.is(errc::rank_mismatch));
+    CHECK(o.says("keep: output, output against output, heads"));
+  }
+}
+
 TEST_CASE("levels 2 and 3: scratch_bytes and saved_bytes suffice, also for canaries") {
   for (variant const& v : variants)
     for (int level : {1, 2, 3}) {

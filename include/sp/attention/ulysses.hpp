@@ -158,7 +158,7 @@ public:
   }
   void describe(fingerprint& f, prepared const& p, index_t dim, random_key key) const {
     inner_.describe(f, p.inner, dim, key);
-    f.word("keep", options_.keep, detail::keep_words);
+    f.next_word("keep", options_.keep, detail::keep_words); // from the inside out, where Ulysses runs inside Ulysses
   }
   template <class T>
   void check_saved(prepared const& p, saved<T> const& s, heads on, index_t dim, index_t value_dim) const {

@@ -7,15 +7,26 @@
 
 namespace sp::detail {
 
+/// Whether a kernel has a call accepts(block), const or not, whatever it returns.
+template <class Kernel>
+concept says_accepts = requires(Kernel& kernel, block const& b) {
+  kernel.accepts(b);
+};
+/// Whether that call is what the library asks.
+template <class Kernel>
+concept answers_accepts = requires(Kernel const& kernel, block const& b) {
+  { kernel.accepts(b) } -> std::convertible_to<bool>;
+};
+
 /// What the kernel's own accepts(block) says. A kernel without one takes every block.
 template <class Kernel>
-[[nodiscard]] bool accepts(Kernel const& kernel, block const& b) {
-  if constexpr (requires {
-                  { kernel.accepts(b) } -> std::convertible_to<bool>;
-                })
-    return kernel.accepts(b);
-  else
-    return true;
+[[nodiscard]] bool accepts([[maybe_unused]] Kernel const& kernel, [[maybe_unused]] block const& b) {
+  if constexpr (says_accepts<Kernel>) {
+    static_assert(answers_accepts<Kernel>,
+                  "sp: a kernel's accepts(block) must be const and return bool, or it could not refuse a block.");
+    if constexpr (answers_accepts<Kernel>) return kernel.accepts(b);
+  }
+  return true;
 }
 
 /// Calls f(piece, accepted) with the block itself if the kernel accepts it, and otherwise with the full and square causal pieces it

@@ -4,7 +4,7 @@
 
 #include <optional>
 
-#include <sp/attention/concepts.hpp>
+#include <sp/attention/call/required_members.hpp>
 
 namespace sp::detail {
 
@@ -26,6 +26,7 @@ public:
     return object().run_checked_forward(object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
   }
   template <class Prepared>
+    requires(!std::is_same_v<Prepared, batch>)
   [[nodiscard]] auto forward(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
     return object().run_checked_forward(p, ctx, o);
   }
@@ -33,6 +34,7 @@ public:
     infer(object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
   }
   template <class Prepared>
+    requires(!std::is_same_v<Prepared, batch>)
   void infer(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
     static_cast<void>(object().run_checked_forward(p, context(*ctx.scratch, *ctx.scratch, ctx.random), o));
   }
@@ -42,6 +44,15 @@ private:
   friend Object;
   Object const& object() const { return static_cast<Object const&>(*this); }
 };
+
+/// The one sentence for a call with a context that no overload takes.
+template <class Prepared>
+constexpr void require_prepared_operand() {
+  static_assert(
+      !std::is_same_v<Prepared, batch>,
+      "sp: a call with a context takes what prepare(batch) returned, not the batch; prepare it, or leave the context out.");
+  if constexpr (!std::is_same_v<Prepared, batch>) require_operand<std::is_void_v<Prepared>>();
+}
 
 /// Derived models inner_attention (concepts.hpp) and names itself here: class ring_attention : attention_object<ring_attention>.
 /// Sealed: only Derived itself can be made of it.
@@ -95,6 +106,7 @@ public:
 
   /// Gradients by name; members and shapes: backward_operands. The element type follows from `s`.
   template <class Prepared, class Saved>
+    requires(!std::is_same_v<Prepared, batch>)
   void backward(Prepared const& p, context const& ctx, Saved&& s, backward_operands<element_of_saved<Saved>> const& o) const {
     run_checked_backward(p, ctx, std::forward<Saved>(s), o);
   }
@@ -103,7 +115,7 @@ public:
     run_checked_backward(prepared_for(b), context(b.memory(), b.memory(), o.random), std::forward<Saved>(s), o);
   }
 
-  // Where no element type takes the tensors by name.
+  // Where no element type takes the tensors by name, or a batch stands where a call with a context wants what was prepared.
   template <bool readable = false>
   [[nodiscard]] any_operand forward(last_choice<batch>, any_forward_operands const&) const {
     require_operand<readable>();
@@ -111,7 +123,7 @@ public:
   }
   template <class Prepared>
   [[nodiscard]] any_operand forward(Prepared const&, last_choice<context>, any_forward_operands const&) const {
-    require_operand<std::is_void_v<Prepared>>();
+    require_prepared_operand<Prepared>();
     return {};
   }
   template <bool readable = false>
@@ -120,7 +132,7 @@ public:
   }
   template <class Prepared>
   void infer(Prepared const&, last_choice<context>, any_forward_operands const&) const {
-    require_operand<std::is_void_v<Prepared>>();
+    require_prepared_operand<Prepared>();
   }
   template <class Saved>
   void backward(last_choice<batch>, Saved&&, any_backward_operands const&) const {
@@ -128,7 +140,7 @@ public:
   }
   template <class Prepared, class Saved>
   void backward(Prepared const&, last_choice<context>, Saved&&, any_backward_operands const&) const {
-    require_operand<std::is_void_v<Prepared>>();
+    require_prepared_operand<Prepared>();
   }
 
   // ---- the same by position --------------------------------------------------------------------------------------------------------

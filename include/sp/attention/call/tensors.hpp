@@ -55,7 +55,8 @@ template <bool readable>
 constexpr void require_operand() {
   static_assert(readable,
                 "sp: the tensors of one attention call must be (tokens, heads, dim) of one element type in host memory, "
-                "and outputs must not be const.");
+                "and outputs must not be const; sinks and dsinks are sp::view<float, 1>, for tensors of double "
+                "sp::view<double, 1>.");
 }
 
 template <class Tensor>

@@ -102,6 +102,19 @@ public:
   fingerprint& word(char const* field, T value, word_list words) {
     return add(field, {writing::word, words}, static_cast<std::uint64_t>(value));
   }
+  /// A value that each of several nested objects has, in one field: the second call appends to what the first one wrote.
+  template <class T>
+    requires(std::is_enum_v<T> || std::is_integral_v<T>)
+  fingerprint& next_word(char const* field, T value, word_list words) {
+    std::uint64_t const* at = record_.find(field);
+    if (!at || styles_[std::size_t(at - record_.values_.data())].how != writing::words) {
+      add(field, {writing::words, words}, 0);
+      at = &record_.values_[fields() - 1];
+    }
+    std::uint64_t& all = record_.values_[std::size_t(at - record_.values_.data())];
+    all = all * (words.size() + 1) + 1 + static_cast<std::uint64_t>(value); // no digit is 0: one word more is another number
+    return *this;
+  }
   /// An element type.
   template <class T>
   fingerprint& element(char const* field) {
@@ -122,7 +135,7 @@ public:
   }
 
 private:
-  enum class writing { number, hash, real, word, element };
+  enum class writing { number, hash, real, word, words, element };
   struct style {
     writing how = writing::number;
     word_list words{};
@@ -164,6 +177,12 @@ private:
     for (int shift = 28; shift >= 0; shift -= 4) text += "0123456789abcdef"[v >> shift & 15];
     return v == 0 ? "none" : text;
   }
+  static std::string text_of_words(word_list words, std::uint64_t v) {
+    std::uint64_t const base = words.size() + 1;
+    std::string text;
+    for (; v > 0; v /= base) text = (v % base > 0 ? words[v % base - 1] : "?") + (text.empty() ? "" : ", " + text);
+    return text;
+  }
   static std::string text_of(style const& s, std::uint64_t v) {
     switch (s.how) {
     case writing::number:
@@ -174,6 +193,8 @@ private:
       return std::to_string(std::bit_cast<double>(v));
     case writing::word:
       return v < s.words.size() ? s.words[v] : std::to_string(v);
+    case writing::words:
+      return text_of_words(s.words, v);
     case writing::element:
       break;
     }
