@@ -1,4 +1,4 @@
-// Formatters of sp's types for {fmt}: runs, slices, blocks, documents, masks, views, heads, errors, loss results.
+// Formatters of sp's types for {fmt}: runs, documents, slices, blocks, heads, loss results, error codes, shapes of views.
 // Only this header needs fmt; everything prints as one line that names its numbers.
 #pragma once
 

@@ -30,14 +30,14 @@ struct arguments {
   std::uint64_t tokens = 7;
   double scale = 0.5;
   sp::schedule schedule = sp::schedule::rotate;
-  index_t head_groups = 1;
+  index_t head_chunks = 1;
   sp::keep keep = sp::keep::heads;
   bool sinks = false, accumulate = false, single = false; ///< single: float instead of double
   double cap = 30, dropped = 0.25;
   std::uint64_t seed = 3;
   int level = 2;
 
-  sp::attention_options options() const { return {mask, scale, schedule, head_groups, level}; }
+  sp::attention_options options() const { return {mask, scale, schedule, head_chunks, level}; }
   kernel make_kernel() const { return {sp::softcap{cap}, sp::dropout{dropped}}; }
   sp::attention_shape shape() const { return {q_heads, kv_heads, dim, value_dim}; }
   template <class Ranks>

@@ -249,7 +249,7 @@ void run_rank(trial const& t, inputs<T> const& in, Kernel const& kernel, Comm co
   sp::batch_options options{t.padded ? sp::shapes::padded : sp::shapes::ragged};
   sp::batch b(t.docs, t.sharding, comm, options), kb(t.keys(), t.sharding, comm, options);
   rank_tensors<T> x(t, in, b, kb);
-  sp::attention_options how{.mask = t.mask, .scale = t.scale, .schedule = t.how, .head_groups = t.head_groups};
+  sp::attention_options how{.mask = t.mask, .scale = t.scale, .schedule = t.how, .head_chunks = t.head_chunks};
   if constexpr (Object == object_kind::ring) step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to);
   if constexpr (Object == object_kind::ulysses)
     step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep}}, t, b, kb, x, to);

@@ -19,7 +19,7 @@ trial combine(trial how, trial const& problem) {
   trial t = problem;
   t.object = how.object;
   t.ranks = how.ranks, t.ring = how.ring, t.ulysses = how.ulysses, t.ring_is_fast = how.ring_is_fast;
-  t.how = how.how, t.head_groups = how.head_groups, t.keep = how.keep;
+  t.how = how.how, t.head_chunks = how.head_chunks, t.keep = how.keep;
   t.sharding = how.sharding, t.padded = how.padded, t.order = how.order;
   return t;
 }

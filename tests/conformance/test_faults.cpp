@@ -174,7 +174,7 @@ private:
 
 TEST_CASE("F1: the transport of any rank fails at any call of a ring [tsan]") {
   for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull}) {
-    int n = fail_everywhere([&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, {.schedule = how, .head_groups = 2}}; });
+    int n = fail_everywhere([&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, {.schedule = how, .head_chunks = 2}}; });
     CHECK(n >= (how == sp::schedule::pull ? 2 * ranks : 6 * ranks)); // a publish each way; or six exchanges at least
   }
 }

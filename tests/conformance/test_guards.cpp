@@ -148,8 +148,8 @@ TEST_CASE("feature numbers are checked before anything is sent, on every rank") 
       auto e = failure_of([&] { return attention.forward(b, s.q, s.k, s.v, s.out); });
       if (e.code == errc::invalid_shape && e.problem.find(text) != std::string::npos && e.rank == world.rank()) ++refused;
     };
-    refuses(sp::cpu{sp::alibi{slopes}}, "2 slopes for 4 q heads");
-    refuses(sp::reference{sp::alibi{slopes}}, "2 slopes for 4 q heads");
+    refuses(sp::cpu{sp::alibi{slopes}}, "q head 2 has no slope, 2 were given");
+    refuses(sp::reference{sp::alibi{slopes}}, "q head 2 has no slope, 2 were given");
     refuses(sp::cpu{sp::softcap{}}, "softcap 0");
     refuses(sp::cpu{sp::dropout{1.5}}, "dropout 1.5");
     refuses(sp::cpu{sp::dropout{-0.5}}, "dropout -0.5");

@@ -166,7 +166,7 @@ TEST_CASE("ring: bytes of rotate, gather and pull, enumerated token by token") {
     for (int P : {1, 2, 3, 5, 8})
       for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull}) {
         using T = sp::bf16;
-        sp::attention_options options{.schedule = how, .head_groups = 1};
+        sp::attention_options options{.schedule = how, .head_chunks = 1};
         auto ledgers = step_ledgers<T>(P, s, s.sharding(), [&](auto comm) {
           return sp::ring_attention{comm, sp::cpu{}, options};
         });
@@ -189,10 +189,10 @@ TEST_CASE("ring: bytes of rotate, gather and pull, enumerated token by token") {
       }
 }
 
-TEST_CASE("head groups change the messages of gather, not its bytes") {
+TEST_CASE("head chunks change the messages of gather, not its bytes") {
   scene s{{41, 6}, 1, {12, 4, 8, 4}};
-  auto bytes = [&](index_t groups) {
-    sp::attention_options options{.schedule = sp::schedule::gather, .head_groups = groups};
+  auto bytes = [&](index_t chunks) {
+    sp::attention_options options{.schedule = sp::schedule::gather, .head_chunks = chunks};
     return step_ledgers<float>(3, s, s.sharding(), [&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, options}; });
   };
   auto one = bytes(1), three = bytes(3);

@@ -12,7 +12,7 @@ namespace {
 template <class F>
 void every_object(F&& f) {
   for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull}) {
-    sp::attention_options options{.schedule = how, .head_groups = 2};
+    sp::attention_options options{.schedule = how, .head_chunks = 2};
     f("ring " + std::to_string(int(how)), [=](sp::threads const& c) { return sp::ring_attention{c, sp::cpu{}, options}; });
     f("usp " + std::to_string(int(how)), [=](sp::threads const& c) { return make_usp(c, 2, sp::cpu{}, options); });
   }

@@ -107,7 +107,7 @@ TEST_CASE("rotate: the next keys are posted before a block is computed and waite
 }
 
 TEST_CASE("gather: the next group of heads is in flight while one is computed") {
-  for (auto const& n : record(3, {.schedule = sp::schedule::gather, .head_groups = 3})) {
+  for (auto const& n : record(3, {.schedule = sp::schedule::gather, .head_chunks = 3})) {
     CHECK(n.forward == journal{"post gather", "wait gather", "post gather", "compute", "wait gather", "post gather", "compute",
                                "wait gather", "compute"});
     CHECK(n.backward == journal{"post gather", "wait gather", "post gather", "compute", "post reduce_scatter",

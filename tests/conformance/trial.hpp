@@ -48,7 +48,7 @@ struct trial {
   int ranks = 1, ring = 1, ulysses = 1;
   bool ring_is_fast = false; ///< mesh order ulysses x ring: ulysses groups are strided
   sp::schedule how = sp::schedule::rotate;
-  index_t head_groups = 1;
+  index_t head_chunks = 1;
   sp::keep keep = sp::keep::heads;
   any_sharding sharding{};
   bool padded = false;
@@ -93,7 +93,7 @@ struct trial {
     static constexpr char const* shardings[] = {"contiguous", "zigzag", "striped"};
     auto n = [](auto x) { return std::to_string(x); };
     std::string s = std::string(objects[int(object)]) + " P " + n(ranks) + " (ring " + n(ring) + " ulysses " + n(ulysses) +
-                    (ring_is_fast ? " strided" : "") + "), " + schedules[int(how)] + ", head groups " + n(head_groups) +
+                    (ring_is_fast ? " strided" : "") + "), " + schedules[int(how)] + ", head chunks " + n(head_chunks) +
                     ", keep " + (keep == sp::keep::heads ? "heads" : "output") + ", " + shardings[sharding.kind] +
                     (sharding.over == sp::scope::stream ? " over the stream" : "") + (padded ? " padded" : "") +
                     (sharding.inner > 1 ? " nested" : "") + ", mask kind " + n(mask_kind) + ", heads " + n(q_heads) + "/" +
@@ -247,7 +247,7 @@ inline trial draw(std::uint64_t seed, object_kind object, bool featured, bool pu
   int variant = pick(6);
   t.how = object == object_kind::ulysses ? sp::schedule::automatic : how[variant];
   if (t.how == sp::schedule::pull && !pulls) t.how = sp::schedule::rotate;
-  t.head_groups = variant >= 1 && variant <= 3 ? variant : 1;
+  t.head_chunks = variant >= 1 && variant <= 3 ? variant : 1;
   int modes = pick(4);
   t.keep = modes % 2 ? sp::keep::output : sp::keep::heads;
   t.ring_is_fast = object == object_kind::usp && modes / 2;

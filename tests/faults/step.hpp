@@ -47,7 +47,7 @@ struct tensors {
 /// Calls f(attention) with the object over `comm`; usp needs an even number of ranks.
 template <class Comm, class F>
 void with(Comm const& comm, object o, int checks, F&& f) {
-  auto options = [&](sp::schedule how) { return sp::attention_options{.schedule = how, .head_groups = 2, .checks = checks}; };
+  auto options = [&](sp::schedule how) { return sp::attention_options{.schedule = how, .head_chunks = 2, .checks = checks}; };
   if (o == object::rotate) f(sp::ring_attention{comm, sp::reference{}, options(sp::schedule::rotate)});
   if (o == object::gather) f(sp::ring_attention{comm, sp::reference{}, options(sp::schedule::gather)});
   if (o == object::ulysses) f(sp::ulysses_attention{comm, sp::reference{}, options(sp::schedule::automatic)});

@@ -59,7 +59,7 @@ inline conformance::trial trial_of(recipe const& r, number s) {
   t.ring_is_fast = s == usp && r.strided;
   constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull};
   t.how = s == ulysses ? sp::schedule::automatic : how[s == usp ? r.inner : s];
-  t.head_groups = t.how == sp::schedule::gather ? r.groups : 1;
+  t.head_chunks = t.how == sp::schedule::gather ? r.groups : 1;
   t.keep = r.keep_output ? sp::keep::output : sp::keep::heads;
   t.sharding = {int(r.shard), r.stream ? sp::scope::stream : sp::scope::document};
   if (r.nested) t.sharding.inner = r.degree, t.sharding.stride = r.strided ? r.ranks / r.degree : 1;

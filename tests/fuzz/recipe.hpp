@@ -29,7 +29,7 @@ struct recipe {
   std::vector<number> run{rotate};     ///< strategies
   number ranks = 1, degree = 1;        ///< degree: ulysses ranks of usp, a divisor of ranks
   number inner = rotate;               ///< schedule of usp's ring
-  number groups = 1;                   ///< head groups of gather
+  number groups = 1;                   ///< head chunks of gather
   bool strided = false;                ///< usp: neighbours are in the same ring
   bool keep_output = false;            ///< ulysses keeps its output, not its heads
   std::vector<number> docs{1}, keys{}; ///< lengths; -n is a gap of n positions. No keys: self attention

@@ -81,7 +81,7 @@ TEST_CASE("ring rotates: the ledger of threads") {
 }
 TEST_CASE("ring gathers: the ledger of threads") {
   compare<sp::mpi>({3, 8}, [](auto comm) {
-    return sp::ring_attention{comm, sp::cpu{}, {.schedule = sp::schedule::gather, .head_groups = 3}};
+    return sp::ring_attention{comm, sp::cpu{}, {.schedule = sp::schedule::gather, .head_chunks = 3}};
   });
 }
 TEST_CASE("ring pulls: the ledger of threads") {

@@ -136,13 +136,13 @@ struct way {
   sp::batch_options batch() const { return {padded ? sp::shapes::padded : sp::shapes::ragged}; }
 };
 
-/// By rotate, by gather in one, two and three groups of heads, and by pull.
+/// By rotate, by gather in one, two and three chunks of heads, and by pull.
 inline std::vector<sp::attention_options> every_schedule(sp::mask const& mask) {
   std::vector<sp::attention_options> list;
-  for (auto [how, groups] :
+  for (auto [how, chunks] :
        {std::pair(sp::schedule::rotate, 1), std::pair(sp::schedule::gather, 1), std::pair(sp::schedule::gather, 2),
         std::pair(sp::schedule::gather, 3), std::pair(sp::schedule::pull, 1)})
-    list.push_back({.mask = mask, .schedule = how, .head_groups = groups});
+    list.push_back({.mask = mask, .schedule = how, .head_chunks = chunks});
   return list;
 }
 

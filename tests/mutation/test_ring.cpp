@@ -19,7 +19,7 @@ void check_all(problem const& p, way w) {
   numbers const want = p.truth();
   for (sp::attention_options const& options : every_schedule(p.mask)) {
     CAPTURE(int(options.schedule));
-    CAPTURE(options.head_groups);
+    CAPTURE(options.head_chunks);
     CAPTURE(w.ring);
     CAPTURE(w.stripes);
     w.options = options;

@@ -10,11 +10,11 @@ namespace {
 
 constexpr int most_ranks = 64;
 
-auto ring(sp::schedule how, sp::mask const& mask, index_t head_groups = 1) {
+auto ring(sp::schedule how, sp::mask const& mask, index_t head_chunks = 1) {
   return [=](record& all, int rank, tracer const& kernel) {
     rank_group world;
     for (int r = 0; r < int(all.events().size()); ++r) world.members.push_back(r);
-    return sp::ring_attention{recorder(all, world, rank), kernel, {.mask = mask, .schedule = how, .head_groups = head_groups}};
+    return sp::ring_attention{recorder(all, world, rank), kernel, {.mask = mask, .schedule = how, .head_chunks = head_chunks}};
   };
 }
 

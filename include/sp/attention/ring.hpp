@@ -151,7 +151,7 @@ public:
     kv_views<T> own{io.k, io.v};
     if (g.how == schedule::rotate) detail::rotate_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.by_backend);
     if (g.how == schedule::gather)
-      detail::gather_forward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_groups, io.q, own, state, s.by_backend);
+      detail::gather_forward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_chunks, io.q, own, state, s.by_backend);
     if constexpr (can_pull)
       if (g.how == schedule::pull) detail::pull_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.by_backend);
     if (io.sinks.data) detail::apply_sinks<A>(io.on, io.sinks, state.out, state.lse);
@@ -177,7 +177,7 @@ public:
     call_params n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
     if (g.how == schedule::rotate) detail::rotate_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.by_backend);
     if (g.how == schedule::gather)
-      detail::gather_backward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_groups, queries, keys, s.by_backend);
+      detail::gather_backward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_chunks, queries, keys, s.by_backend);
     if constexpr (can_pull)
       if (g.how == schedule::pull) detail::pull_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.by_backend);
     dq.finish();
@@ -214,13 +214,13 @@ public:
 
   template <class T>
   index_t scratch_for(prepared const& p, heads on, attention_shape const& s) const {
-    return detail::ring_scratch_bytes<T>(comm_, backend_, p.geometry, on, s, options_.head_groups);
+    return detail::ring_scratch_bytes<T>(comm_, backend_, p.geometry, on, s, options_.head_chunks);
   }
 
 private:
   /// How often a forward call runs the kernel.
   index_t kernel_calls(detail::ring_geometry<Backend> const& g, heads on) const {
-    return g.how == schedule::rotate ? g.size : g.how == schedule::gather ? max(1, min(options_.head_groups, on.kv_count)) : 1;
+    return g.how == schedule::rotate ? g.size : g.how == schedule::gather ? max(1, min(options_.head_chunks, on.kv_count)) : 1;
   }
 
   static constexpr bool can_pull = peer_memory<Comm> && std::is_same_v<backend_saved, nothing>;

@@ -1,8 +1,6 @@
-// Row-wise arithmetic of attention that no kernel needs to know: sums, casts, delta and attention sinks.
+// Row-wise arithmetic of attention that no kernel needs to know: delta, attention sinks, sums in a wider type.
 // Host memory; each function is one pass over its tensors.
 #pragma once
-
-#include <limits>
 
 #include <sp/core/elementwise.hpp>
 #include <sp/core/memory.hpp>
@@ -10,13 +8,6 @@
 #include <sp/geometry/heads.hpp>
 
 namespace sp::detail {
-
-/// to += from, in the type of to's sums.
-template <class To, class From, int R>
-void add(view<To, R> to, view<From, R> from) {
-  using A = accumulate_t<To>;
-  for_each_pair(to, from, [](To& x, From& y) { x = from_acc<To>(to_acc(x) + static_cast<A>(to_acc(y))); });
-}
 
 /// a b + c as the target does it: always fused or never. A compiler left alone fuses one loop and not another, depending on strides,
 /// and the same row would get different bits on different ranks.
@@ -29,7 +20,7 @@ A multiply_add(A a, A b, A c) {
 #endif
 }
 
-/// delta (rows, heads) = sum over dim of dout * out: the row sum of dP o P in the softmax backward (SEMANTICS: ring backward).
+/// delta (rows, heads) = sum over dim of dout * out: the row sum of dP o P in the softmax backward (docs/semantics.md, ring backward).
 template <class T, class A = accumulate_t<T>>
 void row_delta(view<T const, 3> out, view<T const, 3> dout, view<A, 2> delta) {
   for (index_t i = 0; i < out.extent(0); ++i)

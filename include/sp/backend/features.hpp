@@ -141,7 +141,9 @@ private:
   void require_slopes([[maybe_unused]] index_t q_heads) const {
     if constexpr (count_feature < alibi, Features... >> 0)
       if (index_t(alibi::slopes.size()) < q_heads)
-        fail({errc::invalid_shape, std::to_string(alibi::slopes.size()) + " slopes for " + std::to_string(q_heads) + " q heads",
+        fail({errc::invalid_shape,
+              "q head " + std::to_string(alibi::slopes.size()) + " has no slope, " + std::to_string(alibi::slopes.size()) +
+                  " were given",
               "sp::alibi takes one slope for every q head of the model"});
   }
 };

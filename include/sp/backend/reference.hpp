@@ -14,7 +14,8 @@ template <class... Features>
 class scalar_kernel : public detail::with_features<Features...> {
 public:
   using memory_type = host_memory;
-  constexpr scalar_kernel(Features... features) : detail::with_features<Features...>(features...) {}
+  constexpr explicit(sizeof...(Features) == 1) scalar_kernel(Features... features)
+      : detail::with_features<Features...>(features...) {}
 
   template <class T>
   void forward(block_call<T> const& c) const {
@@ -103,7 +104,8 @@ private:
 template <class... Features>
 class reference : public blockwise<scalar_kernel<Features...>> {
 public:
-  constexpr reference(Features... features) : blockwise<scalar_kernel<Features...>>(scalar_kernel<Features...>(features...)) {}
+  constexpr explicit(sizeof...(Features) == 1) reference(Features... features)
+      : blockwise<scalar_kernel<Features...>>(scalar_kernel<Features...>(features...)) {}
 };
 
 static_assert(block_kernel<scalar_kernel<>, float> && attention_backend<reference<>, float> &&

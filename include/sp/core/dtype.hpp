@@ -136,7 +136,7 @@ template <class T>
 using accumulate_t = typename detail::accumulate<std::remove_cv_t<T>>::type;
 
 namespace detail {
-/// The lse of a row that sees nothing, and the score of a key that is not seen.
+/// Below every other number; exp of it is 0.
 template <class A>
 inline constexpr A minus_infinity = -std::numeric_limits<A>::infinity();
 } // namespace detail
@@ -146,6 +146,14 @@ template <element T>
 constexpr accumulate_t<T> to_acc(T x) {
   return static_cast<accumulate_t<T>>(x);
 }
+
+namespace detail {
+/// Neither NaN nor an infinity.
+template <element T>
+constexpr bool is_finite(T x) {
+  return to_acc(x) - to_acc(x) == accumulate_t<T>(0);
+}
+} // namespace detail
 
 /// A sum as an element, rounded once to nearest even.
 template <element T>

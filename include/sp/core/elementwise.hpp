@@ -1,4 +1,4 @@
-// Loops over the elements of host tensors: fill, and assignment across element types and strides.
+// Loops over the elements of host tensors: fill, and assignment and addition across element types and strides.
 // Plain and recursive over the rank; anything larger than a row's bookkeeping belongs into a backend.
 #pragma once
 
@@ -43,5 +43,14 @@ template <class To, class From, int R>
 void assign(view<To, R> to, view<From, R> from) {
   detail::for_each_pair(to, from, [](To& x, From& y) { x = from_acc<To>(static_cast<accumulate_t<To>>(to_acc(y))); });
 }
+
+namespace detail {
+/// to += from, in the type of to's sums.
+template <class To, class From, int R>
+void add(view<To, R> to, view<From, R> from) {
+  using A = accumulate_t<To>;
+  for_each_pair(to, from, [](To& x, From& y) { x = from_acc<To>(to_acc(x) + static_cast<A>(to_acc(y))); });
+}
+} // namespace detail
 
 } // namespace sp

@@ -113,24 +113,24 @@ inline thread_local site const* current_site = nullptr; // innermost call of thi
 
 class site_scope {
 public:
-  explicit site_scope(site const& s) : before_(current_site), watcher_(__atomic_load_n(&watcher, __ATOMIC_RELAXED)) {
+  explicit site_scope(site const& s) : before_(current_site), observer_(__atomic_load_n(&observer, __ATOMIC_RELAXED)) {
     current_site = &s;
-    if (watcher_) {
+    if (observer_) {
       unwinding_ = std::uncaught_exceptions();
-      heard_ = watcher_->entered(s);
+      entry_ = observer_->entered(s);
     }
   }
   site_scope(site_scope const&) = delete;
   site_scope& operator=(site_scope const&) = delete;
   ~site_scope() {
-    if (watcher_) watcher_->left(*current_site, heard_, std::uncaught_exceptions() > unwinding_);
+    if (observer_) observer_->left(*current_site, entry_, std::uncaught_exceptions() > unwinding_);
     current_site = before_;
   }
 
 private:
   site const* before_;
-  call_watcher const* watcher_;
-  std::uint64_t heard_ = 0;
+  call_observer const* observer_;
+  std::uint64_t entry_ = 0;
   int unwinding_ = 0;
 };
 } // namespace detail

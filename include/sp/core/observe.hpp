@@ -1,5 +1,5 @@
-// The record of one operation, the single thing that diagnosis looks at, and the hook by which public calls are heard.
-// Costs a relaxed load and a branch per call while nobody listens; whoever listens lives in headers that models include.
+// The record of one operation, the single thing that diagnosis looks at, and the hook that notifies an observer of public calls.
+// Costs a relaxed load and a branch per call while there is no observer; observers live in headers that models include.
 #pragma once
 
 #include <cstdint>
@@ -42,12 +42,12 @@ struct site;
 
 namespace detail {
 
-/// Hears of every public call, see `located`. `entered` returns what `left` is given back.
-struct call_watcher {
+/// Is notified of every public call, see `located`. `entered` returns what `left` is given back.
+struct call_observer {
   std::uint64_t (*entered)(site const&) noexcept;
   void (*left)(site const&, std::uint64_t, bool failed) noexcept;
 };
-inline call_watcher const* watcher = nullptr; // constant data behind it; set once, by what listens first
+inline call_observer const* observer = nullptr; // constant data behind it; set once, by the first that observes
 
 } // namespace detail
 } // namespace sp

@@ -240,12 +240,12 @@ private:
 };
 
 inline void flight_recorder::watch_calls() noexcept {
-  static constexpr detail::call_watcher watcher{
+  static constexpr detail::call_observer observer{
       [](site const& s) noexcept -> std::uint64_t { return of_thread ? of_thread->enter(s) : 0; },
       [](site const& s, std::uint64_t depth, bool failed) noexcept {
         if (of_thread && depth) of_thread->leave(s, depth, failed ? operation_state::failed : operation_state::done);
       }};
-  __atomic_store_n(&detail::watcher, &watcher, __ATOMIC_RELAXED);
+  __atomic_store_n(&detail::observer, &observer, __ATOMIC_RELAXED);
 }
 
 inline std::uint64_t flight_recorder::enter(site const& s) noexcept {

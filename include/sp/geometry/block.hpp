@@ -164,10 +164,6 @@ constexpr block trimmed(block b) {
   return sub_block(b, {0, b.rows}, c);
 }
 
-} // namespace detail
-
-namespace detail {
-
 /// The placed runs that may meet a range, where slices come document by document: in a list sorted by position, runs that end before
 /// a document are passed once, and a search stops at the first run behind it. Any other list is searched as a whole.
 class run_cursor {
@@ -285,7 +281,7 @@ constexpr bool comes_before(block const& a, block const& b, bool keys) {
 constexpr bool join_blocks(std::vector<block>& list, bool keys) {
   std::vector<std::size_t> order(list.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-  sort(order, [&](std::size_t a, std::size_t b) { return comes_before(list[a], list[b], keys); });
+  detail::sort(order, [&](std::size_t a, std::size_t b) { return comes_before(list[a], list[b], keys); });
   bool changed = false;
   for (std::size_t i = 0, j = 1; j < order.size(); ++j) {
     block &a = list[order[i]], &b = list[order[j]];

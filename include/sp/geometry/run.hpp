@@ -103,10 +103,9 @@ constexpr void append(std::vector<run>& runs, run r) {
 
 /// The same positions in ascending order as far as runs can say it: disjoint runs are sorted by begin, and interleaved ones
 /// that together leave no hole become one dense run. This is the order in which a group of ranks sees its tokens.
-[[nodiscard]] constexpr std::vector<run> in_stream_order(std::vector<run> const& list) {
-  std::vector<run> runs, out;
-  for (run const& r : list)
-    if (r.count > 0) runs.push_back(r);
+[[nodiscard]] constexpr std::vector<run> in_stream_order(std::vector<run> runs) {
+  std::vector<run> out;
+  std::erase_if(runs, [](run const& r) { return r.count <= 0; });
   detail::sort(runs, [](run const& a, run const& b) { return a.begin < b.begin; });
   for (std::size_t i = 0; i < runs.size();) {
     index_t end = runs[i].end(), count = runs[i].count;

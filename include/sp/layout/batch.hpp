@@ -81,7 +81,7 @@ public:
   /// The documents as the caller gave them; global tensors (split, gather) use these positions.
   [[nodiscard]] documents const& source() const noexcept { return source_; }
 
-  /// batch_options::tokens
+  /// batch_options::token_digest
   std::uint64_t token_digest() const { return token_digest_; }
 
   /// Memory for calls that bring no context of their own.

@@ -73,8 +73,7 @@ public:
     for (std::size_t p = 0; p < sends_.per_peer.size(); ++p)
       for (std::size_t i = 0; i < sends_.per_peer[p].size(); ++i) {
         row_match const &m = sends_.per_peer[p][i], &at = staged_.per_peer[p][i];
-        detail::for_each_pair(din.rows(m.from_row, m.count, m.from_step), staged.tensor.rows(at.from_row, at.count),
-                              [](T& x, T& y) { x = from_acc<T>(to_acc(x) + to_acc(y)); });
+        detail::add(din.rows(m.from_row, m.count, m.from_step), staged.tensor.rows(at.from_row, at.count));
       }
   }
 

@@ -2,9 +2,6 @@
 // How losses are reduced, when N is divided out and what happens to parameter gradients are three separate, named choices.
 #pragma once
 
-#include <cmath>
-#include <limits>
-
 #include <sp/loss/gather_tokens.hpp>
 
 namespace sp {
@@ -119,7 +116,7 @@ public:
   template <class T, class Label>
   void backward(loss_result const& r, view<Label, 1> labels, view<T, 1> dlosses, double upstream = 1) const {
     if (options_.checks > 0) check(dlosses, labels);
-    if (options_.checks > 2 && !std::isfinite(upstream * r.scale))
+    if (options_.checks > 2 && !detail::is_finite(upstream * r.scale))
       fail({errc::non_finite, "the gradient of the loss is scaled by " + std::to_string(upstream * r.scale),
             "Find where upstream comes from", "gather_loss", comm_.rank(), comm_.size()});
     using A = accumulate_t<T>;
@@ -146,7 +143,7 @@ private:
   template <class T, class Label>
   void require_finite(view<T const, 1> const& losses, view<Label const, 1> const& labels) const {
     for (index_t i = 0; i < losses.extent(0); ++i)
-      if (index_t(labels(i)) != options_.ignore_index && !std::isfinite(double(to_acc(losses(i)))))
+      if (index_t(labels(i)) != options_.ignore_index && !detail::is_finite(losses(i)))
         fail({errc::non_finite, "losses holds " + std::to_string(double(to_acc(losses(i)))) + " at row " + std::to_string(i),
               "Find where it comes from; rows with ignore_index are not read", "gather_loss", comm_.rank(), comm_.size()});
   }

@@ -80,7 +80,7 @@ template <class Backend>
 void describe_options(fingerprint& f, attention_options const& o, Backend const& backend, schedule how, index_t dim,
                       random_key key) {
   if (dim > 0) f.real("scale", scale_of(o, dim));
-  f.word("schedule", how, schedule_words).number("head groups", o.head_groups);
+  f.word("schedule", how, schedule_words).number("head chunks", o.head_chunks);
   if constexpr (requires { backend.features(); }) f.hash("kernel features", backend.features());
   if constexpr (requires { requires Backend::draws_random_numbers; })
     if (dim > 0) f.hash("random key", given(digest().add(key.seed).add(key.layer)));
@@ -89,11 +89,6 @@ void describe_options(fingerprint& f, attention_options const& o, Backend const&
 template <class T>
 bool is_nan(T x) {
   return to_acc(x) != to_acc(x);
-}
-template <class T>
-bool is_finite(T x) {
-  using A = accumulate_t<T>;
-  return to_acc(x) - to_acc(x) == A(0);
 }
 
 template <class T>

@@ -18,7 +18,7 @@ public:
   using plan = detail::tile_plan;
   using saved = nothing;
 
-  constexpr cpu(Features... features) : detail::with_features<Features...>(features...) {}
+  constexpr explicit(sizeof...(Features) == 1) cpu(Features... features) : detail::with_features<Features...>(features...) {}
 
   [[nodiscard]] plan prepare(problem const& p) const { return detail::make_tiles(p); }
 

@@ -15,8 +15,8 @@ enum class update { overwrite, rescale, add };
 template <class A>
 inline constexpr index_t micro_columns = 2 * simd<A>::lanes;
 
-/// The micro-kernel, micro_rows x micro_columns of C in registers: C = (0, scale o C, or C) + A B over `inner` terms. Element (i, x) of A is a[i lda + x], or
-/// a[x lda + i] if Transposed; row x of B is b + x ldb.
+/// The micro-kernel, micro_rows x micro_columns of C in registers: C = (0, scale o C, or C) + A B over `inner` terms.
+/// Element (i, x) of A is a[i lda + x], or a[x lda + i] if Transposed; row x of B is b + x ldb.
 template <bool Transposed, update Update, class A>
 void micro_product(A const* a, index_t lda, A const* b, index_t ldb, index_t inner, A* c, index_t ldc,
                    [[maybe_unused]] A const* scale) {

@@ -77,39 +77,41 @@ qkv_views<T, M> split_qkv(view<T, 5, M> const& packed) {
 /// Queries, keys and values that are interleaved per kv head.
 template <class T, class M = host_memory>
 struct grouped_qkv_views {
-  view<T, 4, M> q; ///< (tokens, kv heads, queries per kv head, dim)
+  view<T, 4, M> q; ///< (tokens, kv heads, q_per_kv, dim)
   view<T, 3, M> k; ///< (tokens, kv heads, dim)
   view<T, 3, M> v; ///< (tokens, kv heads, dim)
 };
 
-/// The layout of Megatron: packed (tokens, kv_heads (group + 2) dim), for each kv head its queries, its key and its value.
+/// The layout of Megatron: packed (tokens, kv_heads (q_per_kv + 2) dim), for each kv head its queries, its key and its value.
 /// join_heads(q) is the usual (tokens, q heads, dim) where the strides allow one.
 template <class T, class M>
 grouped_qkv_views<T, M> split_interleaved_qkv(view<T, 2, M> const& packed, index_t q_heads, index_t kv_heads) {
   if (q_heads <= 0 || kv_heads <= 0 || q_heads % kv_heads != 0)
     fail({errc::invalid_shape, std::to_string(q_heads) + " q heads are no multiple of " + std::to_string(kv_heads) + " kv heads",
           "Every kv head serves the same number of q heads"});
-  index_t g = q_heads / kv_heads;
-  auto p =
-      checked_view(detail::heads_of_width(packed, checked_add(q_heads, checked_mul(2, kv_heads)))); // (tokens, kv (g + 2), dim)
-  view<T, 4, M> all(p.data, {p.extent(0), kv_heads, g + 2, p.extent(2)},
-                    {p.stride(0), (g + 2) * p.stride(1), p.stride(1), p.stride(2)});
+  index_t q_per_kv = q_heads / kv_heads;
+  // (tokens, kv_heads (q_per_kv + 2), dim)
+  auto p = checked_view(detail::heads_of_width(packed, checked_add(q_heads, checked_mul(2, kv_heads))));
+  view<T, 4, M> all(p.data, {p.extent(0), kv_heads, q_per_kv + 2, p.extent(2)},
+                    {p.stride(0), (q_per_kv + 2) * p.stride(1), p.stride(1), p.stride(2)});
   auto entry = [&](index_t i) {
     auto x = detail::narrowed(all, 2, i, 1);
     return view<T, 3, M>(x.data, {x.extent(0), x.extent(1), x.extent(3)}, {x.stride(0), x.stride(1), x.stride(3)});
   };
-  return {all.narrow(2, 0, g), entry(g), entry(g + 1)};
+  return {all.narrow(2, 0, q_per_kv), entry(q_per_kv), entry(q_per_kv + 1)};
 }
 
-/// (tokens, kv heads, group, dim) as (tokens, kv heads x group, dim) without a copy; invalid_shape if heads are unevenly spaced.
+/// (tokens, kv heads, q_per_kv, dim) as (tokens, kv heads x q_per_kv, dim) without a copy; invalid_shape if heads are unevenly spaced.
 template <class T, class M>
 view<T, 3, M> join_heads(view<T, 4, M> const& q) {
-  index_t kv = q.extent(1), g = q.extent(2);
-  if (kv > 1 && g > 1 && q.stride(1) != checked_mul(g, q.stride(2)))
+  index_t kv = q.extent(1), q_per_kv = q.extent(2);
+  if (kv > 1 && q_per_kv > 1 && q.stride(1) != checked_mul(q_per_kv, q.stride(2)))
     fail({errc::invalid_shape,
-          "the " + std::to_string(kv) + " x " + std::to_string(g) + " heads of " + shape(q) + " are not evenly spaced",
+          "the " + std::to_string(kv) + " x " + std::to_string(q_per_kv) + " heads of " + shape(q) + " are not evenly spaced",
           "Copy the queries into a dense tensor (sp::copy of as_piece), or call attention per kv head"});
-  return {q.data, {q.extent(0), checked_mul(kv, g), q.extent(3)}, {q.stride(0), g > 1 ? q.stride(2) : q.stride(1), q.stride(3)}};
+  return {q.data,
+          {q.extent(0), checked_mul(kv, q_per_kv), q.extent(3)},
+          {q.stride(0), q_per_kv > 1 ? q.stride(2) : q.stride(1), q.stride(3)}};
 }
 
 } // namespace sp
