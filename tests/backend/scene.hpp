@@ -12,7 +12,7 @@
 #include <sp/sharding/striped.hpp>
 #include <sp/sharding/zigzag.hpp>
 
-#include "oracle.hpp"
+#include "support/oracle.hpp"
 
 namespace sp_test {
 

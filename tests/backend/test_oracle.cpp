@@ -3,7 +3,7 @@
 
 #include <random>
 
-#include "oracle.hpp"
+#include "support/oracle.hpp"
 
 namespace test_oracle {
 namespace {

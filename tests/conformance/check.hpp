@@ -7,8 +7,8 @@
 #include <sp/cpu.hpp>
 #include <sp/reference.hpp>
 
-#include "oracle.hpp"
 #include "run.hpp"
+#include "support/oracle.hpp"
 
 namespace conformance {
 

@@ -17,28 +17,12 @@
 #include <sp/ring.hpp>
 #include <sp/ulysses.hpp>
 
+#include "support/sharding.hpp"
+
 namespace conformance {
 
 using sp::index_t;
-
-/// contiguous, zigzag or striped, over documents or the stream, nested or not: one type, so that a batch is instantiated once.
-struct any_sharding {
-  int kind = 0;
-  sp::scope over = sp::scope::document;
-  index_t inner = 1, stride = 1; ///< nested{kind, inner, stride} where inner > 1
-
-  template <class F>
-  auto dispatch(F&& f) const {
-    auto go = [&](auto s) { return inner > 1 ? f(sp::nested{s, inner, stride}) : f(s); };
-    return kind == 0 ? go(sp::contiguous{over}) : kind == 1 ? go(sp::zigzag{over}) : go(sp::striped{over});
-  }
-  std::vector<sp::run> runs(index_t n, index_t part, index_t parts) const {
-    return dispatch([&](auto s) { return s.runs(n, part, parts); });
-  }
-  index_t multiple(index_t parts) const {
-    return dispatch([&](auto s) { return s.multiple(parts); });
-  }
-};
+using support::any_sharding;
 
 enum class object_kind { ring, ulysses, usp };
 

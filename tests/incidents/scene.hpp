@@ -2,6 +2,7 @@
 // Tensors go through split and gather, so that the whole path of a trainer is under test, gradients always included.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <functional>
@@ -17,29 +18,24 @@
 #include <sp/threads.hpp>
 #include <sp/ulysses.hpp>
 
-#include "oracle.hpp"
+#include "support/oracle.hpp"
+#include "support/sharding.hpp"
 #include "support/tensors.hpp"
 
 namespace incidents {
 
 using sp::index_t;
+using support::any_sharding;
 using support::tensor;
 
-/// Shardings as a value, so that one instantiation serves all.
-struct any_sharding {
-  enum kind { contiguous, zigzag, striped, usp } which = contiguous;
-  sp::scope over = sp::scope::document;
-  static constexpr bool is_partition = true;
-  std::vector<sp::run> runs(index_t n, index_t part, index_t parts) const {
-    if (which == contiguous) return sp::contiguous{}.runs(n, part, parts);
-    if (which == zigzag) return sp::zigzag{}.runs(n, part, parts);
-    if (which == striped) return sp::striped{}.runs(n, part, parts);
-    return sp::nested{sp::zigzag{}, parts % 2 == 0 ? 2 : 1}.runs(n, part, parts);
-  }
-  index_t multiple(index_t parts) const { return 2 * parts; }
-};
-inline any_sharding const all_shardings[] = {
-    {any_sharding::contiguous, sp::scope::stream}, {any_sharding::zigzag}, {any_sharding::striped}, {any_sharding::usp}};
+/// What a trainer may choose for this many ranks; the last one is the order of USP with Ulysses over pairs of ranks.
+inline std::array<any_sharding, 4> all_shardings(int parts) {
+  return {{{any_sharding::contiguous, sp::scope::stream},
+           {any_sharding::zigzag},
+           {any_sharding::striped},
+           {any_sharding::zigzag, sp::scope::document, parts % 2 == 0 ? 2 : 1}}};
+}
+inline any_sharding const zigzag{any_sharding::zigzag};
 
 /// sees(document, q offset, k offset) is the mask's definition.
 using predicate = std::function<bool(std::size_t, index_t, index_t)>;
@@ -206,7 +202,7 @@ inline double worst_error(scene const& s, int parts, how_to_run const& how) {
   take(run(s, parts, how, ulysses(s.mask)));
   return worst;
 }
-inline double worst_error(scene const& s, int parts, any_sharding const& how = all_shardings[1]) {
+inline double worst_error(scene const& s, int parts, any_sharding const& how = zigzag) {
   return worst_error(s, parts, how_to_run{how, how});
 }
 

@@ -15,12 +15,14 @@
 #include <sp/ring.hpp>
 #include <sp/threads.hpp>
 
-#include "oracle.hpp"
+#include "support/oracle.hpp"
+#include "support/sharding.hpp"
 #include "support/tensors.hpp"
 
 namespace sentinel {
 
 using sp::index_t;
+using support::any_sharding;
 using support::tensor;
 using comm = sp::group<sp::threads>;
 
@@ -49,19 +51,6 @@ struct kernel : sp::reference<sp::softcap, sp::alibi, sp::dropout> {
     std::this_thread::sleep_for(late);
     base::backward<T>(p, scratch, n, queries, keys, x);
   }
-};
-
-/// zigzag or striped, in `inner` contiguous pieces of each shard: one type, so that a batch is instantiated once.
-struct sharding {
-  bool stripes = false;
-  index_t inner = 1, stride = 1;
-  sp::scope over = sp::scope::document;
-  static constexpr bool is_partition = true;
-  std::vector<sp::run> runs(index_t n, index_t part, index_t parts) const {
-    if (stripes) return sp::nested{sp::striped{}, inner, stride}.runs(n, part, parts);
-    return sp::nested{sp::zigzag{}, inner, stride}.runs(n, part, parts);
-  }
-  index_t multiple(index_t parts) const { return 2 * parts; }
 };
 
 struct numbers {
@@ -132,7 +121,9 @@ struct way {
     if (ring_is_fast) return sp::mesh{sp::axis::ulysses{ulysses}, sp::axis::ring{ring}};
     return sp::mesh{sp::axis::ring{ring}, sp::axis::ulysses{ulysses}};
   }
-  sentinel::sharding sharding() const { return {stripes, ulysses, ring_is_fast ? ring : 1}; }
+  any_sharding sharding() const {
+    return {stripes ? any_sharding::striped : any_sharding::zigzag, sp::scope::document, ulysses, ring_is_fast ? ring : 1};
+  }
   sp::batch_options batch() const { return {padded ? sp::shapes::padded : sp::shapes::ragged}; }
 };
 
