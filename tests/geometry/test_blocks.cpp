@@ -199,7 +199,7 @@ void check_documents(documents const& q, documents const& k, int parts, bool all
   }
 }
 
-// SEMANTICS 5.3: zigzag of 4 ranks over 16 tokens, chunks of 2; rank 1 holds chunks 1 and 6.
+// docs/semantics.md, Zigzag: zigzag of 4 ranks over 16 tokens, chunks of 2; rank 1 holds chunks 1 and 6.
 constexpr slice causal_16{0, 16, 0, 16, -sp::unbounded, 0, 0, 0, 0, 0};
 constexpr std::array<placed_run, 2> zigzag_of(index_t r) {
   return {{{{2 * r, 2, 1}, int(r), 0}, {{14 - 2 * r, 2, 1}, int(r), 2}}};
@@ -212,7 +212,7 @@ static_assert(zigzag_pairs(1, 0) == 4 * 2);     // keys of an earlier rank: all 
 static_assert(zigzag_pairs(1, 3) == 2 * 4);     // of a later rank: second half of q x all keys
 static_assert(zigzag_pairs(0, 0) == zigzag_pairs(3, 3));
 
-// SEMANTICS 5.4: stripes of 4 ranks over 16 tokens.
+// docs/semantics.md, Stripes: stripes of 4 ranks over 16 tokens.
 constexpr placed_run stripe_of(index_t r) { return {{r, 4, 4}, int(r), 0}; }
 constexpr block stripes(index_t q, index_t k) {
   placed_run a = stripe_of(q), b = stripe_of(k);
@@ -296,7 +296,7 @@ TEST_CASE("blocks: work of all ranks is the number of visible pairs; zigzag and 
   CHECK(work_of(sp::contiguous{}, 3) == 16 * 48 + 16 * 17 / 2); // nearly twice the mean
 }
 
-TEST_CASE("blocks: zigzag over 4 ranks, as SEMANTICS 5.3 lists it [asan]") {
+TEST_CASE("blocks: zigzag over 4 ranks, as docs/semantics.md lists it [asan]") {
   layout l(sp::packed{0, 16}, sp::zigzag{}, 4);
   auto mask = sp::slices(sp::causal(), l.docs(), l.docs());
   for (int r = 0; r < 4; ++r)

@@ -326,7 +326,7 @@ TEST_CASE("twinkle: query length and cu_seqlens disagree: both numbers are print
   CHECK(slack.tokens() == 5);
 }
 
-TEST_CASE("zigzag: the reorder ids of a rank-major gather (SEMANTICS 5.3)") {
+TEST_CASE("zigzag: the reorder ids of a rank-major gather (docs/semantics.md)") {
   for (int parts = 1; parts <= 8; ++parts) {
     index_t p = 3, chunks = 2 * parts; // three tokens in each chunk
     sp::layout l(sp::packed{0, p * chunks}, sp::zigzag{}, parts);

@@ -143,7 +143,7 @@ TEST_CASE("layout: groups own their members' tokens in stream order, whatever th
   CHECK(striped.runs(0)[0] == run{0, 37, 1});
 }
 
-TEST_CASE("USP: zigzag over 2 x ring chunks first, then `ulysses` contiguous pieces of each shard (SEMANTICS 5.5)") {
+TEST_CASE("USP: zigzag over 2 x ring chunks first, then `ulysses` contiguous pieces of each shard (docs/semantics.md)") {
   int const ring = 2, ulysses = 2;
   layout l(sp::packed{0, 16}, sp::nested{sp::zigzag{}, ulysses}, ring * ulysses);
   CHECK(positions(l.runs(0)) == std::vector<index_t>{0, 1, 2, 3});
@@ -184,7 +184,7 @@ TEST_CASE("batch: padded shapes give every rank the same rows, S < P included") 
       });
 }
 
-TEST_CASE("batch: valid tokens of a padded document on each rank (SEMANTICS 5.5)") {
+TEST_CASE("batch: valid tokens of a padded document on each rank (docs/semantics.md)") {
   auto clamp = [](index_t x, index_t p) { return std::max<index_t>(0, std::min(x, p)); };
   for (int ranks = 1; ranks <= 8; ++ranks)
     for (index_t len = 0; len <= 40; ++len) {

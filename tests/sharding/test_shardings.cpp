@@ -58,19 +58,19 @@ index_t uneven(S const& how, index_t n, index_t parts) {
 static_assert(sp::cut(7, 0, 4) == 0 && sp::cut(7, 1, 4) == 1 && sp::cut(7, 2, 4) == 3 && sp::cut(7, 3, 4) == 5 &&
               sp::cut(7, 4, 4) == 7);
 static_assert(sp::cut(index_t{1} << 60, 7, 8) == (index_t{1} << 60) / 8 * 7); // no overflow on the way
-// Zigzag, 4 ranks, 8 chunks: 0,7 | 1,6 | 2,5 | 3,4 (SEMANTICS 5.3).
+// Zigzag, 4 ranks, 8 chunks: 0,7 | 1,6 | 2,5 | 3,4 (docs/semantics.md).
 static_assert(sp::zigzag{}.runs(80, 0, 4) == std::vector<run>{{0, 10, 1}, {70, 10, 1}});
 static_assert(sp::zigzag{}.runs(80, 1, 4) == std::vector<run>{{10, 10, 1}, {60, 10, 1}});
 static_assert(sp::zigzag{}.runs(80, 2, 4) == std::vector<run>{{20, 10, 1}, {50, 10, 1}});
 static_assert(sp::zigzag{}.runs(80, 3, 4) == std::vector<run>{{30, 10, 1}, {40, 10, 1}});
 // Ragged: chunk i is [floor(i n / 2R), floor((i + 1) n / 2R)).
 static_assert(sp::zigzag{}.runs(11, 1, 2) == std::vector<run>{{2, 3, 1}, {5, 3, 1}});
-// Stripes: g(r, i) = r + i R (SEMANTICS 5.4).
+// Stripes: g(r, i) = r + i R (docs/semantics.md, Stripes).
 static_assert(sp::striped{}.runs(10, 1, 4) == std::vector<run>{{1, 3, 4}} &&
               sp::striped{}.runs(10, 2, 4) == std::vector<run>{{2, 2, 4}});
 static_assert(sp::striped{}.runs(2, 3, 4)[0].count == 0);
 static_assert(sp::contiguous{}.runs(7, 3, 4) == std::vector<run>{{5, 2, 1}});
-// USP (SEMANTICS 5.5): zigzag over 2 x ring chunks first, then each shard in `ulysses` contiguous pieces of its local order.
+// USP (docs/semantics.md): zigzag over 2 x ring chunks first, then each shard in `ulysses` contiguous pieces of its local order.
 static_assert(sp::nested{sp::zigzag{}, 2}.runs(16, 0, 4) == std::vector<run>{{0, 4, 1}} &&
               sp::nested{sp::zigzag{}, 2}.runs(16, 1, 4) == std::vector<run>{{12, 4, 1}});
 static_assert(sp::nested{sp::zigzag{}, 4}.runs(16, 1, 8) == std::vector<run>{{2, 2, 1}});
