@@ -15,6 +15,13 @@ foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
   endforeach()
 endforeach()
 
+# The harness, tested through what it precompiled:
+add_test(NAME control.compile_fail.prelude COMMAND "${sp_tools}/must_fail.sh" "the code under SP_FAIL compiles"
+  "${Python3_EXECUTABLE}" "${sp_tools}/compile_fail.py" --compiler "${SP_GXX}" --include "${PROJECT_SOURCE_DIR}/include"
+  --include "${CMAKE_CURRENT_SOURCE_DIR}" --prelude "${CMAKE_CURRENT_BINARY_DIR}/compile_fail/gcc"
+  "${CMAKE_CURRENT_SOURCE_DIR}/controls/compile_fail_accepted.cpp")
+set_tests_properties(control.compile_fail.prelude PROPERTIES LABELS control TIMEOUT 60 FIXTURES_REQUIRED sp_prelude_gcc)
+
 # The harness, tested: code that compiles, another sentence, and a broken control build are all noticed.
 foreach(control "accepted=the code under SP_FAIL compiles" "other_sentence=not said: heads are uneven"
     "broken=the control build fails")

@@ -38,6 +38,8 @@ endfunction()
 # sp_test_programs(<variable> <layer> <main object library> <source>...): programs of a layer, at most one that is optimised and one
 # that is not; the variable <variable>_<name> becomes the program of each source.
 function(sp_test_programs variable layer main)
+  set(plain "") # a function sees the variables of its caller
+  set(quick "")
   foreach(source IN LISTS ARGN)
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${source}") # what its head says must not be missed
     sp_test_name(folder name "${source}")

@@ -17,8 +17,8 @@ else()
   set(sp_without_mpi --without "${sp_mpi_headers}")
 endif()
 
-# Each header alone, twice: the compilers take turns, with SP_TEST_ALL both compile every one. All headers together meet both in any
-# case, see two_tu and tidy.
+# Each header alone, included twice: either compiler takes every other one, with SP_TEST_ALL both take all. All headers together are
+# compiled by the compiler of the tree (two_tu) and read by clang-tidy (tidy).
 set(sp_turns 0/2 1/2)
 if(SP_TEST_ALL)
   set(sp_turns 0/1 0/1)
@@ -42,9 +42,10 @@ endforeach()
 add_test(NAME layers COMMAND Python3::Interpreter "${sp_tools}/layers.py" "${sp_include_root}")
 add_test(NAME control.layers COMMAND Python3::Interpreter "${sp_tools}/layers.py" --self-test)
 add_test(NAME functions COMMAND Python3::Interpreter "${sp_tools}/functions.py" "${sp_include_root}")
+add_test(NAME functions.examples COMMAND Python3::Interpreter "${sp_tools}/functions.py" "${PROJECT_SOURCE_DIR}/examples")
 add_test(NAME control.functions COMMAND Python3::Interpreter "${sp_tools}/functions.py" --self-test)
 add_test(NAME format COMMAND "${sp_tools}/format.sh")
-set_tests_properties(layers functions format PROPERTIES LABELS tree TIMEOUT 60)
+set_tests_properties(layers functions functions.examples format PROPERTIES LABELS tree TIMEOUT 60)
 set_tests_properties(control.layers control.functions PROPERTIES LABELS control TIMEOUT 60)
 
 # All headers in one program, in both orders in two translation units.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <exception>
+#include <stdexcept>
 
 #include <sp/mpi.hpp>
 
@@ -20,6 +21,7 @@ inline int run(int argc, char** argv, int (*body)(job const&)) {
   int provided = 0, code = 0;
   MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided); // llm.c's OpenMP threads never call MPI
   try {
+    if (provided < MPI_THREAD_FUNNELED) throw std::runtime_error("this MPI allows no threads beside the one that calls it");
     sp::mpi::run(MPI_COMM_WORLD, [&](sp::mpi const& ranks) {
       speaks = ranks.rank() == 0;
       code = body({ranks, o.end_of_text});

@@ -3,7 +3,9 @@
 #include <doctest/doctest.h>
 
 #include <sp/cpu.hpp>
+#include <sp/ring.hpp>
 #include <sp/threads.hpp>
+#include <sp/ulysses.hpp>
 
 #include "near_misses.hpp"
 

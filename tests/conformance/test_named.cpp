@@ -4,6 +4,7 @@
 
 #include "simple.hpp"
 #include "support/failure.hpp"
+#include "support/tensors.hpp"
 
 namespace conformance::test_named {
 namespace {
@@ -35,11 +36,6 @@ namespace {
 
 sp::documents const docs = sp::packed{0, 20, 21, 49};
 sp::attention_shape const shape{4, 2, 8, 4};
-
-template <class T>
-bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-}
 
 /// The tensors of one rank, its sinks and their gradient, which starts from values.
 template <class T>
@@ -76,7 +72,7 @@ bool equal_forms(Object const& attn, sp::batch const& b, bool accumulate, As as)
                  .sinks = y.sinks,
                  .dsinks = y.dsinks,
                  .accumulate = accumulate});
-  bool equal = same_bits(x.results(), y.results()) && same_bits(x.dsink, y.dsink);
+  bool equal = support::same_bits(x.results(), y.results()) && support::same_bits(x.dsink, y.dsink);
 
   // the short forms, and infer
   sunk_scene<T> z(b, shape);
@@ -93,16 +89,16 @@ bool equal_forms(Object const& attn, sp::batch const& b, bool accumulate, As as)
                  .sinks = z.sinks,
                  .dsinks = z.dsinks,
                  .accumulate = accumulate});
-  equal = equal && same_bits(x.results(), z.results()) && same_bits(x.dsink, z.dsink);
+  equal = equal && support::same_bits(x.results(), z.results()) && support::same_bits(x.dsink, z.dsink);
   std::fill(z.memory[3].begin(), z.memory[3].end(), T(5.0F));
   attn.infer(prepared, ctx, {.q = as(z.q), .k = as(z.k), .v = as(z.v), .out = as(z.out), .sinks = z.sinks});
-  equal = equal && same_bits(x.memory[3], z.memory[3]);
+  equal = equal && support::same_bits(x.memory[3], z.memory[3]);
   std::fill(z.memory[3].begin(), z.memory[3].end(), T(5.0F));
   attn.infer(b, {.q = as(z.q), .k = as(z.k), .v = as(z.v), .out = as(z.out), .sinks = z.sinks});
-  equal = equal && same_bits(x.memory[3], z.memory[3]);
+  equal = equal && support::same_bits(x.memory[3], z.memory[3]);
   std::fill(z.memory[3].begin(), z.memory[3].end(), T(5.0F));
   attn.infer(b, as(z.q), as(z.k), as(z.v), as(z.out), e);
-  return equal && same_bits(x.memory[3], z.memory[3]) && memory.bytes_in_use() == 0;
+  return equal && support::same_bits(x.memory[3], z.memory[3]) && memory.bytes_in_use() == 0;
 }
 
 /// Ring (three schedules) and Ulysses (both ways to keep) over three ranks, USP over four: the ranks on which f is true.

@@ -32,7 +32,7 @@ def precompile(options):
     """A precompiled header: g++ finds FOLDER/prelude.hpp.gch where it is told to include FOLDER/prelude.hpp."""
     options.prelude.mkdir(parents=True, exist_ok=True)
     header = options.prelude / "prelude.hpp"
-    header.write_text(options.file.read_text())
+    header.write_text(options.file.read_text().replace("#pragma once\n", "")) # compiled as a main file, where it would be a warning
     made = subprocess.run([*base_command(options), "-x", "c++-header", str(header), "-o", f"{header}.gch"])
     return made.returncode
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that the functions under include/ stay short: fewer than 40 lines of code, without blank lines and comments.
+"""Checks that the functions in headers stay short: fewer than 40 lines of code, without blank lines and comments.
 
 functions.py ROOT        checks the headers under ROOT
 functions.py --self-test plants long and short functions and demands that exactly the long ones are found
@@ -67,6 +67,8 @@ def functions(text):
             if free and scopes[-1][0] != "list":
                 head = []
         elif token == "}":
+            if not scopes:
+                raise ValueError("brackets do not match")
             kind, own = scopes.pop()
             if kind == "function":
                 words = outline([t for t, _ in own])
@@ -84,14 +86,20 @@ def functions(text):
             access = len(head) == 2 and token == ":" and head[0][0] in ("public", "private", "protected")
             if not parentheses and (token == ";" or access):
                 head = []
-    assert not scopes and not parentheses, "brackets do not match"
+    if scopes or parentheses:
+        raise ValueError("brackets do not match")
     return found
 
 
 def check(root):
     complaints, count = [], 0
     for path in sorted(root.rglob("*.hpp")):
-        for name, line, lines in functions(path.read_text()):
+        try:
+            found = functions(path.read_text())
+        except ValueError as problem:
+            complaints.append(f"{path.relative_to(root)}: {problem}")
+            continue
+        for name, line, lines in found:
             count += 1
             if lines >= MAX_LINES:
                 where = f"{path.relative_to(root)}:{line}"
@@ -121,6 +129,11 @@ def self_test():
                 got = [(n, count) for n, _, count in functions(text)]
                 if got != [(name if name != "operator" else "=", lines), ("last", 1)]:
                     failures.append(f"{body.splitlines()[0]} in {scope}: {got}")
+    for text in ("void f() {", "void f() {}}", "void f(("):
+        try:
+            failures.append(f"brackets of '{text}' are not missed: {functions(text)}")
+        except ValueError:
+            pass
     print("\n".join(failures) or f"{len(forms) * 2 * len(around)} planted functions found with their lengths")
     return 1 if failures else 0
 

@@ -30,9 +30,13 @@ class Wrong(Exception):
 
 def run(command, folder, settings, code=0):
     environment = dict(os.environ, OMP_NUM_THREADS="1", **{name: str(value) for name, value in settings.items()})
-    done = subprocess.run([str(word) for word in command], cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired as late:
+        raise Wrong(f"{' '.join(words)} has not ended after {late.timeout:.0f} seconds") from None
     if done.returncode != code:
-        raise Wrong(f"{' '.join(map(str, command))} ends with {done.returncode}, not {code}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise Wrong(f"{' '.join(words)} ends with {done.returncode}, not {code}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.stdout if code == 0 else done.stderr
 
 
@@ -181,6 +185,8 @@ def prepare(clone, out, model, probe):
     for which in ("train", "val"):
         text = substitute(text, f'"dev/data/tinyshakespeare/tiny_shakespeare_{which}.bin"', 'getenv("TOKENS")')
     update = re.search(r"gpt2_update\(&model,.*;\n", text)
+    if not update:
+        raise Wrong("the test looks for a call 'gpt2_update(&model, ...);' in train_gpt2.c and finds none")
     text = text[:update.end()] + probe + text[update.end():]
     (out / "train_gpt2.c").write_text(text)
     (out / "gpt2_124M.bin").write_bytes(checkpoint(model))
@@ -299,7 +305,7 @@ def check_pages(options):
         raise Wrong("no page shows anything of sequence.hpp")
     if script.table() not in (options.sources / "README.md").read_text():
         raise Wrong(f"the table of {options.sources / 'README.md'} is not what sequence_parallel.py --table prints")
-    print(f"{shown} excerpts are in sequence.hpp, the table is the script's")
+    print(f"{'one excerpt is' if shown == 1 else f'{shown} excerpts are'} in sequence.hpp, the table is the script's")
 
 
 # ---- the checks, checked ------------------------------------------------------------------------------------------------------------
@@ -327,12 +333,17 @@ def self_test(options):
                 named = f"'{edit.name}'" in told and complaint in told
                 if not named and f"{function}(): defined 0 times" not in told:  # the piece was the head of the function
                     raise Wrong(f"{function}(): '{edit.name}': a piece that the function {complaint} is told as\n{told}")
-    try:
-        difference("val loss 2.0\n", "val loss 2.001\n", 1e-5)
-    except Wrong:
-        print(f"{planted} planted changes of the source are named, a wrong loss is noticed")
-        return
-    raise Wrong("a wrong loss is not noticed")
+    trainer = Trainer(None, None, None, 0, 1e-5, [])
+    right = "val loss 2.0\ngenerating:\n---\na b\n---\n"
+    trainer.agree("the same output", right, right, True)
+    for what, output in {"a wrong loss": right.replace("2.0", "2.001"), "another text": right.replace("a b", "a c"),
+                         "one more number": right + "val loss 2.0\n"}.items():
+        try:
+            trainer.agree(what, right, output, True)
+        except Wrong:
+            continue
+        raise Wrong(f"{what} is not noticed")
+    print(f"{planted} planted changes of the source are named, a wrong loss, text and count of numbers are noticed")
 
 
 def main():
@@ -351,6 +362,9 @@ def main():
     for name in ("plain", "made", "sources", "out"):  # programs run in a folder of their own
         if path := getattr(options, name):
             setattr(options, name, path.resolve())
+    for mode, needed in (("self_test", "sources"), ("pages", "sources"), ("real", "sources out"), ("measure", "sources out")):
+        if getattr(options, mode) and not all(getattr(options, name) for name in needed.split()):
+            parser.error(f"--{mode.replace('_', '-')} needs --{needed.replace(' ', ' and --')}")
     try:
         if options.self_test:
             self_test(options)
@@ -360,8 +374,10 @@ def main():
             check_real(options)
         elif options.measure:
             measure(options)
-        else:
+        elif options.plain and options.made and options.out:
             check_look_alike(options)
+        else:
+            parser.error("say what to do: --plain, --made and --out, or --real, --measure, --pages or --self-test")
     except Wrong as problem:
         sys.exit(f"llmc_check: {problem}")
 

@@ -80,9 +80,10 @@ def check_mpi(threads, program, folder):
     if shown.count("All strategies agree") != 1 or shown.count("Wrote ") != 1 or "\x1b" in shown:
         wrong.append("one process should print, and plain lines only")
     missing = folder / "missing"
-    done = run_quick(mpirun, "--text", missing, "--out", folder / "no", environment=environment)
+    done = run_quick(mpirun, "--text", text, "--text", missing, "--out", folder / "no", environment=environment)
     once = done.stderr.decode(errors="replace").count(f"no file or folder '{missing}'") == 1
-    return wrong + failing(done.returncode == 2 and once and not (folder / "no").exists(), "a missing text was not refused once", done)
+    refused = done.returncode == 2 and once and not (folder / "no").exists()
+    return wrong + failing(refused, "a missing text beside one that is there was not refused once", done)
 
 
 def check_repository(program, folder):
@@ -158,6 +159,8 @@ def check(program, folder):
 def main():
     if sys.argv[1:] == ["--self-test"]:
         return self_test(STEPS)
+    if len(sys.argv) not in (3, 5):
+        sys.exit(__doc__)
     program, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
