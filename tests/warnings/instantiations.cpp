@@ -1,4 +1,4 @@
-// Instantiates the objects of sp as consumers do, for warnings of templates: every element type, schedule, kernel and communicator.
+// Instantiates the objects of sp as consumers do, for warnings of templates: every element type, kernel and communicator.
 // Never linked, never run: tests/tools/headers.py compiles it with the warnings that its headers are held to.
 #include <sp/batch.hpp>
 #include <sp/blockwise.hpp>
@@ -24,7 +24,7 @@
 
 namespace {
 
-/// Everything a trainer asks of an attention object.
+/// Everything a trainer asks of an attention object, by position and by name, with prepared geometry and without.
 template <class T, class Attention>
 void attend(Attention const& attention, sp::batch const& batch, sp::allocator& memory) {
   sp::view<T, 3> x;
@@ -33,6 +33,10 @@ void attend(Attention const& attention, sp::batch const& batch, sp::allocator& m
   attention.backward(batch, std::move(saved), x, x, x, x, x, x, x, x, extras);
   auto prepared = attention.prepare(batch, batch, sp::window(4));
   attention.infer(prepared, sp::context(memory, memory), x, x, x, x);
+  attention.infer(batch, x, x, x, x);
+  auto named = attention.forward(batch, {.q = x, .k = x, .v = x, .out = x});
+  attention.backward(batch, std::move(named), {.q = x, .k = x, .v = x, .out = x, .dout = x, .dq = x, .dk = x, .dv = x});
+  attention.infer(batch, {.q = x, .k = x, .v = x, .out = x});
   (void)(attention.template scratch_bytes<T>(prepared, {}) + attention.template saved_bytes<T>(prepared, {}));
 }
 
@@ -43,12 +47,29 @@ struct whole {
   void backward(sp::whole_grad<T> const&) const {}
 };
 
+template <class T>
+struct of_blocks {
+  using memory_type = sp::host_memory;
+  void forward(sp::block_call<T> const&) const {}
+  void backward(sp::block_grad<T> const&) const {}
+};
+
 /// One rank's part: rings, Ulysses around each kind of kernel, and the hybrid.
 template <class T, class Comm, class... Features>
 void train(Comm const& ranks, sp::batch const& batch, sp::allocator& memory, Features... features) {
   attend<T>(sp::ring_attention{ranks, sp::cpu{features...}}, batch, memory);
   attend<T>(sp::ulysses_attention{ranks, sp::ring_attention{ranks, sp::reference{}}}, batch, memory);
   attend<T>(sp::ulysses_attention{ranks, whole<T>{}}, batch, memory);
+  attend<T>(sp::ring_attention{ranks, sp::blockwise{of_blocks<T>{}}}, batch, memory);
+}
+
+/// Groups of a mesh, and a communicator that is its group already.
+template <class T>
+void along_axes(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memory) {
+  sp::mesh const mesh{sp::axis::ulysses{2}, sp::axis::ring{2}};
+  attend<T>(sp::ulysses_attention{mesh.ulysses(ranks), sp::ring_attention{mesh.ring(ranks), sp::reference{}}}, batch, memory);
+  attend<T>(sp::ring_attention{mesh.adopt<sp::axis_kind::ring>(ranks), sp::reference{}}, batch, memory);
+  attend<T>(sp::ring_attention{sp::solo{}, sp::reference{}}, batch, memory);
 }
 
 /// Data movement and losses.
@@ -71,7 +92,11 @@ void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& mem
 template <class T>
 void everything(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memory) {
   train<T>(ranks, batch, memory, sp::softcap{30}, sp::dropout{0.1});
+  along_axes<T>(ranks, batch, memory);
   move_and_lose<T>(ranks, batch, memory);
+  (void)sp::split_qkv(sp::view<T, 2>{}, 2, 1);
+  (void)sp::split_qkv(sp::view<T, 3>{}, 2, 1);
+  (void)sp::split_qkv(sp::view<T, 4>{});
 }
 
 } // namespace
@@ -82,6 +107,7 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   everything<sp::bf16>(ranks, batch, batch.memory());
   everything<sp::fp16>(ranks, batch, batch.memory());
   attend<float>(sp::ring_attention{ranks, sp::cpu{sp::alibi{}}}, batch, batch.memory());
+  move_and_lose<float>(sp::solo{}, batch, batch.memory());
   move_and_lose<float>(sp::counting{ranks, counts}, batch, batch.memory());
   move_and_lose<float>(sp::checksummed{ranks}, batch, batch.memory());
   move_and_lose<float>(sp::chaos{ranks, sp::chaos_options{}}, batch, batch.memory());
