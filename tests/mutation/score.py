@@ -271,10 +271,19 @@ TEST_CASE("same") { CHECK(same(3) == 3); }
     return 1 if failures else 0
 
 
+def first_of_each_area(mutants):
+    """A sample: the first bug of every layer of the headers, and of every folder below collective."""
+    first = {}
+    for m in mutants:
+        folders = m.file.split("/")[:-1]
+        first.setdefault(tuple(folders if folders[0] == "collective" else folders[:1]), m)
+    return list(first.values())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="these mutants only")
-    parser.add_argument("--every", type=int, default=1, help="every N-th mutant only, over all areas")
+    parser.add_argument("--sample", action="store_true", help="the first mutant of every area only")
     parser.add_argument("--list", action="store_true", help="what there is")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many are built at once")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/mutation", help="where; emptied first")
@@ -290,9 +299,10 @@ def main():
     unknown = set(arguments.names) - set(names)
     if unknown or len(set(names)) != len(names):
         sys.exit(f"no such mutant, or a name twice: {', '.join(sorted(unknown) or names)}")
-    chosen = [m for m in MUTANTS if not arguments.names or m.name in arguments.names][:: max(1, arguments.every)]
-    if arguments.every > 1:
-        print(f"every mutant number {arguments.every}: {len(chosen)} of {len(names)}")
+    chosen = [m for m in MUTANTS if not arguments.names or m.name in arguments.names]
+    if arguments.sample:
+        chosen = first_of_each_area(chosen)
+        print(f"the first mutant of every area: {len(chosen)} of {len(names)}")
     if arguments.list:
         for m in chosen:
             print(f"{m.name:32}{m.file}: {m.breaks}\n{'':32}{m.test}: {m.case}")
