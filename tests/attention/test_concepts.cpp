@@ -8,6 +8,7 @@
 #include <sp/ulysses.hpp>
 
 #include "near_misses.hpp"
+#include "support/attention_tensors.hpp"
 
 namespace test_concepts {
 
@@ -56,17 +57,13 @@ TEST_CASE("an object of nothing but the protocol runs inside Ulysses over three 
   sp::threads::run(3, [&](sp::threads const& comm) {
     sp::batch b(sp::packed{0, 20, 21, 49}, sp::zigzag{}, comm);
     sp::ulysses_attention attn{comm, complete{}};
-    index_t const rows = b.tokens(), heads = 3, dim = 2;
-    std::vector<float> memory[7];
-    auto tensor = [&](int i) {
-      for (index_t j = 0; j < rows * heads * dim; ++j) memory[i].push_back(float(j % 17) + float(i) + float(100 * comm.rank()));
-      return sp::view<float, 3>(memory[i].data(), {rows, heads, dim});
-    };
-    auto q = tensor(0), k = tensor(1), out = tensor(2), dout = tensor(3), dq = tensor(4), dk = tensor(5), dv = tensor(6);
-    auto saved = attn.forward(b, {.q = q, .k = k, .v = k, .out = out});
-    attn.backward(b, std::move(saved), {.q = q, .k = k, .v = k, .out = out, .dout = dout, .dq = dq, .dk = dk, .dv = dv});
-    good += memory[2] == memory[0] && memory[4] == memory[3];
-    good += memory[5] == std::vector<float>(memory[5].size()) && memory[6] == memory[5];
+    support::attention_tensors<float> x(b, {3, 3, 2, 2});
+    auto saved = attn.forward(b, {.q = x.q, .k = x.k, .v = x.k, .out = x.out});
+    attn.backward(b, std::move(saved),
+                  {.q = x.q, .k = x.k, .v = x.k, .out = x.out, .dout = x.dout, .dq = x.dq, .dk = x.dk, .dv = x.dv});
+    using support::operand;
+    good += x[operand::out] == x[operand::q] && x[operand::dq] == x[operand::dout];
+    good += x[operand::dk] == std::vector<float>(x[operand::dk].size()) && x[operand::dv] == x[operand::dk];
   });
   CHECK(good == 6);
 }

@@ -3,12 +3,12 @@
 
 #include <sp/reference.hpp>
 
-#include "backend/scene.hpp"
+#include "backend/by_parts.hpp"
 
 namespace test_blockwise {
 namespace {
 
-using namespace sp_test;
+using namespace backend_tests;
 
 /// A kernel as accelerators have them: full rectangles and square causal blocks, ordinary GQA heads. It checks what it gets.
 struct picky {

@@ -5,12 +5,12 @@
 
 #include <sp/cpu.hpp>
 
-#include "backend/scene.hpp"
+#include "backend/by_parts.hpp"
 
 namespace test_cpu {
 namespace {
 
-using namespace sp_test;
+using namespace backend_tests;
 
 /// RELIABILITY's bound in double; the sums of dk over many rows get the same.
 template <class Backend>

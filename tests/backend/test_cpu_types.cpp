@@ -6,12 +6,12 @@
 #include <sp/cpu.hpp>
 #include <sp/reference.hpp>
 
-#include "backend/scene.hpp"
+#include "backend/by_parts.hpp"
 
 namespace test_cpu_types {
 namespace {
 
-using namespace sp_test;
+using namespace backend_tests;
 
 setting medium() {
   setting s{.docs = sp::packed{0, 7, 7, 8, 290, 400}, .q_heads = 4, .kv_heads = 2, .dim = 40, .value_dim = 24};

@@ -8,8 +8,8 @@
 namespace test_oracle {
 namespace {
 
-using sp_test::count_t;
-using sp_test::oracle;
+using support::count_t;
+using support::oracle;
 
 std::vector<double> noise(std::size_t n, unsigned seed) {
   std::mt19937 gen(seed);
@@ -98,10 +98,10 @@ TEST_CASE("oracle: what is known without computing") {
 
 TEST_CASE("oracle: relative error") {
   double inf = std::numeric_limits<double>::infinity();
-  CHECK(sp_test::relative_error(std::vector<double>{3, 4.5}, {3, 4}) == doctest::Approx(0.1));
-  CHECK(sp_test::relative_error(std::vector<double>{-inf, 1}, {-inf, 1}) == 0);
-  CHECK(sp_test::relative_error(std::vector<double>{0, 1}, {-inf, 1}) == inf);
-  CHECK(std::isnan(sp_test::relative_error(std::vector<double>{std::nan(""), 1}, {1, 1})));
+  CHECK(support::relative_error(std::vector<double>{3, 4.5}, {3, 4}) == doctest::Approx(0.1));
+  CHECK(support::relative_error(std::vector<double>{-inf, 1}, {-inf, 1}) == 0);
+  CHECK(support::relative_error(std::vector<double>{0, 1}, {-inf, 1}) == inf);
+  CHECK(std::isnan(support::relative_error(std::vector<double>{std::nan(""), 1}, {1, 1})));
 }
 
 } // namespace test_oracle

@@ -3,12 +3,12 @@
 
 #include <sp/reference.hpp>
 
-#include "backend/scene.hpp"
+#include "backend/by_parts.hpp"
 
 namespace test_reference {
 namespace {
 
-using namespace sp_test;
+using namespace backend_tests;
 
 template <class T, class Backend>
 void check(Backend const& b, setting const& set, double bound) {

@@ -9,7 +9,7 @@
 #include <sp/gather_loss.hpp>
 #include <sp/relayout.hpp>
 
-#include "checks/scene.hpp"
+#include "checks/step_arguments.hpp"
 #include "support/failure.hpp"
 
 namespace checks::test_agreement {

@@ -10,7 +10,7 @@
 #include <sp/counting.hpp>
 #include <sp/cpu.hpp>
 
-#include "checks/scene.hpp"
+#include "checks/step_arguments.hpp"
 #include "collective/pieces.hpp"
 
 namespace checks::test_checksummed {

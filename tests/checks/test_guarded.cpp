@@ -7,7 +7,7 @@
 #include <sp/core/guarded.hpp>
 #include <sp/cpu.hpp>
 
-#include "checks/scene.hpp"
+#include "checks/step_arguments.hpp"
 #include "support/failure.hpp"
 
 namespace checks::test_guarded {

@@ -8,7 +8,7 @@
 #include <sp/gather_loss.hpp>
 #include <sp/relayout.hpp>
 
-#include "checks/scene.hpp"
+#include "checks/step_arguments.hpp"
 #include "conformance/kernels.hpp"
 #include "support/allocations.hpp"
 #include "support/failure.hpp"

@@ -5,7 +5,7 @@
 #include <chrono>
 #include <mutex>
 
-#include "checks/scene.hpp"
+#include "checks/step_arguments.hpp"
 
 namespace checks::test_mismatch {
 namespace {

@@ -8,7 +8,7 @@
 #include <sp/cpu.hpp>
 #include <sp/gather_loss.hpp>
 
-#include "checks/scene.hpp"
+#include "checks/step_arguments.hpp"
 
 namespace checks::test_non_finite {
 namespace {

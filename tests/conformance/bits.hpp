@@ -3,23 +3,21 @@
 #pragma once
 
 #include "run.hpp"
+#include "support/tensors.hpp"
 
 namespace conformance {
 
-template <class T>
-bool same(std::vector<T> const& a, std::vector<T> const& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
+using support::same_bits;
 
 /// Names of the tensors that differ; dk and dv only if asked for.
 template <class T>
 std::string differing(outcome<T> const& a, outcome<T> const& b, bool keys) {
   std::string s;
-  if (!same(a.out, b.out)) s += " out";
-  if (!same(a.lse, b.lse)) s += " lse";
-  if (!same(a.dq, b.dq)) s += " dq";
-  if (keys && !same(a.dk, b.dk)) s += " dk";
-  if (keys && !same(a.dv, b.dv)) s += " dv";
+  if (!same_bits(a.out, b.out)) s += " out";
+  if (!same_bits(a.lse, b.lse)) s += " lse";
+  if (!same_bits(a.dq, b.dq)) s += " dq";
+  if (keys && !same_bits(a.dk, b.dk)) s += " dk";
+  if (keys && !same_bits(a.dv, b.dv)) s += " dv";
   for (auto const& c : a.complaints) s += " " + c;
   return s;
 }

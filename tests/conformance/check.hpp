@@ -8,14 +8,14 @@
 #include <sp/reference.hpp>
 
 #include "run.hpp"
-#include "support/oracle.hpp"
+#include "support/oracle_documents.hpp"
 
 namespace conformance {
 
 /// The trial as the oracle sees it: explicit mask, global positions, document offsets.
 template <class T>
-sp_test::oracle::result expected(trial const& t, inputs<T> const& in) {
-  sp_test::oracle o(t.docs.length(), t.keys().length(), t.q_heads, t.kv_heads, t.dim, t.value_dim);
+support::oracle::result expected(trial const& t, inputs<T> const& in) {
+  support::oracle o(t.docs.length(), t.keys().length(), t.q_heads, t.kv_heads, t.dim, t.value_dim);
   auto doubles = [](std::vector<T> const& x) { // what is masked is never read, but 0 x NaN must not come up
     std::vector<double> out;
     for (T e : x) out.push_back(double(e) == double(e) ? double(e) : 0.0);
@@ -28,18 +28,9 @@ sp_test::oracle::result expected(trial const& t, inputs<T> const& in) {
   if (t.featured) o.softcap = t.softcap;
   if (t.featured) o.slopes.assign(in.slopes.begin(), in.slopes.end());
   if (t.sinks) o.sinks.assign(in.sinks.begin(), in.sinks.end());
-  if (t.featured && t.dropout > 0)
-    o.keep = [&](index_t document, index_t head, index_t i, index_t j) {
-      auto u = sp::uniforms4(sp::site_key(t.random(), document, head), i, j / 4);
-      return u[std::size_t(j % 4)] < float(t.dropout) ? 0.0 : 1 / (1 - t.dropout);
-    };
+  if (t.featured && t.dropout > 0) o.keep = support::dropout_of(t.random(), t.dropout);
   o.see([&](index_t i, index_t j) { return t.sees(i, j); });
-  auto place = [](sp::documents const& docs, auto& places) {
-    for (auto const& d : docs)
-      for (index_t i = 0; i < d.count; ++i) places[std::size_t(d.begin + i)] = {d.id, i};
-  };
-  place(t.docs, o.q_places);
-  place(t.keys(), o.k_places);
+  support::place_tokens(o, t.docs, t.keys());
   return o.backward(doubles(in.dout));
 }
 
@@ -74,7 +65,7 @@ using distances = std::array<distance, 6>; // out, lse, dq, dk, dv, dsinks
 inline constexpr char const* names[] = {"out", "lse", "dq", "dk", "dv", "dsinks"};
 
 template <class T>
-distances measure_all(trial const& t, outcome<T> const& got, sp_test::oracle::result truth) {
+distances measure_all(trial const& t, outcome<T> const& got, support::oracle::result truth) {
   double start = t.accumulate ? 1 : 0;
   std::vector<double> sums(t.sinks ? std::size_t(t.q_heads) : 0);
   for (auto const& rank : got.dsinks)

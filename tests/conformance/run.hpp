@@ -9,9 +9,12 @@
 #include <sp/threads.hpp>
 #include <sp/usp.hpp>
 
+#include "support/strided_tensor.hpp"
 #include "trial.hpp"
 
 namespace conformance {
+
+using support::strided_tensor;
 
 template <class T>
 using acc = sp::accumulate_t<T>;
@@ -45,30 +48,6 @@ private:
       for (index_t i = d.begin * heads * width; i < d.end() * heads * width; ++i)
         out[std::size_t(i)] = T(float(factor * normal(g)));
     return out;
-  }
-};
-
-/// A local tensor (rows, heads, width) in one of three memory orders, with canaries on both sides.
-template <class T>
-struct tensor {
-  static constexpr index_t guard = 8;
-  std::vector<T> data;
-  sp::view<T, 3> v;
-
-  tensor(index_t rows, index_t heads, index_t width, unsigned order, T fill)
-      : data(std::size_t(rows * heads * width + 2 * guard), fill), v(data.data() + guard, {rows, heads, width}) {
-    if (order % 3 == 1) v.strides = {width, rows * width, 1};
-    if (order % 3 == 2) v.strides = {1, rows * width, rows};
-    for (index_t i = 0; i < guard; ++i) data[std::size_t(i)] = data[data.size() - 1 - std::size_t(i)] = T(-12345.0f);
-  }
-  tensor(tensor const&) = delete;
-  sp::view<T const, 3> read() const { return v; }
-  bool intact() const {
-    for (index_t i = 0; i < guard; ++i)
-      if (float(data[std::size_t(i)]) != float(T(-12345.0f)) ||
-          float(data[data.size() - 1 - std::size_t(i)]) != float(T(-12345.0f)))
-        return false;
-    return true;
   }
 };
 
@@ -117,7 +96,7 @@ template <class T>
 struct rank_tensors {
   std::vector<index_t> q_rows, k_rows;
   T start; ///< what gradients hold before the call
-  tensor<T> q, k, v, out, dout, dq, dk, dv;
+  strided_tensor<T> q, k, v, out, dout, dq, dk, dv;
   std::vector<acc<T>> sinks, dsinks;
 
   rank_tensors(trial const& t, inputs<T> const& in, sp::batch const& b, sp::batch const& kb)
@@ -161,7 +140,7 @@ private:
           if (index_t at = rows[std::size_t(i)]; at >= 0)
             to(i, h, d) = from[std::size_t((at * to.extent(1) + h) * to.extent(2) + d)];
   }
-  static void put(outcome<T>& to, char const* name, tensor<T> const& from, std::vector<index_t> const& rows,
+  static void put(outcome<T>& to, char const* name, strided_tensor<T> const& from, std::vector<index_t> const& rows,
                   std::vector<T>& global, T slack) {
     auto const& v = from.v;
     for (index_t i = 0; i < v.extent(0); ++i)

@@ -12,11 +12,6 @@ sp::documents const docs = sp::packed{0, 20, 21, 49};
 sp::attention_shape const shape{4, 2, 8, 4};
 
 template <class T>
-bool same_bits(std::vector<T> const& a, std::vector<T> const& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
-}
-
-template <class T>
 std::vector<T> values(sp::view<T, 3> const& v) {
   return {v.data, v.data + v.elements()};
 }
@@ -41,7 +36,7 @@ void every_object(F&& f, int ranks = 3) {
 struct refusals {
   sp::solo comm;
   sp::batch b{docs, sp::contiguous{}, sp::solo{}};
-  local_scene<float> x{b, shape};
+  attention_tensors<float> x{b, shape};
   sp::pool memory;
   sp::context ctx{memory, memory};
   sp::ring_attention<sp::solo, sp::cpu<>> ring{comm, sp::cpu{}};
@@ -64,13 +59,13 @@ TEST_CASE("infer equals forward and keeps nothing") {
   std::atomic<int> good{0}, clean{0};
   every_object([&](auto const& comm, auto const& attn) {
     sp::batch b(docs, sp::zigzag{}, comm);
-    local_scene<float> x(b, shape);
+    attention_tensors<float> x(b, shape);
     sp::pool scratch, kept;
     sp::context ctx(scratch, kept);
     auto prepared = attn.prepare(b);
     { auto saved = x.forward(attn, prepared, ctx); }
     auto first = values(x.out);
-    std::fill(x.memory[3].begin(), x.memory[3].end(), 5.0f);
+    std::fill(x[operand::out].begin(), x[operand::out].end(), 5.0f);
     sp::pool untouched;
     attn.infer(prepared, sp::context(scratch, untouched), x.q, x.k, x.v, x.out);
     good += same_bits(first, values(x.out));
@@ -84,13 +79,13 @@ TEST_CASE("accumulate adds to what the gradients hold, overwriting does not") {
   std::atomic<int> good{0};
   every_object([&](auto const& comm, auto const& attn) {
     sp::batch b(docs, sp::striped{}, comm);
-    local_scene<double> x(b, shape), y(b, shape);
+    attention_tensors<double> x(b, shape), y(b, shape);
     sp::pool memory;
     sp::context ctx(memory, memory);
     auto prepared = attn.prepare(b);
     x.both(attn, prepared, ctx);
     x.both(attn, prepared, ctx); // overwritten: not twice
-    for (int i : {5, 6, 7}) std::fill(y.memory[i].begin(), y.memory[i].end(), 0.0);
+    for (operand g : {operand::dq, operand::dk, operand::dv}) std::fill(y[g].begin(), y[g].end(), 0.0);
     for (int i = 0; i < 2; ++i) {
       auto saved = y.forward(attn, prepared, ctx);
       sp::attention_extras<double> e;
@@ -98,9 +93,8 @@ TEST_CASE("accumulate adds to what the gradients hold, overwriting does not") {
       attn.backward(prepared, ctx, std::move(saved), y.q, y.k, y.v, y.out, y.dout, y.dq, y.dk, y.dv, e);
     }
     double worst = 0;
-    for (int i : {5, 6, 7})
-      for (std::size_t j = 0; j < x.memory[i].size(); ++j)
-        worst = std::fmax(worst, std::fabs(2 * x.memory[i][j] - y.memory[i][j]));
+    for (operand g : {operand::dq, operand::dk, operand::dv})
+      for (std::size_t j = 0; j < x[g].size(); ++j) worst = std::fmax(worst, std::fabs(2 * x[g][j] - y[g][j]));
     good += worst < 1e-13;
   });
   CHECK(good == 15);
@@ -115,7 +109,7 @@ TEST_CASE("two objects of different shapes alive at once, forward and backward i
         sp::ring_attention ring{comm, sp::cpu{}, {.mask = sp::window(7), .schedule = sp::schedule::rotate}};
         sp::ulysses_attention ulysses{comm, sp::cpu{}};
         sp::attention_shape small{3, 1, 5, 2}, large{8, 4, 16, 16};
-        local_scene<double> a(b, small, 1), c(b, large, 2), a2(b, small, 1), c2(b, large, 2);
+        attention_tensors<double> a(b, small, 1), c(b, large, 2), a2(b, small, 1), c2(b, large, 2);
         sp::pool scratch, kept;
         sp::context ctx(scratch, kept);
         auto for_ring = ring.prepare(b);
@@ -142,7 +136,7 @@ TEST_CASE("two objects of different shapes alive at once, forward and backward i
 TEST_CASE("an object moves, copies and is const after construction") {
   sp::solo comm;
   sp::batch b(docs, sp::contiguous{}, comm);
-  local_scene<double> x(b, shape), y(b, shape);
+  attention_tensors<double> x(b, shape), y(b, shape);
   sp::ring_attention first{comm, sp::cpu{}};
   auto const copy = first;
   auto const moved = std::move(first);
@@ -162,7 +156,7 @@ TEST_CASE("cross attention: key documents of other lengths, keys first and last"
       odd(sp::packed{0, 4}, sp::contiguous{}, comm);
   sp::ring_attention attn{comm, sp::cpu{}, {.mask = sp::full()}};
   auto prepared = attn.prepare(q, k);
-  local_scene<double> x(5, 7, shape);
+  attention_tensors<double> x(5, 7, shape);
   sp::pool memory;
   x.both(attn, prepared, {memory, memory});
   for (index_t i = 3; i < 5; ++i) // their key document is empty
@@ -209,7 +203,7 @@ TEST_CASE("outputs that overlap anything are refused, interleaved rows are not")
 
   // packed QKV: gradients of one interleaved tensor (tokens, q heads + 2 kv heads, dim) share a range, not a byte
   sp::attention_shape square{4, 2, 8, 8};
-  local_scene<float> y(r.b, square), z(r.b, square);
+  attention_tensors<float> y(r.b, square), z(r.b, square);
   std::vector<float> grads(std::size_t(49 * 8 * 8), 3.0f);
   sp::view<float, 3> all(grads.data(), {49, 8, 8});
   y.both(r.ring, r.prepared, r.ctx);
@@ -297,7 +291,7 @@ TEST_CASE("a wrong argument on one rank of several is that rank's error, and nob
         [](sp::threads const& comm) {
           sp::batch b(docs, sp::zigzag{}, comm);
           sp::ring_attention attn{comm, sp::cpu{}, {.schedule = sp::schedule::rotate}};
-          local_scene<float> x(b, shape);
+          attention_tensors<float> x(b, shape);
           if (comm.rank() == 1) x.v = x.v.rows(0, 1);
           static_cast<void>(attn.forward(b, x.q, x.k, x.v, x.out));
         },

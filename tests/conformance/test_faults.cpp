@@ -91,7 +91,7 @@ void one_step(sp::threads const& base, int victim, index_t at, Make make) {
   sp::chaos comm(base, {.fail_at = base.rank() == victim ? at : -1});
   auto attn = make(comm);
   sp::batch b(docs, sp::zigzag{}, comm);
-  local_scene<float> x(b, shape);
+  attention_tensors<float> x(b, shape);
   sp::pool memory;
   x.both(attn, attn.prepare(b), {memory, memory});
   base.barrier(); // who is done waits for the others: everybody hears of a failure, also of the last message
@@ -281,7 +281,7 @@ TEST_CASE("F7: a message that is too short is an error, not numbers") {
       sp::chaos bad(comm, {.truncate_at = comm.rank() == victim ? 1 : -1});
       sp::ring_attention attn{bad, sp::cpu{}, {.schedule = sp::schedule::rotate}};
       sp::batch b(docs, sp::zigzag{}, comm);
-      local_scene<float> x(b, shape);
+      attention_tensors<float> x(b, shape);
       sp::pool memory;
       x.both(attn, attn.prepare(b), {memory, memory});
     });

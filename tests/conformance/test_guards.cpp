@@ -12,11 +12,11 @@
 namespace test_guards {
 namespace {
 
-using conformance::local_scene;
+using conformance::attention_tensors;
 using sp::errc;
 using support::failure_of;
 using support::says;
-using scene = local_scene<double>;
+using scene = attention_tensors<double>;
 constexpr sp::attention_shape shape{4, 2, 5, 5};
 
 sp::batch batch_of(sp::index_t tokens) { return {sp::documents::rectangular(1, tokens), sp::contiguous{}, 0, 1}; }

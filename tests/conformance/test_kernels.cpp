@@ -76,7 +76,7 @@ TEST_CASE("masks that a kernel without lse cannot serve") {
   auto with_sinks = refusal([&](sp::threads const& comm) {
     sp::batch b(docs, sp::zigzag{}, comm);
     sp::ulysses_attention attn{comm, plain_sdpa{}};
-    local_scene<double> x(b, {4, 2, 8, 8});
+    attention_tensors<double> x(b, {4, 2, 8, 8});
     double s[4] = {};
     sp::attention_extras<double> extras;
     extras.sinks = {s, {4}};

@@ -112,7 +112,7 @@ std::vector<sp::ledger> step_ledgers(int ranks, scene const& s, any_sharding how
       ranks,
       [&](sp::threads const& comm) {
         sp::batch b(s.docs(), how, comm);
-        local_scene<T> x(b, s.shape);
+        attention_tensors<T> x(b, s.shape);
         sp::pool memory;
         auto attn = make(sp::counting(comm, ledgers[std::size_t(comm.rank())]));
         x.both(attn, attn.prepare(b), {memory, memory});

@@ -57,13 +57,13 @@ TEST_CASE_TEMPLATE("a workspace of exactly scratch_bytes is enough, also for inf
             sp::batch b(docs, sp::zigzag{}, comm);
             auto prepared = attn.prepare(b);
             sp::pool scratch, kept;
-            local_scene<T> x(b, shape);
+            attention_tensors<T> x(b, shape);
             x.both(attn, prepared, sp::context(scratch, kept));
             with_pool[comm.rank()] = x.results();
             index_t need = attn.template scratch_bytes<T>(prepared, shape), keep = attn.template saved_bytes<T>(prepared, shape);
             guarded fixed(scratch, need), fixed_saved(kept, keep);
             sp::context ctx(fixed.space, fixed_saved.space);
-            local_scene<T> y(b, shape);
+            attention_tensors<T> y(b, shape);
             for (int again = 0; again < 2; ++again) y.both(attn, prepared, ctx);
             attn.infer(prepared, ctx, y.q, y.k, y.v, y.out);
             with_workspace[comm.rank()] = y.results();
@@ -95,7 +95,7 @@ TEST_CASE_TEMPLATE("a step in steady state allocates nothing", T, float, sp::bf1
         [&](sp::threads const& comm) {
           auto attn = make(comm);
           sp::batch b(docs, sp::zigzag{}, comm);
-          local_scene<T> x(b, shapes[0]);
+          attention_tensors<T> x(b, shapes[0]);
           sp::pool scratch, kept;
           sp::context ctx(scratch, kept);
           auto prepared = attn.prepare(b);
@@ -128,7 +128,7 @@ TEST_CASE_TEMPLATE("scratch_bytes is an upper bound, saved_bytes is exact", T, f
           [&](sp::threads const& comm) {
             auto attn = make(comm);
             sp::batch b(docs, sp::striped{}, comm);
-            local_scene<T> x(b, shape);
+            attention_tensors<T> x(b, shape);
             sp::pool scratch, kept;
             sp::context ctx(scratch, kept);
             auto prepared = attn.prepare(b);
@@ -160,7 +160,7 @@ TEST_CASE("a workspace that is too small says how much is needed") {
             sp::batch b(docs, sp::zigzag{}, comm);
             auto prepared = attn.prepare(b);
             sp::pool kept;
-            local_scene<float> x(b, shapes[0]);
+            attention_tensors<float> x(b, shapes[0]);
             alignas(64) char memory[256];
             sp::workspace small(memory, sizeof memory);
             x.both(attn, prepared, sp::context(small, kept));

@@ -39,17 +39,17 @@ sp::attention_shape const shape{4, 2, 8, 4};
 
 /// The tensors of one rank, its sinks and their gradient, which starts from values.
 template <class T>
-struct sunk_scene : local_scene<T> {
+struct tensors_with_sinks : attention_tensors<T> {
   std::vector<sp::accumulate_t<T>> sink{0.5F, -1, 2, 0}, dsink{1, 2, 3, 4};
   sp::view<sp::accumulate_t<T> const, 1> sinks{sink.data(), {4}};
   sp::view<sp::accumulate_t<T>, 1> dsinks{dsink.data(), {4}};
-  using local_scene<T>::local_scene;
+  using attention_tensors<T>::attention_tensors;
 };
 
 /// Bits of both forms on this rank. `as` makes the operand of a view: the view itself or a foreign tensor.
 template <class T, class Object, class As>
 bool equal_forms(Object const& attn, sp::batch const& b, bool accumulate, As as) {
-  sunk_scene<T> x(b, shape), y(b, shape);
+  tensors_with_sinks<T> x(b, shape), y(b, shape);
   sp::attention_extras<T> e;
   e.sinks = x.sinks, e.dsinks = x.dsinks, e.accumulate = accumulate;
   sp::pool memory;
@@ -72,10 +72,10 @@ bool equal_forms(Object const& attn, sp::batch const& b, bool accumulate, As as)
                  .sinks = y.sinks,
                  .dsinks = y.dsinks,
                  .accumulate = accumulate});
-  bool equal = support::same_bits(x.results(), y.results()) && support::same_bits(x.dsink, y.dsink);
+  bool equal = same_bits(x.results(), y.results()) && same_bits(x.dsink, y.dsink);
 
   // the short forms, and infer
-  sunk_scene<T> z(b, shape);
+  tensors_with_sinks<T> z(b, shape);
   auto u = attn.forward(b, {.q = as(z.q), .k = as(z.k), .v = as(z.v), .out = as(z.out), .sinks = z.sinks});
   attn.backward(b, std::move(u),
                 {.q = as(z.q),
@@ -89,16 +89,16 @@ bool equal_forms(Object const& attn, sp::batch const& b, bool accumulate, As as)
                  .sinks = z.sinks,
                  .dsinks = z.dsinks,
                  .accumulate = accumulate});
-  equal = equal && support::same_bits(x.results(), z.results()) && support::same_bits(x.dsink, z.dsink);
-  std::fill(z.memory[3].begin(), z.memory[3].end(), T(5.0F));
+  equal = equal && same_bits(x.results(), z.results()) && same_bits(x.dsink, z.dsink);
+  std::fill(z[operand::out].begin(), z[operand::out].end(), T(5.0F));
   attn.infer(prepared, ctx, {.q = as(z.q), .k = as(z.k), .v = as(z.v), .out = as(z.out), .sinks = z.sinks});
-  equal = equal && support::same_bits(x.memory[3], z.memory[3]);
-  std::fill(z.memory[3].begin(), z.memory[3].end(), T(5.0F));
+  equal = equal && same_bits(x[operand::out], z[operand::out]);
+  std::fill(z[operand::out].begin(), z[operand::out].end(), T(5.0F));
   attn.infer(b, {.q = as(z.q), .k = as(z.k), .v = as(z.v), .out = as(z.out), .sinks = z.sinks});
-  equal = equal && support::same_bits(x.memory[3], z.memory[3]);
-  std::fill(z.memory[3].begin(), z.memory[3].end(), T(5.0F));
+  equal = equal && same_bits(x[operand::out], z[operand::out]);
+  std::fill(z[operand::out].begin(), z[operand::out].end(), T(5.0F));
   attn.infer(b, as(z.q), as(z.k), as(z.v), as(z.out), e);
-  return equal && support::same_bits(x.memory[3], z.memory[3]) && memory.bytes_in_use() == 0;
+  return equal && same_bits(x[operand::out], z[operand::out]) && memory.bytes_in_use() == 0;
 }
 
 /// Ring (three schedules) and Ulysses (both ways to keep) over three ranks, USP over four: the ranks on which f is true.
@@ -144,7 +144,7 @@ TEST_CASE("by name with tensors of a foreign type: the same bits") {
 
 TEST_CASE("an operand that is missing, null or of another rank is named") {
   sp::batch b(docs, sp::contiguous{}, sp::solo{});
-  local_scene<float> x(b, shape);
+  attention_tensors<float> x(b, shape);
   sp::ring_attention attn{sp::solo{}, sp::cpu{}};
   sp::pool memory;
   sp::context ctx(memory, memory);

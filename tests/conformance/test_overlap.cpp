@@ -79,7 +79,7 @@ std::vector<notes> record(int ranks, sp::attention_options options) {
       [&](sp::threads const& comm) {
         journal now;
         sp::batch b(sp::packed{0, 33}, sp::zigzag{}, comm);
-        local_scene<float> x(b, {4, 4, 8, 8});
+        attention_tensors<float> x(b, {4, 4, 8, 8});
         sp::ring_attention attn(recording(comm, now), noting(now), options);
         sp::pool memory;
         sp::context ctx(memory, memory);

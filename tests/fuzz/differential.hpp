@@ -108,7 +108,7 @@ inline constexpr bool any_spread<sp::reference<Features...>> = false;
 /// - gradients that accumulate hold 1 + x and round there, once on one rank and twice on several.
 template <class T>
 conformance::distances distances_of(conformance::trial const& t, conformance::outcome<T> const& got,
-                                    sp_test::oracle::result const& truth, bool one_rank) {
+                                    support::oracle::result const& truth, bool one_rank) {
   conformance::distances all = conformance::measure_all(t, got, truth);
   double const place = std::is_same_v<T, sp::bf16> ? 0x1p-8 : std::is_same_v<T, sp::fp16> ? 0x1p-11 : 0;
   conformance::distance &dk = all[3], &dsinks = all[5];

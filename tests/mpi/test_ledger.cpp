@@ -30,7 +30,7 @@ sp::ledger step_ledger(Comm const& plain_comm, scene const& s, Make const& make)
   sp::ledger ledger;
   sp::counting comm(plain_comm, ledger);
   sp::batch b(sp::packed(std::span<index_t const>(s.cu_seqlens)), any_sharding{s.sharding}, comm);
-  local_scene<float> x(b, s.shape);
+  attention_tensors<float> x(b, s.shape);
   sp::pool memory;
   auto attn = make(comm);
   x.both(attn, attn.prepare(b), {memory, memory});

@@ -4,18 +4,15 @@
 
 #include <chrono>
 #include <cmath>
-#include <random>
 #include <thread>
 
-#include <sp/batch.hpp>
-#include <sp/gather_tokens.hpp>
 #include <sp/mesh.hpp>
 #include <sp/reference.hpp>
 #include <sp/relayout.hpp>
 #include <sp/ring.hpp>
 #include <sp/threads.hpp>
 
-#include "support/oracle.hpp"
+#include "support/attention_problem.hpp"
 #include "support/sharding.hpp"
 #include "support/tensors.hpp"
 
@@ -53,49 +50,27 @@ struct kernel : sp::reference<sp::softcap, sp::alibi, sp::dropout> {
   }
 };
 
-struct numbers {
-  std::vector<double> out, dq, dk, dv, dsinks;
+struct numbers : support::attention_results {
+  std::vector<double> dsinks;
 };
 
-struct problem {
-  sp::documents q_docs, k_docs;
-  sp::mask mask;
-  static constexpr index_t q_heads = 6, kv_heads = 3, dim = 3, value_dim = 4;
-  std::vector<double> q, k, v, dout, sinks{0.3, -1.0, 2.0, 0.0, -0.5, 1.0};
+struct problem : support::attention_problem {
+  std::vector<double> sinks{0.3, -1.0, 2.0, 0.0, -0.5, 1.0};
 
   problem(sp::documents qd, sp::documents kd, sp::mask rule)
-      : q_docs(std::move(qd)), k_docs(std::move(kd)), mask(std::move(rule)) {
-    std::mt19937 g(17);
-    std::normal_distribution<double> normal;
-    for (auto [x, n] :
-         {std::pair(&q, q_docs.length() * q_heads * dim), std::pair(&k, k_docs.length() * kv_heads * dim),
-          std::pair(&v, k_docs.length() * kv_heads * value_dim), std::pair(&dout, q_docs.length() * q_heads * value_dim)})
-      for (index_t i = 0; i < n; ++i) x->push_back(normal(g));
-  }
+      : attention_problem(std::move(qd), std::move(kd), {6, 3, 3, 4}, std::move(rule), 17) {}
 
   /// Nobody's key q + hi + 1 and nobody's key q + lo - 1: the rule of the mask, from offsets in documents alone.
   numbers truth() const {
-    sp_test::oracle o(q_docs.length(), k_docs.length(), q_heads, kv_heads, dim, value_dim);
-    o.q = q, o.k = k, o.v = v, o.sinks = sinks, o.softcap = cap;
-    o.slopes.assign(slopes.begin(), slopes.end());
-    for (auto [docs, places] : {std::pair(&q_docs, &o.q_places), std::pair(&k_docs, &o.k_places)})
-      for (sp::document const& d : *docs)
-        for (index_t i = 0; i < d.count; ++i) (*places)[std::size_t(d.begin + i)] = {d.id, i};
-    o.see([&](index_t i, index_t j) {
-      for (std::size_t d = 0; d < q_docs.size(); ++d) {
-        sp::document const &a = q_docs[d], &b = k_docs[d];
-        if (i < a.begin || i >= a.end() || j < b.begin || j >= b.end()) continue;
-        index_t distance = (j - b.begin) - (i - a.begin) - (mask.at == sp::align::end ? b.count - a.count : 0);
-        return mask.lo <= distance && distance <= mask.hi;
-      }
-      return false;
+    auto o = oracle_of([&](std::size_t d, index_t i, index_t j) {
+      index_t distance = j - i - (mask.at == sp::align::end ? k_docs[d].count - q_docs[d].count : 0);
+      return mask.lo <= distance && distance <= mask.hi;
     });
-    o.keep = [](index_t document, index_t h, index_t i, index_t j) {
-      auto u = sp::uniforms4(sp::site_key(key, document, h), i, j / 4);
-      return u[std::size_t(j % 4)] < float(chance) ? 0.0 : 1 / (1 - chance);
-    };
+    o.sinks = sinks, o.softcap = cap;
+    o.slopes.assign(slopes.begin(), slopes.end());
+    o.keep = support::dropout_of(key, chance);
     auto r = o.backward(dout);
-    return {r.out, r.dq, r.dk, r.dv, r.dsinks};
+    return {{r.out, r.dq, r.dk, r.dv}, r.dsinks};
   }
 };
 
@@ -137,57 +112,41 @@ inline std::vector<sp::attention_options> every_schedule(sp::mask const& mask) {
   return list;
 }
 
-/// One rank's tensor (rows, heads, width) and what it held before the call.
-struct local {
-  std::vector<double> values;
-  sp::view<double, 3> v;
-  local(index_t rows, index_t heads, index_t width, double fill = 0)
-      : values(std::size_t(rows * heads * width), fill), v(values.data(), {rows, heads, width}) {}
-  sp::view<double const, 3> read() const { return v; }
+/// What gradients hold before the call: something where they are to be added to, else NaN.
+inline double before(way const& w) { return w.accumulate ? 0.5 : std::numeric_limits<double>::quiet_NaN(); }
+
+struct rank_batches {
+  sp::batch qb, kb;
+  rank_batches(problem const& p, way const& w, sp::threads const& c)
+      : qb(p.q_docs, w.sharding(), c, w.batch()), kb(p.k_docs, w.sharding(), c, w.batch()) {}
 };
 
-/// Everything one rank has at hand. Inputs of slack rows are NaN; gradients hold 0.5 where they are to be added to, else NaN.
-struct rank_scene {
-  sp::batch qb, kb;
-  local q, k, v, dout, out, dq, dk, dv;
+/// Everything one rank has at hand. Inputs of slack rows are NaN.
+struct rank_scene : rank_batches, support::rank_tensors {
   std::vector<double> dsinks;
-  static constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
   rank_scene(problem const& p, way const& w, sp::threads const& c)
-      : qb(p.q_docs, w.sharding(), c, w.batch()), kb(p.k_docs, w.sharding(), c, w.batch()), q(qb.tokens(), p.q_heads, p.dim),
-        k(kb.tokens(), p.kv_heads, p.dim), v(kb.tokens(), p.kv_heads, p.value_dim), dout(qb.tokens(), p.q_heads, p.value_dim),
-        out(qb.tokens(), p.q_heads, p.value_dim, nan), dq(qb.tokens(), p.q_heads, p.dim, before(w)),
-        dk(kb.tokens(), p.kv_heads, p.dim, before(w)), dv(kb.tokens(), p.kv_heads, p.value_dim, before(w)),
-        dsinks(std::size_t(p.q_heads), before(w)) {
-    auto give = [](sp::batch const& b, std::vector<double> const& global, local& to) {
-      sp::split(b, tensor<3>(global, {b.source().length(), to.v.extent(1), to.v.extent(2)}), to.v, nan);
-    };
-    give(qb, p.q, q), give(kb, p.k, k), give(kb, p.v, v), give(qb, p.dout, dout);
-  }
-  static double before(way const& w) { return w.accumulate ? 0.5 : nan; }
+      : rank_batches(p, w, c), rank_tensors(p, qb, kb, nan, before(w)), dsinks(p.sinks.size(), before(w)) {}
 
   sp::attention_extras<double> extras(problem const& p, way const& w) {
-    return {tensor<1>(p.sinks, {p.q_heads}), tensor<1>(dsinks, {p.q_heads}), {}, w.accumulate};
+    index_t const heads = p.shape.q_heads;
+    return {tensor<1>(p.sinks, {heads}), tensor<1>(dsinks, {heads}), {}, w.accumulate};
   }
   template <class Object, class Prepared>
   auto forward(Object const& o, Prepared const& at, sp::context const& ctx, problem const& p, way const& w) {
-    return o.forward(at, ctx, q.read(), k.read(), v.read(), out.v, extras(p, w));
+    return rank_tensors::forward(o, at, ctx, extras(p, w));
   }
   template <class Object, class Prepared, class Saved>
   void backward(Object const& o, Prepared const& at, sp::context const& ctx, Saved&& s, problem const& p, way const& w) {
-    o.backward(at, ctx, std::move(s), q.read(), k.read(), v.read(), out.read(), dout.read(), dq.v, dk.v, dv.v, extras(p, w));
+    rank_tensors::backward(o, at, ctx, std::move(s), extras(p, w));
   }
 
   /// All ranks' tensors in stream order; what gradients held before is taken off again.
   numbers collect(sp::threads const& c, way const& w) {
-    auto whole = [&](sp::batch const& b, local const& x, double held) {
-      std::vector<double> all(std::size_t(b.source().length() * x.v.extent(1) * x.v.extent(2)));
-      sp::gather(c, b, x.read(), tensor<3>(all, {b.source().length(), x.v.extent(1), x.v.extent(2)}), held);
-      for (double& y : all) y -= held;
-      return all;
-    };
-    double held = w.accumulate ? 0.5 : 0;
-    numbers n{whole(qb, out, 0), whole(qb, dq, held), whole(kb, dk, held), whole(kb, dv, held), dsinks};
+    double const held = w.accumulate ? before(w) : 0;
+    numbers n{support::gathered(c, qb, kb, *this, held), dsinks};
+    for (auto* gradient : {&n.dq, &n.dk, &n.dv})
+      for (double& x : *gradient) x -= held;
     sp::pool scratch;
     sp::all_reduce(c, tensor<1>(n.dsinks, {index_t(n.dsinks.size())}), scratch);
     for (double& x : n.dsinks) x -= c.size() * held;
@@ -219,11 +178,11 @@ numbers run(problem const& p, way const& w, Make&& make) {
 inline constexpr double bound = 1e-12;
 
 inline void check(numbers const& found, numbers const& want) {
-  CHECK(sp_test::relative_error(found.out, want.out) < bound);
-  CHECK(sp_test::relative_error(found.dq, want.dq) < bound);
-  CHECK(sp_test::relative_error(found.dk, want.dk) < bound);
-  CHECK(sp_test::relative_error(found.dv, want.dv) < bound);
-  CHECK(sp_test::relative_error(found.dsinks, want.dsinks) < bound);
+  CHECK(support::relative_error(found.out, want.out) < bound);
+  CHECK(support::relative_error(found.dq, want.dq) < bound);
+  CHECK(support::relative_error(found.dk, want.dk) < bound);
+  CHECK(support::relative_error(found.dv, want.dv) < bound);
+  CHECK(support::relative_error(found.dsinks, want.dsinks) < bound);
 }
 
 } // namespace sentinel

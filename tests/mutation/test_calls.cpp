@@ -11,6 +11,7 @@ namespace {
 using namespace sentinel;
 using sp::index_t;
 using support::failure_of;
+using support::operand;
 
 /// Runs body(scene, object, prepared, options) on every rank of a ring of three, by every schedule.
 template <class Body>
@@ -36,29 +37,28 @@ TEST_CASE("calls: saved is used once") {
     sp::context ctx(memory, memory, key);
     auto saved = s.forward(attention, prepared, ctx, p, w);
     s.backward(attention, prepared, ctx, std::move(saved), p, w);
-    std::vector<double> const dq = s.dq.values;
+    std::vector<double> const dq = s[operand::dq];
     auto e = failure_of([&] { return s.backward(attention, prepared, ctx, std::move(saved), p, w), 0; });
     CHECK(e.code == sp::errc::bad_state);
-    CHECK(s.dq.values == dq);
+    CHECK(s[operand::dq] == dq);
   });
 }
 
 TEST_CASE("calls: workspaces of exactly the promised bytes are enough") {
   on_every_rank([](problem const& p, way const& w, rank_scene& s, auto const& attention, auto const& prepared) {
-    sp::attention_shape const shape{p.q_heads, p.kv_heads, p.dim, p.value_dim};
     auto block = [](index_t bytes) { return std::vector<std::byte>(std::size_t(bytes) + sp::allocator::alignment); };
     auto aligned = [](std::vector<std::byte>& b) {
       auto at = reinterpret_cast<std::uintptr_t>(b.data()) % sp::allocator::alignment;
       return b.data() + (sp::allocator::alignment - at) % sp::allocator::alignment;
     };
-    index_t scratch_bytes = attention.template scratch_bytes<double>(prepared, shape),
-            saved_bytes = attention.template saved_bytes<double>(prepared, shape);
+    index_t scratch_bytes = attention.template scratch_bytes<double>(prepared, p.shape),
+            saved_bytes = attention.template saved_bytes<double>(prepared, p.shape);
     auto a = block(scratch_bytes), b = block(saved_bytes);
     sp::workspace scratch(aligned(a), std::size_t(scratch_bytes)), kept(aligned(b), std::size_t(saved_bytes));
     sp::context ctx(scratch, kept, key);
     s.backward(attention, prepared, ctx, s.forward(attention, prepared, ctx, p, w), p, w);
     double worst = 0;
-    for (double x : s.dk.values) worst = std::fmax(worst, std::fabs(x));
+    for (double x : s[operand::dk]) worst = std::fmax(worst, std::fabs(x));
     CHECK(worst > 0);
   });
 }
@@ -70,22 +70,23 @@ TEST_CASE("calls: outputs that overlap anything are refused before anything is s
     auto refused = [&](auto const& q, auto const& k, auto const& v, auto const& out) {
       return failure_of([&] { return attention.forward(prepared, ctx, q, k, v, out); }).code == sp::errc::aliasing;
     };
-    auto q = s.q.read(), k = s.k.read(), v = s.v.read();
-    sp::view<double, 3> last = s.v.v, own = s.out.v; // out begins in the last element of v; out's rows lie on each other
+    sp::view<double const, 3> q = s.q, k = s.k, v = s.v;
+    sp::view<double, 3> last = s.v, own = s.out; // out begins in the last element of v; out's rows lie on each other
     last.data += last.elements() - 1;
     last.extents = own.extents;
     own.strides[0] = 1;
     CHECK(refused(q, k, v, last));
     CHECK(refused(q, k, v, own));
     // q and out as interleaved halves of the same rows share no byte
-    std::vector<double> both(std::size_t(s.qb.tokens() * p.q_heads * (p.dim + p.value_dim)));
+    auto const [q_heads, kv_heads, dim, value_dim] = p.shape;
+    std::vector<double> both(std::size_t(s.qb.tokens() * q_heads * (dim + value_dim)));
     auto half = [&](index_t begin, index_t width) {
-      sp::view<double, 3> h(both.data() + begin, {s.qb.tokens(), p.q_heads, width});
-      h.strides = {p.q_heads * (p.dim + p.value_dim), p.dim + p.value_dim, 1};
+      sp::view<double, 3> h(both.data() + begin, {s.qb.tokens(), q_heads, width});
+      h.strides = {q_heads * (dim + value_dim), dim + value_dim, 1};
       return h;
     };
-    attention.infer(prepared, ctx, sp::view<double const, 3>(half(0, p.dim)), k, v, half(p.dim, p.value_dim), s.extras(p, w));
-    CHECK(refused(sp::view<double const, 3>(half(0, p.dim)), k, v, half(p.dim - 1, p.value_dim)));
+    attention.infer(prepared, ctx, sp::view<double const, 3>(half(0, dim)), k, v, half(dim, value_dim), s.extras(p, w));
+    CHECK(refused(sp::view<double const, 3>(half(0, dim)), k, v, half(dim - 1, value_dim)));
   });
 }
 
@@ -105,11 +106,11 @@ TEST_CASE("calls: whoever is done may overwrite its tensors, however late the ot
           sp::pool memory;
           sp::context ctx(memory, memory, key);
           auto spoil = [&](rank_scene& x) {
-            for (local* t : {&x.q, &x.k, &x.v, &x.dout}) std::fill(t->values.begin(), t->values.end(), rank_scene::nan);
+            for (operand t : {operand::q, operand::k, operand::v, operand::dout}) std::fill(x[t].begin(), x[t].end(), x.nan);
           };
           auto saved = spoilt.forward(attention, prepared, ctx, p, w);
           if (c.rank() == 1) spoil(spoilt);
-          s.out.values = spoilt.out.values;
+          std::copy(spoilt[operand::out].begin(), spoilt[operand::out].end(), s[operand::out].begin());
           s.backward(attention, prepared, ctx, std::move(saved), p, w);
           if (c.rank() == 1) spoil(s);
           numbers all = s.collect(c, w);

@@ -2,7 +2,7 @@
 // Without this, a check that looks at nothing would pass for every schedule.
 #include <doctest/doctest.h>
 
-#include "schedules/scene.hpp"
+#include "schedules/tracer.hpp"
 
 namespace schedules::test_checks {
 namespace {

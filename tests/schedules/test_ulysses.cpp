@@ -3,7 +3,7 @@
 // optimised: up to 64 ranks
 #include <doctest/doctest.h>
 
-#include "schedules/scene.hpp"
+#include "schedules/tracer.hpp"
 
 namespace schedules::test_ulysses {
 namespace {

@@ -13,7 +13,7 @@
 
 namespace soak {
 
-using conformance::local_scene;
+using conformance::attention_tensors;
 using sp::index_t;
 
 /// Random differential cases, one after the other.
@@ -42,7 +42,7 @@ template <class Comm>
 std::vector<float> ring_pass(Comm const& comm, sp::documents const& docs, sp::pool& memory) {
   sp::ring_attention attn{comm, sp::cpu<>{}, {.mask = sp::causal(), .schedule = sp::schedule::rotate}};
   sp::batch b(docs, sp::zigzag{}, comm);
-  local_scene<float> x(b, {2, 1, 4, 4});
+  attention_tensors<float> x(b, {2, 1, 4, 4});
   x.both(attn, attn.prepare(b), {memory, memory});
   return x.results();
 }
@@ -113,7 +113,7 @@ void doomed(sp::threads const& rank, int victim, index_t at, bool own, aftermath
       }
       sp::ulysses_attention attn{sp::group(comm), sp::cpu<>{}, {.mask = sp::causal()}};
       sp::batch b(docs, sp::contiguous{}, comm);
-      local_scene<float> x(b, {4, 2, 4, 4});
+      attention_tensors<float> x(b, {4, 2, 4, 4});
       x.both(attn, attn.prepare(b), {memory, memory});
     }
   } catch (sp::error const& e) {

@@ -9,7 +9,7 @@
 #include <limits>
 #include <vector>
 
-namespace sp_test {
+namespace support {
 
 using count_t = std::int64_t;
 
@@ -175,4 +175,4 @@ double relative_error(Range const& a, std::vector<double> const& b) {
   return diff == 0 ? 0.0 : std::sqrt(diff) / std::sqrt(norm < least ? least : norm);
 }
 
-} // namespace sp_test
+} // namespace support

@@ -5,13 +5,14 @@
 #include <cstring>
 #include <functional>
 #include <optional>
-#include <random>
 #include <vector>
 
 #include <sp/batch.hpp>
 #include <sp/reference.hpp>
 #include <sp/threads.hpp>
 #include <sp/usp.hpp>
+
+#include "support/attention_tensors.hpp"
 
 namespace checks {
 
@@ -76,25 +77,15 @@ struct place {
   sp::batch batch(arguments const& a) const { return a.batch(all, ulysses.size()); }
 };
 
-/// Seeded values of one rank.
+/// The tensors of one rank with the sinks and options of its arguments.
 template <class T>
-struct tensors {
-  std::vector<T> memory[8];
-  sp::view<T, 3> q, k, v, out, dout, dq, dk, dv;
+struct tensors : support::attention_tensors<T> {
+  using base = support::attention_tensors<T>;
   std::vector<sp::accumulate_t<T>> sinks, dsinks;
   sp::attention_extras<T> extras;
 
-  tensors(sp::batch const& b, arguments const& a) {
-    std::mt19937 g(unsigned(17 + b.part()));
-    std::size_t at = 0;
-    auto make = [&](index_t heads, index_t width) {
-      auto& m = memory[at++];
-      for (index_t i = 0; i < b.tokens() * heads * width; ++i) m.push_back(T(double(int(g() % 2001) - 1000) / 1000));
-      return sp::view<T, 3>(m.data(), {b.tokens(), heads, width});
-    };
-    q = make(a.q_heads, a.dim), k = make(a.kv_heads, a.dim), v = make(a.kv_heads, a.value_dim);
-    out = make(a.q_heads, a.value_dim), dout = make(a.q_heads, a.value_dim);
-    dq = make(a.q_heads, a.dim), dk = make(a.kv_heads, a.dim), dv = make(a.kv_heads, a.value_dim);
+  tensors(sp::batch const& b, arguments const& a)
+      : base(b.tokens(), b.tokens(), a.shape(), support::uniform_values(unsigned(17 + b.part()))) {
     extras.accumulate = a.accumulate;
     extras.random = {a.seed, 1};
     if (!a.sinks) return;
@@ -103,15 +94,14 @@ struct tensors {
     extras.sinks = sp::view<sp::accumulate_t<T> const, 1>(sinks.data(), {a.q_heads});
     extras.dsinks = sp::view<sp::accumulate_t<T>, 1>(dsinks.data(), {a.q_heads});
   }
-  tensors(tensors const&) = delete;
 
   template <class Object, class Prepared>
   auto forward(Object const& o, Prepared const& p, sp::context const& c) {
-    return o.forward(p, c, q, k, v, out, extras);
+    return base::forward(o, p, c, extras);
   }
   template <class Object, class Prepared, class Saved>
   void backward(Object const& o, Prepared const& p, sp::context const& c, Saved&& s) {
-    o.backward(p, c, std::forward<Saved>(s), q, k, v, out, dout, dq, dk, dv, extras);
+    base::backward(o, p, c, std::forward<Saved>(s), extras);
   }
   /// out, dq, dk, dv, dsinks as bytes.
   std::vector<unsigned char> results() const {
@@ -120,7 +110,7 @@ struct tensors {
       auto const* p = reinterpret_cast<unsigned char const*>(m.data());
       r.insert(r.end(), p, p + m.size() * sizeof(m[0]));
     };
-    for (int i : {3, 5, 6, 7}) take(memory[i]);
+    take(base::results());
     take(dsinks);
     return r;
   }

@@ -12,11 +12,16 @@
 #include <sp/sharding/striped.hpp>
 #include <sp/sharding/zigzag.hpp>
 
-#include "support/oracle.hpp"
+#include "support/oracle_documents.hpp"
+#include "support/strided_tensor.hpp"
+#include "support/tensors.hpp"
 
-namespace sp_test {
+namespace backend_tests {
 
 using sp::index_t;
+using support::oracle;
+using support::relative_error;
+using support::strided_tensor;
 
 /// What a scene is made of. Queries and keys are the same tokens unless key documents are given.
 struct setting {
@@ -33,27 +38,14 @@ struct setting {
   sp::documents const& keys() const { return key_docs.size() ? key_docs : docs; }
 };
 
-/// A tensor (rows, heads, width) of its own, in one of three memory orders, NaN-filled.
-template <class E>
-struct tensor {
-  std::vector<E> data;
-  sp::view<E, 3> v;
-  tensor(index_t rows, index_t heads, index_t width, unsigned order, E fill)
-      : data(static_cast<std::size_t>(rows * heads * width), fill), v(data.data(), {rows, heads, width}) {
-    if (order % 3 == 1) v.strides = {width, rows * width, 1};
-    if (order % 3 == 2) v.strides = {1, rows * width, rows};
-  }
-};
-
 /// Results of a run over the whole stream, row-major.
 template <class A>
 struct outcome {
   std::vector<A> out, lse, dq, dk, dv;
   friend bool operator==(outcome const& a, outcome const& b) { // bitwise
-    auto same = [](std::vector<A> const& x, std::vector<A> const& y) {
-      return x.size() == y.size() && (x.empty() || std::memcmp(x.data(), y.data(), x.size() * sizeof(A)) == 0);
-    };
-    return same(a.out, b.out) && same(a.lse, b.lse) && same(a.dq, b.dq) && same(a.dk, b.dk) && same(a.dv, b.dv);
+    using support::same_bits;
+    return same_bits(a.out, b.out) && same_bits(a.lse, b.lse) && same_bits(a.dq, b.dq) && same_bits(a.dk, b.dk) &&
+           same_bits(a.dv, b.dv);
   }
 };
 
@@ -113,18 +105,13 @@ public:
     oracle o(nq, nk, set.q_heads, set.kv_heads, set.dim, set.value_dim);
     o.softcap = set.softcap;
     o.slopes.assign(set.slopes.begin(), set.slopes.end());
-    o.see([&](count_t i, count_t j) {
+    o.see([&](index_t i, index_t j) {
       for (auto const& s : mask)
         if (s.sees(i, j)) return true;
       return false;
     });
-    place(set.docs, o.q_places);
-    place(set.keys(), o.k_places);
-    if (set.dropout > 0)
-      o.keep = [this](count_t doc, count_t h, count_t i, count_t j) {
-        auto u = sp::uniforms4(sp::site_key(key, doc, h), i, j / 4);
-        return u[static_cast<std::size_t>(j % 4)] < static_cast<float>(set.dropout) ? 0.0 : 1 / (1 - set.dropout);
-      };
+    support::place_tokens(o, set.docs, set.keys());
+    if (set.dropout > 0) o.keep = support::dropout_of(key, set.dropout);
     o.q = doubles(q.v);
     o.k = doubles(k.v);
     o.v = doubles(v.v);
@@ -164,14 +151,14 @@ public:
   setting set;
   std::vector<sp::slice> mask;
   index_t nq, nk;
-  tensor<T> q, k, v, dout;
+  strided_tensor<T> q, k, v, dout;
   sp::random_key key{42, 7};
 
 private:
   static std::size_t size(index_t a, index_t b, index_t c) { return static_cast<std::size_t>(a * b * c); }
 
-  tensor<T> random(index_t rows, index_t heads, index_t width, unsigned salt, double factor = 1) const {
-    tensor<T> t(rows, heads, width, salt + set.seed, T(0));
+  strided_tensor<T> random(index_t rows, index_t heads, index_t width, unsigned salt, double factor = 1) const {
+    strided_tensor<T> t(rows, heads, width, salt + set.seed, T(0));
     std::mt19937 gen(set.seed * 16 + salt);
     std::normal_distribution<double> normal;
     for (index_t i = 0; i < rows; ++i)
@@ -188,10 +175,6 @@ private:
       if (query ? s.q0 <= position && position < s.q1 : s.k0 <= position && position < s.k1) return true;
     return false;
   }
-  static void place(sp::documents const& docs, std::vector<token_place>& places) {
-    for (auto const& d : docs)
-      for (index_t i = 0; i < d.count; ++i) places[static_cast<std::size_t>(d.begin + i)] = {d.id, i};
-  }
   static std::vector<double> doubles(sp::view<T, 3> const& v) {
     std::vector<double> out;
     for (index_t i = 0; i < v.extent(0); ++i)
@@ -205,8 +188,8 @@ private:
 
   /// Everybody's local tensors.
   struct locals {
-    std::vector<tensor<T>> q, dout, out_t, k, v;
-    std::vector<tensor<A>> out, dq, dk, dv;
+    std::vector<strided_tensor<T>> q, dout, out_t, k, v;
+    std::vector<strided_tensor<A>> out, dq, dk, dv;
     std::vector<std::vector<A>> lse, delta;
 
     locals(scene const& from, cutting const& c) {
@@ -270,8 +253,8 @@ private:
     }
   };
 
-  tensor<T> local(sp::view<T, 3> const& global, std::vector<sp::run> const& runs, unsigned order) const {
-    tensor<T> t(sp::count_of(runs), global.extent(1), global.extent(2), order + set.seed, T(0));
+  strided_tensor<T> local(sp::view<T, 3> const& global, std::vector<sp::run> const& runs, unsigned order) const {
+    strided_tensor<T> t(sp::count_of(runs), global.extent(1), global.extent(2), order + set.seed, T(0));
     index_t row = 0;
     for (auto const& r : runs)
       for (index_t i = 0; i < r.count; ++i, ++row)
@@ -342,4 +325,4 @@ private:
   }
 };
 
-} // namespace sp_test
+} // namespace backend_tests

@@ -3,11 +3,11 @@
 #pragma once
 
 #include <functional>
-#include <optional>
 
 #include <sp/usp.hpp>
 
 #include "schedules/progress.hpp"
+#include "support/attention_tensors.hpp"
 
 namespace schedules {
 
@@ -173,27 +173,19 @@ private:
 };
 static_assert(sp::attention_backend<tracer, double>);
 
-/// Tensors of one rank, (tokens, heads, 1), every number naming its place; results are poisoned.
-struct rank_tensors {
-  std::vector<index_t> positions; ///< of the rows
-  std::vector<double> memory[8];
-  sp::view<double, 3> q, k, v, out, dout, dq, dk, dv;
+/// Stream positions of a rank's rows.
+inline std::vector<index_t> positions_of(sp::batch const& b) {
+  std::vector<index_t> list;
+  for (sp::run const& r : b.runs())
+    for (index_t i = 0; i < r.count; ++i) list.push_back(r.at(i));
+  return list;
+}
 
-  rank_tensors(ground const& g, sp::batch const& b) {
-    for (sp::run const& r : b.runs())
-      for (index_t i = 0; i < r.count; ++i) positions.push_back(r.at(i));
-    index_t const hq = g.q_heads, hk = g.kv_heads;
-    int at = 0;
-    auto make = [&](index_t heads, std::optional<ground::tensor> what) {
-      auto& m = memory[at++];
-      for (index_t p : positions)
-        for (index_t h = 0; h < heads; ++h) m.push_back(what ? g.id(*what, p, h) : std::numeric_limits<double>::quiet_NaN());
-      return sp::view<double, 3>(m.data(), {index_t(positions.size()), heads, 1});
-    };
-    q = make(hq, ground::q), k = make(hk, ground::k), v = make(hk, ground::v), out = make(hq, {}), dout = make(hq, ground::dout);
-    dq = make(hq, {}), dk = make(hk, {}), dv = make(hk, {});
-  }
-  rank_tensors(rank_tensors const&) = delete;
+/// Tensors of one rank, (tokens, heads, 1), every number naming its place; results are poisoned.
+struct rank_tensors : support::attention_tensors<double> {
+  std::vector<index_t> positions; ///< of the rows
+
+  rank_tensors(ground const& g, sp::batch const& b) : rank_tensors(g, positions_of(b)) {}
 
   /// Outputs and gradients at home are what the definition says.
   void check(ground& g) const {
@@ -215,6 +207,20 @@ struct rank_tensors {
       }
     }
   }
+
+private:
+  rank_tensors(ground const& g, std::vector<index_t> const& at)
+      : attention_tensors(index_t(at.size()), index_t(at.size()), {g.q_heads, g.kv_heads, 1, 1},
+                          [&](support::operand name, index_t row, index_t head) {
+                            using support::operand;
+                            index_t const position = at[std::size_t(row)];
+                            if (name == operand::q) return g.id(ground::q, position, head);
+                            if (name == operand::k) return g.id(ground::k, position, head);
+                            if (name == operand::v) return g.id(ground::v, position, head);
+                            if (name == operand::dout) return g.id(ground::dout, position, head);
+                            return std::numeric_limits<double>::quiet_NaN();
+                          }),
+        positions(at) {}
 };
 
 /// Every token of the documents has exactly one owner.
