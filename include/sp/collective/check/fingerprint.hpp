@@ -180,7 +180,10 @@ private:
   static std::string text_of_words(word_list words, std::uint64_t v) {
     std::uint64_t const base = words.size() + 1;
     std::string text;
-    for (; v > 0; v /= base) text = (v % base > 0 ? words[v % base - 1] : "?") + (text.empty() ? "" : ", " + text);
+    for (; v > 0; v /= base) {
+      if (!text.empty()) text.insert(0, ", ");
+      text.insert(0, v % base > 0 ? words[v % base - 1] : "?"); // the last word is the lowest digit
+    }
     return text;
   }
   static std::string text_of(style const& s, std::uint64_t v) {
