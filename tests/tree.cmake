@@ -17,18 +17,17 @@ else()
   set(sp_without_mpi --without "${sp_mpi_headers}")
 endif()
 
-# Each header alone, included twice: either compiler takes every other one, with SP_TEST_ALL both take all. All headers together are
-# compiled by the compiler of the tree (two_tu) and read by clang-tidy (tidy).
-set(sp_turns 0/2 1/2)
+# Each header alone, included twice, by both compilers: those that users include, with SP_TEST_ALL also those in folders. All headers
+# together are compiled by the compiler of the tree (two_tu) and read by clang-tidy (tidy).
+set(sp_headers_alone "sp/[^/]+[.]hpp")
 if(SP_TEST_ALL)
-  set(sp_turns 0/1 0/1)
+  set(sp_headers_alone ".*")
 endif()
 foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
   string(REPLACE "=" ";" pair "${pair}")
   list(POP_FRONT pair kind compiler)
-  list(POP_FRONT sp_turns turn)
   add_test(NAME headers.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py"
-    --compiler "${compiler}" --turn ${turn} ${sp_without_mpi} "${sp_include_root}" -- ${sp_mpi_include_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+    --compiler "${compiler}" --only "${sp_headers_alone}" ${sp_without_mpi} "${sp_include_root}" -- ${sp_mpi_include_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
   set_tests_properties(headers.${kind} PROPERTIES LABELS tree TIMEOUT 600 COST 100)
   # Templates warn where they are instantiated, in the programs of consumers.
   add_test(NAME warnings.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py" --compiler "${compiler}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compiles every header of include/sp alone, included twice, with warnings as errors; lists the headers that fail.
 
-headers.py --compiler CXX [--jobs N] [--turn I/N] [--without PATTERN] ROOT [-- FLAGS...]
+headers.py --compiler CXX [--jobs N] [--only PATTERN] [--without PATTERN] ROOT [-- FLAGS...]
 headers.py --compiler CXX --program FILE ROOT [-- FLAGS...]   compiles a program that instantiates them, under the same warnings
 headers.py --compiler CXX --self-test                         plants a narrowing in a header and in a template, which must be found
 """
@@ -62,7 +62,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compiler", required=True)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--turn", metavar="I/N", default="0/1", help="every N-th header, from number I on")
+    parser.add_argument("--only", metavar="PATTERN", default=".*", help="a regular expression: these headers and no others")
     parser.add_argument("--without", metavar="PATTERN", help="a regular expression: leaves these headers out, and says so")
     parser.add_argument("--program", type=pathlib.Path)
     parser.add_argument("--self-test", action="store_true")
@@ -77,13 +77,12 @@ def main():
     command = command_for(options.compiler, options.root, options.flags)
 
     headers = sorted(path.relative_to(options.root).as_posix() for path in options.root.rglob("*.hpp"))
+    headers = [h for h in headers if re.fullmatch(options.only, h)]
     for header in [h for h in headers if options.without and re.fullmatch(options.without, h)]:
         headers.remove(header)
         print(f"left out: {header}")
-    first, step = map(int, options.turn.split("/"))
-    headers = headers[first::step]
     if not headers:
-        sys.exit(f"no header under {options.root}")
+        sys.exit(f"no header to compile under {options.root}")
     failed = []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for header, result in zip(headers, pool.map(lambda h: compile_alone(command, h), headers)):
