@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Plants each bug of mutants.py alone in a copy of include/, builds the test meant for it, and wants to see that test fail.
+"""Plants each bug of mutants/ alone in a copy of include/, builds the test meant for it, and wants to see that test fail.
 
 Caught: doctest itself reports a failed assertion or exception in the cases named by the mutant, and the program ends by itself.
 A mutant that does not apply, does not compile, crashes or hangs is broken; first of all, every test must pass on the headers as
@@ -223,7 +223,7 @@ def measure(suite, mutants):
         return None
     caught, survived, broken = suite.score(mutants)
     if broken:
-        print(f"{broken} broken: repair them in tests/mutation/mutants.py")
+        print(f"{broken} broken: repair them in tests/mutation/mutants/")
     print(f"{caught} caught, {survived} survived")
     return caught, survived, broken
 
