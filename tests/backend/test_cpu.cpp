@@ -57,6 +57,48 @@ TEST_CASE("cpu: masks of several slices [asan]") {
     check(sp::cpu{}, medium(m));
 }
 
+/// Disjoint slices whose key ranges jump to and fro as rows go on: bands of a few rows, each with some key ranges and bounds.
+sp::mask jumping(sp::document const& d, unsigned seed) {
+  std::mt19937 g(seed);
+  auto draw = [&](sp::index_t a, sp::index_t b) { return a + static_cast<sp::index_t>(g() % static_cast<unsigned>(b - a + 1)); };
+  std::vector<sp::slice> list;
+  for (sp::index_t q = d.begin; q < d.end();) {
+    sp::index_t const end = std::min(q + draw(1, 9), d.end());
+    for (sp::index_t k = d.begin + draw(0, d.count / 2); k < d.end() && draw(0, 3) > 0;) {
+      sp::index_t const last = std::min(k + draw(1, d.count / 3), d.end());
+      sp::slice s{q, end, k, last};
+      if (draw(0, 2) == 0) s.lo = k - end + draw(0, 8); // some rows see the end of the range only, or its begin
+      if (draw(0, 2) == 0) s.hi = last - q - draw(0, 8);
+      if (s.lo <= s.hi) list.push_back(s);
+      k = last + draw(1, 40);
+    }
+    q = end + (draw(0, 3) == 0 ? 2 : 0);
+  }
+  return sp::user_slices(list);
+}
+
+TEST_CASE("cpu: key ranges that do not move on with the rows [asan]") {
+  // by hand: rows that see nothing, or other keys, between rows that see the same ones; and on either side of a tile's edge a range
+  // that begins first and ends last
+  setting s{.docs = sp::packed{0, 200},
+            .rule = sp::user_slices({{0, 8, 0, 40},
+                                     {8, 16, 70, 90},
+                                     {24, 40, 0, 40},
+                                     {40, 60, 100, 140},
+                                     {60, 90, 110, 120},
+                                     {96, 110, 3, 9},
+                                     {150, 160, 130, 135}})};
+  s.dim = 3, s.value_dim = 2;
+  check(sp::cpu{}, s);
+  for (unsigned seed = 1; seed <= 12; ++seed) {
+    CAPTURE(seed);
+    s.docs = sp::packed{0, 60 + 17 * static_cast<sp::index_t>(seed)};
+    s.rule = jumping(s.docs[0], seed);
+    s.seed = seed;
+    check(sp::cpu{}, s, seed % 4 == 0);
+  }
+}
+
 TEST_CASE("cpu: heads, shared, grouped and ragged; slack [asan]") {
   setting s = medium(sp::causal());
   s.docs = sp::documents({{2, 5, 6, 3}, {9, 0, 0, 1}, {9, 190, 200, 9}}, 230);
@@ -132,6 +174,25 @@ TEST_CASE("cpu: logits of ten thousand") {
   setting s = medium(sp::causal());
   s.loud = 1e4;
   check(sp::cpu{}, s);
+}
+
+TEST_CASE("cpu: no result is a negative zero, whether a tile is visited or not") {
+  // three equal scores and values so small that their mean is no number: -1/3 of the least one rounds to a zero
+  double const least = -std::numeric_limits<double>::denorm_min();
+  std::vector<double> q(6, 0.0), v{least, 0, 0, 0, 0, least}, out(6, 0.0), lse(3, -std::numeric_limits<double>::infinity());
+  sp::run const all{0, 3, 1};
+  sp::cpu<> const kernel;
+  auto plan = kernel.prepare({{{all, 0, 0}}, {{all, 0, 0}}, {{0, 3, 0, 3}}});
+  sp::kv_views<double> keys{support::tensor<3>(q, {3, 1, 2}), support::tensor<3>(v, {3, 1, 2})};
+  sp::pool memory;
+  sp::call_params n{sp::all_heads(1, 1)};
+  sp::view<double const, 3> queries = support::tensor<3>(q, {3, 1, 2});
+  kernel.forward<double>(plan, memory, n, queries, std::span<sp::kv_views<double> const>(&keys, 1),
+                         {support::tensor<3>(out, {3, 1, 2}), support::tensor<2>(lse, {3, 1})});
+  for (double x : out) {
+    CHECK(x == 0);
+    CHECK(!std::signbit(x));
+  }
 }
 
 TEST_CASE("cpu: features") {

@@ -67,6 +67,19 @@ TEST_CASE("merge: extreme values") {
   CHECK(sane(row<float>(1, 1, 1e4) + row<float>(2, 2, -inf)));
 }
 
+TEST_CASE("merge: infinite scores: two of them share the weight, one takes it all, and nothing becomes NaN [asan]") {
+  auto check = [](auto zero) {
+    using T = decltype(zero);
+    row<T> x(3, -8, inf), y(1, 4, inf), finite(100, 100, 5);
+    CHECK(x + y == row<T>(2, -2, inf));
+    CHECK(x + finite == x);
+    CHECK(finite + x == x);
+    CHECK(x + row<T>() == x);
+  };
+  check(0.0);
+  check(0.0F);
+}
+
 TEST_CASE("merge: any order gives the same to rounding") {
   std::mt19937 gen(3);
   std::normal_distribution<double> normal;

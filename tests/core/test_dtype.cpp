@@ -119,6 +119,29 @@ TEST_CASE("dtype: random floats and doubles round as an independent computation 
   check_random<sp::fp16>(fp16_format);
 }
 
+template <class T>
+void check_underflow(format f, int lowest) {
+  int wrong = 0, zeros = 0;
+  for (int e = -1074; e <= lowest + 3; ++e) // subnormal doubles, doubles below every float, floats below the format
+    for (double m : {1.0, 1.25, 1.5, 2.0 - 0x1p-30})
+      for (double sign : {1.0, -1.0}) {
+        double const x = sign * std::ldexp(m, e), got = static_cast<float>(T(x));
+        wrong += !same(got, rounded(f, x));
+        zeros += got == 0 && std::signbit(got) == (sign < 0);
+      }
+  CHECK(wrong == 0);
+  CHECK(zeros > 7000);
+}
+
+TEST_CASE("dtype: doubles that underflow round to the nearest and keep their sign, down to a zero of that sign") {
+  check_underflow<sp::bf16>(bf16_format, -133);
+  check_underflow<sp::fp16>(fp16_format, -24);
+  CHECK(sp::bf16(-1e-300).bits == 0x8000);
+  CHECK(sp::fp16(-1e-300).bits == 0x8000);
+  CHECK(sp::bf16(-0.0).bits == 0x8000);
+  CHECK(sp::bf16(0.0).bits == 0);
+}
+
 TEST_CASE("dtype: infinities, NaN and values beyond the range") {
   double const inf = std::numeric_limits<double>::infinity();
   for (double x : {inf, -inf, 1e39, -1e39, std::numeric_limits<double>::max()}) {

@@ -468,6 +468,48 @@ TEST_CASE("blocks: a step over many documents does not hold every run against ev
   CHECK(sp::coalesce(list) == list);                                              // nothing joins, and soon
 }
 
+TEST_CASE("blocks: coalesce keeps every pair of drawn blocks that touch, whatever strides and bounds they have [asan]") {
+  std::mt19937 g(5);
+  auto draw = [&](index_t a, index_t b) { return a + index_t(g() % unsigned(b - a + 1)); };
+  /// Pieces of one side of a list: rows and positions go on where the last piece ends, at times with another stride or a gap.
+  auto side = [&] {
+    std::vector<placed_run> out;
+    index_t row = 0, position = 0;
+    for (index_t n = draw(2, 3); n > 0; --n) {
+      index_t const count = draw(1, 3), stride = draw(1, 2);
+      out.push_back({{position, count, stride}, 0, row});
+      row += count + (draw(0, 4) == 0);
+      position += draw(0, 4) ? count * stride : count * stride + 1;
+    }
+    return out;
+  };
+  using pair = std::array<index_t, 4>; // row, key and their positions
+  auto pairs = [](std::vector<block> const& list) {
+    std::vector<pair> out;
+    for (block const& x : list)
+      for (index_t i = 0; i < x.rows; ++i)
+        for (index_t j = 0; j < x.keys; ++j)
+          if (x.sees(i, j)) out.push_back({x.q + i, x.k + j, x.q_pos + i * x.q_stride, x.k_pos + j * x.k_stride});
+    std::sort(out.begin(), out.end());
+    return out;
+  };
+  index_t wrong = 0, joined = 0;
+  for (int i = 0; i < 3000; ++i) {
+    auto const q = side(), k = side();
+    index_t const hi = draw(0, 6), one = draw(0, 3);
+    std::vector<block> list;
+    for (placed_run const& a : q)
+      for (placed_run const& b : k)
+        list.push_back({0, a.row, a.positions.count, 0, b.row, b.positions.count, a.positions.begin, a.positions.stride,
+                        b.positions.begin, b.positions.stride, -sp::unbounded, one == 0 ? hi : draw(hi, hi + 1)});
+    auto const less = sp::coalesce(list);
+    wrong += pairs(less) != pairs(list);
+    joined += less.size() < list.size();
+  }
+  CHECK(wrong == 0);
+  CHECK(joined > 1000);
+}
+
 TEST_CASE("blocks: coalesce of thousands of blocks that join in two directions is one block") {
   index_t const n = 80;
   std::vector<block> list;

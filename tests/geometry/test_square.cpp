@@ -101,6 +101,28 @@ TEST_CASE("square: a lower bound that excludes nothing is no bound; one that cut
   CHECK(examine(full, *sp::to_square_causal(full)).full == 1);
 }
 
+TEST_CASE("square: square causal is exactly what its name says, for every small block [asan]") {
+  index_t wrong = 0, squares = 0;
+  for (index_t rows = 1; rows <= 5; ++rows)
+    for (index_t keys = 1; keys <= 5; ++keys)
+      for (index_t stride : {1, 2})
+        for (index_t shift = -4; shift <= 4; ++shift)
+          for (index_t lo : {-sp::unbounded, index_t(-4), index_t(-1)})
+            for (index_t hi : {index_t(-1), index_t(0), index_t(2), sp::unbounded}) {
+              block const b = made(rows, keys, shift, lo, hi, stride, stride);
+              if (rows == 1 && keys == 1) continue; // a pair that is seen is full, too
+              bool same = rows == keys;
+              for (index_t i = 0; i < rows; ++i)
+                for (index_t j = 0; j < keys; ++j) same = same && b.sees(i, j) == (j <= i);
+              squares += same;
+              wrong += sp::is_square_causal(b) != same;
+            }
+  CHECK(wrong == 0);
+  CHECK(squares > 20);
+  CHECK(!sp::is_square_causal(made(3, 5, 0, -sp::unbounded, 0))); // row i sees keys 0..i, and nobody sees the last two
+  CHECK(!sp::is_square_causal(made(5, 3, 0, -sp::unbounded, 0)));
+}
+
 TEST_CASE("square: one row or one key has no stride to disagree about") {
   for (index_t qs : {1, 2, 5})
     for (index_t ks : {1, 3})

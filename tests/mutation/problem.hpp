@@ -56,6 +56,7 @@ struct numbers : support::attention_results {
 
 struct problem : support::attention_problem {
   std::vector<double> sinks{0.3, -1.0, 2.0, 0.0, -0.5, 1.0};
+  double scale = 0; ///< 0: the usual one
 
   problem(sp::documents qd, sp::documents kd, sp::mask rule)
       : attention_problem(std::move(qd), std::move(kd), {6, 3, 3, 4}, std::move(rule), 17) {}
@@ -67,6 +68,7 @@ struct problem : support::attention_problem {
       return mask.lo <= distance && distance <= mask.hi;
     });
     o.sinks = sinks, o.softcap = cap;
+    if (scale != 0) o.scale = scale;
     o.slopes.assign(slopes.begin(), slopes.end());
     o.keep = support::dropout_of(key, chance);
     auto r = o.backward(dout);
@@ -103,12 +105,12 @@ struct way {
 };
 
 /// By rotate, by gather in one, two and three chunks of heads, and by pull.
-inline std::vector<sp::attention_options> every_schedule(sp::mask const& mask) {
+inline std::vector<sp::attention_options> every_schedule(sp::mask const& mask, double scale = 0) {
   std::vector<sp::attention_options> list;
   for (auto [how, chunks] :
        {std::pair(sp::schedule::rotate, 1), std::pair(sp::schedule::gather, 1), std::pair(sp::schedule::gather, 2),
         std::pair(sp::schedule::gather, 3), std::pair(sp::schedule::pull, 1)})
-    list.push_back({.mask = mask, .schedule = how, .head_chunks = chunks});
+    list.push_back({.mask = mask, .scale = scale, .schedule = how, .head_chunks = chunks});
   return list;
 }
 

@@ -2,6 +2,8 @@
 // Compiles in seconds, because tests/mutation.sh builds it again for each bug that it plants there.
 #include <doctest/doctest.h>
 
+#include <atomic>
+
 #include "mutation/problem.hpp"
 #include "support/failure.hpp"
 
@@ -119,6 +121,80 @@ TEST_CASE("calls: whoever is done may overwrite its tensors, however late the ot
         patience);
     CAPTURE(int(options.schedule));
     check(found, want);
+  }
+}
+
+TEST_CASE("calls: the short forms, by position and by name, drop what the key of the call says, forward and backward") {
+  problem const p = self_attention();
+  numbers const want = p.truth();
+  way const w{.ring = 3, .options = {.mask = p.mask}};
+  for (bool by_name : {false, true}) {
+    CAPTURE(by_name);
+    numbers found;
+    sp::threads::run(
+        w.ring,
+        [&](sp::threads const& c) {
+          rank_scene s(p, w, c);
+          sp::ring_attention<comm, kernel> attention{w.mesh().ring(c), kernel(), w.options};
+          auto e = s.extras(p, w);
+          e.random = key;
+          if (by_name) {
+            auto saved =
+                attention.forward(s.qb, {.q = s.q, .k = s.k, .v = s.v, .out = s.out, .sinks = e.sinks, .random = e.random});
+            attention.backward(s.qb, std::move(saved),
+                               {.q = s.q,
+                                .k = s.k,
+                                .v = s.v,
+                                .out = s.out,
+                                .dout = s.dout,
+                                .dq = s.dq,
+                                .dk = s.dk,
+                                .dv = s.dv,
+                                .sinks = e.sinks,
+                                .dsinks = e.dsinks,
+                                .random = e.random});
+          } else {
+            auto saved = attention.forward(s.qb, s.q, s.k, s.v, s.out, e);
+            attention.backward(s.qb, std::move(saved), s.q, s.k, s.v, s.out, s.dout, s.dq, s.dk, s.dv, e);
+          }
+          numbers all = s.collect(c, w);
+          if (c.rank() == 0) found = std::move(all);
+        },
+        patience);
+    check(found, want);
+  }
+}
+
+TEST_CASE("calls: pull refuses a tensor of a peer whose rows are not those of its batch") {
+  problem const p = self_attention();
+  way const w{.ring = 3, .options = {.mask = p.mask, .schedule = sp::schedule::pull, .checks = 0}}; // nobody looks at home
+  for (bool in_backward : {false, true}) {
+    std::atomic<int> told = 0;
+    sp::error_info const e = failure_of([&] {
+      sp::threads::run(
+          w.ring,
+          [&](sp::threads const& c) {
+            rank_scene s(p, w, c);
+            sp::ring_attention<comm, kernel> attention{w.mesh().ring(c), kernel(), w.options};
+            auto prepared = attention.prepare(s.qb, s.kb);
+            sp::pool memory;
+            sp::context ctx(memory, memory, key);
+            auto short_of = [&](auto const& v, bool now) { return now && c.rank() == 1 ? v.rows(0, v.extent(0) - 1) : v; };
+            try {
+              auto saved = attention.forward(prepared, ctx, s.q, short_of(s.k, !in_backward), s.v, s.out, s.extras(p, w));
+              attention.backward(prepared, ctx, std::move(saved), s.q, s.k, s.v, short_of(s.out, in_backward), s.dout, s.dq, s.dk,
+                                 s.dv, s.extras(p, w));
+            } catch (sp::error const& error) {
+              told += error.code() == sp::errc::short_message || error.code() == sp::errc::aborted;
+              throw;
+            }
+          },
+          patience);
+      return 0;
+    });
+    CHECK(told == 3);
+    CHECK(e.code == sp::errc::short_message);
+    CHECK(e.problem.find(in_backward ? "tensor 3 of rank 1" : "tensor 0 of rank 1") != std::string::npos);
   }
 }
 

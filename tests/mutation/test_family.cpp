@@ -42,6 +42,30 @@ TEST_CASE("family: an abort in one group ends the barriers of every other group,
   }
 }
 
+TEST_CASE("family: an exchange of nothing that one side alone makes is told at the next message, not paired with it") {
+  for (int early : {0, 1}) { // the sender or the receiver of the message is one exchange ahead
+    sp::errc code{};
+    std::string problem;
+    try {
+      sp::threads::run(2,
+                       [&](sp::threads const& c) {
+                         if (c.rank() == early) c.exchange({"step", {}, {}}).wait();
+                         std::vector<int> data(3, c.rank());
+                         sp::piece const all = sp::as_piece(sp::view<int, 1>(data.data(), {3}));
+                         sp::parcel const message{1 - c.rank(), {&all, 1}};
+                         std::span<sp::parcel const> const one(&message, 1), none;
+                         c.exchange({"step", c.rank() == 0 ? one : none, c.rank() == 0 ? none : one}).wait();
+                       },
+                       {.deadline = std::chrono::seconds(3)});
+    } catch (sp::error const& e) {
+      code = e.code();
+      problem = e.info().problem;
+    }
+    CAPTURE(problem);
+    CHECK((code == sp::errc::short_message || code == sp::errc::rank_mismatch));
+  }
+}
+
 TEST_CASE("family: a wait for a rank that does not come ends at its deadline, not before and not long after") {
   using std::chrono::milliseconds;
   milliseconds const deadline(300);

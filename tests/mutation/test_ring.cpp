@@ -17,7 +17,7 @@ auto ring(sp::attention_options const& options) {
 
 void check_all(problem const& p, way w) {
   numbers const want = p.truth();
-  for (sp::attention_options const& options : every_schedule(p.mask)) {
+  for (sp::attention_options const& options : every_schedule(p.mask, p.scale)) {
     CAPTURE(int(options.schedule));
     CAPTURE(options.head_chunks);
     CAPTURE(w.ring);
@@ -30,6 +30,14 @@ void check_all(problem const& p, way w) {
 TEST_CASE("ring: every schedule, feature and gradient agrees with the oracle") {
   for (int ranks : {1, 3, 4})
     for (bool stripes : {false, true}) check_all(self_attention(), {.ring = ranks, .stripes = stripes});
+}
+
+TEST_CASE("ring: the caller's scale is taken as it is, negative or small") {
+  problem p = self_attention();
+  for (double scale : {-0.7, 1e-3}) {
+    p.scale = scale;
+    check_all(p, {.ring = 3});
+  }
 }
 
 TEST_CASE("ring: gradients are added to what is there where that is asked for") {

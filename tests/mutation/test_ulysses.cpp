@@ -54,6 +54,23 @@ TEST_CASE("usp: groups in both orders, every schedule inside") {
                 {.ring = 3, .ulysses = 2, .ring_is_fast = ring_is_fast, .options = {.schedule = how, .head_chunks = 2}});
 }
 
+/// The heads of the outer one are cut again by the inner one, whose ranks are the groups of the outer one: neighbours among these.
+TEST_CASE("ulysses: inside another ulysses, over uneven shares of shares") {
+  auto nested = [](sp::attention_options const& options) {
+    return [&options](sp::threads const& c, sp::mesh const& m) {
+      comm const outer = m.ulysses(c), groups(m.ring(c).inner(), 1);
+      return sp::ulysses_attention{outer, sp::ulysses_attention{groups, kernel(), options, {sp::keep::output}}};
+    };
+  };
+  problem const p = self_attention();
+  numbers const want = p.truth();
+  for (way w : {way{.ring = 2, .ulysses = 2}, way{.ring = 2, .ulysses = 3, .ring_is_fast = true}, way{.ring = 3, .ulysses = 1}}) {
+    w.options.mask = p.mask;
+    CAPTURE(w.ulysses);
+    check(run(p, w, nested(w.options)), want);
+  }
+}
+
 TEST_CASE("ulysses: saved is used once") {
   problem const p = self_attention();
   sp::attention_options const options{.mask = p.mask};

@@ -184,6 +184,53 @@ TEST_CASE("batch: padded shapes give every rank the same rows, S < P included") 
       });
 }
 
+TEST_CASE(
+    "batch: padded over the stream keeps the caller's names, counts and order of documents, and pads its end alone [asan]") {
+  // names are no indices, documents have gaps and room of their own, which a padded stream does not take over
+  documents const d({{2, 3, 4, 900}, {7, 0, 0, 5}, {9, 6, 8, -3}, {20, 1, 1, 11}}, 25);
+  for (int parts = 1; parts <= 8; ++parts)
+    for (auto const& how : {sp::zigzag{scope::stream}, sp::zigzag{scope::document}}) {
+      sp::batch b(d, how, 0, parts, {sp::shapes::padded});
+      index_t at = 0;
+      REQUIRE(b.docs().size() == d.size());
+      for (std::size_t i = 0; i < d.size(); ++i) {
+        CHECK(b.docs()[i].id == d[i].id);
+        CHECK(b.docs()[i].count == d[i].count);
+        CHECK(b.docs()[i].begin == at);
+        bool const last = i + 1 == d.size();
+        if (how.over == scope::stream && !last) CHECK(b.docs()[i].room == d[i].count);
+        at += b.docs()[i].room;
+      }
+      CHECK(at == b.docs().length());
+      CHECK(at % parts == 0);
+      if (how.over == scope::stream) CHECK(at < d.tokens() + 2 * parts);
+    }
+}
+
+TEST_CASE("nested: a stream cut in contiguous pieces is cut as a stream when nested, too, across two documents and more") {
+  index_t crossing = 0;
+  for (documents const& d : {documents(sp::packed{0, 7, 20}), documents(sp::packed{0, 9, 9, 11, 30})})
+    for (auto over : {scope::stream, scope::document})
+      for (auto [ring, inner, stride] : {std::array{1, 2, 1}, {2, 2, 1}, {2, 2, 2}, {3, 2, 1}, {2, 3, 2}, {2, 4, 1}}) {
+        sp::contiguous const outer{over};
+        layout const fine(d, sp::nested{outer, inner, stride}, ring * inner), coarse(d, outer, ring);
+        CHECK(consistent(fine));
+        for (int g = 0; g < ring; ++g) {
+          CHECK(positions(fine.grouped(inner, stride).runs(g)) == positions(coarse.runs(g)));
+          for (int i = 0; i < inner && over == scope::stream; ++i) { // the i-th of `inner` equal pieces of the group's rows
+            auto const whole = positions(coarse.runs(g));
+            auto const n = index_t(whole.size());
+            int const member = layout::first_member(g, inner, stride) + i * stride;
+            CHECK(positions(fine.runs(member)) ==
+                  std::vector<index_t>(whole.begin() + i * n / inner, whole.begin() + (i + 1) * n / inner));
+            crossing += fine.runs(member).size() > 0 && fine.runs(member)[0].begin < d[0].end() &&
+                        positions(fine.runs(member)).back() >= d[0].end();
+          }
+        }
+      }
+  CHECK(crossing >= 10); // pieces that hold tokens of two documents
+}
+
 TEST_CASE("batch: valid tokens of a padded document on each rank (docs/semantics.md)") {
   auto clamp = [](index_t x, index_t p) { return std::max<index_t>(0, std::min(x, p)); };
   for (int ranks = 1; ranks <= 8; ++ranks)

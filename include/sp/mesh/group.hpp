@@ -15,7 +15,8 @@ class group : public detail::forwarding<group<Comm>, Comm> {
   static_assert(communicator<Comm>, "sp::group wraps a communicator: memory_type, rank(), size() and exchange(traffic)");
 
 public:
-  /// `stride` is the distance of neighbours of this group in ranks of the sequence group (ring x ulysses).
+  /// `stride` is the distance of neighbours of this group in ranks of the sequence group (ring x ulysses). For a Ulysses inside
+  /// another one it counts the groups of the outer one: 1 where these follow each other, as for what split() makes.
   explicit constexpr group(Comm comm, index_t stride = 1)
       : detail::forwarding<group<Comm>, Comm>(std::move(comm)), stride_(stride) {
     if (stride <= 0)

@@ -140,4 +140,13 @@ MUTANTS = [
         "diagnosis.flight",
         "flight recorder: the ring keeps*",
     ),
+    Mutant(
+        "exchanges_mixed",
+        "a message of one exchange is taken for that of another one, when a side made an empty exchange before",
+        "collective/threads/rendezvous.hpp",
+        "return from.bytes == to.bytes && from.exchange == to.exchange;",
+        "return from.bytes == to.bytes;",
+        "mutation.family",
+        "family: an exchange*",
+    ),
 ]

@@ -166,4 +166,63 @@ MUTANTS = [
         "backend.cpu",
         "cpu: folding*",
     ),
+    Mutant(
+        "merge_two_infinities",
+        "two partial results of infinite score become NaN",
+        "backend/merge.hpp",
+        "  if (a == b) return {a + log_of(A(2)), A(0.5), A(0.5)}; // also where both are +inf\n",
+        "",
+        "backend.merge",
+        "merge: infinite scores*",
+    ),
+    Mutant(
+        "cpu_rows_apart",
+        "gradients of keys leave out the rows that see them again after rows that do not",
+        "backend/cpu/tile_mask.hpp",
+        """      if (h.lo >= j + n || h.hi <= j) continue;
+      first = min(first, r * micro_rows);""",
+        """      if (h.lo >= j + n || h.hi <= j) {
+        if (last > 0) break;
+        continue;
+      }
+      first = min(first, r * micro_rows);""",
+        "backend.cpu",
+        "cpu: key ranges*",
+    ),
+    Mutant(
+        "cpu_key_tiles_of_last_slice",
+        "a query tile visits the key tiles up to the end of its last slice, although an earlier one reaches further",
+        "backend/cpu/tiles.hpp",
+        "    b = max(b, min(s.k1, s.hi >= unbounded ? s.k1 : last + s.hi + 1));",
+        "    b = min(s.k1, s.hi >= unbounded ? s.k1 : last + s.hi + 1);",
+        "backend.cpu",
+        "cpu: key ranges*",
+    ),
+    Mutant(
+        "cpu_query_tiles_of_last_slice",
+        "a key tile visits the query tiles from the begin of its last slice, although an earlier one begins before",
+        "backend/cpu/tiles.hpp",
+        "    a = min(a, max(s.q0, s.hi >= unbounded ? s.q0 : first - s.hi));",
+        "    a = max(s.q0, s.hi >= unbounded ? s.q0 : first - s.hi);",
+        "backend.cpu",
+        "cpu: key ranges*",
+    ),
+    Mutant(
+        "cpu_stale_scores",
+        "keys before the first one that a few rows see get gradients from the scores of the tile before",
+        "backend/cpu/scores.hpp",
+        "    clear(0, lo);\n",
+        "",
+        "backend.cpu",
+        "cpu: key ranges*",
+    ),
+    Mutant(
+        "cpu_negative_zero",
+        "an output that rounds to nothing is a negative zero where its tile was visited and a positive one elsewhere",
+        "backend/cpu/forward.hpp",
+        "o.row(i)[e] / l + A(0); // + 0",
+        "o.row(i)[e] / l; // + 0",
+        "backend.cpu",
+        "cpu: no result*",
+    ),
 ]

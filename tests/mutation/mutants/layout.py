@@ -84,4 +84,22 @@ MUTANTS = [
         "mutation.ring",
         "ring: cross attention over padded*",
     ),
+    Mutant(
+        "stream_padding_renames_documents",
+        "documents padded over the stream are named by their index, so dropout changes with packing",
+        "layout/batch.hpp",
+        "list.push_back({n, d.count, d.count, d.id}), n += d.count;",
+        "list.push_back({n, d.count, d.count, index_t(list.size())}), n += d.count;",
+        "sharding.layout",
+        "batch: padded over*",
+    ),
+    Mutant(
+        "nested_over_documents",
+        "a contiguous cut of the stream becomes one of each document when it is nested",
+        "sharding/nested.hpp",
+        "scope over = outer.over;",
+        "scope over = scope::document;",
+        "sharding.layout",
+        "nested: a stream*",
+    ),
 ]
