@@ -125,6 +125,26 @@ TEST_CASE("blockwise: scratch is what scratch_bytes says") {
   auto plan = b.prepare({sp::place(c.q[0]), sp::place(c.k[0]), s.mask});
   CHECK(plan.rows == 19);
   CHECK(sp::index_t(memory.peak_bytes()) == b.scratch_bytes<float>(plan, sp::all_heads(9, 3), 4, 4));
+
+  // with a fallback: both hold scratch at once, and the promise is of the larger of its blocks
+  int misfits = 0, calls = 0;
+  sp::blockwise both{picky{{}, &misfits, &calls}, sp::reference{}};
+  sp::document image{12, 5, 5};
+  scene<float> mixed(ragged(sp::image_spans(std::span(&image, 1))));
+  mixed.set.head_parts = 1;
+  auto const parts = mixed.cut_by(sp::striped{}, 2, true); // each part of the keys alone
+  sp::index_t promised = 0, by_fallback = 0;
+  for (auto const& q : parts.q)
+    for (auto const& k : parts.k) {
+      auto const one = both.prepare({sp::place(q), sp::place(k), mixed.mask});
+      promised = std::max(promised, both.scratch_bytes<float>(one, sp::all_heads(9, 3), 4, 4));
+      by_fallback += sp::index_t(one.fallbacks.size());
+    }
+  sp::pool shared;
+  mixed.run(both, parts, shared);
+  CHECK(by_fallback > 0);
+  CHECK(calls > 0);
+  CHECK(sp::index_t(shared.peak_bytes()) == promised);
 }
 
 #endif

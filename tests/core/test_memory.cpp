@@ -62,6 +62,9 @@ TEST_CASE("workspace: a stack in the caller's block, at any alignment of it [asa
     w.deallocate(b, 64);
     CHECK(w.allocate(64) == b); // the last one is free again at once
     w.deallocate(a, 10);        // out of order: comes back with the rest
+    void* c = w.allocate(64);   // until then nobody gets it, nor the block above it
+    CHECK(static_cast<std::byte*>(c) - static_cast<std::byte*>(b) == 64);
+    w.deallocate(c, 64);
     w.deallocate(b, 64);
     CHECK(w.allocate(10) == a);
     // the last ones are free again at once, whatever their sizes, while others stay

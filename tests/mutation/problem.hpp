@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <thread>
 
 #include <sp/mesh.hpp>
@@ -155,6 +156,36 @@ struct rank_scene : rank_batches, support::rank_tensors {
     return n;
   }
 };
+
+/// A workspace of exactly `bytes` between bytes that nobody may write.
+struct exact {
+  static constexpr std::size_t beside = sp::allocator::alignment;
+  std::vector<unsigned char> memory;
+  unsigned char* begin;
+  std::size_t bytes;
+  sp::workspace space;
+  explicit exact(index_t n)
+      : memory(std::size_t(n) + 3 * beside, 0x5a),
+        begin(memory.data() + beside + (beside - (reinterpret_cast<std::uintptr_t>(memory.data()) % beside)) % beside),
+        bytes(std::size_t(n)), space(begin, bytes) {}
+  bool intact() const {
+    bool good = true;
+    for (auto const* at = memory.data(); at != memory.data() + memory.size(); ++at)
+      good = good && (*at == 0x5a || (at >= begin && at < begin + bytes));
+    return good;
+  }
+};
+
+/// Every result of a step, byte by byte; slack and padding included.
+inline std::vector<std::vector<double>> results(rank_scene const& s) {
+  return {s[support::operand::out], s[support::operand::dq], s[support::operand::dk], s[support::operand::dv], s.dsinks};
+}
+inline bool same_bits(std::vector<std::vector<double>> const& a, std::vector<std::vector<double>> const& b) {
+  bool same = a.size() == b.size();
+  for (std::size_t i = 0; same && i < a.size(); ++i)
+    same = a[i].size() == b[i].size() && std::memcmp(a[i].data(), b[i].data(), a[i].size() * sizeof(double)) == 0;
+  return same;
+}
 
 /// Forward and backward of make(communicator of all ranks, mesh) and what all ranks found, in stream order.
 template <class Make>

@@ -46,19 +46,20 @@ TEST_CASE("calls: saved is used once") {
   });
 }
 
-TEST_CASE("calls: workspaces of exactly the promised bytes are enough") {
+TEST_CASE("calls: workspaces of exactly the promised bytes are enough, and give the bits of pools") {
   on_every_rank([](problem const& p, way const& w, rank_scene& s, auto const& attention, auto const& prepared) {
-    auto block = [](index_t bytes) { return std::vector<std::byte>(std::size_t(bytes) + sp::allocator::alignment); };
-    auto aligned = [](std::vector<std::byte>& b) {
-      auto at = reinterpret_cast<std::uintptr_t>(b.data()) % sp::allocator::alignment;
-      return b.data() + (sp::allocator::alignment - at) % sp::allocator::alignment;
-    };
-    index_t scratch_bytes = attention.template scratch_bytes<double>(prepared, p.shape),
-            saved_bytes = attention.template saved_bytes<double>(prepared, p.shape);
-    auto a = block(scratch_bytes), b = block(saved_bytes);
-    sp::workspace scratch(aligned(a), std::size_t(scratch_bytes)), kept(aligned(b), std::size_t(saved_bytes));
-    sp::context ctx(scratch, kept, key);
+    sp::pool memory;
+    sp::context const roomy(memory, memory, key);
+    s.backward(attention, prepared, roomy, s.forward(attention, prepared, roomy, p, w), p, w);
+    auto const want = results(s);
+    for (operand t : {operand::out, operand::dq, operand::dk, operand::dv}) std::fill(s[t].begin(), s[t].end(), s.nan);
+    exact scratch(attention.template scratch_bytes<double>(prepared, p.shape)),
+        kept(attention.template saved_bytes<double>(prepared, p.shape));
+    sp::context ctx(scratch.space, kept.space, key);
     s.backward(attention, prepared, ctx, s.forward(attention, prepared, ctx, p, w), p, w);
+    CHECK(same_bits(results(s), want));
+    CHECK(scratch.intact());
+    CHECK(kept.intact());
     double worst = 0;
     for (double x : s[operand::dk]) worst = std::fmax(worst, std::fabs(x));
     CHECK(worst > 0);

@@ -87,10 +87,18 @@ private:
   }
   template <class T, class Call>
   decltype(auto) do_all_reduce(view<T, 1, memory_type> const& v, Call&& call) const {
-    index_t const n = v.extent(0), mine = cut(n, rank() + 1, size()) - cut(n, rank(), size()), width = index_t(sizeof(T));
+    auto bytes_of_part = [&](int r) {
+      return (cut(v.extent(0), r + 1, size()) - cut(v.extent(0), r, size())) * index_t(sizeof(T));
+    };
     count({"all_reduce", {}, {}});
-    count_sent("all_reduce", (n - mine + (size() - 1) * mine) * width, 2 * (size() - 1));
-    ledger_->at("all_reduce").bytes_received += (n - mine + (size() - 1) * mine) * width;
+    index_t const mine = bytes_of_part(rank());
+    for (int r = 0; r < size(); ++r) {
+      if (r == rank()) continue;
+      index_t const theirs = bytes_of_part(r);
+      count_sent("all_reduce", theirs, 1); // values that r sums
+      count_sent("all_reduce", mine, 1);   // sums of this rank
+      ledger_->at("all_reduce").bytes_received += mine + theirs;
+    }
     return call();
   }
   template <class T, class Call>
