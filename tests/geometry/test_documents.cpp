@@ -187,12 +187,60 @@ TEST_CASE("documents: from position ids") {
   CHECK(documents::from_position_ids(as_span(std::vector<int>{})) == documents{});
 }
 
+TEST_CASE("documents: position ids of -1 are padding, which belongs to no document") {
+  auto from = [](std::vector<int> const& ids) { return documents::from_position_ids(as_span(ids)); };
+  CHECK(from({0, 1, 2, -1, -1}) == documents({{0, 3, 3, 0}}, 5)); // padded on the right
+  CHECK(from({-1, -1, 0, 1, 2}) == documents({{2, 3, 3, 0}}, 5)); // on the left
+  CHECK(from({0, 1, -1, -1, 0, 1, 2, -1, -1, -1, -1, 0}) ==
+        documents({{0, 2, 2, 0}, {4, 3, 3, 1}, {11, 1, 1, 2}}, 12));                                // rows of 4
+  CHECK(from({0, 1, -1, 0, 0, 1, -1}) == documents({{0, 2, 2, 0}, {3, 1, 1, 1}, {4, 2, 2, 2}}, 7)); // packed, with gaps
+  CHECK(from({-1, -1, -1}) == documents({}, 3));
+  auto mask = std::vector<int>{1, 1, 0, 0, 0, 1, 1, 1}; // the same rows as a padding mask
+  CHECK(from({0, 1, -1, -1, -1, 0, 1, 2}) == documents::from_padding_mask(as_span(mask), 2, 4));
+}
+
+TEST_CASE("documents: multimodal position ids: a document starts where time, height and width are all 0") {
+  // text, an image of 2 x 3 from position 2 on, text from 5 on; a document that is an image of 2 x 2 from its first token on, and a
+  // video of two frames of 2 x 1 whose time counts in steps of 25; padding
+  std::vector<std::int64_t> const time{0, 1, 2, 2, 2, 2, 2, 2, 5, 6, 0, 0, 0, 0, 2, 3, 3, 28, 28, 29, -1, -1},
+      height{0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 0, 0, 1, 1, 2, 3, 4, 3, 4, 29, -1, -1},
+      width{0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 0, 1, 0, 1, 2, 3, 3, 3, 3, 29, -1, -1};
+  auto planes = [](std::initializer_list<std::vector<std::int64_t>> list) {
+    std::vector<std::int64_t> all;
+    for (auto const& p : list) all.insert(all.end(), p.begin(), p.end());
+    return all;
+  };
+  auto const three = planes({time, height, width});
+  CHECK(documents::from_position_ids(as_span(three), 3) == documents({{0, 10, 10, 0}, {10, 10, 10, 1}}, 22));
+  std::vector<std::int64_t> text(22, -1); // of four planes the first decides: here the second document is two
+  for (index_t i = 0; i < 20; ++i) text[std::size_t(i)] = i < 10 ? i : (i - 10) % 5;
+  auto const four = planes({text, time, height, width});
+  CHECK(documents::from_position_ids(as_span(four), 4) == documents({{0, 10, 10, 0}, {10, 5, 5, 1}, {15, 5, 5, 2}}, 22));
+  CHECK(documents::from_position_ids(as_span(std::vector<int>{}), 3) == documents{});
+
+  auto failure = [](std::vector<int> const& ids, index_t n) {
+    return failure_of([&] { return documents::from_position_ids(as_span(ids), n); });
+  };
+  CHECK(says(failure({0, 1, 0, 1}, 3), errc::bad_documents, "4 position ids in 3 planes"));
+  CHECK(says(failure({0, 1, 0, 1}, 2), errc::bad_documents, "4 position ids in 2 planes"));
+  CHECK(says(failure({0, 1, 0, 1}, 0), errc::bad_documents, "in 0 planes"));
+  CHECK(says(failure({1, 2, 1, 2, 1, 2}, 3), errc::bad_documents, "position id (1, 1, 1) at token 0"));
+  CHECK(
+      says(failure({0, 1, 3, 0, 1, 3, 0, 1, 3}, 3), errc::bad_documents, "position id (3, 3, 3) at token 2")); // text that jumps
+  CHECK(says(failure({0, 1, 0, 1, 0, -1}, 3), errc::bad_documents, "position id (1, 1, -1) at token 1"));
+  CHECK(says(failure({0, -1, 1, 0, -1, 1, 0, -1, 1}, 3), errc::bad_documents,
+             "position id (1, 1, 1) at token 2")); // behind padding
+}
+
 TEST_CASE("documents: position ids that are wrong") {
   auto failure = [](auto ids) { return failure_of([&] { return documents::from_position_ids(as_span(ids)); }); };
   CHECK(says(failure(std::vector<int>{1, 2}), errc::bad_documents, "position id 1", "token 0"));
   CHECK(says(failure(std::vector<int>{0, 1, 3}), errc::bad_documents, "position id 3", "token 2"));
   CHECK(says(failure(std::vector<int>{0, 1, 1}), errc::bad_documents, "position id 1", "token 2"));
-  CHECK(says(failure(std::vector<int>{0, -1}), errc::bad_documents, "position id -1", "token 1"));
+  CHECK(says(failure(std::vector<int>{0, -2}), errc::bad_documents, "position id -2", "token 1"));
+  CHECK(says(failure(std::vector<int>{0, 1, -1, 2}), errc::bad_documents, "position id 2", "token 3")); // padding in a document
+  CHECK(says(failure(std::vector<int>{1, 1, 0, 1}), errc::bad_documents, "position id 1", "token 0"));  // padded by ones
+  CHECK(says(failure(std::vector<std::uint32_t>{0, ~std::uint32_t{0}}), errc::bad_documents, "4294967295", "token 1"));
   CHECK(says(failure(std::vector<std::uint64_t>{0, ~std::uint64_t{0}}), errc::bad_documents, "18446744073709551615", "token 1"));
 }
 

@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -109,22 +110,36 @@ public:
     return {std::move(list), checked_mul(batch, tokens)};
   }
 
-  /// From position ids of one packed row: a document starts where the id does not continue the one before.
+  /// From the position ids of a packed row, or of a batch row behind row. Inside a document they count 0, 1, 2, ...; -1 is padding,
+  /// which belongs to no document. Several planes, (planes, tokens) row-major: three are multimodal rotary ids (time, height, width),
+  /// where a document starts at the token whose three ids are 0 and text counts on by 1 in all of them; of four, text ids stand first
+  /// and decide alone.
   template <class Id>
-  constexpr static documents from_position_ids(std::span<Id const> ids) {
+  constexpr static documents from_position_ids(std::span<Id const> ids, index_t planes = 1) {
+    if ((planes != 1 && planes != 3 && planes != 4) || index_t(ids.size()) % planes != 0)
+      fail({errc::bad_documents, std::to_string(ids.size()) + " position ids in " + std::to_string(planes) + " planes",
+            "Give one plane, three of multimodal rotary ids (time, height, width), or text ids before these; all of equal "
+            "length"});
+    index_t const tokens = index_t(ids.size()) / planes;
     std::vector<document> list;
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      if (i == 0 || ids[i] == 0 || index_t(ids[i]) != index_t(ids[i - 1]) + 1) {
-        if (ids[i] != 0)
-          fail({errc::bad_documents,
-                "position id " + std::to_string(ids[i]) + " at token " + std::to_string(i) + " starts no document",
-                "Ids must count 0, 1, 2, ... inside each document"});
-        list.push_back({index_t(i), 0, 0, index_t(list.size())});
+    bool inside = false; // the token before belongs to the last document
+    for (index_t t = 0; t < tokens; ++t) {
+      token_ids<Id> const now{ids, tokens, t, planes == 3 ? 3 : 1};
+      if (now.all([](Id id) { return std::is_signed_v<Id> && id == Id(-1); })) {
+        inside = false;
+        continue;
       }
+      bool const starts = now.all([](Id id) { return id == Id{}; });
+      if (!starts && !(inside && now.continues(list.back().count)))
+        fail({errc::bad_documents, "position id " + now.text() + " at token " + std::to_string(t) + " starts no document",
+              "Ids must count 0, 1, 2, ... inside each document and be -1 in padding; where padding has other ids, use "
+              "from_padding_mask"});
+      if (starts) list.push_back({t, 0, 0, index_t(list.size())});
       ++list.back().count;
       ++list.back().room;
+      inside = true;
     }
-    return {std::move(list), index_t(ids.size())};
+    return {std::move(list), tokens};
   }
 
   /// The index of the last document that begins at `position` or before it; 0 where none does.
@@ -177,6 +192,36 @@ public:
   friend constexpr bool operator==(documents const&, documents const&) = default;
 
 private:
+  /// The ids of one token that count: one, or the three of multimodal rotary positions.
+  template <class Id>
+  struct token_ids {
+    std::span<Id const> ids;
+    index_t tokens, at;
+    int count;
+
+    constexpr Id operator[](int plane) const { return ids[std::size_t(plane * tokens + at)]; }
+    template <class F>
+    constexpr bool all(F&& f) const {
+      for (int p = 0; p < count; ++p)
+        if (!f((*this)[p])) return false;
+      return true;
+    }
+    /// Whether the token may stand behind the one before it, the n-th of its document. Text has three equal ids, which count on; of
+    /// images only the sign is sure, for models scale time in their own ways.
+    constexpr bool continues(index_t n) const {
+      if (count == 1) return index_t((*this)[0]) == n;
+      token_ids before{ids, tokens, at - 1, count};
+      auto text = [](token_ids const& x) { return x[0] == x[1] && x[1] == x[2]; };
+      if (text(before) && text(*this)) return index_t((*this)[0]) == index_t(before[0]) + 1;
+      return all([](Id id) { return index_t(id) >= 0; });
+    }
+    std::string text() const {
+      std::string s = std::to_string((*this)[0]);
+      for (int p = 1; p < count; ++p) s += ", " + std::to_string((*this)[p]);
+      return count == 1 ? s : "(" + s + ")";
+    }
+  };
+
   constexpr static void check_batch(index_t batch, index_t tokens) {
     if (batch < 0 || tokens < 0)
       fail({errc::bad_documents, "a batch of " + std::to_string(batch) + " rows of " + std::to_string(tokens) + " tokens",

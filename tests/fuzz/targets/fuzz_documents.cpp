@@ -31,7 +31,9 @@ void position_ids(input& in) {
   sp::documents docs;
   if (!accepted([&] { docs = sp::documents::from_position_ids(std::span<Id const>(ids)); })) return;
   require_documents(docs);
-  require(docs.tokens() == index_t(ids.size()), "position ids: a token belongs to nobody");
+  index_t padding = 0;
+  for (Id id : ids) padding += std::is_signed_v<Id> && id == Id(-1);
+  require(docs.tokens() == index_t(ids.size()) - padding, "position ids: a token belongs to nobody, or padding to a document");
   for (sp::document const& d : docs)
     for (index_t i = 0; i < d.count; ++i) require(index_t(ids[std::size_t(d.begin + i)]) == i, "position ids: another id");
 }
