@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <sp/batch.hpp>
+#include <sp/collective/solo.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/mesh.hpp>
 #include <sp/threads.hpp>
@@ -280,7 +281,7 @@ TEST_CASE(
             auto r = loss.forward(mine.loss_view(), mine.label_view());
             loss.backward(r, mine.label_view(), mine.gradient_view());
             mine.add_gradient(g);
-            total.add(r);
+            if (when == sp::divide::later) total.add(r);
           }
           return g;
         };
@@ -299,6 +300,27 @@ TEST_CASE(
       CHECK(good == parts);
       CHECK(now_differs == parts); // why `later` exists
     }
+}
+
+TEST_CASE("loss: a sum over micro-batches refuses results that are divided already, and takes all others") {
+  std::vector<double> const losses{2, 4, 6};
+  std::vector<label_t> const labels{1, ignored, 3};
+  auto forward = [&](sp::loss_options options) {
+    return sp::gather_loss(sp::solo{}, sp::summed{}, options).forward(tensor<1>(losses, {3}), tensor<1>(labels, {3}));
+  };
+  sp::loss_sum step;
+  step.add(forward({.divide = sp::divide::later}));
+  auto e = failure_of([&] { return step.add(forward({.divide = sp::divide::now})), 0; });
+  CHECK(says(e, errc::bad_state, "divided by its 2 tokens already"));
+  CHECK(e.remedy.find("sp::divide::later") != e.remedy.npos);
+  CHECK(e.primitive == "loss_sum.add");
+  std::vector<label_t> const none(3, ignored); // a micro-batch without tokens is divided too, whatever its numbers say
+  auto const empty = sp::gather_loss(sp::solo{}, sp::summed{}).forward(tensor<1>(losses, {3}), tensor<1>(none, {3}));
+  CHECK(failure_of([&] { return step.add(empty), 0; }).code == errc::bad_state);
+  step.add(forward({.reduce = sp::reduction::sum, .divide = sp::divide::now})); // a sum is never divided
+  CHECK(step.sum == 16);
+  CHECK(step.num_tokens == 4);
+  CHECK(step.mean() == 4);
 }
 
 TEST_CASE("transformers#48167, ms-swift#9152: eval loss is not multiplied by P, whatever the contract") {
@@ -393,6 +415,12 @@ TEST_CASE("loss: one label per token, a contract that scales, or an error with t
                  return 0;
                }),
                errc::invalid_shape, "5 losses", "4 labels"));
+    std::vector<std::int8_t> small(5);
+    sp::gather_loss far(c, sp::summed{}, {.ignore_index = -1000}); // which no label of eight bits can be
+    e = failure_of([&] { return far.forward(tensor<1>(losses, {5}), tensor<1>(small, {5})); });
+    CHECK(says(e, errc::invalid_shape, "8 bits", "ignore_index -1000"));
+    e = failure_of([&] { return far.backward({}, tensor<1>(small, {5}), tensor<1>(losses, {5})), 0; });
+    CHECK(says(e, errc::invalid_shape, "8 bits", "ignore_index -1000"));
     e = failure_of([&] { return sp::gather_loss(c, sp::averaged{0}).group().rank(); });
     CHECK(says(e, errc::invalid_shape, "factor 0"));
   });

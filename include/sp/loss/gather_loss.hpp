@@ -29,7 +29,7 @@ inline constexpr char const *reduction_words[] = {"sum", "mean"}, *divide_words[
 struct loss_options {
   reduction reduce = reduction::mean;
   sp::divide divide = divide::now;
-  index_t ignore_index = -100; ///< rows with this label count neither in the loss nor in num_tokens
+  index_t ignore_index = -100; ///< rows with this label count neither in the loss nor in num_tokens; a value of the labels' type
   int checks = 1; ///< 0 none, 1 shapes, 2 also: ranks compare options and types first, 3 also: NaN and infinities are refused
 };
 
@@ -37,14 +37,20 @@ struct loss_options {
 struct loss_result {
   double loss = 0;
   index_t num_tokens = 0;
-  double scale = 0; ///< what backward multiplies by: contract x (1 / N where N is divided now)
+  double scale = 0;     ///< what backward multiplies by: contract x (1 / N where N is divided now)
+  bool divided = false; ///< whether loss and scale hold 1 / N: a mean that divides now
 };
 
 /// Sum and count over micro-batches for divide::later: add every loss_result, multiply parameter gradients by gradient_scale() once.
 struct loss_sum {
   double sum = 0;
   index_t num_tokens = 0;
+  /// bad_state for a result that is divided already: a mean of means is not the mean over all tokens.
   void add(loss_result const& r) {
+    if (r.divided)
+      fail({errc::bad_state,
+            "a loss divided by its " + std::to_string(r.num_tokens) + " tokens already is added to a sum over micro-batches",
+            "Make the gather_loss with .divide = sp::divide::later", "loss_sum.add"});
     sum += r.loss;
     num_tokens += r.num_tokens;
   }
@@ -79,6 +85,7 @@ public:
   /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group. Losses of ignored rows are not read.
   template <class T, class Label>
   [[nodiscard]] loss_result forward(view<T const, 1> losses, view<Label const, 1> labels, allocator& scratch) const {
+    require_signed<Label>();
     check_forward(losses, labels, scratch);
     double sum = 0;
     index_t count = 0;
@@ -96,6 +103,7 @@ public:
       double inverse = r.num_tokens > 0 ? 1 / double(r.num_tokens) : 0; // no valid token anywhere: loss 0, gradient 0
       r.loss *= inverse;
       r.scale *= inverse;
+      r.divided = true;
     }
     return r;
   }
@@ -115,6 +123,7 @@ public:
   /// dlosses (tokens) = upstream x contract x (1 / N now), 0 for ignored rows. Local: the loss is the same function of every rank's rows.
   template <class T, class Label>
   void backward(loss_result const& r, view<Label, 1> labels, view<T, 1> dlosses, double upstream = 1) const {
+    require_signed<std::remove_const_t<Label>>();
     if (options_.checks > 0) check(dlosses, labels);
     if (options_.checks > 2 && !detail::is_finite(upstream * r.scale))
       fail({errc::non_finite, "the gradient of the loss is scaled by " + std::to_string(upstream * r.scale),
@@ -125,6 +134,14 @@ public:
   }
 
 private:
+  template <class Label>
+  static constexpr void require_signed() {
+    static_assert(
+        std::is_integral_v<Label> && std::is_signed_v<Label>,
+        "sp::gather_loss: labels must be signed integers: ignore_index is negative (-100), and a label of an unsigned type "
+        "can never be it.");
+  }
+
   template <class T, class Label>
   void check_forward(view<T const, 1> const& losses, view<Label const, 1> const& labels, allocator& scratch) const {
     auto local = [&] {
@@ -153,6 +170,11 @@ private:
     if (losses.extent(0) != labels.extent(0))
       fail({errc::invalid_shape, std::to_string(losses.extent(0)) + " losses, " + std::to_string(labels.extent(0)) + " labels",
             "Give one label per token; rows that do not count carry ignore_index", "gather_loss", comm_.rank(), comm_.size()});
+    if (index_t(std::remove_const_t<B>(options_.ignore_index)) != options_.ignore_index)
+      fail({errc::invalid_shape,
+            "no label of " + std::to_string(8 * sizeof(B)) + " bits can be the ignore_index " +
+                std::to_string(options_.ignore_index),
+            "Choose an ignore_index of the labels' type", "gather_loss", comm_.rank(), comm_.size()});
   }
 
   Comm comm_;
