@@ -110,7 +110,7 @@ public:
         if (s.sees(i, j)) return true;
       return false;
     });
-    support::place_tokens(o, set.docs, set.keys());
+    support::place_tokens(o, set.docs, set.keys(), set.rule.at);
     if (set.dropout > 0) o.keep = support::dropout_of(key, set.dropout);
     o.q = doubles(q.v);
     o.k = doubles(k.v);

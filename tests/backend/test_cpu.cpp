@@ -205,6 +205,12 @@ TEST_CASE("cpu: features") {
   s.slopes = slopes;
   s.dropout = 0.25;
   check(sp::cpu{sp::dropout{0.25}, sp::softcap{0.75}, sp::alibi{slopes}}, s);
+  for (auto at : {sp::align::begin, sp::align::end}) { // fewer queries than keys, and more: decode stands on the last key
+    setting cross = s;
+    cross.key_docs = sp::packed{0, 30, 30, 33, 150, 470};
+    cross.rule = sp::window(300, 20, at);
+    check(sp::cpu{sp::dropout{0.25}, sp::softcap{0.75}, sp::alibi{slopes}}, cross);
+  }
   scene<double> few(s);
   CHECK_THROWS_WITH_AS(few.run(sp::cpu{sp::dropout{0.25}, sp::softcap{0.75}, sp::alibi{std::span(slopes).first(3)}}, few.whole()),
                        doctest::Contains("q head 3 has no slope, 3 were given"), sp::error);

@@ -72,6 +72,12 @@ TEST_CASE("reference: features") {
   s.dropout = 0.25;
   s.head_parts = 3; // ragged: 1, 1, 2
   check<double>(sp::reference{sp::softcap{0.75}, sp::alibi{slopes}, sp::dropout{0.25}}, s, 1e-13);
+  for (auto at : {sp::align::begin, sp::align::end}) { // fewer queries than keys, and more: decode stands on the last key
+    setting cross = s;
+    cross.key_docs = sp::packed{0, 12, 12, 15, 20};
+    cross.rule = sp::window(9, 2, at);
+    check<double>(sp::reference{sp::softcap{0.75}, sp::alibi{slopes}, sp::dropout{0.25}}, cross, 1e-13);
+  }
   scene<double> few(s);
   CHECK_THROWS_WITH_AS(few.run(sp::reference{sp::alibi{std::span(slopes).first(3)}}, few.whole()),
                        doctest::Contains("q head 3 has no slope, 3 were given"), sp::error);

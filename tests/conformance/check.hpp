@@ -30,7 +30,7 @@ support::oracle::result expected(trial const& t, inputs<T> const& in) {
   if (t.sinks) o.sinks.assign(in.sinks.begin(), in.sinks.end());
   if (t.featured && t.dropout > 0) o.keep = support::dropout_of(t.random(), t.dropout);
   o.see([&](index_t i, index_t j) { return t.sees(i, j); });
-  support::place_tokens(o, t.docs, t.keys());
+  support::place_tokens(o, t.docs, t.keys(), t.mask.at);
   return o.backward(doubles(in.dout));
 }
 

@@ -14,6 +14,10 @@ constexpr int cases = 5;
 /// What a kernel without lse can do: one slice for a document, no sinks.
 bool whole_can(trial const& t) { return t.mask_kind <= 4 && !t.sinks; }
 
+struct biased_sdpa : plain_sdpa {
+  static constexpr bool needs_alignment = true;
+};
+
 template <class F>
 sp::error_info refusal(F&& f) {
   return support::failure_of([&] { sp::threads::run(2, f, impatient()); });
@@ -55,6 +59,21 @@ TEST_CASE("a block kernel for full and square causal blocks under ring, the rest
 TEST_CASE("a block kernel handed to ulysses as it is") {
   sample(object_kind::ulysses, false, false, seconds() / cases,
          [](trial const& t) { conform<double, object_kind::ulysses>(t, inputs<double>(t), block_sdpa<false>{}); });
+}
+
+TEST_CASE("a kernel without lse that says it needs the place of queries is not left to guess it") {
+  std::atomic<int> prepared{0};
+  auto prepare = [&](sp::mask mask) {
+    return [&prepared, mask](sp::threads const& comm) {
+      sp::batch q(sp::packed{0, 2, 5}, sp::contiguous{}, comm), k(sp::packed{0, 2, 9}, sp::contiguous{}, comm);
+      static_cast<void>(sp::ulysses_attention{comm, biased_sdpa{}, {.mask = mask}}.prepare(q, k));
+      ++prepared;
+    };
+  };
+  CHECK(support::says(refusal(prepare(sp::full())), sp::errc::bad_mask, "document 1 has 3 queries and 7 keys"));
+  CHECK(prepared == 0);
+  sp::threads::run(2, prepare(sp::full(sp::align::end)));
+  CHECK(prepared == 2);
 }
 
 TEST_CASE("masks that a kernel without lse cannot serve") {

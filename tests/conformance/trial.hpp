@@ -257,7 +257,7 @@ inline trial draw(std::uint64_t seed, object_kind object, bool featured, bool pu
   }
   t.mask_kind = pick(detail::mask_kinds);
   t.mask = detail::make_mask(r, t.mask_kind, t);
-  if (crossing == 3) t.mask.at = sp::align::end;
+  if (t.cross) t.mask.at = crossing == 3 ? sp::align::end : sp::align::begin;
 
   constexpr index_t heads[][2] = {{1, 1}, {4, 4}, {4, 2}, {4, 1}, {7, 7}, {6, 3}, {12, 4}, {5, 1}, {9, 3}, {2, 1}};
   int h = pick(10);

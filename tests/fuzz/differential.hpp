@@ -41,7 +41,7 @@ inline sp::mask mask_of(recipe const& r, sp::documents const& q, sp::documents c
     }
     m = sp::user_slices(list);
   }
-  if (r.end) m.at = sp::align::end;
+  m.at = r.end ? sp::align::end : sp::align::begin;
   return m;
 }
 

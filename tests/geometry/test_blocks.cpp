@@ -41,17 +41,18 @@ struct rule {
 
 std::vector<rule> rules(documents const& q, documents const& k) {
   using d = std::size_t;
+  constexpr auto begin = sp::align::begin;
   std::vector<rule> out{
       {sp::full(), [](d, index_t, index_t, index_t, index_t) { return true; }},
-      {sp::causal(), [](d, index_t i, index_t j, index_t, index_t) { return j <= i; }},
-      {sp::window(3, 1), [](d, index_t i, index_t j, index_t, index_t) { return i - 3 <= j && j <= i + 1; }},
-      {sp::window(1, 0), [](d, index_t i, index_t j, index_t, index_t) { return i - 1 <= j && j <= i; }},
+      {sp::causal(begin), [](d, index_t i, index_t j, index_t, index_t) { return j <= i; }},
+      {sp::window(3, 1, begin), [](d, index_t i, index_t j, index_t, index_t) { return i - 3 <= j && j <= i + 1; }},
+      {sp::window(1, 0, begin), [](d, index_t i, index_t j, index_t, index_t) { return i - 1 <= j && j <= i; }},
       {mask{.hi = 0, .at = sp::align::end}, [](d, index_t i, index_t j, index_t nq, index_t nk) { return j - nk <= i - nq; }},
   };
   std::vector<index_t> prefix;
   for (document const& x : k) prefix.push_back(x.count / 3);
   out.push_back(
-      {sp::prefix_lm(prefix), [prefix](d n, index_t i, index_t j, index_t, index_t) { return j <= i || j < prefix[n]; }});
+      {sp::prefix_lm(prefix, begin), [prefix](d n, index_t i, index_t j, index_t, index_t) { return j <= i || j < prefix[n]; }});
   if (q != k) return out;
   std::vector<document> spans;
   for (document const& x : q)

@@ -2,6 +2,7 @@
 // Built to compile in seconds: one element type, one kernel, one communicator; still every index of a schedule matters in it.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -64,10 +65,14 @@ struct problem : support::attention_problem {
 
   /// Nobody's key q + hi + 1 and nobody's key q + lo - 1: the rule of the mask, from offsets in documents alone.
   numbers truth() const {
-    auto o = oracle_of([&](std::size_t d, index_t i, index_t j) {
+    return truth([&](std::size_t d, index_t i, index_t j) {
       index_t distance = j - i - (mask.at == sp::align::end ? k_docs[d].count - q_docs[d].count : 0);
       return mask.lo <= distance && distance <= mask.hi;
     });
+  }
+  template <class Sees>
+  numbers truth(Sees const& sees) const {
+    auto o = oracle_of(sees);
     o.sinks = sinks, o.softcap = cap;
     if (scale != 0) o.scale = scale;
     o.slopes.assign(slopes.begin(), slopes.end());
@@ -86,6 +91,73 @@ inline problem self_attention() {
 inline problem cross_attention() {
   sp::documents q = sp::packed{0, 5, 13}.with_ids(std::vector<index_t>{3, 8});
   return {q, sp::packed{0, 9, 26}, {.lo = -9, .hi = 0, .at = sp::align::end}};
+}
+
+/// The last queries of every document of self attention, as decode with a cache computes them, and what self attention says of
+/// these rows: its out and dq, and dk, dv and dsinks of an upstream gradient that is 0 everywhere else.
+struct decode {
+  problem part;
+  numbers want;
+
+  /// `rule` is the mask of the decode call; sees(document, offset of the query, offset of the key) is that of self attention.
+  template <class Sees>
+  decode(sp::documents const& queries, sp::documents const& all, sp::mask rule, Sees const& sees)
+      : part(queries, all, std::move(rule)) {
+    problem self(all, all, {});
+    self.k = part.k, self.v = part.v;
+    std::fill(self.dout.begin(), self.dout.end(), 0.0);
+    each_row(part.q, self.q, [](double& of_part, double& of_self) { of_part = of_self; });
+    each_row(part.dout, self.dout, [](double& of_part, double& of_self) { of_self = of_part; });
+    numbers of_self = self.truth(sees);
+    want = {{std::vector<double>(part.dout.size()), std::vector<double>(part.q.size()), of_self.dk, of_self.dv}, of_self.dsinks};
+    each_row(want.out, of_self.out, [](double& last, double& found) { last = found; });
+    each_row(want.dq, of_self.dq, [](double& last, double& found) { last = found; });
+  }
+
+private:
+  /// Calls f with the numbers of a decode row and of the row it is in self attention.
+  template <class F>
+  void each_row(std::vector<double>& of_part, std::vector<double>& of_self, F const& f) const {
+    auto const width = index_t(of_self.size()) / part.k_docs.length();
+    for (std::size_t d = 0; d < part.q_docs.size(); ++d) {
+      sp::document const &q = part.q_docs[d], &k = part.k_docs[d];
+      for (index_t i = 0; i < q.count * width; ++i)
+        f(of_part[std::size_t(q.begin * width + i)], of_self[std::size_t((k.end() - q.count) * width + i)]);
+    }
+  }
+};
+
+/// Decode under every kind of mask. Documents have several queries, one, or none.
+inline std::vector<decode> decodes() {
+  std::vector<index_t> const ids{11, 5, 900, 2, 40};
+  auto const end = sp::align::end;
+  sp::documents const all = sp::packed(sp::packed{0, 9, 10, 10, 27, 36}).with_ids(ids);
+  sp::documents const last = sp::packed(sp::packed{0, 2, 3, 3, 9, 9}).with_ids(ids);
+  std::vector<index_t> const prefix{3, 0, 0, 14, 2};
+  std::vector<sp::document> const images{{2, 3, 3}, {19, 6, 6}}; // [9, 15) of the fourth document, where decode begins at 11
+  std::vector<sp::slice> few;                                    // the first two keys, and the three before the query
+  for (std::size_t d = 0; d < all.size(); ++d) {
+    sp::document const &q = last[d], &k = all[d];
+    index_t const by = k.end() - q.end(), cut = k.begin + sp::min(index_t{2}, k.count);
+    few.push_back({q.begin, q.end(), k.begin, cut});
+    few.push_back({q.begin, q.end(), cut, k.end(), by - 3, by});
+  }
+  sp::mask chosen = sp::user_slices(few);
+  chosen.at = end;
+  auto inside = [=](std::size_t d, index_t i) {
+    return std::any_of(images.begin(), images.end(), [&](auto const& s) { return s.holds(all[d].begin + i); });
+  };
+  using at = std::size_t;
+  return {
+      {last, all, sp::causal(end), [](at, index_t i, index_t j) { return j <= i; }},
+      {last, all, sp::full(end), [](at, index_t, index_t) { return true; }},
+      {last, all, sp::window(4, 0, end), [](at, index_t i, index_t j) { return i - 4 <= j && j <= i; }},
+      {last, all, sp::window(2, 3, end), [](at, index_t i, index_t j) { return i - 2 <= j && j <= i + 3; }},
+      {last, all, sp::prefix_lm(prefix, end), [=](at d, index_t i, index_t j) { return j <= i || j < prefix[d]; }},
+      {last, all, sp::image_spans(images, end),
+       [=](at d, index_t i, index_t j) { return j <= i || (inside(d, i) && inside(d, j)); }},
+      {last, all, chosen, [](at, index_t i, index_t j) { return j < 2 || (i - 3 <= j && j <= i); }},
+  };
 }
 
 /// How a problem is run.

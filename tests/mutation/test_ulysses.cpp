@@ -22,8 +22,7 @@ auto usp(sp::attention_options const& options, sp::keep keep) {
   };
 }
 
-void check_all(problem const& p, way w) {
-  numbers const want = p.truth();
+void check_all(problem const& p, way w, numbers const& want) {
   CAPTURE(w.ring);
   CAPTURE(w.ulysses);
   CAPTURE(w.ring_is_fast);
@@ -34,6 +33,8 @@ void check_all(problem const& p, way w) {
   }
 }
 
+void check_all(problem const& p, way const& w) { check_all(p, w, p.truth()); }
+
 // 6 query heads and 3 kv heads: over 2 ranks the middle kv head is shared, over 4 the heads are 1, 2, 1, 2, over 7 one rank has none
 TEST_CASE("ulysses: even and uneven heads, shared kv heads, every gradient agrees with the oracle") {
   for (int ranks : {1, 2, 3, 4, 7}) check_all(self_attention(), {.ring = 1, .ulysses = ranks});
@@ -41,6 +42,16 @@ TEST_CASE("ulysses: even and uneven heads, shared kv heads, every gradient agree
 
 TEST_CASE("ulysses: gradients are added to what is there where that is asked for") {
   for (int ranks : {3, 4}) check_all(self_attention(), {.ring = 1, .ulysses = ranks, .accumulate = true});
+}
+
+TEST_CASE("ulysses and usp: decode is the last rows of self attention, for every mask, feature and gradient") {
+  int kind = 0;
+  for (decode const& d : decodes()) {
+    CAPTURE(kind);
+    check_all(d.part, {.ring = 1, .ulysses = 3, .padded = kind % 2 > 0}, d.want);
+    check_all(d.part, {.ring = 3, .ulysses = 2, .options = {.schedule = sp::schedule::rotate}}, d.want);
+    ++kind;
+  }
 }
 
 TEST_CASE("ulysses: cross attention over padded shapes, slack holds NaN") {

@@ -45,7 +45,7 @@ struct attention_problem {
   oracle oracle_of(Sees const& sees) const {
     oracle o(q_docs.length(), k_docs.length(), shape.q_heads, shape.kv_heads, shape.dim, shape.value_dim);
     o.q = q, o.k = k, o.v = v;
-    place_tokens(o, q_docs, k_docs);
+    place_tokens(o, q_docs, k_docs, mask.at);
     o.see([&](sp::index_t i, sp::index_t j) {
       for (std::size_t d = 0; d < q_docs.size(); ++d) {
         sp::document const &a = q_docs[d], &b = k_docs[d];

@@ -3,17 +3,20 @@
 #pragma once
 
 #include <sp/core/philox.hpp>
-#include <sp/geometry/documents.hpp>
+#include <sp/geometry/mask.hpp>
 
 #include "support/oracle.hpp"
 
 namespace support {
 
-/// Every token of a document gets its id and its offset there.
-inline void place_tokens(oracle& o, sp::documents const& q_docs, sp::documents const& k_docs) {
-  for (auto [docs, places] : {std::pair(&q_docs, &o.q_places), std::pair(&k_docs, &o.k_places)})
-    for (sp::document const& d : *docs)
-      for (sp::index_t i = 0; i < d.count; ++i) (*places)[std::size_t(d.begin + i)] = {d.id, i};
+/// Every token of a document gets its id and its offset there. With align::end the last query stands on the last key.
+inline void place_tokens(oracle& o, sp::documents const& q_docs, sp::documents const& k_docs, sp::align at = sp::align::equal) {
+  for (std::size_t d = 0; d < q_docs.size(); ++d) {
+    sp::document const &q = q_docs[d], &k = k_docs[d];
+    sp::index_t const first = at == sp::align::end ? k.count - q.count : 0;
+    for (sp::index_t i = 0; i < q.count; ++i) o.q_places[std::size_t(q.begin + i)] = {q.id, first + i};
+    for (sp::index_t i = 0; i < k.count; ++i) o.k_places[std::size_t(k.begin + i)] = {k.id, i};
+  }
 }
 
 /// The factor on a probability that dropout of this chance keeps or drops.

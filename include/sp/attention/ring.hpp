@@ -117,6 +117,7 @@ public:
                 ") ranks and this is part " + std::to_string(part) + "; the group has " + std::to_string(comm_.size()) +
                 " ranks and this is rank " + std::to_string(comm_.rank()),
             "Make the batch over the ranks of the same group"});
+    if constexpr (requires { requires Backend::needs_alignment; }) detail::refuse_unaligned(mask, q.docs(), k.docs(), "ALiBi");
     prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}}, mask, {}};
     auto& g = out.geometry;
     for (int r = 0; r < g.size; ++r) {

@@ -69,6 +69,7 @@ public:
     if (q.parts() != 1)
       fail({errc::unsupported, "a kernel without lse was given a part of the keys (" + std::to_string(q.parts()) + " ring ranks)",
             "Use it under Ulysses over all ranks (ring = 1), or return the lse"});
+    if constexpr (requires { requires Kernel::needs_alignment; }) detail::refuse_unaligned(mask, q.docs(), k.docs(), "ALiBi");
     auto list = coalesce(blocks(place(q.runs(part)), place(k.runs(part)), slices));
     detail::sort(list, [](block const& a, block const& b) { return a.q < b.q; });
     for (std::size_t i = 0; i < list.size(); ++i) {

@@ -57,7 +57,7 @@ concept has_block_backward = requires(K const k, block_grad<T, typename K::memor
 /// A block as a problem of its own, for the fallback.
 inline problem as_problem(block const& b) {
   run q{b.q_pos, b.rows, b.q_stride}, k{b.k_pos, b.keys, b.k_stride};
-  slice s{q.begin, q.end(), k.begin, k.end(), b.lo, b.hi, b.document, b.id, b.q_origin, b.k_origin};
+  slice s{q.begin, q.end(), k.begin, k.end(), b.lo, b.hi, b.document, b.id, b.q_origin, b.k_origin, b.q_pos};
   return {{{q, b.q_tensor, b.q}}, {{k, b.k_tensor, b.k}}, {s}};
 }
 
@@ -120,6 +120,8 @@ public:
   }
   static constexpr bool draws_random_numbers = requires { requires Kernel::draws_random_numbers; }
   || requires { requires Fallback::draws_random_numbers; };
+  static constexpr bool needs_alignment = requires { requires Kernel::needs_alignment; }
+  || requires { requires Fallback::needs_alignment; };
 
   /// unsupported_mask when neither the kernel nor the fallback takes a block.
   [[nodiscard]] plan prepare(problem const& p) const {

@@ -18,7 +18,8 @@ struct softcap {
   double cap = 0;
 };
 
-/// S += slope (k offset - q offset), offsets counted from the document's begins. Attention with linear biases (Press et al.).
+/// S += slope (k offset - q offset), offsets in the document as the mask aligns queries and keys (mask.at): a decode query stands on
+/// the last key. Attention with linear biases (Press et al.).
 struct alibi {
   std::span<float const> slopes; ///< by GLOBAL q head; borrowed
 };
@@ -157,6 +158,8 @@ public:
   /// What ranks compare at check level 2: the features with their numbers, and whether the random key counts.
   [[nodiscard]] std::uint64_t features() const { return features_.digest_of_features(); }
   static constexpr bool draws_random_numbers = feature_set<Features...>::draws_random_numbers;
+  /// Whether results depend on where queries stand even if every key is seen, so that a mask must say it where counts differ.
+  static constexpr bool needs_alignment = count_feature<alibi, Features...> > 0;
 
 protected:
   constexpr explicit with_features(Features... features) : features_{features...} {}

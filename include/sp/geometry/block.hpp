@@ -27,7 +27,7 @@ struct placed_run {
 };
 
 /// Rows [q, q + rows) of query tensor q_tensor against rows [k, k + keys) of key tensor k_tensor. Row i sees key j iff
-/// lo <= (k_pos + j k_stride) - (q_pos + i q_stride) <= hi. Positions are the stream's, origins the document's begins there.
+/// lo <= (k_pos + j k_stride) - (q_pos + i q_stride) <= hi. Positions are the stream's; position - origin is the offset in the document.
 struct block {
   int q_tensor = 0;
   index_t q = 0, rows = 0;

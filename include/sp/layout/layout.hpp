@@ -177,7 +177,7 @@ private:
   for (slice& s : list) {
     auto d = static_cast<std::size_t>(s.document);
     index_t dq = q_to[d].begin - q_from[d].begin, dk = k_to[d].begin - k_from[d].begin;
-    s.q0 += dq, s.q1 += dq, s.q_origin += dq;
+    s.q0 += dq, s.q1 += dq, s.q_origin += dq, s.q_begin += dq;
     s.k0 += dk, s.k1 += dk, s.k_origin += dk;
     s.lo = detail::shifted(s.lo, dk - dq);
     s.hi = detail::shifted(s.hi, dk - dq);

@@ -15,6 +15,7 @@ sp::mask draw_mask(input& in, index_t documents) {
   std::uint8_t const kind = in.byte();
   if (kind & 1) m.lo = in.number();
   if (kind & 2) m.hi = in.number();
+  if (kind & 128) m.at = sp::align::begin;
   if (kind & 4) m.at = sp::align::end;
   m.only_user = kind & 8;
   if (kind & 16) {
@@ -43,16 +44,12 @@ bool sees(sp::mask const& m, sp::documents const& q, sp::documents const& k, ind
     if (within(s) && s.lo <= j - i && j - i <= s.hi) return true;
   for (std::size_t d = 0; d < q.size(); ++d) {
     if (i < q[d].begin || i >= q[d].end() || j < k[d].begin || j >= k[d].end()) continue;
-    for (sp::slice const& s : m.spans) // keys of a prefix aside, all that the rule lacks
-      if (within(s)) {
-        index_t const distance = j - i;
-        bool const in_prefix = !m.prefix.empty() && j - k[d].begin < m.prefix[d];
-        if (m.only_user ? !in_prefix && (distance < m.lo || distance > m.hi) : true) return true;
-      }
     if (m.only_user) return false;
     if (!m.prefix.empty() && j - k[d].begin < m.prefix[d]) return true;
     index_t const shift = m.at == sp::align::end ? k[d].count - q[d].count : 0;
-    index_t const distance = (j - k[d].begin) - (i - q[d].begin) - shift;
+    index_t const stands = k[d].begin + (i - q[d].begin) + shift, distance = j - stands; // in the stream of keys
+    for (sp::slice const& s : m.spans)
+      if (s.q0 <= stands && stands < s.q1 && s.k0 <= j && j < s.k1) return true;
     return m.lo <= distance && distance <= m.hi;
   }
   return false;

@@ -315,4 +315,13 @@ MUTANTS = [
         "attention.arguments",
         "arguments: what a call writes*",
     ),
+    Mutant(
+        "alibi_guesses",
+        "ALiBi guesses where queries stand under a mask without bounds",
+        "attention/ring.hpp",
+        "detail::refuse_unaligned(mask, q.docs(), k.docs(), \"ALiBi\");",
+        "static_cast<void>(mask);",
+        "mutation.ring",
+        "ring: ALiBi wants to know*",
+    ),
 ]

@@ -102,4 +102,13 @@ MUTANTS = [
         "sharding.layout",
         "nested: a stream*",
     ),
+    Mutant(
+        "rebase_keeps_origin",
+        "padding moves documents, but not the place from which ALiBi and dropout count queries",
+        "layout/layout.hpp",
+        "s.q_origin += dq, s.q_begin += dq;",
+        "s.q_begin += dq;",
+        "mutation.ring",
+        "ring: decode is the last rows*",
+    ),
 ]

@@ -32,6 +32,7 @@ struct tile_side {
 /// A document that has slices, and its range of tiles on either side.
 struct tile_document {
   index_t id = 0, q_origin = 0, k_origin = 0;
+  index_t q_begin = 0;          ///< where its queries begin; its keys begin at k_origin
   index_t q_end = 0, k_end = 0; ///< behind the last position that a slice covers
   std::size_t first_slice = 0, last_slice = 0;
   std::size_t first_q = 0, last_q = 0, first_k = 0, last_k = 0;
@@ -102,7 +103,7 @@ inline tile_plan make_tiles(problem const& p) {
   for (std::size_t i = 0; i < out.slices.size(); ++i) {
     slice const& s = out.slices[i];
     if (i == 0 || out.slices[i - 1].document != s.document)
-      out.documents.push_back({s.id, s.q_origin, s.k_origin, 0, 0, i, i, 0, 0, 0, 0});
+      out.documents.push_back({s.id, s.q_origin, s.k_origin, s.q_begin, 0, 0, i, i, 0, 0, 0, 0});
     tile_document& d = out.documents.back();
     d.q_end = max(d.q_end, s.q1);
     d.k_end = max(d.k_end, s.k1);
@@ -110,7 +111,7 @@ inline tile_plan make_tiles(problem const& p) {
   }
   std::vector<document_range> q, k;
   for (std::size_t d = 0; d < out.documents.size(); ++d) {
-    q.push_back({out.documents[d].q_origin, out.documents[d].q_end, d});
+    q.push_back({out.documents[d].q_begin, out.documents[d].q_end, d});
     k.push_back({out.documents[d].k_origin, out.documents[d].k_end, d});
   }
   out.q = cut_tiles(p.q, std::move(q), q_tile, q_unit);
@@ -196,7 +197,7 @@ inline tile_interval key_tiles_near(tile_plan const& plan, tile_document const& 
 
 /// Query tiles that may see some key of a key tile.
 inline tile_interval query_tiles_near(tile_plan const& plan, tile_document const& d, tile_rows const& k) {
-  index_t a = d.q_end, b = d.q_origin, first = k.position(0), last = k.position(k.count - 1);
+  index_t a = d.q_end, b = d.q_begin, first = k.position(0), last = k.position(k.count - 1);
   for (slice const& s : plan.slices_of(d)) {
     if (s.k1 <= first || s.k0 > last) continue;
     a = min(a, max(s.q0, s.hi >= unbounded ? s.q0 : first - s.hi));
