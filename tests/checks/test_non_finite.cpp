@@ -208,4 +208,55 @@ TEST_CASE("losses: what counts is searched, what is ignored is not read") {
   CHECK(told == 9);
 }
 
+namespace {
+
+/// Rows of a (tokens, heads, dim) tensor that hold a NaN, as text: "0110".
+std::string poisoned(sp::view<double, 3> const& x) {
+  std::string rows;
+  for (index_t i = 0; i < x.extent(0); ++i) {
+    bool bad = false;
+    for (index_t h = 0; h < x.extent(1); ++h)
+      for (index_t d = 0; d < x.extent(2); ++d) bad = bad || std::isnan(x(i, h, d));
+    rows += bad ? '1' : '0';
+  }
+  return rows;
+}
+
+/// Where NaN in token 2 of one operand ends up: out, dq, dk, dv. Two causal documents of five and four tokens.
+template <class Kernel>
+std::array<std::string, 4> reached(Kernel const& kernel, sp::view<double, 3> tensors<double>::*operand) {
+  sp::batch b(sp::packed{0, 5, 9}, sp::contiguous{}, sp::solo{});
+  sp::ring_attention const attention(sp::solo{}, kernel, {.mask = sp::causal()});
+  tensors<double> x(b, arguments{});
+  if (operand != &tensors<double>::dout) sp::fill((x.*operand).rows(2, 1), nan);
+  auto saved = attention.forward(b, {.q = x.q, .k = x.k, .v = x.v, .out = x.out});
+  if (operand == &tensors<double>::dout) sp::fill(x.dout.rows(2, 1), nan);
+  attention.backward(b, std::move(saved),
+                     {.q = x.q, .k = x.k, .v = x.v, .out = x.out, .dout = x.dout, .dq = x.dq, .dk = x.dk, .dv = x.dv});
+  return {poisoned(x.out), poisoned(x.dq), poisoned(x.dk), poisoned(x.dv)};
+}
+
+} // namespace
+
+TEST_CASE(
+    "what a NaN in one token reaches without level 3: gradients of its document, by the rule of the formulas, never another") {
+  using t = tensors<double>;
+  struct {
+    sp::view<double, 3> t::*operand;
+    std::array<std::string, 4> by_formula; // out, dq, dk, dv
+  } const cases[] = {{&t::q, {"001000000", "001000000", "111000000", "111000000"}},
+                     {&t::k, {"001110000", "001110000", "111110000", "111110000"}},
+                     {&t::v, {"001110000", "001110000", "111110000", "000000000"}},
+                     {&t::dout, {"000000000", "001000000", "111000000", "111000000"}}};
+  for (auto const& c : cases) {
+    CHECK(reached(sp::reference{}, c.operand) == c.by_formula);
+    auto const tiled = reached(sp::cpu{}, c.operand); // zero times NaN is NaN, inside a tile of the document
+    for (std::size_t i = 0; i < tiled.size(); ++i) {
+      CHECK(tiled[i].substr(5) == "0000");
+      for (std::size_t row = 0; row < 5; ++row) CHECK(tiled[i][row] >= c.by_formula[i][row]);
+    }
+  }
+  CHECK(reached(sp::cpu{}, &t::q)[2] != cases[0].by_formula[2]); // dk of a key that the row does not see
+}
+
 } // namespace checks::test_non_finite

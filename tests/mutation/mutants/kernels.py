@@ -225,4 +225,22 @@ MUTANTS = [
         "backend.cpu",
         "cpu: no result*",
     ),
+    Mutant(
+        "cpu_tiles_of_keys_alone",
+        "the tiled kernel looks for the queries of decode where their document has its keys",
+        "backend/cpu/tiles.hpp",
+        "index_t a = d.q_end, b = d.q_begin, first",
+        "index_t a = d.q_end, b = d.k_origin, first",
+        "backend.cpu",
+        "cpu: cross attention of unequal*",
+    ),
+    Mutant(
+        "cpu_hides_nan",
+        "a row whose lse is NaN has gradients of zero in the tiled kernel",
+        "backend/cpu/backward.hpp",
+        "l != minus_infinity<A>;",
+        "l > minus_infinity<A>;",
+        "checks.non_finite",
+        "what a NaN in one token reaches*",
+    ),
 ]
