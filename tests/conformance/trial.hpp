@@ -63,9 +63,10 @@ struct trial {
       sp::document const &q = docs[d], &k = keys()[d];
       if (i < q.begin || i >= q.begin + q.count || j < k.begin || j >= k.begin + k.count) continue;
       if (!mask.prefix.empty() && j - k.begin < mask.prefix[d]) return true;
+      index_t const shift = mask.at == sp::align::end ? k.count - q.count : 0;
+      index_t const stands = k.begin + (i - q.begin) + shift, distance = j - stands; // the query's place among the keys
       for (auto const& s : mask.spans)
-        if (s.q0 <= i && i < s.q1 && s.q0 <= j && j < s.q1) return true;
-      index_t shift = mask.at == sp::align::end ? k.count - q.count : 0, distance = (j - k.begin) - (i - q.begin) - shift;
+        if (s.k0 <= stands && stands < s.k1 && s.k0 <= j && j < s.k1) return true;
       return mask.lo <= distance && distance <= mask.hi;
     }
     return false;
@@ -160,7 +161,6 @@ inline sp::documents stream(dice& r, std::vector<index_t> const& n, bool gaps) {
 inline constexpr int mask_kinds = 8;
 inline sp::mask make_mask(dice& r, int kind, trial const& t) {
   sp::mask m;
-  if (kind >= 5 && t.cross && kind == 6) kind = 5; // spans are for self attention
   switch (kind) {
   case 0:
     m = sp::causal();
@@ -185,7 +185,7 @@ inline sp::mask make_mask(dice& r, int kind, trial const& t) {
   }
   case 6: {
     std::vector<sp::document> spans;
-    for (auto const& d : t.docs)
+    for (auto const& d : t.keys())
       if (d.count > 4) spans.push_back({d.begin + 1, d.count / 2, d.count / 2, 0});
     m = sp::image_spans(spans);
     break;

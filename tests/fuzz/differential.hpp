@@ -26,7 +26,7 @@ inline sp::mask mask_of(recipe const& r, sp::documents const& q, sp::documents c
     for (auto const& d : k) m.prefix.push_back(sp::min(r.a, d.count));
   if (r.mask == masks_spans) {
     std::vector<sp::document> spans;
-    for (auto const& d : q)
+    for (auto const& d : k)
       if (d.count > r.a + 1) spans.push_back({d.begin + r.a, (d.count - r.a) / 2 + 1, 0, 0});
     m = sp::image_spans(spans);
   }

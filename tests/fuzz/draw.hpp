@@ -73,7 +73,6 @@ inline void draw_problem(dice& d, recipe& r) {
   constexpr number kinds[] = {masks_causal, masks_causal, masks_causal, masks_full,
                               masks_window, masks_prefix, masks_spans,  masks_slices};
   r.mask = d.of(kinds);
-  if (r.mask == masks_spans && !r.keys.empty()) r.mask = masks_window;
   if (r.mask >= masks_window) r.a = d.between(0, 9), r.b = d.between(0, 6), r.c = d.between(0, 9);
   constexpr number heads[][2] = {{1, 1}, {2, 1}, {4, 4}, {4, 2}, {4, 1}, {7, 7}, {6, 3}, {6, 2}, {5, 1}, {9, 3}, {8, 2}, {3, 3}};
   auto const& h = d.of(heads);

@@ -155,7 +155,6 @@ inline std::string objection(recipe const& r) {
   if (!in(r.dim, 1, 256) || !in(r.value_dim, 1, 256)) return "dim and vdim are 1 to 256";
   for (number x : {r.a, r.b, r.c})
     if (!in(x, 0, 4000)) return "a, b and c are 0 to 4000";
-  if (r.mask == masks_spans && !r.keys.empty()) return "spans are for self attention";
   if (r.brief && !r.keys.empty()) return "brief calls are for self attention";
   if (!in(r.scale, 0, 1e3) || !in(r.loud, 0, 1e4) || !in(r.softcap, 0, 1e4) || !in(r.dropout, 0, 0.99))
     return "a factor is out of range";
