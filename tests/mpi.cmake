@@ -1,5 +1,6 @@
 # Tests over real processes: every tests/mpi/test_<name>.cpp is the entry mpi.<name> of the program test_mpi, started by mpirun.
-# "// ranks: 8" in a source asks for that many processes instead of 4. Without MPI one entry is reported as skipped, with the reason.
+# "// ranks: 8" in a source asks for that many processes instead of 4, "// also: tcp" for a second entry mpi.<name>.tcp, where Open MPI
+# moves all bytes over TCP. Without MPI one entry is reported as skipped, with the reason.
 if(NOT TARGET sp::mpi)
   message(WARNING "No MPI: sp::mpi, its headers and its tests are left out")
   add_test(NAME mpi COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no MPI was found when this tree was configured")
@@ -34,7 +35,20 @@ foreach(source IN LISTS sp_mpi_test_sources)
   target_link_libraries(${program_${name}} PRIVATE sp::mpi)
   cmake_path(GET source FILENAME file)
   sp_mpi_test_entry(mpi.${name} ${ranks} mpi 300 $<TARGET_FILE:${program_${name}}> "--source-file=*/${file}")
+  file(STRINGS "${source}" also REGEX "^// also: tcp$" LIMIT_COUNT 1)
+  if(also)
+    sp_mpi_test_entry(mpi.${name}.tcp ${ranks} mpi 300 $<TARGET_FILE:${program_${name}}> "--source-file=*/${file}")
+    set_tests_properties(mpi.${name}.tcp PROPERTIES ENVIRONMENT "OMPI_MCA_btl=tcp,self")
+  endif()
 endforeach()
+if(SP_TEST_ALL) # parcels that are larger than anything between two processes
+  foreach(transport vader tcp)
+    sp_mpi_test_entry(mpi.mpi_buffers.${transport}.wide 3 mpi 300 $<TARGET_FILE:${program_mpi_buffers}>
+      "--source-file=*/test_mpi_buffers.cpp")
+    set_tests_properties(mpi.mpi_buffers.${transport}.wide PROPERTIES
+      ENVIRONMENT "OMPI_MCA_btl=${transport},self;SP_TEST_PARCEL_BYTES=1610612736")
+  endforeach()
+endif()
 
 # The guard holds here too: no test case is a failure of the whole job.
 add_test(NAME control.mpi.no_test_case COMMAND "${sp_tools}/must_fail.sh" "no test case was executed"

@@ -79,12 +79,15 @@ std::vector<outcome> outcomes(int size, Body&& body, sp::mpi_options options = p
   return all;
 }
 
-/// The same for a body that must succeed everywhere.
+/// The same for a body that must succeed everywhere, twice: with large parcels that move directly and through memory of their own.
 template <class Body>
 void all_good(int size, Body&& body, sp::mpi_options options = patient) {
-  auto const all = outcomes(size, body, options);
-  for (std::size_t r = 0; r < all.size(); ++r)
-    CHECK_MESSAGE(!all[r].failed, "rank " << r << " of " << size << ": " << all[r].what);
+  for (auto how : {sp::mpi_options::parcels::direct, sp::mpi_options::parcels::owned}) {
+    options.large_parcels = how;
+    auto const all = outcomes(size, body, options);
+    for (std::size_t r = 0; r < all.size(); ++r)
+      CHECK_MESSAGE(!all[r].failed, "rank " << r << " of " << size << ": " << all[r].what);
+  }
 }
 
 /// Up to three attempts of something that a busy machine may slow down; every process makes the same number.

@@ -20,6 +20,7 @@ struct failure {
   int group = -1;           ///< the group where `one` and `other` throw info.code themselves; everybody else throws `aborted`
   int one = -1, other = -1; ///< ranks of the world
   bool provisional = false; ///< a token died while an exception was on its way: what was thrown is not known yet
+  bool untold = false;      ///< found in a destructor: no operation of the rank that caused it has thrown
   std::exception_ptr thrown = {}; ///< the exception itself, where this process has it
 
   bool concerns(int group_number, int world_rank) const noexcept {

@@ -1,4 +1,4 @@
-// Why the ranks of a group meet: for a barrier, to show each other buffers, to let go of them, to make groups.
+// What the ranks of a group do together: exchange, meet at a barrier, show each other buffers, let go of them, make groups.
 // Ranks that meet for different reasons would read each other's data too early or too late, so reasons are compared.
 #pragma once
 
@@ -9,7 +9,7 @@
 namespace sp::detail {
 
 struct meeting {
-  enum kind_type : std::int32_t { none, join, barrier, split, publish, grow, release };
+  enum kind_type : std::int32_t { none, join, barrier, split, publish, grow, release, exchange };
 
   kind_type kind = none;
   char const* primitive = ""; ///< as the caller named the operation
@@ -23,6 +23,7 @@ struct meeting {
     std::string s(primitive);
     if (kind == publish || kind == grow) return s + " (publish " + std::to_string(number) + ")";
     if (kind == release) return s + " (release of publish " + std::to_string(number) + ")";
+    if (kind == exchange) return s + " (exchange)";
     return s;
   }
 };

@@ -141,7 +141,9 @@ public:
       if (info.primitive.empty()) info.primitive = primitive;
       fail(std::move(info));
     }
-    fail({errc::aborted, "rank " + std::to_string(f.world) + " of " + std::to_string(family_size) + " failed: " + f.why,
+    fail({errc::aborted,
+          "rank " + std::to_string(f.world) + " of " + std::to_string(family_size) +
+              " failed: " + (f.why.empty() ? describe(f.info) : f.why),
           family_is_over, primitive, rank, size(), step, f.world});
   }
 
@@ -149,6 +151,7 @@ private:
   /// By the caller, or by an exception that is on its way.
   failure dropped(int rank, char const* problem, char const* primitive, int step) const {
     failure f;
+    f.untold = true;
     f.provisional = std::uncaught_exceptions() > 0;
     f.info = {errc::bad_state,
               problem,

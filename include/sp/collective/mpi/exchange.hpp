@@ -30,6 +30,7 @@ public:
     recorder().posted(e.flight, out, in);
     ++entered_;
     for (std::size_t i = 0; i < e.used; ++i) announce(e, e.transfers[i]);
+    open_large_ += e.large;
     for (int r = 0; r < size() && !family_->failed(); ++r) take_early(e, r);
     look_for_passed(e);
     family_->make_progress();
@@ -54,28 +55,56 @@ public:
       family_->make_progress();
       done = !family_->failed();
     }
-    close(e, done);
-    if (!done) throw_cause(e.primitive, int(number));
+    std::string const held = close(e, done);
+    if (!done) throw_cause(e.primitive, int(number), held);
   }
 
-  /// A token died unwaited: the family ends, and on return no peer writes into the memory of that exchange.
+  /// A token died unwaited: the family ends, and on return the memory of that exchange is the caller's again, as after a wait that
+  /// failed.
   void drop(std::uint64_t number) noexcept {
     if (!mpi_is_running()) return;
     open_exchange& e = at(number);
     if (!e.open || e.number != number) return;
     family_->exclusively([&] {
       family_->fail(dropped_token(rank_, e.primitive, int(number)));
-      close(e, false);
+      static_cast<void>(close(e, false));
     });
   }
 
-  void cancel_receives(time until) noexcept override {
+  void move_on() override {
+    if (open_large_ == 0 || family_->failed()) return;
     for (open_exchange& e : exchanges_)
-      for (std::size_t i = 0; i < e.used && e.open; ++i) e.transfers[i].in.cancel(until);
+      if (e.open && e.large) advance(e);
+  }
+  void withdraw_receives() noexcept override {
+    for (open_exchange& e : exchanges_)
+      for (std::size_t i = 0; i < e.used && e.open; ++i) static_cast<void>(withdraw(e, e.transfers[i]));
   }
 
 protected:
+  void receive_withdrawal(int peer, mpi_control const& n) {
+    open_exchange& e = at(n.number);
+    if (e.open && e.number == n.number && e.place[std::size_t(peer)] >= 0)
+      e.transfers[std::size_t(e.place[std::size_t(peer)])].unwanted = true;
+  }
+  /// A peer has told how many exchanges and meetings it has entered, the last of them `theirs`. Ranks that call the same operations
+  /// in the same order are never each ahead of the other.
+  void compare_order(int peer, std::uint64_t exchanges, std::uint64_t meetings, char const* theirs) {
+    if (!(exchanges < entered_ && meetings > met_) && !(exchanges > entered_ && meetings < met_)) return;
+    open_exchange const& e = at(exchanges);
+    auto exchange = [](char const* primitive) { return meeting::text(meeting::exchange, primitive, 0); };
+    bool const behind = exchanges < entered_;
+    std::string const mine = !behind ? current_ : e.number == exchanges ? exchange(e.primitive) : "an exchange";
+    fail_operations(peer, mine, behind ? theirs : exchange(theirs), behind && e.number == exchanges ? e.primitive : current_,
+                    int(exchanges));
+  }
+  void receive_progress(int peer, mpi_control const& n) {
+    receive_reply(peer, n);
+    peer_progress const& p = progress_[std::size_t(peer)];
+    if (p.inside && !p.absent) compare_order(peer, std::uint64_t(p.exchanges), std::uint64_t(p.meetings), p.primitive);
+  }
   void receive_announcement(int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) {
+    compare_order(peer, n.number + 1, std::uint64_t(n.values[0]), n.primitive);
     latest_[std::size_t(peer)] = n.number + 1;
     progress_[std::size_t(peer)].exchanges = std::int64_t(n.number + 1);
     std::size_t const follows = n.gives > 0 && n.gives <= family_->options().eager_limit ? std::size_t(n.gives) : 0;
@@ -102,6 +131,7 @@ private:
     std::span<piece const> out_pieces{}, in_pieces{};
     index_t gives = 0, wants = 0;
     bool agreed = false, sent = false, received = false; ///< the peer's announcement has come and agrees; bytes that have moved
+    bool unwanted = false;                               ///< the peer has failed and will not receive what has not begun
     mpi_payload out{}, in{};
   };
   struct open_exchange {
@@ -147,7 +177,7 @@ private:
         transfer& fresh = e.transfers[std::size_t(place)];
         fresh.peer = peer;
         fresh.gives = fresh.wants = 0;
-        fresh.agreed = false;
+        fresh.agreed = fresh.unwanted = false;
         fresh.sent = fresh.received = true;
       }
       return e.transfers[std::size_t(place)];
@@ -177,11 +207,12 @@ private:
     n.number = e.number;
     n.gives = k.gives;
     n.wants = k.wants;
+    n.values[0] = std::int64_t(met_);
     n.name(e.primitive);
     e.large = e.large || !is_small(k.gives) || !is_small(k.wants);
     if (!is_small(k.wants)) {
       n.tag = family_->link().next_data_tag();
-      k.in.receive(family_->link(), world(k.peer), n, k.in_pieces, k.wants, family_->options().largest_message);
+      k.in.receive(family_->link(), world(k.peer), n, k.in_pieces, k.wants, family_->options());
     }
     std::size_t const follows = is_small(k.gives) ? std::size_t(k.gives) : 0;
     family_->link().send(world(k.peer), n, follows, [&](std::byte* to) {
@@ -190,25 +221,29 @@ private:
     });
   }
 
+  static bool is_for(open_exchange const& e, mpi_control const& n) {
+    mpi_control mine;
+    mine.name(e.primitive);
+    return mine.same_primitive(n);
+  }
   /// The peer's announcement for this exchange: if both agree the bytes may move.
   void accept(open_exchange& e, transfer& k, mpi_control const& n, std::byte const* data) {
     int const step = int(e.number);
+    if (!is_for(e, n)) return fail_operations(k.peer, e.primitive, n.primitive, e.primitive, step);
     if (n.gives != k.wants) return fail_counts(k.peer, n.gives, rank_, k.wants, e.primitive, step);
     if (n.wants != k.gives) return fail_counts(rank_, k.gives, k.peer, n.wants, e.primitive, step);
-    mpi_control mine;
-    mine.name(e.primitive);
-    if (!mine.same_primitive(n)) return fail_operations(k.peer, e.primitive, n.primitive, e.primitive, step);
     k.agreed = true;
     if (k.wants > 0 && is_small(k.wants)) {
       piece const packed = as_piece(view<std::byte, 1>(const_cast<std::byte*>(data), {k.wants}));
       copy(k.in_pieces, {&packed, 1});
       k.received = true;
     }
-    if (!is_small(k.gives))
-      k.out.send(family_->link(), world(k.peer), n, k.out_pieces, k.gives, family_->options().largest_message);
+    if (!is_small(k.gives)) k.out.send(family_->link(), world(k.peer), n, k.out_pieces, k.gives, family_->options());
   }
   /// An announcement for an exchange in which this rank has nothing for that peer.
   void fail_unexpected(int peer, mpi_control const& n) {
+    open_exchange const& e = at(n.number);
+    if (e.number == n.number && !is_for(e, n)) return fail_operations(peer, e.primitive, n.primitive, e.primitive, int(n.number));
     if (n.gives > 0) return fail_counts(peer, n.gives, rank_, 0, n.primitive, int(n.number));
     fail_counts(rank_, 0, peer, n.wants, n.primitive, int(n.number));
   }
@@ -277,23 +312,50 @@ private:
     fail_late(first, missing, e.primitive, int(e.number));
   }
 
-  /// Nothing of this exchange is under way afterwards.
-  void close(open_exchange& e, bool done) noexcept {
-    time const end = mpi_family::end_of_reads();
-    for (std::size_t i = 0; i < e.used; ++i) {
-      transfer& k = e.transfers[i];
-      if (!k.in.idle()) k.in.cancel(end);
-      if (k.out.idle()) continue;
-      family_->drain(world(k.peer), end, [&] { return k.out.sent(); });
-      k.out.abandon();
+  /// After a failure: asks for the receive back, and tells the sender when it has ended. True when it has.
+  bool withdraw(open_exchange const& e, transfer& k) noexcept {
+    if (k.in.idle()) return true;
+    if (!k.in.withdraw()) return false;
+    mpi_control n;
+    n.kind = mpi_control::withdrawn;
+    n.context = context();
+    n.number = e.number;
+    family_->link().send(world(k.peer), n);
+    return true;
+  }
+  /// After a failure: MPI has nothing of the caller's in its hands for this peer any more.
+  bool is_over(open_exchange const& e, transfer& k) noexcept {
+    if (!k.out.idle() && !k.out.let_go() && k.unwanted) k.out.abandon(); // never begun: nobody will read it
+    return withdraw(e, k) && k.out.idle();
+  }
+  /// Nothing of this exchange is under way afterwards; the result names peers that stopped in the middle of a message, so that it
+  /// still is at the end of the deadline.
+  std::string close(open_exchange& e, bool done) noexcept {
+    std::string held;
+    if (!done) {
+      family_->wait_for_requests([&] {
+        bool all = true;
+        for (std::size_t i = 0; i < e.used; ++i) all = is_over(e, e.transfers[i]) && all;
+        return all;
+      });
+      for (std::size_t i = 0; i < e.used; ++i) {
+        transfer& k = e.transfers[i];
+        if (is_over(e, k)) continue;
+        held += (held.empty() ? "rank " : ", rank ") + std::to_string(k.peer);
+        k.in.abandon();
+        k.out.abandon();
+      }
     }
     e.used = 0;
     e.open = false;
+    open_large_ -= e.large;
     done ? recorder().done(e.flight) : recorder().failed(e.flight);
+    return held;
   }
 
   std::array<open_exchange, outstanding> exchanges_{};
   std::vector<early_announcement> early_; ///< (rank, number % outstanding)
+  int open_large_ = 0;                    ///< open exchanges with large parcels
   std::vector<std::uint64_t> latest_;     ///< number + 1 of the latest announcement, by rank
   peer_marks marks_;
 };

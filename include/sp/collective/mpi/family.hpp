@@ -17,7 +17,8 @@ class mpi_listener {
 public:
   using time = std::chrono::steady_clock::time_point;
   virtual void receive(int peer, mpi_control const& m, std::byte const* data, std::size_t bytes) = 0;
-  virtual void cancel_receives(time until) noexcept = 0;  ///< no peer writes into memory of ours afterwards
+  virtual void withdraw_receives() noexcept = 0;          ///< without waiting: close() of each exchange waits for what has begun
+  virtual void move_on() = 0;                             ///< large parcels of all open exchanges
   virtual void report_progress(mpi_control& m) const = 0; ///< for a peer that waits
   int context() const { return context_; }
   mpi_listener(mpi_listener const&) = delete;
@@ -41,7 +42,11 @@ public:
     int level = MPI_THREAD_SINGLE;
     MPI_Query_thread(&level);
     thread_multiple_ = level == MPI_THREAD_MULTIPLE;
+    std::lock_guard lock(in_use().mutex);
+    in_use().families.push_back(this);
+    in_use().count = int(in_use().families.size());
   }
+  ~mpi_family() { leave_use(); }
 
   std::shared_ptr<flight_recorder> const& recorder() const { return recorder_; }
   mpi_link& link() noexcept { return link_; }
@@ -64,13 +69,19 @@ public:
       if (found == operation) return false;
       std::this_thread::yield();
     }
+    thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    end_ = {};
     return true;
   }
   void leave_operation() noexcept { occupant_.store(nobody, std::memory_order_release); }
-  /// For destructors and the end of run(): nothing is refused, but no abort from another thread runs beside it.
+  /// For destructors and the end of run(): nothing is refused, but nothing that another thread does runs beside it.
   template <class F>
   void exclusively(F&& f) {
-    bool const entered = enter();
+    bool entered = enter();
+    while (!entered && thread_.load(std::memory_order_relaxed) != std::this_thread::get_id()) {
+      std::this_thread::yield(); // another thread's operation; our own is around us
+      entered = enter();
+    }
     f();
     if (entered) leave_operation();
   }
@@ -84,7 +95,9 @@ public:
       }
     std::erase_if(early_, [](early const& e) { return e.delivered; });
   }
-  void remove(mpi_listener& m) noexcept { std::erase(listeners_, &m); }
+  void remove(mpi_listener& m) noexcept {
+    exclusively([&] { std::erase(listeners_, &m); });
+  }
 
   /// Handles what has arrived. Returns whether anything had.
   bool make_progress() {
@@ -95,16 +108,19 @@ public:
     return any;
   }
 
-  /// The first failure is the cause; later ones are its consequences and change nothing. Every rank of the root learns of it; memory
-  /// of open exchanges is taken back. `from_peer`: another rank has said so.
+  void move_on() {
+    for (mpi_listener* m : listeners_) m->move_on();
+  }
+
+  /// The first failure is the cause; later ones are its consequences and change nothing. Every rank of the root learns of it, and
+  /// receives of open exchanges are withdrawn. `from_peer`: another rank has said so.
   void fail(failure f, bool from_peer = false) {
     auto const change = cause_.add(std::move(f));
     if (change == cause_of_end::change::none) return;
     std::string const record = flight_record(); // as it was, before operations are given up
     if (change == cause_of_end::change::first) {
       if (!from_peer) send_failure(false);
-      auto const until = std::chrono::steady_clock::now() + write_grace;
-      for (mpi_listener* m : listeners_) m->cancel_receives(until);
+      for (mpi_listener* m : listeners_) m->withdraw_receives();
       send_failure(true);
     }
     recorder_->dump(record);
@@ -117,8 +133,9 @@ public:
     if (!mpi_is_running()) return; // nobody is left to learn of it
     int main = 0;
     MPI_Is_thread_main(&main);
-    occupant found = nobody;
-    if ((main || thread_multiple_) && occupant_.compare_exchange_strong(found, aborting, std::memory_order_acquire)) {
+    for (occupant found = nobody; (main || thread_multiple_) && found != operation; std::this_thread::yield()) {
+      found = nobody;
+      if (!occupant_.compare_exchange_strong(found, aborting, std::memory_order_acquire)) continue;
       fail(std::move(f));
       return leave_operation();
     }
@@ -132,7 +149,7 @@ public:
   template <class Done, class Inspect, class Ask, class Late>
   bool wait(Done&& done, Inspect&& inspect, Ask&& ask, Late&& late) {
     using clock = std::chrono::steady_clock;
-    clock::time_point end{}, next_query{};
+    clock::time_point next_query{};
     clock::duration silence = std::chrono::milliseconds(20);
     bool arrived = true;
     for (std::int64_t polls = 0;; ++polls) {
@@ -140,12 +157,14 @@ public:
       if (failed()) return false;
       if (arrived) inspect();
       arrived = make_progress();
-      if (arrived || polls < options_.spin) continue;
-      auto const now = clock::now();
-      if (end == clock::time_point{}) {
-        end = now + options_.deadline;
-        next_query = now + silence;
+      if (!arrived && polls % polls_between_others == polls_between_others - 1) {
+        move_on();
+        help_others();
       }
+      bool const busy = link_.take_movement() || arrived || polls < options_.spin;
+      if (busy && polls % polls_between_clocks != polls_between_clocks - 1) continue;
+      auto const now = clock::now(), end = end_of_operation(now);
+      if (next_query == clock::time_point{}) next_query = now + silence;
       if (now >= next_query) {
         ask();
         arrived = true; // a look at who has returned
@@ -153,10 +172,19 @@ public:
         next_query = now + std::min<clock::duration>(silence, std::chrono::milliseconds(500));
       }
       if (now >= end && !failed()) late();
-      if (polls < options_.spin + busy_polls)
-        std::this_thread::yield();
-      else
-        std::this_thread::sleep_for(std::chrono::microseconds(50));
+      if (!busy) pause(polls < std::int64_t(options_.spin) + busy_polls);
+    }
+  }
+  /// After a failure: waits until `over()`, which asks for requests back, or until a little after the deadline of the operation.
+  template <class Over>
+  void wait_for_requests(Over&& over) noexcept {
+    mpi_listener::time limit{};
+    for (int polls = 0; !over(); ++polls) {
+      make_progress();
+      auto const now = std::chrono::steady_clock::now();
+      if (limit == mpi_listener::time{}) limit = end_of_operation(now) + options_.deadline / 20 + std::chrono::milliseconds(20);
+      if (now >= limit) return;
+      pause(polls < busy_polls);
     }
   }
 
@@ -170,21 +198,14 @@ public:
       if (r != world()) link_.send(r, n);
   }
   bool is_over() const noexcept { return over_; }
-
-  /// How long an operation that has failed waits for peers that may be reading what it sends.
-  static mpi_listener::time end_of_reads() { return std::chrono::steady_clock::now() + read_grace; }
-  /// Waits for a send that `peer` may be reading: until it is over, or the peer has taken its receives back, or `end`.
-  template <class Sent>
-  void drain(int peer, mpi_listener::time end, Sent&& sent) noexcept {
-    while (!sent() && !ended_ranks_[std::size_t(peer)] && std::chrono::steady_clock::now() < end) {
-      link_.poll([&](int p, mpi_control const& n, std::byte const* data, std::size_t bytes) { receive(p, n, data, bytes); });
-      std::this_thread::yield();
-    }
-  }
+  /// An operation of this rank has thrown because of the failure.
+  bool has_told() const noexcept { return told_; }
+  void set_told() noexcept { told_ = true; }
 
   /// The end of the last handle. What cannot be freed now is kept, and looked at again when the next communicator is made.
   static void retire(mpi_family* f) noexcept {
     std::unique_ptr<mpi_family> family(f);
+    f->leave_use();
     if (auto before = flight_recorder::record_calls_of_thread(nullptr); before != f->recorder_)
       flight_recorder::record_calls_of_thread(std::move(before));
     if (!mpi_is_running()) return;
@@ -208,9 +229,8 @@ public:
   }
 
 private:
-  static constexpr int busy_polls = 2000;
-  static constexpr auto write_grace = std::chrono::milliseconds(40), read_grace = write_grace,
-                        close_grace = std::chrono::milliseconds(50);
+  static constexpr int busy_polls = 2000, polls_between_clocks = 64, polls_between_others = 8;
+  static constexpr auto close_grace = std::chrono::milliseconds(50);
 
   struct early {
     int peer;
@@ -218,6 +238,39 @@ private:
     std::vector<std::byte> data;
     bool delivered = false;
   };
+  /// Of this process, between their construction and the end of the last handle.
+  struct families_in_use {
+    std::mutex mutex;
+    std::vector<mpi_family*> families;
+    std::atomic<int> count{0};
+  };
+  static families_in_use& in_use() {
+    static families_in_use all;
+    return all;
+  }
+  void leave_use() noexcept {
+    std::lock_guard lock(in_use().mutex);
+    std::erase(in_use().families, this);
+    in_use().count = int(in_use().families.size());
+  }
+  /// Peers may wait for what other communicators of this thread have under way, while this one waits.
+  void help_others() {
+    if (in_use().count.load(std::memory_order_relaxed) < 2) return;
+    std::unique_lock lock(in_use().mutex, std::try_to_lock);
+    if (!lock) return;
+    for (mpi_family* f : in_use().families) {
+      occupant found = nobody;
+      if (f == this || f->thread_.load(std::memory_order_relaxed) != std::this_thread::get_id() ||
+          !f->occupant_.compare_exchange_strong(found, helping, std::memory_order_acquire))
+        continue;
+      struct leaving {
+        mpi_family* family;
+        ~leaving() { family->leave_operation(); }
+      } const guard{f};
+      f->make_progress();
+      f->move_on();
+    }
+  }
   struct unfinished_families {
     std::mutex mutex;
     std::vector<std::unique_ptr<mpi_family>> kept;
@@ -225,6 +278,18 @@ private:
   static unfinished_families& unfinished() {
     static unfinished_families all;
     return all;
+  }
+
+  /// One deadline for all waits of an operation; it begins when the first of them looks at the clock.
+  mpi_listener::time end_of_operation(mpi_listener::time now) noexcept {
+    if (end_ == mpi_listener::time{}) end_ = now + options_.deadline;
+    return end_;
+  }
+  static void pause(bool briefly) noexcept {
+    if (briefly)
+      std::this_thread::yield();
+    else
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
 
   void receive(int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) {
@@ -240,8 +305,8 @@ private:
     default:
       break;
     }
-    if (failed() && n.kind != mpi_control::meeting && n.kind != mpi_control::close_vote)
-      return; // these two decide about blocking calls
+    if (failed() && n.kind != mpi_control::meeting && n.kind != mpi_control::close_vote && n.kind != mpi_control::withdrawn)
+      return; // the first two decide about blocking calls
     for (mpi_listener* m : listeners_)
       if (m->context() == n.context) return m->receive(peer, n, data, bytes);
     if (!failed() && (n.kind == mpi_control::announcement || n.kind == mpi_control::meeting))
@@ -299,10 +364,12 @@ private:
   std::vector<bool> returned_ranks_, ended_ranks_; ///< by rank: has returned; has failed and taken its memory back
   std::shared_ptr<flight_recorder> recorder_;
   int exceptions_, next_context_ = 1;
-  bool over_ = false, thread_multiple_ = false; ///< over: this rank has returned from its body
+  bool over_ = false, told_ = false, thread_multiple_ = false; ///< over: this rank has returned from its body
   cause_of_end cause_{};
-  enum occupant : int { nobody, operation, aborting };
+  mpi_listener::time end_{}; ///< of the operation under way; not set before a wait looks at the clock
+  enum occupant : int { nobody, operation, aborting, helping };
   std::atomic<occupant> occupant_{nobody};
+  std::atomic<std::thread::id> thread_{std::this_thread::get_id()}; ///< of the last operation
   std::atomic<bool> abort_requested_{false};
   std::mutex mutex_;
   failure requested_abort_{};

@@ -22,6 +22,7 @@ public:
   /// The group of all ranks of `from`; returns when everybody has come, with the same numbers.
   [[nodiscard]] static std::shared_ptr<mpi_group> world_of(MPI_Comm from, mpi_options const& options) {
     check_deadline(options.deadline);
+    check_spin(options.spin);
     constexpr index_t most = std::numeric_limits<int>::max() - index_t(sizeof(mpi_control));
     if (options.eager_limit < 0 || options.largest_message < 1 || max(options.eager_limit, options.largest_message) > most)
       sp::fail({errc::bad_state,
@@ -124,14 +125,16 @@ public:
   void receive(int from, mpi_control const& n, std::byte const* data, std::size_t bytes) override {
     int const peer = rank_of(from);
     if (peer < 0) return;
-    if (n.kind == mpi_control::progress_reply) return receive_reply(peer, n);
+    if (n.kind == mpi_control::progress_reply) return receive_progress(peer, n);
     if (n.kind == mpi_control::close_vote) {
       votes_[std::size_t(peer)] = int(n.values[0]);
       return;
     }
+    if (n.kind == mpi_control::withdrawn) return receive_withdrawal(peer, n);
     if (n.kind == mpi_control::announcement) return receive_announcement(peer, n, data, bytes);
     progress_[std::size_t(peer)].meetings = std::int64_t(n.number + 1);
     arrival(peer, n.number) = n;
+    compare_order(peer, std::uint64_t(n.wants), n.number + 1, n.primitive);
     if (meeting_ && n.number + 1 == met_) compare(peer, n);
   }
 
@@ -174,6 +177,7 @@ private:
     mine_.number = met_++;
     mine_.gives = why.number;
     mine_.purpose = why.kind;
+    mine_.wants = std::int64_t(entered_);
     mine_.name(why.primitive);
     for (int r = 0; r < size() && !family_->failed(); ++r)
       if (mpi_control const& n = arrival(r, mine_.number); r != rank_ && has_come(r)) compare(r, n);

@@ -18,6 +18,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sp/core/error.hpp>
@@ -33,25 +34,42 @@ struct mpi_options {
   index_t eager_limit = 3840;                 ///< parcels up to this many bytes travel in one message together with their header
   index_t largest_message = index_t{1} << 30; ///< larger parcels travel in several messages; MPI counts no further than an int
   int flight_records = 64;                    ///< operations that the flight recorder holds; 0: nothing is recorded
+  /// How parcels above eager_limit move. direct: straight from and to the caller's memory, which is fastest; an error waits for
+  /// what is under way, up to the deadline. owned: in chunks through memory of the communicator; no error has to wait for a peer.
+  /// by_deadline: owned if the deadline is below a minute, direct otherwise. Ranks may differ.
+  enum class parcels { by_deadline, direct, owned } large_parcels = parcels::by_deadline;
+
+  bool owns_large_parcels() const noexcept {
+    return large_parcels == parcels::owned || (large_parcels == parcels::by_deadline && deadline < std::chrono::minutes(1));
+  }
 };
 
 namespace detail {
 
 /// A control message, or the head of a longer one. Ranks run the same program on machines of the same kind: it travels as bytes.
 struct mpi_control {
-  enum kind_type : std::int32_t { announcement, meeting, failure, returned, progress_query, progress_reply, close_vote };
+  enum kind_type : std::int32_t {
+    announcement,
+    meeting,
+    failure,
+    returned,
+    progress_query,
+    progress_reply,
+    close_vote,
+    withdrawn
+  };
   static constexpr std::size_t text_size = 40;
-  static constexpr int most_cuts = 6;
+  static constexpr int most_cuts = 6, in_chunks = -1;
 
   std::int32_t kind = announcement;
   std::int32_t context = 0;       ///< of the group
   std::uint64_t number = 0;       ///< of the exchange or the meeting
   std::int64_t gives = 0;         ///< announcement: bytes sent; 0 < n <= eager_limit of them follow the head
-  std::int64_t wants = 0;         ///< announcement: bytes expected
+  std::int64_t wants = 0;         ///< announcement: bytes expected; meeting: exchanges entered
   std::int32_t tag = 0;           ///< announcement: where the bytes wanted are to be sent
-  std::int32_t purpose = 0;       ///< meeting: its kind; announcement: how many cuts
-  std::int64_t cuts[most_cuts]{}; ///< announcement: bytes of each message wanted, if there are several
-  std::int64_t values[3]{};       ///< meeting, progress_reply, close_vote: what it tells
+  std::int32_t purpose = 0;       ///< meeting: its kind; announcement: how many cuts, or in_chunks
+  std::int64_t cuts[most_cuts]{}; ///< announcement: bytes of each message wanted, if there are several; of a chunk
+  std::int64_t values[3]{};       ///< meeting, progress_reply, close_vote: what it tells; announcement: meetings entered
   std::uint64_t primitive_hash = 0;
   char primitive[text_size]{}; ///< the beginning of it
 
@@ -87,6 +105,27 @@ inline bool mpi_is_running() {
   return begun && !over;
 }
 
+/// Buffers for chunks of large parcels; they are kept for the next one.
+class mpi_chunk_memory {
+public:
+  static constexpr index_t bytes = index_t{1} << 18;
+
+  std::unique_ptr<std::byte[]> take() {
+    if (free_.empty()) {
+      free_.reserve(++made_);
+      return std::unique_ptr<std::byte[]>(new std::byte[std::size_t(bytes)]); // not zeroed, which make_unique would do
+    }
+    auto last = std::move(free_.back());
+    free_.pop_back();
+    return last;
+  }
+  void give(std::unique_ptr<std::byte[]> chunk) noexcept { free_.push_back(std::move(chunk)); }
+
+private:
+  std::vector<std::unique_ptr<std::byte[]>> free_;
+  std::size_t made_ = 0;
+};
+
 class mpi_link {
 public:
   static constexpr int control_tag = 0, first_data_tag = 1, data_tags = 16384;
@@ -120,6 +159,10 @@ public:
   int size() const noexcept { return size_; }
   MPI_Comm comm() const noexcept { return comm_; }
   [[nodiscard]] int next_data_tag() noexcept { return first_data_tag + int(tags_used_++ % data_tags); }
+  mpi_chunk_memory& chunk_memory() noexcept { return chunk_memory_; }
+  /// Bytes of a large parcel have moved: who waits for them goes on polling.
+  void note_movement() noexcept { moved_ = true; }
+  [[nodiscard]] bool take_movement() noexcept { return std::exchange(moved_, false); }
   /// MPI_SUCCESS, or the first error of any call.
   int error() const noexcept { return error_; }
   char const* failed_call() const noexcept { return failed_call_; }
@@ -238,6 +281,8 @@ private:
   std::vector<std::unique_ptr<sent_control>> sent_;
   std::size_t sent_at_ = 0;
   std::uint64_t tags_used_ = 0;
+  mpi_chunk_memory chunk_memory_;
+  bool moved_ = false;
   int error_ = MPI_SUCCESS;
   char const* failed_call_ = "";
 };

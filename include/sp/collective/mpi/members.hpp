@@ -24,6 +24,13 @@ public:
 
   /// Ends the family in the name of this rank.
   void abort(error_info const& why) { family_->abort(abort_of(rank_, why)); }
+  /// After the body of run(): throws a failure that no operation of this rank has thrown.
+  void throw_untold() {
+    if (!family_->failed()) return;
+    failure const& f = family_->cause();
+    if (f.untold && f.world == family_->world()) fail(f.info);
+    if (!family_->has_told()) throw_cause("sp::mpi::run", int(entered_));
+  }
 
   void report_progress(mpi_control& m) const override {
     m.values[0] = std::int64_t(entered_);
@@ -64,6 +71,7 @@ protected:
       if (g.family_->is_over())
         g.refuse(primitive, "this rank has returned from the body of sp::mpi::run", "Use the communicator inside only");
       g.family_->make_progress();
+      g.family_->move_on();
       if (g.family_->failed()) g.throw_cause(primitive, int(g.entered_));
     }
   };
@@ -137,8 +145,18 @@ protected:
     return text;
   }
 
-  [[noreturn]] void throw_cause(char const* primitive, int step) {
-    group_members::throw_cause(family_->cause(), family_->ranks(), rank_, threw_cause_, primitive, step);
+  /// `held`: peers that stopped in the middle of a large message.
+  [[noreturn]] void throw_cause(char const* primitive, int step, std::string const& held = {}) {
+    family_->set_told();
+    failure f = family_->cause();
+    if (!held.empty()) {
+      std::string const sentence =
+          "; " + held +
+          " stopped in the middle of a message, and MPI still holds the memory of this exchange: do not use or free it";
+      f.info.problem += sentence;
+      f.why += sentence;
+    }
+    group_members::throw_cause(f, family_->ranks(), rank_, threw_cause_, primitive, step);
   }
 
   std::shared_ptr<mpi_family> family_;

@@ -15,9 +15,9 @@ namespace sp {
 /// process at a time; MPI_THREAD_FUNNELED is enough when that is the main thread.
 ///
 /// Progress: MPI moves bytes while somebody is inside it. A wait on a token returns as soon as each peer with bytes in that exchange
-/// has entered the same exchange and is, now and then, inside any operation of the family. The order of waits does not matter.
-/// Parcels up to eager_limit travel with their header; larger ones straight from and to the caller's memory where they are
-/// contiguous, else through a buffer that is kept. Ranks run on machines with the same representation of numbers.
+/// has entered the same exchange and is, now and then, inside an operation of any sp::mpi of its thread. The order of waits does not
+/// matter. Parcels up to eager_limit travel with their header; larger ones as mpi_options::large_parcels says. Ranks run on machines
+/// with the same representation of numbers.
 /// Limits: a token is waited for before the 8th exchange after it (bad_state).
 ///
 /// Errors. short_message: counts differ (both sides); rank_mismatch: operations differ (both sides); timeout: a peer did not come
@@ -26,8 +26,10 @@ namespace sp {
 /// but bad_state ends the family: all ranks refuse every later operation with `aborted`. A process that is killed takes the job
 /// with it, as mpirun decides; one that is stopped is a timeout.
 ///
-/// When an operation has failed, no peer writes into its memory any more, unless that peer was stopped in the middle of a large
-/// message. MPI may still read what this rank was sending to a peer that was outside the library when the family failed.
+/// The memory of an operation that has failed is the caller's again. With large parcels that are owned (a deadline below a minute, by
+/// default) that is so at once. Where they are direct the error waits until what is under way has moved or was taken back, which
+/// takes the peers, up to the deadline: when a process has stopped in the middle of a message, MPI still holds that memory, and the
+/// error says so. An operation has one deadline for all it waits for, and its error comes at most a tenth of it and 50 ms later.
 class mpi {
 public:
   using memory_type = host_memory;
@@ -37,7 +39,8 @@ public:
   explicit mpi(MPI_Comm comm, mpi_options options = {}) : group_(detail::mpi_group::world_of(comm, options)) {}
 
   /// Runs `body(mpi const&)` on this rank. An exception that leaves it ends the family in this rank's name and goes on; a rank that
-  /// returns while others wait for it is `peer_failed` for them.
+  /// returns while others wait for it is `peer_failed` for them. If the body returns normally from a family that has failed, run()
+  /// throws what no operation of this rank has thrown: a token that was dropped, or another rank's failure.
   template <class Body>
   static void run(MPI_Comm comm, Body&& body, mpi_options options = {});
 
@@ -108,6 +111,7 @@ void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
           family.world(), [&] { body(self); }, report))
     std::rethrow_exception(thrown);
   family.exclusively([&] { family.announce_return(); });
+  self.group_->throw_untold();
 }
 
 static_assert(communicator<mpi> && has_barrier<mpi> && splittable<mpi> && abortable<mpi> && !peer_memory<mpi>);

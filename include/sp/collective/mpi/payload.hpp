@@ -1,13 +1,12 @@
 // The bytes of one parcel on their way between two processes: straight from and to the caller's memory, or through a buffer.
-// Counts are checked on arrival; on failure receives are cancelled, so that nobody writes into the memory afterwards.
+// Counts are checked on arrival; on failure receives are withdrawn, and who used the caller's memory waits until that is over.
 #pragma once
 
 #include <algorithm>
 #include <numeric>
 #include <span>
 
-#include <sp/collective/mpi/link.hpp>
-#include <sp/core/piece.hpp>
+#include <sp/collective/mpi/chunks.hpp>
 
 namespace sp::detail {
 
@@ -97,10 +96,14 @@ private:
 /// One direction of one parcel. Reused: a steady state allocates nothing but what MPI does itself.
 class mpi_payload {
 public:
-  bool idle() const { return requests_.empty(); }
+  bool idle() const { return requests_.empty() && chunks_.idle(); }
 
   /// `call` is the receiver's: where, and cut how, it wants the bytes.
-  void send(mpi_link& link, int peer, mpi_control const& call, std::span<piece const> pieces, index_t bytes, index_t largest) {
+  void send(mpi_link& link, int peer, mpi_control const& call, std::span<piece const> pieces, index_t bytes,
+            mpi_options const& options) {
+    if (call.purpose == mpi_control::in_chunks)
+      return chunks_.send(link, peer, call.tag, pieces, bytes, std::clamp<index_t>(call.cuts[0], 1, mpi_chunk_memory::bytes));
+    index_t const largest = options.largest_message;
     receiving_ = false;
     pieces_ = pieces;
     bytes_ = bytes;
@@ -111,8 +114,8 @@ public:
     else
       cut_.assign(1, bytes);
     typed_ = false;
-    staged_ = !direct();
-    if (staged_ && !cuts) typed_ = may_be_typed(mpi_shape(pieces), largest);
+    staged_ = !direct() || options.owns_large_parcels();
+    if (staged_ && !cuts && !options.owns_large_parcels()) typed_ = may_be_typed(mpi_shape(pieces), largest);
     staged_ = staged_ && !typed_;
     if (staged_) {
       stage();
@@ -124,8 +127,16 @@ public:
     });
   }
   /// Writes into `call` how the bytes are wanted.
-  void receive(mpi_link& link, int peer, mpi_control& call, std::span<piece const> pieces, index_t bytes, index_t largest) {
+  void receive(mpi_link& link, int peer, mpi_control& call, std::span<piece const> pieces, index_t bytes,
+               mpi_options const& options) {
+    index_t const largest = options.largest_message;
+    if (options.owns_large_parcels()) {
+      call.purpose = mpi_control::in_chunks;
+      call.cuts[0] = min(largest, mpi_chunk_memory::bytes);
+      return chunks_.receive(link, peer, call.tag, pieces, bytes, call.cuts[0]);
+    }
     receiving_ = true;
+    withdrawn_ = false;
     pieces_ = pieces;
     bytes_ = bytes;
     mpi_shape const shape(pieces);
@@ -150,6 +161,7 @@ public:
 
   /// True when all has moved. `moved` is then the number of bytes that arrived; a send counts what it was given.
   bool done(mpi_link& link, index_t& moved) {
+    if (!chunks_.idle()) return chunks_.done(link, moved);
     int all = 0;
     statuses_.resize(requests_.size());
     if (!link.good(MPI_Testall(int(requests_.size()), requests_.data(), &all, statuses_.data()), "MPI_Testall") || !all)
@@ -163,18 +175,25 @@ public:
     return true;
   }
 
-  /// Takes a receive back: what no peer has begun to send is cancelled, the rest is awaited until `end`.
-  void cancel(std::chrono::steady_clock::time_point end) noexcept {
-    for (MPI_Request& r : requests_)
-      if (r != MPI_REQUEST_NULL) MPI_Cancel(&r);
-    for (MPI_Request& r : requests_)
-      for (int over = 0;
-           MPI_Test(&r, &over, MPI_STATUS_IGNORE) == MPI_SUCCESS && !over && std::chrono::steady_clock::now() < end;)
-        std::this_thread::yield();
-    abandon();
+  /// Asks for a receive back; true when nothing of it is under way any more. What no peer has begun to send is cancelled, what has
+  /// begun has to arrive.
+  bool withdraw() noexcept {
+    chunks_.abandon();
+    if (!std::exchange(withdrawn_, true))
+      for (MPI_Request& r : requests_)
+        if (r != MPI_REQUEST_NULL) MPI_Cancel(&r);
+    if (staged_) abandon();
+    return over();
   }
-  /// For sends that nobody will receive any more. Their buffer is left to MPI.
+  /// For a send whose end does not matter; true when MPI does not read the caller's memory any more.
+  bool let_go() noexcept {
+    chunks_.abandon();
+    if (staged_) abandon();
+    return over();
+  }
+  /// For what nobody waits for any longer. A buffer of our own is left to MPI; the caller's memory stays in its hands.
   void abandon() noexcept {
+    chunks_.abandon();
     bool under_way = false;
     for (MPI_Request& r : requests_)
       if (r != MPI_REQUEST_NULL) {
@@ -187,12 +206,15 @@ public:
     }
     requests_.clear();
   }
-  bool sent() noexcept {
-    int all = 0;
-    return MPI_Testall(int(requests_.size()), requests_.data(), &all, MPI_STATUSES_IGNORE) != MPI_SUCCESS || all;
-  }
 
 private:
+  bool over() noexcept {
+    bool all = true;
+    for (MPI_Request& r : requests_)
+      if (int over = 1; MPI_Test(&r, &over, MPI_STATUS_IGNORE) == MPI_SUCCESS) all = all && over;
+    if (all) requests_.clear();
+    return all;
+  }
   static piece flat(std::byte* data, index_t bytes) {
     piece p;
     p.data = data;
@@ -266,7 +288,8 @@ private:
   std::vector<index_t> cut_;       ///< bytes of each message, before they are cut to the largest
   std::vector<std::byte*> begins_; ///< of each
   index_t bytes_ = 0;
-  bool typed_ = false, staged_ = false, receiving_ = false;
+  bool typed_ = false, staged_ = false, receiving_ = false, withdrawn_ = false;
+  mpi_chunks chunks_; ///< instead of all this, where parcels are owned
 };
 
 } // namespace sp::detail

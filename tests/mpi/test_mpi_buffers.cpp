@@ -1,0 +1,171 @@
+// After an error of sp::mpi the caller's memory is the caller's: nobody writes into it, nobody reads it, though peers sleep or are stopped
+// in the middle of a large message, and every rank has its error within a tenth of its deadline and 50 ms more.
+// ranks: 3
+// also: tcp
+#include "ranks.hpp"
+
+#include <csignal>
+#include <cstdlib>
+#include <optional>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace test_mpi_buffers {
+
+using namespace mpi_tests;
+using large = sp::mpi_options::parcels;
+
+namespace {
+
+/// Of one parcel; SP_TEST_PARCEL_BYTES asks for more.
+std::size_t parcel_bytes() {
+  char const* const given = std::getenv("SP_TEST_PARCEL_BYTES");
+  return given ? std::size_t(std::atoll(given)) : std::size_t(6) << 20;
+}
+
+/// Memory that is unmapped when it dies: who uses it afterwards crashes.
+class mapping {
+public:
+  explicit mapping(std::size_t bytes, int value) : bytes_(bytes) {
+    data_ = static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    fill(value);
+  }
+  mapping(mapping const&) = delete;
+  ~mapping() { munmap(data_, bytes_); }
+  void fill(int value) { std::memset(data_, value, bytes_); }
+  bool holds_only(int value) const { return data_[0] == char(value) && std::memcmp(data_, data_ + 1, bytes_ - 1) == 0; }
+  piece all() const { return sp::as_piece(sp::view<char, 1>(data_, {sp::index_t(bytes_)})); }
+
+private:
+  std::size_t bytes_;
+  char* data_ = nullptr;
+};
+
+/// What became of one rank.
+struct report {
+  sp::errc code{};
+  bool failed = false, untouched = true;
+  double seconds = 0; ///< from the beginning of its wait to the error
+};
+
+/// MPI moves what it can.
+void let_mpi_work(std::chrono::milliseconds time) {
+  for (auto const end = timer::now() + time; timer::now() < end; std::this_thread::sleep_for(500us)) {
+    int any = 0;
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, first(3), &any, MPI_STATUS_IGNORE);
+  }
+}
+
+/// Ranks 0 and 1 swap a large parcel, rank 2 has a small one with each; between exchange and wait `between(c)` runs on every rank.
+/// Everybody is to fail. What is received is filled anew after the error, what is sent is unmapped; MPI goes on for a while.
+template <class Between>
+std::vector<report> swap_and_fail(sp::mpi_options options, std::chrono::milliseconds afterwards, Between&& between) {
+  report mine;
+  try {
+    sp::mpi::run(
+        first(3),
+        [&](sp::mpi const& c) {
+          int const r = c.rank();
+          mapping in(parcel_bytes(), 1);
+          std::optional<mapping> out(std::in_place, parcel_bytes(), 2);
+          int word = r, words[2]{};
+          piece const big_out = out->all(), big_in = in.all(), small_out = sp::as_piece(sp::view<int, 1>(&word, {1}));
+          piece const small_in[2] = {sp::as_piece(sp::view<int, 1>(words, {1})), sp::as_piece(sp::view<int, 1>(words + 1, {1}))};
+          std::vector<parcel> sends, receives;
+          for (int peer = 0; peer < 3; ++peer) {
+            if (peer == r) continue;
+            bool const big = r < 2 && peer < 2;
+            sends.push_back({peer, {big ? &big_out : &small_out, 1}});
+            receives.push_back({peer, {big ? &big_in : &small_in[r == 2 ? peer : 0], 1}});
+          }
+          auto begin = timer::now();
+          try {
+            c.barrier();
+            auto token = c.exchange({"swap", sends, receives});
+            between(c);
+            begin = timer::now();
+            token.wait();
+            for (;;) c.barrier();
+          } catch (sp::error const& e) {
+            mine.code = e.code();
+            mine.failed = true;
+            mine.seconds = std::chrono::duration<double>(timer::now() - begin).count();
+          }
+          in.fill(3);
+          out.reset();
+          let_mpi_work(afterwards);
+          mine.untouched = in.holds_only(3);
+        },
+        options);
+  } catch (sp::error const&) { // has been looked at
+  }
+  return shared_by_all(mine);
+}
+
+void check_untouched(std::vector<report> const& all) {
+  for (std::size_t r = 0; r < all.size(); ++r) {
+    CHECK_MESSAGE(all[r].failed, "rank " << r << " has no error");
+    CHECK_MESSAGE(all[r].untouched, "memory of rank " << r << " was written after its error");
+  }
+}
+
+double longest(std::vector<report> const& all) {
+  double most = 0;
+  for (report const& r : all) most = std::max(most, r.seconds);
+  return most;
+}
+
+} // namespace
+
+TEST_CASE("mpi buffers: a failure elsewhere while a large parcel is under way") {
+  for (auto how : {large::direct, large::owned})
+    for (auto pause : {0us, 1000us, 4000us}) {
+      auto const all = swap_and_fail({.deadline = 30s, .large_parcels = how}, 60ms, [&](sp::mpi const& c) {
+        if (c.rank() != 2) return;
+        std::this_thread::sleep_for(pause);
+        c.abort({sp::errc::non_finite, "enough", "-"});
+      });
+      check_untouched(all);
+      CHECK(longest(all) < 10);
+    }
+}
+
+TEST_CASE("mpi buffers: a peer that computes past the deadline between exchange and wait") {
+  constexpr auto deadline = 200ms;
+  for (int sleeper : {1, 0}) {
+    auto attempt = [&] {
+      auto const all = swap_and_fail({.deadline = deadline}, 400ms, [&](sp::mpi const& c) {
+        if (c.rank() == sleeper) std::this_thread::sleep_for(deadline + 150ms);
+      });
+      check_untouched(all);
+      return longest(all);
+    };
+    CHECK_MESSAGE(within(deadline + deadline / 10 + 50ms, attempt), "rank " << sleeper << " sleeps");
+  }
+}
+
+TEST_CASE("mpi buffers: a process that is stopped in the middle of a large parcel, and goes on after the error") {
+  constexpr auto deadline = 250ms;
+  auto const pids = shared_by_all(getpid());
+  for (auto pause : {1500us, 5000us}) {
+    auto attempt = [&] {
+      std::optional<std::thread> outside;
+      auto const all = swap_and_fail({.deadline = deadline}, 500ms, [&](sp::mpi const& c) {
+        if (c.rank() != 2) return;
+        outside.emplace([&] {
+          std::this_thread::sleep_for(pause);
+          kill(pids[1], SIGSTOP);
+          std::this_thread::sleep_for(deadline + 150ms);
+          kill(pids[1], SIGCONT);
+        });
+      });
+      if (outside) outside->join();
+      check_untouched({all[0], all[1], all[2]});
+      return std::max(all[0].seconds, all[2].seconds);
+    };
+    CHECK(within(deadline + deadline / 10 + 50ms, attempt));
+  }
+}
+
+} // namespace test_mpi_buffers
