@@ -23,9 +23,15 @@ def verb(ranks, one, many):
     return one if len(ranks) == 1 else many
 
 
+def say(*lines):
+    """Prints lines that hold texts of other programs: they stay lines, and give the terminal no orders."""
+    for line in lines:
+        print("".join(c if c.isprintable() else "?" for c in line))
+
+
 def load(path):
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return json.load(file)
     except (OSError, ValueError) as problem:
         raise BadFile(f"{path}: {problem}") from problem
@@ -213,18 +219,18 @@ def table(dumps, last):
 
 def report(paths, last):
     dumps, size = load_dumps(paths)
-    print(f"{len(dumps)} of {size} ranks left a flight record")
+    say(f"{len(dumps)} of {size} ranks left a flight record")
     missing = set(range(size)) - set(dumps)
     if missing:
-        print(f"no record of {listed(missing)}")
+        say(f"no record of {listed(missing)}")
     for failure in sorted({(d["failure"]["rank"], d["failure"]["why"]) for d in dumps.values() if d["failure"]}):
-        print(f"failure of rank {failure[0]}: {failure[1]}")
+        say(f"failure of rank {failure[0]}: {failure[1]}")
     found = sorted(d for group in groups_of(dumps) for d in divergences(group, dumps))
     if not found:
-        print("no divergence: the ranks agree in every operation that is on record")
+        say("no divergence: the ranks agree in every operation that is on record")
     for i, (_, _, sentence) in enumerate(found):
-        print("also:" if i else "first divergence:", sentence)
-    print(*table(dumps, last), sep="\n")
+        say(f"{'also' if i else 'first divergence'}: {sentence}")
+    say(*table(dumps, last))
     return 1 if found else 0
 
 
@@ -265,6 +271,7 @@ def main():
     parser.add_argument("--last", type=int, default=4, help="operations of each rank in the table (4)")
     parser.add_argument("files", nargs="+")
     options = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")  # whatever the terminal can show
     try:
         return merge_traces(options.trace, options.files) if options.trace else report(options.files, options.last)
     except BadFile as problem:

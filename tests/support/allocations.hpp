@@ -1,4 +1,5 @@
-// Counts what a test program takes from operator new: tests that promise "no allocation" compare the counts before and after.
+// Counts what a test program takes from operator new: tests that promise "no allocation" compare the counts before and after. Lets
+// memory run out, for tests of what must go on without.
 // Replaces the global operators, so one source of a program includes it, outside of its namespaces; sanitizers bring their own.
 #pragma once
 
@@ -8,11 +9,14 @@
 
 namespace support {
 
-inline thread_local long allocations_of_thread = 0;
+inline thread_local long allocations_of_thread = 0, bytes_of_thread = 0;
+inline thread_local bool out_of_memory = false; ///< allocations of this thread throw
 inline std::atomic<long> allocations_of_program{0};
 
 [[gnu::noinline]] inline void* counted_memory(std::size_t n, std::size_t alignment) {
+  if (out_of_memory) throw std::bad_alloc();
   ++allocations_of_thread;
+  bytes_of_thread += long(n);
   ++allocations_of_program;
   void* p = alignment ? std::aligned_alloc(alignment, (n + alignment - 1) / alignment * alignment) : std::malloc(n ? n : 1);
   if (!p) throw std::bad_alloc();

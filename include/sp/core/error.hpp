@@ -155,6 +155,23 @@ private:
 #endif
 }
 
+namespace detail {
+/// Runs `body` for what is done beside the work: what it throws (no memory, above all) is dropped. False then.
+template <class Body>
+bool best_effort(Body&& body) noexcept {
+#if defined(__cpp_exceptions)
+  try {
+    body();
+  } catch (...) {
+    return false;
+  }
+#else
+  body();
+#endif
+  return true;
+}
+} // namespace detail
+
 /// Runs `body` as the call `s`: a failure in it that names no primitive or rank gets those of `s`.
 template <class F>
 decltype(auto) located(site const& s, F&& body) {

@@ -1,18 +1,16 @@
-// Files of diagnosis: names from patterns, JSON texts, and files that only their owner can read.
+// Files of diagnosis: names from patterns, and files that only their owner can read.
 // Nothing here throws for what a file system does: whoever writes is usually reporting another failure.
 #pragma once
 
 #include <array>
-#include <cerrno>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <string>
 #include <string_view>
 #include <utility>
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <sp/diagnosis/folder.hpp>
 
 namespace sp::detail {
 
@@ -55,48 +53,31 @@ inline std::string expand(std::string_view pattern, int rank, int family) {
   return name;
 }
 
-/// A text as JSON writes it.
-inline std::string json_text(std::string_view text) {
-  std::string out = "\"";
-  for (char const c : text) {
-    if (c == '"' || c == '\\') {
-      (out += '\\') += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      std::array<char, 8> code{};
-      std::snprintf(code.data(), code.size(), "\\u%04x", unsigned(static_cast<unsigned char>(c)));
-      out += code.data();
-    } else {
-      out += c;
-    }
-  }
-  return out += '"';
-}
-
-/// A new file, or an old one emptied, of mode 0600 whatever the umask is. Links are not followed.
+/// A regular file of this user, new, emptied or (`append`) continued, of mode 0600 whatever the umask is. What cannot be opened or
+/// written is told on stderr, once. Nothing blocks: a FIFO under this name is refused, and so is a link.
 class private_file {
 public:
-  explicit private_file(std::string const& path, bool append = false)
-      : fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | (append ? O_APPEND : O_TRUNC), 0600)) {
-    struct stat about {};
-    if (fd_ >= 0 && ::fstat(fd_, &about) == 0 && S_ISREG(about.st_mode) && ::fchmod(fd_, 0600) != 0) close();
-    if (fd_ < 0) std::fprintf(stderr, "sp: %s cannot be written: %s\n", path.c_str(), std::strerror(errno));
+  struct standard_stream {
+    int fd;
+    char const* name;
+  };
+  explicit private_file(std::string path, bool append = false) : path_(std::move(path)), file_(open(append)) {
+    if (!good()) tell("cannot be written");
   }
-  private_file(private_file&& o) noexcept : fd_(std::exchange(o.fd_, -1)) {}
-  private_file& operator=(private_file&& o) noexcept {
-    std::swap(fd_, o.fd_);
-    return *this;
-  }
-  ~private_file() { close(); }
+  /// A stream of the process, which stays open.
+  explicit private_file(standard_stream s) : path_(s.name), standard_(s.fd) {}
 
-  bool good() const { return fd_ >= 0; }
-  int descriptor() const { return fd_; }
+  bool good() const noexcept { return standard_ >= 0 || file_.good(); }
   /// At the end, or at `place`. False when the file system refuses.
-  bool write(std::string_view text, long long place = -1) const {
+  bool write(std::string_view text, long long place = -1) const noexcept {
+    int const fd = standard_ >= 0 ? standard_ : file_.get();
     while (!text.empty()) {
-      ssize_t const n =
-          place < 0 ? ::write(fd_, text.data(), text.size()) : ::pwrite(fd_, text.data(), text.size(), off_t(place));
+      ssize_t const n = place < 0 ? ::write(fd, text.data(), text.size()) : ::pwrite(fd, text.data(), text.size(), off_t(place));
       if (n < 0 && errno == EINTR) continue;
-      if (n <= 0) return false;
+      if (n <= 0) {
+        tell("has lost what came last");
+        return false;
+      }
       text.remove_prefix(std::size_t(n));
       if (place >= 0) place += n;
     }
@@ -104,10 +85,28 @@ public:
   }
 
 private:
-  void close() {
-    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+  descriptor open(bool append) const {
+    std::size_t const name = path_.rfind('/') + 1; // npos + 1 is 0
+    descriptor const folder = open_folder(path_.substr(0, name));
+    if (!folder.good()) return descriptor();
+    int const flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | (append ? O_APPEND : 0);
+    descriptor file(::openat(folder.get(), path_.c_str() + name, flags, 0600));
+    struct stat about {};
+    if (!file.good() || ::fstat(file.get(), &about) != 0) return descriptor();
+    errno = !S_ISREG(about.st_mode) ? ENXIO : about.st_uid != ::geteuid() ? EPERM : 0;
+    if (errno != 0 || ::fchmod(file.get(), 0600) != 0 || (!append && ::ftruncate(file.get(), 0) != 0)) return descriptor();
+    return file;
   }
-  int fd_;
+  void tell(char const* what) const noexcept {
+    int const why = errno;
+    if (told_.exchange(true, std::memory_order_relaxed)) return;
+    std::fprintf(stderr, "sp: %s %s: %s\n", path_.c_str(), what, why == ENXIO ? "not a regular file" : std::strerror(why));
+  }
+
+  std::string path_;
+  int standard_ = -1;
+  descriptor file_{};
+  mutable std::atomic<bool> told_{false};
 };
 
 } // namespace sp::detail

@@ -17,6 +17,7 @@
 #include <sp/diagnosis/file.hpp>
 #include <sp/diagnosis/observers.hpp>
 #include <sp/diagnosis/settings.hpp>
+#include <sp/diagnosis/text.hpp>
 
 namespace sp {
 
@@ -102,6 +103,13 @@ public:
   void done(ticket t) noexcept { close(t, operation_state::done, detail::moment::done); }
   void failed(ticket t) noexcept { close(t, operation_state::failed, detail::moment::failed); }
 
+  /// The family has failed: from now on json() tells what the rank was doing at this moment, whatever its operations come to, and
+  /// nothing new is recorded.
+  void mark_failure() noexcept {
+    std::int64_t none = 0;
+    failed_at_.compare_exchange_strong(none, detail::ticks(), std::memory_order_relaxed);
+  }
+
   /// From now on the public calls of this thread are recorded in `r`, which may be null; returns who recorded them before.
   static std::shared_ptr<flight_recorder> record_calls_of_thread(std::shared_ptr<flight_recorder> r) {
     std::swap(of_thread, r);
@@ -130,7 +138,7 @@ public:
   }
   /// Writes `json` to the file of this rank that the settings ask for; nothing if they ask for none. True if it was written.
   /// Traces are flushed first, so that they too show the moment of a failure.
-  bool dump(std::string_view json) const;
+  bool dump(std::string_view json) const noexcept;
   static bool dumps() { return !diagnosis::configured().flight_file.empty(); }
 
 private:
@@ -171,6 +179,7 @@ private:
   /// Times cost more than all the rest of a record. Without observers an operation takes one when it has to block, and when it
   /// fails; calls take two; what never blocks begins at the last time taken, at most 16 operations ago, and has no end.
   ticket open(operation_record r) noexcept {
+    if (failed_at_.load(std::memory_order_relaxed) != 0) return 0;
     ticket const t = next_.fetch_add(1, std::memory_order_relaxed) + 1;
     slot& s = ring_[t & mask_];
     bool const exact = r.kind == operation_kind::call || t % 16 == 1 || detail::observing.load(std::memory_order_relaxed);
@@ -229,12 +238,20 @@ private:
   /// From now on `located` tells the recorder of the thread.
   static void watch_calls() noexcept;
   static std::string describe(operation_record const& r, detail::clock_reading const& now);
+  /// An operation that has ended because the family failed, as it was before.
+  operation_record at_failure(operation_record r) const noexcept {
+    std::int64_t const failed = failed_at_.load(std::memory_order_relaxed);
+    if (failed == 0 || r.state != operation_state::failed || r.end < failed) return r;
+    r.state = r.wait != 0 && r.wait <= failed ? operation_state::waiting : operation_state::entered;
+    r.end = 0;
+    return r;
+  }
 
   int rank_, size_, family_;
   std::uint64_t mask_;
   std::unique_ptr<slot[]> ring_;
   std::atomic<ticket> next_{0};
-  std::atomic<std::int64_t> last_time_{0};
+  std::atomic<std::int64_t> last_time_{0}, failed_at_{0};
   mutable std::mutex mutex_; ///< guards groups_
   std::vector<std::pair<int, std::vector<int>>> groups_;
 };
@@ -251,7 +268,7 @@ inline void flight_recorder::watch_calls() noexcept {
 inline std::uint64_t flight_recorder::enter(site const& s) noexcept {
   if (!ring_ || open_calls.depth == open_calls.list.size()) return 0;
   ticket const t = open(call_record(s));
-  open_calls.list[open_calls.depth] = {t, ring_[t & mask_].begin.load(std::memory_order_relaxed)};
+  open_calls.list[open_calls.depth] = {t, t ? ring_[t & mask_].begin.load(std::memory_order_relaxed) : now()};
   return ++open_calls.depth;
 }
 
@@ -300,16 +317,19 @@ inline std::string flight_recorder::json(error_info const* cause, std::string_vi
   }
   text += "],\n \"operations\": [";
   char const* between = "\n  ";
-  for (operation_record const& r : snapshot()) text += std::exchange(between, ",\n  ") + describe(r, now);
+  for (operation_record const& r : snapshot()) text += std::exchange(between, ",\n  ") + describe(at_failure(r), now);
   return text + "]}\n";
 }
 
-inline bool flight_recorder::dump(std::string_view json) const {
+inline bool flight_recorder::dump(std::string_view json) const noexcept {
   if (detail::observing.load(std::memory_order_relaxed)) detail::flush_traces();
-  std::string const& pattern = diagnosis::configured().flight_file;
-  if (pattern.empty()) return false;
-  detail::private_file const file(detail::expand(pattern, rank_, family_));
-  bool const good = file.good() && file.write(json);
+  bool good = false;
+  detail::best_effort([&] {
+    std::string const& pattern = diagnosis::configured().flight_file;
+    if (pattern.empty()) return;
+    detail::private_file const file(detail::expand(pattern, rank_, family_));
+    good = file.good() && file.write(json);
+  });
   if (good) detail::log(diagnosis::level::info, detail::subsystem::collective, {rank_, size_, family_}, "flight record written");
   return good;
 }

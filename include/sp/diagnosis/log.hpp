@@ -8,11 +8,13 @@
 #include <ctime>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 
 #include <sp/diagnosis/clock.hpp>
 #include <sp/diagnosis/file.hpp>
 #include <sp/diagnosis/settings.hpp>
+#include <sp/diagnosis/text.hpp>
 
 namespace sp::detail {
 
@@ -27,16 +29,18 @@ inline bool logs(diagnosis::level l, subsystem s) noexcept {
   return now && l <= now->settings.log && (now->subsystems >> unsigned(s) & 1) != 0;
 }
 
-/// The descriptor that the lines of a rank go to; files stay open for as long as the process lives.
-inline int log_descriptor(event_origin who, std::string const& pattern) {
-  if (pattern.empty() || pattern == "stderr") return 2;
-  if (pattern == "stdout") return 1;
-  static auto& files = *new std::map<std::string, private_file>; // never destroyed: threads may log while the process ends
+/// Where the lines of a rank go; files stay open for as long as the process lives.
+inline private_file const& log_output(event_origin who, std::string const& pattern) {
+  // never destroyed: threads may log while the process ends
+  static auto& out = *new private_file(private_file::standard_stream{1, "stdout"});
+  static auto& err = *new private_file(private_file::standard_stream{2, "stderr"});
+  static auto& files = *new std::map<std::string, private_file>;
+  if (pattern.empty() || pattern == "stderr") return err;
+  if (pattern == "stdout") return out;
   std::string const path = expand(pattern, who.rank, who.family);
   std::lock_guard lock(diagnosis_mutex());
-  auto at = files.find(path);
-  if (at == files.end()) at = files.emplace(path, private_file(path, true)).first;
-  return at->second.good() ? at->second.descriptor() : 2;
+  private_file const& file = files.try_emplace(path, path, true).first->second;
+  return file.good() ? file : err;
 }
 
 /// A text that is cut where it does not fit: nothing of it is allocated.
@@ -50,12 +54,14 @@ public:
     if (n > 0) used_ = std::min(used_ + std::size_t(n), text_.size() - 1);
     return *this;
   }
-  /// Ends the line and writes it.
-  void write(int descriptor) noexcept {
+  /// Ends the line and writes it. It stays one line: what a text says of lines and colours of its own becomes blank.
+  void write(private_file const& to) noexcept {
     used_ = std::min(used_, text_.size() - 2);
+    if (used_ == text_.size() - 2) used_ = whole_characters({text_.data(), used_}).size();
+    for (char& c : std::span(text_.data(), used_))
+      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
     text_[used_++] = '\n';
-    while (::write(descriptor, text_.data(), used_) < 0 && errno == EINTR) {
-    }
+    to.write({text_.data(), used_});
   }
 
 private:
@@ -63,7 +69,7 @@ private:
   std::size_t used_ = 0;
 };
 
-inline line begin_line(diagnosis::level l, subsystem s, event_origin who) noexcept {
+inline line begin_line(diagnosis::level l, subsystem s, event_origin who) {
   constexpr std::array<char const*, 5> names{"OFF", "ERROR", "WARN", "INFO", "TRACE"};
   std::int64_t const us = clock_reading::now().wall / 1000;
   std::time_t const seconds = std::time_t(us / 1'000'000);
@@ -78,7 +84,8 @@ inline line begin_line(diagnosis::level l, subsystem s, event_origin who) noexce
 }
 
 inline void log(diagnosis::level l, subsystem s, event_origin who, char const* text) noexcept {
-  if (logs(l, s)) begin_line(l, s, who).add("%s", text).write(log_descriptor(who, diagnosis::configured().log_file));
+  if (!logs(l, s)) return;
+  best_effort([&] { begin_line(l, s, who).add("%s", text).write(log_output(who, diagnosis::configured().log_file)); });
 }
 
 } // namespace sp::detail

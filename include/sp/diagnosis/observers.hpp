@@ -42,14 +42,16 @@ inline void log_operation(operation_record const& r, moment m, event_origin who,
     text.add(" sends %lld bytes, expects %lld", static_cast<long long>(r.bytes_out), static_cast<long long>(r.bytes_in));
   if (m == moment::waiting) text.add(" waits for rank %d of the world", r.peer);
   if (end) text.add(" %s after %.1f us", m == moment::done ? "is done" : "has failed", trace_time(r.end) - trace_time(r.begin));
-  text.write(log_descriptor(who, s.log_file));
+  text.write(log_output(who, s.log_file));
 }
 
 inline void log_wait(operation_record const& r, double us, event_origin who) noexcept {
-  line text = begin_line(diagnosis::level::warn, subsystem::collective, who);
-  describe(text, r);
-  text.add(" has waited %.1f s for rank %d of the world", us / 1e6, r.peer);
-  text.write(log_descriptor(who, diagnosis::configured().log_file));
+  best_effort([&] {
+    line text = begin_line(diagnosis::level::warn, subsystem::collective, who);
+    describe(text, r);
+    text.add(" has waited %.1f s for rank %d of the world", us / 1e6, r.peer);
+    text.write(log_output(who, diagnosis::configured().log_file));
+  });
 }
 
 /// An exchange is two events, because others may begin between its posting and its wait.
@@ -67,10 +69,14 @@ inline void trace_operation(operation_record const& r, moment m, event_origin wh
     trace(r, who, r.primitive + std::string(" wait"), from, r.wait, r.end, file);
 }
 
+/// Without memory for a line or an event it is left out.
 inline void observe(operation_record const& r, moment m, event_origin who) noexcept {
-  diagnosis::settings const& s = diagnosis::configured();
-  if (s.log != diagnosis::level::off && !(m == moment::posted && r.kind != operation_kind::exchange)) log_operation(r, m, who, s);
-  if (!s.trace_file.empty()) trace_operation(r, m, who, s.trace_file);
+  best_effort([&] {
+    diagnosis::settings const& s = diagnosis::configured();
+    bool const line = s.log != diagnosis::level::off && !(m == moment::posted && r.kind != operation_kind::exchange);
+    if (line) best_effort([&] { log_operation(r, m, who, s); });
+    if (!s.trace_file.empty()) trace_operation(r, m, who, s.trace_file);
+  });
 }
 
 } // namespace sp::detail

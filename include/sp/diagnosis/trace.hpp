@@ -20,15 +20,16 @@ public:
     if (file_.good()) file_.write("[]\n", 0); // valid from the start, also if the process is killed
   }
 
-  /// One event; `fields` are what stands between the braces after pid.
+  /// One event; `fields` are what stands between the braces after pid. Where memory is short an event is left out as a whole.
   void add(event_origin who, std::string const& fields) {
     std::lock_guard lock(mutex_);
-    if (announced_.insert({who.rank, -1}).second) {
+    if (!announced_.contains({who.rank, -1})) {
       event(who, "\"tid\": 0, \"ph\": \"M\", \"name\": \"process_name\", \"args\": {\"name\": " +
                      json_text("rank " + std::to_string(who.rank) + " of " + std::to_string(who.size) + " (" + host_name() + ":" +
                                std::to_string(::getpid()) + ")") +
                      "}");
       clock(who);
+      announced_.insert({who.rank, -1});
     }
     event(who, fields);
     last_ = who;
@@ -38,10 +39,12 @@ public:
   void name_lane(event_origin who, int tid, std::string const& name) {
     {
       std::lock_guard lock(mutex_);
-      if (!announced_.insert({who.rank, tid}).second) return;
+      if (announced_.contains({who.rank, tid})) return;
     }
     add(who, "\"tid\": " + std::to_string(tid) +
                  ", \"ph\": \"M\", \"name\": \"thread_name\", \"args\": {\"name\": " + json_text(name) + "}");
+    std::lock_guard lock(mutex_);
+    announced_.insert({who.rank, tid});
   }
   void flush() {
     std::lock_guard lock(mutex_);
@@ -50,9 +53,8 @@ public:
 
 private:
   void event(event_origin who, std::string const& fields) {
-    buffer_ += first_ ? "[\n" : ",\n";
+    buffer_ += (first_ ? "[\n{\"pid\": " : ",\n{\"pid\": ") + std::to_string(who.rank) + ", " + fields + "}";
     first_ = false;
-    buffer_ += "{\"pid\": " + std::to_string(who.rank) + ", " + fields + "}";
   }
   /// The same moment on the clock of the events and on the wall: by two of these a tool aligns processes.
   void clock(event_origin who) {
@@ -84,9 +86,11 @@ inline std::map<std::string, trace_file>& trace_files() {
   return files;
 }
 
-inline void flush_traces() {
-  std::lock_guard lock(diagnosis_mutex());
-  for (auto& [path, file] : trace_files()) file.flush();
+inline void flush_traces() noexcept {
+  best_effort([] {
+    std::lock_guard lock(diagnosis_mutex());
+    for (auto& [path, file] : trace_files()) best_effort([&file = file] { file.flush(); });
+  });
 }
 
 inline trace_file& trace_file_of(event_origin who, std::string const& pattern) {
