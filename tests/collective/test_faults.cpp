@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -349,6 +350,121 @@ TEST_CASE("faults: operations that meet must be the same, and an exposure shows 
     INFO(m.one << " against " << m.two << ": " << e.problem);
     CHECK(says(e, sp::errc::rank_mismatch, m.one.substr(3), m.two));
     CHECK(told.load() == 2);
+  }
+}
+
+TEST_CASE("faults: polls that nobody can mean are refused, and polling ends at the deadline [tsan]") {
+  for (int spin : {-1, std::numeric_limits<int>::min(), 1'000'000'001, std::numeric_limits<int>::max()}) {
+    auto const e = failure_of([&] { sp::threads::run(1, [](sp::threads const&) {}, {.spin = spin}); });
+    CHECK(says(e, sp::errc::bad_state, std::to_string(spin) + " polls"));
+  }
+  auto attempt = [] {
+    auto const begin = timer::now();
+    std::atomic<timer::rep> took = 0;
+    auto const e = run_failure(2,
+                               [&](sp::threads const& c) {
+                                 if (c.rank() == 1) {
+                                   while (took == 0) std::this_thread::sleep_for(1ms);
+                                   return;
+                                 }
+                                 auto const info = failure_of([&] { c.barrier(); });
+                                 took = (timer::now() - begin).count();
+                                 sp::fail(info);
+                               },
+                               {.deadline = 100ms, .spin = 1'000'000'000});
+    CHECK(e.code == sp::errc::timeout);
+    return timer::duration(took.load());
+  };
+  CHECK(within(160ms, attempt));
+}
+
+TEST_CASE("faults: operations of two kinds at one time are told apart, long before the deadline [tsan]") {
+  using operation = std::function<void(sp::threads const&)>;
+  operation const barrier = [](sp::threads const& c) { c.barrier(); };
+  operation const show = [](sp::threads const& c) { c.publish("show", {}).release(); };
+  operation const ring = [](sp::threads const& c) {
+    ring_step s(c.rank(), c.size(), 1);
+    c.exchange(s.traffic("ring")).wait();
+  };
+  operation const check = [](sp::threads const& c) { // one rank looks at its arguments with everybody, the others go on
+    everybody x(c.rank(), c.size(), 0, [](int, int) { return 8; });
+    c.exchange(x.traffic("check")).wait();
+  };
+  operation const nothing = [](sp::threads const& c) {
+    c.exchange({"empty", {}, {}}).wait();
+    c.barrier();
+  };
+  struct pair {
+    operation most, other;
+    std::string one, two;
+  };
+  for (pair const& p : {pair{ring, barrier, "ring (exchange)", "barrier"}, pair{barrier, ring, "barrier", "ring (exchange)"},
+                        pair{show, ring, "show (publish 0)", "ring (exchange)"}, pair{ring, check, "ring", "check"},
+                        pair{check, nothing, "check (exchange)", "empty (exchange)"}})
+    for (int size : {2, 4}) {
+      std::atomic<int> told = 0;
+      auto const e = run_failure(size,
+                                 [&](sp::threads const& c) {
+                                   c.barrier();
+                                   auto const info = failure_of([&] {
+                                     (c.rank() == 1 ? p.other : p.most)(c);
+                                     c.barrier(); // in a ring of four, rank 3 has done with its neighbours
+                                   });
+                                   told += info.code == sp::errc::rank_mismatch;
+                                   sp::fail(info);
+                                 },
+                                 {.deadline = 2s});
+      INFO(p.one << " against " << p.two << " on " << size << ": " << e.problem);
+      CHECK(says(e, sp::errc::rank_mismatch, p.one, p.two));
+      CHECK(told == 2); // both sides
+    }
+}
+
+TEST_CASE("faults: run() does not return normally from a family that a dropped token or exposure has ended [tsan]") {
+  for (bool unwinding : {false, true})
+    for (bool exposure : {false, true}) {
+      auto const e = run_failure(2, [&](sp::threads const& c) {
+        ring_step s(c.rank(), 2, 7);
+        try {
+          std::optional<sp::threads::token> token;
+          std::optional<sp::threads::exposure> shown;
+          if (exposure) shown = c.publish("show", {});
+          if (!exposure && c.rank() == 0) token = c.exchange(s.traffic());
+          if (unwinding) throw std::logic_error("kept here");
+        } catch (std::logic_error const&) {
+        }
+      });
+      CHECK(says(e, sp::errc::bad_state, exposure ? "an exposure was destroyed" : "a token was destroyed"));
+    }
+}
+
+TEST_CASE(
+    "faults: however many exposures a rank drops, it waits for one deadline, and release() waits for no second one [tsan]") {
+  constexpr auto deadline = 200ms;
+  for (bool released : {false, true}) {
+    auto attempt = [&] {
+      std::atomic<timer::rep> took = 0;
+      auto const e = run_failure(2,
+                                 [&](sp::threads const& c) {
+                                   std::vector<sp::threads::exposure> shown;
+                                   for (int k = 0; k < 4; ++k) shown.push_back(c.publish("show", {}));
+                                   if (c.rank() == 1) { // reads on, and knows of nothing
+                                     while (took == 0) std::this_thread::sleep_for(1ms);
+                                     return;
+                                   }
+                                   auto const begin = timer::now();
+                                   sp::error_info info;
+                                   if (released) info = failure_of([&] { shown[0].release(); });
+                                   shown.clear();
+                                   took = (timer::now() - begin).count();
+                                   if (released) sp::fail(info);
+                                 },
+                                 {.deadline = deadline});
+      CHECK(says(e, released ? sp::errc::timeout : sp::errc::bad_state, released ? "within 200 ms" : "without release()"));
+      CHECK(timer::duration(took.load()) >= deadline);
+      return timer::duration(took.load());
+    };
+    CHECK_MESSAGE(within(deadline + deadline / 4, attempt), "released " << released);
   }
 }
 

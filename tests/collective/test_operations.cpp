@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <deque>
 #include <string>
 
 #include <sp/collective/operations.hpp>
@@ -333,6 +334,33 @@ TEST_CASE("operations: steady state allocates nothing") {
         CHECK(after == before);
       },
       patient);
+}
+#endif
+
+#ifndef SP_TEST_SANITIZED
+TEST_CASE("threads: what a family of a thousand ranks takes, before and after every rank has talked to two others") {
+  constexpr int ranks = 1000;
+  constexpr long mib = 1 << 20;
+  std::vector<int> members(ranks);
+  for (int r = 0; r < ranks; ++r) members[std::size_t(r)] = r;
+  long const before = support::bytes_of_thread;
+  auto family = std::make_shared<sp::detail::thread_family>(ranks, sp::threads_options{});
+  long const of_family = support::bytes_of_thread - before;
+  sp::detail::thread_group group(family, std::move(members));
+  long const of_group = support::bytes_of_thread - before - of_family;
+  std::deque<ring_step> steps; // of all ranks, which one thread plays: whoever comes second copies
+  for (int r = 0; r < ranks; ++r) group.exchange(r, steps.emplace_back(r, ranks, r).traffic());
+  bool good = true;
+  for (int r = 0; r < ranks; ++r) {
+    group.wait(r, 0);
+    good = good && steps[std::size_t(r)].in == (r + ranks - 1) % ranks;
+  }
+  CHECK(good);
+  long const of_ring = support::bytes_of_thread - before - of_family - of_group;
+  MESSAGE("bytes at " << ranks << " ranks: family " << of_family << ", group " << of_group << ", ring exchange " << of_ring);
+  CHECK(of_family < 32 * mib);
+  CHECK(of_group < 48 * mib); // 2 GiB when every pair had its mailbox from the start
+  CHECK(of_ring < 4 * mib);
 }
 #endif
 

@@ -32,23 +32,23 @@ struct failure {
 template <class Body, class Report>
 [[nodiscard]] std::exception_ptr run_in_name_of(int world, Body&& body, Report&& report) {
 #if defined(__cpp_exceptions)
-  auto caught = [&](error_info info, std::string why) {
+  auto caught = [&](error_info const* info, char const* why) {
     failure f;
-    f.info = std::move(info);
-    f.why = std::move(why);
     f.world = world;
     f.thrown = std::current_exception();
+    best_effort([&] { f.why = why; });
+    if (info) best_effort([&] { f.info = *info; });
     report(std::move(f));
     return std::current_exception();
   };
   try {
     body();
   } catch (error const& e) {
-    return caught(e.info(), e.what());
+    return caught(&e.info(), e.what());
   } catch (std::exception const& e) {
-    return caught({}, e.what());
+    return caught(nullptr, e.what());
   } catch (...) {
-    return caught({}, "an exception of unknown type");
+    return caught(nullptr, "an exception of unknown type");
   }
 #else
   static_cast<void>(world), static_cast<void>(report);
@@ -67,8 +67,8 @@ public:
 
   /// `completed`: the exception that destroyed a token has arrived at the rank that reported the token. `aborted` never is a
   /// cause of its own there, for it is what the rank throws because of the token.
-  change add(failure f) {
-    if (f.why.empty()) f.why = describe(f.info);
+  change add(failure f) noexcept {
+    if (f.why.empty()) best_effort([&] { f.why = describe(f.info); });
     if (!known_) {
       cause_ = std::move(f);
       known_ = true;

@@ -1,9 +1,8 @@
-// One group of thread ranks: exchanges over rendezvous slots, a barrier, publications and splits, all with the family's deadline.
+// One group of thread ranks: exchanges over mailboxes, a barrier, publications and splits, all with the family's deadline.
 // Every byte count is checked; a failure in any group of the family ends every operation of every group.
 #pragma once
 
 #include <algorithm>
-#include <string_view>
 
 #include <sp/collective/threads/members.hpp>
 
@@ -12,8 +11,7 @@ namespace sp::detail {
 class thread_group : public thread_members {
 public:
   thread_group(std::shared_ptr<thread_family> family, std::vector<int> world_ranks)
-      : thread_members(std::move(family), std::move(world_ranks)),
-        slots_(std::make_unique<rendezvous[]>(std::size_t(size()) * std::size_t(size()) * rendezvous::slots)) {}
+      : thread_members(std::move(family), std::move(world_ranks)), boxes_(size()) {}
 
   /// Posts all messages, moves what is ready, returns the number of the exchange.
   std::uint64_t exchange(int rank, traffic const& t) {
@@ -23,15 +21,15 @@ public:
     open_exchange& e = me.exchanges[number % outstanding];
     if (e.open) refuse_exchange(rank, t.primitive);
     check_peers(rank, t, me.marks);
-    e.flight = recorder(rank).begin(me.flight, operation_kind::exchange, t.primitive);
+    e.left = 0;
+    index_t const bytes_in = address(rank, t.receives, false, e), bytes_out = address(rank, t.sends, true, e);
+    e.flight = begin(rank, operation_kind::exchange, {meeting::exchange, t.primitive}, e.operation);
     try_or([&] { copy_own(rank, t); }, [&] { recorder(rank).failed(e.flight); });
     e.open = true;
     e.primitive = t.primitive;
-    e.left = 0;
     // Before a peer can see a message: whoever takes the records finds the bytes there.
-    recorder(rank).posted(e.flight, bytes_of_others(rank, t.sends), bytes_of_others(rank, t.receives));
-    for (parcel const& p : t.receives) post(rank, number, t.primitive, p, false, e);
-    for (parcel const& p : t.sends) post(rank, number, t.primitive, p, true, e);
+    recorder(rank).posted(e.flight, bytes_out, bytes_in);
+    for (std::size_t i = 0; i < e.left; ++i) post(number, e, e.messages[i]);
     me.entered.store(number + 1, std::memory_order_release);
     try_or([&] { advance(rank, e, eager_limit); }, [&] { close(rank, e, false); });
     return number;
@@ -58,13 +56,13 @@ public:
   /// A token died unwaited: the family ends, and on return no peer touches the buffers of that exchange.
   void drop(int rank, std::uint64_t number) noexcept {
     open_exchange& e = at(rank).exchanges[number % outstanding];
-    family_->fail(dropped_token(rank, e.primitive, int(number)));
+    family_->fail_in_destructor(world(rank), "token dropped", [&] { return dropped_token(rank, e.primitive, int(number)); });
     close(rank, e, false);
   }
 
   void barrier(int rank, char const* primitive) {
     entry guard(*this, rank, primitive);
-    recorded(rank, operation_kind::barrier, primitive, 0, [&] { meet(rank, {meeting::barrier, primitive}); });
+    recorded(rank, operation_kind::barrier, {meeting::barrier, primitive}, 0, [&](meeting const& m) { meet(rank, m); });
   }
 
   /// Shows `pieces` to the group and returns when everybody has; the result names the publication.
@@ -75,35 +73,36 @@ public:
     if (number >= publications && me.released[number % publications].load(std::memory_order_relaxed) != number - publications + 1)
       refuse_publication(rank, primitive);
     me.published[number % publications] = pieces;
+    auto const end = family_->end_of_wait();
     me.joined.store(number + 1, std::memory_order_seq_cst); // first joined, then a look at failed(): see drop_publication
     try_or(
         [&] {
-          recorded(rank, operation_kind::publish, primitive, total_bytes(pieces), [&] {
-            meet(rank, {meeting::publish, primitive, std::int64_t(number)});
-          });
+          recorded(rank, operation_kind::publish, {meeting::publish, primitive, std::int64_t(number)}, total_bytes(pieces),
+                   [&](meeting const& m) { meet(rank, m); });
         },
-        [&] { drop_publication(rank, primitive, number); });
+        [&] { drop_publication(rank, primitive, number, end); });
     return number;
   }
   std::span<piece const> published(int rank, std::uint64_t number) { return at(rank).published[number % publications]; }
 
   void release(int rank, char const* primitive, std::uint64_t number) {
+    auto const end = family_->end_of_wait();
     at(rank).released[number % publications].store(number + 1, std::memory_order_seq_cst);
     try_or(
         [&] {
           entry guard(*this, rank, primitive);
-          recorded(rank, operation_kind::release, primitive, 0, [&] {
-            meet(rank, {meeting::release, primitive, std::int64_t(number)});
-          });
+          recorded(rank, operation_kind::release, {meeting::release, primitive, std::int64_t(number)}, 0,
+                   [&](meeting const& m) { meet(rank, m); });
         },
-        [&] { drop_publication(rank, primitive, number); });
+        [&] { drop_publication(rank, primitive, number, end); });
   }
-  /// For an exposure that dies unreleased: ends the family and waits, up to the deadline, for peers that may be using it.
-  /// A peer that has not joined never will: it looks at failed() after it joins.
-  void drop_publication(int rank, char const* primitive, std::uint64_t number) noexcept {
-    family_->fail(dropped_exposure(rank, primitive)); // no effect if the family has failed already
+  /// For an exposure that dies unreleased: ends the family and waits for peers that may be using it, but all together not longer
+  /// than the first wait of this kind may, see end_of_grace. A peer that has not joined never will: it looks at failed() after it
+  /// joins.
+  void drop_publication(int rank, char const* primitive, std::uint64_t number, thread_family::time until) noexcept {
+    family_->fail_in_destructor(world(rank), "buffers dropped", [&] { return dropped_exposure(rank, primitive); });
     at(rank).released[number % publications].store(number + 1, std::memory_order_seq_cst);
-    auto const end = std::chrono::steady_clock::now() + family_->deadline();
+    auto const end = family_->end_of_grace(world(rank), until);
     for (int r = 0; r < size(); ++r) {
       auto inside = [&] {
         return at(r).joined.load(std::memory_order_seq_cst) > number &&
@@ -121,16 +120,17 @@ public:
     me.color = color;
     me.key = key;
     std::pair<std::shared_ptr<thread_group>, int> mine;
-    recorded(rank, operation_kind::split, "split", 0, [&] { mine = split_into(rank, color); });
+    recorded(rank, operation_kind::split, {meeting::split, "split"}, 0,
+             [&](meeting const& m) { mine = split_into(rank, color, m); });
     return mine;
   }
 
 private:
   static constexpr index_t eager_limit = 16384; ///< a sender that comes second copies up to this at once; more is left to both
 
-  std::pair<std::shared_ptr<thread_group>, int> split_into(int rank, int color) {
+  std::pair<std::shared_ptr<thread_group>, int> split_into(int rank, int color, meeting const& why) {
     rank_state& me = at(rank);
-    meet(rank, {meeting::split, "split"});
+    meet(rank, why);
     std::vector<int> const order = ranks_of_color(
         size(), [&](int r) { return at(r).color; }, [&](int r) { return at(r).key; }, color);
     if (order.front() == rank) {
@@ -138,16 +138,11 @@ private:
       for (int r : order) world_ranks.push_back(world(r));
       me.new_group = std::make_shared<thread_group>(family_, std::move(world_ranks));
     }
-    meet(rank, {meeting::split, "split"});
+    meet(rank, why);
     std::shared_ptr<thread_group> group = at(order.front()).new_group;
-    meet(rank, {meeting::split, "split"});
+    meet(rank, why);
     me.new_group.reset();
     return {std::move(group), int(std::find(order.begin(), order.end(), rank) - order.begin())};
-  }
-
-  rendezvous& slot(int from, int to, std::uint64_t ticket) const {
-    return slots_[(std::size_t(from) * std::size_t(size()) + std::size_t(to)) * rendezvous::slots +
-                  (ticket - 1) % rendezvous::slots];
   }
 
   void copy_own(int rank, traffic const& t) {
@@ -158,24 +153,35 @@ private:
     });
   }
 
-  static index_t bytes_of_others(int rank, std::span<parcel const> list) {
-    index_t bytes = 0;
-    for (parcel const& p : list)
-      if (p.peer != rank) bytes += total_bytes(p.pieces);
-    return bytes;
+  /// The next operation of the rank, for its flight record and for peers that wait; `number` becomes its number.
+  flight_recorder::ticket begin(int rank, operation_kind kind, meeting const& what, std::uint64_t& number) {
+    rank_state& me = at(rank);
+    number = me.flight.operations;
+    me.trail.begin(number, what);
+    return recorder(rank).begin(me.flight, kind, what.primitive);
   }
 
-  /// Opens one message, unless it stays here.
-  void post(int rank, std::uint64_t number, char const* primitive, parcel const& p, bool outgoing, open_exchange& e) {
-    index_t const bytes = total_bytes(p.pieces);
-    if (bytes == 0 || p.peer == rank) return;
-    rank_state& me = at(rank);
-    std::uint64_t const ticket = ++(outgoing ? me.posted : me.registered)[std::size_t(p.peer)];
-    rendezvous& s = outgoing ? slot(rank, p.peer, ticket) : slot(p.peer, rank, ticket);
-    e.messages[e.left++] = {&s, ticket, p.peer, outgoing, bytes};
-    message_half const h{p.pieces, bytes, number, primitive};
-    bool const met = outgoing ? s.post_send(h, ticket) : s.post_receive(h, ticket);
-    if (met && outgoing && bytes > eager_limit) family_->notify(world(p.peer)); // the receiver may sleep: let it copy
+  /// Adds the messages of one direction, which nobody sees yet: what cannot be allocated leaves nothing half done. Returns the bytes.
+  index_t address(int rank, std::span<parcel const> list, bool outgoing, open_exchange& e) {
+    if (e.left + list.size() > e.messages.size()) make_room(at(rank), e.left + list.size());
+    index_t sum = 0;
+    for (parcel const& p : list) {
+      index_t const bytes = total_bytes(p.pieces);
+      if (bytes == 0 || p.peer == rank) continue;
+      mailbox& box = outgoing ? boxes_(rank, p.peer) : boxes_(p.peer, rank);
+      e.messages[e.left++] = {&box, nullptr, 0, p.pieces, p.peer, outgoing, bytes};
+      sum += bytes;
+    }
+    return sum;
+  }
+
+  /// Shows a message to its peer.
+  void post(std::uint64_t number, open_exchange const& e, message& m) {
+    m.ticket = ++(m.outgoing ? m.box->sends : m.box->receives);
+    m.slot = &m.box->at(m.ticket);
+    message_half const h{m.pieces, m.bytes, number, e.primitive};
+    bool const met = m.outgoing ? m.slot->post_send(h, m.ticket) : m.slot->post_receive(h, m.ticket);
+    if (met && m.outgoing && m.bytes > eager_limit) family_->notify(world(m.peer)); // the receiver may sleep: let it copy
   }
 
   /// Moves what both sides have posted, outgoing messages only up to `outgoing_limit` bytes. Returns how many are still to move.
@@ -195,8 +201,7 @@ private:
 
   bool move(int rank, char const* primitive, message const& m) {
     rendezvous& s = *m.slot;
-    bool const same_call = s.from.primitive == s.to.primitive || std::string_view(s.from.primitive) == s.to.primitive;
-    bool const good = s.agree() && same_call;
+    bool const good = s.agree() && s.from.same_primitive(s.to);
     if (good) copy(s.to.pieces, s.from.pieces);
     try_or(
         [&] {
@@ -208,10 +213,11 @@ private:
     return good;
   }
 
-  /// Peers that went past this exchange without opening our message, or that have returned, will never open it.
+  /// Peers that do something else in place of this exchange, that went past it without opening our message, or that have returned, will never open it.
   void inspect(int rank, std::uint64_t number, open_exchange const& e) {
     for (std::size_t i = 0; i < e.left; ++i) {
       message const& m = e.messages[i];
+      if (fail_elsewhere(rank, m.peer, e.operation, int(number))) return;
       bool const gone = family_->has_returned(world(m.peer));
       bool const past = at(m.peer).entered.load(std::memory_order_acquire) > number;
       std::atomic<std::uint64_t> const& answer = m.outgoing ? m.slot->wanted : m.slot->sent;
@@ -234,11 +240,11 @@ private:
 
   /// Runs `body`, which meets the others, as one operation of the flight record.
   template <class Body>
-  void recorded(int rank, operation_kind kind, char const* primitive, index_t bytes, Body&& body) {
+  void recorded(int rank, operation_kind kind, meeting const& what, index_t bytes, Body&& body) {
     flight_recorder& r = recorder(rank);
-    flight_recorder::ticket const t = at(rank).meeting_flight = r.begin(at(rank).flight, kind, primitive);
+    flight_recorder::ticket const t = at(rank).meeting_flight = begin(rank, kind, what, at(rank).operation);
     r.posted(t, bytes, 0);
-    try_or(body, [&] { r.failed(t); });
+    try_or([&] { body(what); }, [&] { r.failed(t); });
     r.done(t);
   }
 
@@ -275,6 +281,7 @@ private:
         world(rank), [&] { return opened_.load(std::memory_order_acquire) >= turn; },
         [&] {
           blocked();
+          if (missing([&](int r) { return r != rank && fail_elsewhere(rank, r, me.operation, int(turn - 1)); }) >= 0) return;
           int const peer = missing([&](int r) { return family_->has_returned(world(r)); });
           if (peer >= 0) fail_returned(rank, peer, primitive, int(turn - 1));
         },
@@ -296,7 +303,7 @@ private:
     g.armed = false;
   }
 
-  std::unique_ptr<rendezvous[]> slots_; ///< (from, to, slot)
+  mailboxes boxes_;
   alignas(64) std::atomic<std::uint64_t> arrived_{0};
   alignas(64) std::atomic<std::uint64_t> opened_{0};
 };

@@ -2,6 +2,7 @@
 // Words and codes are those of all transports; what a peer reads while this rank works is atomic.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <string_view>
@@ -11,7 +12,8 @@
 #include <sp/collective/family/meeting.hpp>
 #include <sp/collective/family/members.hpp>
 #include <sp/collective/threads/family.hpp>
-#include <sp/collective/threads/rendezvous.hpp>
+#include <sp/collective/threads/mailboxes.hpp>
+#include <sp/collective/threads/trail.hpp>
 
 namespace sp::detail {
 
@@ -27,10 +29,8 @@ public:
       rank_state& s = at(r);
       s.recorder = family_->recorder(world(r)).get();
       s.flight = s.recorder->join(number(), r, this->world_ranks());
-      s.posted.resize(ranks);
-      s.registered.resize(ranks);
       s.marks = peer_marks(ranks);
-      for (open_exchange& e : s.exchanges) e.messages.resize(2 * ranks);
+      make_room(s, std::min<std::size_t>(2 * ranks, 32)); // exchanges with more parcels make more
     }
   }
 
@@ -41,8 +41,10 @@ public:
 
 protected:
   struct message {
+    mailbox* box = nullptr;
     rendezvous* slot = nullptr;
     std::uint64_t ticket = 0;
+    std::span<piece const> pieces{};
     int peer = 0;
     bool outgoing = false;
     index_t bytes = 0;
@@ -51,8 +53,9 @@ protected:
     bool open = false;
     char const* primitive = "";
     flight_recorder::ticket flight = 0;
+    std::uint64_t operation = 0;   ///< its number among all operations of the group
     std::size_t left = 0;          ///< messages that have not moved: the first `left`, incoming before outgoing
-    std::vector<message> messages; ///< room for one per peer and direction
+    std::vector<message> messages; ///< room for them, which never shrinks
   };
   /// What a rank keeps here. Plain members are its own or ordered by the barrier; peers read the atomic ones at any time.
   struct alignas(64) rank_state {
@@ -64,13 +67,14 @@ protected:
         released{}; ///< number + 1 of the publications released, by number % publications
     std::array<std::span<piece const>, publications> published{};
     std::array<open_exchange, outstanding> exchanges{};
-    std::vector<std::uint64_t> posted, registered; ///< messages opened so far, by peer
-    peer_marks marks;                              ///< of check_peers
-    meeting meets_for{};                           ///< why this rank is in meet()
+    peer_marks marks;        ///< of check_peers
+    meeting meets_for{};     ///< why this rank is in meet()
+    operation_trail trail{}; ///< what it does, for peers that wait for it
     int color = 0, key = 0;
     flight_recorder* recorder = nullptr;
     flight_group flight{};
     flight_recorder::ticket meeting_flight = 0; ///< the operation that meet() is part of
+    std::uint64_t operation = 0;                ///< its number
     std::shared_ptr<thread_group> new_group;
     bool threw_cause = false; ///< from then on it throws `aborted`
   };
@@ -93,6 +97,11 @@ protected:
     }
   };
 
+  static void make_room(rank_state& s, std::size_t messages) {
+    for (open_exchange& e : s.exchanges)
+      if (e.messages.size() < messages) e.messages.resize(messages);
+  }
+
   flight_recorder& recorder(int rank) const { return *at(rank).recorder; }
   rank_state& at(int rank) const { return states_[std::size_t(rank)]; }
 
@@ -104,13 +113,22 @@ protected:
   void fail_mismatch(int rank, char const* primitive, message const& m) {
     int const from = m.outgoing ? rank : m.peer, to = m.outgoing ? m.peer : rank;
     message_half const &f = m.slot->from, &t = m.slot->to;
-    bool const counted = f.bytes != t.bytes || f.exchange != t.exchange;
-    std::string problem = counted ? counts_text(from, f.bytes, to, t.bytes) : operations_text(from, f.primitive, to, t.primitive);
+    std::string problem = f.same_primitive(t) ? counts_text(from, f.bytes, to, t.bytes)
+                                              : operations_text(from, f.primitive, to, t.primitive); // counts of two things
     if (f.exchange != t.exchange)
       problem += "; the send belongs to exchange " + std::to_string(f.exchange) + ", the receive to exchange " +
                  std::to_string(t.exchange);
-    fail_between(rank, counted ? errc::short_message : errc::rank_mismatch, m.peer, std::move(problem),
+    fail_between(rank, f.same_primitive(t) ? errc::short_message : errc::rank_mismatch, m.peer, std::move(problem),
                  same_operations_and_counts, primitive, int(m.outgoing ? f.exchange : t.exchange));
+  }
+
+  /// Ends the family if `peer` has begun something else in the place of this rank's operation `number`.
+  bool fail_elsewhere(int rank, int peer, std::uint64_t number, int step) {
+    auto const mine = at(rank).trail.find(number), theirs = at(peer).trail.find(number);
+    if (!mine || !theirs || mine->matches(*theirs)) return false;
+    fail_between(rank, errc::rank_mismatch, peer, operations_text(rank, mine->text(), peer, theirs->text()), same_operations,
+                 mine->primitive, step);
+    return true;
   }
 
   void fail_returned(int rank, int peer, char const* primitive, int step) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <thread>
 
 #include <sp/collective/family/members.hpp>
@@ -19,6 +20,10 @@ struct message_half {
   index_t bytes = 0;
   std::uint64_t exchange = 0; ///< number of the exchange it belongs to
   char const* primitive = "";
+
+  bool same_primitive(message_half const& o) const {
+    return primitive == o.primitive || std::string_view(primitive) == o.primitive;
+  }
 };
 
 /// Holds messages number n, n + slots, n + 2 slots, ... of one ordered pair of ranks. A message's ticket is its number + 1; each

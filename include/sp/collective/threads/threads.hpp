@@ -23,7 +23,8 @@ public:
   class exposure;
 
   /// Runs `body(threads const&)` on `ranks` new threads and joins them. An exception that leaves a body ends the family; when
-  /// all have returned, the first failure is rethrown, not one of its consequences.
+  /// all have returned, the first failure is rethrown, not one of its consequences. So is a token or an exposure that was dropped,
+  /// even if every body returns normally; any other failure that all bodies handle stays there.
   template <class Body>
   static void run(int ranks, Body&& body, threads_options options = {});
 
@@ -89,7 +90,8 @@ private:
   std::uint64_t number_;
 };
 
-/// Everybody's published pieces. Destroyed unreleased it ends the family and waits, up to the deadline, for peers that use it.
+/// Everybody's published pieces. Destroyed unreleased it ends the family and waits for peers that use it, up to the deadline, which
+/// is one for all exposures that a rank drops.
 /// Exposures are released, or destroyed, in the same order on all ranks: in different orders (rank_mismatch in release(), nothing
 /// in destructors) ranks wait for each other until the deadline.
 class threads::exposure {
@@ -101,7 +103,7 @@ public:
     return *this;
   }
   ~exposure() {
-    if (group_) group_->drop_publication(rank_, primitive_, number_);
+    if (group_) group_->drop_publication(rank_, primitive_, number_, group_->family().end_of_wait());
   }
   /// Valid until release(); `r` is a rank of the group.
   [[nodiscard]] std::span<piece const> of(int r) const { return group_->published(r, number_); }
@@ -153,6 +155,7 @@ template <class Body>
 void threads::run(int ranks, Body&& body, threads_options options) {
   if (ranks < 1) fail({errc::bad_state, std::to_string(ranks) + " ranks were asked for", "Run at least one"});
   detail::check_deadline(options.deadline);
+  detail::check_spin(options.spin);
   auto family = std::make_shared<detail::thread_family>(ranks, options);
   std::vector<int> members;
   for (int r = 0; r < ranks; ++r) members.push_back(r);
@@ -163,7 +166,10 @@ void threads::run(int ranks, Body&& body, threads_options options) {
     int ranks;
     std::vector<std::thread> started{};
     ~joiner() {
-      if (int(started.size()) < ranks) family.fail({.info = {errc::peer_failed, "a thread could not be started"}});
+      if (int(started.size()) < ranks)
+        family.fail_in_destructor(-1, "no thread", [] {
+          return detail::failure{.info = {errc::peer_failed, "a thread could not be started"}};
+        });
       for (std::thread& t : started) t.join();
     }
   };
@@ -176,7 +182,7 @@ void threads::run(int ranks, Body&& body, threads_options options) {
         if (!detail::run_rank(*family, r, [&] { body(self); })) good = false;
       });
   }
-  if (!good) std::rethrow_exception(family->cause().thrown);
+  if (!good || family->untold()) family->throw_cause();
 }
 
 static_assert(communicator<threads> && has_barrier<threads> && splittable<threads> && peer_memory<threads> && abortable<threads>);
