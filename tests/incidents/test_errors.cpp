@@ -197,6 +197,22 @@ std::vector<condition> local_conditions() {
        "",
        -1,
        slices(sp::prefix_lm({0, 7}))},
+      {"decode under a mask that does not say where its query stands",
+       errc::bad_mask,
+       {"document 0 has 1 queries and 5 keys"},
+       "sp::align::end",
+       "",
+       -1,
+       doing([] {
+         return sp::slices(sp::causal(), sp::packed{0, 1}, sp::packed{0, 5});
+       })},
+      {"user slices alone beside a prefix",
+       errc::bad_mask,
+       {"only_user", "2 prefix lengths"},
+       "clear only_user",
+       "",
+       -1,
+       slices({.prefix = {1, 1}, .user = {{0, 4, 0, 2}}, .only_user = true})},
       {"a reversed rule, seen by attention", errc::bad_mask, {"lo 3 > hi 1"}, "lo <= hi", "ring_attention.prepare", 0, doing([] {
          return sp::ring_attention(sp::solo{}, sp::reference{}, {.mask = sp::window(-3, 1)})
              .prepare(sp::batch(sp::packed{0, 4}, sp::zigzag{}, 0, 1))
@@ -233,6 +249,10 @@ std::vector<condition> local_conditions() {
          return cu({0, 12}, 10);
        })},
       {"offsets: none", errc::bad_documents, {"empty"}, "starts with 0", "", -1, doing([] { return cu({}); })},
+      {"position ids that jump", errc::bad_documents, {"position id 3 at token 2"}, "-1 in padding", "", -1, doing([] {
+         std::vector<int> const ids{0, 1, 3};
+         return sp::documents::from_position_ids(std::span<int const>(ids));
+       })},
       {"documents: counts differ", errc::bad_documents, {"2 query documents, 1 key"}, "same number", "", -1, doing([=] {
          return sp::slices(sp::full(), two, cu({0, 9}));
        })},
