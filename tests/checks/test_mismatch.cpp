@@ -270,36 +270,38 @@ TEST_CASE("F3: what one rank refuses by itself stops all of them, and only that 
     }
 }
 
-TEST_CASE("F3: a rank that returns is told by the transport, a rank at another level by its message") {
-  for (int level : {1, 2}) {
-    std::atomic<int> told = 0;
-    try {
-      sp::threads::run(
-          3,
-          [&](sp::threads const& comm) {
-            place<sp::threads> const at(kind::ring, comm);
-            arguments a;
-            if (comm.rank() == 1) {
-              if (level == 2) return;
-              a.level = 1;
-            }
-            try {
-              with_step(at, kind::ring, a,
-                        [&](auto const& object, auto const& p, auto& x, sp::context const& c) { x.forward(object, p, c); });
-            } catch (sp::error const&) {
-              ++told;
-              throw;
-            }
-          },
-          patient);
-      FAIL("nobody noticed");
-    } catch (sp::error const& e) {
-      INFO(e.what());
-      if (level == 2) CHECK(e.code() == errc::peer_failed);
-      if (level == 1) CHECK((e.code() == errc::short_message || e.code() == errc::rank_mismatch));
+TEST_CASE("F3: a rank that returns, or is at another level, is told by the transport: both operations are named") {
+  for (kind k : {kind::ring, kind::ulysses})
+    for (int victim : {0, 1, 2, -1}) { // -1: rank 1 returns
+      std::atomic<int> told = 0;
+      try {
+        sp::threads::run(
+            3,
+            [&](sp::threads const& comm) {
+              place<sp::threads> const at(k, comm);
+              arguments a;
+              if (victim < 0 && comm.rank() == 1) return;
+              if (comm.rank() == victim) a.level = 1;
+              try {
+                with_step(at, k, a,
+                          [&](auto const& object, auto const& p, auto& x, sp::context const& c) { x.forward(object, p, c); });
+              } catch (sp::error const&) {
+                ++told;
+                throw;
+              }
+            },
+            patient);
+        FAIL("nobody noticed");
+      } catch (sp::error const& e) {
+        std::string const what = e.what();
+        INFO(what);
+        CHECK(e.code() == (victim < 0 ? errc::peer_failed : errc::rank_mismatch));
+        CHECK(told == (victim < 0 ? 2 : 3));
+        if (victim < 0) continue;
+        CHECK(what.find(" in check") != std::string::npos);
+        CHECK(what.find(k == kind::ring ? " in ring.forward." : " in ulysses.forward.") != std::string::npos);
+      }
     }
-    CHECK(told == (level == 2 ? 2 : 3));
-  }
 }
 
 } // namespace checks::test_mismatch

@@ -64,4 +64,21 @@ TEST_CASE("diagnosis over processes: a rank that comes late is named, from the r
   MPI_Barrier(MPI_COMM_WORLD); // the folder goes now
 }
 
+TEST_CASE("diagnosis over processes: no text of a failure is cut within a character") {
+  std::string euros;
+  for (int i = 0; i < 2000; ++i) euros += "\xe2\x82\xac";
+  for (std::string const begin : {"", "x", "xx"}) {
+    sp::detail::failure f;
+    f.info = {sp::errc::backend_error, begin + euros, begin + euros, begin + euros};
+    f.why = begin + euros;
+    std::array<std::byte, sp::detail::failure_message::bytes> message{};
+    sp::detail::failure_message::write(f, message.data());
+    sp::detail::failure const g = sp::detail::failure_message::read(message.data(), message.size());
+    for (std::string const& text : {g.why, g.info.primitive, g.info.problem, g.info.remedy}) {
+      CHECK((text.size() > 50 && text.starts_with(begin) && text.ends_with("\xac")));
+      CHECK((text.size() - begin.size()) % 3 == 0);
+    }
+  }
+}
+
 } // namespace test_mpi_diagnosis

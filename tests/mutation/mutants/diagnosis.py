@@ -102,4 +102,13 @@ MUTANTS = [
         "diagnosis.files",
         "texts: a failure*",
     ),
+    Mutant(
+        "failure_cut_in_character",
+        "texts that travel to other processes are cut within a character",
+        "collective/mpi/failure.hpp",
+        "text->size() <= limit ? text->size() : whole_characters({text->data(), limit}).size()",
+        "std::min(limit, text->size())",
+        "mpi.mpi_diagnosis",
+        "diagnosis over processes: no text*",
+    ),
 ]

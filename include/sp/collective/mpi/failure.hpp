@@ -1,9 +1,10 @@
-// How a failure travels to the other processes: a fixed head and four texts, cut to what a control message holds.
+// How a failure travels to the other processes: a fixed head and four texts, cut to what a control message holds, between characters.
 // Reading checks every length, so that a damaged message cannot do more than lose text.
 #pragma once
 
 #include <sp/collective/family/failure.hpp>
 #include <sp/collective/mpi/link.hpp>
+#include <sp/diagnosis/text.hpp>
 
 namespace sp::detail {
 
@@ -26,7 +27,7 @@ public:
     std::size_t at = sizeof h;
     for (std::string const* text : {&f.info.primitive, &f.why, &f.info.problem, &f.info.remedy}) {
       std::size_t const room = bytes - at - sizeof(std::uint32_t) * 4, limit = text == &f.info.primitive ? 60 : room / 2;
-      auto const n = std::uint32_t(text->size() < limit ? text->size() : limit);
+      auto const n = std::uint32_t(text->size() <= limit ? text->size() : whole_characters({text->data(), limit}).size());
       std::memcpy(to + at, &n, sizeof n);
       std::memcpy(to + at + sizeof n, text->data(), n);
       at += sizeof n + n;

@@ -117,13 +117,13 @@ public:
   void fail(failure f, bool from_peer = false) {
     auto const change = cause_.add(std::move(f));
     if (change == cause_of_end::change::none) return;
-    std::string const record = flight_record(); // as it was, before operations are given up
+    recorder_->mark_failure(); // its record shows this moment, and is written when everybody has been told
     if (change == cause_of_end::change::first) {
       if (!from_peer) send_failure(false);
       for (mpi_listener* m : listeners_) m->withdraw_receives();
       send_failure(true);
     }
-    recorder_->dump(record);
+    best_effort([&] { write_flight_record(); });
     if (change == cause_of_end::change::first && !from_peer) recorder_->log_failure(cause().why);
   }
 
@@ -322,9 +322,8 @@ private:
       if (m->context() == context) m->report_progress(n);
     link_.send(peer, n);
   }
-  /// Of this rank, if the settings ask for a file.
-  std::string flight_record() const {
-    return flight_recorder::dumps() ? recorder_->json(&cause().info, cause().why, cause().world) : std::string();
+  void write_flight_record() const {
+    if (flight_recorder::dumps()) recorder_->dump(recorder_->json(&cause().info, cause().why, cause().world));
   }
   /// `ended`: this rank has taken its memory back and will not receive any more.
   void send_failure(bool ended) {
