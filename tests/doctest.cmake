@@ -5,6 +5,7 @@
 # of the time to compile. So every source keeps its names in a namespace test_<name> of its own.
 # "// optimised: <why>" in a source: many numbers are computed, and optimising costs less than it saves. These sources are a program
 # of their own, because one function must not be compiled in two ways in one program.
+# "// flags: <flags>" in a source: it is about programs compiled in such a way, and is one by itself.
 option(SP_TEST_UNITY "Compile the sources of a layer of tests in one piece" ON)
 
 # sp_test_main_library(<target> <source> <flag>...): the main function of test programs
@@ -36,7 +37,7 @@ function(sp_test_name layer name source)
 endfunction()
 
 # sp_test_programs(<variable> <layer> <main object library> <source>...): programs of a layer, at most one that is optimised and one
-# that is not; the variable <variable>_<name> becomes the program of each source.
+# that is not, and one for each source with flags; the variable <variable>_<name> becomes the program of each source.
 function(sp_test_programs variable layer main)
   set(plain "") # a function sees the variables of its caller
   set(quick "")
@@ -44,7 +45,14 @@ function(sp_test_programs variable layer main)
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${source}") # what its head says must not be missed
     sp_test_name(folder name "${source}")
     file(STRINGS "${source}" optimised REGEX "^// optimised: " LIMIT_COUNT 1)
-    if(optimised)
+    file(STRINGS "${source}" flags REGEX "^// flags: " LIMIT_COUNT 1)
+    if(flags)
+      string(REPLACE "// flags: " "" flags "${flags}")
+      separate_arguments(flags)
+      sp_test_program(test_${layer}_${name} ${main} "${source}")
+      target_compile_options(test_${layer}_${name} PRIVATE ${flags})
+      set(${variable}_${name} test_${layer}_${name} PARENT_SCOPE)
+    elseif(optimised)
       list(APPEND quick "${source}")
       set(${variable}_${name} test_${layer}_optimised PARENT_SCOPE)
     else()

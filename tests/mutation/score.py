@@ -96,7 +96,8 @@ class Slot:
 
     def build(self, program):
         suite, source = self.suite, self.suite.source(program)
-        flags = [*suite.flags, *(MPI.flags if MPI.runs(program) else [])]
+        own = re.search(r"^// flags: (.+)$", source.read_text(), re.MULTILINE)  # see doctest.cmake
+        flags = [*suite.flags, *(MPI.flags if MPI.runs(program) else []), *(own[1].split() if own else [])]
         include = ["-Iinclude", f"-I{suite.tests}", f'-DSP_TEST_DIR="{suite.tests}"']
         code, output = run([*suite.compiler, *flags, *include, "-c", str(source), "-o", "test.o"], COMPILE_SECONDS, self.folder)
         if code != 0:

@@ -37,7 +37,7 @@ void apply_sinks(heads on, view<A const, 1> sinks, view<A, 3> out, view<A, 2> ls
   for (index_t i = 0; i < out.extent(0); ++i)
     for (index_t h = 0; h < out.extent(1); ++h) {
       A s = sinks(on.q_begin + h), l = lse(i, h);
-      if (l == minus_infinity<A>) continue;
+      if (is_minus_infinity(l)) continue;
       A m = s > l ? s : l;
       A joined = m + log1p_of(exp_of(-abs_of(s - l)));
       A weight = exp_of(l - joined);
@@ -53,7 +53,7 @@ void sink_gradient(heads on, view<A const, 1> sinks, view<A const, 2> lse, view<
     A s = sinks(on.q_begin + h);
     double sum = 0;
     for (index_t i = 0; i < lse.extent(0); ++i)
-      if (lse(i, h) != minus_infinity<A>) sum += double(exp_of(s - lse(i, h))) * double(delta(i, h));
+      if (!is_minus_infinity(lse(i, h))) sum += double(exp_of(s - lse(i, h))) * double(delta(i, h));
     dsinks(on.q_begin + h) -= A(sum);
   }
 }

@@ -16,10 +16,9 @@ struct merged {
 };
 
 template <class A>
-merged<A> merge_weights(A a, A b) {
-  constexpr A none = detail::minus_infinity<A>;
-  if (b == none) return {a, A(1), A(0)};
-  if (a == none) return {b, A(0), A(1)};
+merged<A> merge_weights(A const& a, A const& b) {
+  if (is_minus_infinity(b)) return {a, A(1), A(0)};
+  if (is_minus_infinity(a)) return {b, A(0), A(1)};
   if (a == b) return {a + log_of(A(2)), A(0.5), A(0.5)}; // also where both are +inf
   A small = exp_of(-abs_of(a - b)), large = 1 / (1 + small);
   A lse = (a > b ? a : b) + log1p_of(small);

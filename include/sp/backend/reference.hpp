@@ -84,7 +84,7 @@ private:
     interval seen = c.where.keys_seen_by(i);
     index_t g = c.heads.kv_of(h);
     A derivative = 1;
-    if (c.lse(i, h) == detail::minus_infinity<A>) return;
+    if (detail::is_minus_infinity(c.lse(i, h))) return;
     auto dropout_factor = modify.dropout_of_row(q_offset(c.where, i));
     for (index_t j = seen.first; j < seen.first + seen.count; ++j) {
       A p = std::exp(score(c, modify, i, j, h, derivative) - c.lse(i, h)), keep = 1;

@@ -136,9 +136,46 @@ template <class T>
 using accumulate_t = typename detail::accumulate<std::remove_cv_t<T>>::type;
 
 namespace detail {
+
+// What is infinite and what is NaN is asked of bits. Compiled with -Ofast, a program promises that no number is either, and the
+// compiler answers x != x and x == infinity in advance. By reference: the promise holds for what functions take and return by value.
+
+template <class T>
+using bits_t = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>>;
+template <class T>
+inline constexpr int mantissa_bits = std::is_same_v<T, double> ? 52 : std::is_same_v<T, float> ? 23 : std::is_same_v<T, bf16> ? 7 : 10;
+template <class T>
+inline constexpr auto sign_bit = static_cast<bits_t<T>>(bits_t<T>{1} << (8 * sizeof(T) - 1));
+/// Of plus infinity; what is larger, without its sign, is NaN.
+template <class T>
+inline constexpr auto infinity_bits = static_cast<bits_t<T>>(sign_bit<T> - (bits_t<T>{1} << mantissa_bits<T>));
+
+template <element T>
+constexpr bits_t<T> magnitude_bits(T const& x) {
+  return static_cast<bits_t<T>>(std::bit_cast<bits_t<T>>(x) & ~sign_bit<T>);
+}
+template <element T>
+constexpr bool is_negative(T const& x) {
+  return (std::bit_cast<bits_t<T>>(x) & sign_bit<T>) != 0;
+}
+template <element T>
+constexpr bool is_nan(T const& x) {
+  return magnitude_bits(x) > infinity_bits<T>;
+}
+/// Neither NaN nor an infinity.
+template <element T>
+constexpr bool is_finite(T const& x) {
+  return magnitude_bits(x) < infinity_bits<T>;
+}
+template <element T>
+constexpr bool is_minus_infinity(T const& x) {
+  return std::bit_cast<bits_t<T>>(x) == (sign_bit<T> | infinity_bits<T>);
+}
+
 /// Below every other number; exp of it is 0.
 template <class A>
-inline constexpr A minus_infinity = -std::numeric_limits<A>::infinity();
+inline constexpr A minus_infinity = std::bit_cast<A>(static_cast<bits_t<A>>(sign_bit<A> | infinity_bits<A>));
+
 } // namespace detail
 
 /// An element as the type its sums use; exact.
@@ -146,14 +183,6 @@ template <element T>
 constexpr accumulate_t<T> to_acc(T x) {
   return static_cast<accumulate_t<T>>(x);
 }
-
-namespace detail {
-/// Neither NaN nor an infinity.
-template <element T>
-constexpr bool is_finite(T x) {
-  return to_acc(x) - to_acc(x) == accumulate_t<T>(0);
-}
-} // namespace detail
 
 /// A sum as an element, rounded once to nearest even.
 template <element T>

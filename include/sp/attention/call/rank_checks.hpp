@@ -2,8 +2,6 @@
 // NaN. Level 2 compares fingerprints before any other communication; slack rows may hold anything and are never searched.
 #pragma once
 
-#include <limits>
-
 #include <sp/attention/call/argument_checks.hpp>
 #include <sp/attention/call/options.hpp>
 #include <sp/collective/check/agreement.hpp>
@@ -86,14 +84,10 @@ void describe_options(fingerprint& f, attention_options const& o, Backend const&
     if (dim > 0) f.hash("random key", given(digest().add(key.seed).add(key.layer)));
 }
 
+/// Of a number that is not finite.
 template <class T>
-bool is_nan(T x) {
-  return to_acc(x) != to_acc(x);
-}
-
-template <class T>
-std::string spell(T x) {
-  return is_nan(x) ? "NaN" : to_acc(x) > 0 ? "inf" : "-inf";
+std::string spell(T const& x) {
+  return is_nan(x) ? "NaN" : is_negative(x) ? "-inf" : "inf";
 }
 
 [[noreturn]] inline void fail_non_finite(std::string problem, std::uint64_t call) {
@@ -110,7 +104,7 @@ void require_finite(char const* name, view<E, 3> const& v, std::vector<real_rows
     for (index_t i = 0; i < r.count; ++i)
       for (index_t h = 0; h < v.extent(1); ++h)
         for (index_t d = 0; d < v.extent(2); ++d)
-          if (auto const x = v(r.row + i, h, d); !is_finite(x))
+          if (auto const& x = v(r.row + i, h, d); !is_finite(x))
             fail_non_finite(std::string(name) + " holds " + spell(x) + " at row " + std::to_string(r.row + i) + ", head " +
                                 std::to_string(h) + ", channel " + std::to_string(d) + ": position " +
                                 std::to_string(r.position + i * r.stride) + " of the stream, document " +
@@ -121,15 +115,10 @@ void require_finite(char const* name, view<E, 3> const& v, std::vector<real_rows
 /// -inf is legal in `v`: the lse of a row that sees nothing, a sink that takes nothing.
 template <class E, int R>
 void require_below_infinity(char const* name, view<E, R> const& v, std::uint64_t call) {
-  using A = accumulate_t<E>;
   for (index_t i = 0; i < v.extent(0); ++i)
     for (index_t h = 0; h < (R == 2 ? v.extent(R - 1) : 1); ++h) {
-      A x;
-      if constexpr (R == 2)
-        x = v(i, h);
-      else
-        x = v(i);
-      if (x < std::numeric_limits<A>::infinity()) continue;
+      auto const& x = v.data[i * v.stride(0) + (R == 2 ? h * v.stride(R - 1) : 0)];
+      if (is_finite(x) || is_minus_infinity(x)) continue;
       fail_non_finite(
           std::string(name) + " holds " + spell(x) +
               (R == 2 ? " at row " + std::to_string(i) + ", head " + std::to_string(h) : " at head " + std::to_string(i)),
@@ -159,7 +148,7 @@ void require_finite_results(backward_io<T> const& io, checked_geometry const& g,
   require_finite("dk", io.dk, g.k_rows, call);
   require_finite("dv", io.dv, g.k_rows, call);
   for (index_t h = 0; h < io.extras.dsinks.extent(0); ++h)
-    if (auto const x = io.extras.dsinks(h); !is_finite(x))
+    if (auto const& x = io.extras.dsinks(h); !is_finite(x))
       fail_non_finite("dsinks holds " + spell(x) + " at head " + std::to_string(h), call);
 }
 

@@ -67,7 +67,7 @@ private:
         if (i < rows.count && rows.covered[std::size_t(i)]) {
           auto const& from = rows.from[std::size_t(i)];
           A l = queries[std::size_t(from.tensor)].lse(from.row, h);
-          bool const sees_something = l != minus_infinity<A>; // NaN does, too: its gradients are not to look like zeros
+          bool const sees_something = !is_minus_infinity(l); // NaN does, too: its gradients are not to look like zeros
           if (sees_something) lse = l, delta = queries[std::size_t(from.tensor)].delta(from.row, h);
         }
         scratch.lse_delta.from(0).row(0)[t.packed_row + i] = lse;

@@ -79,7 +79,7 @@ private:
     for (index_t i = 0; i < rows.padded; ++i) {
       index_t row = i < rows.count && rows.covered[std::size_t(i)] ? rows.from[std::size_t(i)].row : -1;
       A lse = row < 0 ? none : state.lse(row, h);
-      if (lse == none) {
+      if (is_minus_infinity(lse)) {
         std::fill(o.row(i), o.row(i) + o.stride, A(0));
         continue;
       }

@@ -73,7 +73,7 @@ void online_softmax(score_context<A, ScoreMod> const& c, matrix<A> s, softmax_st
     for (index_t j = lo; j < hi; j += V::lanes) most = larger(most, V::load(row + j));
     A m = std::max(most.largest(), state.m[std::size_t(i)]);
     state.m[std::size_t(i)] = m;
-    V shift(m == none ? A(0) : m), sum(A(0));
+    V shift(is_minus_infinity(m) ? A(0) : m), sum(A(0));
     for (index_t j = lo; j < hi; j += V::lanes) {
       V p = exp_of(V::load(row + j) - shift);
       sum = sum + p;

@@ -1,0 +1,32 @@
+# Bugs planted in: what depends on how a program is compiled, and on the names and types it hands in.
+from mutants.mutant import Mutant
+
+MUTANTS = [
+    Mutant(
+        "finite_by_arithmetic",
+        "level 3 compares numbers, which -Ofast answers in advance, where it must look at bits",
+        "core/dtype.hpp",
+        "return magnitude_bits(x) < infinity_bits<T>;",
+        "return x - x == 0;",
+        "attention.fast_math",
+        "fast math: level 3 finds NaN and infinities*",
+    ),
+    Mutant(
+        "infinity_by_comparison",
+        "an lse of -inf is asked for by comparison, which -Ofast answers in advance",
+        "core/dtype.hpp",
+        "return std::bit_cast<bits_t<T>>(x) == (sign_bit<T> | infinity_bits<T>);",
+        "return x < -static_cast<float>(3e38) && x - x != 0;",
+        "attention.fast_math",
+        "fast math: level 3 finds NaN in sinks*",
+    ),
+    Mutant(
+        "fp16_infinity_of_bf16",
+        "the largest numbers of fp16 count as infinite",
+        "core/dtype.hpp",
+        "std::is_same_v<T, bf16> ? 7 : 10",
+        "std::is_same_v<T, bf16> ? 7 : 11",
+        "attention.fast_math",
+        "fast math: bits tell*",
+    ),
+]
