@@ -75,6 +75,24 @@ endif()
 add_test(NAME two_tu COMMAND two_tu)
 set_tests_properties(two_tu PROPERTIES LABELS tree TIMEOUT 60)
 
+# Translation units for different processors in one program: outside of the namespace of its target, code is the same text, and what
+# both compute of a row has the same bits.
+add_test(NAME targets COMMAND Python3::Interpreter "${sp_tools}/targets.py" --compiler "${SP_GXX}"
+  "${CMAKE_CURRENT_SOURCE_DIR}/two_tu/a.cpp" "${sp_include_root}" --
+  "-I${CMAKE_CURRENT_BINARY_DIR}/generated" ${sp_mpi_include_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+add_test(NAME control.targets COMMAND Python3::Interpreter "${sp_tools}/targets.py" --compiler "${SP_GXX}" --self-test)
+set_tests_properties(targets PROPERTIES LABELS tree TIMEOUT 60)
+set_tests_properties(control.targets PROPERTIES LABELS control TIMEOUT 60)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  sp_program(two_targets two_tu/targets.cpp two_tu/target_plain.cpp two_tu/target_fused.cpp)
+  set_source_files_properties(two_tu/target_plain.cpp PROPERTIES COMPILE_OPTIONS "-O2;-mno-avx;-mno-fma")
+  set_source_files_properties(two_tu/target_fused.cpp PROPERTIES COMPILE_OPTIONS "-O2;-mavx2;-mfma")
+  add_test(NAME two_targets COMMAND two_targets)
+  set_tests_properties(two_targets PROPERTIES LABELS tree TIMEOUT 60 SKIP_RETURN_CODE 77)
+else()
+  set_tests_properties(targets control.targets PROPERTIES DISABLED TRUE) # they name flags of x86
+endif()
+
 find_program(SP_CLANG_TIDY NAMES clang-tidy-14 clang-tidy REQUIRED)
 add_test(NAME tidy COMMAND "${sp_tools}/tidy.sh" "${SP_CLANG_TIDY}" "${CMAKE_CURRENT_SOURCE_DIR}/two_tu/a.cpp"
   -std=c++20 "-I${sp_include_root}" "-I${CMAKE_CURRENT_BINARY_DIR}/generated" ${sp_mpi_include_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)

@@ -25,7 +25,7 @@ public:
     sends.open(peer);
     receives.open(peer);
   }
-  void run(char const* primitive) { all_to_all_v(comm_, traffic{primitive, sends.parcels(), receives.parcels()}).wait(); }
+  void run(char const* primitive) { sp::all_to_all_v(comm_, traffic{primitive, sends.parcels(), receives.parcels()}).wait(); }
 
   parcel_builder sends, receives;
 

@@ -9,25 +9,19 @@
 
 namespace sp::detail {
 
-/// a b + c as the target does it: always fused or never. A compiler left alone fuses one loop and not another, depending on strides,
-/// and the same row would get different bits on different ranks.
-template <class A>
-A multiply_add(A a, A b, A c) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  return fma_of(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
+/// sum + a b with the same bits whatever the target and whatever the compiler fuses: it fuses one loop and not another, depending on
+/// strides, and the same row would get different bits on different ranks. The product of two floats is exact in double.
+inline double add_product(double sum, float a, float b) { return sum + double(a) * double(b); }
+inline double add_product(double sum, double a, double b) { return fma_of(a, b, sum); }
 
 /// delta (rows, heads) = sum over dim of dout * out: the row sum of dP o P in the softmax backward (docs/semantics.md, ring backward).
 template <class T, class A = accumulate_t<T>>
 void row_delta(view<T const, 3> out, view<T const, 3> dout, view<A, 2> delta) {
   for (index_t i = 0; i < out.extent(0); ++i)
     for (index_t h = 0; h < out.extent(1); ++h) {
-      A sum = 0;
-      for (index_t d = 0; d < out.extent(2); ++d) sum = multiply_add<A>(to_acc(out(i, h, d)), to_acc(dout(i, h, d)), sum);
-      delta(i, h) = sum;
+      double sum = 0;
+      for (index_t d = 0; d < out.extent(2); ++d) sum = add_product(sum, to_acc(out(i, h, d)), to_acc(dout(i, h, d)));
+      delta(i, h) = A(sum);
     }
 }
 

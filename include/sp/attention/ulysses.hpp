@@ -91,7 +91,7 @@ public:
 
   prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,
                            sp::mask const& mask) const {
-    int size = comm_.size(), stride = int(group_stride(comm_));
+    int size = comm_.size(), stride = int(sp::group_stride(comm_));
     if (q.parts() % (size * stride) != 0 || q.parts() != k.parts() || part / stride % size != comm_.rank())
       fail({errc::invalid_shape,
             "the batch is cut for " + std::to_string(q.parts()) + " ranks and this is part " + std::to_string(part) +
@@ -107,7 +107,7 @@ public:
   }
   bool fits(prepared const& p, layout const& l, sp::mask const& mask) const {
     return p.queries.peers() == comm_.size() && p.queries.self == comm_.rank() && p.queries.parts == l.parts() &&
-           p.queries.stride == int(group_stride(comm_)) && inner_.fits(p.inner, l, mask);
+           p.queries.stride == int(sp::group_stride(comm_)) && inner_.fits(p.inner, l, mask);
   }
 
   template <class T>
@@ -153,7 +153,7 @@ public:
     inner_.each_group(f);
   }
   int sequence_rank() const {
-    int const size = comm_.size(), stride = int(group_stride(comm_));
+    int const size = comm_.size(), stride = int(sp::group_stride(comm_));
     return layout::first_member(inner_.sequence_rank(), size, stride) + comm_.rank() * stride;
   }
   void describe(fingerprint& f, prepared const& p, index_t dim, random_key key) const {

@@ -141,9 +141,13 @@ namespace detail {
 // compiler answers x != x and x == infinity in advance. By reference: the promise holds for what functions take and return by value.
 
 template <class T>
-using bits_t = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>>;
+using bits_t =
+    std::conditional_t<sizeof(T) == 8, std::uint64_t, std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>>;
 template <class T>
-inline constexpr int mantissa_bits = std::is_same_v<T, double> ? 52 : std::is_same_v<T, float> ? 23 : std::is_same_v<T, bf16> ? 7 : 10;
+inline constexpr int mantissa_bits = std::is_same_v<T, double>  ? 52
+                                     : std::is_same_v<T, float> ? 23
+                                     : std::is_same_v<T, bf16>  ? 7
+                                                                : 10;
 template <class T>
 inline constexpr auto sign_bit = static_cast<bits_t<T>>(bits_t<T>{1} << (8 * sizeof(T) - 1));
 /// Of plus infinity; what is larger, without its sign, is NaN.

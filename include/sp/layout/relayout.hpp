@@ -57,7 +57,7 @@ public:
   template <communicator C, class T, int R>
   void apply(C const& comm, view<T const, R> in, view<T, R> out, allocator& scratch, std::type_identity_t<T> value = T{}) const {
     check_all(".apply", comm, in, out, from_rows_, to_rows_, scratch);
-    fill(out, value);
+    sp::fill(out, value);
     move(comm, in, sends_, detail::side::from, out, receives_, detail::side::to, scratch);
   }
 
@@ -65,7 +65,7 @@ public:
   template <communicator C, class T, int R>
   void apply_transposed(C const& comm, view<T const, R> dout, view<T, R> din, allocator& scratch) const {
     check_all(".apply_transposed", comm, dout, din, to_rows_, from_rows_, scratch);
-    fill(din, T{});
+    sp::fill(din, T{});
     auto extents = din.extents;
     extents[0] = staged_rows_;
     owned<T, R> staged(scratch, extents); // (every row as often as it was mapped, ...)
@@ -102,7 +102,7 @@ private:
     f.number("check level", checks_).element<B>("element type").hash("sharding", from_).hash("row shape", row.value());
     f.hash("sharding moved to", to_).hash("map", map_);
     located({"relayout", "", comm.rank(), comm.size()},
-            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { agree(comm, mine, scratch); }); });
+            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { sp::agree(comm, mine, scratch); }); });
   }
 
   template <class C, class A, class B, int R>
@@ -135,7 +135,7 @@ private:
       detail::add_rows(s, in, std::span(sends.per_peer[p]), in_side);
       detail::add_rows(r, out, std::span(receives.per_peer[p]), out_side);
     }
-    all_to_all_v(comm, traffic{"relayout", s.parcels(), r.parcels()}).wait();
+    sp::all_to_all_v(comm, traffic{"relayout", s.parcels(), r.parcels()}).wait();
   }
 
   int part_ = 0, parts_ = 0, checks_ = 1;

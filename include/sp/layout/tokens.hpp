@@ -81,7 +81,7 @@ template <class From, class T, int R>
   requires std::same_as<std::remove_const_t<From>, T>
 void split(batch const& b, view<From, R> global, view<T, R> local, std::type_identity_t<T> value = T{}) {
   detail::check_global<T const, R>(b, global, local, "split");
-  fill(local, value);
+  sp::fill(local, value);
   detail::take<T, R>(b, document_map(b.source(), b.docs()), global, local);
 }
 
@@ -92,7 +92,7 @@ template <class From, class T>
 void shifted_labels(batch const& b, view<From, 1> tokens, view<T, 1> labels, std::type_identity_t<T> ignore, index_t by = 1) {
   detail::check_global<T const, 1>(b, tokens, labels, "shifted_labels");
   auto map = located({"shifted_labels", "", b.part(), b.parts()}, [&] { return shift_map(b.source(), b.docs(), by); });
-  fill(labels, ignore);
+  sp::fill(labels, ignore);
   detail::take<T, 1>(b, map, tokens, labels);
 }
 
@@ -101,7 +101,7 @@ enum class positions_in { document, stream };
 /// Positions of this rank's rows: inside their document (for rotary embeddings), or in the caller's stream. Slack rows get 0.
 inline void positions(batch const& b, view<index_t, 1> out, positions_in what = positions_in::document) {
   detail::check_rows(b, out, "positions");
-  fill(out, 0);
+  sp::fill(out, 0);
   for_each_row(b, [&](local_row const& r) {
     if (r.real) out(r.row) = what == positions_in::document ? r.offset : source_position(b, r);
   });
@@ -128,7 +128,7 @@ template <class Weight, class Label>
 void loss_weights(batch const& b, view<Label const, 1> labels, view<Weight, 1> weights, std::type_identity_t<Label> ignore) {
   detail::check_rows(b, labels, "loss_weights");
   detail::check_rows(b, weights, "loss_weights");
-  fill(weights, Weight{0});
+  sp::fill(weights, Weight{0});
   for_each_row(b, [&](local_row const& r) {
     if (r.real && labels(r.row) != ignore) weights(r.row) = Weight{1};
   });

@@ -97,7 +97,7 @@ public:
     owned<double, 1> both(scratch, {2}); // {sum, count}: counts are exact in double up to 2^53
     both.tensor(0) = sum;
     both.tensor(1) = double(count);
-    all_reduce(comm_, both.tensor, scratch, "gather_loss");
+    sp::all_reduce(comm_, both.tensor, scratch, "gather_loss");
     loss_result r{both.tensor(0), index_t(both.tensor(1)), contract_.factor()};
     if (options_.reduce == reduction::mean && options_.divide == divide::now) {
       double inverse = r.num_tokens > 0 ? 1 / double(r.num_tokens) : 0; // no valid token anywhere: loss 0, gradient 0
@@ -154,7 +154,7 @@ private:
     f.word("reduction", options_.reduce, detail::reduction_words).word("divide", options_.divide, detail::divide_words);
     f.number("ignore_index", options_.ignore_index).real("gradient contract", contract_.factor());
     located({"gather_loss", "", comm_.rank(), comm_.size()},
-            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { agree(comm_, mine, scratch); }); });
+            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { sp::agree(comm_, mine, scratch); }); });
   }
 
   template <class T, class Label>

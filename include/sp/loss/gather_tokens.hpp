@@ -60,7 +60,7 @@ public:
                                        "gather_tokens");
     };
     options_.checks > 1 ? compare_forward(b, p, local, scratch, check) : check();
-    fill(global, value);
+    sp::fill(global, value);
     parcel_builder send(scratch, 1, p.pieces), receive(scratch, comm_.size(), p.pieces);
     send.open(comm_.rank());
     for (row_match const& m : p.from[std::size_t(comm_.rank())]) send.add(local.rows(m.from_row, m.count, m.from_step));
@@ -68,14 +68,14 @@ public:
       receive.open(r);
       for (row_match const& m : p.from[std::size_t(r)]) receive.add(global.rows(m.to_row, m.count, m.to_step));
     }
-    all_gather_v(comm_, "gather_tokens", send.parcels()[0].pieces, receive.parcels(), scratch).wait();
+    sp::all_gather_v(comm_, "gather_tokens", send.parcels()[0].pieces, receive.parcels(), scratch).wait();
   }
 
   /// dlocal (batch.tokens(), ...) = own rows of dglobal (stream, ...); slack rows 0. Every rank holds the same dglobal, so nothing is
   /// sent and nothing is scaled; what happens to parameter gradients afterwards is the loss's contract.
   template <class T, int R>
   void backward(batch const& b, view<T const, R> dglobal, view<T, R> dlocal) const {
-    split(b, dglobal, dlocal);
+    sp::split(b, dglobal, dlocal);
   }
 
   /// The short form, with memory of the batch.
@@ -111,7 +111,7 @@ private:
   template <class Check>
   void compare(fingerprint& f, allocator& scratch, Check&& check) const {
     located({"gather_tokens", "", comm_.rank(), comm_.size()},
-            [&] { detail::check_together(f, check, [&](fingerprint const& mine) { agree(comm_, mine, scratch); }); });
+            [&] { detail::check_together(f, check, [&](fingerprint const& mine) { sp::agree(comm_, mine, scratch); }); });
   }
   template <class T, int R, class Check>
   void compare_forward(batch const& b, prepared const& p, view<T const, R> const& local, allocator& scratch,

@@ -53,7 +53,7 @@ inline void multimodal_positions(batch const& b, std::span<vision_grid const> gr
     fail({errc::invalid_shape, "positions " + shape(out) + " have " + std::to_string(out.extent(1)) + " columns, not 3",
           "Give (tokens, 3): time, height, width", "multimodal_positions", b.part(), b.parts()});
   detail::check_grids(b, grids);
-  fill(out, 0);
+  sp::fill(out, 0);
   for_each_row(b, [&](local_row const& r) {
     if (!r.real) return;
     index_t begin = b.source()[r.document].begin, at = begin + r.offset, next = 0,

@@ -67,7 +67,7 @@ public:
       by_rank_.tensor(index_t(r)) = {k, v};
       at += rows_[r];
     }
-    flight_.emplace(all_gather_v(comm_, primitive, send_.parcels()[0].pieces, receive_.parcels(), scratch_));
+    flight_.emplace(sp::all_gather_v(comm_, primitive, send_.parcels()[0].pieces, receive_.parcels(), scratch_));
   }
   std::span<kv_views<T> const> wait() {
     flight_->wait();
@@ -82,8 +82,8 @@ private:
   parcel_builder send_, receive_;
   owned<kv_views<T>, 1> by_rank_;
   key_buffer<T, T> all_;
-  std::optional<decltype(all_gather_v(std::declval<Comm const&>(), "", std::span<piece const>(), std::span<parcel const>(),
-                                      std::declval<allocator&>()))>
+  std::optional<decltype(sp::all_gather_v(std::declval<Comm const&>(), "", std::span<piece const>(), std::span<parcel const>(),
+                                          std::declval<allocator&>()))>
       flight_;
 };
 
@@ -178,7 +178,7 @@ void gather_backward(Comm const& comm, Backend const& backend, ring_geometry<Bac
         backend.template backward<T>(g.steps[0], scratch, numbers, std::span<query_grad<T> const>(&queries, 1), sums.begin(all),
                                      by_backend.at(int(i)));
         view<A, 1> mine = sums.mine.tensor.rows(0, sums.flat.tensor(g.rank).extent(0));
-        reduce_scatter(comm, {sums.flat.tensor.data, std::size_t(g.size)}, mine, scratch, "ring.backward.reduce_scatter");
+        sp::reduce_scatter(comm, {sums.flat.tensor.data, std::size_t(g.size)}, mine, scratch, "ring.backward.reduce_scatter");
         key_grad<T> found = sums.split(mine.data, g.rows_of(g.rank), all[std::size_t(g.rank)]);
         add(p.keys(own.dk), found.dk);
         add(p.keys(own.dv), found.dv);

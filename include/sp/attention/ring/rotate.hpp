@@ -24,7 +24,7 @@ public:
     receive_.open(previous_);
     receive_.add(receive_k);
     receive_.add(receive_v);
-    flight_.emplace(exchange(comm_, traffic{primitive, send_.parcels(), receive_.parcels()}));
+    flight_.emplace(sp::exchange(comm_, traffic{primitive, send_.parcels(), receive_.parcels()}));
   }
   void wait() {
     if (!flight_) return;
@@ -36,7 +36,7 @@ private:
   Comm const& comm_;
   parcel_builder send_, receive_;
   int next_, previous_;
-  std::optional<decltype(exchange(std::declval<Comm const&>(), std::declval<traffic const&>()))> flight_;
+  std::optional<decltype(sp::exchange(std::declval<Comm const&>(), std::declval<traffic const&>()))> flight_;
 };
 
 template <class T, class Comm>
