@@ -94,7 +94,7 @@ std::string called_by(F&& f) {
   sp::threads::run(3, [&](sp::threads const& ranks) {
     foreign::called.clear();
     f(comm(ranks), sp::batch{sp::packed{0, 7, 20}, sp::zigzag{}, ranks});
-    std::lock_guard const lock(mutex);
+    std::scoped_lock const lock(mutex);
     all += foreign::called;
   });
   return all;
@@ -144,6 +144,38 @@ TEST_CASE("names: what moves tokens and sums losses calls nothing of the namespa
         auto const r = sp::gather_loss{c, sp::summed{}, {.checks = 2}}.forward(l, sp::view<int, 1>(labels.data(), {b.tokens()}));
         CHECK(r.num_tokens == 20);
       }) == "");
+}
+
+TEST_CASE("names: what is only read may be a view of values or of const values, everywhere") {
+  sp::solo const alone;
+  sp::batch const b{sp::packed{0, 5}, sp::contiguous{}, alone};
+  sp::relayout const moved(b.layout(), b.layout(), sp::document_map(b.docs(), b.docs()), 0);
+  sp::pool memory;
+  std::vector<float> from = {1, 2, 3, 4, 5}, to(5), weights(5);
+  std::vector<int> labels = {1, -100, 1, 1, 1};
+  std::vector<char> marks = {0, 1, 0, 0, 1};
+  auto each = [&](auto read, auto known) {
+    sp::view<float, 1> const written(to.data(), {5});
+    auto check = [&](char const* what) {
+      CAPTURE(what);
+      CHECK(to == from);
+      sp::fill(written, 0);
+    };
+    sp::split(b, read, written), check("split");
+    sp::gather_tokens{alone}.forward(b, read, written), check("gather_tokens.forward");
+    sp::gather_tokens{alone}.backward(b, read, written), check("gather_tokens.backward");
+    sp::gather(alone, b, read, written), check("gather");
+    moved.apply(alone, read, written, memory), check("relayout");
+    moved.apply_transposed(alone, read, written, memory), check("its transpose");
+    sp::gather_loss const loss{alone, sp::summed{}};
+    CHECK(loss.forward(read, known).num_tokens == 4);
+    CHECK(loss.forward(read, known, memory).num_tokens == 4);
+    sp::loss_weights(b, known, sp::view<float, 1>(weights.data(), {5}), -100);
+    CHECK(weights == std::vector<float>{1, 0, 1, 1, 1});
+  };
+  each(sp::view<float, 1>(from.data(), {5}), sp::view<int, 1>(labels.data(), {5}));
+  each(sp::view<float const, 1>(from.data(), {5}), sp::view<int const, 1>(labels.data(), {5}));
+  CHECK(sp::local_rows(b, std::span(marks)) == sp::local_rows(b, std::span<char const>(marks)));
 }
 
 } // namespace test_names

@@ -6,7 +6,8 @@ compile_fail.py --compiler CXX --include DIR --prelude FOLDER --precompile FILE.
 
 FILE holds `#ifdef SP_FAIL` around the refused code and at least one line `// EXPECT: <regex>`.
 Without SP_FAIL it must compile; with SP_FAIL it must not, and every regex must match what the compiler says, where white
-space is folded to single blanks. `// EXPECT-GCC:` and `// EXPECT-CLANG:` hold for one compiler.
+space is folded to single blanks. `// EXPECT-GCC:` and `// EXPECT-CLANG:` hold for one compiler. `// EXPECT-SOON:` must match one of the
+first fifteen lines that a user sees, source text included.
 """
 import argparse
 import functools
@@ -46,11 +47,19 @@ def compile_file(options, *extra):
     return subprocess.run([*command, *extra, str(options.file)], capture_output=True, text=True)
 
 
+def user_sees(options):
+    """The first lines of what the compiler says with the settings it has by itself."""
+    command = [options.compiler, "-std=c++20", "-fsyntax-only", "-DSP_FAIL", *[f"-I{folder}" for folder in options.include]]
+    said = subprocess.run([*command, str(options.file)], capture_output=True, text=True).stderr
+    return "\n".join(said.splitlines()[:15])
+
+
 def check(options):
     text = options.file.read_text()
+    soon = re.findall(r"^// EXPECT-SOON: (.+?)\s*$", text, re.MULTILINE)
     kinds = {"EXPECT", "EXPECT-CLANG" if is_clang(options.compiler) else "EXPECT-GCC"}
     expected = [regex for kind, regex in re.findall(r"^// (EXPECT(?:-GCC|-CLANG)?): (.+?)\s*$", text, re.MULTILINE) if kind in kinds]
-    if not expected:
+    if not expected and not soon:
         return "no line `// EXPECT: <regex>` for this compiler"
     if not re.search(r"^#\s*ifdef SP_FAIL\b", text, re.MULTILINE):
         return "no `#ifdef SP_FAIL`"
@@ -65,6 +74,10 @@ def check(options):
     missing = [regex for regex in expected if not re.search(regex, said)]
     if missing:
         return "".join(f"not said: {regex}\n" for regex in missing) + f"the compiler says:\n{refused.stderr}"
+    first = user_sees(options) if soon else ""
+    late = [regex for regex in soon if not re.search(regex, first)]
+    if late:
+        return "".join(f"not said in fifteen lines: {regex}\n" for regex in late) + f"a user sees first:\n{first}"
     return None
 
 

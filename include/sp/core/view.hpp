@@ -16,6 +16,17 @@ struct host_memory {};
 /// Memory of a device: its addresses mean nothing to this process's CPU.
 struct device_memory {};
 
+namespace detail {
+/// The one sentence for a pointer of which no view of T is made.
+template <class T, class Other>
+constexpr void require_elements() {
+  static_assert(
+      std::is_convertible_v<Other*, T*>,
+      "sp: a view needs a pointer to its own elements: sp::view<float const, 3> reads what a float const* points to, and "
+      "a void pointer is cast to the type of the tensor first.");
+}
+} // namespace detail
+
 /// A tensor that somebody else owns. Strides count elements, may be 0 (broadcast) or negative.
 template <class T, int Rank, class Memory = host_memory>
 struct view {
@@ -26,6 +37,8 @@ struct view {
 
   /// One number for every dimension.
   using numbers = std::array<index_t, std::size_t(Rank)>;
+
+  static_assert(std::is_object_v<T>, "sp: a view needs to know its elements; cast a void pointer to the type of the tensor.");
 
   T* data = nullptr;
   numbers extents{};
@@ -45,6 +58,13 @@ struct view {
     requires(sizeof...(I) == Rank && (std::is_integral_v<I> && ...))
   constexpr view(T* p, I... e) : view(p, numbers{index_t(e)...}) {}
   constexpr view(T* p, numbers e, numbers s) : data(p), extents(e), strides(s) {}
+  /// Other pointers are refused in one sentence.
+  template <class Other>
+    requires(!std::is_convertible_v<Other*, T*>)
+  constexpr view(Other*, numbers, numbers = {}) { detail::require_elements<T, Other>(); }
+  template <class Other, class... I>
+    requires(!std::is_convertible_v<Other*, T*> && sizeof...(I) == Rank && (std::is_integral_v<I> && ...))
+  constexpr view(Other*, I...) { detail::require_elements<T, Other>(); }
 
   /// A view of values converts to a view of const values.
   template <class U>
@@ -106,6 +126,16 @@ template <class T, class... I>
   requires(std::is_integral_v<I>&&...)
 view(T*, I...)
 ->view<T, int(sizeof...(I)), host_memory>;
+
+namespace detail {
+/// The one sentence for tensors between which rows are moved, From being read and To written.
+template <class From, class To>
+constexpr bool require_rows_move() {
+  static_assert(std::is_same_v<std::remove_const_t<From>, To>,
+                "sp: rows move between tensors of one element type, and the tensor that is written must not be const.");
+  return true;
+}
+} // namespace detail
 
 /// "(4096, 8, 64)", for messages.
 template <class T, int Rank, class M>

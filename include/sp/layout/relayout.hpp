@@ -54,16 +54,18 @@ public:
   }
 
   /// out (rows of `to`, ...) = in (rows of `from`, ...) along the map; rows nobody maps to get `value`.
-  template <communicator C, class T, int R>
-  void apply(C const& comm, view<T const, R> in, view<T, R> out, allocator& scratch, std::type_identity_t<T> value = T{}) const {
+  template <communicator C, class From, class T, int R>
+  void apply(C const& comm, view<From, R> in, view<T, R> out, allocator& scratch, std::type_identity_t<T> value = T{}) const {
+    static_assert(detail::require_rows_move<From, T>());
     check_all(".apply", comm, in, out, from_rows_, to_rows_, scratch);
     sp::fill(out, value);
     move(comm, in, sends_, detail::side::from, out, receives_, detail::side::to, scratch);
   }
 
   /// The transpose, for gradients: din (rows of `from`, ...) = sum over everything a row was mapped to.
-  template <communicator C, class T, int R>
-  void apply_transposed(C const& comm, view<T const, R> dout, view<T, R> din, allocator& scratch) const {
+  template <communicator C, class From, class T, int R>
+  void apply_transposed(C const& comm, view<From, R> dout, view<T, R> din, allocator& scratch) const {
+    static_assert(detail::require_rows_move<From, T>());
     check_all(".apply_transposed", comm, dout, din, to_rows_, from_rows_, scratch);
     sp::fill(din, T{});
     auto extents = din.extents;

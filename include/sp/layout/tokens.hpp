@@ -78,8 +78,8 @@ void take(batch const& b, std::span<mapping const> map, view<T const, R> global,
 
 /// This rank's rows of a global tensor: global (stream, ...) -> local (batch.tokens(), ...); slack rows get `value`.
 template <class From, class T, int R>
-  requires std::same_as<std::remove_const_t<From>, T>
 void split(batch const& b, view<From, R> global, view<T, R> local, std::type_identity_t<T> value = T{}) {
+  static_assert(detail::require_rows_move<From, T>());
   detail::check_global<T const, R>(b, global, local, "split");
   sp::fill(local, value);
   detail::take<T, R>(b, document_map(b.source(), b.docs()), global, local);
@@ -88,8 +88,8 @@ void split(batch const& b, view<From, R> global, view<T, R> local, std::type_ide
 /// Next-token labels, shifted in the stream and then sharded: the label of a row is the token behind it in the same document,
 /// `ignore` for the last of a document and for slack. `by` >= 0 looks further ahead.
 template <class From, class T>
-  requires std::same_as<std::remove_const_t<From>, T>
 void shifted_labels(batch const& b, view<From, 1> tokens, view<T, 1> labels, std::type_identity_t<T> ignore, index_t by = 1) {
+  static_assert(detail::require_rows_move<From, T>());
   detail::check_global<T const, 1>(b, tokens, labels, "shifted_labels");
   auto map = located({"shifted_labels", "", b.part(), b.parts()}, [&] { return shift_map(b.source(), b.docs(), by); });
   sp::fill(labels, ignore);
@@ -125,7 +125,7 @@ inline void positions(batch const& b, view<index_t, 1> out, positions_in what = 
 
 /// 1 for rows that count in a loss, 0 for slack and for rows whose label is `ignore`.
 template <class Weight, class Label>
-void loss_weights(batch const& b, view<Label const, 1> labels, view<Weight, 1> weights, std::type_identity_t<Label> ignore) {
+void loss_weights(batch const& b, view<Label, 1> labels, view<Weight, 1> weights, std::type_identity_t<Label> ignore) {
   detail::check_rows(b, labels, "loss_weights");
   detail::check_rows(b, weights, "loss_weights");
   sp::fill(weights, Weight{0});
@@ -143,7 +143,7 @@ void loss_weights(batch const& b, view<Label const, 1> labels, view<Weight, 1> w
 
 /// This rank's rows among the marked positions of the caller's stream (image tokens, say), in row order.
 template <class Flag>
-[[nodiscard]] std::vector<index_t> local_rows(batch const& b, std::span<Flag const> marked) {
+[[nodiscard]] std::vector<index_t> local_rows(batch const& b, std::span<Flag> marked) {
   if (index_t(marked.size()) != b.source().length())
     fail({errc::bad_documents,
           std::to_string(marked.size()) + " marks for a stream of " + std::to_string(b.source().length()) + " positions",

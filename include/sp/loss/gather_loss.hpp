@@ -84,9 +84,9 @@ public:
 
   /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group. Losses of ignored rows are not read.
   template <class T, class Label>
-  [[nodiscard]] loss_result forward(view<T const, 1> losses, view<Label const, 1> labels, allocator& scratch) const {
+  [[nodiscard]] loss_result forward(view<T, 1> losses, view<Label, 1> labels, allocator& scratch) const {
     require_signed<Label>();
-    check_forward(losses, labels, scratch);
+    check_forward<std::remove_const_t<T>, std::remove_const_t<Label>>(losses, labels, scratch);
     double sum = 0;
     index_t count = 0;
     for (index_t i = 0; i < losses.extent(0); ++i)
@@ -110,14 +110,13 @@ public:
 
   template <class T, class Label>
   [[nodiscard]] loss_result forward(view<T, 1> losses, view<Label, 1> labels) const {
-    view<T const, 1> l(losses);
-    view<Label const, 1> n(labels);
     alignas(allocator::alignment) std::byte memory[8192]; // enough for a few dozen ranks, and no allocation
     workspace small(memory, sizeof memory);
     index_t const compared = options_.checks > 1 ? agreement_scratch(comm_.size()) : 0; // before the sum, given back
-    if (max(compared, all_reduce_scratch<double>(2, comm_.size())) < index_t(sizeof memory)) return forward(l, n, small);
+    if (max(compared, all_reduce_scratch<double>(2, comm_.size())) < index_t(sizeof memory))
+      return forward(losses, labels, small);
     pool large;
-    return forward(l, n, large);
+    return forward(losses, labels, large);
   }
 
   /// dlosses (tokens) = upstream x contract x (1 / N now), 0 for ignored rows. Local: the loss is the same function of every rank's rows.

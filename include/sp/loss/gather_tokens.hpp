@@ -52,9 +52,10 @@ public:
   }
 
   /// local (batch.tokens(), ...) of every rank -> global (stream, ...) in stream order; positions in no document get `value`.
-  template <class T, int R>
-  void forward(batch const& b, prepared const& p, view<T const, R> local, view<T, R> global, allocator& scratch,
+  template <class From, class T, int R>
+  void forward(batch const& b, prepared const& p, view<From, R> local, view<T, R> global, allocator& scratch,
                std::type_identity_t<T> value = T{}) const {
+    static_assert(detail::require_rows_move<From, T>());
     auto check = [&] {
       detail::check_global<T const, R>(b, global, view<T, R>(const_cast<T*>(local.data), local.extents, local.strides),
                                        "gather_tokens");
@@ -73,14 +74,14 @@ public:
 
   /// dlocal (batch.tokens(), ...) = own rows of dglobal (stream, ...); slack rows 0. Every rank holds the same dglobal, so nothing is
   /// sent and nothing is scaled; what happens to parameter gradients afterwards is the loss's contract.
-  template <class T, int R>
-  void backward(batch const& b, view<T const, R> dglobal, view<T, R> dlocal) const {
+  template <class From, class T, int R>
+  void backward(batch const& b, view<From, R> dglobal, view<T, R> dlocal) const {
     sp::split(b, dglobal, dlocal);
   }
 
   /// The short form, with memory of the batch.
-  template <class T, int R>
-  void forward(batch const& b, view<T const, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
+  template <class From, class T, int R>
+  void forward(batch const& b, view<From, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
     auto fits = [&](prepared const& x) { return int(x.from.size()) == comm_.size() && (options_.checks < 2 || x.sharding != 0); };
     auto const& p = b.cached<prepared>(0, fits, [&] { return prepare(b); });
     forward(b, p, local, global, b.memory(), value);
@@ -114,10 +115,9 @@ private:
             [&] { detail::check_together(f, check, [&](fingerprint const& mine) { sp::agree(comm_, mine, scratch); }); });
   }
   template <class T, int R, class Check>
-  void compare_forward(batch const& b, prepared const& p, view<T const, R> const& local, allocator& scratch,
-                       Check&& check) const {
+  void compare_forward(batch const& b, prepared const& p, view<T, R> const& local, allocator& scratch, Check&& check) const {
     fingerprint f("gather_tokens", ".forward", comm_.rank());
-    f.number("check level", options_.checks).element<T>("element type");
+    f.number("check level", options_.checks).element<std::remove_const_t<T>>("element type");
     describe(f, b, p);
     digest row(R);
     for (int d = 1; d < R; ++d) row.add(local.extent(d));
@@ -131,9 +131,8 @@ private:
 
 /// All rows of a sharded tensor in stream order on every rank: gather_tokens in one call.
 template <communicator Comm, class From, class T, int R>
-  requires std::same_as<std::remove_const_t<From>, T>
 void gather(Comm const& comm, batch const& b, view<From, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) {
-  gather_tokens<Comm>(comm).forward(b, view<T const, R>(local), global, value);
+  gather_tokens<Comm>(comm).forward(b, local, global, value);
 }
 
 } // namespace sp

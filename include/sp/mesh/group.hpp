@@ -25,6 +25,14 @@ public:
 
   constexpr index_t stride() const noexcept { return stride_; }
 
+  /// A group is no Comm: as one it would not know its stride. Said in one sentence.
+  template <std::same_as<Comm> Other>
+  operator Other() const {
+    static_assert(!std::same_as<Other, Comm>,
+                  "sp: what a mesh makes are groups: where a type is written out, as of a member, write sp::group<sp::threads> "
+                  "for sp::threads, also as the argument of an attention object, or let it be deduced.");
+  }
+
 private:
   index_t stride_;
 };

@@ -56,4 +56,22 @@ MUTANTS = [
         "attention.names",
         "names: what moves tokens*",
     ),
+    Mutant(
+        "pieces_without_bound",
+        "pieces are written behind the memory of a parcel_builder",
+        "collective/parcels.hpp",
+        "if (pieces_used_ == pieces_.tensor.extent(0))",
+        "if (pieces_used_ > pieces_.tensor.extent(0))",
+        "collective.parcels",
+        "parcel_builder: more parcels*",
+    ),
+    Mutant(
+        "parcels_without_bound",
+        "parcels are written behind the memory of a parcel_builder",
+        "collective/parcels.hpp",
+        "if (parcels_used_ == parcels_.tensor.extent(0))",
+        "if (parcels_used_ > parcels_.tensor.extent(0))",
+        "collective.parcels",
+        "parcel_builder: more parcels*",
+    ),
 ]

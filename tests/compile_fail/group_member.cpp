@@ -1,0 +1,17 @@
+// A member whose type names the communicator where the mesh made a group.
+// EXPECT-SOON: sp: what a mesh makes are groups: where a type is written out, as of a member, write sp::group<sp::threads>
+#include <sp/collective/solo.hpp>
+#include <sp/mesh.hpp>
+#include <sp/reference.hpp>
+#include <sp/ring.hpp>
+
+struct trainer {
+#ifdef SP_FAIL
+  using ranks = sp::solo;
+#else
+  using ranks = sp::group<sp::solo>;
+#endif
+  sp::ring_attention<ranks, sp::reference<>> attention;
+
+  explicit trainer(sp::solo const& all) : attention(sp::mesh{sp::axis::ring{1}}.ring(all), sp::reference{}) {}
+};

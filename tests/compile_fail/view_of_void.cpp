@@ -1,0 +1,12 @@
+// A view over memory that does not say what it holds.
+// EXPECT-SOON: sp: a view needs a pointer to its own elements
+#include <sp/core/view.hpp>
+
+auto use(void* memory) {
+#ifdef SP_FAIL
+  sp::view<float, 3> tensor(memory, 4, 2, 8);
+#else
+  sp::view<float, 3> tensor(static_cast<float*>(memory), 4, 2, 8);
+#endif
+  return tensor.extent(0);
+}
