@@ -209,7 +209,7 @@ MUTANTS = [
         "sinks_fill_empty_rows",
         "a row that sees no key gets the lse of its sink",
         "attention/row_arithmetic.hpp",
-        "      if (l == minus_infinity<A>) continue;\n",
+        "      if (is_minus_infinity(l)) continue;\n",
         "",
         "attention.row_arithmetic",
         "rows: sinks and scores*",

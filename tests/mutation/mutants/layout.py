@@ -51,7 +51,7 @@ MUTANTS = [
         "slack_not_filled",
         "slack rows of a split tensor keep whatever the memory held",
         "layout/tokens.hpp",
-        """  fill(local, value);
+        """  sp::fill(local, value);
   detail::take<T, R>(b, document_map""",
         "  static_cast<void>(value), detail::take<T, R>(b, document_map",
         "layout.tokens",

@@ -42,7 +42,7 @@ MUTANTS = [
         "gather_leaves_gaps",
         "positions in no document keep what the global tensor held",
         "loss/gather_tokens.hpp",
-        "    fill(global, value);\n",
+        "    sp::fill(global, value);\n",
         "    static_cast<void>(value);\n",
         "loss.gather_tokens",
         "gather_tokens: stream order*",
