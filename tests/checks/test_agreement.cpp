@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <array>
+#include <limits>
 
 #include <sp/core/digest.hpp>
 #include <sp/counting.hpp>
@@ -66,6 +67,17 @@ TEST_CASE("agreement: ties and several opinions are told in full, long lists are
   values many(100, 1);
   many[41] = 0;
   CHECK(reads(verdict(many, dim), "rank 41 differs from ranks 0, 1, 2, 3, 4, 5, 6, 7, ... (99 ranks) in dim: 0 against 1"));
+  values eight(9, 1), nine(10, 1); // eight are told in full
+  eight[8] = nine[9] = 0;
+  CHECK(reads(verdict(eight, dim), "rank 8 differs from ranks 0, 1, 2, 3, 4, 5, 6, 7 in dim: 0 against 1"));
+  CHECK(reads(verdict(nine, dim), "rank 9 differs from ranks 0, 1, 2, 3, 4, 5, 6, 7, ... (9 ranks) in dim: 0 against 1"));
+  values all_different;
+  std::string told = "dim is not the same on all ranks: ";
+  for (int r = 0; r < 24; ++r) {
+    all_different.push_back(7 * r % 24);
+    told += (r ? "; " : "") + std::to_string(all_different.back()) + " on rank " + std::to_string(r);
+  }
+  CHECK(reads(verdict(all_different, dim), told));
 }
 
 TEST_CASE("agreement: every kind of value is written as its user knows it") {
@@ -83,6 +95,17 @@ TEST_CASE("agreement: every kind of value is written as its user knows it") {
       "rank 1 differs from ranks 0, 2 in mask: none against #abcd1234"));
   CHECK(reads(verdict(std::vector<int>{-100, 0, 0}, number("ignore_index")),
               "rank 0 differs from ranks 1, 2 in ignore_index: -100 against 0"));
+  // numbers of every width and sign, as they were given
+  auto const rows = [](fingerprint& f, auto v) { f.number("rows", v); };
+  constexpr std::int64_t least = std::numeric_limits<std::int64_t>::min();
+  CHECK(reads(verdict(std::vector<std::int64_t>{least, 0, 0}, rows),
+              "rank 0 differs from ranks 1, 2 in rows: -9223372036854775808 against 0"));
+  CHECK(reads(verdict(std::vector<std::uint64_t>{0, std::uint64_t(least) + 5, 0}, rows),
+              "rank 1 differs from ranks 0, 2 in rows: 9223372036854775813 against 0"));
+  CHECK(reads(verdict(std::vector<std::int64_t>{5, std::int64_t{5} + (std::int64_t{1} << 32), 5}, rows),
+              "rank 1 differs from ranks 0, 2 in rows: 4294967301 against 5"));
+  CHECK(reads(verdict(std::vector<std::uint32_t>{4294967295u, 1, 1}, rows),
+              "rank 0 differs from ranks 1, 2 in rows: 4294967295 against 1"));
   auto types = [](auto a, auto b) {
     fingerprint f("x", "", 0), g("x", "", 1);
     return verdict({f.element<decltype(a)>("element type"), g.element<decltype(b)>("element type")}).failure->problem;
@@ -112,6 +135,7 @@ TEST_CASE("agreement: operations and refusals come first, further differences ar
   auto operation = [](fingerprint const& f) { return f.record().operation(); };
   CHECK(operation(fingerprint("ulysses_attention", ".backward.results", 0)) == "ulysses_attention.backward.results");
   CHECK(operation(fingerprint(std::string(60, 'a'), "", 0)) == std::string(48, 'a'));
+  CHECK(operation(fingerprint(std::string(40, 'a'), "12345678", 0)) == std::string(40, 'a') + "12345678"); // 48, to the last one
 }
 
 TEST_CASE("agreement: fields are known by name: another order is no difference, a field that somebody lacks is one for all") {

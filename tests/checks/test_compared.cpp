@@ -58,7 +58,8 @@ struct scene {
   sp::context ctx;
 
   scene(sp::threads const& c, crossed const& a)
-      : object(c, featured(sp::softcap{a.cap}, sp::alibi{a.slopes}, sp::dropout{a.chance}), {.mask = sp::full(), .checks = 2}),
+      : object(c, featured(sp::softcap{a.cap}, sp::alibi{a.slopes}, sp::dropout{a.chance}),
+               {.mask = {.at = sp::align::end}, .checks = 2}),
         q(sp::documents::packed(a.q_cu), sp::zigzag{}, c, {.token_digest = a.q_tokens}),
         k(a.stripes ? sp::batch(sp::documents::packed(a.k_cu), sp::striped{}, c, {.token_digest = a.k_tokens})
                     : sp::batch(sp::documents::packed(a.k_cu), sp::zigzag{}, c, {.token_digest = a.k_tokens})),

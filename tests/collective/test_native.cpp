@@ -9,6 +9,7 @@
 #include <sp/collective/decorators/checksummed.hpp>
 #include <sp/collective/decorators/counting.hpp>
 #include <sp/collective/operations.hpp>
+#include <sp/mesh/group.hpp>
 #include <sp/threads.hpp>
 
 #include "collective/pieces.hpp"
@@ -259,7 +260,7 @@ TEST_CASE("chaos: every native ability is a call, fails under its own name and n
   }
 }
 
-TEST_CASE("decorators hand on what an abort is for, and the root, color and key they are given") {
+TEST_CASE("decorators and mesh groups hand on what an abort is for, and the root, color, key and name they are given") {
   std::string log;
   each_ability const abilities(2, 3);
   sp::error_info const why{sp::errc::bad_documents, "a bad loader", "Look at it", "loader", 1, 3};
@@ -274,6 +275,7 @@ TEST_CASE("decorators hand on what an abort is for, and the root, color and key 
   sp::ledger counts;
   CHECK(everything(sp::counting(paper{2, 3, &log}, counts)) == want);
   CHECK(everything(sp::chaos(paper{2, 3, &log}, sp::chaos_options{})) == want);
+  CHECK(everything(sp::group(paper{2, 3, &log}, 4)) == want);
 }
 
 TEST_CASE("checksummed: a bit or an old message in any native collective is told with its sender, and only to the receiver") {

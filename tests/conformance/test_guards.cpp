@@ -114,19 +114,45 @@ TEST_CASE("two objects of one type on one batch: each gets the plan of its own k
   CHECK(e.primitive == "ring_attention.prepare");
 }
 
-TEST_CASE("dropout of the short form: the key of the call counts") {
+TEST_CASE("dropout of the short form: the key of the call counts, forward and backward, by position and by name") {
   sp::batch b = batch_of(40);
   scene s(b, shape);
   sp::ring_attention attention{sp::solo{}, sp::reference{sp::dropout{0.5}}};
-  auto run = [&](std::uint64_t layer) {
+  auto infer = [&](std::uint64_t layer) {
     sp::attention_extras<double> e;
     e.random = {7, layer};
     attention.infer(b, s.q, s.k, s.v, s.out, e);
-    return std::vector<double>(s.out.data, s.out.data + s.out.elements());
+    return s[conformance::operand::out];
   };
-  auto first = run(0), again = run(0), other = run(1);
+  auto first = infer(0), again = infer(0), other = infer(1);
   CHECK(first == again);
   CHECK(first != other);
+
+  auto const p = attention.prepare(b);
+  auto in_context = [&](std::uint64_t layer) { // the long form, which takes its key from the context
+    sp::pool memory;
+    s.both(attention, p, sp::context(memory, memory, {7, layer}));
+    return s.results();
+  };
+  auto by_position = [&](std::uint64_t layer) {
+    sp::attention_extras<double> e;
+    e.random = {7, layer};
+    attention.backward(b, attention.forward(b, s.q, s.k, s.v, s.out, e), s.q, s.k, s.v, s.out, s.dout, s.dq, s.dk, s.dv, e);
+    return s.results();
+  };
+  auto by_name = [&](std::uint64_t layer) {
+    auto saved = attention.forward(b, {.q = s.q, .k = s.k, .v = s.v, .out = s.out, .random = {7, layer}});
+    attention.backward(
+        b, std::move(saved),
+        {.q = s.q, .k = s.k, .v = s.v, .out = s.out, .dout = s.dout, .dq = s.dq, .dk = s.dk, .dv = s.dv, .random = {7, layer}});
+    return s.results();
+  };
+  auto const want = in_context(3), elsewhere = in_context(4);
+  CHECK(want != elsewhere);
+  CHECK(by_position(3) == want);
+  CHECK(by_name(3) == want);
+  CHECK(by_position(4) == elsewhere);
+  CHECK(by_name(4) == elsewhere);
 }
 
 TEST_CASE("query and key batches are cut alike") {

@@ -21,6 +21,7 @@
 #include <sp/threads.hpp>
 #include <sp/ulysses.hpp>
 
+#include "support/failure.hpp"
 #include "support/tensors.hpp"
 
 namespace test_errors {
@@ -38,9 +39,12 @@ struct condition {
   texts said;            ///< in the problem: the numbers
   std::string remedy;    ///< part of what to do
   std::string primitive; ///< "" where no public call is concerned, "*" where either side may be first
-  int rank;              ///< -1 where none is concerned
+  int rank;              ///< -1 where none is concerned, `either` where any of two may be first
   std::function<void()> provoke;
+  int peer = -1; ///< -1 where there is none, `either` where it is the one that is not `rank`
+  int step = -1; ///< which exchange of the communicator it was; -1 where there is none
 };
+constexpr int either = -2;
 
 /// The failure of a condition, and whether everything about it is in place.
 void examine(condition const& c) {
@@ -56,11 +60,25 @@ void examine(condition const& c) {
     CHECK_MESSAGE(i.remedy.find(c.remedy) != std::string::npos, "no remedy: " << c.remedy);
     CHECK(!i.remedy.empty());
     if (c.primitive != "*") CHECK(i.primitive == c.primitive);
-    if (c.rank >= 0) CHECK(i.rank == c.rank);
+    if (c.rank == either)
+      CHECK((i.rank == 0 || i.rank == 1));
+    else
+      CHECK(i.rank == c.rank);
+    CHECK(i.peer == (c.peer == either ? 1 - i.rank : c.peer));
+    CHECK(i.step == c.step);
+    CHECK((i.size > i.rank || i.rank < 0));
     // one line with everything in it
     CHECK(line.find('\n') == std::string::npos);
-    for (std::string const& part : {std::string("sp: ") + sp::name(c.code), i.primitive, i.problem, i.remedy})
+    std::string const rank = i.rank < 0
+                                 ? ""
+                                 : " on rank " + std::to_string(i.rank) + (i.size < 0 ? "" : " of " + std::to_string(i.size)),
+                      step = i.step < 0 ? "" : ", step " + std::to_string(i.step),
+                      peer = i.peer < 0 ? "" : ", peer " + std::to_string(i.peer);
+    for (std::string const& part : {std::string("sp: ") + sp::name(c.code), i.primitive, rank, step, peer, i.problem, i.remedy})
       CHECK(line.find(part) != std::string::npos);
+    CHECK((line.find(" on rank ") != std::string::npos) == (i.rank >= 0));
+    CHECK((line.find(", step ") != std::string::npos) == (i.step >= 0));
+    CHECK((line.find(", peer ") != std::string::npos) == (i.peer >= 0));
     return;
   }
   FAIL_CHECK(c.what << ": no error");
@@ -327,15 +345,23 @@ std::vector<condition> rank_conditions() {
        {"rank 0 sends 8 bytes", "rank 1 expects 12"},
        "counts that agree",
        "x",
-       -1,
-       on_ranks(2, [](sp::threads const& c) { exchange_bytes(c, "x", c.rank() == 0 ? 8 : 4, c.rank() == 0 ? 4 : 12); })},
+       either,
+       on_ranks(2,
+                [](sp::threads const& c) {
+                  exchange_bytes(c, "before", 8, 8);
+                  exchange_bytes(c, "x", c.rank() == 0 ? 8 : 4, c.rank() == 0 ? 4 : 12);
+                }),
+       either,
+       1},
       {"primitives differ",
        errc::rank_mismatch,
        {"in forward", "in backward", "rank 0", "rank 1"}, // either rank may be the one that notices
        "same operations in the same order",
        "*",
-       -1,
-       on_ranks(2, [](sp::threads const& c) { exchange_bytes(c, c.rank() == 0 ? "forward" : "backward", 8, 8); })},
+       either,
+       on_ranks(2, [](sp::threads const& c) { exchange_bytes(c, c.rank() == 0 ? "forward" : "backward", 8, 8); }),
+       either,
+       0},
       {"a rank that never comes",
        errc::timeout,
        {"150 ms"},
@@ -353,7 +379,9 @@ std::vector<condition> rank_conditions() {
              } told;
              if (c.rank() == 0) exchange_bytes(c, "x", 8, 8);
            },
-           hurried)},
+           hurried),
+       1,
+       0},
       {"a rank that has returned",
        errc::peer_failed,
        {"rank 1 has returned"},
@@ -363,7 +391,9 @@ std::vector<condition> rank_conditions() {
        on_ranks(2,
                 [](sp::threads const& c) {
                   if (c.rank() == 0) exchange_bytes(c, "x", 8, 8);
-                })},
+                }),
+       1,
+       0},
       {"a token waited for twice",
        errc::bad_state,
        {"already"},
@@ -381,7 +411,7 @@ std::vector<condition> rank_conditions() {
        {"cannot read each other's memory"},
        "schedule::rotate",
        "ring_attention.prepare",
-       -1,
+       either,
        on_ranks(2,
                 [](sp::threads const& c) {
                   sp::ring_attention a(messages_only{c}, sp::reference{}, {.schedule = sp::schedule::pull});
@@ -421,20 +451,56 @@ TEST_CASE("errors: who did not fail is told by whom and why") {
   FAIL("no error");
 }
 
-TEST_CASE("errors: level 0 checks nothing") {
-  call c;
-  c.out.data = c.v.data + 8; // an overlap that level 1 refuses
-  CHECK_THROWS_AS(c(1), sp::error);
-  CHECK_NOTHROW(c(0));
+/// The reference, which counts how often it is asked about the numbers of a call.
+struct asked_kernel : sp::reference<> {
+  int* asked;
+  explicit asked_kernel(int* n) : asked(n) {}
+  void check(sp::heads) const { ++*asked; }
+};
+
+TEST_CASE("errors: level 0 checks nothing, neither tensors nor numbers, in forward, infer and backward") {
+  std::vector<float> g(2000);
+  sp::view<float, 3> const dq(g.data(), {10, 4, 8}), dk(g.data() + 400, {10, 2, 8}), dv(g.data() + 600, {10, 2, 4});
+  for (int level : {0, 1}) {
+    call c;
+    int asked = 0;
+    sp::ring_attention const attention(sp::solo{}, asked_kernel(&asked), {.checks = level});
+    auto aliased = [&](auto&& body) { // level 1 refuses it, level 0 goes on
+      if (level == 0) CHECK_NOTHROW(body());
+      if (level == 1) CHECK(support::failure_of([&] { return body(), 0; }).code == errc::aliasing);
+    };
+    auto over_v = c.out;
+    over_v.data = c.v.data + 8;
+    aliased([&] { static_cast<void>(attention.forward(c.b, c.q, c.k, c.v, over_v)); });
+    aliased([&] { attention.infer(c.b, c.q, c.k, c.v, over_v); });
+    CHECK(asked == 0); // tensors come first
+    auto saved = attention.forward(c.b, c.q, c.k, c.v, c.out);
+    aliased([&] { attention.backward(c.b, std::move(saved), c.q, c.k, c.v, c.out, c.out, dq, dk, dk.narrow(2, 0, 4)); });
+    auto again = attention.forward(c.b, c.q, c.k, c.v, c.out);
+    attention.infer(c.b, c.q, c.k, c.v, c.out);
+    attention.backward(c.b, std::move(again), c.q, c.k, c.v, c.out, c.out, dq, dk, dv);
+    CHECK(asked == 4 * level);
+  }
 }
 
-TEST_CASE("errors: codes have the names of the sources, descriptions leave out what is unknown") {
-  CHECK(std::string(sp::name(errc::invalid_shape)) == "invalid_shape");
-  CHECK(std::string(sp::name(errc::workspace_too_small)) == "workspace_too_small");
-  CHECK(std::string(sp::name(errc::backend_error)) == "backend_error");
+TEST_CASE("errors: codes have the names of the sources, descriptions leave out what is unknown and nothing else") {
+#define CODE(name) {errc::name, #name}
+  std::pair<errc, char const*> const codes[] = {
+      CODE(invalid_shape),       CODE(uneven_partition), CODE(head_partition), CODE(bad_mask),      CODE(unsupported_mask),
+      CODE(unsupported),         CODE(bad_documents),    CODE(size_overflow),  CODE(bad_pointer),   CODE(aliasing),
+      CODE(workspace_too_small), CODE(bad_state),        CODE(rank_mismatch),  CODE(short_message), CODE(timeout),
+      CODE(peer_failed),         CODE(aborted),          CODE(non_finite),     CODE(backend_error)};
+#undef CODE
+  CHECK(std::size(codes) == std::size_t(sp::detail::errc_count));
+  for (auto const& [code, name] : codes) CHECK(std::string(sp::name(code)) == name);
   CHECK(std::string(sp::error({errc::timeout}).what()) == "sp: timeout");
   CHECK(std::string(sp::error({errc::timeout, "too late", "Wait", "ring.forward", 3, 8, 2, 5}).what()) ==
         "sp: timeout in ring.forward on rank 3 of 8, step 2, peer 5: too late. Wait");
+  // rank, step and peer 0 are as known as any other
+  CHECK(std::string(sp::error({errc::timeout, "too late", "Wait", "ring.forward", 0, 1, 0, 0}).what()) ==
+        "sp: timeout in ring.forward on rank 0 of 1, step 0, peer 0: too late. Wait");
+  CHECK(std::string(sp::error({errc::timeout, "too late", "Wait", "ring.forward", 0, -1, -1, 0}).what()) ==
+        "sp: timeout in ring.forward on rank 0, peer 0: too late. Wait");
 }
 
 // ---- the handler mode, in a child process -----------------------------------------------------------------

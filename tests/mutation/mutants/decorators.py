@@ -72,7 +72,7 @@ MUTANTS = [
         "{ return inner_.abort(why); }",
         "{ return inner_.abort(error_info{why.code}); }",
         "collective.native",
-        "decorators hand on*",
+        "decorators and mesh*",
     ),
     Mutant(
         "sealed_without_counting",

@@ -89,7 +89,7 @@ public:
   /// A whole number.
   template <class T>
   requires std::is_integral_v<T> fingerprint& number(char const* field, T value) {
-    return add(field, {writing::number, {}}, static_cast<std::uint64_t>(value));
+    return add(field, {std::is_signed_v<T> ? writing::number : writing::natural, {}}, static_cast<std::uint64_t>(value));
   }
   /// A digest, written as its last digits; 0 is "none".
   fingerprint& hash(char const* field, std::uint64_t value) { return add(field, {writing::hash, {}}, value); }
@@ -135,7 +135,7 @@ public:
   }
 
 private:
-  enum class writing { number, hash, real, word, words, element };
+  enum class writing { number, natural, hash, real, word, words, element };
   struct style {
     writing how = writing::number;
     word_list words{};
@@ -190,6 +190,8 @@ private:
     switch (s.how) {
     case writing::number:
       return std::to_string(static_cast<std::int64_t>(v));
+    case writing::natural:
+      return std::to_string(v);
     case writing::hash:
       return hash_text(v);
     case writing::real:
