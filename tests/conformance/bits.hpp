@@ -2,6 +2,7 @@
 // -0 and 0 are different bits; so are two NaN.
 #pragma once
 
+#include "draw.hpp"
 #include "run.hpp"
 #include "support/tensors.hpp"
 

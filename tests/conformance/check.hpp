@@ -7,7 +7,7 @@
 #include <sp/cpu.hpp>
 #include <sp/reference.hpp>
 
-#include "run.hpp"
+#include "bits.hpp"
 #include "support/oracle_documents.hpp"
 
 namespace conformance {
@@ -66,7 +66,7 @@ inline constexpr char const* names[] = {"out", "lse", "dq", "dk", "dv", "dsinks"
 
 template <class T>
 distances measure_all(trial const& t, outcome<T> const& got, support::oracle::result truth) {
-  double start = t.accumulate ? 1 : 0;
+  double start = t.accumulate ? t.start : 0;
   std::vector<double> sums(t.sinks ? std::size_t(t.q_heads) : 0);
   for (auto const& rank : got.dsinks)
     for (std::size_t h = 0; h < rank.size(); ++h) sums[h] += double(rank[h]) - start;
@@ -119,6 +119,17 @@ std::string judge(trial const& t, distances const& got, distances const& alone, 
   return wrong;
 }
 
+/// Runs a trial on the ranks of a world; where these are threads, now and then by two threads of each, which must agree bit by bit.
+template <object_kind Object, class T, class Kernel, class World>
+void run_trial(trial const& t, inputs<T> const& in, Kernel const& kernel, outcome<T>& to, World const& world) {
+  if (!t.twice || !std::is_same_v<World, in_threads>) return run<Object, T>(t, in, kernel, to, as_it_is{}, world);
+  outcome<T> again(t, t.ranks);
+  run_twice<Object>(t, in, kernel, to, again);
+  for (auto const& c : again.complaints) to.complain(c);
+  if (auto const bits = differing(to, again, true); !bits.empty() || to.dsinks != again.dsinks)
+    to.complain("two threads of each rank find other bits:" + bits);
+}
+
 /// Runs a trial on the ranks of a world and judges it where the results are; every process learns the verdict.
 template <class T, object_kind Object, class Kernel, class World = in_threads>
 void conform(trial const& t, inputs<T> const& in, Kernel const& kernel, bool has_lse = true, World const& world = {}) {
@@ -126,7 +137,7 @@ void conform(trial const& t, inputs<T> const& in, Kernel const& kernel, bool has
   try {
     outcome<T> got(t, t.ranks);
     got.has_lse = has_lse;
-    run<Object, T>(t, in, kernel, got, as_it_is{}, world);
+    run_trial<Object>(t, in, kernel, got, world);
     wrong = world.decide([&] {
       outcome<T> alone(t, 1);
       if constexpr (!std::is_same_v<T, double>) run_alone<T>(t, in, kernel, alone);

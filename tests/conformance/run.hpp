@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 #include <mutex>
+#include <random>
+#include <thread>
 
 #include <sp/threads.hpp>
 #include <sp/usp.hpp>
@@ -34,8 +36,9 @@ struct inputs {
     k = tensor(g, t.keys(), t.kv_heads, t.dim);
     v = tensor(g, t.keys(), t.kv_heads, t.value_dim);
     dout = tensor(g, t.docs, t.q_heads, t.value_dim);
+    std::normal_distribution<double> normal;
     for (index_t h = 0; h < t.q_heads; ++h) {
-      sinks.push_back(acc<T>(0.25) * acc<T>(h % 5) - acc<T>(0.5));
+      sinks.push_back(acc<T>(t.sink_size * normal(g)));
       slopes.push_back(t.alibi ? std::exp2(-1.0f - 0.5f * float(h)) : 0.0f);
     }
   }
@@ -100,7 +103,7 @@ struct rank_tensors {
   std::vector<acc<T>> sinks, dsinks;
 
   rank_tensors(trial const& t, inputs<T> const& in, sp::batch const& b, sp::batch const& kb)
-      : q_rows(stream_rows(b, b.runs())), k_rows(stream_rows(kb, kb.runs())), start(t.accumulate ? T(1.0f) : T(99.0f)),
+      : q_rows(stream_rows(b, b.runs())), k_rows(stream_rows(kb, kb.runs())), start(T(float(t.accumulate ? t.start : 99))),
         q(b.tokens(), t.q_heads, t.dim, t.order, nan()), k(kb.tokens(), t.kv_heads, t.dim, t.order + 1, nan()),
         v(kb.tokens(), t.kv_heads, t.value_dim, t.order / 3, nan()), out(b.tokens(), t.q_heads, t.value_dim, t.order + 2, nan()),
         dout(b.tokens(), t.q_heads, t.value_dim, t.order / 3 + 1, nan()),
@@ -117,6 +120,7 @@ struct rank_tensors {
     if (t.sinks) e.sinks = {sinks.data(), {n}};
     if (t.sinks && backward) e.dsinks = {dsinks.data(), {n}};
     e.accumulate = backward && t.accumulate;
+    if (t.short_form) e.random = t.random();
     return e;
   }
   /// Local results to their rows of the stream; slack rows must be zero (or what they were).
@@ -225,10 +229,12 @@ struct as_it_is {
 /// The trial's object on one rank.
 template <object_kind Object, class T, class Kernel, class Comm>
 void run_rank(trial const& t, inputs<T> const& in, Kernel const& kernel, Comm const& comm, outcome<T>& to) {
-  sp::batch_options options{t.padded ? sp::shapes::padded : sp::shapes::ragged};
-  sp::batch b(t.docs, t.sharding, comm, options), kb(t.keys(), t.sharding, comm, options);
+  auto options = [](bool padded) { return sp::batch_options{padded ? sp::shapes::padded : sp::shapes::ragged}; };
+  sp::batch b(t.docs, t.sharding, comm, options(t.padded)),
+      kb(t.keys(), t.sharding_of_keys(), comm, options(t.keys_are_padded()));
   rank_tensors<T> x(t, in, b, kb);
-  sp::attention_options how{.mask = t.mask, .scale = t.scale, .schedule = t.how, .head_chunks = t.head_chunks};
+  sp::attention_options how{
+      .mask = t.mask, .scale = t.scale, .schedule = t.how, .head_chunks = t.head_chunks, .checks = t.checks};
   if constexpr (Object == object_kind::ring) step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to);
   if constexpr (Object == object_kind::ulysses)
     step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep}}, t, b, kb, x, to);
@@ -248,6 +254,32 @@ template <object_kind Object, class T, class Kernel, class Wrap = as_it_is, clas
 void run(trial const& t, inputs<T> const& in, Kernel const& kernel, outcome<T>& to, Wrap const& wrap = {},
          World const& world = {}) {
   world.run(t.ranks, to, [&](auto const& comm, outcome<T>& mine) { run_rank<Object, T>(t, in, kernel, wrap(comm), mine); });
+}
+
+/// The same on two threads of each rank at once, in two groups that split() made of all ranks.
+template <object_kind Object, class T, class Kernel>
+void run_twice(trial const& t, inputs<T> const& in, Kernel const& kernel, outcome<T>& first, outcome<T>& second) {
+  sp::threads::run(
+      t.ranks,
+      [&](sp::threads const& comm) {
+        auto const one = comm.split(0, comm.rank()), other = comm.split(0, comm.rank());
+        std::exception_ptr failure;
+        {
+          struct joining {
+            std::thread thread;
+            ~joining() { thread.join(); }
+          } beside{std::thread([&] {
+            try {
+              run_rank<Object, T>(t, in, kernel, other, second);
+            } catch (...) {
+              failure = std::current_exception();
+            }
+          })};
+          run_rank<Object, T>(t, in, kernel, one, first);
+        }
+        if (failure) std::rethrow_exception(failure);
+      },
+      patient());
 }
 
 /// The same kernel on one rank.

@@ -20,7 +20,8 @@ trial combine(trial how, trial const& problem) {
   t.object = how.object;
   t.ranks = how.ranks, t.ring = how.ring, t.ulysses = how.ulysses, t.ring_is_fast = how.ring_is_fast;
   t.how = how.how, t.head_chunks = how.head_chunks, t.keep = how.keep;
-  t.sharding = how.sharding, t.padded = how.padded, t.order = how.order;
+  t.sharding = how.sharding, t.padded = how.padded, t.order = how.order, t.checks = how.checks;
+  t.key_sharding = how.key_sharding, t.key_padded = how.key_padded;
   return t;
 }
 

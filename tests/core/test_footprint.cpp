@@ -107,7 +107,8 @@ TEST_CASE("footprint: three dimensions and other memory orders, drawn [asan]") {
   };
   auto some = [&] {
     index_t const inner = draw(1, 2), middle = draw(1, 6), sign = draw(0, 1) ? 1 : -1;
-    return tensor(at<3>(draw(-4, 4), {draw(1, 3), draw(1, 3), draw(1, 2)}, {sign * middle * draw(1, 3), middle, inner}));
+    return tensor(
+        at<3>(draw(-4, 4), {draw(1, 3), draw(1, 3), draw(1, 2)}, {sign * (middle * draw(1, 3) + draw(0, 1)), middle, inner}));
   };
   index_t missed = 0, shared = 0, apart = 0;
   for (int i = 0; i < 20000; ++i) {

@@ -50,6 +50,11 @@ piece random_piece(std::mt19937& g, std::vector<double>& memory, bool read_only)
     reach = sp::max(reach, p.strides[std::size_t(d)] * p.extents[std::size_t(d)]);
   }
   p.data = reinterpret_cast<std::byte*>(memory.data());
+  for (int d = 0; d < p.rank; ++d) // some dimensions stand backwards
+    if (index_t& stride = p.strides[std::size_t(d)]; p.elements() > 0 && pick(0, 3) == 0) {
+      p.data += (p.extents[std::size_t(d)] - 1) * stride;
+      stride = -stride;
+    }
   return p;
 }
 

@@ -10,37 +10,47 @@ namespace fuzz {
 
 namespace detail {
 
-inline sp::documents stream_of(std::vector<number> const& list) {
+inline sp::documents stream_of(std::vector<number> const& list, number room) {
   std::vector<sp::document> docs;
   number at = 0;
   for (number n : list) {
-    if (n >= 0) docs.push_back({at, n, n, 1000 - 7 * number(docs.size())});
-    at += n < 0 ? -n : n;
+    if (n >= 0) docs.push_back({at, n, n + room, 1000 - 7 * number(docs.size())});
+    at += n < 0 ? -n : n + room;
   }
   return {docs, at};
 }
 
+inline std::vector<number> prefixes(recipe const& r, sp::documents const& keys) {
+  std::vector<number> list;
+  for (auto const& d : keys) list.push_back(sp::min(r.a, d.count));
+  return list;
+}
+inline std::vector<sp::document> spans(recipe const& r, sp::documents const& keys) {
+  std::vector<sp::document> list;
+  for (auto const& d : keys)
+    if (d.count > r.a + 1) list.push_back({d.begin + r.a, (d.count - r.a) / 2 + 1, 0, 0});
+  return list;
+}
+inline std::vector<sp::slice> slices(recipe const& r, sp::documents const& q, sp::documents const& k) {
+  std::vector<sp::slice> list;
+  for (std::size_t d = 0; d < q.size(); ++d) {
+    sp::document const &x = q[d], &y = k[d];
+    sp::index_t const q_mid = x.begin + x.count / 2, k_mid = y.begin + y.count / 3, by = y.begin - x.begin;
+    list.push_back({x.begin, q_mid, y.begin, k_mid});
+    list.push_back({x.begin, q_mid, k_mid, y.end(), by - r.a, by + r.b});
+    list.push_back({q_mid, x.end(), y.begin, y.end(), by - r.c, by});
+  }
+  return list;
+}
+
 inline sp::mask mask_of(recipe const& r, sp::documents const& q, sp::documents const& k) {
-  sp::mask m = r.mask == masks_full ? sp::full() : r.mask == masks_window ? sp::window(r.a, r.b) : sp::causal();
-  if (r.mask == masks_prefix)
-    for (auto const& d : k) m.prefix.push_back(sp::min(r.a, d.count));
-  if (r.mask == masks_spans) {
-    std::vector<sp::document> spans;
-    for (auto const& d : k)
-      if (d.count > r.a + 1) spans.push_back({d.begin + r.a, (d.count - r.a) / 2 + 1, 0, 0});
-    m = sp::image_spans(spans);
-  }
-  if (r.mask == masks_slices) {
-    std::vector<sp::slice> list;
-    for (std::size_t d = 0; d < q.size(); ++d) {
-      sp::document const &x = q[d], &y = k[d];
-      sp::index_t q_mid = x.begin + x.count / 2, k_mid = y.begin + y.count / 3, by = y.begin - x.begin;
-      list.push_back({x.begin, q_mid, y.begin, k_mid});
-      list.push_back({x.begin, q_mid, k_mid, y.end(), by - r.a, by + r.b});
-      list.push_back({q_mid, x.end(), y.begin, y.end(), by - r.c, by});
-    }
-    m = sp::user_slices(list);
-  }
+  sp::mask m = sp::causal();
+  if (r.mask == masks_full) m = sp::full();
+  if (r.mask == masks_window) m = sp::window(r.a, r.b);
+  if (r.mask == masks_spans || r.mask == masks_all) m = sp::image_spans(spans(r, k));
+  if (r.mask == masks_slices) m = sp::user_slices(slices(r, q, k));
+  if (r.mask == masks_all) m.lo = -r.c, m.hi = r.b;
+  if (r.mask == masks_prefix || r.mask == masks_all) m.prefix = prefixes(r, k);
   m.at = r.end ? sp::align::end : sp::align::begin;
   return m;
 }
@@ -61,19 +71,25 @@ inline conformance::trial trial_of(recipe const& r, number s) {
   t.how = s == ulysses ? sp::schedule::automatic : how[s == usp ? r.inner : s];
   t.head_chunks = t.how == sp::schedule::gather ? r.groups : 1;
   t.keep = r.keep_output ? sp::keep::output : sp::keep::heads;
-  t.sharding = {int(r.shard), r.stream ? sp::scope::stream : sp::scope::document};
-  if (r.nested) t.sharding.inner = r.degree, t.sharding.stride = r.strided ? r.ranks / r.degree : 1;
-  t.padded = r.padded;
+  auto cut = [&](number shard, bool stream, bool nested) {
+    support::any_sharding way{int(shard), stream ? sp::scope::stream : sp::scope::document};
+    if (nested) way.inner = r.degree, way.stride = r.strided ? r.ranks / r.degree : 1;
+    return way;
+  };
+  t.sharding = t.key_sharding = cut(r.shard, r.stream, r.nested);
+  t.padded = t.key_padded = r.padded;
+  if (r.apart) t.key_sharding = cut(r.key_shard, r.key_stream, r.key_nested), t.key_padded = r.key_padded;
   t.q_heads = r.q_heads, t.kv_heads = r.kv_heads, t.dim = r.dim, t.value_dim = r.value_dim;
   t.scale = r.scale, t.loud = r.loud;
   t.featured = r.type == 0; // the kernel for double has every feature compiled in
   t.softcap = r.softcap;
   t.dropout = r.dropout;
   t.alibi = r.alibi, t.sinks = r.sinks, t.accumulate = r.accumulate, t.short_form = r.brief;
+  t.start = r.start, t.sink_size = r.sink_size, t.checks = int(r.checks);
   t.order = unsigned(r.order);
-  t.docs = detail::stream_of(r.docs);
+  t.docs = detail::stream_of(r.docs, r.room);
   t.cross = !r.keys.empty();
-  if (t.cross) t.key_docs = detail::stream_of(r.keys);
+  if (t.cross) t.key_docs = detail::stream_of(r.keys, r.room);
   t.mask = detail::mask_of(r, t.docs, t.keys());
   return t;
 }
@@ -112,7 +128,7 @@ conformance::distances distances_of(conformance::trial const& t, conformance::ou
   conformance::distances all = conformance::measure_all(t, got, truth);
   double const place = std::is_same_v<T, sp::bf16> ? 0x1p-8 : std::is_same_v<T, sp::fp16> ? 0x1p-11 : 0;
   conformance::distance &dk = all[3], &dsinks = all[5];
-  if (t.loud > 1) dk.truth_norm = std::fmax(dk.truth_norm, 0.05 * t.loud * t.score_scale() * std::sqrt(double(dk.n)));
+  if (t.loud > 1) dk.truth_norm = std::fmax(dk.truth_norm, 0.05 * t.loud * std::fabs(t.score_scale()) * std::sqrt(double(dk.n)));
   dsinks.truth_worst = std::fmax(dsinks.truth_worst, 1);
   for (std::size_t i = 2; i < 5 && t.accumulate; ++i) {
     double const size = std::fmax(all[i].truth_worst, 1);

@@ -100,6 +100,27 @@ inline void draw_numbers(dice& d, recipe& r) {
   r.alibi = d.one_in(4);
 }
 
+/// What came later: drawn last, so that a seed keeps all that it drew before.
+inline void draw_cuts_and_calls(dice& d, recipe& r) {
+  if (d.one_in(8)) {
+    r.mask = masks_all;
+    r.a = d.between(0, 9), r.b = d.between(0, 3), r.c = d.between(0, 9);
+  }
+  r.apart = !r.keys.empty() && d.one_in(2);
+  if (r.apart) {
+    r.key_shard = d.between(0, 2);
+    r.key_stream = d.one_in(2), r.key_nested = d.one_in(3), r.key_padded = d.one_in(3);
+  }
+  if (d.one_in(5)) r.room = d.between(1, 4);
+  constexpr double starts[] = {1, -1, 0.5, -0.125}, sinks[] = {0.5, 0.5, 5, 200};
+  if (r.accumulate) r.start = d.of(starts);
+  if (r.sinks) r.sink_size = d.of(sinks);
+  if (d.one_in(6)) r.scale = r.scale != 0 ? -r.scale : -0.3;
+  constexpr number levels[] = {1, 1, 1, 0, 2, 3};
+  r.checks = d.of(levels);
+  r.order += 9 * d.between(0, 3);
+}
+
 } // namespace detail
 
 /// The recipe of a seed.
@@ -124,6 +145,7 @@ inline recipe draw(std::uint64_t seed) {
   r.padded = d.one_in(3);
   detail::draw_problem(d, r);
   detail::draw_numbers(d, r);
+  detail::draw_cuts_and_calls(d, r);
   return r;
 }
 

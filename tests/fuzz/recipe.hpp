@@ -19,9 +19,9 @@ using number = std::int64_t;
 enum strategy { rotate, gather, pull, ulysses, usp, strategies };
 inline constexpr std::string_view strategy_names[] = {"rotate", "gather", "pull", "ulysses", "usp"};
 inline constexpr std::string_view type_names[] = {"double", "float", "bf16", "fp16"};
-inline constexpr std::string_view mask_names[] = {"causal", "full", "window", "prefix", "spans", "slices"};
+inline constexpr std::string_view mask_names[] = {"causal", "full", "window", "prefix", "spans", "slices", "all"};
 inline constexpr std::string_view shard_names[] = {"contiguous", "zigzag", "striped"};
-enum { masks_causal, masks_full, masks_window, masks_prefix, masks_spans, masks_slices };
+enum { masks_causal, masks_full, masks_window, masks_prefix, masks_spans, masks_slices, masks_all };
 
 struct recipe {
   number seed = 1;                     ///< of the values
@@ -37,10 +37,16 @@ struct recipe {
   bool end = false; ///< the last query stands on the last key
   number shard = 0;
   bool stream = false, nested = false, padded = false;
+  bool apart = false; ///< keys of other documents are cut by a sharding of their own; else as the queries
+  number key_shard = 0;
+  bool key_stream = false, key_nested = false, key_padded = false;
+  number room = 0; ///< positions behind each document that are spread with it
   number q_heads = 1, kv_heads = 1, dim = 1, value_dim = 1;
   double scale = 0, loud = 1, softcap = 0, dropout = 0;
   bool alibi = false, sinks = false, accumulate = false, brief = false; ///< brief: calls without prepare()
-  number order = 0;                                                     ///< memory orders of the tensors
+  double start = 1, sink_size = 0.5; ///< what gradients hold that are added to; how large sinks are
+  number checks = 1;                 ///< the check level
+  number order = 0;                  ///< memory orders of the tensors
 
   friend bool operator==(recipe const&, recipe const&) = default;
 };
@@ -65,9 +71,12 @@ void for_each_field(recipe& r, F&& f) {
   f("groups", r.groups), f("keep_output", r.keep_output), f("docs", r.docs), f("keys", r.keys);
   f("mask", choice{r.mask, mask_names}), f("a", r.a), f("b", r.b), f("c", r.c), f("end", r.end);
   f("shard", choice{r.shard, shard_names}), f("stream", r.stream), f("nested", r.nested), f("padded", r.padded);
+  f("apart", r.apart), f("kshard", choice{r.key_shard, shard_names}), f("kstream", r.key_stream);
+  f("knested", r.key_nested), f("kpadded", r.key_padded), f("room", r.room);
   f("hq", r.q_heads), f("hkv", r.kv_heads), f("dim", r.dim), f("vdim", r.value_dim);
   f("scale", r.scale), f("loud", r.loud), f("softcap", r.softcap), f("dropout", r.dropout), f("alibi", r.alibi);
-  f("sinks", r.sinks), f("accumulate", r.accumulate), f("brief", r.brief), f("order", r.order);
+  f("sinks", r.sinks), f("accumulate", r.accumulate), f("brief", r.brief), f("start", r.start);
+  f("sink", r.sink_size), f("checks", r.checks), f("order", r.order);
 }
 
 template <class N>
@@ -156,11 +165,14 @@ inline std::string objection(recipe const& r) {
   for (number x : {r.a, r.b, r.c})
     if (!in(x, 0, 4000)) return "a, b and c are 0 to 4000";
   if (r.brief && !r.keys.empty()) return "brief calls are for self attention";
-  if (!in(r.scale, 0, 1e3) || !in(r.loud, 0, 1e4) || !in(r.softcap, 0, 1e4) || !in(r.dropout, 0, 0.99))
+  if (!in(r.room, 0, 8) || !in(r.checks, 0, 3)) return "room is 0 to 8, checks 0 to 3";
+  if (r.apart && r.keys.empty()) return "only keys of their own are cut apart";
+  if (!in(r.start, -1, 1) || !in(r.sink_size, 0, 1e4)) return "start is -1 to 1, sink 0 to 10000";
+  if (!in(r.scale, -1e3, 1e3) || !in(r.loud, 0, 1e4) || !in(r.softcap, 0, 1e4) || !in(r.dropout, 0, 0.99))
     return "a factor is out of range";
   if (r.type > 0 && (r.softcap > 0 || r.dropout > 0 || r.alibi)) return "softcap, dropout and alibi are for double";
   if (r.type > 1 && r.loud > 30) return "loud is at most 30 in 16 bits";
-  if (!in(r.order, 0, 8)) return "order is 0 to 8";
+  if (!in(r.order, 0, 35)) return "order is 0 to 35";
   return {};
 }
 

@@ -99,7 +99,7 @@ MUTANTS = [
         "period == 0 || (i > 0 && steps[i - 1].bytes % period != 0)) return true;",
         "period == 0) return true;",
         "core.footprint",
-        "footprint: three dimensions*",
+        "footprint: no overlap*",
     ),
     Mutant(
         "aliasing_shift_sign",
@@ -127,5 +127,14 @@ MUTANTS = [
         ">> 63 ? 1u : 1u",
         "core.dtype",
         "dtype: doubles that underflow*",
+    ),
+    Mutant(
+        "piece_backwards",
+        "a dimension that stands backwards without holes is moved as if it stood forwards",
+        "core/piece.hpp",
+        "if (extents_[d] != 1 && strides_[d] != length_) break;",
+        "if (extents_[d] != 1 && (strides_[d] < 0 ? -strides_[d] : strides_[d]) != length_) break;",
+        "core.piece",
+        "piece: random lists*",
     ),
 ]

@@ -20,7 +20,7 @@ enum class schedule {
 /// What an attention object is made with, besides communicator and kernel. One value for all ranks.
 struct attention_options {
   sp::mask mask = causal();
-  double scale = 0; ///< softmax scale; 0 means 1 / sqrt(dim)
+  double scale = 0; ///< softmax scale, of either sign; 0 means 1 / sqrt(dim)
   sp::schedule schedule = schedule::automatic;
   index_t head_chunks = 1; ///< gather: kv heads are gathered in this many chunks, each in flight while the one before is computed
   /// 0: none. 1: the arguments of every call, locally. 2: also, prepare, forward and backward begin with a small exchange in
