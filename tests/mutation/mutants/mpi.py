@@ -42,7 +42,7 @@ MUTANTS = [
         "mpi_moves_one_exchange",
         "a wait moves the chunks of its own exchange only",
         "collective/mpi/family.hpp",
-        "    for (mpi_listener* m : listeners_) m->move_on();\n",
+        "    for (mpi_receiver* m : receivers_) m->move_on();\n",
         "",
         "mpi.mpi_waits",
         "mpi waits: two communicators*",

@@ -9,7 +9,7 @@
 namespace sp::detail {
 
 struct meeting {
-  enum kind_type : std::int32_t { none, join, barrier, split, publish, grow, release, exchange };
+  enum kind_type : std::int32_t { none, join, barrier, split, publish, release, exchange };
 
   kind_type kind = none;
   char const* primitive = ""; ///< as the caller named the operation
@@ -21,7 +21,7 @@ struct meeting {
   std::string text() const { return text(kind, primitive, number); }
   static std::string text(kind_type kind, std::string_view primitive, std::int64_t number) {
     std::string s(primitive);
-    if (kind == publish || kind == grow) return s + " (publish " + std::to_string(number) + ")";
+    if (kind == publish) return s + " (publish " + std::to_string(number) + ")";
     if (kind == release) return s + " (release of publish " + std::to_string(number) + ")";
     if (kind == exchange) return s + " (exchange)";
     return s;

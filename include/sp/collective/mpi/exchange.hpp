@@ -48,8 +48,10 @@ public:
     bool done = arrived();
     if (!done) {
       blocked(e);
+      progress_questions questions(family_->options().deadline);
       done = family_->wait(
-          arrived, [&] { blocked(e), inspect(e); }, [&] { query_progress(); }, [&] { too_late(e); });
+          arrived, [&] { blocked(e), inspect(e); },
+          [&](auto left) { questions.everybody_now(left) ? query_progress() : query_open(e); }, [&] { too_late(e); });
     }
     if (done && e.large) { // a peer that failed has said so before it took its memory back
       family_->make_progress();
@@ -294,6 +296,10 @@ private:
     return all;
   }
 
+  void query_open(open_exchange const& e) {
+    for (std::size_t i = 0; i < e.used; ++i)
+      if (transfer const& k = e.transfers[i]; !(k.agreed && k.sent && k.received)) query_progress_of(k.peer);
+  }
   void blocked(open_exchange const& e) {
     for (std::size_t i = 0; i < e.used; ++i)
       if (transfer const& k = e.transfers[i]; !(k.agreed && k.sent && k.received))

@@ -69,4 +69,24 @@ private:
   };
 };
 
+inline void send_failure(mpi_link& link, int to, failure const& f, bool to_everybody) {
+  mpi_control n;
+  n.kind = mpi_control::failure;
+  n.purpose = to_everybody;
+  link.send(to, n, failure_message::bytes, [&](std::byte* at) { failure_message::write(f, at); });
+}
+
+/// Ranks 2^k further on hear first. Who finds a failure goes on and tells all others too; who hears of one tells those log2(ranks)
+/// only, in case the first teller does not come to its end. Where several find one at the same time, one of them is enough: a
+/// rank stops when go_on(), asked now and then, says that a lower one has begun.
+template <class GoOn>
+void tell_failure(mpi_link& link, failure const& f, bool to_everybody, GoOn&& go_on) {
+  int const size = link.size();
+  for (int d = 1; d < size; d *= 2) send_failure(link, (link.rank() + d) % size, f, to_everybody);
+  for (int d = 3; to_everybody && d < size; ++d) {
+    if ((d & (d - 1)) != 0) send_failure(link, (link.rank() + d) % size, f, true);
+    if (d % 4 == 0 && !go_on()) return;
+  }
+}
+
 } // namespace sp::detail

@@ -1,5 +1,5 @@
 // What the groups made from one sp::mpi share in one process: the link, the deadline, and the first failure, which ends them all.
-// A failure is sent to every rank of the root at once; a wait ends by its condition, by a failure anywhere, or at the deadline.
+// Whoever finds a failure tells every rank of the root; a wait ends by its condition, by a failure anywhere, or at the deadline.
 #pragma once
 
 #include <algorithm>
@@ -8,34 +8,17 @@
 #include <mutex>
 
 #include <sp/collective/mpi/failure.hpp>
+#include <sp/collective/mpi/farewell.hpp>
+#include <sp/collective/mpi/receiver.hpp>
 #include <sp/diagnosis/flight_recorder.hpp>
 
 namespace sp::detail {
 
-/// A group as its family sees it. Ranks here are those of the root.
-class mpi_listener {
-public:
-  using time = std::chrono::steady_clock::time_point;
-  virtual void receive(int peer, mpi_control const& m, std::byte const* data, std::size_t bytes) = 0;
-  virtual void withdraw_receives() noexcept = 0;          ///< without waiting: close() of each exchange waits for what has begun
-  virtual void move_on() = 0;                             ///< large parcels of all open exchanges
-  virtual void report_progress(mpi_control& m) const = 0; ///< for a peer that waits
-  int context() const { return context_; }
-  mpi_listener(mpi_listener const&) = delete;
-
-protected:
-  explicit mpi_listener(int context) : context_(context) {}
-  ~mpi_listener() = default;
-
-private:
-  int context_;
-};
-
 class mpi_family {
 public:
   mpi_family(MPI_Comm from, mpi_options const& options)
-      : link_(from, options), options_(options), returned_ranks_(std::size_t(link_.size())),
-        ended_ranks_(std::size_t(link_.size())),
+      : link_(from, options, [] { free_finished(nullptr); }), options_(options), farewell_(link_.rank(), link_.size()),
+        returned_ranks_(std::size_t(link_.size())),
         recorder_(
             std::make_shared<flight_recorder>(link_.rank(), link_.size(), options.flight_records, flight_recorder::new_family())),
         exceptions_(std::uncaught_exceptions()) {
@@ -56,8 +39,6 @@ public:
   bool failed() const noexcept { return cause_.known(); }
   failure const& cause() const noexcept { return cause_.get(); }
   bool has_returned(int world) const { return returned_ranks_[std::size_t(world)]; }
-  /// It knows that the family has failed, and begins nothing any more; what it said before has arrived.
-  bool has_ended(int world) const { return ended_ranks_[std::size_t(world)]; }
   /// An exception is on its way that was not when the family was made.
   bool is_unwinding() const noexcept { return std::uncaught_exceptions() > exceptions_; }
   int next_context() const { return next_context_; }
@@ -86,8 +67,8 @@ public:
     if (entered) leave_operation();
   }
 
-  void add(mpi_listener& m) {
-    listeners_.push_back(&m);
+  void add(mpi_receiver& m) {
+    receivers_.push_back(&m);
     for (std::size_t i = 0; i < early_.size(); ++i) // a quick peer has used the group already
       if (early_[i].head.context == m.context() && !early_[i].delivered) {
         early_[i].delivered = true;
@@ -95,21 +76,26 @@ public:
       }
     std::erase_if(early_, [](early const& e) { return e.delivered; });
   }
-  void remove(mpi_listener& m) noexcept {
-    exclusively([&] { std::erase(listeners_, &m); });
+  void remove(mpi_receiver& m) noexcept {
+    exclusively([&] { std::erase(receivers_, &m); });
   }
 
   /// Handles what has arrived. Returns whether anything had.
   bool make_progress() {
     if (abort_requested_.load(std::memory_order_acquire)) fail(take_requested_abort());
-    bool const any = link_.poll(
-        [&](int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) { receive(peer, n, data, bytes); });
+    bool const any = poll();
     if (link_.error() != MPI_SUCCESS && !failed()) fail(broken());
     return any;
   }
 
   void move_on() {
-    for (mpi_listener* m : listeners_) m->move_on();
+    for (mpi_receiver* m : receivers_) m->move_on();
+  }
+
+  /// Asks a rank how far it is. Every question is answered, by ranks that have returned too.
+  void ask(int world, mpi_control const& question) {
+    ++unanswered_;
+    link_.send(world, question);
   }
 
   /// The first failure is the cause; later ones are its consequences and change nothing. Every rank of the root learns of it, and
@@ -119,9 +105,11 @@ public:
     if (change == cause_of_end::change::none) return;
     recorder_->mark_failure(); // its record shows this moment, and is written when everybody has been told
     if (change == cause_of_end::change::first) {
-      if (!from_peer) send_failure(false);
-      for (mpi_listener* m : listeners_) m->withdraw_receives();
-      send_failure(true);
+      tell_failure(link_, cause(), !from_peer, [&] {
+        if (!polling_) poll();
+        return !lower_tells_;
+      });
+      for (mpi_receiver* m : receivers_) m->withdraw_receives();
     }
     best_effort([&] { write_flight_record(); });
     if (change == cause_of_end::change::first && !from_peer) recorder_->log_failure(cause().why);
@@ -145,7 +133,7 @@ public:
   }
 
   /// Waits until `done()` holds; false when the family failed first. `inspect()` looks for peers that can never answer, whenever
-  /// something has arrived; `ask()` runs while nothing is; at the deadline `late()` fails the family.
+  /// something has arrived; `ask(time left)` runs while nothing is; at the deadline `late()` fails the family.
   template <class Done, class Inspect, class Ask, class Late>
   bool wait(Done&& done, Inspect&& inspect, Ask&& ask, Late&& late) {
     using clock = std::chrono::steady_clock;
@@ -166,36 +154,41 @@ public:
       auto const now = clock::now(), end = end_of_operation(now);
       if (next_query == clock::time_point{}) next_query = now + silence;
       if (now >= next_query) {
-        ask();
+        ask(end - now);
         arrived = true; // a look at who has returned
         silence *= 2;
         next_query = now + std::min<clock::duration>(silence, std::chrono::milliseconds(500));
       }
       if (now >= end && !failed()) late();
-      if (!busy) pause(polls < std::int64_t(options_.spin) + busy_polls);
+      if (busy) continue;
+      if (polls % polls_between_clocks == 0) free_finished(nullptr);
+      pause(polls < std::int64_t(options_.spin) + busy_polls);
     }
   }
   /// After a failure: waits until `over()`, which asks for requests back, or until a little after the deadline of the operation.
   template <class Over>
   void wait_for_requests(Over&& over) noexcept {
-    mpi_listener::time limit{};
+    mpi_receiver::time limit{};
     for (int polls = 0; !over(); ++polls) {
       make_progress();
       auto const now = std::chrono::steady_clock::now();
-      if (limit == mpi_listener::time{}) limit = end_of_operation(now) + options_.deadline / 20 + std::chrono::milliseconds(20);
+      if (limit == mpi_receiver::time{}) limit = end_of_operation(now) + options_.deadline / 20 + std::chrono::milliseconds(20);
       if (now >= limit) return;
       pause(polls < busy_polls);
     }
   }
 
-  /// After this rank's body: who still waits for this rank learns that it will not answer.
-  void announce_return() {
+  /// After this rank's body. Usually everybody returns at about the same time, and the tree tells it; else this rank tells all
+  /// others, who may be waiting for it, that it will not answer.
+  void depart() {
     if (failed() || over_) return;
     over_ = true;
-    mpi_control n;
-    n.kind = mpi_control::returned;
-    for (int r = 0; r < ranks(); ++r)
-      if (r != world()) link_.send(r, n);
+    auto const end = std::chrono::steady_clock::now() + close_grace();
+    while (!failed() && !farewell_.everybody_has_returned()) {
+      if (std::chrono::steady_clock::now() > end) return tell_return();
+      if (!make_progress()) std::this_thread::yield();
+      advance_farewell();
+    }
   }
   bool is_over() const noexcept { return over_; }
   /// An operation of this rank has thrown because of the failure.
@@ -213,9 +206,10 @@ public:
       f->fail({.info = {errc::bad_state, "its last handle was destroyed by an exception", "See what this rank threw", "sp::mpi",
                         f->world(), f->ranks()},
                .world = f->world()});
-    f->announce_return();
-    auto const end = std::chrono::steady_clock::now() + close_grace;
-    while (!f->finished() && !f->failed() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    f->depart();
+    auto const end = std::chrono::steady_clock::now() + f->close_grace();
+    while (f->farewell_.everybody_has_returned() && !f->finished() && !f->failed() && std::chrono::steady_clock::now() < end)
+      std::this_thread::yield();
     free_finished(std::move(family));
   }
   static void free_finished(std::unique_ptr<mpi_family> family) {
@@ -230,7 +224,13 @@ public:
 
 private:
   static constexpr int busy_polls = 2000, polls_between_clocks = 64, polls_between_others = 8;
-  static constexpr auto close_grace = std::chrono::milliseconds(50);
+  static constexpr std::int64_t has_returned_value = -2; ///< in place of how far a rank is
+  /// How long a rank that has returned looks after the others: 50 ms among 4, 150 ms among 64 that share cores.
+  std::chrono::milliseconds close_grace() const {
+    int bits = 2;
+    while (1 << bits < ranks() && bits < 30) ++bits;
+    return std::chrono::milliseconds(25 * bits);
+  }
 
   struct early {
     int peer;
@@ -281,8 +281,8 @@ private:
   }
 
   /// One deadline for all waits of an operation; it begins when the first of them looks at the clock.
-  mpi_listener::time end_of_operation(mpi_listener::time now) noexcept {
-    if (end_ == mpi_listener::time{}) end_ = now + options_.deadline;
+  mpi_receiver::time end_of_operation(mpi_receiver::time now) noexcept {
+    if (end_ == mpi_receiver::time{}) end_ = now + options_.deadline;
     return end_;
   }
   static void pause(bool briefly) noexcept {
@@ -292,46 +292,60 @@ private:
       std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
 
+  bool poll() {
+    bool const outer = std::exchange(polling_, true);
+    bool const any = link_.poll(
+        [&](int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) { receive(peer, n, data, bytes); });
+    polling_ = outer;
+    return any;
+  }
   void receive(int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) {
+    if (n.kind == mpi_control::failure) {
+      if (n.purpose && peer < world()) lower_tells_ = true;
+      return failed() ? void() : fail(failure_message::read(data, bytes), true);
+    }
+    if (failed() && n.kind != mpi_control::withdrawn) return;
     switch (n.kind) {
-    case mpi_control::failure:
-      if (n.number) ended_ranks_[std::size_t(peer)] = true;
-      return fail(failure_message::read(data, bytes), true);
+    case mpi_control::farewell:
+      return farewell_.receive(n);
     case mpi_control::returned:
       returned_ranks_[std::size_t(peer)] = true;
-      return;
+      return answer(peer, n.context);
     case mpi_control::progress_query:
       return answer(peer, n.context);
+    case mpi_control::progress_reply:
+      --unanswered_;
+      if (n.values[0] == has_returned_value) returned_ranks_[std::size_t(peer)] = true;
+      if (n.values[0] == has_returned_value) return;
+      break;
     default:
       break;
     }
-    if (failed() && n.kind != mpi_control::meeting && n.kind != mpi_control::close_vote && n.kind != mpi_control::withdrawn)
-      return; // the first two decide about blocking calls
-    for (mpi_listener* m : listeners_)
+    for (mpi_receiver* m : receivers_)
       if (m->context() == n.context) return m->receive(peer, n, data, bytes);
     if (!failed() && (n.kind == mpi_control::announcement || n.kind == mpi_control::meeting))
       early_.push_back({peer, n, {data, data + bytes}});
   }
   void answer(int peer, int context) {
-    if (failed() || over_) return;
     mpi_control n;
     n.kind = mpi_control::progress_reply;
     n.context = context;
-    n.values[0] = -1; // no such group here
-    for (mpi_listener* m : listeners_)
-      if (m->context() == context) m->report_progress(n);
+    n.values[0] = over_ ? has_returned_value : -1; // no such group here
+    for (mpi_receiver* m : receivers_)
+      if (m->context() == context && !over_) m->report_progress(n);
     link_.send(peer, n);
+  }
+  void tell_return() {
+    mpi_control n;
+    n.kind = mpi_control::returned;
+    for (int r = 0; r < ranks(); ++r)
+      if (r != world() && !returned_ranks_[std::size_t(r)]) ask(r, n); // the answer tells that it has come
+  }
+  void advance_farewell() {
+    if (!failed()) farewell_.advance(over_, unanswered_ == 0, [&](int r, mpi_control const& n) { link_.send(r, n); });
   }
   void write_flight_record() const {
     if (flight_recorder::dumps()) recorder_->dump(recorder_->json(&cause().info, cause().why, cause().world));
-  }
-  /// `ended`: this rank has taken its memory back and will not receive any more.
-  void send_failure(bool ended) {
-    mpi_control n;
-    n.kind = mpi_control::failure;
-    n.number = ended;
-    for (int r = 0; r < ranks(); ++r)
-      if (r != world()) link_.send(r, n, failure_message::bytes, [&](std::byte* to) { failure_message::write(cause(), to); });
   }
   failure take_requested_abort() {
     std::lock_guard lock(mutex_);
@@ -352,20 +366,24 @@ private:
   }
   /// Nothing of this family is under way any more, in either direction.
   bool finished() {
-    link_.poll([&](int p, mpi_control const& n, std::byte const* data, std::size_t bytes) { receive(p, n, data, bytes); });
-    return over_ && link_.flushed() && std::count(returned_ranks_.begin(), returned_ranks_.end(), true) == ranks() - 1;
+    poll();
+    advance_farewell();
+    return !failed() && farewell_.done() && link_.flushed();
   }
 
   mpi_link link_;
   mpi_options options_;
-  std::vector<mpi_listener*> listeners_;
+  mpi_farewell farewell_;
+  std::int64_t unanswered_ = 0; ///< questions of this rank
+  std::vector<mpi_receiver*> receivers_;
   std::vector<early> early_;
-  std::vector<bool> returned_ranks_, ended_ranks_; ///< by rank: has returned; has failed and taken its memory back
+  std::vector<bool> returned_ranks_; ///< by rank, as far as this one has heard
   std::shared_ptr<flight_recorder> recorder_;
   int exceptions_, next_context_ = 1;
   bool over_ = false, told_ = false, thread_multiple_ = false; ///< over: this rank has returned from its body
+  bool polling_ = false, lower_tells_ = false; ///< lower_tells: a lower rank has found a failure, and tells everybody
   cause_of_end cause_{};
-  mpi_listener::time end_{}; ///< of the operation under way; not set before a wait looks at the clock
+  mpi_receiver::time end_{}; ///< of the operation under way; not set before a wait looks at the clock
   enum occupant : int { nobody, operation, aborting, helping };
   std::atomic<occupant> occupant_{nobody};
   std::atomic<std::thread::id> thread_{std::this_thread::get_id()}; ///< of the last operation

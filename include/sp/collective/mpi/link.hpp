@@ -48,16 +48,7 @@ namespace detail {
 
 /// A control message, or the head of a longer one. Ranks run the same program on machines of the same kind: it travels as bytes.
 struct mpi_control {
-  enum kind_type : std::int32_t {
-    announcement,
-    meeting,
-    failure,
-    returned,
-    progress_query,
-    progress_reply,
-    close_vote,
-    withdrawn
-  };
+  enum kind_type : std::int32_t { announcement, meeting, failure, returned, progress_query, progress_reply, farewell, withdrawn };
   static constexpr std::size_t text_size = 40;
   static constexpr int most_cuts = 6, in_chunks = -1;
 
@@ -69,7 +60,7 @@ struct mpi_control {
   std::int32_t tag = 0;           ///< announcement: where the bytes wanted are to be sent
   std::int32_t purpose = 0;       ///< meeting: its kind; announcement: how many cuts, or in_chunks
   std::int64_t cuts[most_cuts]{}; ///< announcement: bytes of each message wanted, if there are several; of a chunk
-  std::int64_t values[3]{};       ///< meeting, progress_reply, close_vote: what it tells; announcement: meetings entered
+  std::int64_t values[3]{};       ///< progress_reply: what it tells; announcement: meetings entered
   std::uint64_t primitive_hash = 0;
   char primitive[text_size]{}; ///< the beginning of it
 
@@ -131,8 +122,10 @@ public:
   static constexpr int control_tag = 0, first_data_tag = 1, data_tags = 16384;
   static constexpr std::size_t smallest_capacity = sizeof(mpi_control) + 2048; ///< room for the texts of a failure
 
-  /// Collective over `from`, with a deadline.
-  mpi_link(MPI_Comm from, mpi_options const& options) : capacity_(sizeof(mpi_control) + std::size_t(options.eager_limit)) {
+  /// Collective over `from`, with a deadline; idle() runs while others are waited for.
+  template <class Idle>
+  mpi_link(MPI_Comm from, mpi_options const& options, Idle&& idle)
+      : capacity_(sizeof(mpi_control) + std::size_t(options.eager_limit)) {
     if (!mpi_is_running())
       fail({errc::bad_state, "MPI is not running: MPI_Init has not been called, or MPI_Finalize has",
             "Make the communicator after MPI_Init and let its last handle go before MPI_Finalize", "sp::mpi"});
@@ -140,7 +133,7 @@ public:
       fail({errc::bad_state, "MPI_COMM_NULL was given", "Give a communicator of this process", "sp::mpi"});
     if (capacity_ < smallest_capacity) capacity_ = smallest_capacity;
     check_tags(from);
-    duplicate(from, options.deadline);
+    duplicate(from, options.deadline, idle);
     mpi_check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     mpi_check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
     mpi_check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
@@ -241,7 +234,8 @@ private:
       fail({errc::backend_error, "this MPI has tags up to " + std::to_string(*largest) + " only",
             "At least " + std::to_string(first_data_tag + data_tags) + " are needed; the standard promises 32767", "sp::mpi"});
   }
-  void duplicate(MPI_Comm from, std::chrono::milliseconds deadline) {
+  template <class Idle>
+  void duplicate(MPI_Comm from, std::chrono::milliseconds deadline, Idle& idle) {
     MPI_Request request = MPI_REQUEST_NULL;
     auto made = std::make_unique<MPI_Comm>(MPI_COMM_NULL); // not a member: late ranks make MPI write here at any time
     mpi_check(MPI_Comm_idup(from, made.get(), &request), "MPI_Comm_idup");
@@ -255,6 +249,7 @@ private:
         fail({errc::timeout, "not every rank made its communicator within " + std::to_string(deadline.count()) + " ms",
               "All ranks of the MPI communicator construct sp::mpi", "sp::mpi"});
       }
+      idle();
       std::this_thread::yield();
     }
   }

@@ -13,10 +13,10 @@
 
 namespace sp::detail {
 
-class mpi_members : public group_members, public mpi_listener {
+class mpi_members : public group_members, public mpi_receiver {
 public:
   mpi_members(std::shared_ptr<mpi_family> family, std::vector<int> world_ranks, int rank, int context)
-      : group_members(std::move(world_ranks), context), mpi_listener(context), family_(std::move(family)), rank_(rank),
+      : group_members(std::move(world_ranks), context), mpi_receiver(context), family_(std::move(family)), rank_(rank),
         progress_(std::size_t(size())), flight_(family_->recorder()->join(context, rank, this->world_ranks())) {}
 
   int rank() const noexcept { return rank_; }
@@ -104,12 +104,31 @@ protected:
 
   /// Asks everybody how far it is. A process that is stopped, or outside the library, does not reply.
   void query_progress() {
+    for (int r = 0; r < size(); ++r)
+      if (r != rank_) query_progress_of(r);
+  }
+  void query_progress_of(int peer) {
     mpi_control m;
     m.kind = mpi_control::progress_query;
     m.context = context();
-    for (int r = 0; r < size(); ++r)
-      if (r != rank_) family_->link().send(world(r), m);
+    family_->ask(world(peer), m);
   }
+  /// A wait asks those it waits for. Everybody is asked for the text of a timeout only: when a third of the deadline is over, and,
+  /// where that is long ago then, shortly before its end.
+  class progress_questions {
+  public:
+    explicit progress_questions(std::chrono::milliseconds deadline) : deadline_(deadline) {}
+    bool everybody_now(std::chrono::steady_clock::duration left) {
+      bool const late = left <= std::chrono::seconds(1) && deadline_ > std::chrono::seconds(3);
+      bool const now = asked_ == 0 ? left <= deadline_ * 2 / 3 : asked_ == 1 && late;
+      asked_ += now;
+      return now;
+    }
+
+  private:
+    std::chrono::milliseconds deadline_;
+    int asked_ = 0;
+  };
   void forget_replies() {
     for (peer_progress& p : progress_) p.replied = false;
   }

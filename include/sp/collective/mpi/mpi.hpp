@@ -110,8 +110,8 @@ void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
   if (std::exception_ptr const thrown = detail::run_in_name_of(
           family.world(), [&] { body(self); }, report))
     std::rethrow_exception(thrown);
-  family.exclusively([&] { family.announce_return(); });
   self.group_->throw_untold();
+  family.exclusively([&] { family.depart(); });
 }
 
 static_assert(communicator<mpi> && has_barrier<mpi> && splittable<mpi> && abortable<mpi> && !peer_memory<mpi>);

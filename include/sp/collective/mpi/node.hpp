@@ -1,37 +1,44 @@
-// What one rank of an sp::mpi_shared keeps: a group of its own, windows, and the publications that are open.
-// No blocking MPI call is entered before every rank has said that it is about to enter it.
+// What one rank of an sp::mpi_shared keeps: a group of its own, shared memory, and the publications that are open.
+// No call of MPI that blocks is made: ranks tell each other where their memory lies, and all waits are those of sp::mpi.
 #pragma once
 
-#include <sp/collective/mpi/window.hpp>
+#include <sp/collective/mpi/group.hpp>
+#include <sp/collective/mpi/node_memory.hpp>
 
 namespace sp::detail {
 
 class mpi_node {
 public:
-  /// Collective over `group`, which is nobody else's. Refuses ranks of several nodes.
-  explicit mpi_node(std::shared_ptr<mpi_group> group) : group_(std::move(group)) {
-    int here = 0;
+  /// Collective over `group`, which is nobody else's. Refuses, on all ranks, ranks that cannot open each other's memory.
+  explicit mpi_node(std::shared_ptr<mpi_group> group) : group_(std::move(group)), memory_(group_->rank(), group_->size()) {
+    int rank = -1, peer = -1; // the first rank that cannot, and whose memory
+    std::string problem;
     group_->operation(operation_kind::barrier, "sp::mpi_shared", 0, [&] {
-      group_->gather_before_blocking({meeting::join, "sp::mpi_shared"}, {});
-      make_comm();
-      here = ranks_of_this_node();
+      meeting const join{meeting::join, "sp::mpi_shared"};
+      auto const proof = memory_.take(memory_.block_bytes(1));
+      auto owners = group_->gather(join, {memory_.self().process, memory_.self().secret, proof.descriptor});
+      for (int r = 0; r < int(owners.size()) && peer < 0; ++r) {
+        auto const& [process, secret, descriptor] = owners[std::size_t(r)];
+        if (r != group_->rank()) memory_.set_owner(r, {process, secret});
+        if (!memory_.at(r, {0, std::int32_t(descriptor), 0}, problem)) peer = r;
+      }
+      for (auto const& cannot : group_->gather(join, {peer, 0, 0})) {
+        ++rank;
+        peer = int(cannot[0]);
+        if (peer >= 0) break;
+      }
+      memory_.give(proof, memory_.block_bytes(1));
     });
-    if (here == group_->size()) return;
-    MPI_Comm_free(&comm_);
+    if (peer < 0) return;
     fail({errc::bad_state,
-          "only " + std::to_string(here) + " of " + std::to_string(group_->size()) + " ranks share memory with rank " +
-              std::to_string(group_->rank()),
-          "Split the communicator by node before", "sp::mpi_shared", group_->rank(), group_->size()});
+          "rank " + std::to_string(rank) + " cannot open the memory of rank " + std::to_string(peer) +
+              (rank == group_->rank() ? " (" + problem + ")" : ""),
+          "Ranks of one sp::mpi_shared run on one machine, as one user, in one container: split the communicator before",
+          "sp::mpi_shared", group_->rank(), group_->size(), -1, peer});
   }
   mpi_node(mpi_node const&) = delete;
-  /// Windows are freed if all ranks let go at about the same time, else they stay until the process ends.
-  ~mpi_node() {
-    if (!mpi_is_running() || !group_->agree_to_close()) return;
-    memory_.free();
-    MPI_Comm_free(&comm_);
-  }
 
-  allocator& memory() { return memory_; }
+  mpi_node_memory& memory() { return memory_; }
 
   std::uint64_t publish(char const* primitive, std::span<piece const> mine) {
     std::uint64_t const number = published_;
@@ -43,16 +50,16 @@ public:
       p.primitive = primitive;
       p.bytes = size_of(mine);
       p.where = memory_.take(p.bytes);
-      index_t const missing = (p.where.window < 0 ? p.bytes : 0) + memory_.wanted();
-      if (p.where.window >= 0) write(p, mine);
-      everybody_ = group_->gather_before_blocking({meeting::publish, primitive, std::int64_t(number)}, location(p, missing));
-      if (most_missing() > 0) { // everybody knows, and everybody is here
-        memory_.grow(comm_, missing);
-        if (p.where.window < 0) p.where = memory_.take(p.bytes);
-        write(p, mine);
-        everybody_ = group_->gather_values({meeting::grow, primitive, std::int64_t(number)}, location(p, 0));
+      write(p, mine);
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      auto const everybodys =
+          group_->gather({meeting::publish, primitive, std::int64_t(number)}, {p.where.segment, p.where.descriptor, p.where.at});
+      std::atomic_thread_fence(std::memory_order_seq_cst);
+      p.pieces.resize(everybodys.size());
+      for (int r = 0; r < int(everybodys.size()); ++r) {
+        auto const& [segment, descriptor, at] = everybodys[std::size_t(r)];
+        read(p.pieces[std::size_t(r)], r, {std::int32_t(segment), std::int32_t(descriptor), at}, primitive);
       }
-      read(p);
     });
     return number;
   }
@@ -61,10 +68,11 @@ public:
   void release(std::uint64_t number) {
     publication& p = at(number);
     group_->operation(operation_kind::release, p.primitive, 0, [&] {
-      memory_.sync();
-      std::atomic_thread_fence(std::memory_order_seq_cst);
+      std::atomic_thread_fence(std::memory_order_seq_cst); // what was written into the memory of peers is there before they go on
       group_->meet({meeting::release, p.primitive, std::int64_t(number)});
+      std::atomic_thread_fence(std::memory_order_seq_cst);
       memory_.give(p.where, p.bytes);
+      memory_.give_back_unused();
       p.open = false;
     });
   }
@@ -74,39 +82,25 @@ public:
   }
 
 private:
+  using place = mpi_node_memory::place;
   struct publication {
     bool open = false;
     char const* primitive = "";
     index_t bytes = 0; ///< of the block
-    mpi_node_memory::place where;
+    place where;
     std::vector<std::vector<piece>> pieces; ///< everybody's, as this process sees them
+  };
+  // A block begins with this head; the numbers of its owner's segments follow, then the pieces, then copies of what lies elsewhere.
+  struct block_head {
+    index_t pieces = 0, segments = 0;
   };
   /// A piece on its way: `shape` without its pointer.
   struct published_piece {
-    mpi_node_memory::place where;
+    place where;
     piece shape;
   };
 
   publication& at(std::uint64_t number) { return open_[number % mpi_group::publications]; }
-
-  void make_comm() {
-    MPI_Group all = MPI_GROUP_NULL, mine = MPI_GROUP_NULL;
-    MPI_Comm const root = group_->family().link().comm();
-    mpi_check(MPI_Comm_group(root, &all), "MPI_Comm_group");
-    mpi_check(MPI_Group_incl(all, group_->size(), group_->world_ranks().data(), &mine), "MPI_Group_incl");
-    int const made = MPI_Comm_create_group(root, mine, mpi_link::first_data_tag + mpi_link::data_tags, &comm_);
-    MPI_Group_free(&mine);
-    MPI_Group_free(&all);
-    mpi_check(made, "MPI_Comm_create_group");
-  }
-  int ranks_of_this_node() const {
-    MPI_Comm node = MPI_COMM_NULL;
-    mpi_check(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node), "MPI_Comm_split_type");
-    int n = 0;
-    MPI_Comm_size(node, &n);
-    MPI_Comm_free(&node);
-    return n;
-  }
 
   /// Addresses that a piece covers.
   static std::pair<std::byte const*, std::byte const*> range(piece const& p) {
@@ -119,7 +113,7 @@ private:
   }
   bool in_place(piece const& p) const {
     auto const [low, high] = range(p);
-    return memory_.find(low, high).window >= 0;
+    return memory_.find(low, high).segment >= 0;
   }
   static piece dense(piece p, std::byte* data) {
     index_t step = p.element;
@@ -130,69 +124,76 @@ private:
     p.data = data;
     return p;
   }
-  /// What a block for these pieces takes: the list, and room for those that lie elsewhere.
+  static index_t offset_of_pieces(index_t segments) {
+    return round_up(index_t(sizeof(block_head)) + segments * index_t(sizeof(std::int32_t)), index_t(alignof(published_piece)));
+  }
+  static index_t list_bytes(index_t pieces, index_t segments) {
+    return mpi_node_memory::block_bytes(offset_of_pieces(segments) + pieces * index_t(sizeof(published_piece)));
+  }
+  /// What a block for these pieces takes: the lists, and room for those that lie elsewhere.
   index_t size_of(std::span<piece const> mine) const {
-    index_t n = mpi_node_memory::block_bytes(index_t(sizeof(index_t) + mine.size() * sizeof(published_piece)));
+    index_t n = list_bytes(index_t(mine.size()), index_t(memory_.most_segments()));
     for (piece const& p : mine)
       if (p.bytes() > 0 && !in_place(p)) n += mpi_node_memory::block_bytes(p.bytes());
     return n;
   }
   void write(publication const& pub, std::span<piece const> mine) {
-    std::byte* const block = memory_.at(group_->rank(), pub.where);
-    auto const count = index_t(mine.size());
-    std::memcpy(block, &count, sizeof count);
-    index_t used = mpi_node_memory::block_bytes(index_t(sizeof(index_t) + mine.size() * sizeof(published_piece)));
-    for (std::size_t i = 0; i < mine.size(); ++i) {
-      published_piece s{{}, mine[i]};
-      if (mine[i].bytes() > 0) {
-        if (in_place(mine[i])) {
-          s.where = memory_.find(range(mine[i]).first, range(mine[i]).second);
-          s.where.at += mine[i].data - range(mine[i]).first;
-        } else {
-          s.shape = dense(mine[i], block + used);
-          copy({&s.shape, 1}, {&mine[i], 1});
-          s.where = {pub.where.window, pub.where.at + used};
-          used += mpi_node_memory::block_bytes(mine[i].bytes());
-        }
+    std::byte* const block = memory_.at(pub.where);
+    auto const segments = memory_.segments();
+    block_head const head{index_t(mine.size()), index_t(segments.size())};
+    std::memcpy(block, &head, sizeof head);
+    std::memcpy(block + sizeof head, segments.data(), segments.size() * sizeof(std::int32_t));
+    std::byte* list = block + offset_of_pieces(head.segments);
+    index_t used = list_bytes(head.pieces, head.segments);
+    for (piece const& p : mine) {
+      published_piece s{{}, p};
+      if (p.bytes() > 0 && in_place(p)) {
+        s.where = memory_.find(range(p).first, range(p).second);
+        s.where.at += p.data - range(p).first;
+      } else if (p.bytes() > 0) {
+        s.shape = dense(p, block + used);
+        copy({&s.shape, 1}, {&p, 1});
+        s.where = pub.where;
+        s.where.at += used;
+        used += mpi_node_memory::block_bytes(p.bytes());
       }
       s.shape.data = nullptr;
-      std::memcpy(block + sizeof(index_t) + i * sizeof(published_piece), &s, sizeof s);
+      std::memcpy(list, &s, sizeof s);
+      list += sizeof s;
     }
-    memory_.sync();
-    std::atomic_thread_fence(std::memory_order_seq_cst);
   }
-  static mpi_group::values location(publication const& p, index_t missing) { return {missing, p.where.window, p.where.at}; }
-  index_t most_missing() const {
-    index_t most = 0;
-    for (mpi_control const& n : everybody_) most = max(most, index_t(n.values[0]));
-    return most;
-  }
-  void read(publication& p) {
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    memory_.sync();
-    p.pieces.resize(everybody_.size());
-    for (int r = 0; r < int(everybody_.size()); ++r) {
-      mpi_control const& n = everybody_[std::size_t(r)];
-      std::byte const* const block = memory_.at(r, {int(n.values[1]), index_t(n.values[2])});
-      index_t count = 0;
-      std::memcpy(&count, block, sizeof count);
-      std::vector<piece>& list = p.pieces[std::size_t(r)];
-      list.resize(std::size_t(count));
-      for (std::size_t i = 0; i < list.size(); ++i) {
-        published_piece s;
-        std::memcpy(&s, block + sizeof(index_t) + i * sizeof(published_piece), sizeof s);
-        list[i] = s.shape;
-        if (s.where.window >= 0) list[i].data = memory_.at(r, s.where);
-      }
+  /// What `rank` has published in the block at `where`.
+  void read(std::vector<piece>& pieces, int rank, place where, char const* primitive) {
+    std::byte const* const block = seen(rank, where, primitive);
+    block_head head;
+    std::memcpy(&head, block, sizeof head);
+    kept_.resize(std::size_t(head.segments));
+    std::memcpy(kept_.data(), block + sizeof head, kept_.size() * sizeof(std::int32_t));
+    memory_.keep_only(rank, kept_);
+    std::byte const* list = block + offset_of_pieces(head.segments);
+    pieces.resize(std::size_t(head.pieces));
+    for (piece& p : pieces) {
+      published_piece s;
+      std::memcpy(&s, list, sizeof s);
+      list += sizeof s;
+      p = s.shape;
+      if (s.where.segment >= 0) p.data = seen(rank, s.where, primitive);
     }
+  }
+  std::byte* seen(int rank, place where, char const* primitive) {
+    std::string problem;
+    std::byte* const data = memory_.at(rank, where, problem);
+    if (data) return data;
+    group_->throw_failure_on_its_way(primitive); // a rank that fails takes its memory with it
+    fail({errc::backend_error, "the memory of rank " + std::to_string(rank) + " cannot be opened (" + problem + ")",
+          "Look at the limits of memory and of open files (ulimit -v, ulimit -n)", primitive});
   }
 
   std::shared_ptr<mpi_group> group_;
-  MPI_Comm comm_ = MPI_COMM_NULL;
   mpi_node_memory memory_;
   std::array<publication, mpi_group::publications> open_{};
   std::uint64_t published_ = 0;
-  std::span<mpi_control const> everybody_; ///< of the last gather
+  std::vector<std::int32_t> kept_;
 };
 
 } // namespace sp::detail

@@ -10,12 +10,16 @@ namespace sp {
 /// A const handle that is cheap to copy; made collectively from an sp::mpi whose ranks are all on one node (bad_state otherwise).
 /// It is a group of its own, in the same family: exchanges, errors and deadlines are those of sp::mpi.
 ///
-/// publish() makes pieces visible through windows of MPI_Win_allocate_shared. A piece whose memory is from memory() is exposed where
-/// it lies: peers may write into it where the callers agree. Any other piece is copied by publish(), so peers read what it held
-/// then, and what they write never reaches its owner. Windows grow when some rank needs more; a steady state makes none.
-/// Limits: at most 4 exposures are open at a time (bad_state). Windows are freed when all ranks let go of their last handle at about
-/// the same time; otherwise, and after a failure, they stay until the process ends. An exposure that is destroyed unreleased ends
-/// the family; its shared memory stays.
+/// publish() makes pieces visible through shared memory. A piece whose memory is from memory() is exposed where it lies: peers may
+/// write into it where the callers agree. Any other piece is copied by publish(), so peers read what it held then, and what they
+/// write never reaches its owner.
+///
+/// Shared memory is made of anonymous files (memfd_create) that peers open through /proc: ranks run on one machine, as one user, in
+/// one container; bad_state on all ranks otherwise. No file has a name, so nothing is left when a process is killed. It grows when a
+/// rank needs more; a steady state makes none. What a growth leaves unused goes back to the machine, so does what 1,000 releases in a
+/// row have not needed, and all of it with the last handle.
+/// Limits: at most 4 exposures are open at a time (bad_state). An exposure that is destroyed unreleased ends the family; its shared
+/// memory stays as long as a handle.
 class mpi_shared {
 public:
   using memory_type = host_memory;
@@ -38,8 +42,7 @@ public:
 
   /// Returns when every rank has published; of(r) of the result are rank r's pieces.
   [[nodiscard]] exposure publish(char const* primitive, std::span<piece const> mine) const;
-  /// Shared memory of this rank for pieces that are to be exposed where they lie; valid as long as a handle. Before the first
-  /// publish, and when it is full, it gives ordinary memory, and the next publish makes room for as much.
+  /// Shared memory of this rank for pieces that are to be exposed where they lie; valid as long as a handle.
   allocator& memory() const { return node_->memory(); }
 
 private:
