@@ -105,7 +105,6 @@ private:
     offsets.push_back(sp::index_t(B_) * T_);
     sp::packed documents{std::span<sp::index_t const>(offsets)};
     if (documents == batch_.source()) return;
-    for (auto& s : saved_) s = {}; // lives in the batch's memory
     batch_ = sp::batch(documents, sp::zigzag{sp::scope::stream}, ranks_);
     sp::positions(batch_, sp::view<sp::index_t, 1>(positions_.data(), {rows()}));
   }

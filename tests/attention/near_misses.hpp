@@ -34,7 +34,7 @@ struct complete {
   prepared prepare_layouts(layout const& q, layout const&, int part, std::vector<sp::slice> const&, sp::mask const&) const {
     return {q.tokens(part)};
   }
-  bool fits(prepared const&, layout const&, sp::mask const&) const { return true; }
+  void identify(sp::digest&) const {}
   template <class F>
   void each_group(F&&) const {}
   int sequence_rank() const { return 0; }
@@ -45,8 +45,7 @@ struct complete {
     return {sp::detail::saved_token(true)};
   }
   template <class T, class G>
-  void run_backward(prepared const&, sp::context const&, saved<T>&& s, backward_io<T, G> const& io) const {
-    s.token.use();
+  void run_backward(prepared const&, sp::context const&, saved<T> const&, backward_io<T, G> const& io) const {
     sp::assign(io.dq, io.dout);
     sp::fill(io.dk, G{});
     sp::fill(io.dv, G{});
@@ -60,9 +59,7 @@ struct complete {
     return 0;
   }
   template <class T>
-  void check_saved(prepared const&, saved<T> const& s, heads, index_t, index_t) const {
-    s.token.require();
-  }
+  void check_saved(prepared const&, saved<T> const&, heads, index_t, index_t) const {}
   template <class T, class F>
   void each_lse(saved<T> const&, F&&) const {}
 
@@ -101,8 +98,8 @@ struct no_check_call : complete {
 struct no_prepare_layouts : complete {
   void prepare_layouts() const = delete;
 };
-struct no_fits : complete {
-  void fits() const = delete;
+struct no_identify : complete {
+  void identify() const = delete;
 };
 struct no_each_group : complete {
   void each_group() const = delete;
@@ -136,7 +133,7 @@ struct no_run_backward : complete {
 /// It takes gradients of the tensors' type alone, not in the type of sums.
 struct no_backward_of_sums : complete {
   template <class T>
-  void run_backward(prepared const&, sp::context const&, saved<T>&&, backward_io<T, T> const&) const {}
+  void run_backward(prepared const&, sp::context const&, saved<T> const&, backward_io<T, T> const&) const {}
 };
 struct no_scratch : complete {
   void scratch_for() const = delete;

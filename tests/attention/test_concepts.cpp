@@ -29,7 +29,7 @@ static_assert(!sp::inner_attention<no_q_rows>);
 static_assert(!sp::inner_attention<no_k_rows>);
 static_assert(!sp::inner_attention<no_check_call>);
 static_assert(!sp::inner_attention<no_prepare_layouts>);
-static_assert(!sp::inner_attention<no_fits>);
+static_assert(!sp::inner_attention<no_identify>);
 static_assert(!sp::inner_attention<no_each_group>);
 static_assert(!sp::inner_attention<no_sequence_rank>);
 static_assert(!sp::inner_attention<no_describe>);

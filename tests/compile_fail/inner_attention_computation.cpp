@@ -1,6 +1,6 @@
 // What runs inside Ulysses and does not compute on the tensors of a call is told what to add, where that call is made.
 // EXPECT: add `saved<T> run_forward<T>\(prepared, context, forward_io<T>\) const`
-// EXPECT: add `run_backward<T>\(prepared, context, saved<T>&&, backward_io<T, G>\) const` for G = T and G = accumulate_t<T>
+// EXPECT: add `run_backward<T>\(prepared, context, saved<T> const&, backward_io<T, G>\) const` for G = T and G = accumulate_t<T>
 // EXPECT: add `scratch_for<T>` and `saved_for<T>\(prepared, sp::heads, attention_shape\) const`
 // EXPECT: add `check_saved\(prepared, saved<T>, sp::heads, dim, value dim\) const`
 // EXPECT: add `each_lse\(saved<T>, f\) const`

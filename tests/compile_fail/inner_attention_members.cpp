@@ -7,7 +7,7 @@
 // EXPECT: add `q_rows\(prepared\)` and `k_rows\(prepared\)`
 // EXPECT: add `check_call\(sp::heads, bool\) const`
 // EXPECT: add `prepared prepare_layouts\(layout, layout, int part, std::vector<sp::slice>, sp::mask\) const`
-// EXPECT: add `bool fits\(prepared, layout, sp::mask\) const`
+// EXPECT: add `identify\(sp::digest&\) const`
 // EXPECT: add `each_group\(f\) const`
 // EXPECT: add `int sequence_rank\(\) const`
 // EXPECT: add `describe\(fingerprint&, prepared, sp::index_t dim, sp::random_key\) const`
@@ -20,5 +20,5 @@ using namespace near_miss;
 static_assert(all_accepted<complete>);
 #ifdef SP_FAIL
 static_assert(all_accepted<no_name, no_group, no_mask, no_checks, no_local_heads, no_q_rows, no_check_call, no_prepare_layouts,
-                           no_fits, no_each_group, no_sequence_rank, no_describe>);
+                           no_identify, no_each_group, no_sequence_rank, no_describe>);
 #endif

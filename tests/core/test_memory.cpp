@@ -5,9 +5,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <thread>
 #include <vector>
 
-#include <sp/core/memory.hpp>
+#include <sp/core/idle_pools.hpp>
 
 #include "support/failure.hpp"
 
@@ -49,6 +50,58 @@ TEST_CASE("pool: blocks are aligned, given back blocks serve again, peaks are co
   std::sort(first.begin(), first.end());
   std::sort(second.begin(), second.end());
   CHECK(first == second);
+}
+
+TEST_CASE("idle pools: the next owner takes one whole, after its last block has come back [asan]") {
+  using idle = sp::detail::idle_pools;
+  sp::release_idle_memory();
+  sp::pool* const first = idle::take();
+  void* const block = first->allocate(1000);
+  void* const early = first->allocate(64);
+  first->deallocate(early, 64);
+  idle::give_back(first); // a block is out: nobody gets the pool yet
+  sp::pool* const second = idle::take();
+  REQUIRE(second != first);
+  static_cast<unsigned char*>(block)[999] = 1; // and it can be written
+  first->deallocate(block, 1000);
+  idle::give_back(second);
+  sp::pool *const a = idle::take(), *const b = idle::take();
+  CHECK(a == second);
+  CHECK(b == first);
+  CHECK(b->peak_bytes() == 0); // of the owner before
+  CHECK(b->allocate(1000) == block);
+  CHECK(b->bytes_in_use() == 1024);
+  b->deallocate(block, 1000);
+  idle::give_back(a);
+  idle::give_back(b);
+  CHECK(sp::release_idle_memory() == 1024 + 64);
+  CHECK(sp::release_idle_memory() == 0);
+}
+
+TEST_CASE("idle pools: a thread gets its own back, another takes what there is; a block nobody uses goes to the system [asan]") {
+  using idle = sp::detail::idle_pools;
+  sp::release_idle_memory();
+  sp::pool* const mine = idle::take();
+  idle::give_back(mine);
+  sp::pool* theirs = nullptr;
+  std::thread([&] {
+    sp::pool* const taken = idle::take(); // there is only this one
+    CHECK(taken == mine);
+    theirs = idle::take();
+    idle::give_back(taken); // now of this thread
+    idle::give_back(theirs);
+    CHECK(idle::take() == theirs); // the last one given back, of its own
+    idle::give_back(theirs);
+  }).join();
+  sp::pool* const used = idle::take();
+  for (int owner = 0; owner < 3 * int(idle::patience); ++owner) {
+    if (owner == 0) used->deallocate(used->allocate(5000), 5000);
+    used->deallocate(used->allocate(100), 100);
+    idle::give_back(used);
+    CHECK(idle::take() == used);
+  }
+  idle::give_back(used);
+  CHECK(sp::release_idle_memory() == 128);
 }
 
 TEST_CASE("workspace: a stack in the caller's block, at any alignment of it [asan]") {

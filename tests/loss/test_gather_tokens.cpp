@@ -10,6 +10,7 @@
 
 #include <sp/batch.hpp>
 #include <sp/gather_tokens.hpp>
+#include <sp/mesh.hpp>
 #include <sp/threads.hpp>
 
 #include "support/failure.hpp"
@@ -179,6 +180,38 @@ TEST_CASE("gather_tokens: a batch of another group and tensors that disagree are
                }),
                errc::bad_documents, "9 rows", "10"));
   });
+}
+
+TEST_CASE("gather_tokens: a plan of another place or batch is refused, and the short form makes its own") {
+  sp::threads_options const patience{.deadline = std::chrono::seconds(3)};
+  auto body = [](sp::threads const& c) {
+    constexpr sp::mesh mesh{sp::axis::ring{2}, sp::axis::ulysses{2}};
+    auto const u = mesh.ulysses(c), r = mesh.ring(c); // ranks 1 and 2 are the first in one and the second in the other
+    sp::gather_tokens const along_u(u), along_r(r);
+    sp::batch b(sp::packed{0, 9}, sp::contiguous{}, u), twin(sp::packed{0, 9}, sp::contiguous{}, u); // 4 and 5 rows
+    std::vector<float> mine(std::size_t(b.tokens()), float(u.rank() + 1)), all(9);
+    sp::pool scratch;
+    auto refused = [&](auto const& object, sp::batch const& batch, auto const& plan, char const* why) {
+      auto const e = failure_of([&] {
+        object.forward(batch, plan, tensor<1>(std::as_const(mine), {b.tokens()}), tensor<1>(all, {9}), scratch);
+        return 0;
+      });
+      return says(e, errc::bad_state, why) && e.primitive == "gather_tokens" && e.size == 2 && e.rank == object.group().rank();
+    };
+    auto const plan = along_u.prepare(b);
+    CHECK(refused(along_u, twin, plan, "another batch"));
+    CHECK(refused(along_u, b, typename decltype(along_u)::prepared{}, "not made by prepare()"));
+    along_u.forward(b, tensor<1>(std::as_const(mine), {b.tokens()}), tensor<1>(all, {9})); // its plan stays with the batch
+    CHECK(all == std::vector<float>{1, 1, 1, 1, 2, 2, 2, 2, 2});
+    if (u.rank() == r.rank()) return;
+    CHECK(refused(along_r, b, plan, u.rank() == 0 ? "by rank 0 of 2" : "by rank 1 of 2"));
+    auto const e = failure_of([&] { // the plan that b keeps is not of this object
+      along_r.forward(b, tensor<1>(std::as_const(mine), {b.tokens()}), tensor<1>(all, {9}));
+      return 0;
+    });
+    CHECK(says(e, errc::invalid_shape, "the group's rank is " + std::to_string(r.rank())));
+  };
+  sp::threads::run(4, body, patience);
 }
 
 } // namespace

@@ -293,21 +293,48 @@ TEST_CASE("batch: movable, with memory and cached preparations of its own") {
     int value;
   };
   int made = 0;
-  auto make = [&](int v) { return [&made, v] { return ++made, kept{v}; }; };
-  auto const& one = a.cached<kept>(
-      0, [](kept const& k) { return k.value == 1; }, make(1));
-  auto const& two = a.cached<kept>(
-      0, [](kept const& k) { return k.value == 2; }, make(2));
-  CHECK(&a.cached<kept>(
-            0, [](kept const& k) { return k.value == 1; }, make(1)) == &one);
+  auto find = [&](sp::batch const& b, int v) {
+    return b.cached<kept>([&](kept const& k) { return k.value == v; }, [&] { return ++made, kept{v}; });
+  };
+  auto const one = find(a, 1), two = find(a, 2);
+  CHECK(&*find(a, 1) == &*one);
   CHECK(made == 2);
   void* block = a.memory().allocate(100);
+  auto const serial = a.serial();
   sp::batch b = std::move(a);
-  CHECK(&b.cached<kept>(
-            0, [](kept const& k) { return k.value == 2; }, make(2)) == &two); // references survive the move
+  CHECK(b.serial() == serial); // it is the same batch
+  CHECK(&*find(b, 2) == &*two);
   b.memory().deallocate(block, 100);
   CHECK(b.memory().bytes_in_use() == 0);
   CHECK(b.tokens() == 3);
+  b = sp::batch(sp::packed{0, 7}, sp::zigzag{}, 0, 2);
+  CHECK(b.serial() > serial); // equal documents are another batch
+  CHECK(one->value == 1);     // what was found stays
+}
+
+TEST_CASE("batch: keeps the last preparations only, and whoever holds one of them keeps it [asan]") {
+  int alive = 0;
+  struct kept {
+    int value;
+    int* alive;
+    kept(int v, int& a) : value(v), alive(&a) { ++a; }
+    kept(kept&& o) noexcept : value(o.value), alive(o.alive) { ++*alive; }
+    ~kept() { --*alive; }
+  };
+  {
+    sp::batch b(sp::packed{0, 7}, sp::zigzag{}, 0, 2);
+    auto make = [&](int v) {
+      return b.cached<kept>([&](kept const& k) { return k.value == v; }, [&] { return kept(v, alive); });
+    };
+    int const most = int(sp::batch::most_cached);
+    auto const first = make(0);
+    for (int v = 1; v <= most; ++v) static_cast<void>(make(v));
+    CHECK(alive == most + 1); // the first one is held here alone
+    CHECK(first->value == 0);
+    CHECK(&*make(0) != &*first); // the batch has forgotten it
+    CHECK(make(most)->value == most);
+  }
+  CHECK(alive == 0);
 }
 
 /// Promises equal rows for every length, and keeps the promise for none.

@@ -60,8 +60,8 @@ concept gives_prepare_layouts = requires(A const& a, layout const& q, layout con
   { a.prepare_layouts(q, k, part, slices, mask) } -> std::same_as<typename A::prepared>;
 };
 template <class A>
-concept gives_fits = requires(A const& a, typename A::prepared const& p, layout const& l, sp::mask const& mask) {
-  { a.fits(p, l, mask) } -> std::convertible_to<bool>;
+concept gives_identify = requires(A const& a, digest& d) {
+  a.identify(d);
 };
 template <class A>
 concept gives_each_group = requires(A const& a, any_visitor f) {
@@ -89,10 +89,10 @@ concept gives_run_forward = requires(A const& a, typename A::prepared const& p, 
 };
 template <class A, class T>
 concept gives_run_backward = requires(A const& a, typename A::prepared const& p, context const& c,
-                                      typename A::template saved<T> s, backward_io<T> const& own,
+                                      typename A::template saved<T> const& s, backward_io<T> const& own,
                                       backward_io<T, accumulate_t<T>> const& sums) {
-  a.template run_backward<T>(p, c, std::move(s), own);
-  a.template run_backward<T>(p, c, std::move(s), sums);
+  a.template run_backward<T>(p, c, s, own);
+  a.template run_backward<T>(p, c, s, sums);
 };
 template <class A, class T>
 concept gives_bytes = requires(A const& a, typename A::prepared const& p, heads on, attention_shape const& s) {
@@ -121,21 +121,23 @@ concept gives_each_lse = requires(A const& a, typename A::template saved<T> cons
 ///     q_rows(prepared), k_rows(prepared)            rows of this rank's tensors
 ///     check_call(whole, sinks given)                refuses numbers of a call that it cannot serve, before anything is sent
 ///     prepare_layouts(q, k, part, slices, mask)     -> prepared, for the rows of that part of both layouts
-///     fits(prepared, layout, mask)                  whether prepare_layouts would make the same for self attention
+///     identify(digest)                              adds what prepare_layouts makes its geometry of besides places in groups:
+///                                                   schedule, kernel (kernel_identity)
 ///     each_group(f)                                 f(communicator) for each one it sends over (check level 2)
 ///     sequence_rank()                               its place among the ranks of all these
 ///     describe(fingerprint, prepared, dim, key)     adds what ranks must have in common; dim 0: not known yet
 template <class A>
 concept inner_attention = detail::gives_prepared<A> && detail::gives_name<A> && detail::gives_group<A> && detail::gives_mask<A> &&
     detail::gives_checks<A> && detail::gives_local_heads<A> && detail::gives_rows<A> && detail::gives_check_call<A> &&
-    detail::gives_prepare_layouts<A> && detail::gives_fits<A> && detail::gives_each_group<A> && detail::gives_sequence_rank<A> &&
-    detail::gives_describe<A>;
+    detail::gives_prepare_layouts<A> && detail::gives_identify<A> && detail::gives_each_group<A> &&
+    detail::gives_sequence_rank<A> && detail::gives_describe<A>;
 
 /// An inner_attention that computes on tensors of T.
 ///
 ///     saved<T>                                      movable; element_type is T, its member `token` a saved_token
 ///     run_forward<T>(prepared, context, io)         -> saved<T>; io: forward_io<T>, already checked
-///     run_backward<T>(prepared, context, saved, io) io: backward_io<T, G>, where G is T or the type of its sums
+///     run_backward<T>(prepared, context, saved, io) io: backward_io<T, G>, where G is T or the type of its sums; `saved` is const:
+///                                                   a call that failed before it sent anything can be made again
 ///     scratch_for<T>, saved_for<T>(prepared, heads, shape)   bytes a call takes from either allocator at most
 ///     check_saved(prepared, saved, heads, dim, value dim)    bad_state if `saved` is not of such a call
 ///     each_lse(saved, f)                            f(lse), (tokens, q heads), for each lse it holds (check level 3)

@@ -19,13 +19,7 @@ class saved_list {
 public:
   void push(Saved e) { list_.push_back(std::move(e)); }
   Saved const& at(int i) const { return list_[std::size_t(i)]; }
-  void require(index_t calls) const {
-    if (index_t(list_.size()) != calls)
-      fail(
-          {errc::bad_state,
-           "saved holds the state of " + std::to_string(list_.size()) + " kernel calls, this call makes " + std::to_string(calls),
-           "Pass the saved that forward of the same object and batch returned"});
-  }
+  void require(index_t calls) const { require_kernel_calls(index_t(list_.size()), calls); }
 
 private:
   std::vector<Saved> list_;
@@ -72,7 +66,6 @@ public:
   /// Geometry of one batch: made once per step, used by all layers.
   struct prepared {
     detail::ring_geometry<Backend> geometry;
-    sp::mask mask; ///< what it was made under
     detail::checked_geometry checked{};
   };
 
@@ -86,7 +79,8 @@ public:
   };
 
   ring_attention(Comm comm, Backend backend, attention_options options = {})
-      : comm_(std::move(comm)), backend_(std::move(backend)), options_(std::move(options)) {
+      : comm_(std::move(comm)), backend_(std::move(backend)), options_(std::move(options)),
+        kernel_identity_(detail::kernel_identity(backend_, this->id_)) {
     detail::check_level(options_.checks, name, comm_.rank(), comm_.size());
   }
 
@@ -99,6 +93,7 @@ public:
   // ---- what attention_object and Ulysses call --------------------------------------------------------------------------------------
 
   static constexpr char const* name = "ring_attention";
+  static constexpr bool draws_random_numbers = detail::draws_random_numbers<Backend>;
   heads local_heads_of(heads whole) const { return whole; }
   sp::mask const& mask() const noexcept { return options_.mask; }
   int checks() const noexcept { return options_.checks; }
@@ -110,7 +105,7 @@ public:
   }
 
   prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,
-                           sp::mask const& mask) const {
+                           [[maybe_unused]] sp::mask const& mask) const {
     if (q.parts() != comm_.size() || k.parts() != comm_.size() || part != comm_.rank())
       fail({errc::invalid_shape,
             "the batch is cut for " + std::to_string(q.parts()) + " (keys " + std::to_string(k.parts()) +
@@ -118,7 +113,7 @@ public:
                 " ranks and this is rank " + std::to_string(comm_.rank()),
             "Make the batch over the ranks of the same group"});
     if constexpr (requires { requires Backend::needs_alignment; }) detail::refuse_unaligned(mask, q.docs(), k.docs(), "ALiBi");
-    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}}, mask, {}};
+    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}}, {}};
     auto& g = out.geometry;
     for (int r = 0; r < g.size; ++r) {
       g.key_rows.push_back(k.tokens(r));
@@ -134,11 +129,7 @@ public:
     return out;
   }
 
-  /// Whether `p` is what prepare_layouts would make for self attention over `l`.
-  bool fits(prepared const& p, layout const&, sp::mask const& mask) const {
-    auto const& g = p.geometry;
-    return g.rank == comm_.rank() && g.size == comm_.size() && g.how == chosen_schedule() && p.mask == mask;
-  }
+  void identify(digest& d) const { d.add(chosen_schedule()).add(kernel_identity_); }
 
   template <class T>
   saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
@@ -161,15 +152,11 @@ public:
   }
 
   template <class T, class G>
-  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
+  void run_backward(prepared const& p, context const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
     using A = accumulate_t<T>;
     auto const& g = p.geometry;
-    check_saved(p, given, io.on, io.q.extent(2), io.v.extent(2));
-    given.token.use();
-    saved<T> s = std::move(given);                              // freed when this call ends
     owned<A, 2> delta(*ctx.scratch, {g.q_rows, io.on.q_count}); // (tokens, q heads)
     detail::row_delta<T>(io.out, io.dout, delta.tensor);
-    if (io.extras.sinks.data) detail::sink_gradient<A>(io.on, io.extras.sinks, s.lse.tensor, delta.tensor, io.extras.dsinks);
     detail::accumulator<T, 3> dq(*ctx.scratch, io.dq);
     detail::accumulator<G, 3> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
     bool add = io.extras.accumulate;
@@ -181,6 +168,7 @@ public:
       detail::gather_backward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_chunks, queries, keys, s.by_backend);
     if constexpr (can_pull)
       if (g.how == schedule::pull) detail::pull_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.by_backend);
+    if (io.extras.sinks.data) detail::sink_gradient<A>(io.on, io.extras.sinks, s.lse.tensor, delta.tensor, io.extras.dsinks);
     dq.finish();
     dk.finish();
     dv.finish();
@@ -197,7 +185,6 @@ public:
   }
   template <class T>
   void check_saved(prepared const& p, saved<T> const& s, heads on, index_t, index_t) const {
-    s.token.require();
     detail::require_same_call("lse", s.lse.tensor, {p.geometry.q_rows, on.q_count});
     s.by_backend.require(kernel_calls(p.geometry, on));
   }
@@ -241,6 +228,7 @@ private:
   Comm comm_;
   Backend backend_;
   attention_options options_;
+  std::uint64_t kernel_identity_;
 };
 
 template <class Comm, class Backend>

@@ -82,6 +82,7 @@ public:
   // ---- what attention_object and an enclosing object call ------------------------------------------------------------------------
 
   static constexpr char const* name = "ulysses_attention";
+  static constexpr bool draws_random_numbers = detail::draws_random_numbers<Inner>;
   sp::mask const& mask() const { return inner_.mask(); }
   int checks() const { return inner_.checks(); }
   heads local_heads_of(heads whole) const { return inner_.local_heads_of(share(whole, comm_.rank())); }
@@ -105,10 +106,7 @@ public:
             inner_.prepare_layouts(q_whole, k_whole, at, slices, mask),
             {}};
   }
-  bool fits(prepared const& p, layout const& l, sp::mask const& mask) const {
-    return p.queries.peers() == comm_.size() && p.queries.self == comm_.rank() && p.queries.parts == l.parts() &&
-           p.queries.stride == int(sp::group_stride(comm_)) && inner_.fits(p.inner, l, mask);
-  }
+  void identify(digest& d) const { inner_.identify(d); }
 
   template <class T>
   saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
@@ -139,11 +137,11 @@ public:
 
   /// Where ranks share kv heads, their shares of dk and dv travel in the type of sums and are rounded once, after the sum.
   template <class T, class G>
-  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
+  void run_backward(prepared const& p, context const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
     if (kv_copies(io.on) > io.on.kv_count)
-      backward_through<accumulate_t<T>>(p, ctx, std::move(given), io);
+      backward_through<accumulate_t<T>>(p, ctx, s, io);
     else
-      backward_through<G>(p, ctx, std::move(given), io);
+      backward_through<G>(p, ctx, s, io);
   }
 
   // for check levels 2 and 3
@@ -162,7 +160,6 @@ public:
   }
   template <class T>
   void check_saved(prepared const& p, saved<T> const& s, heads on, index_t dim, index_t value_dim) const {
-    s.token.require();
     heads mine = share(on, comm_.rank());
     detail::require_same_call("out", s.out.tensor, {p.queries.group_rows, mine.q_count, value_dim});
     if (options_.keep == keep::heads) detail::require_same_call("q", s.q.tensor, {p.queries.group_rows, mine.q_count, dim});
@@ -201,33 +198,36 @@ public:
 private:
   /// Share: element type of dk and dv by heads, as they are exchanged.
   template <class Share, class T, class G>
-  void backward_through(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
-    check_saved(p, given, io.on, io.q.extent(2), io.out.extent(2));
-    given.token.use();
-    saved<T> s = std::move(given);
+  void backward_through(prepared const& p, context const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
     heads mine = share(io.on, comm_.rank());
     allocator& scratch = *ctx.scratch;
+    bool const resend = options_.keep == keep::output; // inputs by heads were not kept
+    // all memory of this object before anything is sent: a call that fails for the lack of it can be made again
     auto dout = by_heads(scratch, p.queries, io.dout, mine.q_count);
-    detail::exchange_plan plan(scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
-    if (options_.keep == keep::heads) {
-      to_heads<T>(plan, "ulysses.backward.inputs", io.on, {{&p.queries, io.dout, dout.tensor, true}});
-    } else {
-      s.q = by_heads(scratch, p.queries, io.q, mine.q_count);
-      s.k = by_heads(scratch, p.keys, io.k, mine.kv_count);
-      s.v = by_heads(scratch, p.keys, io.v, mine.kv_count);
-      to_heads<T>(plan, "ulysses.backward.inputs", io.on,
-                  {{&p.queries, io.dout, dout.tensor, true},
-                   {&p.queries, io.q, s.q.tensor, true},
-                   {&p.keys, io.k, s.k.tensor, false},
-                   {&p.keys, io.v, s.v.tensor, false}});
+    owned<T, 3> q, k, v;
+    if (resend) {
+      q = by_heads(scratch, p.queries, io.q, mine.q_count);
+      k = by_heads(scratch, p.keys, io.k, mine.kv_count);
+      v = by_heads(scratch, p.keys, io.v, mine.kv_count);
     }
     auto dq = by_heads(scratch, p.queries, io.q, mine.q_count);
     auto dk = by_heads<Share>(scratch, p.keys, io.k, mine.kv_count), dv = by_heads<Share>(scratch, p.keys, io.v, mine.kv_count);
+    auto stage = staging_for<T, Share>(p, scratch, io);
+    detail::exchange_plan plan(scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
+    if (resend)
+      to_heads<T>(plan, "ulysses.backward.inputs", io.on,
+                  {{&p.queries, io.dout, dout.tensor, true},
+                   {&p.queries, io.q, q.tensor, true},
+                   {&p.keys, io.k, k.tensor, false},
+                   {&p.keys, io.v, v.tensor, false}});
+    else
+      to_heads<T>(plan, "ulysses.backward.inputs", io.on, {{&p.queries, io.dout, dout.tensor, true}});
     attention_extras<T> extras{io.extras.sinks, io.extras.dsinks, {}, false};
-    detail::backward_io<T, Share> whole{mine,        s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor,
-                                        dout.tensor, dq.tensor,  dk.tensor,  dv.tensor,  extras};
-    inner_.template run_backward<T>(p.inner, ctx, std::move(s.inner), whole);
-    return_gradients(p, plan, scratch, io, dq.tensor, dk.tensor, dv.tensor);
+    auto const &by_q = resend ? q : s.q, &by_k = resend ? k : s.k, &by_v = resend ? v : s.v;
+    detail::backward_io<T, Share> whole{mine,        by_q.tensor, by_k.tensor, by_v.tensor, s.out.tensor,
+                                        dout.tensor, dq.tensor,   dk.tensor,   dv.tensor,   extras};
+    inner_.template run_backward<T>(p.inner, ctx, s.inner, whole);
+    return_gradients(p, plan, scratch, io, stage, dq.tensor, dk.tensor, dv.tensor);
   }
 
   heads share(heads whole, int r) const { return heads_of(whole, r, comm_.size()); }
@@ -292,14 +292,22 @@ private:
         : q(a, {p.queries.rows, q_heads, dim}), k(a, {p.keys.rows, kv_heads, dim}), v(a, {p.keys.rows, kv_heads, value_dim}) {}
   };
 
+  template <class Io>
+  bool arrive_directly(Io const& io) const {
+    return !io.extras.accumulate && kv_copies(io.on) == io.on.kv_count;
+  }
+  template <class T, class Share, class Io>
+  staging<T, Share> staging_for(prepared const& p, allocator& scratch, Io const& io) const {
+    index_t const q_heads = io.extras.accumulate ? io.on.q_count : 0, kv_heads = arrive_directly(io) ? 0 : kv_copies(io.on);
+    return {scratch, p, q_heads, kv_heads, io.dk.extent(2), io.dv.extent(2)};
+  }
+
   /// heads -> tokens for dq, dk, dv in one exchange; kv heads that several ranks share are summed in rank order.
   template <class T, class G, class Share>
   void return_gradients(prepared const& p, detail::exchange_plan<Comm>& plan, allocator& scratch,
-                        detail::backward_io<T, G> const& io, view<T, 3> dq, view<Share, 3> dk, view<Share, 3> dv) const {
-    bool add = io.extras.accumulate;
-    index_t copies = kv_copies(io.on);
-    bool direct = !add && copies == io.on.kv_count;
-    staging<T, Share> stage(scratch, p, add ? io.on.q_count : 0, direct ? 0 : copies, io.dk.extent(2), io.dv.extent(2));
+                        detail::backward_io<T, G> const& io, staging<T, Share> const& stage, view<T, 3> dq, view<Share, 3> dk,
+                        view<Share, 3> dv) const {
+    bool const add = io.extras.accumulate, direct = arrive_directly(io);
     plan.clear();
     index_t at = 0;
     auto arrive = [&](int r, view<G, 3> const& to, owned<Share, 3> const& staged, heads theirs) {

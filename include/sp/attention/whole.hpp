@@ -17,7 +17,6 @@ public:
   struct prepared {
     std::vector<block> documents;
     index_t q_rows = 0, k_rows = 0;
-    sp::mask mask;
     detail::checked_geometry checked{};
   };
 
@@ -32,12 +31,13 @@ public:
   };
 
   explicit whole_attention(Kernel kernel, attention_options options = {})
-      : kernel_(std::move(kernel)), options_(std::move(options)) {
+      : kernel_(std::move(kernel)), options_(std::move(options)), kernel_identity_(detail::kernel_identity(kernel_, this->id_)) {
     detail::check_level(options_.checks, name, 0, 1);
   }
 
   solo const& group() const noexcept { return solo_; }
   static constexpr char const* name = "whole_attention";
+  static constexpr bool draws_random_numbers = detail::draws_random_numbers<Kernel>;
   sp::mask const& mask() const noexcept { return options_.mask; }
   int checks() const noexcept { return options_.checks; }
   heads local_heads_of(heads whole) const { return whole; }
@@ -48,7 +48,7 @@ public:
       fail({errc::unsupported, "sinks need the lse, which this kernel does not return", "Use a kernel that returns its lse"});
     if constexpr (requires { kernel_.check(whole); }) kernel_.check(whole);
   }
-  bool fits(prepared const& p, layout const&, sp::mask const& mask) const { return p.mask == mask; }
+  void identify(digest& d) const { d.add(kernel_identity_); }
 
   // for check levels 2 and 3
   template <class F>
@@ -58,14 +58,15 @@ public:
     detail::describe_options(f, options_, kernel_, schedule::automatic, dim, key);
   }
   template <class T>
-  void check_saved(prepared const&, saved<T> const& s, heads, index_t, index_t) const {
-    s.token.require();
+  void check_saved(prepared const& p, saved<T> const& s, heads on, index_t, index_t) const {
+    if constexpr (!std::is_same_v<typename saved<T>::entry, nothing>)
+      detail::require_kernel_calls(index_t(s.entries.size()), index_t(p.documents.size() * uniform_gqa(on).count));
   }
   template <class T, class F>
   void each_lse(saved<T> const&, F&&) const {}
 
   prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,
-                           sp::mask const& mask) const {
+                           [[maybe_unused]] sp::mask const& mask) const {
     if (q.parts() != 1)
       fail({errc::unsupported, "a kernel without lse was given a part of the keys (" + std::to_string(q.parts()) + " ring ranks)",
             "Use it under Ulysses over all ranks (ring = 1), or return the lse"});
@@ -82,7 +83,7 @@ public:
               "the kernel does not accept document " + std::to_string(list[i].document) + " under this mask",
               "Use a mask it knows, or another kernel"});
     }
-    return {std::move(list), q.tokens(part), k.tokens(part), mask, {}};
+    return {std::move(list), q.tokens(part), k.tokens(part), {}};
   }
 
   template <class T>
@@ -104,16 +105,15 @@ public:
   }
 
   template <class T, class G>
-  void run_backward(prepared const& p, context const& ctx, saved<T>&& given, detail::backward_io<T, G> const& io) const {
+  void run_backward(prepared const& p, context const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
     static_assert(
         requires(Kernel const& k, whole_grad<T> const& g) { k.backward(g); } ||
             requires(Kernel const& k, whole_grad<T> const& g, typename saved<T>::entry const& e) { k.backward(g, e); },
         "sp: this kernel has no backward(whole_grad) (or backward(whole_grad, what forward returned)); add it, or call infer "
         "only.");
-    given.token.use();
-    saved<T> s = std::move(given);
     detail::accumulator<T, 3> dq(*ctx.scratch, io.dq);
     detail::accumulator<G, 3> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
+    document_gradients<T> one(*ctx.scratch, p, io.on, io.q.extent(2), io.v.extent(2)); // before anything is added to a gradient
     auto sum_q = dq.begin(io.extras.accumulate), sum_k = dk.begin(io.extras.accumulate), sum_v = dv.begin(io.extras.accumulate);
     std::size_t at = 0;
     detail::for_each_call<whole_grad<T>>(
@@ -123,8 +123,8 @@ public:
           c.v = detail::key_rows(io.v, b, g);
           c.out = detail::query_rows(io.out, b, g);
           c.dout = detail::query_rows(io.dout, b, g);
-          owned<T, 3> one_q(*ctx.scratch, c.q.extents), one_k(*ctx.scratch, c.k.extents), one_v(*ctx.scratch, c.v.extents);
-          c.dq = one_q.tensor, c.dk = one_k.tensor, c.dv = one_v.tensor;
+          c.dq = one.q.memory.template as<T>(c.q.extents);
+          c.dk = one.k.memory.template as<T>(c.k.extents), c.dv = one.v.memory.template as<T>(c.v.extents);
           if constexpr (std::is_same_v<typename saved<T>::entry, nothing>)
             kernel_.backward(c);
           else
@@ -148,17 +148,31 @@ public:
     view<T, 3> q(nullptr, {p.q_rows, on.q_count, s.dim}), k(nullptr, {p.k_rows, on.kv_count, s.dim}),
         v(nullptr, {p.k_rows, on.kv_count, s.value_dim});
     detail::accumulator<T, 3> dq(c, q), dk(c, k), dv(c, v);
-    owned<T, 3> one_q(c, q.extents), one_k(c, k.extents), one_v(c, v.extents);
+    document_gradients<T> one(c, p, on, s.dim, s.value_dim);
     return c.bytes();
   }
 
 private:
+  /// Memory for the gradients that a kernel writes for one document: for the longest of them.
+  template <class T>
+  struct document_gradients {
+    owned<T, 3> q, k, v; // (rows, q heads, dim), (keys, kv heads, dim), (keys, kv heads, value dim)
+    document_gradients(allocator& a, prepared const& p, heads on, index_t dim, index_t value_dim) {
+      index_t rows = 0, keys = 0;
+      for (block const& b : p.documents) rows = max(rows, b.rows), keys = max(keys, b.keys);
+      q = owned<T, 3>(a, {rows, on.q_count, dim});
+      k = owned<T, 3>(a, {keys, on.kv_count, dim});
+      v = owned<T, 3>(a, {keys, on.kv_count, value_dim});
+    }
+  };
+
   call_params params(context const& ctx, heads on, index_t dim) const {
     return {on, detail::scale_of(options_, dim), ctx.random};
   }
 
   Kernel kernel_;
   attention_options options_;
+  std::uint64_t kernel_identity_;
   solo solo_;
 };
 

@@ -118,10 +118,11 @@ public:
     if constexpr (requires { fallback_.features(); }) both.add(fallback_.features());
     return both.value();
   }
-  static constexpr bool draws_random_numbers = requires { requires Kernel::draws_random_numbers; }
-  || requires { requires Fallback::draws_random_numbers; };
+  static constexpr bool draws_random_numbers = detail::draws_random_numbers<Kernel> || detail::draws_random_numbers<Fallback>;
   static constexpr bool needs_alignment = requires { requires Kernel::needs_alignment; }
   || requires { requires Fallback::needs_alignment; };
+  using known_by_features =
+      std::conditional_t<detail::known_by_value<Kernel> && detail::known_by_value<Fallback>, blockwise, void>;
 
   /// unsupported_mask when neither the kernel nor the fallback takes a block.
   [[nodiscard]] plan prepare(problem const& p) const {
@@ -168,6 +169,7 @@ public:
     requires detail::has_block_backward<Kernel, T>
   void backward(plan const& p, allocator& scratch, call_params const& n, std::span<query_grad<T, memory_type> const> queries,
                 std::span<key_grad<T, memory_type> const> keys, saved const& x) const {
+    if constexpr (saves_any) require_calls(p, n.heads, x);
     std::size_t call = 0;
     detail::for_each_call<block_grad<T, memory_type>>(p.blocks, n, [&](auto& grad, block const& b, gqa_range const& g) {
       auto const& of_q = queries[std::size_t(b.q_tensor)];
@@ -212,6 +214,16 @@ private:
     partial_result(allocator& a, plan const& p, index_t q_heads, index_t value_dim)
         : out(a, {p.rows, q_heads, value_dim}), lse(a, {p.rows, q_heads}) {}
   };
+
+  /// What forward saved is handed back call by call.
+  static void require_calls(plan const& p, heads const& on, saved_calls const& x) {
+    std::size_t const calls = saves ? p.blocks.size() * uniform_gqa(on).count : 0;
+    if (x.calls.size() != calls || x.fallbacks.size() != p.fallbacks.size())
+      fail({errc::bad_state,
+            "saved holds " + std::to_string(x.calls.size()) + " kernel calls and " + std::to_string(x.fallbacks.size()) +
+                " of the fallback, this call makes " + std::to_string(calls) + " and " + std::to_string(p.fallbacks.size()),
+            "Pass what forward returned for the same plan and heads"});
+  }
 
   void refused(block const& b, plan& out) const {
     if constexpr (has_fallback)

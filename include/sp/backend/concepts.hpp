@@ -14,6 +14,34 @@
 
 namespace sp {
 
+namespace detail {
+
+/// Kernels that are equal wherever their types and features are: those without state, and those that promise it for themselves (a
+/// class derived of one may hold more) by `using known_by_features = itself;`.
+template <class Kernel>
+concept known_by_value = std::is_empty_v<Kernel> || requires(Kernel const& k) {
+  requires std::is_same_v<typename Kernel::known_by_features, Kernel>;
+  { k.features() } -> std::convertible_to<std::uint64_t>;
+};
+/// The same number for equal kernels of one type; any other kernel equals only copies of the object that holds it.
+template <class Kernel>
+std::uint64_t kernel_identity(Kernel const& k, std::uint64_t object) {
+  if constexpr (std::is_empty_v<Kernel>)
+    return 0;
+  else if constexpr (known_by_value<Kernel>)
+    return k.features();
+  else
+    return object;
+}
+
+/// A kernel, or an attention object, whose results depend on the random key.
+template <class X>
+inline constexpr bool draws_random_numbers = requires {
+  requires X::draws_random_numbers;
+};
+
+} // namespace detail
+
 /// Who attends to whom in one kernel call: query rows, key rows (in one tensor or several) and a mask. Pure data, made once per step.
 /// Key tables are in document order; each placed_run names the tensor of a call that holds its rows.
 struct problem {

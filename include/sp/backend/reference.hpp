@@ -14,6 +14,7 @@ template <class... Features>
 class scalar_kernel : public detail::with_features<Features...> {
 public:
   using memory_type = host_memory;
+  using known_by_features = scalar_kernel;
   constexpr explicit(sizeof...(Features) == 1) scalar_kernel(Features... features)
       : detail::with_features<Features...>(features...) {}
 
@@ -104,6 +105,7 @@ private:
 template <class... Features>
 class reference : public blockwise<scalar_kernel<Features...>> {
 public:
+  using known_by_features = reference;
   constexpr explicit(sizeof...(Features) == 1) reference(Features... features)
       : blockwise<scalar_kernel<Features...>>(scalar_kernel<Features...>(features...)) {}
 };

@@ -21,6 +21,10 @@ public:
   virtual void deallocate(void* p, std::size_t bytes) noexcept = 0;
 };
 
+namespace detail {
+class idle_pools; // idle_pools.hpp
+}
+
 /// Host memory that keeps what it got: a block given back serves the next request of its size class. Classes are an eighth of a
 /// power of two apart, so steps of slightly different lengths share blocks. Not thread safe: one per rank.
 class pool final : public allocator {
@@ -29,16 +33,16 @@ public:
   pool(pool const&) = delete;
   pool& operator=(pool const&) = delete;
   ~pool() override {
-    for (auto& b : free_) ::operator delete(b.first, std::align_val_t(alignment));
+    for (block const& b : free_) ::operator delete(b.data, std::align_val_t(alignment));
   }
 
   void* allocate(std::size_t bytes) override {
     std::size_t size = size_class(bytes), found = free_.size();
-    for (std::size_t i = 0; i < free_.size(); ++i)
-      if (free_[i].second == size) found = i;
+    for (std::size_t i = 0; i < free_.size(); ++i) // the one used last: blocks that nobody needs any more grow old
+      if (free_[i].bytes == size && (found == free_.size() || free_[i].used >= free_[found].used)) found = i;
     void* p = nullptr;
     if (found < free_.size()) {
-      p = free_[found].first;
+      p = free_[found].data;
       free_[found] = free_.back();
       free_.pop_back();
     } else {
@@ -51,9 +55,9 @@ public:
     return p;
   }
   void deallocate(void* p, std::size_t bytes) noexcept override {
-    --out_;
     in_use_ -= round_up(bytes, alignment);
-    free_.emplace_back(p, size_class(bytes));
+    free_.push_back({p, size_class(bytes), owners_});
+    if (--out_ == 0 && when_empty_) when_empty_(this);
   }
 
   /// Bytes handed out now, and the most at any time; each request counts as a multiple of `alignment`.
@@ -61,13 +65,24 @@ public:
   [[nodiscard]] std::size_t peak_bytes() const noexcept { return peak_; }
 
 private:
+  friend class detail::idle_pools;
+  struct block {
+    void* data;
+    std::size_t bytes; ///< its size class
+    std::size_t used;  ///< the owner that gave it back last
+  };
   static std::size_t size_class(std::size_t n) {
     std::size_t step = std::bit_floor(n | 1) / 8;
     step = step < alignment ? alignment : step;
     return round_up(n, step);
   }
-  std::vector<std::pair<void*, std::size_t>> free_; ///< block, size class
+  std::vector<block> free_;
   std::size_t out_ = 0, in_use_ = 0, peak_ = 0;
+  // of a pool that goes from one batch to the next
+  std::size_t owners_ = 0;                       ///< how many it has had
+  void (*when_empty_)(pool*) noexcept = nullptr; ///< called when the last block comes back after its owner has gone
+  pool* next_ = nullptr;
+  void const* home_ = nullptr; ///< the thread that gave it back
 };
 
 /// A fixed block of the caller's memory, used as a stack: for trainers that place every byte themselves.

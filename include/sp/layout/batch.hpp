@@ -2,7 +2,8 @@
 // Moving data in and out (split, gather) and everything that follows from positions (labels, weights, cu_seqlens) is in tokens.hpp.
 #pragma once
 
-#include <sp/core/memory.hpp>
+#include <sp/core/idle_pools.hpp>
+#include <sp/core/serial.hpp>
 #include <sp/layout/layout.hpp>
 
 namespace sp {
@@ -22,7 +23,33 @@ struct batch_options {
 };
 
 namespace detail {
-/// Owns one object of any type; what a batch needs of <memory>, without its cost in every translation unit.
+
+/// Shared ownership of an object within one rank; what a batch needs of <memory>, without its cost in every translation unit.
+template <class T>
+class shared {
+public:
+  explicit shared(T object) : at_(new node{std::move(object)}) {}
+  shared(shared const& o) noexcept : at_(o.at_) { ++at_->owners; }
+  shared(shared&& o) noexcept : at_(std::exchange(o.at_, nullptr)) {}
+  shared& operator=(shared o) noexcept {
+    std::swap(at_, o.at_);
+    return *this;
+  }
+  ~shared() {
+    if (at_ && --at_->owners == 0) delete at_;
+  }
+  T const& operator*() const { return at_->object; }
+  T const* operator->() const { return &at_->object; }
+
+private:
+  struct node {
+    T object;
+    std::size_t owners = 1;
+  };
+  node* at_;
+};
+
+/// Owns one object of any type.
 class box {
 public:
   box() = default;
@@ -84,31 +111,49 @@ public:
   /// batch_options::token_digest
   std::uint64_t token_digest() const { return token_digest_; }
 
-  /// Memory for calls that bring no context of their own.
-  [[nodiscard]] pool& memory() const noexcept { return store_.as<storage>().memory; }
+  /// Tells this batch from every other of the process, whatever their documents; it moves with the batch.
+  [[nodiscard]] std::uint64_t serial() const noexcept { return serial_; }
 
-  /// What an object prepared for this batch: found again by its type and `fits`, made by `make` the first time.
+  /// Memory for calls that bring no context of their own, taken over from a batch that has ended if there is one. What was
+  /// allocated here stays valid when the batch ends, and is given back as before.
+  [[nodiscard]] pool& memory() const {
+    auto& s = store_.as<storage>();
+    if (!s.memory) s.memory = detail::idle_pools::take();
+    return *s.memory;
+  }
+
+  /// What an object prepared for this batch: found again by its type and `fits`, made by `make` the first time. The batch keeps the
+  /// last `most_cached` of them; the owner of the result keeps it however many follow, also beyond the batch.
   template <class Prepared, class Fits, class Make>
-  Prepared const& cached(std::uint64_t owner, Fits fits, Make make) const {
+  [[nodiscard]] detail::shared<Prepared> cached(Fits fits, Make make) const {
+    using kept = detail::shared<Prepared>;
     auto& cache = store_.as<storage>().cache;
     for (entry const& e : cache)
-      if (e.tag == &tag<Prepared> && e.owner == owner)
-        if (auto const& p = e.value.template as<Prepared const>(); fits(p)) return p;
-    cache.push_back({&tag<Prepared>, owner, detail::box(new Prepared(make()))});
-    return cache.back().value.template as<Prepared const>();
+      if (e.tag == &tag<Prepared>)
+        if (auto const& p = e.value.template as<kept>(); fits(*p)) return p;
+    kept made(make());
+    if (cache.size() == most_cached) cache.erase(cache.begin());
+    cache.push_back({&tag<Prepared>, detail::box(new kept(made))});
+    return made;
   }
+  static constexpr std::size_t most_cached = 256; ///< more than layers of a model whose kernels cannot be told to be equal
 
 private:
   template <class>
   static constexpr char tag = 0;
   struct entry {
     void const* tag;
-    std::uint64_t owner;
-    detail::box value;
+    detail::box value; ///< a shared<Prepared>
   };
   struct storage { // on the heap, so that what it hands out stays where it is when the batch moves
-    pool memory;
+    pool* memory = nullptr;
     std::vector<entry> cache;
+    storage() = default;
+    storage(storage const&) = delete;
+    storage& operator=(storage const&) = delete;
+    ~storage() {
+      if (memory) detail::idle_pools::give_back(memory);
+    }
   };
 
   template <class S>
@@ -139,7 +184,7 @@ private:
   documents source_;
   sp::layout layout_;
   int part_ = 0;
-  std::uint64_t token_digest_ = 0;
+  std::uint64_t token_digest_ = 0, serial_ = detail::new_serial();
   detail::box store_{new storage};
 };
 

@@ -110,7 +110,7 @@ private:
   template <class C, class A, class B, int R>
   void check(C const& comm, view<A, R> const& in, view<B, R> const& out, index_t in_rows, index_t out_rows) const {
     if (comm.rank() != part_ || comm.size() != parts_)
-      fail({errc::invalid_shape,
+      fail({errc::bad_state,
             "the relayout is part " + std::to_string(part_) + " of " + std::to_string(parts_) + ", the group's rank is " +
                 std::to_string(comm.rank()) + " of " + std::to_string(comm.size()),
             "Make the relayout over the ranks of the same group", "relayout", comm.rank(), comm.size()});

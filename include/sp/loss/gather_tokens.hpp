@@ -28,6 +28,8 @@ public:
     std::vector<mapping> map;                 ///< source to local stream
     index_t pieces = 0;
     std::uint64_t documents = 0, sharding = 0; ///< digests, from level 2 on
+    std::uint64_t batch = 0;                   ///< serial of the batch
+    int rank = -1, size = 0;                   ///< the place it was made at
   };
 
   explicit gather_tokens(Comm comm, gather_options options = {}) : comm_(std::move(comm)), options_(options) {
@@ -57,6 +59,7 @@ public:
                std::type_identity_t<T> value = T{}) const {
     static_assert(detail::require_rows_move<From, T>());
     auto check = [&] {
+      require_made_here(b, p);
       detail::check_global<T const, R>(b, global, view<T, R>(const_cast<T*>(local.data), local.extents, local.strides),
                                        "gather_tokens");
     };
@@ -79,15 +82,29 @@ public:
     sp::split(b, dglobal, dlocal);
   }
 
-  /// The short form, with memory of the batch.
+  /// The short form, with memory of the batch, which keeps the plan.
   template <class From, class T, int R>
   void forward(batch const& b, view<From, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
-    auto fits = [&](prepared const& x) { return int(x.from.size()) == comm_.size() && (options_.checks < 2 || x.sharding != 0); };
-    auto const& p = b.cached<prepared>(0, fits, [&] { return prepare(b); });
-    forward(b, p, local, global, b.memory(), value);
+    auto fits = [&](prepared const& x) { return made_here(b, x) && (options_.checks < 2 || x.sharding != 0); };
+    auto const p = b.cached<prepared>(fits, [&] { return prepare(b); });
+    forward(b, *p, local, global, b.memory(), value);
   }
 
 private:
+  bool made_here(batch const& b, prepared const& p) const {
+    return p.batch == b.serial() && p.rank == comm_.rank() && p.size == comm_.size();
+  }
+  void require_made_here(batch const& b, prepared const& p) const {
+    if (made_here(b, p)) return;
+    std::string const whose = p.size == 0             ? "was not made by prepare()"
+                              : p.batch != b.serial() ? "belongs to another batch"
+                                                      : "was made by rank " + std::to_string(p.rank) + " of " +
+                                                            std::to_string(p.size) + " of another group";
+    fail({errc::bad_state, "this plan of a gather " + whose,
+          "Pass what prepare of an object of the same group made for the same batch", "gather_tokens", comm_.rank(),
+          comm_.size()});
+  }
+
   prepared prepare_alone(batch const& b) const {
     if (b.parts() != comm_.size() || b.part() != comm_.rank())
       fail({errc::invalid_shape,
@@ -95,6 +112,7 @@ private:
                 std::to_string(comm_.rank()) + " of " + std::to_string(comm_.size()),
             "Make the batch over the ranks of the same group", "gather_tokens", comm_.rank(), comm_.size()});
     prepared p;
+    p.batch = b.serial(), p.rank = comm_.rank(), p.size = comm_.size();
     p.map = document_map(b.docs(), b.source());
     run all{0, b.source().length(), 1};
     for (int r = 0; r < comm_.size(); ++r) {

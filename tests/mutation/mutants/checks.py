@@ -77,7 +77,7 @@ MUTANTS = [
     Mutant(
         "slack_searched",
         "what slack rows hold counts as an input",
-        "attention/call/rank_checks.hpp",
+        "attention/call/checked_geometry.hpp",
         "clip(r, x.begin, x.end()); in.count)",
         "clip(r, x.begin, x.begin + x.room); in.count)",
         "checks.non_finite",

@@ -137,4 +137,42 @@ MUTANTS = [
         "core.piece",
         "piece: random lists*",
     ),
+    Mutant(
+        "pool_with_blocks_out",
+        "the memory of a batch goes to the next while something lives in it",
+        "core/idle_pools.hpp",
+        """    if (p->out_ > 0)
+""",
+        """    if (p->out_ > 2)
+""",
+        "core.memory",
+        "idle pools: the next owner*",
+    ),
+    Mutant(
+        "pool_of_last_block_lost",
+        "a pool whose last block comes back after its batch is lost",
+        "core/memory.hpp",
+        "if (--out_ == 0 && when_empty_) when_empty_(this);",
+        "--out_;",
+        "core.memory",
+        "idle pools: the next owner*",
+    ),
+    Mutant(
+        "pool_never_forgets",
+        "blocks that nobody needs any more are kept for ever",
+        "core/idle_pools.hpp",
+        "> patience) {",
+        "> 1000 * patience) {",
+        "core.memory",
+        "idle pools: a thread*",
+    ),
+    Mutant(
+        "pool_of_any_thread",
+        "a thread takes the memory that another thread gave back although its own is there",
+        "core/idle_pools.hpp",
+        "if ((*p)->home_ == &this_thread) {",
+        "if ((*p)->home_ != &this_thread) {",
+        "core.memory",
+        "idle pools: a thread*",
+    ),
 ]

@@ -74,4 +74,22 @@ MUTANTS = [
         "loss.loss",
         "loss: one label per token*",
     ),
+    Mutant(
+        "gather_plan_of_any_rank",
+        "a gather sends the rows that another rank owns",
+        "loss/gather_tokens.hpp",
+        "p.batch == b.serial() && p.rank == comm_.rank() &&",
+        "p.batch == b.serial() &&",
+        "loss.gather_tokens",
+        "gather_tokens: a plan*",
+    ),
+    Mutant(
+        "gather_plan_of_any_batch",
+        "a gather sends the rows of another batch",
+        "loss/gather_tokens.hpp",
+        "p.batch == b.serial() && p.rank",
+        "p.rank",
+        "loss.gather_tokens",
+        "gather_tokens: a plan*",
+    ),
 ]

@@ -8,12 +8,6 @@
 
 namespace sp::detail {
 
-/// Numbers for objects of this process.
-inline std::uint64_t new_object_id() {
-  static std::uint64_t last = 0;
-  return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
-}
-
 /// The element type of what a forward call returned.
 template <class Saved>
 using element_of_saved = typename std::remove_cvref_t<Saved>::element_type;
@@ -23,7 +17,7 @@ template <class Object, class T>
 class named_calls {
 public:
   [[nodiscard]] auto forward(batch const& b, forward_operands<T> const& o) const {
-    return object().run_checked_forward(object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
+    return object().run_checked_forward(*object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
   }
   template <class Prepared>
     requires(!std::is_same_v<Prepared, batch>)
@@ -31,7 +25,7 @@ public:
     return object().run_checked_forward(p, ctx, o);
   }
   void infer(batch const& b, forward_operands<T> const& o) const {
-    infer(object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
+    infer(*object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
   }
   template <class Prepared>
     requires(!std::is_same_v<Prepared, batch>)
@@ -76,7 +70,6 @@ public:
       together(
           ".prepare", memory, [&] { p.emplace(prepare_alone(q, k, mask)); },
           [&](fingerprint& f) {
-            p->checked = checked_geometry(q, k, mask, self().checks());
             p->checked.describe(f);
             self().describe(f, *p, 0, {});
           });
@@ -84,12 +77,15 @@ public:
     });
   }
 
-  /// The prepared geometry of a batch, made once and kept with it: what the short forms below use.
-  [[nodiscard]] auto const& prepared_for(batch const& b) const {
+  /// The prepared geometry of a batch, made once and kept with it: what the short forms below use. Objects of equal place, mask,
+  /// schedule, kernel and check level share it. A pointer that keeps what it points to.
+  [[nodiscard]] auto prepared_for(batch const& b) const {
     using prepared = decltype(prepare(b));
-    return located(at(".prepare"), [&]() -> prepared const& {
-      return b.cached<prepared>(
-          id_, [&](prepared const& p) { return self().fits(p, b.layout(), self().mask()); }, [&] { return prepare(b); });
+    return located(at(".prepare"), [&] {
+      auto const wanted = identity_of(self(), b, b, self().mask());
+      int const level = checked_geometry::level_of(self().checks());
+      return b.cached<prepared>([&](prepared const& p) { return p.checked.identity == wanted && p.checked.level == level; },
+                                [&] { return prepare(b); });
     });
   }
 
@@ -112,7 +108,7 @@ public:
   }
   template <class Saved>
   void backward(batch const& b, Saved&& s, backward_operands<element_of_saved<Saved>> const& o) const {
-    run_checked_backward(prepared_for(b), context(b.memory(), b.memory(), o.random), std::forward<Saved>(s), o);
+    run_checked_backward(*prepared_for(b), context(b.memory(), b.memory(), o.random), std::forward<Saved>(s), o);
   }
 
   // Where no element type takes the tensors by name, or a batch stands where a call with a context wants what was prepared.
@@ -153,11 +149,11 @@ public:
                              std::type_identity_t<attention_extras<T>> const& e = {}) const {
     return run_checked_forward(p, ctx, operands_at<T>(q, k, v, out, e));
   }
-  /// The short form. What it returns lives in the batch's memory and must be used, or destroyed, before the batch.
+  /// The short form. What it returns lives in the batch's memory, which stays until it is destroyed; backward needs the batch.
   template <class Q, class K, class V, class O, class T = element_of<O>>
   [[nodiscard]] auto forward(batch const& b, Q const& q, K const& k, V const& v, O const& out,
                              std::type_identity_t<attention_extras<T>> const& e = {}) const {
-    return run_checked_forward(prepared_for(b), context(b.memory(), b.memory(), e.random), operands_at<T>(q, k, v, out, e));
+    return run_checked_forward(*prepared_for(b), context(b.memory(), b.memory(), e.random), operands_at<T>(q, k, v, out, e));
   }
 
   /// Forward that keeps nothing: what forward would keep comes from ctx.scratch too (scratch_bytes + saved_bytes at most).
@@ -171,7 +167,7 @@ public:
   template <class Q, class K, class V, class O, class T = element_of<O>>
   void infer(batch const& b, Q const& q, K const& k, V const& v, O const& out,
              std::type_identity_t<attention_extras<T>> const& e = {}) const {
-    infer(prepared_for(b), context(b.memory(), b.memory(), e.random), q, k, v, out, e);
+    infer(*prepared_for(b), context(b.memory(), b.memory(), e.random), q, k, v, out, e);
   }
 
   /// Gradients of sum(out * dout), shaped as the tensors themselves; overwritten unless e.accumulate. Consumes `s`.
@@ -186,22 +182,30 @@ public:
   template <class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV, class T = element_of<DQ>>
   void backward(batch const& b, Saved&& s, Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq,
                 DK const& dk, DV const& dv, std::type_identity_t<attention_extras<T>> const& e = {}) const {
-    run_checked_backward(prepared_for(b), context(b.memory(), b.memory(), e.random), std::forward<Saved>(s),
+    run_checked_backward(*prepared_for(b), context(b.memory(), b.memory(), e.random), std::forward<Saved>(s),
                          operands_at<T>(q, k, v, out, dout, dq, dk, dv, e));
   }
 
   /// Bytes a call takes from context.scratch at most, forward or backward, for tensors of T.
   template <class T, class Prepared>
   [[nodiscard]] index_t scratch_bytes(Prepared const& p, attention_shape const& s) const {
-    counting_guarded canaries(self().checks() > 2);
-    index_t const call = self().template scratch_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
-    return self().checks() > 1 ? max(call, agreement_scratch(ranks())) : call;
+    return located(at(".scratch_bytes"), [&] {
+      if (self().checks() > 0) require_made_here(self(), p.checked.identity);
+      counting_guarded canaries(self().checks() > 2);
+      index_t const call = self().template scratch_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
+      index_t const agreement = self().checks() > 1 ? agreement_scratch(ranks_of(self())) : 0;
+      // at level 3 ranks also compare their results, above blocks of the call that a stack cannot give back before
+      return self().checks() > 2 ? call + agreement : max(call, agreement);
+    });
   }
   /// Bytes that context.kept gives for one `saved`.
   template <class T, class Prepared>
   [[nodiscard]] index_t saved_bytes(Prepared const& p, attention_shape const& s) const {
-    counting_guarded canaries(self().checks() > 2);
-    return self().template saved_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
+    return located(at(".saved_bytes"), [&] {
+      if (self().checks() > 0) require_made_here(self(), p.checked.identity);
+      counting_guarded canaries(self().checks() > 2);
+      return self().template saved_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
+    });
   }
 
 private:
@@ -218,12 +222,18 @@ private:
       auto arguments = [&] {
         io = read_operands(o);
         if (self().checks() == 0) return;
+        require_made_here(self(), p.checked.identity);
         check_forward(io, self().q_rows(p), self().k_rows(p));
         self().check_call(io.on, io.sinks.data != nullptr);
       };
-      if (self().checks() > 1) return forward_together(p, ctx, io, arguments);
-      arguments();
-      return self().run_forward(p, ctx, io);
+      auto run = [&] {
+        if (self().checks() > 1) return forward_together(p, ctx, io, arguments);
+        arguments();
+        return self().run_forward(p, ctx, io);
+      };
+      auto s = run();
+      s.token.from = {p.checked.identity, id_, ctx.random};
+      return s;
     });
   }
 
@@ -233,18 +243,27 @@ private:
     located(at(".backward"), [&] {
       backward_io<T> io;
       auto arguments = [&] {
+        s.token.require();
         io = read_operands(o);
         if (self().checks() == 0) return;
+        require_made_here(self(), p.checked.identity);
+        require_same_origin(s.token.from, p.checked.identity, id_);
+        if constexpr (draws_random_numbers<Derived>) require_same_key(s.token.from.random, ctx.random);
         check_backward(io, self().q_rows(p), self().k_rows(p));
         self().check_call(io.on, io.extras.sinks.data != nullptr);
+        self().check_saved(p, s, io.on, io.q.extent(2), io.v.extent(2));
       };
       auto run = [&](context const& c) {
         if (io.extras.dsinks.data && !io.extras.accumulate) fill(io.extras.dsinks, accumulate_t<T>{});
-        self().run_backward(p, c, std::forward<Saved>(s), io);
+        self().run_backward(p, c, std::as_const(s), io);
       };
-      if (self().checks() > 1) return backward_together(p, ctx, s, io, arguments, run);
-      arguments();
-      run(ctx);
+      if (self().checks() > 1) {
+        backward_together(p, ctx, s, io, arguments, run);
+      } else {
+        arguments();
+        run(ctx);
+      }
+      auto const used = std::move(s); // only now: until here a caller may try again
     });
   }
 
@@ -255,14 +274,9 @@ private:
                 std::to_string(k.part()) + " of " + std::to_string(k.parts()),
             "Make both batches over the same ranks"});
     auto list = rebase(slices(mask, q.source(), k.source()), q.source(), q.docs(), k.source(), k.docs());
-    return self().prepare_layouts(q.layout(), k.layout(), q.part(), list, mask);
-  }
-
-  /// Ranks this object sends to, over all its groups.
-  index_t ranks() const {
-    index_t n = 1;
-    self().each_group([&](auto const& comm) { n *= comm.size(); });
-    return n;
+    auto p = self().prepare_layouts(q.layout(), k.layout(), q.part(), list, mask);
+    p.checked = checked_geometry(self(), q, k, mask);
+    return p;
   }
 
   /// Levels 2 and 3: `local` checks this rank, `describe` fills in the fingerprint; all ranks go on or all throw.
@@ -277,7 +291,7 @@ private:
           describe(f);
         },
         [&](fingerprint const& mine) {
-          agreement all(mine, ranks(), scratch);
+          agreement all(mine, ranks_of(self()), scratch);
           self().each_group([&](auto const& comm) { all.gather(comm, agreement_primitive); });
           self().each_group([&](auto const& comm) { all.barrier_if_different(comm); });
           all.throw_if_different();
@@ -332,7 +346,6 @@ private:
         [&] {
           arguments();
           p.checked.require(self().checks());
-          self().check_saved(p, s, io.on, io.q.extent(2), io.v.extent(2));
           if (!search) return;
           if (kept) kept->verify();
           require_finite_inputs(io, p.checked, call);
@@ -359,7 +372,7 @@ private:
         [](fingerprint&) {});
   }
 
-  std::uint64_t id_ = new_object_id(); ///< tells this object's plans in a batch from those of another; copies share it
+  std::uint64_t id_ = new_serial(); ///< tells what this object saved from what another did; copies share it
   Derived const& self() const { return static_cast<Derived const&>(*this); }
   site at(char const* call) const { return {Derived::name, call, self().group().rank(), self().group().size()}; }
 };

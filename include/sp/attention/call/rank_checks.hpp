@@ -1,65 +1,15 @@
-// What check levels 2 and 3 know of an attention call: its fingerprint, the rows that belong to documents, and the search for
-// NaN. Level 2 compares fingerprints before any other communication; slack rows may hold anything and are never searched.
+// What check levels 2 and 3 know of an attention call: its fingerprint and the search for NaN.
+// Level 2 compares fingerprints before any other communication; slack rows may hold anything and are never searched.
 #pragma once
 
 #include <sp/attention/call/argument_checks.hpp>
+#include <sp/attention/call/checked_geometry.hpp>
+#include <sp/attention/call/identity.hpp>
 #include <sp/attention/call/options.hpp>
+#include <sp/backend/concepts.hpp>
 #include <sp/collective/check/agreement.hpp>
-#include <sp/layout/batch.hpp>
-#include <sp/layout/digests.hpp>
 
 namespace sp::detail {
-
-/// Rows of a rank's tensors that hold tokens: row + i is position + i * stride of the caller's stream.
-struct real_rows {
-  index_t row = 0, count = 0, position = 0, stride = 1;
-  std::size_t document = 0;
-};
-
-inline std::vector<real_rows> real_rows_of(batch const& b) {
-  std::vector<real_rows> out;
-  index_t base = 0;
-  for (run const& r : b.runs()) {
-    for_each_document(b.docs(), r, [&](std::size_t d, interval) {
-      document const& x = b.docs()[d];
-      if (interval in = clip(r, x.begin, x.end()); in.count)
-        out.push_back({base + in.first, in.count, b.source()[d].begin + r.at(in.first) - x.begin, r.stride, d});
-    });
-    base += r.count;
-  }
-  return out;
-}
-
-/// What a prepared geometry keeps for the checks; empty below level 2. The number of calls is kept here, so that attention
-/// objects stay const and hold nothing: a geometry belongs to one rank, all ranks make and copy theirs alike, and calls that were
-/// refused do not count.
-struct checked_geometry {
-  int level = 0;
-  std::uint64_t q_documents = 0, k_documents = 0, q_sharding = 0, k_sharding = 0, mask = 0, tokens = 0;
-  std::vector<real_rows> q_rows, k_rows; ///< level 3
-  mutable std::uint64_t calls = 0;       ///< checked calls so far
-
-  checked_geometry() = default;
-  checked_geometry(batch const& q, batch const& k, sp::mask const& visible, int made_at)
-      : level(made_at), q_documents(digest_of(q.source())), k_documents(digest_of(k.source())), q_sharding(digest_of(q.layout())),
-        k_sharding(digest_of(k.layout())), mask(digest_of(visible)) {
-    if (q.token_digest() || k.token_digest()) tokens = given(digest().add(q.token_digest()).add(k.token_digest()));
-    if (level < 3) return;
-    q_rows = real_rows_of(q);
-    k_rows = real_rows_of(k);
-  }
-  /// A geometry that was prepared at a lower level knows neither digests nor slack rows.
-  void require(int wanted) const {
-    if (level < wanted)
-      fail({errc::bad_state,
-            "this geometry was prepared at a check level below " + std::to_string(wanted) + ", which this call has",
-            "Prepare with an object of the same level"});
-  }
-  void describe(fingerprint& f) const {
-    f.hash("documents", q_documents).hash("key documents", k_documents);
-    f.hash("sharding", q_sharding).hash("key sharding", k_sharding).hash("tokens", tokens).hash("mask", mask);
-  }
-};
 
 // The words by which a difference between ranks is told.
 inline constexpr char const* schedule_words[] = {"automatic", "rotate", "gather", "pull"}; // of `schedule`
@@ -80,7 +30,7 @@ void describe_options(fingerprint& f, attention_options const& o, Backend const&
   if (dim > 0) f.real("scale", scale_of(o, dim));
   f.word("schedule", how, schedule_words).number("head chunks", o.head_chunks);
   if constexpr (requires { backend.features(); }) f.hash("kernel features", backend.features());
-  if constexpr (requires { requires Backend::draws_random_numbers; })
+  if constexpr (draws_random_numbers<Backend>)
     if (dim > 0) f.hash("random key", given(digest().add(key.seed).add(key.layer)));
 }
 

@@ -26,9 +26,9 @@ constexpr bool require_inner_attention() {
   static_assert(gives_prepare_layouts<A>,
                 "sp: an attention object prepares the geometry of a batch; add `prepared prepare_layouts("
                 "layout, layout, int part, std::vector<sp::slice>, sp::mask) const`.");
-  static_assert(gives_fits<A>,
-                "sp: an attention object knows what was prepared for it; add `bool fits(prepared, layout, sp::mask) "
-                "const`.");
+  static_assert(gives_identify<A>,
+                "sp: an attention object says what its geometry depends on; add `identify(sp::digest&) const`, "
+                "which adds its schedule and kernel, and may do nothing.");
   static_assert(gives_each_group<A>,
                 "sp: an attention object names the communicators it sends over; add `each_group(f) const`, which "
                 "calls f with each.");
@@ -46,7 +46,7 @@ constexpr bool require_inner_attention_of() {
   static_assert(gives_run_forward<A, T>, "sp: an attention object computes; add `saved<T> run_forward<T>(prepared, context, "
                                          "forward_io<T>) const`.");
   static_assert(gives_run_backward<A, T>, "sp: an attention object differentiates; add `run_backward<T>(prepared, context, "
-                                          "saved<T>&&, backward_io<T, G>) const` for G = T and G = accumulate_t<T>.");
+                                          "saved<T> const&, backward_io<T, G>) const` for G = T and G = accumulate_t<T>.");
   static_assert(gives_bytes<A, T>, "sp: an attention object knows the memory of its calls; add `scratch_for<T>` and "
                                    "`saved_for<T>(prepared, sp::heads, attention_shape) const`, which return sp::index_t.");
   static_assert(gives_check_saved<A, T>, "sp: an attention object knows what it saved; add `check_saved(prepared, saved<T>, "

@@ -1,9 +1,10 @@
 // The token inside of `saved`: a forward call makes it, one backward call consumes it.
-// A token that was used, moved away or never made is refused as bad_state before anything is computed or sent.
+// A token that was used, moved away, never made, or that another call made is bad_state before anything is computed or sent.
 #pragma once
 
 #include <utility>
 
+#include <sp/attention/call/identity.hpp>
 #include <sp/core/guarded.hpp>
 
 namespace sp::detail {
@@ -13,8 +14,10 @@ class saved_token {
 public:
   saved_token() = default;
   explicit saved_token(bool live) : live_(live) {}
-  saved_token(saved_token&& o) noexcept : call(o.call), memory(std::move(o.memory)), live_(std::exchange(o.live_, false)) {}
+  saved_token(saved_token&& o) noexcept
+      : from(o.from), call(o.call), memory(std::move(o.memory)), live_(std::exchange(o.live_, false)) {}
   saved_token& operator=(saved_token&& o) noexcept {
+    from = o.from;
     call = o.call;
     memory = std::move(o.memory);
     live_ = std::exchange(o.live_, false);
@@ -25,11 +28,8 @@ public:
       fail({errc::bad_state, "this saved token was used already, moved away, or never made",
             "Pass to backward what forward of the same step returned"});
   }
-  void use() {
-    require();
-    live_ = false;
-  }
 
+  saved_origin from{};      ///< the forward call
   std::uint64_t call = 0;   ///< check level 2: the number of the forward call
   guarded::handle memory{}; ///< check level 3: where the saved memory comes from
 

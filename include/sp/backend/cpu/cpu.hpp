@@ -15,6 +15,7 @@ template <class... Features>
 class cpu : public detail::with_features<Features...> {
 public:
   using memory_type = host_memory;
+  using known_by_features = cpu;
   using plan = detail::tile_plan;
   using saved = nothing;
 

@@ -1,0 +1,100 @@
+// What is kept with every prepared geometry for the checks of calls on it: whose it is, and which of its rows hold tokens.
+// A call that is given the geometry of another batch, rank or mask is refused before anything is computed or sent.
+#pragma once
+
+#include <sp/attention/call/identity.hpp>
+#include <sp/collective/check/fingerprint.hpp>
+#include <sp/layout/batch.hpp>
+#include <sp/layout/digests.hpp>
+#include <sp/mesh/group.hpp>
+
+namespace sp::detail {
+
+/// Rows of a rank's tensors that hold tokens: row + i is position + i * stride of the caller's stream.
+struct real_rows {
+  index_t row = 0, count = 0, position = 0, stride = 1;
+  std::size_t document = 0;
+};
+
+inline std::vector<real_rows> real_rows_of(batch const& b) {
+  std::vector<real_rows> out;
+  index_t base = 0;
+  for (run const& r : b.runs()) {
+    for_each_document(b.docs(), r, [&](std::size_t d, interval) {
+      document const& x = b.docs()[d];
+      if (interval in = clip(r, x.begin, x.end()); in.count)
+        out.push_back({base + in.first, in.count, b.source()[d].begin + r.at(in.first) - x.begin, r.stride, d});
+    });
+    base += r.count;
+  }
+  return out;
+}
+
+/// Ranks that an attention object sends to, over all its groups.
+template <class Object>
+index_t ranks_of(Object const& o) {
+  index_t n = 1;
+  o.each_group([&](auto const& comm) { n *= comm.size(); });
+  return n;
+}
+
+/// What geometries that this object prepares have in common, whatever the batches and the mask.
+template <class Object>
+std::uint64_t maker_of(Object const& o) {
+  digest d;
+  o.each_group([&](auto const& comm) { d.add(comm.rank()).add(comm.size()).add(sp::group_stride(comm)); });
+  o.identify(d);
+  return given(d);
+}
+
+/// Whose the geometry is that this object prepares for two batches under a mask.
+template <class Object>
+geometry_identity identity_of(Object const& o, batch const& q, batch const& k, sp::mask const& mask) {
+  return {q.serial(), k.serial(), digest_of(mask), maker_of(o), o.sequence_rank(), ranks_of(o)};
+}
+
+/// bad_state unless this object would prepare such a geometry itself: same place, schedule and kernel.
+template <class Object>
+void require_made_here(Object const& o, geometry_identity const& g) {
+  std::uint64_t const maker = maker_of(o);
+  if (g.maker != maker) fail_made_elsewhere(g, {0, 0, 0, maker, o.sequence_rank(), ranks_of(o)});
+}
+
+/// What a prepared geometry keeps for the checks: whose it is, and from level 2 on what ranks compare. The number of calls is kept
+/// here, so that attention objects stay const and hold nothing: a geometry belongs to one rank, all ranks make and copy theirs
+/// alike, and calls that were refused do not count.
+struct checked_geometry {
+  geometry_identity identity{};
+  int level = 0; ///< level_of the object that prepared it
+  std::uint64_t q_documents = 0, k_documents = 0, q_sharding = 0, k_sharding = 0, tokens = 0; ///< digests
+  std::vector<real_rows> q_rows, k_rows;                                                      ///< level 3
+  mutable std::uint64_t calls = 0;                                                            ///< checked calls so far
+
+  checked_geometry() = default;
+  template <class Object>
+  checked_geometry(Object const& by, batch const& q, batch const& k, sp::mask const& visible)
+      : identity(identity_of(by, q, k, visible)), level(level_of(by.checks())) {
+    if (level == 0) return;
+    q_documents = digest_of(q.source()), k_documents = digest_of(k.source());
+    q_sharding = digest_of(q.layout()), k_sharding = digest_of(k.layout());
+    if (q.token_digest() || k.token_digest()) tokens = given(digest().add(q.token_digest()).add(k.token_digest()));
+    if (level < 3) return;
+    q_rows = real_rows_of(q);
+    k_rows = real_rows_of(k);
+  }
+  /// Nothing is kept for levels below 2.
+  static int level_of(int checks) { return checks < 2 ? 0 : checks; }
+  /// A geometry that was prepared at a lower level knows neither digests nor slack rows.
+  void require(int wanted) const {
+    if (level < wanted)
+      fail({errc::bad_state,
+            "this geometry was prepared at a check level below " + std::to_string(wanted) + ", which this call has",
+            "Prepare with an object of the same level"});
+  }
+  void describe(fingerprint& f) const {
+    f.hash("documents", q_documents).hash("key documents", k_documents);
+    f.hash("sharding", q_sharding).hash("key sharding", k_sharding).hash("tokens", tokens).hash("mask", identity.mask);
+  }
+};
+
+} // namespace sp::detail

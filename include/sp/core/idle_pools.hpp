@@ -1,0 +1,104 @@
+// Pools of batches that have ended, for the batches to come: a new batch in each step does not begin with cold memory.
+// A pool has one owner at a time, and one whose blocks are still out waits for them. Process-wide, behind a lock held for moments.
+#pragma once
+
+#include <ctime>
+
+#include <sp/core/memory.hpp>
+
+namespace sp {
+
+namespace detail {
+
+/// The list, as static functions.
+class idle_pools {
+public:
+  /// How many owners a block may see without being used, before it goes back to the system.
+  static constexpr std::size_t patience = 8;
+
+  /// A pool that this thread gave back, else that of another thread, else a new one.
+  static pool* take() {
+    pool* taken = nullptr;
+    {
+      lock const held;
+      pool** at = &list.first;
+      for (pool** p = at; *p; p = &(*p)->next_)
+        if ((*p)->home_ == &this_thread) {
+          at = p;
+          break;
+        }
+      taken = *at;
+      if (taken) *at = taken->next_;
+    }
+    if (!taken) return new pool;
+    taken->peak_ = 0;
+    return taken;
+  }
+
+  /// The owner of `p` has no more use for it. Blocks that are out stay valid, and the last one to come back brings the pool here.
+  static void give_back(pool* p) noexcept {
+    if (p->out_ > 0)
+      p->when_empty_ = &put;
+    else
+      put(p);
+  }
+
+  /// Frees all pools of the list; returns the bytes of their blocks.
+  static std::size_t release() noexcept {
+    pool* p = nullptr;
+    {
+      lock const held;
+      p = std::exchange(list.first, nullptr);
+    }
+    std::size_t bytes = 0;
+    while (p) {
+      for (pool::block const& b : p->free_) bytes += b.bytes;
+      delete std::exchange(p, p->next_);
+    }
+    return bytes;
+  }
+
+private:
+  /// Spins: what it guards is a few steps of a list. Whoever finds it held goes to sleep, so that the holder can go on.
+  class lock {
+  public:
+    lock() noexcept {
+      timespec const moment{0, 1000};
+      while (__atomic_test_and_set(&list.locked, __ATOMIC_ACQUIRE)) nanosleep(&moment, nullptr);
+    }
+    lock(lock const&) = delete;
+    lock& operator=(lock const&) = delete;
+    ~lock() { __atomic_clear(&list.locked, __ATOMIC_RELEASE); }
+  };
+
+  static void put(pool* p) noexcept {
+    p->when_empty_ = nullptr;
+    ++p->owners_;
+    for (std::size_t i = p->free_.size(); i-- > 0;)
+      if (p->owners_ - p->free_[i].used > patience) {
+        ::operator delete(p->free_[i].data, std::align_val_t(allocator::alignment));
+        p->free_[i] = p->free_.back();
+        p->free_.pop_back();
+      }
+    p->home_ = &this_thread;
+    lock const held;
+    p->next_ = list.first;
+    list.first = p;
+  }
+
+  struct shared {
+    pool* first;
+    bool locked;
+  };
+  static inline constinit shared list{}; ///< never destroyed: batches may end after main()
+  static inline constinit thread_local char this_thread = 0;
+};
+
+} // namespace detail
+
+/// Gives the memory of batches that have ended back to the system, and returns how many bytes that was. Batches that live keep
+/// theirs. Any thread may call it at any time: after a phase that needed more memory than what follows, or before a program
+/// measures what it has lost.
+inline std::size_t release_idle_memory() noexcept { return detail::idle_pools::release(); }
+
+} // namespace sp

@@ -1,0 +1,278 @@
+// Whose a prepared geometry is and whose a `saved`: what belongs to another batch, mask, place or object is bad_state, however
+// well its shapes fit. After a refusal the right one still gives the oracle's numbers. And what may be shared is shared.
+#include <doctest/doctest.h>
+
+#include <sp/ulysses.hpp>
+
+#include "mutation/problem.hpp"
+#include "near_misses.hpp"
+#include "support/failure.hpp"
+
+namespace test_identity {
+namespace {
+
+using namespace sentinel;
+using sp::errc;
+using support::failure_of;
+using support::operand;
+using support::says;
+
+/// Mentions the call, and who made it.
+bool from(sp::error_info const& e, char const* primitive, sp::threads const& c) {
+  return e.primitive == primitive && e.rank == c.rank() && e.size == c.size();
+}
+
+TEST_CASE("identity: saved of another batch, mask or object is refused, and the right one still gives the oracle's gradients") {
+  problem const p = self_attention();
+  for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull}) {
+    way const w{.ring = 3, .options = {.mask = p.mask, .schedule = how}};
+    numbers found;
+    sp::threads::run(
+        w.ring,
+        [&](sp::threads const& c) {
+          rank_scene s(p, w, c), twin(p, w, c);
+          sp::pool memory;
+          sp::context ctx(memory, memory, key);
+          sp::ring_attention<comm, kernel> a{w.mesh().ring(c), kernel(), w.options}, b{w.mesh().ring(c), kernel(), w.options};
+          auto const prepared = a.prepare(s.qb, s.kb);
+          auto saved = s.forward(a, prepared, ctx, p, w);
+          auto refused = [&](auto const& object, auto const& geometry, char const* why) {
+            auto e = failure_of([&] { return s.backward(object, geometry, ctx, std::move(saved), p, w), 0; });
+            return says(e, errc::bad_state, why) && from(e, "ring_attention.backward", c);
+          };
+          CHECK(refused(a, a.prepare(twin.qb, twin.kb), "another batch"));
+          CHECK(refused(a, a.prepare(s.qb, twin.kb), "another batch"));
+          CHECK(refused(a, a.prepare(s.qb, s.kb, sp::window(6, 1)), "another mask"));
+          CHECK(refused(b, b.prepare(s.qb, s.kb), "another"));
+          for (double x : s[operand::dq]) CHECK(std::isnan(x)); // nothing was computed
+          auto const copy = a;                                  // of equal right, under the same geometry made again
+          s.backward(copy, copy.prepare(s.qb, s.kb), ctx, std::move(saved), p, w);
+          numbers all = s.collect(c, w);
+          if (c.rank() == 0) found = std::move(all);
+        },
+        patience);
+    check(found, p.truth());
+  }
+}
+
+TEST_CASE("identity: objects of equal place, schedule and kernel share geometry but not what they saved") {
+  problem const p = self_attention();
+  way const w{.ring = 3, .options = {.mask = p.mask}};
+  sp::threads::run(
+      w.ring,
+      [&](sp::threads const& c) {
+        rank_scene s(p, w, c);
+        sp::pool memory;
+        sp::context ctx(memory, memory);
+        using features = sp::reference<sp::softcap>;
+        auto object = [&](double capped, sp::schedule how) {
+          return sp::ring_attention{w.mesh().ring(c), features{sp::softcap{capped}}, {.mask = p.mask, .schedule = how}};
+        };
+        auto const a = object(2, sp::schedule::rotate), b = object(2, sp::schedule::rotate);
+        auto const other_kernel = object(3, sp::schedule::rotate), other_schedule = object(2, sp::schedule::gather);
+        auto const prepared = a.prepare(s.qb);
+        auto saved = s.rank_tensors::forward(a, prepared, ctx);
+        auto again = s.rank_tensors::forward(b, prepared, ctx); // b takes what a prepared
+        auto refused = [&](auto const& o) {
+          auto e = failure_of([&] { return s.rank_tensors::forward(o, prepared, ctx); });
+          return says(e, errc::bad_state, "another schedule or another kernel") && from(e, "ring_attention.forward", c);
+        };
+        CHECK(refused(other_kernel));
+        CHECK(refused(other_schedule));
+        auto e = failure_of([&] { return s.rank_tensors::backward(b, prepared, ctx, std::move(saved)), 0; });
+        CHECK(says(e, errc::bad_state, "another object"));
+        e = failure_of([&] { return s.rank_tensors::forward(a, typename decltype(a)::prepared{}, ctx); });
+        CHECK(says(e, errc::bad_state, "not made by prepare()"));
+        s.rank_tensors::backward(b, prepared, ctx, std::move(again));
+        s.rank_tensors::backward(a, prepared, ctx, std::move(saved));
+      },
+      patience);
+}
+
+TEST_CASE("identity: a geometry of another place in the groups is refused by every call, in a ring and in both of a mesh") {
+  sp::threads::run(
+      4,
+      [&](sp::threads const& c) {
+        constexpr sp::mesh mesh{sp::axis::ring{2}, sp::axis::ulysses{2}};
+        auto const u = mesh.ulysses(c),
+                   r = mesh.ring(c); // ranks 1 and 2 are the first in one of them and the second in the other
+        support::attention_tensors<double> x(12, 12, {2, 2, 4, 4});
+        sp::pool memory;
+        sp::context ctx(memory, memory);
+        if (u.rank() != r.rank()) {
+          sp::batch half{sp::packed{0, 24}, sp::zigzag{}, u};
+          sp::ring_attention const along_u{u.inner(), sp::reference{}}, along_r{r.inner(), sp::reference{}};
+          auto const prepared = along_u.prepare(half);
+          auto elsewhere = [&](sp::error_info const& e) {
+            return says(e, errc::bad_state, u.rank() == 0 ? "prepared by rank 0 of 2" : "prepared by rank 1 of 2");
+          };
+          CHECK(elsewhere(failure_of([&] { return x.forward(along_r, prepared, ctx); })));
+          CHECK(elsewhere(failure_of([&] { return along_r.infer(prepared, ctx, x.q, x.k, x.v, x.out), 0; })));
+          CHECK(elsewhere(failure_of([&] { return along_r.template scratch_bytes<double>(prepared, x.shape); })));
+          CHECK(elsewhere(failure_of([&] { return along_r.template saved_bytes<double>(prepared, x.shape); })));
+        }
+        sp::ulysses_attention const usp{u, sp::ring_attention{r, sp::reference{}}};
+        sp::ulysses_attention const crossed{r, sp::ring_attention{u, sp::reference{}}};
+        sp::batch whole{sp::packed{0, 24}, sp::nested{sp::zigzag{}, 2}, mesh.sequence(c)};
+        support::attention_tensors<double> y(whole, {2, 2, 4, 4});
+        auto const nested = usp.prepare(whole);
+        auto const e = failure_of([&] { return y.forward(crossed, nested, ctx); });
+        CHECK(says(e, errc::bad_state, "place in its groups"));
+        CHECK(e.primitive == "ulysses_attention.forward");
+        y.both(usp, nested, ctx); // in its own place it is taken
+      },
+      sp::threads_options{.deadline = std::chrono::seconds(3)});
+}
+
+TEST_CASE("identity: what runs inside Ulysses may be anybody's: its geometry and saved are guarded by the object around it") {
+  sp::threads::run(
+      3,
+      [&](sp::threads const& c) {
+        sp::batch one{sp::packed{0, 20, 49}, sp::zigzag{}, c}, two{sp::packed{0, 20, 49}, sp::zigzag{}, c};
+        sp::ulysses_attention const a{c, near_miss::complete{}}, b{c, near_miss::complete{}};
+        support::attention_tensors<double> x(one, {3, 3, 2, 2});
+        sp::pool memory;
+        sp::context ctx(memory, memory);
+        auto const first = a.prepare(one), second = a.prepare(two);
+        auto saved = x.forward(a, first, ctx);
+        auto refused = [&](auto const& object, auto const& geometry, char const* why) {
+          auto const e = failure_of([&] { return x.backward(object, geometry, ctx, std::move(saved)), 0; });
+          return says(e, errc::bad_state, why) && from(e, "ulysses_attention.backward", c);
+        };
+        CHECK(refused(a, second, "another batch"));
+        CHECK(refused(b, first, "another object"));
+        x.backward(a, first, ctx, std::move(saved));
+        CHECK(x[operand::dq] == x[operand::dout]);
+      },
+      patience);
+}
+
+/// Sees whole documents and remembers the first query head of every call.
+struct remembers {
+  using memory_type = sp::host_memory;
+  sp::index_t forward(sp::whole_call<double> const& c) const { return sp::fill(c.out, 0.0), c.heads.q_begin; }
+  void backward(sp::whole_grad<double> const& g, sp::index_t) const {
+    sp::fill(g.dq, 0.0), sp::fill(g.dk, 0.0), sp::fill(g.dv, 0.0);
+  }
+};
+
+TEST_CASE("identity: the list of what a kernel saved has one entry for each call of backward") {
+  sp::threads::run(
+      2,
+      [&](sp::threads const& c) {
+        sp::batch b{sp::packed{0, 9, 21}, sp::contiguous{}, c};
+        sp::ulysses_attention const a{c, remembers{}, {.mask = sp::full()}};
+        auto const prepared = a.prepare(b);
+        support::attention_tensors<double> three(b, {6, 3, 2, 2}), one(b, {6, 1, 2, 2}); // two calls a document, and one
+        sp::pool memory;
+        sp::context ctx(memory, memory);
+        auto saved = three.forward(a, prepared, ctx);
+        auto const e = failure_of([&] { return one.backward(a, prepared, ctx, std::move(saved)), 0; });
+        CHECK(says(e, errc::bad_state, "state of 4 kernel calls", "makes 2"));
+        three.backward(a, prepared, ctx, std::move(saved));
+      },
+      patience);
+}
+
+TEST_CASE("identity: backward needs the random key of its forward call, where there is dropout, and nowhere else") {
+  problem const p = self_attention();
+  way const w{.ring = 3, .options = {.mask = p.mask}};
+  numbers found;
+  sp::threads::run(
+      w.ring,
+      [&](sp::threads const& c) {
+        rank_scene s(p, w, c);
+        sp::pool memory;
+        sp::context with(memory, memory, key), without(memory, memory), other(memory, memory, {key.seed, key.layer + 1});
+        sp::ring_attention<comm, kernel> const drops{w.mesh().ring(c), kernel(), w.options};
+        auto const prepared = drops.prepare(s.qb, s.kb);
+        auto saved = s.forward(drops, prepared, with, p, w);
+        for (auto const& wrong : {without, other}) {
+          auto const e = failure_of([&] { return s.backward(drops, prepared, wrong, std::move(saved), p, w), 0; });
+          CHECK(says(e, errc::bad_state, "{42, 7}", wrong.random.seed ? "{42, 8}" : "{0, 0}"));
+          CHECK(from(e, "ring_attention.backward", c));
+        }
+        s.backward(drops, prepared, with, std::move(saved), p, w);
+        numbers all = s.collect(c, w);
+        if (c.rank() == 0) found = std::move(all);
+
+        sp::ulysses_attention const around{c, sp::reference{sp::dropout{0.5}}};
+        sp::ulysses_attention const plain{c, sp::reference{}};
+        support::attention_tensors<double> x(s.qb, {3, 3, 2, 2});
+        auto kept = around.forward(s.qb, {.q = x.q, .k = x.k, .v = x.v, .out = x.out, .random = key});
+        auto const e = failure_of([&] { // the short form, with the key forgotten
+          around.backward(s.qb, std::move(kept), x.q, x.k, x.v, x.out, x.dout, x.dq, x.dk, x.dv);
+          return 0;
+        });
+        CHECK(says(e, errc::bad_state, "{42, 7}"));
+        auto const geometry = plain.prepare(s.qb);
+        x.backward(plain, geometry, without, x.forward(plain, geometry, with));
+      },
+      patience);
+  check(found, p.truth());
+}
+
+/// A reference whose geometries are counted.
+inline thread_local int prepared_here = 0, plans_alive = 0;
+template <bool known>
+struct counted : sp::reference<> {
+  using known_by_features = std::conditional_t<known, counted, void>;
+  struct plan : sp::reference<>::plan {
+    explicit plan(sp::reference<>::plan p) : sp::reference<>::plan(std::move(p)) { ++plans_alive; }
+    plan(plan const& o) : sp::reference<>::plan(o) { ++plans_alive; }
+    plan& operator=(plan const&) = default;
+    ~plan() { --plans_alive; }
+  };
+  plan prepare(sp::problem const& p) const { return ++prepared_here, plan(sp::reference<>::prepare(p)); }
+};
+
+TEST_CASE("identity: the objects of thirty-two layers prepare a batch once") {
+  sp::threads::run(
+      3,
+      [&](sp::threads const& c) {
+        prepared_here = 0;
+        sp::batch b{sp::packed{0, 20, 49}, sp::zigzag{}, c};
+        support::attention_tensors<double> x(b, {2, 2, 2, 2});
+        auto layer = [&](sp::mask const& mask, int chunks) {
+          return sp::ring_attention{c, counted<true>{}, {.mask = mask, .schedule = sp::schedule::gather, .head_chunks = chunks}};
+        };
+        for (int l = 0; l < 32; ++l) layer(sp::causal(), 1).infer(b, x.q, x.k, x.v, x.out);
+        CHECK(prepared_here == 1);
+        layer(sp::causal(), 2).infer(b, x.q, x.k, x.v, x.out); // head chunks are of the call
+        CHECK(prepared_here == 1);
+        for (int l = 0; l < 3; ++l) layer(sp::window(4), 1).infer(b, x.q, x.k, x.v, x.out);
+        CHECK(prepared_here == 2);
+        sp::ring_attention const checked{c, counted<true>{}, {.schedule = sp::schedule::gather, .checks = 2}};
+        checked.infer(b, x.q, x.k, x.v, x.out); // another level keeps more with its geometry
+        CHECK(prepared_here == 3);
+        sp::batch other{sp::packed{0, 20, 49}, sp::zigzag{}, c};
+        layer(sp::causal(), 1).infer(other, x.q, x.k, x.v, x.out);
+        CHECK(prepared_here == 4);
+      },
+      patience);
+}
+
+TEST_CASE("identity: a new object in every call does not grow a batch without bound, and what is in use stays [asan]") {
+  sp::solo const c;
+  prepared_here = plans_alive = 0;
+  {
+    sp::batch b{sp::packed{0, 3, 7}, sp::contiguous{}, c};
+    support::attention_tensors<double> x(b, {1, 1, 2, 2});
+    auto object = [&] { return sp::ring_attention{c, counted<false>{}}; }; // who knows what its kernel holds
+    auto const first = object();
+    auto const kept = first.prepared_for(b);
+    first.infer(b, x.q, x.k, x.v, x.out);
+    CHECK(prepared_here == 1);
+    for (int i = 0; i < 600; ++i) object().infer(b, x.q, x.k, x.v, x.out);
+    CHECK(prepared_here == 601);
+    CHECK(plans_alive <= int(sp::batch::most_cached) + 1);
+    sp::pool memory;
+    auto const before = x[operand::out];
+    first.infer(*kept, sp::context(memory, memory), x.q, x.k, x.v, x.out);
+    CHECK(x[operand::out] == before);
+  }
+  CHECK(plans_alive == 0);
+}
+
+} // namespace
+} // namespace test_identity
