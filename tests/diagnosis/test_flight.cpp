@@ -89,6 +89,41 @@ TEST_CASE("flight recorder: the ring keeps the last operations, numbers go on, t
   CHECK(off.snapshot().empty());
 }
 
+TEST_CASE("flight recorder: calls nested sixteen deep are recorded and ended, those below leave no trace") {
+  for (bool throws : {false, true}) {
+    auto const r = std::make_shared<sp::flight_recorder>(0, 1, 64, 0);
+    auto const before = sp::flight_recorder::record_calls_of_thread(r);
+    std::size_t open = 0;
+    auto nest = [&](auto const& self, int depth) -> void {
+      sp::located({"trainer", depth % 2 ? ".odd" : ".even", 0, 1}, [&] {
+        if (depth < 18) return self(self, depth + 1);
+        open = r->snapshot().size();
+        if (throws) throw 1;
+      });
+    };
+    for (int again = 0; again < 2; ++again) {
+      try {
+        nest(nest, 1);
+        CHECK(!throws);
+      } catch (int) {
+        CHECK(throws);
+      }
+      CHECK(open == 16 * std::size_t(again + 1));
+    }
+    sp::flight_recorder::record_calls_of_thread(before);
+    auto const list = r->snapshot();
+    REQUIRE(list.size() == 32);
+    for (std::size_t i = 0; i < 32; ++i) {
+      CHECK(list[i].kind == sp::operation_kind::call);
+      CHECK(std::string(list[i].call) == (i % 2 == 0 ? ".odd" : ".even"));
+      CHECK(list[i].state == (throws ? sp::operation_state::failed : sp::operation_state::done));
+      CHECK(list[i].rank == 0);
+      CHECK((list[i].begin != 0 && list[i].begin <= list[i].end));
+      if (i % 16 > 0) CHECK((list[i - 1].begin <= list[i].begin && list[i].end <= list[i - 1].end));
+    }
+  }
+}
+
 TEST_CASE("flight recorder: read while it is written [tsan]") {
   std::atomic<int> done{0};
   long torn = 0, read = 0;

@@ -430,25 +430,27 @@ TEST_CASE("errors: every condition between ranks has its code, its numbers, its 
 }
 
 TEST_CASE("errors: who did not fail is told by whom and why") {
-  int told = 0;
-  try {
-    sp::threads::run(3, [&](sp::threads const& c) {
-      if (c.rank() == 2) sp::fail({errc::bad_documents, "the loader gave 7 tokens for 9", "Look at the loader", "loader", 2, 3});
-      try {
-        c.barrier();
-      } catch (sp::error const& e) {
-        if (c.rank() == 0)
-          told = e.code() == errc::aborted && e.info().peer == 2 &&
-                 std::string(e.what()).find("the loader gave 7 tokens for 9") != std::string::npos;
-        throw;
-      }
+  for (int culprit : {0, 2}) {
+    std::atomic<int> told = 0;
+    auto const e = support::failure_of([&] {
+      sp::threads::run(3, [&](sp::threads const& c) {
+        if (c.rank() == culprit)
+          sp::fail({errc::bad_documents, "the loader gave 7 tokens for 9", "Look at the loader", "loader", culprit, 3});
+        try {
+          c.barrier();
+        } catch (sp::error const& consequence) {
+          auto const& i = consequence.info();
+          told += i.code == errc::aborted && i.peer == culprit && i.rank == c.rank() && i.size == 3 &&
+                  std::string(consequence.what()).find("the loader gave 7 tokens for 9") != std::string::npos;
+          throw;
+        }
+      });
+      return 0;
     });
-  } catch (sp::error const& e) {
-    CHECK(e.code() == errc::bad_documents); // the cause, not a consequence
-    CHECK(told == 1);
-    return;
+    CHECK(e.code == errc::bad_documents); // the cause, not a consequence
+    CHECK(e.rank == culprit);
+    CHECK(told == 2);
   }
-  FAIL("no error");
 }
 
 /// The reference, which counts how often it is asked about the numbers of a call.

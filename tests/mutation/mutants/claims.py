@@ -92,4 +92,22 @@ MUTANTS = [
         "checks.agreement",
         "agreement: every kind*",
     ),
+    Mutant(
+        "deep_calls_not_recorded",
+        "public calls nested deeper than eight are missing in the flight record",
+        "diagnosis/flight_recorder.hpp",
+        "open_calls.depth == open_calls.list.size()) return 0;",
+        "open_calls.depth == 8) return 0;",
+        "diagnosis.flight",
+        "flight recorder: calls nested*",
+    ),
+    Mutant(
+        "outer_calls_never_end",
+        "the end of a call that encloses others is not recorded",
+        "diagnosis/flight_recorder.hpp",
+        "if (of_thread && depth) of_thread->leave(",
+        "if (of_thread && depth > 1) of_thread->leave(",
+        "diagnosis.flight",
+        "flight recorder: calls nested*",
+    ),
 ]

@@ -137,4 +137,13 @@ MUTANTS = [
         "checks.searched",
         "level 3: a write*",
     ),
+    Mutant(
+        "plan_of_lower_level",
+        "a gather at level 2 uses the plan that a gather at level 1 has left with the batch, which knows no digests",
+        "loss/gather_tokens.hpp",
+        " && (options_.checks < 2 || x.sharding != 0); };",
+        "; };",
+        "checks.compared",
+        "levels change*",
+    ),
 ]
