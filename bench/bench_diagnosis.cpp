@@ -1,4 +1,5 @@
-// What diagnosis costs: an exchange and a small attention step with nothing on, with the flight recorder, and with log and trace.
+// What diagnosis costs: an exchange and a small attention step with nothing on, with the flight recorder, and with log and trace. Also
+// how long a throw takes to reach all ranks (F1), without and with files of flight records, while they wait and while they compute.
 // All figures come from one run, in turns, and are the quietest block of each; SP_BENCH_TINY=1 takes few.
 #include <algorithm>
 #include <array>
@@ -86,6 +87,69 @@ auto attention_step(sp::threads const& c, sp::index_t tokens) {
   return step{std::move(b), sp::ring_attention{c, sp::cpu{}}, x, x, x, x};
 }
 
+/// Seconds from a throw in rank 0 until the last of the others has left, the median of `rounds`. `busy(world, group of the others)()`
+/// is what they do meanwhile, after `records` operations that fill their flight records.
+template <class Busy>
+double throw_to_last(int ranks, int records, int rounds, Busy&& busy) {
+  using clock = std::chrono::steady_clock;
+  std::vector<double> took;
+  for (int round = 0; round < rounds; ++round) {
+    std::atomic<clock::rep> thrown{0}, last{0};
+    try {
+      sp::threads::run(ranks,
+                       [&](sp::threads const& c) {
+                         struct leaving {
+                           std::atomic<clock::rep>& last;
+                           bool counts;
+                           ~leaving() {
+                             clock::rep const now = clock::now().time_since_epoch().count();
+                             for (clock::rep l = last; counts && l < now && !last.compare_exchange_weak(l, now);) {
+                             }
+                           }
+                         } const at_end{last, c.rank() != 0};
+                         auto const self = c.split(c.rank(), 0);
+                         auto const others = c.split(c.rank() != 0, 0);
+                         auto work = busy(c, others);
+                         for (int i = 0; i < records; ++i) self.barrier();
+                         c.barrier();
+                         if (c.rank() != 0)
+                           while (true) work();
+                         std::this_thread::sleep_for(std::chrono::milliseconds(20 + 7 * round));
+                         thrown = clock::now().time_since_epoch().count();
+                         throw std::runtime_error("rank 0 fell over");
+                       },
+                       {.flight_records = std::max(records, 64)});
+    } catch (std::runtime_error const&) {
+    }
+    took.push_back(std::chrono::duration<double>(clock::duration(last - thrown)).count());
+  }
+  std::nth_element(took.begin(), took.begin() + rounds / 2, took.end());
+  return took[std::size_t(rounds / 2)];
+}
+
+/// F1: all others wait for a rank that never comes, or compute attention, and look for failures where they exchange.
+void report_throws(std::filesystem::path const& folder, bool tiny) {
+  int const rounds = tiny ? 1 : 9;
+  sp::index_t const tokens = tiny ? 256 : 2048;
+  sp::diagnosis::settings const off{}, files{.flight_file = (folder / "flight.%r").string()};
+  auto waits = [](sp::threads const& world, sp::threads const&) { return [world] { world.barrier(); }; };
+  auto computes = [&](sp::threads const&, sp::threads const& others) { return attention_step(others, tokens); };
+  auto row = [&](char const* what, int ranks, auto&& busy) {
+    std::printf("%-22s", what);
+    for (auto const& [name, records, settings] :
+         {mode{"no files", 0, off}, {"files of 64 records", 64, files}, {"of 4096", 4096, files}}) {
+      sp::diagnosis::configure(settings);
+      std::printf(" %s %.2f ms%s", name, 1e3 * throw_to_last(ranks, records, rounds, busy), records == 4096 ? "" : ",");
+    }
+    std::printf("\n");
+  };
+  row("throw to 15 that wait", 16, waits);
+  row("throw to 63 that wait", tiny ? 8 : 64, waits);
+  row("throw to 3 that compute", 4, computes);
+  double const step = quietest({"off", 64, off}, 3, 3, 1, [&](sp::threads const& c) { return attention_step(c, tokens); });
+  std::printf("%-22s %.2f ms; a rank that computes looks where it exchanges\n", "... steps of", 1e3 * step);
+}
+
 } // namespace
 
 int main() {
@@ -116,6 +180,7 @@ int main() {
   report("ping and pong", 2, 500, 40, ping_pong);
   report("ring of 64 tokens", 2, 100, 10, [](sp::threads const& c) { return attention_step(c, 64); });
   report("ring of 512 tokens", 2, 20, 4, [](sp::threads const& c) { return attention_step(c, 512); });
+  report_throws(folder, tiny);
   sp::diagnosis::configure({});
   std::filesystem::remove_all(folder);
 }
