@@ -119,6 +119,7 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   std::int32_t const flags[] = {1, 0};
   auto docs = sp::documents::from_padding_mask(std::span<std::int32_t const>(flags), 1, 2);
   (void)sp::documents::from_position_ids(std::span<std::int32_t const>(flags));
+  (void)sp::documents::from_position_ids(std::span<std::uint16_t const>{}, 3);
   (void)sp::packed(std::span<std::int32_t const>(flags));
   (void)docs.padded(4);
 }
