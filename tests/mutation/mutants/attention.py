@@ -453,7 +453,7 @@ MUTANTS = [
         "saved_never_consumed",
         "a backward call that succeeded leaves what it was given",
         "attention/call/attention_object.hpp",
-        "      auto const used = std::move(s); // only now",
+        "      auto const used = std::forward<Saved>(s); // only now",
         "      // only now",
         "attention.lifetime",
         "lifetime: backward that is refused*",

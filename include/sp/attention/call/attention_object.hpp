@@ -263,7 +263,7 @@ private:
         arguments();
         run(ctx);
       }
-      auto const used = std::move(s); // only now: until here a caller may try again
+      auto const used = std::forward<Saved>(s); // only now: until here a caller may try again
     });
   }
 
