@@ -80,19 +80,26 @@ TEST_CASE("aliasing: outputs that overlap themselves, each other or an input") {
              errc::invalid_shape, "sinks is (1)"));
 }
 
-TEST_CASE("saved belongs to its batch, heads and options [asan]") {
+TEST_CASE("saved belongs to its batch, heads and object [asan]") {
   sp::batch small = batch_of(5), large = batch_of(20);
-  scene a(small, shape), c(large, shape);
+  scene a(small, shape), c(large, shape), wide(small, {8, 4, 5, 5});
   auto attention = local();
   auto saved = attention.forward(small, a.q, a.k, a.v, a.out);
-  auto e = failure_of([&] { attention.backward(large, std::move(saved), c.q, c.k, c.v, c.out, c.dout, c.dq, c.dk, c.dv); });
-  CHECK(says(e, errc::bad_state, "(5, 4)", "(20, 4)"));
-  CHECK(e.primitive == "ring_attention.backward");
-  CHECK(e.rank == 0);
+  auto refused = [&](auto const& object, sp::batch const& b, auto& kept, scene& s, char const* why) {
+    std::vector<double> const before = s[conformance::operand::dq];
+    auto e = failure_of([&] { object.backward(b, std::move(kept), s.q, s.k, s.v, s.out, s.dout, s.dq, s.dk, s.dv); });
+    CHECK(says(e, errc::bad_state, why));
+    CHECK(e.rank == 0);
+    CHECK(s[conformance::operand::dq] == before);
+    return e.primitive;
+  };
+  CHECK(refused(attention, large, saved, c, "another batch") == "ring_attention.backward");
+  CHECK(refused(attention, small, saved, wide, "(5, 4)") == "ring_attention.backward");
   sp::ulysses_attention lean{sp::solo{}, sp::reference{}, {}, {sp::keep::output}}, full{sp::solo{}, sp::reference{}};
   auto kept = lean.forward(small, a.q, a.k, a.v, a.out);
-  CHECK(says(failure_of([&] { full.backward(small, std::move(kept), a.q, a.k, a.v, a.out, a.dout, a.dq, a.dk, a.dv); }),
-             errc::bad_state, "saved holds q"));
+  CHECK(refused(full, small, kept, a, "another object") == "ulysses_attention.backward");
+  lean.backward(small, std::move(kept), a.q, a.k, a.v, a.out, a.dout, a.dq, a.dk, a.dv); // what was refused is still there
+  attention.backward(small, std::move(saved), a.q, a.k, a.v, a.out, a.dout, a.dq, a.dk, a.dv);
 }
 
 namespace {

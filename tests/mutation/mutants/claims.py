@@ -42,8 +42,9 @@ MUTANTS = [
         "level_0_checks_backward",
         "check level 0 checks the arguments of backward",
         "attention/call/attention_object.hpp",
-        "        if (self().checks() == 0) return;\n        check_backward(",
-        "        check_backward(",
+        "        if (self().checks() == 0) return;\n"
+        "        require_made_here(self(), p.checked.identity);\n        require_same_origin(",
+        "        require_made_here(self(), p.checked.identity);\n        require_same_origin(",
         "incidents.errors",
         "errors: level 0*",
     ),
@@ -51,19 +52,11 @@ MUTANTS = [
         "level_0_asks_kernel",
         "check level 0 asks the kernel about the numbers of forward",
         "attention/call/attention_object.hpp",
-        "        if (self().checks() == 0) return;\n        check_forward(io, self().q_rows(p), self().k_rows(p));\n",
+        "        if (self().checks() == 0) return;\n"
+        "        require_made_here(self(), p.checked.identity);\n        check_forward(io, self().q_rows(p), self().k_rows(p));\n",
         "        if (self().checks() > 0) check_forward(io, self().q_rows(p), self().k_rows(p));\n",
         "incidents.errors",
         "errors: level 0*",
-    ),
-    Mutant(
-        "short_backward_of_no_key",
-        "the short form of backward, by name, drops with the key of nobody",
-        "attention/call/attention_object.hpp",
-        "run_checked_backward(*prepared_for(b), context(b.memory(), b.memory(), o.random), std::forward<Saved>(s), o);",
-        "run_checked_backward(*prepared_for(b), context(b.memory(), b.memory()), std::forward<Saved>(s), o);",
-        "conformance.guards",
-        "dropout of the short form*",
     ),
     Mutant(
         "ranks_cut_one_early",

@@ -23,7 +23,7 @@ MUTANTS = [
     Mutant(
         "key_tokens_not_compared",
         "ranks whose keys are other tokens agree if their queries are the same",
-        "attention/call/rank_checks.hpp",
+        "attention/call/checked_geometry.hpp",
         "digest().add(q.token_digest()).add(k.token_digest())",
         "digest().add(q.token_digest())",
         "checks.compared",
@@ -32,7 +32,7 @@ MUTANTS = [
     Mutant(
         "key_documents_not_compared",
         "ranks whose keys are cut into other documents agree if their queries are the same",
-        "attention/call/rank_checks.hpp",
+        "attention/call/checked_geometry.hpp",
         '.hash("key documents", k_documents)',
         "",
         "checks.compared",
@@ -41,7 +41,7 @@ MUTANTS = [
     Mutant(
         "key_sharding_of_queries",
         "the sharding that is compared for keys is that of the queries",
-        "attention/call/rank_checks.hpp",
+        "attention/call/checked_geometry.hpp",
         '.hash("key sharding", k_sharding)',
         '.hash("key sharding", q_sharding)',
         "checks.compared",
