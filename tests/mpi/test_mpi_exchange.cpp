@@ -285,9 +285,32 @@ TEST_CASE("mpi: misuse is refused before anything is sent") {
     std::deque<ring_step> steps;
     std::vector<sp::mpi::token> open;
     for (int k = 0; k < 8; ++k) open.push_back(c.exchange(steps.emplace_back(c.rank(), 2, k).traffic()));
-    CHECK(says(failure_of([&] { c.exchange(s.traffic()).wait(); }), sp::errc::bad_state, "8 calls ago"));
+    CHECK(says(failure_of([&] { c.exchange(s.traffic()).wait(); }), sp::errc::bad_state, "8 exchanges are open"));
     for (auto& t : open) t.wait();
     CHECK(steps[7].in == 7);
+
+    // One token stays open for long: what comes behind it is neither refused nor held up.
+    ring_step late(c.rank(), 2, 70);
+    auto patient_token = c.exchange(late.traffic());
+    for (int k = 0; k < 100; ++k) {
+      ring_step next(c.rank(), 2, k);
+      c.exchange(next.traffic()).wait();
+      CHECK(next.in == k);
+    }
+    patient_token.wait();
+    CHECK(late.in == 70);
+
+    // A rank is ahead by two exchanges that its peer has not entered, with seven empty ones between them.
+    auto const beside = c.split(0, c.rank());
+    ring_step first(c.rank(), 2, 5), ninth(c.rank(), 2, 6);
+    if (c.rank() == 1) beside.barrier();
+    auto oldest = c.exchange(first.traffic());
+    for (int k = 0; k < 7; ++k) c.exchange({"ring", {}, {}}).wait();
+    auto newest = c.exchange(ninth.traffic());
+    if (c.rank() == 0) beside.barrier();
+    newest.wait();
+    oldest.wait();
+    CHECK((first.in == 5 && ninth.in == 6));
     c.exchange(s.traffic()).wait(); // still in order
     CHECK(s.in == 7);
   });

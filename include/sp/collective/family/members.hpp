@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <exception>
 #include <span>
@@ -55,7 +56,7 @@ private:
 /// The ranks of one group.
 class group_members {
 public:
-  static constexpr std::uint64_t outstanding = 8;  ///< a token is waited for before the 8th exchange after it
+  static constexpr std::uint64_t outstanding = 8;  ///< at most this many exchanges open at a time, however old
   static constexpr std::uint64_t publications = 4; ///< at most this many exposures open at a time
 
   /// `number` tells the group from all others of its family.
@@ -76,9 +77,24 @@ public:
     fail({errc::bad_state, std::move(problem), std::move(remedy), primitive, rank, size()});
   }
 
+  /// Among a rank's exchanges: that of `number`, or one that is not. Where nothing is open for long they follow each other in a ring.
+  template <class Exchange>
+  static Exchange& exchange_of(std::array<Exchange, outstanding>& all, std::uint64_t number) noexcept {
+    std::size_t const usual = number % outstanding;
+    for (std::size_t i = 0; i < outstanding; ++i)
+      if (Exchange& e = all[(usual + i) % outstanding]; e.number == number) return e;
+    return all[usual];
+  }
+  /// One that is not open, for the exchange that gets `number`; bad_state if there is none.
+  template <class Exchange>
+  Exchange& unused_exchange(std::array<Exchange, outstanding>& all, std::uint64_t number, int rank, char const* primitive) const {
+    for (std::size_t i = 0; i < outstanding; ++i)
+      if (Exchange& e = all[(number + i) % outstanding]; !e.open) return e;
+    refuse_exchange(rank, primitive);
+  }
   [[noreturn]] void refuse_exchange(int rank, char const* primitive) const {
-    refuse(rank, primitive, "the token of the exchange " + std::to_string(outstanding) + " calls ago has not been waited for",
-           "Wait for a token before the " + std::to_string(outstanding) + "th exchange after it");
+    refuse(rank, primitive, std::to_string(outstanding) + " exchanges are open already",
+           "Wait for a token before the next exchange; a call of sp has up to three of its own open");
   }
   [[noreturn]] void refuse_publication(int rank, char const* primitive) const {
     refuse(rank, primitive, std::to_string(publications) + " exposures are open already", "Release one before publishing again");

@@ -18,8 +18,7 @@ public:
   std::uint64_t exchange(traffic const& t) {
     entry guard(*this, t.primitive);
     std::uint64_t const number = entered_;
-    open_exchange& e = at(number);
-    if (e.open) refuse_exchange(rank_, t.primitive);
+    open_exchange& e = unused_exchange(exchanges_, number, rank_, t.primitive);
     check_peers(rank_, t, marks_);
     e.flight = recorder().begin(flight_, operation_kind::exchange, t.primitive);
     copy_own(t, e.flight);
@@ -152,9 +151,16 @@ private:
     std::vector<std::byte> data;
   };
 
-  open_exchange& at(std::uint64_t number) { return exchanges_[number % outstanding]; }
+  open_exchange& at(std::uint64_t number) { return exchange_of(exchanges_, number); }
+  /// The announcement of that exchange, or room for it: a peer has at most `outstanding` open that this rank has not entered.
   early_announcement& early(int peer, std::uint64_t number) {
-    return early_[std::size_t(peer) * outstanding + number % outstanding];
+    early_announcement* const all = &early_[std::size_t(peer) * outstanding];
+    std::size_t room = number % outstanding;
+    for (std::size_t i = 0; i < outstanding; ++i) {
+      if (all[i].full && all[i].head.number == number) return all[i];
+      if (all[room].full && !all[i].full) room = i;
+    }
+    return all[room];
   }
   bool is_small(index_t bytes) const { return bytes <= family_->options().eager_limit; }
 
@@ -360,7 +366,7 @@ private:
   }
 
   std::array<open_exchange, outstanding> exchanges_{};
-  std::vector<early_announcement> early_; ///< (rank, number % outstanding)
+  std::vector<early_announcement> early_; ///< (rank, any of `outstanding`)
   int open_large_ = 0;                    ///< open exchanges with large parcels
   std::vector<std::uint64_t> latest_;     ///< number + 1 of the latest announcement, by rank
   peer_marks marks_;

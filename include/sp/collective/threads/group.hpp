@@ -18,14 +18,14 @@ public:
     rank_state& me = at(rank);
     entry guard(*this, rank, t.primitive);
     std::uint64_t const number = me.entered.load(std::memory_order_relaxed);
-    open_exchange& e = me.exchanges[number % outstanding];
-    if (e.open) refuse_exchange(rank, t.primitive);
+    open_exchange& e = unused_exchange(me.exchanges, number, rank, t.primitive);
     check_peers(rank, t, me.marks);
     e.left = 0;
     index_t const bytes_in = address(rank, t.receives, false, e), bytes_out = address(rank, t.sends, true, e);
     e.flight = begin(rank, operation_kind::exchange, {meeting::exchange, t.primitive}, e.operation);
     try_or([&] { copy_own(rank, t); }, [&] { recorder(rank).failed(e.flight); });
     e.open = true;
+    e.number = number;
     e.primitive = t.primitive;
     // Before a peer can see a message: whoever takes the records finds the bytes there.
     recorder(rank).posted(e.flight, bytes_out, bytes_in);
@@ -37,7 +37,7 @@ public:
 
   /// Returns when all messages of exchange `number` have moved, whoever copied them.
   void wait(int rank, std::uint64_t number) {
-    open_exchange& e = at(rank).exchanges[number % outstanding];
+    open_exchange& e = exchange_of(at(rank).exchanges, number);
     occupancy guard(*this, rank, e.primitive);
     if (!e.open) throw_cause(rank, e.primitive, int(number)); // a wait for it failed before: the bytes never came
     auto arrived = [&] { return advance(rank, e, unbounded) == 0; };
@@ -55,7 +55,7 @@ public:
 
   /// A token died unwaited: the family ends, and on return no peer touches the buffers of that exchange.
   void drop(int rank, std::uint64_t number) noexcept {
-    open_exchange& e = at(rank).exchanges[number % outstanding];
+    open_exchange& e = exchange_of(at(rank).exchanges, number);
     family_->fail_in_destructor(world(rank), "token dropped", [&] { return dropped_token(rank, e.primitive, int(number)); });
     close(rank, e, false);
   }
@@ -169,7 +169,8 @@ private:
       index_t const bytes = total_bytes(p.pieces);
       if (bytes == 0 || p.peer == rank) continue;
       mailbox& box = outgoing ? boxes_(rank, p.peer) : boxes_(p.peer, rank);
-      e.messages[e.left++] = {&box, nullptr, 0, p.pieces, p.peer, outgoing, bytes};
+      box.make_room(outgoing);
+      e.messages[e.left++] = {&box, {}, p.pieces, p.peer, outgoing, bytes};
       sum += bytes;
     }
     return sum;
@@ -177,10 +178,9 @@ private:
 
   /// Shows a message to its peer.
   void post(std::uint64_t number, open_exchange const& e, message& m) {
-    m.ticket = ++(m.outgoing ? m.box->sends : m.box->receives);
-    m.slot = &m.box->at(m.ticket);
+    m.at = m.box->open(m.outgoing);
     message_half const h{m.pieces, m.bytes, number, e.primitive};
-    bool const met = m.outgoing ? m.slot->post_send(h, m.ticket) : m.slot->post_receive(h, m.ticket);
+    bool const met = m.outgoing ? m.at.slot->post_send(h, m.at.ticket) : m.at.slot->post_receive(h, m.at.ticket);
     if (met && m.outgoing && m.bytes > eager_limit) family_->notify(world(m.peer)); // the receiver may sleep: let it copy
   }
 
@@ -189,26 +189,29 @@ private:
     std::size_t kept = 0;
     for (std::size_t i = 0; i < e.left; ++i) {
       message const m = e.messages[i];
-      bool moved = m.slot->is_done(m.ticket);
-      if (!moved && (!m.outgoing || m.bytes <= outgoing_limit) && !family_->failed() && m.slot->met(m.ticket) &&
-          m.slot->claim(m.ticket))
+      auto const [block, slot, ticket] = m.at;
+      bool moved = slot->is_done(ticket);
+      if (!moved && (!m.outgoing || m.bytes <= outgoing_limit) && !family_->failed() && slot->met(ticket) && slot->claim(ticket))
         moved = move(rank, e.primitive, m);
-      if (!moved) e.messages[kept++] = m;
+      if (moved)
+        m.box->end(*block, m.outgoing);
+      else
+        e.messages[kept++] = m;
     }
     e.left = kept;
     return kept;
   }
 
   bool move(int rank, char const* primitive, message const& m) {
-    rendezvous& s = *m.slot;
+    rendezvous& s = *m.at.slot;
     bool const good = s.agree() && s.from.same_primitive(s.to);
     if (good) copy(s.to.pieces, s.from.pieces);
     try_or(
         [&] {
           if (!good) fail_mismatch(rank, primitive, m);
         },
-        [&] { s.finish(m.ticket, false); });
-    s.finish(m.ticket, good);
+        [&] { s.finish(m.at.ticket, false); });
+    s.finish(m.at.ticket, good);
     family_->notify(world(m.peer));
     return good;
   }
@@ -220,8 +223,8 @@ private:
       if (fail_elsewhere(rank, m.peer, e.operation, int(number))) return;
       bool const gone = family_->has_returned(world(m.peer));
       bool const past = at(m.peer).entered.load(std::memory_order_acquire) > number;
-      std::atomic<std::uint64_t> const& answer = m.outgoing ? m.slot->wanted : m.slot->sent;
-      if (answer.load(std::memory_order_acquire) == m.ticket) continue;
+      std::atomic<std::uint64_t> const& answer = m.outgoing ? m.at.slot->wanted : m.at.slot->sent;
+      if (answer.load(std::memory_order_acquire) == m.at.ticket) continue;
       if (past)
         return fail_between(rank, errc::short_message, m.peer,
                             m.outgoing ? counts_text(rank, m.bytes, m.peer, 0) : counts_text(m.peer, 0, rank, m.bytes),
@@ -232,7 +235,7 @@ private:
 
   /// Takes back what has not moved: afterwards no peer touches the buffers of this exchange.
   void close(int rank, open_exchange& e, bool done) noexcept {
-    for (std::size_t i = 0; i < e.left; ++i) e.messages[i].slot->withdraw(e.messages[i].ticket);
+    for (std::size_t i = 0; i < e.left; ++i) e.messages[i].at.slot->withdraw(e.messages[i].at.ticket); // a family that ended
     e.left = 0;
     e.open = false;
     done ? recorder(rank).done(e.flight) : recorder(rank).failed(e.flight);

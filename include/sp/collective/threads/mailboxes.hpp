@@ -1,23 +1,92 @@
-// The mailboxes of a group of thread ranks: a row of rendezvous for each ordered pair of ranks, made when the pair first exchanges.
-// A thousand ranks that talk to their neighbours keep a thousand rows, not a million; a pair keeps its row until the group ends.
+// The mailboxes of a group of thread ranks: blocks of rendezvous for each ordered pair of ranks, made when the pair first exchanges.
+// A thousand ranks that talk to their neighbours keep a thousand mailboxes, not a million; a message that stays open for long holds
+// up nobody behind it.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
 
 #include <sp/collective/threads/rendezvous.hpp>
 
 namespace sp::detail {
 
-/// What one rank sends to one other.
-struct mailbox {
-  std::array<rendezvous, rendezvous::slots> slots{};
-  alignas(64) std::uint64_t sends = 0;    ///< messages opened by the sender, who alone looks at it
-  alignas(64) std::uint64_t receives = 0; ///< the same of the receiver
+/// What one rank sends to one other: a block of messages after the other. Sender and receiver open the same messages in the same
+/// order, each by itself. A block is used again when both have opened its last message, ended all of them and gone on to the next.
+class mailbox {
+public:
+  static constexpr std::uint64_t slots = 8; ///< messages of a block
 
-  rendezvous& at(std::uint64_t ticket) { return slots[(ticket - 1) % rendezvous::slots]; }
+  /// Counts for one side what it is through with: the messages of a block, and the block itself.
+  struct alignas(64) block {
+    std::array<rendezvous, slots> at{};
+    alignas(64) std::uint64_t ended_by_sender = 0;
+    alignas(64) std::uint64_t ended_by_receiver = 0;
+    alignas(64) std::atomic<int> ended_sides{0};
+    block* next = nullptr;
+  };
+  /// Where a message is.
+  struct place {
+    block* in = nullptr;
+    rendezvous* slot = nullptr;
+    std::uint64_t ticket = 0;
+  };
+
+  /// Before open(), and only this may allocate: makes sure that the next message of this side has a place.
+  void make_room(bool sender) {
+    side& s = sender ? sender_ : receiver_;
+    if (s.opened < s.blocks * slots) return;
+    block* const before = std::exchange(s.at, following(s.at));
+    ++s.blocks;
+    if (before) end(*before, sender);
+  }
+  place open(bool sender) noexcept {
+    side& s = sender ? sender_ : receiver_;
+    std::uint64_t const number = s.opened++;
+    return {s.at, &s.at->at[number % slots], number + 1};
+  }
+  /// This side neither looks at a message of the block again, nor at the memory that it named.
+  void end(block& b, bool sender) noexcept {
+    std::uint64_t& ended = sender ? b.ended_by_sender : b.ended_by_receiver;
+    if (++ended < slots + 1) return;
+    ended = 0;
+    if (b.ended_sides.fetch_add(1, std::memory_order_acq_rel) == 0) return;
+    b.ended_sides.store(0, std::memory_order_relaxed);
+    std::lock_guard const lock(mutex_);
+    b.next = nullptr;
+    free_.push_back(&b);
+  }
+
+private:
+  /// What one side alone looks at.
+  struct alignas(64) side {
+    block* at = nullptr;
+    std::uint64_t opened = 0, blocks = 0; ///< messages and blocks so far
+  };
+
+  block* following(block* b) {
+    std::lock_guard const lock(mutex_);
+    block*& next = b ? b->next : first_;
+    if (next) return next;
+    if (free_.empty()) {
+      free_.reserve(all_.size() + 1); // so that end() never has to
+      all_.push_back(std::make_unique<block>());
+      return next = all_.back().get();
+    }
+    next = free_.back();
+    free_.pop_back();
+    return next;
+  }
+
+  side sender_, receiver_;
+  std::mutex mutex_; ///< of the lists of blocks
+  std::vector<std::unique_ptr<block>> all_;
+  std::vector<block*> free_;
+  block* first_ = nullptr; ///< looked at by a side that has opened nothing yet: until then it is in use
 };
 
 class mailboxes {

@@ -42,8 +42,7 @@ public:
 protected:
   struct message {
     mailbox* box = nullptr;
-    rendezvous* slot = nullptr;
-    std::uint64_t ticket = 0;
+    mailbox::place at{};
     std::span<piece const> pieces{};
     int peer = 0;
     bool outgoing = false;
@@ -51,6 +50,7 @@ protected:
   };
   struct open_exchange {
     bool open = false;
+    std::uint64_t number = 0;
     char const* primitive = "";
     flight_recorder::ticket flight = 0;
     std::uint64_t operation = 0;   ///< its number among all operations of the group
@@ -112,7 +112,7 @@ protected:
 
   void fail_mismatch(int rank, char const* primitive, message const& m) {
     int const from = m.outgoing ? rank : m.peer, to = m.outgoing ? m.peer : rank;
-    message_half const &f = m.slot->from, &t = m.slot->to;
+    message_half const &f = m.at.slot->from, &t = m.at.slot->to;
     std::string problem = f.same_primitive(t) ? counts_text(from, f.bytes, to, t.bytes)
                                               : operations_text(from, f.primitive, to, t.primitive); // counts of two things
     if (f.exchange != t.exchange)

@@ -26,14 +26,9 @@ struct message_half {
   }
 };
 
-/// Holds messages number n, n + slots, n + 2 slots, ... of one ordered pair of ranks. A message's ticket is its number + 1; each
-/// counter below rises to the ticket when its event has happened, so nothing is ever reset.
-///
-/// A rank has at most `outstanding` exchanges open at a time, counted from the oldest. When it opens message m + outstanding it
-/// has seen m done, so the peer had opened m and seen m - outstanding done. So with slots = 2 outstanding a slot is always free.
+/// Holds one message of an ordered pair of ranks at a time, see mailbox. A message's ticket is its number + 1; each counter below
+/// rises to the ticket when its event has happened, so nothing is ever reset.
 struct alignas(64) rendezvous {
-  static constexpr std::uint64_t outstanding = group_members::outstanding;
-  static constexpr std::uint64_t slots = 2 * outstanding;
   static constexpr std::uint64_t withdrawn = std::uint64_t{1} << 63; ///< set in `done` when the bytes did not move
 
   std::atomic<std::uint64_t> sent{0}, claimed{0}; // with `from` on the sender's cache line
@@ -58,9 +53,8 @@ struct alignas(64) rendezvous {
   }
   /// The right to copy, or to withdraw: given once.
   [[nodiscard]] bool claim(std::uint64_t ticket) noexcept {
-    std::uint64_t before = ticket > slots ? ticket - slots : 0;
-    return claimed.load(std::memory_order_relaxed) == before &&
-           claimed.compare_exchange_strong(before, ticket, std::memory_order_acq_rel);
+    std::uint64_t before = claimed.load(std::memory_order_relaxed); // the ticket of an earlier message, or this one
+    return before != ticket && claimed.compare_exchange_strong(before, ticket, std::memory_order_acq_rel);
   }
   void finish(std::uint64_t ticket, bool moved) noexcept {
     done.store(moved ? ticket : ticket | withdrawn, std::memory_order_release);
