@@ -8,16 +8,15 @@
 #include <random>
 
 namespace {
-int messages_sent = 0, notes_sent = 0; // notes: of failures
+int messages_sent = 0, notes_sent = 0; // but questions to ranks that are slow, and their answers; notes: of failures
 }
 /// Counts, by the profiling interface of MPI, what this process sends.
 extern "C" int MPI_Isend(void const* data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm, MPI_Request* request) {
-  ++messages_sent;
-  sp::detail::mpi_control head;
-  if (tag == sp::detail::mpi_link::control_tag && count >= int(sizeof head)) {
-    std::memcpy(&head, data, sizeof head);
-    notes_sent += head.kind == sp::detail::mpi_control::failure;
-  }
+  using sp::detail::mpi_control;
+  mpi_control head{.kind = mpi_control::withdrawn};
+  if (tag == sp::detail::mpi_link::control_tag && count >= int(sizeof head)) std::memcpy(&head, data, sizeof head);
+  messages_sent += head.kind != mpi_control::progress_query && head.kind != mpi_control::progress_reply;
+  notes_sent += head.kind == mpi_control::failure;
   return PMPI_Isend(data, count, type, to, tag, comm, request);
 }
 
@@ -58,20 +57,33 @@ TEST_CASE("mpi trees: splits of any number of ranks give everybody the groups th
 TEST_CASE("mpi trees: construction, split, barrier, shared memory and the end take few messages of each rank") {
   std::optional<sp::mpi> c, half;
   std::optional<sp::mpi_shared> shared;
+  std::array<int, 7> fewest; // of three rounds: a busy machine may keep one rank back, and the others tell it more then
+  fewest.fill(1000);
   for (int round = 0; round < 3; ++round) {
-    // among 16 a meeting takes 6 messages of each, the end 18 of a rank that 8 others hang on; one more answers a slow rank
-    CHECK(most_messages(16, [&] { c.emplace(MPI_COMM_WORLD, patient); }) <= 6 + 2);
-    CHECK(most_messages(16, [&] { half.emplace(c->split(c->rank() % 2, 0)); }) <= 6 + 2);
-    CHECK(most_messages(16, [&] { c->barrier(); }) <= 6 + 2);
-    CHECK(most_messages(16, [&] { half->barrier(); }) <= 4 + 2);
-    CHECK(most_messages(16, [&] { shared.emplace(*c); }) <= 3 * 6 + 2);
-    CHECK(most_messages(16, [&] { shared->publish("p", {}).release(); }) <= 2 * 6 + 2);
-    CHECK(most_messages(16, [&] {
-            shared.reset();
-            half.reset();
-            c.reset();
-          }) <= 18);
+    auto part = fewest.begin();
+    auto measure = [&](auto&& body) {
+      *part = std::min(*part, most_messages(16, body));
+      ++part;
+    };
+    measure([&] { c.emplace(MPI_COMM_WORLD, patient); });
+    measure([&] { half.emplace(c->split(c->rank() % 2, 0)); });
+    measure([&] { c->barrier(); });
+    measure([&] { half->barrier(); });
+    measure([&] { shared.emplace(*c); });
+    measure([&] { shared->publish("p", {}).release(); });
+    measure([&] {
+      shared.reset();
+      half.reset();
+      c.reset();
+    });
   }
+  CHECK(fewest[0] == 6); // two rounds of three
+  CHECK(fewest[1] == 6);
+  CHECK(fewest[2] == 6);
+  CHECK(fewest[3] == 4); // among 8: three, and one
+  CHECK(fewest[4] == 3 * 6);
+  CHECK(fewest[5] == 2 * 6);
+  CHECK(fewest[6] <= 18); // of a rank that 8 others hang on
 }
 
 TEST_CASE("mpi trees: of any number of ranks none is done before all have returned and been answered, and then all are") {
@@ -123,7 +135,7 @@ TEST_CASE(
     f.why = "a lonely NaN";
     f.world = 0;
     timer::time_point told{}, heard{};
-    auto const group = sp::detail::mpi_group::world_of(MPI_COMM_WORLD, patient);
+    auto const group = sp::detail::mpi_group::world_of(MPI_COMM_WORLD, {.deadline = 2s});
     auto const e = failure_of([&] {
       group->barrier("together"); // some are still in it when they hear
       if (process() == 0) {       // tells rank 5 only, then is silent, as if it had been killed meanwhile
@@ -149,9 +161,10 @@ TEST_CASE("mpi trees: who finds a failure tells everybody, so that nobody waits 
   auto attempt = [] {
     auto const ranks = outcomes(16, [](sp::mpi const& c) {
       c.barrier();
-      int const d = (c.rank() + 16 - 6) % 16; // behind rank 6, which fails: those at 1, 2, 4, 8 would pass it on
+      int const d = (c.rank() + 16 - 6) % 16;         // behind rank 6, which fails: those at 1, 2, 4, 8 would pass it on
+      if (d == 0) std::this_thread::sleep_for(100ms); // they are asleep by then
       if (d == 0) throw std::runtime_error("fell over");
-      if ((d & (d - 1)) == 0) std::this_thread::sleep_for(300ms);
+      if ((d & (d - 1)) == 0) std::this_thread::sleep_for(350ms);
       while (true) c.barrier();
     });
     double slowest = 0;
@@ -190,21 +203,24 @@ TEST_CASE("mpi trees: ranks that give up at the same time do not all tell all ot
 
 TEST_CASE("mpi trees: a rank that has returned is named soon, whether those who wait have spoken to it before or not") {
   for (int early : {0, 5, 15}) {
-    auto const ranks = outcomes(16, [&](sp::mpi const& c) {
-      if (c.rank() == early) return;
-      std::this_thread::sleep_for(c.rank() % 2 * 120ms); // the others come while it looks around, or long after it
-      piece const none = sp::as_piece(sp::view<int, 1>(nullptr, {0}));
-      std::vector<int> in(10);
-      piece const p = c.rank() % 4 == 3 ? sp::as_piece(all(in)) : none;
-      parcel const from{early, {&p, 1}};
-      c.exchange({"x", {}, {&from, 1}}).wait();
-      c.barrier();
-    });
+    auto const ranks =
+        outcomes(16,
+                 [&](sp::mpi const& c) {
+                   if (c.rank() == early) return;
+                   std::this_thread::sleep_for(c.rank() % 2 * 120ms); // the others come while it looks around, or long after it
+                   piece const none = sp::as_piece(sp::view<int, 1>(nullptr, {0}));
+                   std::vector<int> in(10);
+                   piece const p = c.rank() % 4 == 3 ? sp::as_piece(all(in)) : none;
+                   parcel const from{early, {&p, 1}};
+                   c.exchange({"x", {}, {&from, 1}}).wait();
+                   c.barrier();
+                 },
+                 {.deadline = 3s});
     for (int r = 0; r < 16; ++r) {
       outcome const& o = ranks[std::size_t(r)];
       CHECK(o.failed == (r != early));
       if (r != early) CHECK_MESSAGE(o.says("rank " + std::to_string(early) + " has returned"), o.what);
-      CHECK(o.seconds < 5);
+      CHECK(o.seconds < 2);
     }
   }
 }
