@@ -246,6 +246,19 @@ std::vector<condition> local_conditions() {
          sp::ulysses_attention a(sp::solo{}, plain_sdpa{}, {.mask = sp::prefix_lm({2})});
          return a.prepare(sp::batch(sp::packed{0, 9}, sp::zigzag{}, 0, 1)).queries.rows;
        })},
+      {"sinks for a kernel without lse, whatever the mask",
+       errc::unsupported,
+       {"sinks need the lse"},
+       "returns its lse",
+       "ulysses_attention.forward",
+       0,
+       doing([] {
+         std::vector<float> memory(16, 0.5F), sinks(1), result(16);
+         sp::view<float, 3> x(memory.data(), {4, 1, 4}), out(result.data(), {4, 1, 4});
+         sp::batch const b(sp::packed{0, 4}, sp::zigzag{}, 0, 1);
+         sp::ulysses_attention(sp::solo{}, plain_sdpa{}).infer(b, x, x, x, out, {.sinks = {sinks.data(), {1}}});
+         return 0;
+       })},
       // documents
       {"tokens and documents disagree",
        errc::bad_documents,

@@ -467,4 +467,13 @@ MUTANTS = [
         "attention.lifetime",
         "lifetime: one workspace*",
     ),
+    Mutant(
+        "sinks_blamed_on_the_mask",
+        "a kernel without lse says that the mask is at fault when it is given sinks",
+        "attention/whole.hpp",
+        "fail({errc::unsupported, \"sinks need",
+        "fail({errc::unsupported_mask, \"sinks need",
+        "incidents.errors",
+        "errors: every local condition*",
+    ),
 ]
