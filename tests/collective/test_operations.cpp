@@ -303,6 +303,27 @@ TEST_CASE("operations: the promised scratch suffices, to the byte and to the las
       patient);
 }
 
+TEST_CASE("operations: nobody leaves the fallback of a barrier before everybody has come, 1 to 9 ranks [tsan]") {
+  for (int size = 1; size <= 9; ++size) {
+    std::atomic<int> inside = 0, early = 0;
+    sp::threads::run(
+        size,
+        [&](sp::threads const& inner) {
+          bare const c(inner);
+          for (int round = 1; round <= 40; ++round) {
+            if (c.rank() == round % size) std::this_thread::yield(); // another one comes late each time
+            ++inside;
+            sp::barrier(c);
+            early += inside < size * round;
+            inner.barrier();
+          }
+        },
+        patient);
+    CHECK(early == 0);
+    CHECK(inside == 40 * size);
+  }
+}
+
 #ifndef SP_TEST_SANITIZED
 TEST_CASE("operations: steady state allocates nothing") {
   sp::threads::run(

@@ -204,4 +204,22 @@ MUTANTS = [
         "mutation.family",
         "family: an exchange*",
     ),
+    Mutant(
+        "fallback_barrier_skips",
+        "the fallback of a barrier asks too few ranks",
+        "collective/operations.hpp",
+        "for (int step = 1; step < c.size(); step *= 2) {",
+        "for (int step = 1; step < c.size(); step *= 4) {",
+        "collective.operations",
+        "operations: nobody leaves the fallback*",
+    ),
+    Mutant(
+        "fallback_barrier_removed",
+        "the fallback of a barrier returns at once",
+        "collective/operations.hpp",
+        "for (int step = 1; step < c.size(); step *= 2) {",
+        "for (int step = c.size(); step < c.size(); step *= 2) {",
+        "collective.operations",
+        "operations: nobody leaves the fallback*",
+    ),
 ]
