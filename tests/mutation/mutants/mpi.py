@@ -9,7 +9,7 @@ MUTANTS = [
         "at_.advance(n);",
         "",
         "mpi.mpi_exchange",
-        "mpi: everybody to everybody*",
+        "mpi: pieces are cut*",
     ),
     Mutant(
         "mpi_chunks_of_the_sender",

@@ -340,8 +340,8 @@ private:
     if (!k.out.idle() && !k.out.let_go() && k.unwanted) k.out.abandon(); // never begun: nobody will read it
     return withdraw(e, k) && k.out.idle();
   }
-  /// Nothing of this exchange is under way afterwards; the result names peers that stopped in the middle of a message, so that it
-  /// still is at the end of the deadline.
+  /// Nothing of this exchange is under way afterwards, except with the peers that the result names: direct messages that have not
+  /// ended by the end of the deadline.
   std::string close(open_exchange& e, bool done) noexcept {
     std::string held;
     if (!done) {

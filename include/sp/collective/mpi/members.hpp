@@ -164,14 +164,13 @@ protected:
     return text;
   }
 
-  /// `held`: peers that stopped in the middle of a large message.
+  /// `held`: peers with which a large message is under way at the end of the deadline.
   [[noreturn]] void throw_cause(char const* primitive, int step, std::string const& held = {}) {
     family_->set_told();
     failure f = family_->cause();
     if (!held.empty()) {
-      std::string const sentence =
-          "; " + held +
-          " stopped in the middle of a message, and MPI still holds the memory of this exchange: do not use or free it";
+      std::string const sentence = "; a message between this rank and " + held +
+                                   " is still under way, and MPI holds the memory of this exchange: do not use or free it";
       f.info.problem += sentence;
       f.why += sentence;
     }

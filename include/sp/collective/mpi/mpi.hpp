@@ -28,8 +28,8 @@ namespace sp {
 ///
 /// The memory of an operation that has failed is the caller's again. With large parcels that are owned (a deadline below a minute, by
 /// default) that is so at once. Where they are direct the error waits until what is under way has moved or was taken back, which
-/// takes the peers, up to the deadline: when a process has stopped in the middle of a message, MPI still holds that memory, and the
-/// error says so. An operation has one deadline for all it waits for, and its error comes at most a tenth of it and 50 ms later.
+/// takes the peers, up to the deadline: when a peer has not been inside an operation until then, MPI still holds that memory, and
+/// the error says so. An operation has one deadline for all it waits for, and its error comes at most a tenth of it and 50 ms later.
 class mpi {
 public:
   using memory_type = host_memory;
