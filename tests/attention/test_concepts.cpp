@@ -19,6 +19,29 @@ static_assert(sp::inner_attention<complete> && sp::inner_attention_of<complete, 
 static_assert(sp::inner_attention_of<sp::ulysses_attention<sp::threads, complete>, double>);
 static_assert(sp::inner_attention_of<sp::ring_attention<sp::threads, sp::cpu<>>, double>);
 
+// Every attention object models the protocol whatever runs inside; the kernels here are the least that there can be, declared only.
+struct least_backend {
+  using memory_type = sp::host_memory;
+  using saved = sp::nothing;
+  struct plan {};
+  plan prepare(sp::problem const&) const;
+  template <class T>
+  saved forward(plan const&, sp::allocator&, sp::call_params const&, sp::view<T const, 3>, std::span<sp::kv_views<T> const>,
+                sp::attention_state<T>) const;
+  template <class T>
+  void backward(plan const&, sp::allocator&, sp::call_params const&, std::span<sp::query_grad<T> const>,
+                std::span<sp::key_grad<T> const>, saved const&) const;
+  template <class T>
+  index_t scratch_bytes(plan const&, heads const&, index_t dim, index_t value_dim) const;
+};
+struct least_whole_kernel {
+  using memory_type = sp::host_memory;
+  void forward(sp::whole_call<float> const&) const;
+};
+static_assert(sp::inner_attention_of<sp::ring_attention<sp::solo, least_backend>, float>);
+static_assert(sp::inner_attention_of<sp::ulysses_attention<sp::solo, sp::ring_attention<sp::solo, least_backend>>, float>);
+static_assert(sp::inner_attention_of<sp::whole_attention<least_whole_kernel>, float>);
+
 static_assert(!sp::inner_attention<unchecked_prepared>);
 static_assert(!sp::inner_attention<no_name>);
 static_assert(!sp::inner_attention<no_group>);

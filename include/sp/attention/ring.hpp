@@ -234,25 +234,6 @@ private:
 template <class Comm, class Backend>
 ring_attention(Comm, Backend, attention_options = {}) -> ring_attention<Comm, Backend>;
 
-namespace detail {
-
-/// The least that a backend can be, declared only: what a ring is of.
-struct least_backend {
-  using memory_type = host_memory;
-  using saved = nothing;
-  struct plan {};
-  plan prepare(problem const&) const;
-  template <class T>
-  saved forward(plan const&, allocator&, call_params const&, view<T const, 3>, std::span<kv_views<T> const>,
-                attention_state<T>) const;
-  template <class T>
-  void backward(plan const&, allocator&, call_params const&, std::span<query_grad<T> const>, std::span<key_grad<T> const>,
-                saved const&) const;
-  template <class T>
-  index_t scratch_bytes(plan const&, heads const&, index_t dim, index_t value_dim) const;
-};
-static_assert(inner_attention_of<ring_attention<solo, least_backend>, float>);
-
-} // namespace detail
+// That it models inner_attention is asserted in tests/attention/test_concepts.cpp: asked here, it would cost everybody who includes it.
 
 } // namespace sp

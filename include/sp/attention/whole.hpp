@@ -206,12 +206,5 @@ auto local_attention(K kernel, attention_options options = {}) {
 template <class K>
 using local_attention_t = decltype(local_attention(std::declval<K>()));
 
-/// The least that a kernel without lse can be, declared only.
-struct least_whole_kernel {
-  using memory_type = host_memory;
-  void forward(whole_call<float> const&) const;
-};
-static_assert(inner_attention_of<whole_attention<least_whole_kernel>, float>);
-
 } // namespace detail
 } // namespace sp
