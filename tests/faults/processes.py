@@ -234,15 +234,18 @@ def f10_kill():
 def f11_stop():
     """F11: SIGSTOP: the others report a timeout that names the stopped rank."""
     for obj, rank in (("rotate", 2), ("ulysses", 0)):
-        job = Job("stop", obj, rank, 3, limit=20)
-        job.demand_over()
-        ended = [e for e in job.of("ended") if e["code"] in ("timeout", "aborted")]
-        job.demand(len(ended) >= 1, "nobody says how it ended")
-        first = [e for e in ended if e["code"] == "timeout"]
-        job.demand_named(first, rank)
-        waited = [float(e["time"]) - job.event() for e in first]
-        job.demand(waited and min(waited) <= DEADLINE * 1.1 + 2, "the timeout comes late")
-        print(f"F11 {obj}: timeout after {min(waited, default=99):.2f} s")
+        best = 99
+        for _ in range(3):  # a busy machine may be late
+            job = Job("stop", obj, rank, 3, limit=20)
+            job.demand_over()
+            ended = [e for e in job.of("ended") if e["code"] in ("timeout", "aborted")]
+            job.demand(len(ended) >= 1, "nobody says how it ended")
+            job.demand_named([e for e in ended if e["code"] == "timeout"], rank)
+            best = min(best, max((float(e["time"]) - job.event() for e in ended), default=99))
+            if best <= DEADLINE * 1.1 + 0.05:
+                break
+        job.demand(best <= DEADLINE * 1.1 + 0.05, f"the last error comes after {best:.2f} s")
+        print(f"F11 {obj}: every error within {best:.2f} s of {DEADLINE} s")
 
 
 def f12_leave():

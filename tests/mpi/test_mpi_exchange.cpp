@@ -135,6 +135,23 @@ TEST_CASE("mpi: random blocks of every shape reach blocks of every other shape")
     });
 }
 
+TEST_CASE("mpi: ranks may differ in how large parcels move") {
+  bool const owns = process() % 2 == 0;
+  sp::mpi_options const o{.deadline = 30s,
+                          .large_parcels = owns ? sp::mpi_options::parcels::owned : sp::mpi_options::parcels::direct};
+  auto const ranks = outcomes(
+      3,
+      [&](sp::mpi const& c) {
+        for (int n : {2000, 80000, 400000}) { // less than a chunk of 256 KiB, two, more than are under way
+          everybody e(c.rank(), 3, n % 7, [n](int from, int to) { return n + from + 2 * to; });
+          c.exchange(e.traffic("mixed")).wait();
+          CHECK(e.arrived());
+        }
+      },
+      o);
+  for (auto const& r : ranks) CHECK_MESSAGE(!r.failed, r.what);
+}
+
 TEST_CASE("mpi: parcels beyond eager_limit and beyond a message travel in several messages") {
   for (sp::index_t eager : {sp::index_t{0}, sp::index_t{64}, sp::index_t{100000}})
     for (sp::index_t message : {sp::index_t{1}, sp::index_t{1000}, sp::index_t{4096}})

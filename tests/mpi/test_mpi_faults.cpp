@@ -33,19 +33,22 @@ int count_code(std::vector<outcome> const& all, sp::errc code) {
 }
 
 /// Rank r throws at step k: seconds until the last rank has left; checks what everybody saw.
-double throw_at(int size, int r, int k) {
+double throw_at(int size, int r, int k, sp::mpi_options const& options) {
   timer::time_point thrown{};
   std::string const text = "rank " + std::to_string(r) + " fell over at step " + std::to_string(k);
-  auto const all = outcomes(size, [&](sp::mpi const& c) {
-    auto half = c.split(c.rank() % 2, 0);
-    for (int i = 0; i < 5; ++i) {
-      if (c.rank() == r && i == k) {
-        thrown = timer::now();
-        throw std::runtime_error(text);
-      }
-      step(c, half, i);
-    }
-  });
+  auto const all = outcomes(
+      size,
+      [&](sp::mpi const& c) {
+        auto half = c.split(c.rank() % 2, 0);
+        for (int i = 0; i < 5; ++i) {
+          if (c.rank() == r && i == k) {
+            thrown = timer::now();
+            throw std::runtime_error(text);
+          }
+          step(c, half, i);
+        }
+      },
+      options);
   auto const when = shared_by_all(thrown)[std::size_t(r)];
   double last = 0;
   for (int p = 0; p < size; ++p) {
@@ -65,7 +68,9 @@ TEST_CASE("mpi faults F1: a throw in any rank at any step ends all ranks at once
   for (int size : {2, 3, 4})
     for (int r = 0; r < size; ++r)
       for (int k = 0; k < 3; ++k)
-        CHECK_MESSAGE(within(100ms, [&] { return throw_at(size, r, k); }), "rank " << r << " of " << size << ", step " << k);
+        for (auto how : {sp::mpi_options::parcels::direct, sp::mpi_options::parcels::owned})
+          CHECK_MESSAGE(within(100ms, [&] { return throw_at(size, r, k, {.deadline = 30s, .large_parcels = how}); }),
+                        "rank " << r << " of " << size << ", step " << k);
 }
 
 TEST_CASE("mpi faults F2: a rank that never arrives is named at the deadline, with how far everybody is") {

@@ -155,4 +155,22 @@ MUTANTS = [
         "mpi.mpi_shared",
         "mpi shared: published buffers*",
     ),
+    Mutant(
+        "mpi_held_memory_not_told",
+        "an error keeps to itself that MPI still holds the memory of the exchange",
+        "collective/mpi/members.hpp",
+        "if (!held.empty()) {",
+        "if (held.empty() && f.why.empty()) {",
+        "mpi.mpi_buffers",
+        "mpi buffers: what MPI still holds*",
+    ),
+    Mutant(
+        "mpi_requests_awaited_too_long",
+        "an error waits for messages under way as long again as for the peer itself",
+        "collective/mpi/family.hpp",
+        "options_.deadline / 20 +",
+        "options_.deadline +",
+        "mpi.mpi_buffers",
+        "mpi buffers: what MPI still holds*",
+    ),
 ]
