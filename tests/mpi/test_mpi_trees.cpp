@@ -207,7 +207,7 @@ TEST_CASE("mpi trees: a rank that has returned is named soon, whether those who 
         outcomes(16,
                  [&](sp::mpi const& c) {
                    if (c.rank() == early) return;
-                   std::this_thread::sleep_for(c.rank() % 2 * 120ms); // the others come while it looks around, or long after it
+                   std::this_thread::sleep_for(c.rank() % 2 * 300ms); // the others come while it looks around, or long after it
                    piece const none = sp::as_piece(sp::view<int, 1>(nullptr, {0}));
                    std::vector<int> in(10);
                    piece const p = c.rank() % 4 == 3 ? sp::as_piece(all(in)) : none;
@@ -231,7 +231,7 @@ TEST_CASE("mpi trees: families end well although their ranks return at different
       everybody x(c.rank(), 5, round, [](int, int) { return 100; });
       c.exchange(x.traffic("x")).wait();
       CHECK(x.arrived());
-      if (c.rank() == round) std::this_thread::sleep_for(120ms); // the others do not stay for so long
+      if (c.rank() == round) std::this_thread::sleep_for(200ms); // the others do not stay for so long
     });
 }
 

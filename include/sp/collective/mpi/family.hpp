@@ -225,11 +225,12 @@ public:
 private:
   static constexpr int busy_polls = 2000, polls_between_clocks = 64, polls_between_others = 8;
   static constexpr std::int64_t has_returned_value = -2; ///< in place of how far a rank is
-  /// How long a rank that has returned looks after the others: 50 ms among 4, 150 ms among 64 that share cores.
+  /// How long a rank that has returned looks after the others: 50 ms among 4, 450 ms among 64 and 1.25 s among 1,000, which take
+  /// longer to tell each other, above all where they share cores.
   std::chrono::milliseconds close_grace() const {
     int bits = 2;
     while (1 << bits < ranks() && bits < 30) ++bits;
-    return std::chrono::milliseconds(25 * bits);
+    return std::chrono::milliseconds(25 * bits * bits / 2);
   }
 
   struct early {
