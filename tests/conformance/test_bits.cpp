@@ -100,6 +100,20 @@ TEST_CASE("rotate has the same bits from run to run and under delays [tsan]") {
   CHECK(compared == 3 * int(trials));
 }
 
+TEST_CASE("two threads of each rank at once, in groups of their own, have the bits of one [tsan]") {
+  for (std::uint64_t seed = 1; seed <= trials / 2; ++seed) {
+    trial t = plain(seed, object_kind::ring);
+    if (t.ranks < 2) t.ranks = t.ring = 3;
+    inputs<float> in(t);
+    outcome<float> once(t, t.ranks), first(t, t.ranks), second(t, t.ranks);
+    run<object_kind::ring>(t, in, sp::cpu{}, once);
+    run_twice<object_kind::ring>(t, in, sp::cpu{}, first, second);
+    INFO(t.describe());
+    CHECK(differing(first, once, true) == "");
+    CHECK(differing(second, once, true) == "");
+  }
+}
+
 TEST_CASE("ulysses and usp under delays have the bits of one rank [tsan]") {
   for (std::uint64_t seed = 1; seed <= trials; ++seed) {
     trial t = plain(seed, seed % 2 ? object_kind::usp : object_kind::ulysses);

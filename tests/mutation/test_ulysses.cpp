@@ -73,12 +73,14 @@ TEST_CASE("ulysses: inside another ulysses, over uneven shares of shares") {
       return sp::ulysses_attention{outer, sp::ulysses_attention{groups, kernel(), options, {sp::keep::output}}};
     };
   };
-  problem const p = self_attention();
-  numbers const want = p.truth();
-  for (way w : {way{.ring = 2, .ulysses = 2}, way{.ring = 2, .ulysses = 3, .ring_is_fast = true}, way{.ring = 3, .ulysses = 1}}) {
-    w.options.mask = p.mask;
-    CAPTURE(w.ulysses);
-    check(run(p, w, nested(w.options)), want);
+  for (problem const& p : {self_attention(), cross_attention()}) {
+    numbers const want = p.truth();
+    for (way w : {way{.ring = 2, .ulysses = 2, .padded = true}, way{.ring = 2, .ulysses = 3, .ring_is_fast = true},
+                  way{.ring = 3, .ulysses = 1, .accumulate = true}}) {
+      w.options.mask = p.mask;
+      CAPTURE(w.ulysses);
+      check(run(p, w, nested(w.options)), want);
+    }
   }
 }
 
