@@ -30,6 +30,7 @@ struct paper {
   using memory_type = sp::host_memory;
   int place, ranks;
   std::string* log;
+  std::vector<sp::index_t>* bytes = nullptr; ///< of each parcel sent, where that is wanted
 
   struct token {
     void wait() {}
@@ -40,8 +41,8 @@ struct paper {
   };
   int rank() const { return place; }
   int size() const { return ranks; }
-  token exchange(sp::traffic const&) const { return *log += "exchange ", token(); }
-  token all_to_all_v(sp::traffic const&) const { return *log += "all_to_all_v ", token(); }
+  token exchange(sp::traffic const& t) const { return *log += "exchange ", weigh(t), token(); }
+  token all_to_all_v(sp::traffic const& t) const { return *log += "all_to_all_v ", weigh(t), token(); }
   token all_gather_v(sp::traffic const&) const { return *log += "all_gather_v ", token(); }
   void all_reduce(sp::view<double, 1>) const { *log += "all_reduce "; }
   void reduce_scatter(std::span<sp::view<double, 1> const>, sp::view<double, 1>) const { *log += "reduce_scatter "; }
@@ -53,6 +54,10 @@ struct paper {
   }
   exposure publish(char const* primitive, std::span<piece const>) const {
     return *log += std::string(primitive) + " ", exposure();
+  }
+  void weigh(sp::traffic const& t) const {
+    for (parcel const& p : t.sends)
+      if (bytes) bytes->push_back(sp::total_bytes(p.pieces));
   }
   void abort(sp::error_info const& why) const {
     *log += "abort for " + why.problem + " of rank " + std::to_string(why.rank) + " ";
@@ -258,6 +263,71 @@ TEST_CASE("chaos: every native ability is a call, fails under its own name and n
       CHECK(c.calls() == sp::index_t(abilities.calls.size()));
     }
   }
+}
+
+TEST_CASE("chaos: messages are numbered over those with bytes from other ranks, in exchanges and native collectives alike") {
+  constexpr int me = 1;
+  auto count = [](int round, int from, int to) { return round == 0 && from == 0 && to == me ? 0 : 3 + round; };
+  std::vector<std::pair<int, int>> numbered; // round and sender of the n-th message
+  for (int round = 0; round < 3; ++round)
+    for (int from = 0; from < 3; ++from)
+      if (from != me && count(round, from, me) > 0) numbered.emplace_back(round, from);
+  CHECK(numbered.size() == 5);
+  for (std::size_t n = 0; n <= numbered.size(); ++n)
+    sp::threads::run(
+        3,
+        [&](sp::threads const& base) {
+          wire good;
+          sp::chaos const c(over_a_wire{base, &good}, {.seed = n, .corrupt_at = base.rank() == me ? sp::index_t(n) : -1});
+          std::vector<std::pair<int, int>> spoilt;
+          for (int round = 0; round < 3; ++round) {
+            everybody e(c.rank(), 3, round, [&](int from, int to) { return count(round, from, to); });
+            if (round == 0) c.exchange(e.traffic("x")).wait();
+            if (round == 1) c.all_gather_v({"x", {&e.sends[std::size_t(c.rank())], 1}, e.receives}).wait();
+            if (round == 2) c.all_to_all_v(e.traffic("x")).wait();
+            for (int from = 0; from < 3; ++from) {
+              int bits = 0;
+              for (int i = 0; i < count(round, from, c.rank()); ++i)
+                bits += __builtin_popcount(unsigned(e.in[std::size_t(from)][std::size_t(i)] ^
+                                                    token_value(from, round == 1 ? from : c.rank(), round, i)));
+              for (; bits > 0; --bits) spoilt.emplace_back(round, from);
+            }
+          }
+          bool const mine = c.rank() == me && n < numbered.size();
+          CHECK(spoilt == (mine ? std::vector(1, numbered[n]) : std::vector<std::pair<int, int>>()));
+        },
+        patient);
+}
+
+TEST_CASE("chaos: the n-th message with bytes to another rank is cut or doubled, its pieces in order, and no other") {
+  constexpr int me = 1;
+  std::vector<int> values(40), none;
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = int(i);
+  piece const rows = sp::as_piece(sp::view<int, 2>(values.data(), {4, 3})), two = sp::as_piece(all(values).narrow(0, 20, 2)),
+              empty = sp::as_piece(all(none));
+  piece const lists[3][2] = {{rows, empty}, {rows, two}, {two, rows}};
+  parcel const sends[] = {{me, {lists[1], 2}}, {0, {&empty, 1}}, {2, {lists[0], 2}}, {0, {lists[1], 2}}, {2, {lists[2], 2}}};
+  for (int n = -1; n < 5; ++n)
+    for (bool twice : {false, true}) {
+      std::string log;
+      std::vector<sp::index_t> bytes;
+      sp::chaos const c(paper{me, 3, &log, &bytes}, {.truncate_at = twice ? -1 : n, .duplicate_at = twice ? n : -1});
+      std::vector<sp::index_t> want;
+      for (int call = 0, number = 0; call < 2; ++call) {
+        sp::traffic const t{"x", sends, {}};
+        call == 0 ? c.exchange(t).wait() : c.all_to_all_v(t).wait();
+        for (parcel const& p : sends) {
+          sp::index_t const whole = sp::total_bytes(p.pieces);
+          bool const counts = p.peer != me && whole > 0;
+          bool const hit = counts && number++ == n;
+          sp::index_t const last = p.pieces.back().bytes() == 8 ? 4 : 12; // one of two ints, or one of four rows of three
+          want.push_back(!hit ? whole : twice ? 2 * whole : whole - last);
+        }
+      }
+      CAPTURE(n);
+      CAPTURE(twice);
+      CHECK(bytes == want);
+    }
 }
 
 TEST_CASE("decorators and mesh groups hand on what an abort is for, and the root, color, key and name they are given") {
