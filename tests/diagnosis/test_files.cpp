@@ -1,5 +1,5 @@
-// Files of diagnosis under attack: names that are FIFOs, links and folders, disks that are full, memory that runs out, and texts of any
-// bytes. Nothing hangs, nothing ends the program, nothing is lost without a word.
+// Files of diagnosis under attack: names that are FIFOs, links and folders, disks that are full, and texts of any bytes.
+// Nothing hangs, and nothing is lost without a word.
 #include <array>
 #include <functional>
 
@@ -10,17 +10,12 @@
 
 #include <sp/threads.hpp>
 
-#include "collective/pieces.hpp"
 #include "diagnosis/scratch.hpp"
 #include "support/failure.hpp"
-#ifndef SP_TEST_SANITIZED
-#include "support/allocations.hpp"
-#endif
 
 namespace test_files {
 
 using namespace diagnosis_tests;
-using collective_tests::ring_step;
 using sp::diagnosis::level;
 
 namespace {
@@ -184,49 +179,5 @@ TEST_CASE("texts: a failure that holds any bytes leaves records that the tool re
   std::filesystem::remove(folder / "flight.1");
   CHECK(has(run(tool() + (folder / "flight.0")).text, "1 of 2 ranks left a flight record\n"));
 }
-
-#ifndef SP_TEST_SANITIZED
-
-TEST_CASE("files: a rank without memory goes on while it is logged and traced, and its failure reaches the others") {
-  scratch folder;
-  for (bool fails : {false, true}) {
-    sp::diagnosis::configure(all_in(folder, fails ? "b" : "a"));
-    std::atomic<int> told{0};
-    std::atomic<bool> dropped{false};
-    auto body = [&](sp::threads const& c) {
-      ring_step s(c.rank(), 2, 7), t(c.rank(), 2, 8);
-      c.exchange(s.traffic()).wait();
-      {
-        auto second = c.exchange(t.traffic());
-        support::out_of_memory = c.rank() == 0;
-        sp::located({"trainer", ".step"}, [&] { c.barrier(); });
-        if (!fails) second.wait();
-        while (fails && c.rank() == 1 && !dropped) std::this_thread::yield();
-      } // both drop the second one, rank 0 first and without memory for the words
-      support::out_of_memory = false;
-      if (c.rank() == 0) dropped = true;
-      if (fails) {
-        auto const e = support::failure_of([&] {
-          while (true) c.barrier();
-        });
-        told += e.code == sp::errc::aborted && has(e.problem, "token dropped");
-      }
-    };
-    if (fails)
-      CHECK(support::failure_of([&] { sp::threads::run(2, body); }).code == sp::errc::bad_state);
-    else
-      sp::threads::run(2, body);
-    support::out_of_memory = false;
-    CHECK(told == (fails ? 2 : 0));
-    std::string const trace = text_of(folder / (fails ? "btrace.1" : "atrace.1"));
-    CHECK(has(trace, "trainer.step"));
-    auto const checked =
-        run("python3 '" SP_TEST_DIR "/diagnosis/check_trace.py' " + (folder / (fails ? "btrace.0" : "atrace.0")));
-    INFO(checked.text);
-    CHECK(checked.code == 0);
-  }
-}
-
-#endif
 
 } // namespace test_files

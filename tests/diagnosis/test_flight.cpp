@@ -261,6 +261,48 @@ TEST_CASE("flight recorder: no allocation in the steady state, on or off") {
   }
 }
 
+TEST_CASE("flight records: a rank without memory goes on while it is logged and traced, and its failure reaches the others") {
+  scratch folder;
+  for (bool fails : {false, true}) {
+    std::string const path = folder / (fails ? "b" : "a");
+    sp::diagnosis::configure({.log = sp::diagnosis::level::trace,
+                              .log_file = path + ".log",
+                              .flight_file = path + ".flight.%r",
+                              .trace_file = path + ".trace.%r"});
+    std::atomic<int> told{0};
+    std::atomic<bool> dropped{false};
+    auto body = [&](sp::threads const& c) {
+      ring_step s(c.rank(), 2, 7), t(c.rank(), 2, 8);
+      c.exchange(s.traffic()).wait();
+      {
+        auto second = c.exchange(t.traffic());
+        support::out_of_memory = c.rank() == 0;
+        sp::located({"trainer", ".step"}, [&] { c.barrier(); });
+        if (!fails) second.wait();
+        while (fails && c.rank() == 1 && !dropped) std::this_thread::yield();
+      } // both drop the second one, rank 0 first and without memory for the words
+      support::out_of_memory = false;
+      if (c.rank() == 0) dropped = true;
+      if (fails) {
+        auto const e = support::failure_of([&] {
+          while (true) c.barrier();
+        });
+        told += e.code == sp::errc::aborted && has(e.problem, "token dropped");
+      }
+    };
+    if (fails)
+      CHECK(support::failure_of([&] { sp::threads::run(2, body); }).code == sp::errc::bad_state);
+    else
+      sp::threads::run(2, body);
+    support::out_of_memory = false;
+    CHECK(told == (fails ? 2 : 0));
+    CHECK(has(text_of(path + ".trace.1"), "trainer.step"));
+    auto const checked = run("python3 '" SP_TEST_DIR "/diagnosis/check_trace.py' " + path + ".trace.0");
+    INFO(checked.text);
+    CHECK(checked.code == 0);
+  }
+}
+
 TEST_CASE("merge tool: a rank that never comes") {
   scratch folder;
   std::atomic<int> left{0};
