@@ -36,7 +36,15 @@ public:
     std::uint64_t ticket = 0;
   };
 
-  /// Before open(), and only this may allocate: makes sure that the next message of this side has a place.
+  /// Two blocks, between which ranks that keep step alternate: they allocate at their first exchange and never again.
+  mailbox() {
+    for (int i = 0; i < 2; ++i) all_.push_back(std::make_unique<block>());
+    first_ = all_[0].get();
+    free_.reserve(2); // see following()
+    free_.push_back(all_[1].get());
+  }
+
+  /// Before open(), and only this and the constructor allocate: makes sure that the next message of this side has a place.
   void make_room(bool sender) {
     side& s = sender ? sender_ : receiver_;
     if (s.opened < s.blocks * slots) return;
