@@ -104,6 +104,30 @@ TEST_CASE("idle pools: a thread gets its own back, another takes what there is; 
   CHECK(sp::release_idle_memory() == 128);
 }
 
+TEST_CASE("idle pools: of many threads each has a pool to itself [tsan]") {
+  using idle = sp::detail::idle_pools;
+  sp::release_idle_memory();
+  std::vector<int> disturbed(4, 0);
+  std::vector<std::thread> threads;
+  for (std::size_t me = 0; me < disturbed.size(); ++me)
+    threads.emplace_back([&disturbed, me] {
+      for (int step = 0; step < 500; ++step) {
+        sp::pool* const mine = idle::take();
+        auto* const block = static_cast<std::size_t*>(mine->allocate(256));
+        *block = me;
+        if (step % 8 == 0) std::this_thread::yield();
+        disturbed[me] += *block != me || mine->bytes_in_use() != 256;
+        if (step % 2 == 0) idle::give_back(mine); // before its last block, or after it
+        mine->deallocate(block, 256);
+        if (step % 2 != 0) idle::give_back(mine);
+        if (step % 100 == 0) sp::release_idle_memory();
+      }
+    });
+  for (std::thread& t : threads) t.join();
+  for (int n : disturbed) CHECK(n == 0);
+  CHECK(sp::release_idle_memory() <= disturbed.size() * 256);
+}
+
 TEST_CASE("workspace: a stack in the caller's block, at any alignment of it [asan]") {
   alignas(64) std::byte memory[512];
   for (std::size_t shift : {0, 1, 8, 63}) {
