@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <functional>
+#include <memory_resource>
 #include <random>
 #include <string>
 #include <vector>
@@ -509,6 +510,24 @@ TEST_CASE("blocks: coalesce keeps every pair of drawn blocks that touch, whateve
   }
   CHECK(wrong == 0);
   CHECK(joined > 1000);
+}
+
+TEST_CASE("blocks: lists come in whatever vector the caller asks for") {
+  using rows = std::pmr::vector<sp::placed_run>;
+  using list = std::pmr::vector<sp::block>;
+  std::vector<sp::run> const runs{{0, 4, 1}, {4, 0, 1}, {4, 4, 1}};
+  sp::slice s;
+  s.q0 = s.k0 = 0;
+  s.q1 = s.k1 = 8;
+  auto same = [](auto const& a, auto const& b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); };
+  rows const placed = sp::place<rows>(runs);
+  CHECK(same(placed, sp::place(runs)));
+  list const found = sp::blocks<list>(placed, placed, {&s, 1});
+  CHECK(found.size() == 4);
+  CHECK(same(found, sp::blocks(placed, placed, {&s, 1})));
+  list const joined = sp::coalesce(found);
+  CHECK(joined.size() == 1);
+  CHECK(same(joined, sp::coalesce(sp::blocks(placed, placed, {&s, 1}))));
 }
 
 TEST_CASE("blocks: coalesce of thousands of blocks that join in two directions is one block") {

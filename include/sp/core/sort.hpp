@@ -9,8 +9,8 @@
 namespace sp::detail {
 
 /// Where the ascending stretch that begins at `at` ends.
-template <class T, class Before>
-constexpr std::size_t stretch_end(std::vector<T> const& list, std::size_t at, Before& before) {
+template <class List, class Before>
+constexpr std::size_t stretch_end(List const& list, std::size_t at, Before& before) {
   if (at < list.size()) ++at;
   while (at < list.size() && !before(list[at], list[at - 1])) ++at;
   return at;
@@ -18,9 +18,9 @@ constexpr std::size_t stretch_end(std::vector<T> const& list, std::size_t at, Be
 
 /// Joins ascending stretches in pairs until one is left: lists of runs are often sorted, or a few sorted ones behind each other.
 /// Sorts by `before`; what neither comes before the other keeps its order.
-template <class T, class Before>
-constexpr void sort(std::vector<T>& list, Before before) {
-  std::vector<T> merged;
+template <class List, class Before>
+constexpr void sort(List& list, Before before) {
+  List merged;
   while (stretch_end(list, 0, before) < list.size()) {
     merged.clear();
     merged.reserve(list.size());

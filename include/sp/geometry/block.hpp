@@ -227,17 +227,21 @@ constexpr void for_each_block(std::span<placed_run const> q, std::span<placed_ru
   }
 }
 
+// Functions that make a list leave its type to the caller, a vector by itself: as templates they cost those who call them, not
+// everybody who includes a batch.
+
 /// The blocks of for_each_block as a list.
-[[nodiscard]] constexpr std::vector<block> blocks(std::span<placed_run const> q, std::span<placed_run const> k,
-                                                  std::span<slice const> mask) {
-  std::vector<block> out;
+template <class List = std::vector<block>>
+[[nodiscard]] constexpr List blocks(std::span<placed_run const> q, std::span<placed_run const> k, std::span<slice const> mask) {
+  List out;
   for_each_block(q, k, mask, [&](block const& b) { out.push_back(b); });
   return out;
 }
 
 /// The runs of one rank as rows of a tensor: rows count up from 0 in the order of the runs.
-[[nodiscard]] constexpr std::vector<placed_run> place(std::span<run const> runs, int tensor = 0) {
-  std::vector<placed_run> out;
+template <class List = std::vector<placed_run>>
+[[nodiscard]] constexpr List place(std::span<run const> runs, int tensor = 0) {
+  List out;
   index_t row = 0;
   for (run const& r : runs) {
     if (r.count) out.push_back({r, tensor, row});
@@ -278,7 +282,8 @@ constexpr bool comes_before(block const& a, block const& b, bool keys) {
 }
 
 /// Joins along keys (or rows) what can be joined; false if nothing could.
-constexpr bool join_blocks(std::vector<block>& list, bool keys) {
+template <class List>
+constexpr bool join_blocks(List& list, bool keys) {
   std::vector<std::size_t> order(list.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
   detail::sort(order, [&](std::size_t a, std::size_t b) { return comes_before(list[a], list[b], keys); });
@@ -293,7 +298,7 @@ constexpr bool join_blocks(std::vector<block>& list, bool keys) {
     }
   }
   if (!changed) return false;
-  std::vector<block> kept;
+  List kept;
   for (block const& b : list)
     if (b.rows > 0 && b.keys > 0) kept.push_back(b);
   std::swap(list, kept);
@@ -303,7 +308,8 @@ constexpr bool join_blocks(std::vector<block>& list, bool keys) {
 } // namespace detail
 
 /// Joins blocks that differ only by adjacent keys (or rows) whose positions continue affinely; the pairs stay the same.
-[[nodiscard]] constexpr std::vector<block> coalesce(std::vector<block> list) {
+template <class List = std::vector<block>>
+[[nodiscard]] constexpr List coalesce(List list) {
   for (int idle = 0, round = 0; idle < 2; ++round) // along keys and rows in turn, until neither finds anything
     idle = detail::join_blocks(list, round % 2 == 0) ? 0 : idle + 1;
   return list;

@@ -163,8 +163,9 @@ private:
 };
 
 /// Everybody's rows as one table in document order, the rows of part p in tensor p: what a kernel that sees all keys works on.
-[[nodiscard]] inline std::vector<placed_run> table_of(layout const& l) {
-  std::vector<placed_run> out;
+template <class List = std::vector<placed_run>>
+[[nodiscard]] List table_of(layout const& l) {
+  List out;
   for (int p = 0; p < l.parts(); ++p)
     for (placed_run const& r : place(l.runs(p), p)) out.push_back(r);
   detail::sort(out, [](placed_run const& a, placed_run const& b) { return a.positions.begin < b.positions.begin; });
@@ -172,8 +173,9 @@ private:
 }
 
 /// Mask slices move with their documents into a padded stream.
-[[nodiscard]] inline std::vector<slice> rebase(std::vector<slice> list, documents const& q_from, documents const& q_to,
-                                               documents const& k_from, documents const& k_to) {
+template <class List = std::vector<slice>>
+[[nodiscard]] List rebase(List list, documents const& q_from, documents const& q_to, documents const& k_from,
+                          documents const& k_to) {
   for (slice& s : list) {
     auto d = static_cast<std::size_t>(s.document);
     index_t dq = q_to[d].begin - q_from[d].begin, dk = k_to[d].begin - k_from[d].begin;

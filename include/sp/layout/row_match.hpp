@@ -48,25 +48,30 @@ constexpr void for_each_match(std::span<run const> from, std::span<run const> to
 [[nodiscard]] constexpr mapping identity_map(index_t length) noexcept { return {0, 0, length}; }
 
 /// Each position of `to` takes what stands `by` >= 0 behind it in the same document of `from`; documents pair up by index.
-[[nodiscard]] inline std::vector<mapping> shift_map(documents const& from, documents const& to, index_t by) {
+template <class List = std::vector<mapping>>
+[[nodiscard]] List shift_map(documents const& from, documents const& to, index_t by) {
   if (by < 0)
     fail({errc::invalid_shape, "a shift by " + std::to_string(by) + " tokens",
           "Shift by 0 or more: labels stand behind their tokens"});
   if (from.size() != to.size())
     fail({errc::bad_documents, std::to_string(from.size()) + " documents are mapped to " + std::to_string(to.size()),
           "Both streams hold the same documents; empty ones are allowed"});
-  std::vector<mapping> out;
+  List out;
   for (std::size_t d = 0; d < from.size(); ++d)
     if (from[d].count > by) out.push_back({from[d].begin + by, to[d].begin, from[d].count - by});
   return out;
 }
 
 /// Each position takes what stands `by` behind it in the same document (by = 1: next-token labels).
-[[nodiscard]] inline std::vector<mapping> shift_map(documents const& docs, index_t by) { return shift_map(docs, docs, by); }
+template <class List = std::vector<mapping>>
+[[nodiscard]] List shift_map(documents const& docs, index_t by) {
+  return shift_map<List>(docs, docs, by);
+}
 
 /// The same documents' tokens in two streams, for instance unpadded and padded.
-[[nodiscard]] inline std::vector<mapping> document_map(documents const& from, documents const& to) {
-  return shift_map(from, to, 0);
+template <class List = std::vector<mapping>>
+[[nodiscard]] List document_map(documents const& from, documents const& to) {
+  return shift_map<List>(from, to, 0);
 }
 
 } // namespace sp
