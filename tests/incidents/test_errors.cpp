@@ -442,6 +442,18 @@ TEST_CASE("errors: every condition between ranks has its code, its numbers, its 
   for (condition const& c : rank_conditions()) examine(c);
 }
 
+TEST_CASE("errors: every code has a condition here, but those that need a failure of another rank, a NaN or a broken library") {
+  std::vector<int> conditions(std::size_t(sp::detail::errc_count), 0);
+  for (auto const& list : {local_conditions(), rank_conditions()})
+    for (condition const& c : list) ++conditions[std::size_t(c.code)];
+  for (int code = 0; code < sp::detail::errc_count; ++code) {
+    CAPTURE(std::string(sp::name(errc(code))));
+    // below; checks.non_finite and checks.searched; checks.checksummed, checks.guarded and collective.native
+    bool const elsewhere = errc(code) == errc::aborted || errc(code) == errc::non_finite || errc(code) == errc::backend_error;
+    CHECK((conditions[std::size_t(code)] > 0) != elsewhere);
+  }
+}
+
 TEST_CASE("errors: who did not fail is told by whom and why") {
   for (int culprit : {0, 2}) {
     std::atomic<int> told = 0;
