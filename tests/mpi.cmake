@@ -50,6 +50,20 @@ if(SP_TEST_ALL) # parcels that are larger than anything between two processes
   endforeach()
 endif()
 
+# Threads of a process that use one communicator, by the thread sanitizer; MPI itself is not built for it and is left out.
+if(SP_TEST_ALL AND SP_TEST_SANITIZERS)
+  set(sp_mpi_tsan_flags -O0 -fsanitize=thread -fno-omit-frame-pointer -g1)
+  sp_test_main_library(sp_mpi_test_main_tsan mpi/main.cpp ${sp_mpi_tsan_flags})
+  target_link_libraries(sp_mpi_test_main_tsan PRIVATE sp::mpi)
+  sp_test_program(test_mpi_tsan sp_mpi_test_main_tsan mpi/test_mpi_waits.cpp)
+  target_link_libraries(test_mpi_tsan PRIVATE sp::mpi)
+  target_compile_options(test_mpi_tsan PRIVATE ${sp_mpi_tsan_flags})
+  target_link_options(test_mpi_tsan PRIVATE ${sp_mpi_tsan_flags})
+  sp_mpi_test_entry(mpi.mpi_waits.tsan 2 "mpi;sanitize" 300
+    "${sp_tools}/fixed_addresses.sh" $<TARGET_FILE:test_mpi_tsan> "--test-case=*[tsan]*")
+  set_tests_properties(mpi.mpi_waits.tsan PROPERTIES ENVIRONMENT "TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1")
+endif()
+
 # The guard holds here too: no test case is a failure of the whole job.
 add_test(NAME control.mpi.no_test_case COMMAND "${sp_tools}/must_fail.sh" "no test case was executed"
   ${sp_mpirun} 2 $<TARGET_FILE:test_mpi> --test-case=no-such-case)

@@ -170,7 +170,7 @@ TEST_CASE("mpi waits: polls that nobody can mean are refused, and polling ends a
   CHECK(within(270ms, attempt));
 }
 
-TEST_CASE("mpi waits: an abort from another thread meets groups that end") {
+TEST_CASE("mpi waits: an abort from another thread meets groups that end [tsan]") {
   for (int round = 0; round < 20; ++round) {
     auto const ranks = outcomes(2, [&](sp::mpi const& c) {
       std::vector<sp::mpi> groups;
