@@ -119,6 +119,8 @@ TEST_CASE("identity: a geometry of another place in the groups is refused by eve
         auto const e = failure_of([&] { return y.forward(crossed, nested, ctx); });
         CHECK(says(e, errc::bad_state, "place in its groups"));
         CHECK(e.primitive == "ulysses_attention.forward");
+        sp::ulysses_attention const outer_alone{u, sp::ring_attention{u, sp::reference{}}}; // in its place outside, not inside
+        CHECK(failure_of([&] { return y.forward(outer_alone, nested, ctx); }).code == errc::bad_state);
         y.both(usp, nested, ctx); // in its own place it is taken
       },
       sp::threads_options{.deadline = std::chrono::seconds(3)});
