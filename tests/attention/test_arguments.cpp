@@ -4,7 +4,9 @@
 
 #include <array>
 #include <functional>
+#include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <sp/reference.hpp>
@@ -163,6 +165,32 @@ TEST_CASE("arguments: what a call writes overlaps nothing else of the call, in e
   refused(true, "dsinks", "sinks", [&](operands& o) { o.dsinks.data = o.sinks.data + 3; });
   CHECK(pairs == 4 + 3 * 9 + 6);
   s.backward(s.good);
+}
+
+TEST_CASE("arguments: level 3 searches the keys' own rows in cross attention, every one with a token and none without [asan]") {
+  sp::batch const q_batch(sp::packed{0, 2, 5}, sp::contiguous{}, sp::solo{}),
+      k_batch(sp::documents({{1, 4, 5, 8}, {7, 3, 4, 9}}, 12), sp::contiguous{}, sp::solo{});
+  object const attention{sp::solo{}, sp::reference{}, {.mask = sp::full(), .checks = 3}};
+  auto const prepared = attention.prepare(q_batch, k_batch);
+  std::vector<float> q(5 * 4 * 6, 0.5F), k(9 * 2 * 6, 0.5F), v(9 * 2 * 3, 0.5F), out(5 * 4 * 3);
+  sp::pool memory;
+  auto infer = [&] {
+    attention.infer(prepared, {memory, memory}, support::tensor<3>(q, {5, 4, 6}), support::tensor<3>(k, {9, 2, 6}),
+                    support::tensor<3>(v, {9, 2, 3}), support::tensor<3>(out, {5, 4, 3}));
+  };
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  for (int slack : {4, 8}) k[std::size_t(slack) * 12 + 3] = v[std::size_t(slack) * 6 + 2] = nan;
+  CHECK_NOTHROW(infer());
+  for (index_t row : {0, 1, 2, 3, 5, 6, 7}) {
+    auto const at = "holds NaN at row " + std::to_string(row) + ", head 1, channel 0: position " +
+                    std::to_string(row < 4 ? row + 1 : row + 2) + " of the stream, document " + std::to_string(row > 4);
+    for (auto [name, tensor, width] : {std::tuple("k ", &k, 6), std::tuple("v ", &v, 3)}) {
+      float& element = (*tensor)[std::size_t((row * 2 + 1) * width)];
+      element = nan;
+      CHECK(says(support::failure_of([&] { return infer(), 0; }), errc::non_finite, name + at));
+      element = 0.5F;
+    }
+  }
 }
 
 } // namespace test_arguments

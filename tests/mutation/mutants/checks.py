@@ -83,4 +83,13 @@ MUTANTS = [
         "checks.non_finite",
         "slack rows full*",
     ),
+    Mutant(
+        "level_3_searches_rows_of_queries",
+        "in cross attention the rows of keys that are searched for NaN are those of the queries",
+        "attention/call/checked_geometry.hpp",
+        "    k_rows = real_rows_of(k);",
+        "    k_rows = real_rows_of(q);",
+        "attention.arguments",
+        "arguments: level 3*",
+    ),
 ]

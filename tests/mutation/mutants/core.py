@@ -103,12 +103,12 @@ MUTANTS = [
     ),
     Mutant(
         "aliasing_shift_sign",
-        "a tensor that begins before another one is compared at a negative distance",
+        "heads that stand before those of another operand in one tensor count as an overlap",
         "core/footprint.hpp",
         "((index_t(o.begin) - index_t(begin)) % period + period) % period;",
         "(index_t(o.begin) - index_t(begin)) % period;",
         "core.footprint",
-        "footprint: no overlap*",
+        "footprint: heads side by side*",
     ),
     Mutant(
         "aliasing_last_element",
