@@ -11,10 +11,9 @@
 #include <string>
 
 #include <sp/collective/decorators/chaos.hpp>
-#include <sp/collective/operations.hpp>
 #include <sp/threads.hpp>
 
-#include "collective/pieces.hpp"
+#include "collective/cases.hpp"
 #include "support/failure.hpp"
 
 namespace test_faults {
@@ -174,35 +173,18 @@ TEST_CASE("faults F2: a rank that never arrives is named at the deadline [tsan]"
 
 TEST_CASE("faults F4: seeded delays change no bit [tsan][asan]") {
   std::vector<float> expected;
-  for (std::uint64_t seed = 0; seed < 6; ++seed)
-    for (int size : {4, 4}) {
-      std::vector<float> result(300);
-      sp::threads::run(
-          size,
-          [&](sp::threads const& inner) {
-            sp::chaos c(inner, {.seed = seed, .max_delay = std::chrono::microseconds(seed == 0 ? 0 : 300)});
-            sp::pool scratch;
-            auto pair = c.split(c.rank() / 2, 0);
-            std::vector<float> v(300);
-            for (std::size_t i = 0; i < v.size(); ++i) v[i] = float(c.rank() * 1000 + 1) / float(i + 3);
-            for (int round = 0; round < 8; ++round) {
-              std::vector<float> got(v.size()), other(v.size());
-              piece const out = sp::as_piece(all(v)), in = sp::as_piece(all(got)), across = sp::as_piece(all(other));
-              parcel const to{(c.rank() + 1) % 4, {&out, 1}}, from{(c.rank() + 3) % 4, {&in, 1}};
-              parcel const mine{1 - pair.rank(), {&out, 1}}, theirs{1 - pair.rank(), {&across, 1}};
-              auto a = c.exchange({"ring", {&to, 1}, {&from, 1}});
-              auto b = pair.exchange({"pair", {&mine, 1}, {&theirs, 1}});
-              b.wait();
-              a.wait();
-              for (std::size_t i = 0; i < v.size(); ++i) v[i] = 0.3f * got[i] + 0.7f * other[i];
-              sp::all_reduce(c, all(v), scratch);
-            }
-            if (c.rank() == 0) result = v;
-          },
-          patient);
-      if (expected.empty()) expected = result;
-      CHECK(std::memcmp(expected.data(), result.data(), result.size() * sizeof(float)) == 0);
-    }
+  for (std::uint64_t seed = 0; seed < 12; ++seed) {
+    std::vector<float> result;
+    sp::threads::run(
+        4,
+        [&](sp::threads const& c) {
+          auto mine = under_delays(c, seed, std::chrono::microseconds(seed == 0 ? 0 : 300), 300);
+          if (c.rank() == 0) result = std::move(mine);
+        },
+        patient);
+    if (expected.empty()) expected = result;
+    CHECK(std::memcmp(expected.data(), result.data(), result.size() * sizeof(float)) == 0);
+  }
 }
 
 TEST_CASE("faults F5: an abort from outside at any time ends everybody with its reason [tsan][asan]") {

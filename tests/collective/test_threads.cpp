@@ -6,11 +6,10 @@
 #include <array>
 #include <atomic>
 #include <deque>
-#include <optional>
 
 #include <sp/threads.hpp>
 
-#include "collective/pieces.hpp"
+#include "collective/cases.hpp"
 #include "support/failure.hpp"
 
 namespace test_threads {
@@ -27,80 +26,18 @@ constexpr sp::threads_options patient{.deadline = 30s};
 } // namespace
 
 TEST_CASE("threads: everybody to everybody, ragged, empty and own parcels, 1 to 8 ranks [tsan][asan]") {
-  for (int size = 1; size <= 8; ++size) {
-    std::atomic<int> good = 0;
-    sp::threads::run(
-        size,
-        [&](sp::threads const& c) {
-          int ok = 0;
-          for (int round = 0; round < 20; ++round) {
-            auto count = [&](int from, int to) { return (from * 3 + to * 5 + round) % 4 * (round % 5 == 4 ? 3000 : 7); };
-            everybody e(c.rank(), c.size(), round, count);
-            auto t = c.exchange(e.traffic("all"));
-            t.wait();
-            ok += e.arrived();
-          }
-          good += ok;
-        },
-        patient);
-    CHECK(good == 20 * size);
-  }
+  for (int size = 1; size <= 8; ++size) sp::threads::run(size, everybody_to_everybody<sp::threads>, patient);
 }
 
 TEST_CASE("threads: messages of a pair arrive in the order of the exchanges, whatever the order of waits [tsan][asan]") {
-  for (int size : {2, 3, 5}) {
-    std::atomic<int> good = 0;
+  for (int size : {2, 3, 5})
     sp::threads::run(
-        size,
-        [&](sp::threads const& c) {
-          auto count = [](int, int) { return 10; };
-          for (int lap = 0; lap < 10; ++lap) {
-            std::deque<everybody<decltype(count)>> data;
-            std::vector<std::optional<sp::threads::token>> tokens;
-            for (int k = 0; k < 8; ++k) {
-              data.emplace_back(c.rank(), c.size(), k, count);
-              tokens.emplace_back(c.exchange(data.back().traffic("fifo")));
-            }
-            // even ranks wait from the front, odd ones from the back
-            for (int k = 0; k < 8; ++k) tokens[std::size_t(c.rank() % 2 ? 7 - k : k)]->wait();
-            for (auto& e : data) good += e.arrived();
-          }
-        },
-        patient);
-    CHECK(good == 80 * size);
-  }
+        size, [](sp::threads const& c) { messages_in_order(c, 10, 10); }, patient);
 }
 
 TEST_CASE("threads: pieces are cut and strided differently on both sides [tsan][asan]") {
   sp::threads::run(
-      3,
-      [](sp::threads const& c) {
-        // sends a (4, 5, 2) block out of a (4, 7, 3) tensor, doubles behind it; receives 8 rows of 5 ints, transposed, and bytes
-        int const next = (c.rank() + 1) % 3, before = (c.rank() + 2) % 3;
-        std::vector<int> tensor(4 * 7 * 3);
-        for (std::size_t i = 0; i < tensor.size(); ++i) tensor[i] = int(i) + 1000 * c.rank();
-        std::vector<double> extra{c.rank() + 0.5, c.rank() + 0.25};
-        sp::view<int, 3> const block = sp::view<int, 3>(tensor.data(), {4, 7, 3}).narrow(1, 1, 5).narrow(2, 1, 2); // (4, 5, 2)
-        std::array<piece, 2> out{sp::as_piece(block), sp::as_piece(all(extra))};
-
-        std::vector<int> columns(5 * 8, -1);
-        sp::view<int, 2> const rows(columns.data(), {8, 5}, {1, 8}); // (8, 5), transposed in memory
-        std::vector<unsigned char> bytes(16);
-        std::array<piece, 4> in{sp::as_piece(rows.rows(0, 3)), sp::as_piece(rows.rows(3, 5)), sp::as_piece(all(bytes).rows(0, 0)),
-                                sp::as_piece(all(bytes))};
-        parcel const send{next, out}, receive{before, in};
-        c.exchange({"cuts", {&send, 1}, {&receive, 1}}).wait();
-
-        bool good = true;
-        for (sp::index_t i = 0; i < 40; ++i)
-          good = good && rows(i / 5, i % 5) == int((i / 10) * 21 + (i / 2 % 5 + 1) * 3 + i % 2 + 1) + 1000 * before;
-        CHECK(good);
-        double got[2];
-        std::memcpy(got, bytes.data(), 16);
-        CHECK(got[0] == before + 0.5);
-        CHECK(got[1] == before + 0.25);
-      },
-      patient);
+      3, [](sp::threads const& c) { pieces_cut_differently(c, 2); }, patient);
 }
 
 TEST_CASE("threads: a wait needs no more of a peer than that it entered the same exchange [tsan]") {
@@ -126,55 +63,12 @@ TEST_CASE("threads: a wait needs no more of a peer than that it entered the same
 }
 
 TEST_CASE("threads: sub-groups in both orders, used at the same time, with exchanges of other groups under way [tsan][asan]") {
-  for (int size : {1, 2, 4, 6, 8}) {
-    std::atomic<int> good = 0;
-    sp::threads::run(
-        size,
-        [&](sp::threads const& c) {
-          auto rows = c.split(c.rank() / 2, c.rank());     // pairs of neighbours
-          auto columns = c.split(c.rank() % 2, -c.rank()); // every second rank, in reverse
-          int const pair = size == 1 ? 1 : 2;
-          CHECK(rows.size() == pair);
-          CHECK(rows.rank() == c.rank() % 2);
-          CHECK(columns.size() == (size + 1) / 2);
-          CHECK(columns.rank() == columns.size() - 1 - c.rank() / 2);
-          CHECK(columns.world_rank() == c.rank());
-          CHECK(columns.world_size() == size);
-          for (int round = 0; round < 20; ++round) {
-            ring_step outer(c.rank(), c.size(), 100 + c.rank());
-            ring_step row(rows.rank(), rows.size(), 200 + c.rank()), column(columns.rank(), columns.size(), 300 + c.rank());
-            auto a = c.exchange(outer.traffic());
-            // even ranks use the groups in one order, odd ones in the other
-            if (c.rank() % 2) columns.exchange(column.traffic()).wait();
-            rows.exchange(row.traffic()).wait();
-            if (c.rank() % 2 == 0) columns.exchange(column.traffic()).wait();
-            a.wait();
-            int const neighbour = size == 1 ? 0 : c.rank() ^ 1;
-            good += outer.in == 100 + (c.rank() + size - 1) % size && row.in == 200 + neighbour &&
-                    column.in == 300 + (c.rank() + 2) % (size == 1 ? 1 : size);
-            columns.barrier();
-          }
-        },
-        patient);
-    CHECK(good == 20 * size);
-  }
+  for (int size : {1, 2, 4, 6, 8}) sp::threads::run(size, groups_in_both_orders<sp::threads>, patient);
 }
 
-TEST_CASE("threads: equal keys keep the order of ranks, colors may be any number, groups split again [tsan]") {
-  sp::threads::run(
-      6,
-      [](sp::threads const& c) {
-        auto half = c.split(c.rank() < 3 ? -7 : 1 << 30, 5);
-        CHECK(half.size() == 3);
-        CHECK(half.rank() == c.rank() % 3);
-        auto alone = half.split(half.rank(), 0);
-        CHECK(alone.size() == 1);
-        alone.barrier();
-        auto same = c.split(0, 0);
-        CHECK(same.rank() == c.rank());
-        same.barrier();
-      },
-      patient);
+TEST_CASE("threads: equal keys keep the order of ranks, colors may be any number, groups split again and outlive their parents "
+          "[tsan]") {
+  sp::threads::run(6, groups_of_groups<sp::threads>, patient);
 }
 
 TEST_CASE("threads: nobody leaves a barrier before everybody has come [tsan]") {

@@ -11,6 +11,7 @@
 #include <sp/counting.hpp>
 #include <sp/threads.hpp>
 
+#include "collective/cases.hpp"
 #include "support/allocations.hpp" // of this program's C++; MPI is C and has its own
 
 namespace test_mpi_exchange {
@@ -48,66 +49,17 @@ TEST_CASE("mpi: everybody to everybody, ragged, empty and own parcels, small and
     all_good(size, [&](sp::mpi const& c) {
       CHECK(c.size() == size);
       CHECK(c.rank() == process());
-      for (int round = 0; round < 12; ++round) {
-        auto count = [&](int from, int to) { return (from * 3 + to * 5 + round) % 4 * (round % 3 == 2 ? 3000 : 7); };
-        everybody e(c.rank(), c.size(), round, count);
-        auto t = c.exchange(e.traffic("all"));
-        t.wait();
-        CHECK(e.arrived());
-      }
+      everybody_to_everybody(c);
     });
 }
 
 TEST_CASE("mpi: messages of a pair arrive in the order of the exchanges, whatever the order of waits") {
   for (int n : {10, 5000})
-    for (int size : {2, 3, 5})
-      all_good(size, [&](sp::mpi const& c) {
-        auto count = [n](int, int) { return n; };
-        for (int lap = 0; lap < 3; ++lap) {
-          std::deque<everybody<decltype(count)>> data;
-          std::vector<std::optional<sp::mpi::token>> tokens;
-          for (int k = 0; k < 8; ++k) {
-            data.emplace_back(c.rank(), c.size(), k, count);
-            tokens.emplace_back(c.exchange(data.back().traffic("fifo")));
-          }
-          // even ranks wait from the front, odd ones from the back
-          for (int k = 0; k < 8; ++k) tokens[std::size_t(c.rank() % 2 ? 7 - k : k)]->wait();
-          for (auto& e : data) CHECK(e.arrived());
-        }
-      });
+    for (int size : {2, 3, 5}) all_good(size, [&](sp::mpi const& c) { messages_in_order(c, n, 3); });
 }
 
 TEST_CASE("mpi: pieces are cut and strided differently on both sides, small and large") {
-  for (sp::index_t wide : {2, 700})
-    all_good(3, [&](sp::mpi const& c) {
-      // sends a (4, 5, wide) block out of a larger tensor, doubles behind it; receives 4 wide rows of 5 ints, transposed, and bytes
-      int const next = (c.rank() + 1) % 3, before = (c.rank() + 2) % 3;
-      std::vector<int> tensor(std::size_t(4 * 7 * (wide + 1)));
-      for (std::size_t i = 0; i < tensor.size(); ++i) tensor[i] = int(i) + 1000000 * c.rank();
-      std::vector<double> extra{c.rank() + 0.5, c.rank() + 0.25};
-      auto const block = sp::view<int, 3>(tensor.data(), {4, 7, wide + 1}).narrow(1, 1, 5).narrow(2, 1, wide);
-      std::array<piece, 2> out{sp::as_piece(block), sp::as_piece(all(extra))};
-
-      sp::index_t const n = 4 * wide;
-      std::vector<int> columns(std::size_t(5 * n), -1);
-      sp::view<int, 2> const rows(columns.data(), {n, 5}, {1, n}); // transposed in memory
-      std::vector<unsigned char> bytes(16);
-      std::array<piece, 4> in{sp::as_piece(rows.rows(0, 3)), sp::as_piece(rows.rows(3, n - 3)),
-                              sp::as_piece(all(bytes).rows(0, 0)), sp::as_piece(all(bytes))};
-      parcel const send{next, out}, receive{before, in};
-      c.exchange({"cuts", {&send, 1}, {&receive, 1}}).wait();
-
-      bool good = true;
-      for (sp::index_t i = 0; i < 5 * n; ++i) {
-        sp::index_t const sheet = i / (5 * wide), row = i / wide % 5, at = i % wide;
-        good = good && rows(i / 5, i % 5) == int((sheet * 7 + row + 1) * (wide + 1) + at + 1) + 1000000 * before;
-      }
-      CHECK(good);
-      double got[2];
-      std::memcpy(got, bytes.data(), 16);
-      CHECK(got[0] == before + 0.5);
-      CHECK(got[1] == before + 0.25);
-    });
+  for (sp::index_t wide : {2, 700}) all_good(3, [&](sp::mpi const& c) { pieces_cut_differently(c, wide); });
 }
 
 TEST_CASE("mpi: random blocks of every shape reach blocks of every other shape") {
@@ -194,55 +146,11 @@ TEST_CASE("mpi: a wait needs no more of a peer than that it entered the same exc
 }
 
 TEST_CASE("mpi: sub-groups in both orders, used at the same time, with exchanges of other groups under way") {
-  for (int size : {1, 2, 4, 6, 8})
-    all_good(size, [&](sp::mpi const& c) {
-      auto rows = c.split(c.rank() / 2, c.rank());     // pairs of neighbours
-      auto columns = c.split(c.rank() % 2, -c.rank()); // every second rank, in reverse
-      int const pair = size == 1 ? 1 : 2;
-      CHECK(rows.size() == pair);
-      CHECK(rows.rank() == c.rank() % 2);
-      CHECK(columns.size() == (size + 1) / 2);
-      CHECK(columns.rank() == columns.size() - 1 - c.rank() / 2);
-      CHECK(columns.world_rank() == c.rank());
-      CHECK(columns.world_size() == size);
-      for (int round = 0; round < 20; ++round) {
-        ring_step outer(c.rank(), c.size(), 100 + c.rank());
-        ring_step row(rows.rank(), rows.size(), 200 + c.rank()), column(columns.rank(), columns.size(), 300 + c.rank());
-        auto a = c.exchange(outer.traffic());
-        // even ranks use the groups in one order, odd ones in the other
-        if (c.rank() % 2) columns.exchange(column.traffic()).wait();
-        rows.exchange(row.traffic()).wait();
-        if (c.rank() % 2 == 0) columns.exchange(column.traffic()).wait();
-        a.wait();
-        int const neighbour = size == 1 ? 0 : c.rank() ^ 1;
-        CHECK(outer.in == 100 + (c.rank() + size - 1) % size);
-        CHECK(row.in == 200 + neighbour);
-        CHECK(column.in == 300 + (c.rank() + 2) % (size == 1 ? 1 : size));
-        columns.barrier();
-      }
-    });
+  for (int size : {1, 2, 4, 6, 8}) all_good(size, groups_in_both_orders<sp::mpi>);
 }
 
 TEST_CASE("mpi: equal keys keep the order of ranks, colors may be any number, groups split again and outlive their parents") {
-  all_good(6, [](sp::mpi const& c) {
-    auto half = c.split(c.rank() < 3 ? -7 : 1 << 30, 5);
-    CHECK(half.size() == 3);
-    CHECK(half.rank() == c.rank() % 3);
-    auto alone = half.split(half.rank(), 0);
-    CHECK(alone.size() == 1);
-    alone.barrier();
-    auto same = c.split(0, 0);
-    CHECK(same.rank() == c.rank());
-    same.barrier();
-    std::optional<sp::mpi> parent(c.split(0, -c.rank()));
-    auto child = parent->split(0, parent->rank() % 2);
-    parent.reset();
-    for (int k = 0; k < 5; ++k) {
-      ring_step s(child.rank(), child.size(), child.rank());
-      child.exchange(s.traffic()).wait();
-      CHECK(s.in == (child.rank() + 5) % 6);
-    }
-  });
+  all_good(6, groups_of_groups<sp::mpi>);
 }
 
 TEST_CASE("mpi: nobody leaves a barrier before everybody has come") {

@@ -6,7 +6,8 @@
 #include <optional>
 
 #include <sp/chaos.hpp>
-#include <sp/collective/operations.hpp>
+
+#include "collective/cases.hpp"
 
 namespace test_mpi_faults {
 
@@ -484,27 +485,10 @@ TEST_CASE("mpi faults: chaos fails the n-th call of any rank, and that is what a
 TEST_CASE("mpi faults F4: seeded delays change no bit") {
   std::vector<float> expected;
   for (std::uint64_t seed = 0; seed < 4; ++seed) {
-    std::vector<float> v(2000);
-    for (std::size_t i = 0; i < v.size(); ++i) v[i] = float(process() * 1000 + 1) / float(i + 3);
-    all_good(4, [&](sp::mpi const& inner) {
-      sp::chaos c(inner, {.seed = seed, .max_delay = std::chrono::microseconds(seed == 0 ? 0 : 500)});
-      sp::pool scratch;
-      auto pair = c.split(c.rank() / 2, 0);
-      for (int round = 0; round < 8; ++round) {
-        std::vector<float> got(v.size()), other(v.size());
-        piece const out = sp::as_piece(all(v)), in = sp::as_piece(all(got)), across = sp::as_piece(all(other));
-        parcel const to{(c.rank() + 1) % 4, {&out, 1}}, from{(c.rank() + 3) % 4, {&in, 1}};
-        parcel const mine{1 - pair.rank(), {&out, 1}}, theirs{1 - pair.rank(), {&across, 1}};
-        auto a = c.exchange({"ring", {&to, 1}, {&from, 1}});
-        auto b = pair.exchange({"pair", {&mine, 1}, {&theirs, 1}});
-        b.wait();
-        a.wait();
-        for (std::size_t i = 0; i < v.size(); ++i) v[i] = 0.3f * got[i] + 0.7f * other[i];
-        sp::all_reduce(c, all(v), scratch);
-      }
-    });
+    std::vector<float> v;
+    all_good(4, [&](sp::mpi const& c) { v = under_delays(c, seed, std::chrono::microseconds(seed == 0 ? 0 : 500), 2000); });
     if (expected.empty()) expected = v;
-    CHECK(std::memcmp(expected.data(), v.data(), v.size() * sizeof(float)) == 0);
+    CHECK((v.empty() || std::memcmp(expected.data(), v.data(), v.size() * sizeof(float)) == 0)); // empty: a process not asked
   }
 }
 
