@@ -103,13 +103,4 @@ MUTANTS = [
         "diagnosis.flight",
         "flight recorder: calls nested*",
     ),
-    Mutant(
-        "world_forgotten",
-        "a rank that has made many groups no longer knows the ranks of the world when it writes its flight record",
-        "diagnosis/flight_recorder.hpp",
-        "groups_.erase(groups_.begin() + 1);",
-        "groups_.erase(groups_.begin());",
-        "diagnosis.flight",
-        "flight recorder: of more groups*",
-    ),
 ]
