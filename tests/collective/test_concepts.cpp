@@ -145,40 +145,40 @@ struct split_but_mute : no_exchange {
 static_assert(sp::splittable<splits> && !sp::splittable<base> && !sp::splittable<split_to_nothing>);
 static_assert(!sp::splittable<split_without_key> && !sp::splittable<split_but_mute>);
 
-struct exposure {
+struct publication {
   std::span<piece const> of(int) const { return {}; }
   void release() {}
 };
-struct exposure_without_of {
+struct publication_without_of {
   void release() {}
 };
-struct exposure_of_one {
+struct publication_of_one {
   piece of(int) const { return {}; }
   void release() {}
 };
-struct exposure_without_release {
+struct publication_without_release {
   std::span<piece const> of(int) const { return {}; }
 };
-struct exposure_pinned : exposure {
-  exposure_pinned() = default;
-  exposure_pinned(exposure_pinned&&) = delete;
+struct publication_pinned : publication {
+  publication_pinned() = default;
+  publication_pinned(publication_pinned&&) = delete;
 };
-static_assert(sp::exposure<exposure> && !sp::exposure<exposure_without_of> && !sp::exposure<exposure_of_one>);
-static_assert(!sp::exposure<exposure_without_release> && !sp::exposure<exposure_pinned>);
+static_assert(sp::publication<publication> && !sp::publication<publication_without_of> && !sp::publication<publication_of_one>);
+static_assert(!sp::publication<publication_without_release> && !sp::publication<publication_pinned>);
 
 struct publishes : base {
-  exposure publish(char const*, std::span<piece const>) const { return {}; }
+  publication publish(char const*, std::span<piece const>) const { return {}; }
 };
-struct publish_without_exposure : base {
+struct publish_without_publication : base {
   void publish(char const*, std::span<piece const>) const {}
 };
 struct publish_without_name : base {
-  exposure publish(std::span<piece const>) const { return {}; }
+  publication publish(std::span<piece const>) const { return {}; }
 };
 struct publish_but_mute : no_exchange {
-  exposure publish(char const*, std::span<piece const>) const { return {}; }
+  publication publish(char const*, std::span<piece const>) const { return {}; }
 };
-static_assert(sp::peer_memory<publishes> && !sp::peer_memory<base> && !sp::peer_memory<publish_without_exposure>);
+static_assert(sp::peer_memory<publishes> && !sp::peer_memory<base> && !sp::peer_memory<publish_without_publication>);
 static_assert(!sp::peer_memory<publish_without_name> && !sp::peer_memory<publish_but_mute>);
 
 } // namespace

@@ -66,7 +66,7 @@ struct splits : base {
   native split(int, int) const { return {}; }
 };
 struct publishes : base {
-  sp::solo::exposure publish(char const*, std::span<piece const> mine) const { return {mine}; }
+  sp::solo::publication publish(char const*, std::span<piece const> mine) const { return {mine}; }
 };
 struct aborts : base {
   void abort(sp::error_info const&) const {}

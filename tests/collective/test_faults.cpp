@@ -279,7 +279,8 @@ TEST_CASE("faults: different primitives that meet are told apart [tsan]") {
   CHECK(says(e, sp::errc::rank_mismatch, "forward", "backward"));
 }
 
-TEST_CASE("faults: operations that meet must be the same, and an exposure shows only what its own publish showed [tsan][asan]") {
+TEST_CASE(
+    "faults: operations that meet must be the same, and a publication shows only what its own publish showed [tsan][asan]") {
   using operation = std::function<void(sp::threads const&)>;
   operation const barrier = [](sp::threads const& c) { c.barrier(); };
   auto publish = [](char const* name) -> operation {
@@ -402,33 +403,33 @@ TEST_CASE("faults: operations of two kinds at one time are told apart, long befo
     }
 }
 
-TEST_CASE("faults: run() does not return normally from a family that a dropped token or exposure has ended [tsan]") {
+TEST_CASE("faults: run() does not return normally from a family that a dropped token or publication has ended [tsan]") {
   for (bool unwinding : {false, true})
-    for (bool exposure : {false, true}) {
+    for (bool publication : {false, true}) {
       auto const e = run_failure(2, [&](sp::threads const& c) {
         ring_step s(c.rank(), 2, 7);
         try {
           std::optional<sp::threads::token> token;
-          std::optional<sp::threads::exposure> shown;
-          if (exposure) shown = c.publish("show", {});
-          if (!exposure && c.rank() == 0) token = c.exchange(s.traffic());
+          std::optional<sp::threads::publication> shown;
+          if (publication) shown = c.publish("show", {});
+          if (!publication && c.rank() == 0) token = c.exchange(s.traffic());
           if (unwinding) throw std::logic_error("kept here");
         } catch (std::logic_error const&) {
         }
       });
-      CHECK(says(e, sp::errc::bad_state, exposure ? "an exposure was destroyed" : "a token was destroyed"));
+      CHECK(says(e, sp::errc::bad_state, publication ? "a publication was destroyed" : "a token was destroyed"));
     }
 }
 
 TEST_CASE(
-    "faults: however many exposures a rank drops, it waits for one deadline, and release() waits for no second one [tsan]") {
+    "faults: however many publications a rank drops, it waits for one deadline, and release() waits for no second one [tsan]") {
   constexpr auto deadline = 200ms;
   for (bool released : {false, true}) {
     auto attempt = [&] {
       std::atomic<timer::rep> took = 0;
       auto const e = run_failure(2,
                                  [&](sp::threads const& c) {
-                                   std::vector<sp::threads::exposure> shown;
+                                   std::vector<sp::threads::publication> shown;
                                    for (int k = 0; k < 4; ++k) shown.push_back(c.publish("show", {}));
                                    if (c.rank() == 1) { // reads on, and knows of nothing
                                      while (took == 0) std::this_thread::sleep_for(1ms);
@@ -619,7 +620,7 @@ TEST_CASE("faults: a token that dies unwaited ends the family, and no peer touch
       }
 }
 
-TEST_CASE("faults: an exposure that dies unreleased waits for its readers [tsan][asan]") {
+TEST_CASE("faults: a publication that dies unreleased waits for its readers [tsan][asan]") {
   for (int round = 0; round < 10; ++round) {
     std::atomic<int> sums = 0, told = 0;
     bool original = false;
@@ -627,7 +628,7 @@ TEST_CASE("faults: an exposure that dies unreleased waits for its readers [tsan]
       sp::threads::run(
           3,
           [&](sp::threads const& c) {
-            auto mine = std::make_unique<std::vector<int>>(20000, 1); // dies right after the exposure
+            auto mine = std::make_unique<std::vector<int>>(20000, 1); // dies right after the publication
             piece const p = sp::as_piece(all(*mine));
             auto shown = c.publish("pull", {&p, 1});
             if (c.rank() == 0) throw std::runtime_error("the original");

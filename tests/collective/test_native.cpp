@@ -35,7 +35,7 @@ struct paper {
   struct token {
     void wait() {}
   };
-  struct exposure {
+  struct publication {
     std::span<piece const> of(int) const { return {}; }
     void release() {}
   };
@@ -52,8 +52,8 @@ struct paper {
     *log += "split by " + std::to_string(color) + " and " + std::to_string(key) + " ";
     return *this;
   }
-  exposure publish(char const* primitive, std::span<piece const>) const {
-    return *log += std::string(primitive) + " ", exposure();
+  publication publish(char const* primitive, std::span<piece const>) const {
+    return *log += std::string(primitive) + " ", publication();
   }
   void weigh(sp::traffic const& t) const {
     for (parcel const& p : t.sends)

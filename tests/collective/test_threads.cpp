@@ -154,9 +154,9 @@ TEST_CASE("threads: misuse is refused before anything is sent [tsan]") {
         patient_token.wait();
         CHECK(late.in == 70);
 
-        std::vector<sp::threads::exposure> shown;
+        std::vector<sp::threads::publication> shown;
         for (int k = 0; k < 4; ++k) shown.push_back(c.publish("p", {}));
-        CHECK(says(failure_of([&] { static_cast<void>(c.publish("p", {})); }), sp::errc::bad_state, "4 exposures"));
+        CHECK(says(failure_of([&] { static_cast<void>(c.publish("p", {})); }), sp::errc::bad_state, "4 publications"));
         for (auto& e : shown) e.release();
         CHECK(says(failure_of([&] { shown[0].release(); }), sp::errc::bad_state, "already"));
         c.exchange(s.traffic()).wait(); // still in order

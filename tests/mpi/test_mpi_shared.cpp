@@ -60,7 +60,7 @@ TEST_CASE("mpi shared: published buffers are read by peers until all have releas
     });
 }
 
-TEST_CASE("mpi shared: memory of the communicator is exposed where it lies, and peers may write into it") {
+TEST_CASE("mpi shared: memory of the communicator is published where it lies, and peers may write into it") {
   shared_good(4, [](sp::mpi_shared const& c) {
     int const size = c.size();
     for (int round = 0; round < 3; ++round) {
@@ -215,11 +215,11 @@ TEST_CASE("mpi shared: groups publish among themselves, and exchanges, barriers 
   });
 }
 
-TEST_CASE("mpi shared: misuse is refused, and an exposure is released once") {
+TEST_CASE("mpi shared: misuse is refused, and a publication is released once") {
   shared_good(2, [](sp::mpi_shared const& c) {
-    std::vector<sp::mpi_shared::exposure> shown;
+    std::vector<sp::mpi_shared::publication> shown;
     for (int k = 0; k < 4; ++k) shown.push_back(c.publish("p", {}));
-    CHECK(says(failure_of([&] { static_cast<void>(c.publish("p", {})); }), sp::errc::bad_state, "4 exposures"));
+    CHECK(says(failure_of([&] { static_cast<void>(c.publish("p", {})); }), sp::errc::bad_state, "4 publications"));
     for (auto& e : shown) e.release();
     CHECK(says(failure_of([&] { shown[0].release(); }), sp::errc::bad_state, "already"));
     c.publish("p", {}).release(); // still in order
@@ -269,10 +269,10 @@ TEST_CASE("mpi shared: operations that meet must be the same") {
   }
 }
 
-TEST_CASE("mpi shared: an exposure that dies unreleased ends the family, and readers keep valid memory") {
+TEST_CASE("mpi shared: a publication that dies unreleased ends the family, and readers keep valid memory") {
   for (int round = 0; round < 3; ++round) {
     auto const ranks = shared_outcomes(3, [&](sp::mpi_shared const& c) {
-      auto mine = std::make_unique<std::vector<int>>(20000, 1); // dies right after the exposure
+      auto mine = std::make_unique<std::vector<int>>(20000, 1); // dies right after the publication
       piece const p = sp::as_piece(all(*mine));
       auto shown = c.publish("pull", {&p, 1});
       if (c.rank() == 0) throw std::runtime_error("the original");

@@ -74,7 +74,7 @@ public:
 private:
   friend class recorder;
   friend class token;
-  friend class exposure;
+  friend class publication;
   friend struct place;
   static constexpr std::byte poison{0xff}; ///< eight of them are a NaN
 
@@ -189,12 +189,12 @@ private:
 };
 
 /// Buffers published; of(r) is a copy, which is only read.
-class exposure {
+class publication {
 public:
-  exposure(place at, char const* primitive, std::span<sp::piece const> mine, int number)
+  publication(place at, char const* primitive, std::span<sp::piece const> mine, int number)
       : at_(std::move(at)), primitive_(primitive), mine_(mine), number_(number), before_(read(mine)) {}
-  exposure(exposure&&) noexcept = default;
-  exposure& operator=(exposure&&) noexcept = default;
+  publication(publication&&) noexcept = default;
+  publication& operator=(publication&&) noexcept = default;
   std::span<sp::piece const> of(int r) const {
     auto const& all = at_.all->exhibits_;
     auto it = all.find({at_.group->group, number_, at_.world(r), 0});
@@ -242,7 +242,7 @@ public:
     at_.note(std::move(e));
     return result;
   }
-  [[nodiscard]] exposure publish(char const* primitive, std::span<sp::piece const> mine) const {
+  [[nodiscard]] publication publish(char const* primitive, std::span<sp::piece const> mine) const {
     int const group = at_.group->group, number = at_.all->count(at_.me(), group).publications++;
     at_.note({event::publish, group, number, primitive});
     at_.all->shown({group, number, at_.me(), 0}, mine);

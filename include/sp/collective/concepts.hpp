@@ -87,7 +87,7 @@ concept splittable = communicator<C> && requires(C const c, int color, int key) 
 /// Buffers published for one call: of(r) lists rank r's pieces, which may be read (and written where the callers agree);
 /// release() waits until nobody uses mine any more. publish() returns when everybody has published.
 template <class E>
-concept exposure = std::movable<E> && requires(E e, int r) {
+concept publication = std::movable<E> && requires(E e, int r) {
   { e.of(r) } -> std::convertible_to<std::span<piece const>>;
   e.release();
 };
@@ -95,7 +95,7 @@ concept exposure = std::movable<E> && requires(E e, int r) {
 /// Ranks that can read and write each other's memory.
 template <class C>
 concept peer_memory = communicator<C> && requires(C const c, char const* primitive, std::span<piece const> mine) {
-  { c.publish(primitive, mine) } -> exposure;
+  { c.publish(primitive, mine) } -> publication;
 };
 
 /// A communicator that can be told that this rank has failed, so that nobody waits for it.

@@ -14,7 +14,7 @@ public:
   struct token {
     void wait() noexcept {}
   };
-  struct exposure {
+  struct publication {
     std::span<piece const> mine;
     [[nodiscard]] std::span<piece const> of(int) const noexcept { return mine; }
     void release() noexcept {}
@@ -34,7 +34,7 @@ public:
   }
   void barrier() const {}
   [[nodiscard]] solo split(int, int) const { return {}; }
-  [[nodiscard]] exposure publish(char const*, std::span<piece const> mine) const { return {mine}; }
+  [[nodiscard]] publication publish(char const*, std::span<piece const> mine) const { return {mine}; }
 
 private:
   static void check_peers(char const* primitive, std::span<parcel const> list) {

@@ -113,7 +113,7 @@ MUTANTS = [
         "calls: workspaces*",
     ),
     Mutant(
-        "exposure_released_early",
+        "publication_released_early",
         "a rank says that it has read its peers' keys before it has",
         "attention/ring/pull.hpp",
         """  by_backend.push(backend.template forward<T>(g.steps[0], scratch, n, q,
@@ -126,7 +126,7 @@ MUTANTS = [
         "calls: whoever is done*",
     ),
     Mutant(
-        "exposure_released_early_backward",
+        "publication_released_early_backward",
         "a rank says that it has read its peers' queries before it has",
         "attention/ring/pull.hpp",
         """  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), by_backend.at(0));

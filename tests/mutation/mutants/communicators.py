@@ -141,13 +141,13 @@ MUTANTS = [
         "faults: run() does not return normally*",
     ),
     Mutant(
-        "deadline_for_each_exposure",
-        "each exposure that a rank drops waits for a deadline of its own",
+        "deadline_for_each_publication",
+        "each publication that a rank drops waits for a deadline of its own",
         "collective/threads/group.hpp",
         "auto const end = family_->end_of_grace(world(rank), until);",
         "auto const end = until;",
         "collective.faults",
-        "faults: however many exposures*",
+        "faults: however many publications*",
     ),
     Mutant(
         "kinds_not_compared",

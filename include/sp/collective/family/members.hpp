@@ -57,7 +57,7 @@ private:
 class group_members {
 public:
   static constexpr std::uint64_t outstanding = 8;  ///< at most this many exchanges open at a time, however old
-  static constexpr std::uint64_t publications = 4; ///< at most this many exposures open at a time
+  static constexpr std::uint64_t publications = 4; ///< at most this many publications open at a time
 
   /// `number` tells the group from all others of its family.
   group_members(std::vector<int> world_ranks, int number) : world_ranks_(std::move(world_ranks)), number_(number) {}
@@ -97,7 +97,8 @@ public:
            "Wait for a token before the next exchange; a call of sp has up to three of its own open");
   }
   [[noreturn]] void refuse_publication(int rank, char const* primitive) const {
-    refuse(rank, primitive, std::to_string(publications) + " exposures are open already", "Release one before publishing again");
+    refuse(rank, primitive, std::to_string(publications) + " publications are open already",
+           "Release one before publishing again");
   }
 
   /// Local arguments of an exchange: peers exist, and each occurs once per direction.
@@ -143,8 +144,8 @@ public:
   failure dropped_token(int rank, char const* primitive, int step) const {
     return dropped(rank, "a token was destroyed without wait()", primitive, step);
   }
-  failure dropped_exposure(int rank, char const* primitive) const {
-    return dropped(rank, "an exposure was destroyed without release()", primitive, -1);
+  failure dropped_publication(int rank, char const* primitive) const {
+    return dropped(rank, "a publication was destroyed without release()", primitive, -1);
   }
 
   /// Throws what `rank` should see of its family's failure: the cause if it is its own, once; else `aborted`.
@@ -171,7 +172,7 @@ private:
     f.provisional = std::uncaught_exceptions() > 0;
     f.info = {errc::bad_state,
               problem,
-              f.provisional ? "An exception was on its way" : "Wait for every token, release every exposure",
+              f.provisional ? "An exception was on its way" : "Wait for every token, release every publication",
               primitive,
               rank,
               size(),

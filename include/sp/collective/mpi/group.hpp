@@ -89,8 +89,8 @@ public:
       if (!family_->make_progress()) std::this_thread::yield();
     if (family_->failed()) throw_cause(primitive, int(met_) - 1);
   }
-  void drop_exposure(char const* primitive) noexcept {
-    family_->exclusively([&] { family_->fail(dropped_exposure(rank_, primitive)); });
+  void drop_publication(char const* primitive) noexcept {
+    family_->exclusively([&] { family_->fail(dropped_publication(rank_, primitive)); });
   }
 
   void receive(int from, mpi_control const& n, std::byte const* data, std::size_t bytes) override {

@@ -207,6 +207,7 @@ public:
     return true;
   }
   /// Frees the communicator. Only when every peer's last message has arrived: a late one could reach the next communicator.
+  /// The standard makes MPI_Comm_free collective and expects it to be local, as it is in Open MPI and MPICH: nobody is waited for.
   void close() {
     for (slot& s : slots_) {
       MPI_Cancel(&s.request);

@@ -76,9 +76,9 @@ public:
       p.open = false;
     });
   }
-  /// An exposure died unreleased: the family ends. Its block stays taken, so that no reader sees other data.
+  /// A publication died unreleased: the family ends. Its block stays taken, so that no reader sees other data.
   void drop(std::uint64_t number) noexcept {
-    if (mpi_is_running()) group_->drop_exposure(at(number).primitive);
+    if (mpi_is_running()) group_->drop_publication(at(number).primitive);
   }
 
 private:

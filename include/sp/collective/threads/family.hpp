@@ -111,7 +111,7 @@ public:
   /// When a wait that begins now is too long.
   time end_of_wait() const noexcept { return std::chrono::steady_clock::now() + options_.deadline; }
   /// Until when rank `world` waits for peers that may still use what it has shown, after a failure: the first `end` it gives here
-  /// holds for all its exposures.
+  /// holds for all its publications.
   time end_of_grace(int world, time end) noexcept {
     time before{};
     return grace_[std::size_t(world)].compare_exchange_strong(before, end) ? end : before;

@@ -96,11 +96,11 @@ public:
         },
         [&] { drop_publication(rank, primitive, number, end); });
   }
-  /// For an exposure that dies unreleased: ends the family and waits for peers that may be using it, but all together not longer
+  /// For a publication that dies unreleased: ends the family and waits for peers that may be using it, but all together not longer
   /// than the first wait of this kind may, see end_of_grace. A peer that has not joined never will: it looks at failed() after it
   /// joins.
   void drop_publication(int rank, char const* primitive, std::uint64_t number, thread_family::time until) noexcept {
-    family_->fail_in_destructor(world(rank), "buffers dropped", [&] { return dropped_exposure(rank, primitive); });
+    family_->fail_in_destructor(world(rank), "buffers dropped", [&] { return dropped_publication(rank, primitive); });
     at(rank).released[number % publications].store(number + 1, std::memory_order_seq_cst);
     auto const end = family_->end_of_grace(world(rank), until);
     for (int r = 0; r < size(); ++r) {

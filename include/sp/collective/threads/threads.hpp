@@ -10,7 +10,7 @@ namespace sp {
 ///
 /// Progress: a wait on a token returns as soon as each peer with bytes in that exchange has entered the same exchange; the peers
 /// need not wait themselves, and neither the order of waits nor other groups matter, because either side may do the copying.
-/// Limits: a token is waited for before the 8th exchange after it; at most 4 exposures are open at a time (bad_state).
+/// Limits: a token is waited for before the 8th exchange after it; at most 4 publications are open at a time (bad_state).
 ///
 /// Errors. short_message: counts differ (both sides); rank_mismatch: operations differ (both sides); timeout: a peer did not come
 /// before the deadline; peer_failed: it has returned from its body; aborted: another rank failed first, `info().peer` is its
@@ -20,10 +20,10 @@ class threads {
 public:
   using memory_type = host_memory;
   class token;
-  class exposure;
+  class publication;
 
   /// Runs `body(threads const&)` on `ranks` new threads and joins them. An exception that leaves a body ends the family; when
-  /// all have returned, the first failure is rethrown, not one of its consequences. So is a token or an exposure that was dropped,
+  /// all have returned, the first failure is rethrown, not one of its consequences. So is a token or a publication that was dropped,
   /// even if every body returns normally; any other failure that all bodies handle stays there.
   template <class Body>
   static void run(int ranks, Body&& body, threads_options options = {});
@@ -45,7 +45,7 @@ public:
     return {group, rank};
   }
   /// Returns when every rank has published; of(r) of the result are rank r's pieces.
-  [[nodiscard]] exposure publish(char const* primitive, std::span<piece const> mine) const;
+  [[nodiscard]] publication publish(char const* primitive, std::span<piece const> mine) const;
   /// Ends the family; may be called from any thread. Operations of all ranks, this one too, fail with `aborted` from now on.
   void abort(error_info const& why) const { group_->abort(rank_, why); }
 
@@ -91,25 +91,25 @@ private:
 };
 
 /// Everybody's published pieces. Destroyed unreleased it ends the family and waits for peers that use it, up to the deadline, which
-/// is one for all exposures that a rank drops.
-/// Exposures are released, or destroyed, in the same order on all ranks: in different orders (rank_mismatch in release(), nothing
+/// is one for all publications that a rank drops.
+/// Publications are released, or destroyed, in the same order on all ranks: in different orders (rank_mismatch in release(), nothing
 /// in destructors) ranks wait for each other until the deadline.
-class threads::exposure {
+class threads::publication {
 public:
-  exposure(exposure&& o) noexcept
+  publication(publication&& o) noexcept
       : group_(std::exchange(o.group_, nullptr)), primitive_(o.primitive_), rank_(o.rank_), number_(o.number_) {}
-  exposure& operator=(exposure&& o) noexcept {
-    exposure(std::move(o)).swap(*this);
+  publication& operator=(publication&& o) noexcept {
+    publication(std::move(o)).swap(*this);
     return *this;
   }
-  ~exposure() {
+  ~publication() {
     if (group_) group_->drop_publication(rank_, primitive_, number_, group_->family().end_of_wait());
   }
   /// Valid until release(); `r` is a rank of the group.
   [[nodiscard]] std::span<piece const> of(int r) const { return group_->published(r, number_); }
   /// Returns when every rank has released.
   void release() {
-    if (!group_) fail({errc::bad_state, "this exposure has been released already", "Release once for each publish"});
+    if (!group_) fail({errc::bad_state, "this publication has been released already", "Release once for each publish"});
     auto group = std::move(group_);
     group_ = nullptr; // whatever happens now, the group takes care of our buffers
     group->release(rank_, primitive_, number_);
@@ -117,9 +117,9 @@ public:
 
 private:
   friend threads;
-  exposure(std::shared_ptr<detail::thread_group> group, char const* primitive, int rank, std::uint64_t number)
+  publication(std::shared_ptr<detail::thread_group> group, char const* primitive, int rank, std::uint64_t number)
       : group_(std::move(group)), primitive_(primitive), rank_(rank), number_(number) {}
-  void swap(exposure& o) noexcept {
+  void swap(publication& o) noexcept {
     std::swap(group_, o.group_);
     std::swap(primitive_, o.primitive_);
     std::swap(rank_, o.rank_);
@@ -134,7 +134,7 @@ private:
 
 inline threads::token threads::exchange(traffic const& t) const { return {group_, rank_, group_->exchange(rank_, t)}; }
 
-inline threads::exposure threads::publish(char const* primitive, std::span<piece const> mine) const {
+inline threads::publication threads::publish(char const* primitive, std::span<piece const> mine) const {
   return {group_, primitive, rank_, group_->publish(rank_, primitive, mine)};
 }
 

@@ -35,7 +35,7 @@ public:
   }
 
 private:
-  static constexpr std::uint64_t length = 16; ///< more than a rank has open at a time: 8 exchanges, 4 exposures
+  static constexpr std::uint64_t length = 16; ///< more than a rank has open at a time: 8 exchanges, 4 publications
 
   struct step {
     std::atomic<std::uint64_t> ordinal{0}; ///< its number + 1; 0 while the fields below change
