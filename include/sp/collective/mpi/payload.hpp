@@ -22,7 +22,7 @@ struct mpi_shape {
     for (piece const& p : pieces) {
       index_t const bytes = p.bytes();
       if (bytes == 0) continue;
-      index_t const run = segment_cursor({&p, 1}).left();
+      index_t const run = max(segment_cursor({&p, 1}).left(), 1);
       if (run < bytes) {
         runs += bytes / run + mpi_control::most_cuts; // too many to be listed
       } else if (runs > 0 && runs <= mpi_control::most_cuts && p.data == end) {
