@@ -272,55 +272,89 @@ private:
     return out;
   }
 
+  /// A share of the heads: this part of their tensors.
+  static auto of_queries(sp::heads const& h) {
+    return [&h](auto const& x) { return x.narrow(1, h.q_begin, h.q_count); };
+  }
+  static auto of_keys(sp::heads const& h) {
+    return [&h](auto const& x) { return x.narrow(1, h.kv_begin, h.kv_count); };
+  }
+  auto rows_of(locals& p, sp::heads const& h, std::vector<A>& x, std::size_t part) const {
+    return of_queries(h)(sp::view<A, 2>(x.data(), {p.q[part].v.extent(0), set.q_heads}));
+  }
+
   template <class Backend>
   void run_share(Backend const& b, cutting const& c, locals& p, sp::call_params const& n, sp::allocator& memory) const {
+    auto const saved = forward_share(b, c, p, n, memory);
+    p.close_forward(n.heads);
+    backward_share(b, c, n, memory, gradients(p, n.heads), saved);
+  }
+
+  template <class Backend>
+  auto forward_share(Backend const& b, cutting const& c, locals& p, sp::call_params const& n, sp::allocator& memory) const {
     auto const& h = n.heads;
-    auto qs = [&](auto const& x) { return x.narrow(1, h.q_begin, h.q_count); };
-    auto ks = [&](auto const& x) { return x.narrow(1, h.kv_begin, h.kv_count); };
-    auto rows = [&](std::vector<A>& x, std::size_t i) { return qs(sp::view<A, 2>(x.data(), {p.q[i].v.extent(0), set.q_heads})); };
-    std::size_t nq_parts = c.q.size(), nk_parts = c.k.size();
+    auto const qs = of_queries(h);
+    auto const ks = of_keys(h);
+    std::size_t const parts = c.k.size();
     std::vector<sp::kv_views<T>> keys;
-    std::vector<typename Backend::saved> extras;
-    for (std::size_t s = 0; s < nk_parts; ++s) keys.push_back({ks(p.k[s].v), ks(p.v[s].v)});
+    std::vector<typename Backend::saved> saved;
+    for (std::size_t s = 0; s < parts; ++s) keys.push_back({ks(p.k[s].v), ks(p.v[s].v)});
     auto all = std::span<sp::kv_views<T> const>(keys);
-    for (std::size_t r = 0; r < nq_parts; ++r) {
-      sp::attention_state<T> state{qs(p.out[r].v), rows(p.lse[r], r)};
-      for (std::size_t s = 0; s < (c.rotate ? nk_parts : 1); ++s) {
-        auto k_table = c.rotate ? table(c.k, s, s + 1) : table(c.k, 0, nk_parts);
+    for (std::size_t r = 0; r < c.q.size(); ++r) {
+      sp::attention_state<T> state{qs(p.out[r].v), rows_of(p, h, p.lse[r], r)};
+      for (std::size_t s = 0; s < (c.rotate ? parts : 1); ++s) {
+        auto k_table = c.rotate ? table(c.k, s, s + 1) : table(c.k, 0, parts);
         auto plan = b.prepare({table(c.q, r, r + 1), k_table, mask});
-        extras.push_back(b.template forward<T>(plan, memory, n, qs(p.q[r].v), c.rotate ? all.subspan(s, 1) : all, state));
+        saved.push_back(b.template forward<T>(plan, memory, n, qs(p.q[r].v), c.rotate ? all.subspan(s, 1) : all, state));
       }
     }
-    p.close_forward(h);
+    return saved;
+  }
+
+  /// What backward is given for each part: its gradient, or without it, where another call has it.
+  struct gradient_lists {
     std::vector<sp::query_grad<T>> wanted, silent;
-    for (std::size_t r = 0; r < nq_parts; ++r) {
-      wanted.push_back({qs(p.q[r].v), qs(p.out_t[r].v), qs(p.dout[r].v), rows(p.lse[r], r), rows(p.delta[r], r), qs(p.dq[r].v)});
-      silent.push_back(wanted.back());
-      silent.back().dq = {};
-    }
     std::vector<sp::key_grad<T>> wanted_keys, silent_keys;
-    for (std::size_t s = 0; s < nk_parts; ++s) {
-      wanted_keys.push_back({ks(p.k[s].v), ks(p.v[s].v), ks(p.dk[s].v), ks(p.dv[s].v)});
-      silent_keys.push_back({ks(p.k[s].v), ks(p.v[s].v), {}, {}});
+  };
+  gradient_lists gradients(locals& p, sp::heads const& h) const {
+    auto const qs = of_queries(h);
+    auto const ks = of_keys(h);
+    gradient_lists g;
+    for (std::size_t r = 0; r < p.q.size(); ++r) {
+      g.wanted.push_back({qs(p.q[r].v), qs(p.out_t[r].v), qs(p.dout[r].v), rows_of(p, h, p.lse[r], r),
+                          rows_of(p, h, p.delta[r], r), qs(p.dq[r].v)});
+      g.silent.push_back(g.wanted.back());
+      g.silent.back().dq = {};
     }
+    for (std::size_t s = 0; s < p.k.size(); ++s) {
+      g.wanted_keys.push_back({ks(p.k[s].v), ks(p.v[s].v), ks(p.dk[s].v), ks(p.dv[s].v)});
+      g.silent_keys.push_back({ks(p.k[s].v), ks(p.v[s].v), {}, {}});
+    }
+    return g;
+  }
+
+  template <class Backend>
+  void backward_share(Backend const& b, cutting const& c, sp::call_params const& n, sp::allocator& memory,
+                      gradient_lists const& g, std::vector<typename Backend::saved> const& saved) const {
+    std::size_t const nq = c.q.size(), nk = c.k.size();
     using queries = std::span<sp::query_grad<T> const>;
     using key_list = std::span<sp::key_grad<T> const>;
-    if (c.rotate || nq_parts == 1)
-      for (std::size_t r = 0; r < nq_parts; ++r)
-        for (std::size_t s = 0; s < nk_parts; ++s) {
+    if (c.rotate || nq == 1) {
+      for (std::size_t r = 0; r < nq; ++r)
+        for (std::size_t s = 0; s < nk; ++s) {
           auto plan = b.prepare({table(c.q, r, r + 1), table(c.k, s, s + 1), mask});
-          b.template backward<T>(plan, memory, n, queries(wanted).subspan(r, 1), key_list(wanted_keys).subspan(s, 1),
-                                 extras[r * nk_parts + s]);
+          b.template backward<T>(plan, memory, n, queries(g.wanted).subspan(r, 1), key_list(g.wanted_keys).subspan(s, 1),
+                                 saved[r * nk + s]);
         }
-    else { // pull: dq against everybody's keys, dk and dv against everybody's queries
-      for (std::size_t r = 0; r < nq_parts; ++r) {
-        auto plan = b.prepare({table(c.q, r, r + 1), table(c.k, 0, nk_parts), mask});
-        b.template backward<T>(plan, memory, n, queries(wanted).subspan(r, 1), key_list(silent_keys), extras[r]);
-      }
-      for (std::size_t s = 0; s < nk_parts; ++s) {
-        auto plan = b.prepare({table(c.q, 0, nq_parts), table(c.k, s, s + 1), mask});
-        b.template backward<T>(plan, memory, n, queries(silent), key_list(wanted_keys).subspan(s, 1), extras[0]);
-      }
+      return;
+    } // pull: dq against everybody's keys, dk and dv against everybody's queries
+    for (std::size_t r = 0; r < nq; ++r) {
+      auto plan = b.prepare({table(c.q, r, r + 1), table(c.k, 0, nk), mask});
+      b.template backward<T>(plan, memory, n, queries(g.wanted).subspan(r, 1), key_list(g.silent_keys), saved[r]);
+    }
+    for (std::size_t s = 0; s < nk; ++s) {
+      auto plan = b.prepare({table(c.q, 0, nq), table(c.k, s, s + 1), mask});
+      b.template backward<T>(plan, memory, n, queries(g.silent), key_list(g.wanted_keys).subspan(s, 1), saved[0]);
     }
   }
 };

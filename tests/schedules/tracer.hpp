@@ -245,6 +245,45 @@ struct study {
   int passes = 0;
 };
 
+/// One rank's object and what it is called with.
+template <class Object>
+struct seat {
+  sp::batch batch;
+  Object attention;
+  decltype(std::declval<Object const&>().prepare(std::declval<sp::batch const&>())) prepared;
+  sp::pool scratch, kept;
+
+  seat(sp::batch b, Object a) : batch(std::move(b)), attention(std::move(a)), prepared(attention.prepare(batch)) {}
+
+  /// Forward and backward; false if they need what no pass has found yet. What they give is checked if `last`.
+  bool step(ground& g, bool last) {
+    rank_tensors x(g, batch);
+    sp::context const ctx(scratch, kept);
+    try {
+      auto saved = attention.forward(prepared, ctx, x.q, x.k, x.v, x.out);
+      attention.backward(prepared, ctx, std::move(saved), x.q, x.k, x.v, x.out, x.dout, x.dq, x.dk, x.dv);
+      if (last) x.check(g);
+    } catch (not_yet const&) {
+      return false;
+    }
+    return true;
+  }
+};
+
+/// The first thing that does not hold in what was recorded.
+inline std::string first_complaint(record& all, ground& g, program const& events) {
+  for (auto const* list : {&all.complaints(), static_cast<std::vector<std::string> const*>(&g.complaints)})
+    if (!list->empty()) return list->front();
+  for (auto&& check :
+       {std::function([&] { return g.uncovered(g.forward, "forward"); }),
+        std::function([&] { return g.uncovered(g.rows, "dq"); }), std::function([&] { return g.uncovered(g.keys, "dk, dv"); }),
+        std::function([&] { return unmatched(events); }), std::function([&] { return disorder(events); }),
+        std::function([&] { return deadlock(events, channel::posted); }),
+        std::function([&] { return deadlock(events, channel::strict); })})
+    if (std::string wrong = check(); !wrong.empty()) return wrong;
+  return {};
+}
+
 /// Runs the objects that make(record, rank, tracer) gives until a pass changes nothing, and checks everything on what was recorded.
 template <class Sharding, class Make>
 study run(int ranks, std::vector<index_t> const& lengths, Sharding const& how, index_t q_heads, index_t kv_heads,
@@ -253,22 +292,13 @@ study run(int ranks, std::vector<index_t> const& lengths, Sharding const& how, i
   for (index_t n : lengths) cu.push_back(cu.back() + n);
   ground g(lengths, q_heads, kv_heads, mask);
   record all(ranks);
-  using object = decltype(make(all, 0, tracer(g)));
-  struct seat {
-    sp::batch batch;
-    object attention;
-    decltype(std::declval<object const&>().prepare(std::declval<sp::batch const&>())) prepared;
-    sp::pool scratch, kept;
-    seat(sp::batch b, object a) : batch(std::move(b)), attention(std::move(a)), prepared(attention.prepare(batch)) {}
-  };
-  std::vector<std::unique_ptr<seat>> seats;
+  std::vector<std::unique_ptr<seat<decltype(make(all, 0, tracer(g)))>>> seats;
   for (int r = 0; r < ranks; ++r) {
     sp::batch b(sp::documents::packed(cu), how, r, ranks);
-    seats.push_back(std::make_unique<seat>(std::move(b), make(all, r, tracer(g))));
+    seats.push_back(std::make_unique<typename decltype(seats)::value_type::element_type>(std::move(b), make(all, r, tracer(g))));
   }
   study s;
   if (s.wrong = not_a_partition(seats[0]->batch.layout(), g.tokens); !s.wrong.empty()) return s;
-
   bool stuck = false;
   auto pass = [&](bool last) {
     ++s.passes;
@@ -276,33 +306,16 @@ study run(int ranks, std::vector<index_t> const& lengths, Sharding const& how, i
     g.begin_pass(last);
     stuck = false;
     for (int r = 0; r < ranks; ++r) {
-      seat& here = *seats[std::size_t(r)];
       all.begin_rank(r);
-      rank_tensors x(g, here.batch);
-      sp::context const ctx(here.scratch, here.kept);
-      try {
-        auto saved = here.attention.forward(here.prepared, ctx, x.q, x.k, x.v, x.out);
-        here.attention.backward(here.prepared, ctx, std::move(saved), x.q, x.k, x.v, x.out, x.dout, x.dq, x.dk, x.dv);
-        if (last) x.check(g);
-      } catch (not_yet const&) {
-        stuck = true;
-      }
+      stuck = !seats[std::size_t(r)]->step(g, last) || stuck;
     }
   };
   do pass(false);
   while ((all.changed() || stuck) && s.passes < 12);
   pass(true);
   s.events = all.events();
-  if (stuck || all.changed()) return s.wrong = "no consistent story after " + std::to_string(s.passes) + " passes", s;
-  for (auto const* list : {&all.complaints(), static_cast<std::vector<std::string> const*>(&g.complaints)})
-    if (s.wrong.empty() && !list->empty()) s.wrong = list->front();
-  for (auto&& check :
-       {std::function([&] { return g.uncovered(g.forward, "forward"); }),
-        std::function([&] { return g.uncovered(g.rows, "dq"); }), std::function([&] { return g.uncovered(g.keys, "dk, dv"); }),
-        std::function([&] { return unmatched(s.events); }), std::function([&] { return disorder(s.events); }),
-        std::function([&] { return deadlock(s.events, channel::posted); }),
-        std::function([&] { return deadlock(s.events, channel::strict); })})
-    if (s.wrong.empty()) s.wrong = check();
+  s.wrong = stuck || all.changed() ? "no consistent story after " + std::to_string(s.passes) + " passes"
+                                   : first_complaint(all, g, s.events);
   return s;
 }
 
