@@ -336,24 +336,24 @@ private:
   template <class Backend>
   void backward_share(Backend const& b, cutting const& c, sp::call_params const& n, sp::allocator& memory,
                       gradient_lists const& g, std::vector<typename Backend::saved> const& saved) const {
-    std::size_t const nq = c.q.size(), nk = c.k.size();
+    std::size_t const q_parts = c.q.size(), k_parts = c.k.size();
     using queries = std::span<sp::query_grad<T> const>;
     using key_list = std::span<sp::key_grad<T> const>;
-    if (c.rotate || nq == 1) {
-      for (std::size_t r = 0; r < nq; ++r)
-        for (std::size_t s = 0; s < nk; ++s) {
+    if (c.rotate || q_parts == 1) {
+      for (std::size_t r = 0; r < q_parts; ++r)
+        for (std::size_t s = 0; s < k_parts; ++s) {
           auto plan = b.prepare({table(c.q, r, r + 1), table(c.k, s, s + 1), mask});
           b.template backward<T>(plan, memory, n, queries(g.wanted).subspan(r, 1), key_list(g.wanted_keys).subspan(s, 1),
-                                 saved[r * nk + s]);
+                                 saved[r * k_parts + s]);
         }
       return;
     } // pull: dq against everybody's keys, dk and dv against everybody's queries
-    for (std::size_t r = 0; r < nq; ++r) {
-      auto plan = b.prepare({table(c.q, r, r + 1), table(c.k, 0, nk), mask});
+    for (std::size_t r = 0; r < q_parts; ++r) {
+      auto plan = b.prepare({table(c.q, r, r + 1), table(c.k, 0, k_parts), mask});
       b.template backward<T>(plan, memory, n, queries(g.wanted).subspan(r, 1), key_list(g.silent_keys), saved[r]);
     }
-    for (std::size_t s = 0; s < nk; ++s) {
-      auto plan = b.prepare({table(c.q, 0, nq), table(c.k, s, s + 1), mask});
+    for (std::size_t s = 0; s < k_parts; ++s) {
+      auto plan = b.prepare({table(c.q, 0, q_parts), table(c.k, s, s + 1), mask});
       b.template backward<T>(plan, memory, n, queries(g.silent), key_list(g.wanted_keys).subspan(s, 1), saved[0]);
     }
   }
