@@ -184,7 +184,13 @@ def f3_mismatch():
         job = Job("mismatch", obj, 2, -1, 2)
         job.demand_over()
         job.demand_codes(["rank_mismatch"], text="rank 2 differs from ranks 0, 1, 3 in kv heads: 4 against 2")
-    print("F3, F13: short_message at level 1, rank_mismatch at level 2")
+        job = Job("levels", obj, 2, -1)
+        job.demand_over()
+        job.demand_codes(["rank_mismatch", "aborted"])
+        told = [e for e in job.of("ended") if e["code"] == "rank_mismatch"]
+        job.demand(told and "in check" in told[0]["what"], "nobody reports that one rank alone is at level 2")
+        job.demand(all(float(e["seconds"]) < DEADLINE for e in job.of("ended")), "levels that differ are found at the deadline only")
+    print("F3, F13: short_message at level 1, rank_mismatch at level 2, and between levels")
 
 
 def f4_delays():

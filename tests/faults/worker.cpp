@@ -99,6 +99,8 @@ void body(sp::mpi const& world, orders const& o) {
     while (true) faults::step(comm, o.object);
   } else if (o.scenario == "mismatch") {
     faults::step(comm, o.object, int(o.number), mine ? 4 : 2);
+  } else if (o.scenario == "levels") {
+    faults::step(comm, o.object, mine ? 2 : 1);
   } else if (o.scenario == "delay") {
     sp::chaos const slow(world, {.seed = std::uint64_t(o.number), .max_delay = std::chrono::microseconds(o.number ? 400 : 0)});
     say("digest rank=%d value=%016llx\n", world.rank(), static_cast<unsigned long long>(digest_of(faults::step(slow, o.object))));
