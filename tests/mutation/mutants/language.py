@@ -3,6 +3,15 @@ from mutants.mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "pieces_without_bound",
+        "pieces are written behind the memory of a parcel_builder",
+        "collective/parcels.hpp",
+        "if (pieces_used_ == pieces_.tensor.extent(0))",
+        "if (pieces_used_ > pieces_.tensor.extent(0))",
+        "collective.parcels",
+        "parcel_builder: more parcels*",
+    ),
+    Mutant(
         "finite_by_arithmetic",
         "level 3 compares numbers, which -Ofast answers in advance, where it must look at bits",
         "core/dtype.hpp",
@@ -55,15 +64,6 @@ MUTANTS = [
         "agree(comm_,",
         "attention.names",
         "names: what moves tokens*",
-    ),
-    Mutant(
-        "pieces_without_bound",
-        "pieces are written behind the memory of a parcel_builder",
-        "collective/parcels.hpp",
-        "if (pieces_used_ == pieces_.tensor.extent(0))",
-        "if (pieces_used_ > pieces_.tensor.extent(0))",
-        "collective.parcels",
-        "parcel_builder: more parcels*",
     ),
     Mutant(
         "parcels_without_bound",
