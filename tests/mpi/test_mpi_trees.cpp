@@ -179,7 +179,7 @@ TEST_CASE("mpi trees: who finds a failure tells everybody, so that nobody waits 
 }
 
 TEST_CASE("mpi trees: ranks that give up at the same time do not all tell all others") {
-  constexpr auto deadline = 200ms;
+  constexpr auto deadline = 800ms; // for the construction too, of 16 processes on a few cores
   auto attempt = [&] {
     int const before = notes_sent;
     auto const ranks = outcomes(16,
@@ -192,7 +192,7 @@ TEST_CASE("mpi trees: ranks that give up at the same time do not all tell all ot
     double slowest = 0;
     for (auto const& o : ranks) {
       CHECK((o.code == sp::errc::timeout || o.code == sp::errc::aborted));
-      CHECK(o.says("no answer within 200 ms"));
+      CHECK_MESSAGE(o.says("no answer within 800 ms"), o.what);
       if (&o != &ranks[7]) slowest = std::max(slowest, o.seconds);
     }
     CHECK(sum_over_all(notes_sent - before) <= 16 * 4 + 5 * 15); // 4 of each rank, and all others of a few
