@@ -199,9 +199,9 @@ private:
         index_t n = sp::count_of(runs);
         q.push_back(from.local(from.q.v, runs, 0));
         dout.push_back(from.local(from.dout.v, runs, 1));
-        out_t.emplace_back(n, x.q_heads, x.value_dim, 1u, T(0));
-        out.emplace_back(n, x.q_heads, x.value_dim, 2u, zero);
-        dq.emplace_back(n, x.q_heads, x.dim, 1u, zero);
+        out_t.emplace_back(n, x.q_heads, x.value_dim, x.seed + 1, T(0));
+        out.emplace_back(n, x.q_heads, x.value_dim, x.seed + 2, zero);
+        dq.emplace_back(n, x.q_heads, x.dim, x.seed + 3, zero);
         lse.emplace_back(size(n, x.q_heads, 1), -std::numeric_limits<A>::infinity());
         delta.emplace_back(size(n, x.q_heads, 1), zero);
       }
@@ -209,8 +209,8 @@ private:
         index_t n = sp::count_of(runs);
         k.push_back(from.local(from.k.v, runs, 2));
         v.push_back(from.local(from.v.v, runs, 0));
-        dk.emplace_back(n, x.kv_heads, x.dim, 2u, zero);
-        dv.emplace_back(n, x.kv_heads, x.value_dim, 1u, zero);
+        dk.emplace_back(n, x.kv_heads, x.dim, x.seed + 4, zero);
+        dv.emplace_back(n, x.kv_heads, x.value_dim, x.seed + 5, zero);
       }
     }
 

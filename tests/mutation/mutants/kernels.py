@@ -243,4 +243,22 @@ MUTANTS = [
         "checks.non_finite",
         "what a NaN in one token reaches*",
     ),
+    Mutant(
+        "cpu_backwards_rows_packed_forwards",
+        "rows whose channels stand backwards in memory are read forwards",
+        "backend/cpu/pack.hpp",
+        "      if (step == 1)\n",
+        "      if (step == 1 || step == -1)\n",
+        "backend.cpu",
+        "cpu: key ranges*",
+    ),
+    Mutant(
+        "cpu_gradients_stored_forwards",
+        "gradients whose channels stand backwards in memory are written in reverse",
+        "backend/cpu/backward.hpp",
+        "x[e * to.stride(2)] += y[e];",
+        "x[(to.stride(2) < 0 ? to.extent(2) - 1 - e : e) * to.stride(2)] += y[e];",
+        "backend.cpu",
+        "cpu: key ranges*",
+    ),
 ]
