@@ -56,10 +56,10 @@ void all_reduce(comm<Tag> const& c, More&&... more) {
   called += "all_reduce ";
   sp::all_reduce(c, more...);
 }
-template <class Tag, class... More>
-void agree(comm<Tag> const& c, More&&... more) {
+template <class Tag>
+void agree(comm<Tag> const& c, sp::fingerprint const& mine, sp::allocator& scratch) {
   called += "agree ";
-  sp::agree(c, more...);
+  sp::agree(c, mine, scratch);
 }
 template <class Tag>
 sp::index_t group_stride(comm<Tag> const&) {
