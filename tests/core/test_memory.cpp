@@ -90,15 +90,18 @@ TEST_CASE("idle pools: a thread gets its own back, another takes what there is; 
     theirs = idle::take();
     idle::give_back(taken); // now of this thread
     idle::give_back(theirs);
-    CHECK(idle::take() == theirs); // the last one given back, of its own
-    idle::give_back(theirs);
+    sp::pool* const again = idle::take();
+    CHECK(again == theirs); // the last one given back, of its own
+    idle::give_back(again);
   }).join();
-  sp::pool* const used = idle::take();
+  sp::pool* used = idle::take();
   for (int owner = 0; owner < 3 * int(idle::patience); ++owner) {
     if (owner == 0) used->deallocate(used->allocate(5000), 5000);
     used->deallocate(used->allocate(100), 100);
+    sp::pool* const before = used;
     idle::give_back(used);
-    CHECK(idle::take() == used);
+    used = idle::take();
+    CHECK(used == before);
   }
   idle::give_back(used);
   CHECK(sp::release_idle_memory() == 128);
