@@ -58,8 +58,6 @@ struct complete {
   index_t saved_for(prepared const&, heads, sp::attention_shape const&) const {
     return 0;
   }
-  template <class T>
-  void check_saved(prepared const&, saved<T> const&, heads, index_t, index_t) const {}
   template <class T, class F>
   void each_lse(saved<T> const&, F&&) const {}
 
@@ -140,9 +138,6 @@ struct no_scratch : complete {
 };
 struct no_saved_bytes : complete {
   void saved_for() const = delete;
-};
-struct no_check_saved : complete {
-  void check_saved() const = delete;
 };
 struct no_each_lse : complete {
   void each_lse() const = delete;

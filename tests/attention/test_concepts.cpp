@@ -67,7 +67,6 @@ static_assert(lacks_computation<no_run_backward>);
 static_assert(lacks_computation<no_backward_of_sums>);
 static_assert(lacks_computation<no_scratch>);
 static_assert(lacks_computation<no_saved_bytes>);
-static_assert(lacks_computation<no_check_saved>);
 static_assert(lacks_computation<no_each_lse>);
 
 /// Sealed: nothing but Derived can be made of attention_object<Derived>.

@@ -1,6 +1,8 @@
-// Whose a prepared geometry is and whose a `saved`: what belongs to another batch, mask, place or object is bad_state, however
-// well its shapes fit. After a refusal the right one still gives the oracle's numbers. And what may be shared is shared.
+// A prepared geometry or a `saved` of another batch, mask, place, object or shape is bad_state on the rank that was given it, even if
+// its rows fit; from check level 2 on all ranks refuse. Where it says so the right one then gives the oracle's numbers.
 #include <doctest/doctest.h>
+
+#include <atomic>
 
 #include <sp/ulysses.hpp>
 
@@ -149,31 +151,165 @@ TEST_CASE("identity: what runs inside Ulysses may be anybody's: its geometry and
       patience);
 }
 
-/// Sees whole documents and remembers the first query head of every call.
-struct remembers {
-  using memory_type = sp::host_memory;
-  sp::index_t forward(sp::whole_call<double> const& c) const { return sp::fill(c.out, 0.0), c.heads.q_begin; }
-  void backward(sp::whole_grad<double> const& g, sp::index_t) const {
-    sp::fill(g.dq, 0.0), sp::fill(g.dk, 0.0), sp::fill(g.dv, 0.0);
-  }
-};
-
-TEST_CASE("identity: the list of what a kernel saved has one entry for each call of backward") {
+/// What runs on every rank of `ranks`: a ring, and Ulysses.
+template <class F>
+void ring_and_ulysses(int ranks, int level, F&& f) {
   sp::threads::run(
-      2,
+      ranks,
       [&](sp::threads const& c) {
-        sp::batch b{sp::packed{0, 9, 21}, sp::contiguous{}, c};
-        sp::ulysses_attention const a{c, remembers{}, {.mask = sp::full()}};
-        auto const prepared = a.prepare(b);
-        support::attention_tensors<double> three(b, {6, 3, 2, 2}), one(b, {6, 1, 2, 2}); // two calls a document, and one
-        sp::pool memory;
-        sp::context ctx(memory, memory);
-        auto saved = three.forward(a, prepared, ctx);
-        auto const e = failure_of([&] { return one.backward(a, prepared, ctx, std::move(saved)), 0; });
-        CHECK(says(e, errc::bad_state, "state of 4 kernel calls", "makes 2"));
-        three.backward(a, prepared, ctx, std::move(saved));
+        CAPTURE(level);
+        f(c, sp::ring_attention{c, sp::reference{}, {.checks = level}});
+        f(c, sp::ulysses_attention{c, sp::reference{}, sp::attention_options{.checks = level}});
       },
       patience);
+}
+
+TEST_CASE("identity: backward takes saved for the numbers of heads and channels of its forward call alone [asan]") {
+  struct difference {
+    sp::attention_shape forward;
+    char const* says;
+  };
+  sp::attention_shape const shape{4, 4, 4, 4};
+  difference const differences[] = {
+      {{8, 4, 4, 4}, "q heads 8, backward 4"},
+      {{4, 2, 4, 4}, "kv heads 2, backward 4"},
+      {{4, 4, 8, 4}, "dim 8, backward 4"},
+      {{4, 4, 4, 8}, "value dim 8, backward 4"},
+  };
+  for (int level : {1, 3})
+    ring_and_ulysses(2, level, [&](sp::threads const& c, auto const& a) {
+      sp::batch b{sp::packed{0, 9, 20}, sp::contiguous{}, c};
+      sp::pool memory;
+      sp::context ctx(memory, memory);
+      auto const prepared = a.prepare(b);
+      support::attention_tensors<double> now(b, shape);
+      for (auto const& d : differences) {
+        support::attention_tensors<double> then(b, d.forward);
+        auto saved = then.forward(a, prepared, ctx);
+        auto const e = failure_of([&] { return now.backward(a, prepared, ctx, std::move(saved)), 0; });
+        CHECK(says(e, errc::bad_state, d.says));
+        CHECK(e.rank == c.rank());
+        then.backward(a, prepared, ctx, std::move(saved));
+      }
+    });
+}
+
+TEST_CASE("identity: sinks are given to forward and backward or to neither") {
+  for (int level : {1, 2})
+    ring_and_ulysses(2, level, [&](sp::threads const& c, auto const& a) {
+      sp::batch b{sp::packed{0, 9, 20}, sp::contiguous{}, c};
+      sp::pool memory;
+      sp::context ctx(memory, memory);
+      auto const prepared = a.prepare(b);
+      support::attention_tensors<double> x(b, {4, 2, 4, 4});
+      std::vector<double> sinks{0.5, -1, 0, 2}, dsinks(4, 7);
+      sp::attention_extras<double> const given{.sinks = tensor<1>(std::as_const(sinks), {4}), .dsinks = tensor<1>(dsinks, {4})};
+      auto without = x.forward(a, prepared, ctx), with = x.forward(a, prepared, ctx, given);
+      auto e = failure_of([&] { return x.backward(a, prepared, ctx, std::move(without), given), 0; });
+      CHECK(says(e, errc::bad_state, "backward was given sinks, forward was not"));
+      CHECK(dsinks == std::vector<double>(4, 7)); // nothing was computed
+      e = failure_of([&] { return x.backward(a, prepared, ctx, std::move(with)), 0; });
+      CHECK(says(e, errc::bad_state, "forward was given sinks, backward was not"));
+      x.backward(a, prepared, ctx, std::move(with), given);
+      x.backward(a, prepared, ctx, std::move(without));
+    });
+}
+
+/// Four ranks in pairs: 0 1 and 2 3 along u, 0 2 and 1 3 along r. Ranks 0 and 3 have the same place in both.
+template <class F>
+void in_pairs(F&& f) {
+  sp::threads::run(
+      4, [&](sp::threads const& c) { f(c.split(c.rank() / 2, c.rank()), c.split(c.rank() % 2, c.rank())); }, patience);
+}
+
+TEST_CASE("identity: two groups in which a rank has the same place each prepare together, from check level 2 on") {
+  for (int level : {1, 2, 3})
+    in_pairs([&](sp::threads const& u, sp::threads const& r) {
+      sp::ring_attention const along_u{u, sp::reference{}, {.checks = level}}, along_r{r, sp::reference{}, {.checks = level}};
+      sp::batch const parts[] = {{sp::packed{0, 24}, sp::contiguous{}, 0, 2}, {sp::packed{0, 24}, sp::contiguous{}, 1, 2}};
+      support::attention_tensors<double> x(12, 12, {2, 2, 4, 4});
+      for (int step = 0; step < 2; ++step) {
+        along_u.infer(parts[u.rank()], x.q, x.k, x.v, x.out);
+        along_r.infer(parts[r.rank()], x.q, x.k, x.v, x.out);
+      }
+      auto address = [](auto const& o, sp::batch const& b) -> void const* { return &*o.prepared_for(b); };
+      bool const shared = address(along_u, parts[u.rank()]) == address(along_r, parts[r.rank()]);
+      CHECK(shared == (level == 1 && u.rank() == r.rank()));
+      auto const copy = along_u;
+      CHECK(address(along_u, parts[u.rank()]) == address(copy, parts[u.rank()]));
+    });
+}
+
+TEST_CASE("identity: a geometry of another group is refused by ranks of another place, from check level 2 on by all") {
+  for (int level : {1, 2, 3}) {
+    std::atomic<int> refused = 0, told = 0, ended = 0;
+    auto step = [&] {
+      in_pairs([&](sp::threads const& u, sp::threads const& r) {
+        sp::ring_attention const along_u{u, sp::reference{}, {.schedule = sp::schedule::rotate, .checks = level}};
+        sp::ring_attention const along_r{r, sp::reference{}, {.schedule = sp::schedule::rotate, .checks = level}};
+        sp::batch const half{sp::packed{0, 24}, sp::contiguous{}, u};
+        support::attention_tensors<double> x(12, 12, {2, 2, 4, 4});
+        sp::pool memory;
+        auto const prepared = along_u.prepare(half);
+        try {
+          along_r.infer(prepared, sp::context(memory, memory), x.q, x.k, x.v, x.out);
+        } catch (sp::error const& e) {
+          ++(e.code() == errc::bad_state ? refused : e.code() == errc::rank_mismatch ? told : ended);
+          if (level == 1) throw;
+        }
+        if (level > 1) along_u.infer(prepared, sp::context(memory, memory), x.q, x.k, x.v, x.out); // where it belongs, still
+      });
+    };
+    CAPTURE(level);
+    if (level == 1)
+      CHECK(failure_of([&] { return step(), 0; }).code == errc::bad_state); // the family ends with it
+    else
+      step();
+    CHECK(refused == 2);
+    CHECK(told == (level == 1 ? 0 : 2));
+    CHECK(ended == (level == 1 ? 2 : 0));
+  }
+}
+
+/// Ranks that cannot read each other's memory.
+struct without_peers {
+  using memory_type = sp::host_memory;
+  sp::threads comm;
+  int rank() const { return comm.rank(); }
+  int size() const { return comm.size(); }
+  auto exchange(sp::traffic const& t) const { return comm.exchange(t); }
+};
+
+TEST_CASE("identity: a rank that refuses its schedule tells the others, in prepare and in a short-form call") {
+  for (bool short_form : {false, true})
+    sp::threads::run(
+        2,
+        [&](sp::threads const& c) {
+          bool const mine = c.rank() == 1;
+          sp::ring_attention const a{
+              without_peers{c}, sp::reference{}, {.schedule = mine ? sp::schedule::pull : sp::schedule::rotate, .checks = 2}};
+          sp::batch b{sp::packed{0, 20}, sp::contiguous{}, c};
+          support::attention_tensors<double> x(b, {2, 2, 4, 4});
+          auto const e = failure_of([&] {
+            if (short_form) return a.infer(b, x.q, x.k, x.v, x.out), 0;
+            return static_cast<void>(a.prepare(b)), 0;
+          });
+          if (mine)
+            CHECK(says(e, errc::unsupported, "cannot read each other's memory"));
+          else
+            CHECK(says(e, errc::rank_mismatch, "rank 1 refused ring_attention.prepare with unsupported"));
+          sp::barrier(c); // and all go on
+        },
+        patience);
+}
+
+/// An attention object whose constructor has forgotten its last line.
+struct unidentified : near_miss::complete, sp::detail::attention_object<unidentified> {};
+
+TEST_CASE("identity: an attention object of one's own that was not identified says so") {
+  sp::batch const b{sp::packed{0, 5}, sp::contiguous{}, sp::solo{}};
+  CHECK(
+      says(failure_of([&] { return unidentified().prepare(b); }), errc::bad_state, "does not know what its geometry depends on"));
 }
 
 TEST_CASE("identity: backward needs the random key of its forward call, where there is dropout, and nowhere else") {

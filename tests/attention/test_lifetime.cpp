@@ -1,5 +1,5 @@
-// How long the memory of calls lives, and who has it next: saved beyond its batch, a new batch in every step, workspaces of the
-// promised size, and a backward call that fails before it sends anything and is made again.
+// How long the memory of calls lives, and what takes it over: saved beyond its batch, a new batch in every step, workspaces of the
+// promised size, and a backward call that is refused for its arguments or its memory and made again.
 #include <doctest/doctest.h>
 
 #include <optional>

@@ -2,7 +2,6 @@
 // EXPECT: add `saved<T> run_forward<T>\(prepared, context, forward_io<T>\) const`
 // EXPECT: add `run_backward<T>\(prepared, context, saved<T> const&, backward_io<T, G>\) const` for G = T and G = accumulate_t<T>
 // EXPECT: add `scratch_for<T>` and `saved_for<T>\(prepared, sp::heads, attention_shape\) const`
-// EXPECT: add `check_saved\(prepared, saved<T>, sp::heads, dim, value dim\) const`
 // EXPECT: add `each_lse\(saved<T>, f\) const`
 #include "../attention/near_misses.hpp"
 
@@ -19,7 +18,6 @@ void call(sp::batch const& b, sp::view<sp::bf16, 3> x) {
   use(no_run_forward{}, b, x);
   use(no_backward_of_sums{}, b, x);
   use(no_scratch{}, b, x);
-  use(no_check_saved{}, b, x);
   use(no_each_lse{}, b, x);
 #endif
 }

@@ -100,11 +100,6 @@ concept gives_bytes = requires(A const& a, typename A::prepared const& p, heads 
   { a.template saved_for<T>(p, on, s) } -> std::same_as<index_t>;
 };
 template <class A, class T>
-concept gives_check_saved = requires(A const& a, typename A::prepared const& p, typename A::template saved<T> const& s, heads on,
-                                     index_t dim) {
-  a.check_saved(p, s, on, dim, dim);
-};
-template <class A, class T>
 concept gives_each_lse = requires(A const& a, typename A::template saved<T> const& s, any_visitor f) {
   a.each_lse(s, f);
 };
@@ -139,11 +134,9 @@ concept inner_attention = detail::gives_prepared<A> && detail::gives_name<A> && 
 ///     run_backward<T>(prepared, context, saved, io) io: backward_io<T, G>, where G is T or the type of its sums; `saved` is const:
 ///                                                   a call that failed before it sent anything can be made again
 ///     scratch_for<T>, saved_for<T>(prepared, heads, shape)   bytes a call takes from either allocator at most
-///     check_saved(prepared, saved, heads, dim, value dim)    bad_state if `saved` is not of such a call
 ///     each_lse(saved, f)                            f(lse), (tokens, q heads), for each lse it holds (check level 3)
 template <class A, class T>
-concept inner_attention_of =
-    inner_attention<A> && detail::gives_saved<A, T> && detail::gives_run_forward<A, T> && detail::gives_run_backward<A, T> &&
-    detail::gives_bytes<A, T> && detail::gives_check_saved<A, T> && detail::gives_each_lse<A, T>;
+concept inner_attention_of = inner_attention<A> && detail::gives_saved<A, T> && detail::gives_run_forward<A, T> &&
+    detail::gives_run_backward<A, T> && detail::gives_bytes<A, T> && detail::gives_each_lse<A, T>;
 
 } // namespace sp

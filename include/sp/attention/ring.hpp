@@ -19,7 +19,6 @@ class saved_list {
 public:
   void push(Saved e) { list_.push_back(std::move(e)); }
   Saved const& at(int i) const { return list_[std::size_t(i)]; }
-  void require(index_t calls) const { require_kernel_calls(index_t(list_.size()), calls); }
 
 private:
   std::vector<Saved> list_;
@@ -28,7 +27,6 @@ template <>
 class saved_list<nothing> {
 public:
   void push(nothing) {}
-  void require(index_t) const {}
   nothing const& at(int) const {
     static constexpr nothing none{};
     return none;
@@ -82,6 +80,7 @@ public:
       : comm_(std::move(comm)), backend_(std::move(backend)), options_(std::move(options)),
         kernel_identity_(detail::kernel_identity(backend_, this->id_)) {
     detail::check_level(options_.checks, name, comm_.rank(), comm_.size());
+    this->identify_object();
   }
 
   Comm const& group() const noexcept { return comm_; }
@@ -129,7 +128,7 @@ public:
     return out;
   }
 
-  void identify(digest& d) const { d.add(chosen_schedule()).add(kernel_identity_); }
+  void identify(digest& d) const { d.add(wanted_schedule()).add(kernel_identity_); }
 
   template <class T>
   saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
@@ -183,11 +182,6 @@ public:
   void describe(fingerprint& f, prepared const& p, index_t dim, random_key key) const {
     detail::describe_options(f, options_, backend_, p.geometry.how, dim, key);
   }
-  template <class T>
-  void check_saved(prepared const& p, saved<T> const& s, heads on, index_t, index_t) const {
-    detail::require_same_call("lse", s.lse.tensor, {p.geometry.q_rows, on.q_count});
-    s.by_backend.require(kernel_calls(p.geometry, on));
-  }
   template <class T, class F>
   void each_lse(saved<T> const& s, F&& f) const {
     f(s.lse.tensor);
@@ -206,23 +200,22 @@ public:
   }
 
 private:
-  /// How often a forward call runs the kernel.
-  index_t kernel_calls(detail::ring_geometry<Backend> const& g, heads on) const {
-    return g.how == schedule::rotate ? g.size : g.how == schedule::gather ? max(1, min(options_.head_chunks, on.kv_count)) : 1;
-  }
-
   static constexpr bool can_pull = peer_memory<Comm> && std::is_same_v<backend_saved, nothing>;
 
-  /// One rank has nobody to meet: every schedule is one step over its own keys.
-  schedule chosen_schedule() const {
+  /// What the option means here, whether it can be done or not. One rank has nobody to meet: every schedule is one step over its keys.
+  schedule wanted_schedule() const {
     if (comm_.size() == 1) return schedule::rotate;
     if (options_.schedule == schedule::automatic) return can_pull ? schedule::pull : schedule::rotate;
-    if (options_.schedule == schedule::pull && !can_pull)
+    return options_.schedule;
+  }
+  schedule chosen_schedule() const {
+    schedule const how = wanted_schedule();
+    if (how == schedule::pull && !can_pull)
       fail({errc::unsupported,
             peer_memory<Comm> ? "this kernel keeps state from forward, which a pull schedule cannot hand back"
                               : "these ranks cannot read each other's memory",
             "Use schedule::rotate or schedule::gather"});
-    return options_.schedule;
+    return how;
   }
 
   Comm comm_;

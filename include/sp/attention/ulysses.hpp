@@ -64,12 +64,16 @@ public:
   };
 
   ulysses_attention(Comm comm, std::type_identity_t<Inner> inner, ulysses_options options = {})
-      : comm_(std::move(comm)), inner_(std::move(inner)), options_(options) {}
+      : comm_(std::move(comm)), inner_(std::move(inner)), options_(options) {
+    this->identify_object();
+  }
   /// With a kernel inside: local attention under `attention`'s mask and scale.
   template <class Kernel>
     requires(!std::same_as<Kernel, Inner> && std::same_as<detail::local_attention_t<Kernel>, Inner>)
   ulysses_attention(Comm comm, Kernel kernel, attention_options attention = {}, ulysses_options options = {})
-      : comm_(std::move(comm)), inner_(detail::local_attention(std::move(kernel), std::move(attention))), options_(options) {}
+      : comm_(std::move(comm)), inner_(detail::local_attention(std::move(kernel), std::move(attention))), options_(options) {
+    this->identify_object();
+  }
 
   Comm const& group() const noexcept { return comm_; }
   Inner const& inner() const noexcept { return inner_; }
@@ -157,13 +161,6 @@ public:
   void describe(fingerprint& f, prepared const& p, index_t dim, random_key key) const {
     inner_.describe(f, p.inner, dim, key);
     f.next_word("keep", options_.keep, detail::keep_words); // from the inside out, where Ulysses runs inside Ulysses
-  }
-  template <class T>
-  void check_saved(prepared const& p, saved<T> const& s, heads on, index_t dim, index_t value_dim) const {
-    heads mine = share(on, comm_.rank());
-    detail::require_same_call("out", s.out.tensor, {p.queries.group_rows, mine.q_count, value_dim});
-    if (options_.keep == keep::heads) detail::require_same_call("q", s.q.tensor, {p.queries.group_rows, mine.q_count, dim});
-    inner_.check_saved(p.inner, s.inner, mine, dim, value_dim);
   }
   template <class T, class F>
   void each_lse(saved<T> const& s, F&& f) const {

@@ -33,6 +33,7 @@ public:
   explicit whole_attention(Kernel kernel, attention_options options = {})
       : kernel_(std::move(kernel)), options_(std::move(options)), kernel_identity_(detail::kernel_identity(kernel_, this->id_)) {
     detail::check_level(options_.checks, name, 0, 1);
+    this->identify_object();
   }
 
   solo const& group() const noexcept { return solo_; }
@@ -56,11 +57,6 @@ public:
   int sequence_rank() const { return 0; }
   void describe(fingerprint& f, prepared const&, index_t dim, random_key key) const {
     detail::describe_options(f, options_, kernel_, schedule::automatic, dim, key);
-  }
-  template <class T>
-  void check_saved(prepared const& p, saved<T> const& s, heads on, index_t, index_t) const {
-    if constexpr (!std::is_same_v<typename saved<T>::entry, nothing>)
-      detail::require_kernel_calls(index_t(s.entries.size()), index_t(p.documents.size() * uniform_gqa(on).count));
   }
   template <class T, class F>
   void each_lse(saved<T> const&, F&&) const {}

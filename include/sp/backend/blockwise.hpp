@@ -169,7 +169,6 @@ public:
     requires detail::has_block_backward<Kernel, T>
   void backward(plan const& p, allocator& scratch, call_params const& n, std::span<query_grad<T, memory_type> const> queries,
                 std::span<key_grad<T, memory_type> const> keys, saved const& x) const {
-    if constexpr (saves_any) require_calls(p, n.heads, x);
     std::size_t call = 0;
     detail::for_each_call<block_grad<T, memory_type>>(p.blocks, n, [&](auto& grad, block const& b, gqa_range const& g) {
       auto const& of_q = queries[std::size_t(b.q_tensor)];
@@ -214,16 +213,6 @@ private:
     partial_result(allocator& a, plan const& p, index_t q_heads, index_t value_dim)
         : out(a, {p.rows, q_heads, value_dim}), lse(a, {p.rows, q_heads}) {}
   };
-
-  /// What forward saved is handed back call by call.
-  static void require_calls(plan const& p, heads const& on, saved_calls const& x) {
-    std::size_t const calls = saves ? p.blocks.size() * uniform_gqa(on).count : 0;
-    if (x.calls.size() != calls || x.fallbacks.size() != p.fallbacks.size())
-      fail({errc::bad_state,
-            "saved holds " + std::to_string(x.calls.size()) + " kernel calls and " + std::to_string(x.fallbacks.size()) +
-                " of the fallback, this call makes " + std::to_string(calls) + " and " + std::to_string(p.fallbacks.size()),
-            "Pass what forward returned for the same plan and heads"});
-  }
 
   void refused(block const& b, plan& out) const {
     if constexpr (has_fallback)

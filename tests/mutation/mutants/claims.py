@@ -43,8 +43,8 @@ MUTANTS = [
         "check level 0 checks the arguments of backward",
         "attention/call/attention_object.hpp",
         "        if (self().checks() == 0) return;\n"
-        "        require_made_here(self(), p.checked.identity);\n        require_same_origin(",
-        "        require_made_here(self(), p.checked.identity);\n        require_same_origin(",
+        "        require_same_configuration(p.checked.identity, identity_);\n        auto const origin",
+        "        require_same_configuration(p.checked.identity, identity_);\n        auto const origin",
         "incidents.errors",
         "errors: level 0*",
     ),
@@ -53,7 +53,7 @@ MUTANTS = [
         "check level 0 asks the kernel about the numbers of forward",
         "attention/call/attention_object.hpp",
         "        if (self().checks() == 0) return;\n"
-        "        require_made_here(self(), p.checked.identity);\n        check_forward(io, self().q_rows(p), self().k_rows(p));\n",
+        "        require_same_configuration(p.checked.identity, identity_);\n        check_forward(io, self().q_rows(p), self().k_rows(p));\n",
         "        if (self().checks() > 0) check_forward(io, self().q_rows(p), self().k_rows(p));\n",
         "incidents.errors",
         "errors: level 0*",

@@ -25,23 +25,6 @@ void require_shape(char const* name, view<T, R, M> const& v, std::array<index_t,
           "Align tensors to their element type"});
 }
 
-/// What `saved` holds must be of this batch and these heads.
-template <class T, int R>
-void require_same_call(char const* name, view<T, R> const& held, std::array<index_t, std::size_t(R)> want) {
-  if (held.extents != want)
-    fail({errc::bad_state,
-          std::string("saved holds ") + name + " " + shape(held) + ", this call needs " + shape(view<T, R>(nullptr, want)),
-          "Pass the saved that forward of the same object and batch returned"});
-}
-
-/// What kernels returned in forward is handed back call by call.
-inline void require_kernel_calls(index_t held, index_t calls) {
-  if (held != calls)
-    fail({errc::bad_state,
-          "saved holds the state of " + std::to_string(held) + " kernel calls, this call makes " + std::to_string(calls),
-          "Pass the saved that forward of the same object and batch returned"});
-}
-
 template <class T, class M>
 void check_forward(forward_io<T, M> const& io, index_t q_rows, index_t k_rows) {
   index_t hq = io.q.extent(1), hk = io.k.extent(1), d = io.q.extent(2), dv = io.v.extent(2);

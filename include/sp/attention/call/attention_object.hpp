@@ -78,13 +78,13 @@ public:
   }
 
   /// The prepared geometry of a batch, made once and kept with it: what the short forms below use. Objects of equal place, mask,
-  /// schedule, kernel and check level share it. A pointer that keeps what it points to.
+  /// schedule and kernel share it below check level 2; from there on, where prepare() is collective, an object and its copies do. A
+  /// pointer that keeps what it points to.
   [[nodiscard]] auto prepared_for(batch const& b) const {
     using prepared = decltype(prepare(b));
     return located(at(".prepare"), [&] {
-      auto const wanted = identity_of(self(), b, b, self().mask());
-      int const level = checked_geometry::level_of(self().checks());
-      return b.cached<prepared>([&](prepared const& p) { return p.checked.identity == wanted && p.checked.level == level; },
+      auto const wanted = identity_over(b, b, self().mask());
+      return b.cached<prepared>([&](prepared const& p) { return p.checked.serves(wanted, self().checks(), id_); },
                                 [&] { return prepare(b); });
     });
   }
@@ -190,7 +190,7 @@ public:
   template <class T, class Prepared>
   [[nodiscard]] index_t scratch_bytes(Prepared const& p, attention_shape const& s) const {
     return located(at(".scratch_bytes"), [&] {
-      if (self().checks() > 0) require_made_here(self(), p.checked.identity);
+      if (self().checks() > 0) require_same_configuration(p.checked.identity, identity_);
       counting_guarded canaries(self().checks() > 2);
       index_t const call = self().template scratch_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
       index_t const agreement = self().checks() > 1 ? agreement_scratch(ranks_of(self())) : 0;
@@ -202,7 +202,7 @@ public:
   template <class T, class Prepared>
   [[nodiscard]] index_t saved_bytes(Prepared const& p, attention_shape const& s) const {
     return located(at(".saved_bytes"), [&] {
-      if (self().checks() > 0) require_made_here(self(), p.checked.identity);
+      if (self().checks() > 0) require_same_configuration(p.checked.identity, identity_);
       counting_guarded canaries(self().checks() > 2);
       return self().template saved_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
     });
@@ -214,6 +214,23 @@ private:
   friend Derived;
   attention_object() = default; // for Derived alone
 
+  /// To be called at the end of every constructor of Derived, once its members answer: what a call compares is computed here, once.
+  void identify_object() { identity_ = identity_without_batches(self()); }
+
+  geometry_identity identity_over(batch const& q, batch const& k, sp::mask const& mask) const {
+    if (identity_.configuration == 0)
+      fail({errc::bad_state, "this attention object does not know what its geometry depends on",
+            "Call identify_object() at the end of each of its constructors"});
+    geometry_identity g = identity_;
+    g.queries = q.serial(), g.keys = k.serial();
+    if (&mask != &self().mask()) g.mask = digest_of(mask);
+    return g;
+  }
+  template <class Io>
+  saved_origin origin_of(geometry_identity const& g, Io const& io, bool sinks, random_key random) const {
+    return {g, id_, {io.on.q_count, io.on.kv_count, io.q.extent(2), io.v.extent(2)}, sinks, random};
+  }
+
   template <class Prepared, class T>
   auto run_checked_forward(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
     static_assert(require_inner_attention<Derived>() && require_inner_attention_of<Derived, T>());
@@ -222,7 +239,7 @@ private:
       auto arguments = [&] {
         io = read_operands(o);
         if (self().checks() == 0) return;
-        require_made_here(self(), p.checked.identity);
+        require_same_configuration(p.checked.identity, identity_);
         check_forward(io, self().q_rows(p), self().k_rows(p));
         self().check_call(io.on, io.sinks.data != nullptr);
       };
@@ -232,7 +249,7 @@ private:
         return self().run_forward(p, ctx, io);
       };
       auto s = run();
-      s.token.from = {p.checked.identity, id_, ctx.random};
+      s.token.from = origin_of(p.checked.identity, io, io.sinks.data != nullptr, ctx.random);
       return s;
     });
   }
@@ -246,12 +263,13 @@ private:
         s.token.require();
         io = read_operands(o);
         if (self().checks() == 0) return;
-        require_made_here(self(), p.checked.identity);
-        require_same_origin(s.token.from, p.checked.identity, id_);
+        require_same_configuration(p.checked.identity, identity_);
+        auto const origin = origin_of(p.checked.identity, io, io.extras.sinks.data != nullptr, ctx.random);
+        require_same_origin(s.token.from, origin);
         if constexpr (draws_random_numbers<Derived>) require_same_key(s.token.from.random, ctx.random);
         check_backward(io, self().q_rows(p), self().k_rows(p));
         self().check_call(io.on, io.extras.sinks.data != nullptr);
-        self().check_saved(p, s, io.on, io.q.extent(2), io.v.extent(2));
+        require_same_tensors(s.token.from, origin);
       };
       auto run = [&](context const& c) {
         if (io.extras.dsinks.data && !io.extras.accumulate) fill(io.extras.dsinks, accumulate_t<T>{});
@@ -275,7 +293,7 @@ private:
             "Make both batches over the same ranks"});
     auto list = rebase(slices(mask, q.source(), k.source()), q.source(), q.docs(), k.source(), k.docs());
     auto p = self().prepare_layouts(q.layout(), k.layout(), q.part(), list, mask);
-    p.checked = checked_geometry(self(), q, k, mask);
+    p.checked = checked_geometry(identity_over(q, k, mask), self().checks(), id_, q, k);
     return p;
   }
 
@@ -373,6 +391,7 @@ private:
   }
 
   std::uint64_t id_ = new_serial(); ///< tells what this object saved from what another did; copies share it
+  geometry_identity identity_{};    ///< of what it prepares, batches left out
   Derived const& self() const { return static_cast<Derived const&>(*this); }
   site at(char const* call) const { return {Derived::name, call, self().group().rank(), self().group().size()}; }
 };

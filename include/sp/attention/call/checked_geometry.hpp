@@ -1,5 +1,5 @@
-// What is kept with every prepared geometry for the checks of calls on it: whose it is, and which of its rows hold tokens.
-// A call that is given the geometry of another batch, rank or mask is refused before anything is computed or sent.
+// What is kept with every prepared geometry for the checks of calls on it: what it was made of, and which of its rows hold tokens.
+// A rank that is given the geometry of another place refuses the call before it computes or sends; from level 2 on all ranks do.
 #pragma once
 
 #include <sp/attention/call/identity.hpp>
@@ -38,42 +38,29 @@ index_t ranks_of(Object const& o) {
   return n;
 }
 
-/// What geometries that this object prepares have in common, whatever the batches and the mask.
+/// What all geometries that this object prepares under its own mask have in common; the batches are still to be filled in.
 template <class Object>
-std::uint64_t maker_of(Object const& o) {
+geometry_identity identity_without_batches(Object const& o) {
   digest d;
   o.each_group([&](auto const& comm) { d.add(comm.rank()).add(comm.size()).add(sp::group_stride(comm)); });
   o.identify(d);
-  return given(d);
+  return {0, 0, digest_of(o.mask()), given(d), o.sequence_rank(), ranks_of(o)};
 }
 
-/// Whose the geometry is that this object prepares for two batches under a mask.
-template <class Object>
-geometry_identity identity_of(Object const& o, batch const& q, batch const& k, sp::mask const& mask) {
-  return {q.serial(), k.serial(), digest_of(mask), maker_of(o), o.sequence_rank(), ranks_of(o)};
-}
-
-/// bad_state unless this object would prepare such a geometry itself: same place, schedule and kernel.
-template <class Object>
-void require_made_here(Object const& o, geometry_identity const& g) {
-  std::uint64_t const maker = maker_of(o);
-  if (g.maker != maker) fail_made_elsewhere(g, {0, 0, 0, maker, o.sequence_rank(), ranks_of(o)});
-}
-
-/// What a prepared geometry keeps for the checks: whose it is, and from level 2 on what ranks compare. The number of calls is kept
-/// here, so that attention objects stay const and hold nothing: a geometry belongs to one rank, all ranks make and copy theirs
-/// alike, and calls that were refused do not count.
+/// What a prepared geometry keeps for the checks: what it was made of, and from level 2 on what ranks compare. The number of calls is
+/// kept here, so that attention objects stay const. It counts alike on all ranks: from level 2 on prepare() is collective, a batch
+/// keeps the geometry of a short-form call for the object that prepared it and its copies, and calls that were refused do not count.
 struct checked_geometry {
   geometry_identity identity{};
-  int level = 0; ///< level_of the object that prepared it
+  int level = 0;            ///< level_of the object that prepared it
+  std::uint64_t object = 0; ///< the number of that object
   std::uint64_t q_documents = 0, k_documents = 0, q_sharding = 0, k_sharding = 0, tokens = 0; ///< digests
   std::vector<real_rows> q_rows, k_rows;                                                      ///< level 3
   mutable std::uint64_t calls = 0;                                                            ///< checked calls so far
 
   checked_geometry() = default;
-  template <class Object>
-  checked_geometry(Object const& by, batch const& q, batch const& k, sp::mask const& visible)
-      : identity(identity_of(by, q, k, visible)), level(level_of(by.checks())) {
+  checked_geometry(geometry_identity const& made_of, int checks, std::uint64_t by, batch const& q, batch const& k)
+      : identity(made_of), level(level_of(checks)), object(by) {
     if (level == 0) return;
     q_documents = digest_of(q.source()), k_documents = digest_of(k.source());
     q_sharding = digest_of(q.layout()), k_sharding = digest_of(k.layout());
@@ -84,6 +71,11 @@ struct checked_geometry {
   }
   /// Nothing is kept for levels below 2.
   static int level_of(int checks) { return checks < 2 ? 0 : checks; }
+  /// Whether short-form calls of an object may take it from the batch. Where prepare() is collective an object takes only what it
+  /// prepared itself: one of equal place in another group would find it on some ranks and not on others.
+  bool serves(geometry_identity const& wanted, int checks, std::uint64_t by) const {
+    return identity == wanted && level == level_of(checks) && (level == 0 || object == by);
+  }
   /// A geometry that was prepared at a lower level knows neither digests nor slack rows.
   void require(int wanted) const {
     if (level < wanted)

@@ -43,6 +43,7 @@ struct context {
 /// Global shape of the heads, for questions about memory.
 struct attention_shape {
   index_t q_heads = 0, kv_heads = 0, dim = 0, value_dim = 0;
+  friend constexpr bool operator==(attention_shape const&, attention_shape const&) = default;
 };
 
 namespace detail {

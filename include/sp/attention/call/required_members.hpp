@@ -49,8 +49,6 @@ constexpr bool require_inner_attention_of() {
                                           "saved<T> const&, backward_io<T, G>) const` for G = T and G = accumulate_t<T>.");
   static_assert(gives_bytes<A, T>, "sp: an attention object knows the memory of its calls; add `scratch_for<T>` and "
                                    "`saved_for<T>(prepared, sp::heads, attention_shape) const`, which return sp::index_t.");
-  static_assert(gives_check_saved<A, T>, "sp: an attention object knows what it saved; add `check_saved(prepared, saved<T>, "
-                                         "sp::heads, dim, value dim) const`.");
   static_assert(gives_each_lse<A, T>,
                 "sp: an attention object shows its lse to checks; add `each_lse(saved<T>, f) const`, which may "
                 "do nothing.");

@@ -1,5 +1,5 @@
 // The token inside of `saved`: a forward call makes it, one backward call consumes it.
-// A token that was used, moved away, never made, or that another call made is bad_state before anything is computed or sent.
+// A token that was used, moved away, never made, or that another call made is bad_state, on its rank before it computes or sends.
 #pragma once
 
 #include <utility>
