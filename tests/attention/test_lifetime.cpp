@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include <sp/cpu.hpp>
 #include <sp/ulysses.hpp>
 
 #include "mutation/problem.hpp"
@@ -195,12 +196,7 @@ TEST_CASE("lifetime: backward that is refused before it sends can be made again,
               exact little(bytes);
               return attempt(little.space) == errc::workspace_too_small && ++too_small;
             };
-            if (w.ulysses == 1) { // a ring takes all memory before its first message: more and more, until it is enough
-              for (index_t bytes = 64; refused(bytes);) bytes += bytes / 2;
-            } else {
-              while (too_small < 2) REQUIRE(refused(too_small ? 2048 : 64)); // of what Ulysses takes before its own
-              CHECK(!attempt(memory));
-            }
+            for (index_t bytes = 64; refused(bytes);) bytes += bytes / 2; // more and more, until it is enough
             CHECK(too_small > 1);
             CHECK(failure_of([&] {
                     return s.backward(a, prepared, {memory, memory, key}, std::move(saved), p, w), 0;
@@ -213,6 +209,37 @@ TEST_CASE("lifetime: backward that is refused before it sends can be made again,
       check(found, p.truth());
     }
   }
+}
+
+TEST_CASE(
+    "lifetime: memory that is short is refused before anything is sent: a kernel with scratch, sums of bf16, all schedules") {
+  sp::attention_shape const shape{4, 2, 8, 8}; // of three ranks, two share a kv head
+  for (sp::schedule how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull})
+    for (int ring : {1, 3})
+      sp::threads::run(
+          3,
+          [&](sp::threads const& c) {
+            sp::mesh const m{sp::axis::ring{ring}, sp::axis::ulysses{3 / ring}};
+            sp::ulysses_attention const a{m.ulysses(c), sp::ring_attention{m.ring(c), sp::cpu{}, {.schedule = how}}};
+            sp::batch const b{docs, sp::zigzag{}, c};
+            support::attention_tensors<sp::bf16> x(b, shape), y(b, shape);
+            auto const prepared = a.prepare(b);
+            sp::pool memory;
+            y.both(a, prepared, {memory, memory});
+            auto saved = x.forward(a, prepared, {memory, memory});
+            index_t const needed = a.scratch_bytes<sp::bf16>(prepared, shape);
+            for (index_t missing : {needed, index_t(2048), index_t(64)}) {
+              exact little(needed - missing);
+              CHECK(says(failure_of([&] {
+                           return x.backward(a, prepared, {little.space, memory}, std::move(saved)), 0;
+                         }),
+                         errc::workspace_too_small, std::to_string(needed)));
+            }
+            exact enough(needed);
+            x.backward(a, prepared, {enough.space, memory}, std::move(saved));
+            CHECK(x.results() == y.results());
+          },
+          patience);
 }
 
 } // namespace

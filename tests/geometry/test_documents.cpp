@@ -228,6 +228,11 @@ TEST_CASE("documents: multimodal position ids: a document starts where time, hei
   CHECK(
       says(failure({0, 1, 3, 0, 1, 3, 0, 1, 3}, 3), errc::bad_documents, "position id (3, 3, 3) at token 2")); // text that jumps
   CHECK(says(failure({0, 1, 0, 1, 0, -1}, 3), errc::bad_documents, "position id (1, 1, -1) at token 1"));
+  for (auto last : {std::numeric_limits<index_t>::max(), std::numeric_limits<index_t>::min()}) { // nothing is added to an id
+    std::vector<index_t> const ids{0, 1, last, 2, 0, 2, last, 2, 0, 3, last, 2};
+    auto const e = failure_of([&] { return documents::from_position_ids(as_span(ids), 3); });
+    CHECK(says(e, errc::bad_documents, last > 0 ? "position id (2, 2, 2) at token 3" : "at token 2"));
+  }
   CHECK(says(failure({0, -1, 1, 0, -1, 1, 0, -1, 1}, 3), errc::bad_documents,
              "position id (1, 1, 1) at token 2")); // behind padding
 }

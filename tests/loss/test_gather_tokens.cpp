@@ -174,6 +174,10 @@ TEST_CASE("gather_tokens: a batch of another group and tensors that disagree are
                  return 0;
                }),
                errc::invalid_shape, "6 rows", "owns 5"));
+    std::vector<float> y(5);
+    sp::view<float, 1> const one_place(x.data(), {10}, {0});
+    CHECK(says(failure_of([&] { return gather.forward(b, tensor<1>(std::as_const(y), {5}), one_place), 0; }), errc::aliasing,
+               "global overlaps itself"));
     CHECK(says(failure_of([&] {
                  gather.backward(b, tensor<1>(std::as_const(x), {9}), tensor<1>(x, {5}));
                  return 0;
@@ -203,6 +207,9 @@ TEST_CASE("gather_tokens: a plan of another place or batch is refused, and the s
     CHECK(refused(along_u, b, typename decltype(along_u)::prepared{}, "not made by prepare()"));
     along_u.forward(b, tensor<1>(std::as_const(mine), {b.tokens()}), tensor<1>(all, {9})); // its plan stays with the batch
     CHECK(all == std::vector<float>{1, 1, 1, 1, 2, 2, 2, 2, 2});
+    sp::gather_tokens const comparing(u, {.checks = 2}); // it would compare nothing with nothing
+    CHECK(refused(comparing, b, plan, "made at a check level below 2, this object is at 2"));
+    along_u.forward(b, comparing.prepare(b), tensor<1>(std::as_const(mine), {b.tokens()}), tensor<1>(all, {9}), scratch);
     if (u.rank() == r.rank()) return;
     CHECK(refused(along_r, b, plan, u.rank() == 0 ? "by rank 0 of 2" : "by rank 1 of 2"));
     auto const e = failure_of([&] { // the plan that b keeps is not of this object

@@ -199,7 +199,6 @@ private:
     heads mine = share(io.on, comm_.rank());
     allocator& scratch = *ctx.scratch;
     bool const resend = options_.keep == keep::output; // inputs by heads were not kept
-    // all memory of this object before anything is sent: a call that fails for the lack of it can be made again
     auto dout = by_heads(scratch, p.queries, io.dout, mine.q_count);
     owned<T, 3> q, k, v;
     if (resend) {
@@ -209,7 +208,6 @@ private:
     }
     auto dq = by_heads(scratch, p.queries, io.q, mine.q_count);
     auto dk = by_heads<Share>(scratch, p.keys, io.k, mine.kv_count), dv = by_heads<Share>(scratch, p.keys, io.v, mine.kv_count);
-    auto stage = staging_for<T, Share>(p, scratch, io);
     detail::exchange_plan plan(scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
     if (resend)
       to_heads<T>(plan, "ulysses.backward.inputs", io.on,
@@ -224,7 +222,7 @@ private:
     detail::backward_io<T, Share> whole{mine,        by_q.tensor, by_k.tensor, by_v.tensor, s.out.tensor,
                                         dout.tensor, dq.tensor,   dk.tensor,   dv.tensor,   extras};
     inner_.template run_backward<T>(p.inner, ctx, s.inner, whole);
-    return_gradients(p, plan, scratch, io, stage, dq.tensor, dk.tensor, dv.tensor);
+    return_gradients(p, plan, scratch, io, dq.tensor, dk.tensor, dv.tensor);
   }
 
   heads share(heads whole, int r) const { return heads_of(whole, r, comm_.size()); }
@@ -289,22 +287,13 @@ private:
         : q(a, {p.queries.rows, q_heads, dim}), k(a, {p.keys.rows, kv_heads, dim}), v(a, {p.keys.rows, kv_heads, value_dim}) {}
   };
 
-  template <class Io>
-  bool arrive_directly(Io const& io) const {
-    return !io.extras.accumulate && kv_copies(io.on) == io.on.kv_count;
-  }
-  template <class T, class Share, class Io>
-  staging<T, Share> staging_for(prepared const& p, allocator& scratch, Io const& io) const {
-    index_t const q_heads = io.extras.accumulate ? io.on.q_count : 0, kv_heads = arrive_directly(io) ? 0 : kv_copies(io.on);
-    return {scratch, p, q_heads, kv_heads, io.dk.extent(2), io.dv.extent(2)};
-  }
-
   /// heads -> tokens for dq, dk, dv in one exchange; kv heads that several ranks share are summed in rank order.
   template <class T, class G, class Share>
   void return_gradients(prepared const& p, detail::exchange_plan<Comm>& plan, allocator& scratch,
-                        detail::backward_io<T, G> const& io, staging<T, Share> const& stage, view<T, 3> dq, view<Share, 3> dk,
-                        view<Share, 3> dv) const {
-    bool const add = io.extras.accumulate, direct = arrive_directly(io);
+                        detail::backward_io<T, G> const& io, view<T, 3> dq, view<Share, 3> dk, view<Share, 3> dv) const {
+    index_t const copies = kv_copies(io.on);
+    bool const add = io.extras.accumulate, direct = !add && copies == io.on.kv_count;
+    staging<T, Share> stage(scratch, p, add ? io.on.q_count : 0, direct ? 0 : copies, io.dk.extent(2), io.dv.extent(2));
     plan.clear();
     index_t at = 0;
     auto arrive = [&](int r, view<G, 3> const& to, owned<Share, 3> const& staged, heads theirs) {

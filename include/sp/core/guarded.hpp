@@ -40,6 +40,7 @@ public:
     inner_.deallocate(static_cast<unsigned char*>(p) - margin, whole(bytes));
     if (owned_ && handles_ == 0 && live_.empty()) delete this;
   }
+  [[nodiscard]] std::size_t room() const noexcept override { return inner_.room(); }
 
   /// backend_error if a block that is live, or was given back since the last call, has been written outside.
   void verify() {

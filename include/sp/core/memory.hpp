@@ -19,6 +19,10 @@ public:
   virtual ~allocator() = default;
   virtual void* allocate(std::size_t bytes) = 0; ///< aligned to `alignment`; throws when there is none
   virtual void deallocate(void* p, std::size_t bytes) noexcept = 0;
+  /// Bytes that it can still give; `unknown` unless the memory is a block of fixed size. A backward call that would need more is refused
+  /// before anything is sent, so that it can be made again.
+  [[nodiscard]] virtual std::size_t room() const noexcept { return unknown; }
+  static constexpr std::size_t unknown = std::size_t(-1);
 };
 
 namespace detail {
@@ -105,6 +109,10 @@ public:
     auto* block = static_cast<std::byte*>(p); // the top one, if no other block fits between its end and used_
     if (aligned(block + bytes) == aligned(base_ + used_)) used_ = std::size_t(block - base_);
     if (--out_ == 0) used_ = 0; // blocks freed out of order come back together
+  }
+  [[nodiscard]] std::size_t room() const noexcept override {
+    std::size_t const at = aligned(base_ + used_);
+    return at < bytes_ ? bytes_ - at : 0;
   }
 
 private:

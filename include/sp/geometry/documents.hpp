@@ -212,7 +212,7 @@ private:
       if (count == 1) return index_t((*this)[0]) == n;
       token_ids before{ids, tokens, at - 1, count};
       auto text = [](token_ids const& x) { return x[0] == x[1] && x[1] == x[2]; };
-      if (text(before) && text(*this)) return index_t((*this)[0]) == index_t(before[0]) + 1;
+      if (text(before) && text(*this)) return (*this)[0] > 0 && Id((*this)[0] - 1) == before[0];
       return all([](Id id) { return index_t(id) >= 0; });
     }
     std::string text() const {

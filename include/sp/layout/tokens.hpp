@@ -50,8 +50,10 @@ void check_rows(batch const& b, view<T, R> const& v, char const* primitive) {
           "Allocate batch.tokens() rows", primitive, b.part(), b.parts()});
 }
 
-template <class T, int R>
-void check_global(batch const& b, view<T, R> const& global, view<std::remove_const_t<T>, R> const& local, char const* primitive) {
+/// One of the two is written: the one whose elements are not const.
+template <class Global, class Local, int R>
+void check_global(batch const& b, view<Global, R> const& global, view<Local, R> const& local, char const* primitive) {
+  static_assert(std::is_const_v<Global> != std::is_const_v<Local>);
   if (global.extent(0) != b.source().length())
     fail({errc::bad_documents,
           "the global tensor has " + std::to_string(global.extent(0)) + " rows, the documents' stream " +
@@ -62,7 +64,10 @@ void check_global(batch const& b, view<T, R> const& global, view<std::remove_con
     if (global.extent(d) != local.extent(d))
       fail({errc::invalid_shape, "tensors " + shape(global) + " and " + shape(local) + " differ behind the rows",
             "Give equal trailing extents", primitive, b.part(), b.parts()});
-  located({primitive, "", b.part(), b.parts()}, [&] { refuse_aliasing({{"local", local}}, {{"global", global}}); });
+  footprint const here("local", local), everywhere("global", global);
+  bool const gathers = std::is_const_v<Local>;
+  located({primitive, "", b.part(), b.parts()},
+          [&] { refuse_aliasing({gathers ? everywhere : here}, {gathers ? here : everywhere}); });
 }
 
 /// Copies what `map` sends from the caller's stream into this rank's rows.
@@ -80,7 +85,7 @@ void take(batch const& b, std::span<mapping const> map, view<T const, R> global,
 template <class From, class T, int R>
 void split(batch const& b, view<From, R> global, view<T, R> local, std::type_identity_t<T> value = T{}) {
   static_assert(detail::require_rows_move<From, T>());
-  detail::check_global<T const, R>(b, global, local, "split");
+  detail::check_global<T const, T, R>(b, global, local, "split");
   sp::fill(local, value);
   detail::take<T, R>(b, document_map(b.source(), b.docs()), global, local);
 }
@@ -90,7 +95,7 @@ void split(batch const& b, view<From, R> global, view<T, R> local, std::type_ide
 template <class From, class T>
 void shifted_labels(batch const& b, view<From, 1> tokens, view<T, 1> labels, std::type_identity_t<T> ignore, index_t by = 1) {
   static_assert(detail::require_rows_move<From, T>());
-  detail::check_global<T const, 1>(b, tokens, labels, "shifted_labels");
+  detail::check_global<T const, T, 1>(b, tokens, labels, "shifted_labels");
   auto map = located({"shifted_labels", "", b.part(), b.parts()}, [&] { return shift_map(b.source(), b.docs(), by); });
   sp::fill(labels, ignore);
   detail::take<T, 1>(b, map, tokens, labels);

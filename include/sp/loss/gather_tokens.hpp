@@ -60,8 +60,7 @@ public:
     static_assert(detail::require_rows_move<From, T>());
     auto check = [&] {
       require_made_here(b, p);
-      detail::check_global<T const, R>(b, global, view<T, R>(const_cast<T*>(local.data), local.extents, local.strides),
-                                       "gather_tokens");
+      detail::check_global<T, T const, R>(b, global, local, "gather_tokens");
     };
     options_.checks > 1 ? compare_forward(b, p, local, scratch, check) : check();
     sp::fill(global, value);
@@ -85,7 +84,7 @@ public:
   /// The short form, with memory of the batch, which keeps the plan.
   template <class From, class T, int R>
   void forward(batch const& b, view<From, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
-    auto fits = [&](prepared const& x) { return made_here(b, x) && (options_.checks < 2 || x.sharding != 0); };
+    auto fits = [&](prepared const& x) { return made_here(b, x) && has_digests(x); };
     auto const p = b.cached<prepared>(fits, [&] { return prepare(b); });
     forward(b, *p, local, global, b.memory(), value);
   }
@@ -94,14 +93,18 @@ private:
   bool made_here(batch const& b, prepared const& p) const {
     return p.batch == b.serial() && p.rank == comm_.rank() && p.size == comm_.size();
   }
+  /// A plan that was made below level 2 has nothing that a call at level 2 could compare.
+  bool has_digests(prepared const& p) const { return options_.checks < 2 || p.sharding != 0; }
   void require_made_here(batch const& b, prepared const& p) const {
-    if (made_here(b, p)) return;
-    std::string const whose = p.size == 0             ? "was not made by prepare()"
+    bool const here = made_here(b, p);
+    if (here && has_digests(p)) return;
+    std::string const whose = here ? "was made at a check level below 2, this object is at " + std::to_string(options_.checks)
+                              : p.size == 0           ? "was not made by prepare()"
                               : p.batch != b.serial() ? "belongs to another batch"
                                                       : "was made by rank " + std::to_string(p.rank) + " of " +
                                                             std::to_string(p.size) + " of another group";
     fail({errc::bad_state, "this plan of a gather " + whose,
-          "Pass what prepare of an object of the same group made for the same batch", "gather_tokens", comm_.rank(),
+          "Pass what prepare of an object of the same group and checks made for the same batch", "gather_tokens", comm_.rank(),
           comm_.size()});
   }
 

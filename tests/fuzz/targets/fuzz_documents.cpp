@@ -20,6 +20,31 @@ void offsets(input& in) {
     require(docs[d].begin == index_t(list[d]) && docs[d].end() == index_t(list[d + 1]), "cu_seqlens: a document is elsewhere");
 }
 
+/// Three planes of multimodal ids, or text ids before them: rows of text and of images, some with any numbers.
+template <class Id>
+void multimodal_ids(input& in) {
+  index_t const planes = in.byte() % 2 ? 3 : 4, tokens = in.below(40);
+  std::vector<Id> ids(std::size_t(planes * tokens));
+  for (index_t t = 0; t < tokens; ++t) {
+    std::uint8_t const kind = in.byte();
+    for (index_t p = 0; p < planes; ++p) {
+      Id const before = t ? ids[std::size_t(p * tokens + t - 1)] : Id(0);
+      ids[std::size_t(p * tokens + t)] = kind < 40    ? Id(0)
+                                         : kind < 160 ? Id(std::uint64_t(before) + 1)
+                                         : kind < 170 ? Id(-1)
+                                         : kind < 240 ? Id(in.byte() % 8)
+                                         : kind < 250 ? std::numeric_limits<Id>::max()
+                                                      : Id(in.number());
+    }
+  }
+  sp::documents docs;
+  if (!accepted([&] { docs = sp::documents::from_position_ids(std::span<Id const>(ids), planes); })) return;
+  require_documents(docs);
+  for (sp::document const& d : docs)
+    for (index_t p = 0; p < (planes == 3 ? 3 : 1); ++p)
+      require(ids[std::size_t(p * tokens + d.begin)] == Id(0), "multimodal ids: a document starts at another id");
+}
+
 template <class Id>
 void position_ids(input& in) {
   std::vector<Id> ids;
@@ -82,7 +107,7 @@ void rectangles(input& in) {
 
 static void test_one(std::uint8_t const* data, std::size_t size) {
   input in(data, size);
-  switch (in.byte() % 9) {
+  switch (in.byte() % 11) {
   case 0:
     offsets<index_t>(in);
     break;
@@ -106,6 +131,12 @@ static void test_one(std::uint8_t const* data, std::size_t size) {
     break;
   case 7:
     lists(in);
+    break;
+  case 8:
+    multimodal_ids<index_t>(in);
+    break;
+  case 9:
+    multimodal_ids<std::uint32_t>(in);
     break;
   default:
     rectangles(in);

@@ -92,4 +92,13 @@ MUTANTS = [
         "loss.gather_tokens",
         "gather_tokens: a plan*",
     ),
+    Mutant(
+        "gather_compares_nothing",
+        "a gather at level 2 accepts a plan without digests, and ranks compare nothing",
+        "loss/gather_tokens.hpp",
+        "if (here && has_digests(p)) return;",
+        "if (here) return;",
+        "loss.gather_tokens",
+        "gather_tokens: a plan*",
+    ),
 ]

@@ -92,4 +92,13 @@ MUTANTS = [
         "collective.operations",
         "operations: the promised*",
     ),
+    Mutant(
+        "room_not_told",
+        "a workspace does not say what it can still give, and a backward call notices that between two messages",
+        "core/memory.hpp",
+        "return at < bytes_ ? bytes_ - at : 0;",
+        "return at < bytes_ ? unknown : 0;",
+        "attention.lifetime",
+        "lifetime: memory that is short*",
+    ),
 ]

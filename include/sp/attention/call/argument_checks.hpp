@@ -4,6 +4,7 @@
 
 #include <sp/attention/call/operands.hpp>
 #include <sp/core/footprint.hpp>
+#include <sp/core/memory.hpp>
 
 namespace sp::detail {
 
@@ -53,6 +54,18 @@ void check_backward(backward_io<T, G, M> const& io, index_t q_rows, index_t k_ro
   if (io.extras.dsinks.data) require_shape("dsinks", io.extras.dsinks, {hq});
   refuse_aliasing({{"dq", io.dq}, {"dk", io.dk}, {"dv", io.dv}, {"dsinks", io.extras.dsinks}},
                   {{"q", io.q}, {"k", io.k}, {"v", io.v}, {"out", io.out}, {"dout", io.dout}, {"sinks", io.extras.sinks}});
+}
+
+/// A workspace holds what a whole backward call takes: in the middle of it, it would be too late to try again.
+template <class T, class Object, class Prepared, class Io>
+void require_room(Object const& object, Prepared const& p, allocator const& scratch, Io const& io) {
+  std::size_t const room = scratch.room();
+  if (room == allocator::unknown) return;
+  auto const bytes = object.template scratch_bytes<T>(p, {io.on.q_count, io.on.kv_count, io.q.extent(2), io.v.extent(2)});
+  if (std::size_t(bytes) > room)
+    fail({errc::workspace_too_small,
+          "up to " + std::to_string(bytes) + " bytes of scratch are needed, " + std::to_string(room) + " are left",
+          "Give context.scratch what scratch_bytes() says for this batch, aligned to allocator::alignment"});
 }
 
 } // namespace sp::detail

@@ -262,7 +262,7 @@ private:
       auto arguments = [&] {
         s.token.require();
         io = read_operands(o);
-        if (self().checks() == 0) return;
+        if (self().checks() == 0) return require_room<T>(self(), p, *ctx.scratch, io);
         require_same_configuration(p.checked.identity, identity_);
         auto const origin = origin_of(p.checked.identity, io, io.extras.sinks.data != nullptr, ctx.random);
         require_same_origin(s.token.from, origin);
@@ -270,17 +270,16 @@ private:
         check_backward(io, self().q_rows(p), self().k_rows(p));
         self().check_call(io.on, io.extras.sinks.data != nullptr);
         require_same_tensors(s.token.from, origin);
+        require_room<T>(self(), p, *ctx.scratch, io);
       };
       auto run = [&](context const& c) {
         if (io.extras.dsinks.data && !io.extras.accumulate) fill(io.extras.dsinks, accumulate_t<T>{});
         self().run_backward(p, c, std::as_const(s), io);
       };
-      if (self().checks() > 1) {
+      if (self().checks() > 1)
         backward_together(p, ctx, s, io, arguments, run);
-      } else {
-        arguments();
-        run(ctx);
-      }
+      else
+        arguments(), run(ctx);
       auto const used = std::forward<Saved>(s); // only now: until here a caller may try again
     });
   }
