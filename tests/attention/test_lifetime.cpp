@@ -142,15 +142,15 @@ TEST_CASE(
 TEST_CASE("lifetime: one workspace of scratch_bytes and saved_bytes is enough for infer, two for a step, at every check level") {
   for (int trial = 0; trial < 6; ++trial) { // of a size, and of tensors that are smaller than what many ranks tell each other
     bool const tiny = trial % 2 != 0;
-    sp::attention_shape const shape = tiny ? sp::attention_shape{4, 2, 1, 1} : test_lifetime::shape;
+    sp::attention_shape const sizes = tiny ? sp::attention_shape{4, 2, 1, 1} : shape;
     every_object(tiny ? 16 : 4, 1 + trial / 2, [&](sp::threads const& c, auto const& a) {
       sp::batch const b = tiny ? batch_of(c, sp::packed{0, 5}) : batch_of(c);
-      tensors x(b, shape), y(b, shape);
+      tensors x(b, sizes), y(b, sizes);
       auto const prepared = a.prepare(b);
       sp::pool memory;
       x.both(a, prepared, {memory, memory});
-      index_t const scratch = a.template scratch_bytes<double>(prepared, shape),
-                    saved = a.template saved_bytes<double>(prepared, shape);
+      index_t const scratch = a.template scratch_bytes<double>(prepared, sizes),
+                    saved = a.template saved_bytes<double>(prepared, sizes);
       exact one(scratch + saved), first(scratch), second(saved);
       CAPTURE(trial);
       a.infer(prepared, sp::context(one.space, one.space), y.q, y.k, y.v, y.out);
@@ -213,7 +213,7 @@ TEST_CASE("lifetime: backward that is refused before it sends can be made again,
 
 TEST_CASE(
     "lifetime: memory that is short is refused before anything is sent: a kernel with scratch, sums of bf16, all schedules") {
-  sp::attention_shape const shape{4, 2, 8, 8}; // of three ranks, two share a kv head
+  sp::attention_shape const sizes{4, 2, 8, 8}; // of three ranks, two share a kv head
   for (sp::schedule how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull})
     for (int ring : {1, 3})
       sp::threads::run(
@@ -222,12 +222,12 @@ TEST_CASE(
             sp::mesh const m{sp::axis::ring{ring}, sp::axis::ulysses{3 / ring}};
             sp::ulysses_attention const a{m.ulysses(c), sp::ring_attention{m.ring(c), sp::cpu{}, {.schedule = how}}};
             sp::batch const b{docs, sp::zigzag{}, c};
-            support::attention_tensors<sp::bf16> x(b, shape), y(b, shape);
+            support::attention_tensors<sp::bf16> x(b, sizes), y(b, sizes);
             auto const prepared = a.prepare(b);
             sp::pool memory;
             y.both(a, prepared, {memory, memory});
             auto saved = x.forward(a, prepared, {memory, memory});
-            index_t const needed = a.scratch_bytes<sp::bf16>(prepared, shape);
+            index_t const needed = a.scratch_bytes<sp::bf16>(prepared, sizes);
             for (index_t missing : {needed, index_t(2048), index_t(64)}) {
               exact little(needed - missing);
               CHECK(says(failure_of([&] {
