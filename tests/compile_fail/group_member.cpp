@@ -1,5 +1,5 @@
 // A member whose type names the communicator where the mesh made a group.
-// EXPECT-SOON: sp: what a mesh makes are groups: where a type is written out, as of a member, write sp::group<sp::threads>
+// EXPECT-SOON: no known conversion .*group<.*solo.* to .sp::solo
 #include <sp/collective/solo.hpp>
 #include <sp/mesh.hpp>
 #include <sp/reference.hpp>

@@ -1,5 +1,5 @@
 // A view of values over memory that may only be read.
-// EXPECT-SOON: sp: a view needs a pointer to its own elements
+// EXPECT-SOON: invalid conversion from .const float\*. to .float\*|1st argument \('const float \*'\) would lose const qualifier
 #include <sp/core/view.hpp>
 
 sp::view<float const, 3> use(float const* memory) {

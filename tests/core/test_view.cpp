@@ -26,6 +26,14 @@ static_assert(std::is_convertible_v<view<float, 2>, view<float const, 2>> &&
 static_assert(!std::is_convertible_v<view<float, 2, sp::device_memory>, view<float, 2, sp::host_memory>> &&
               !std::is_convertible_v<view<float, 2>, view<double const, 2>>);
 static_assert(!std::is_convertible_v<view<float, 2>, view<float, 3>>);
+// what cannot be made of a pointer says so to traits and to overload resolution
+static_assert(std::is_constructible_v<view<float const, 2>, float*, int, int> &&
+              !std::is_constructible_v<view<float, 2>, float const*, int, int> &&
+              !std::is_constructible_v<view<float, 2>, void*, std::array<index_t, 2>>);
+[[maybe_unused]] constexpr bool written(view<float, 2>) { return true; }
+constexpr bool written(view<float const, 2>) { return false; }
+constexpr float const* only_read = nullptr;
+static_assert(!written({only_read, 4, 8}) && !written({only_read, {4, 8}}));
 static_assert(std::is_trivially_copyable_v<view<float, 3>> && view<float, 3>::rank == 3);
 static_assert(std::is_same_v<view<float const, 1>::value_type, float> &&
               std::is_same_v<view<float, 1, sp::device_memory>::memory_type, sp::device_memory>);

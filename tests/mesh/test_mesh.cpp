@@ -43,6 +43,16 @@ struct mock {
   }
 };
 
+// a group is no communicator of what it wraps, and traits and overload resolution know it
+static_assert(!std::is_convertible_v<sp::group<mock>, mock> && !std::is_constructible_v<mock, sp::group<mock>>);
+struct anything {
+  template <class T>
+  anything(T const&) {}
+};
+[[maybe_unused]] std::false_type taken(mock const&) { return {}; }
+[[maybe_unused]] std::true_type taken(anything const&) { return {}; }
+static_assert(decltype(taken(std::declval<sp::group<mock>>()))::value);
+
 /// The same with every ability.
 struct able : mock {
   done all_to_all_v(sp::traffic const&) const { return count<done>(); }

@@ -16,17 +16,6 @@ struct host_memory {};
 /// Memory of a device: its addresses mean nothing to this process's CPU.
 struct device_memory {};
 
-namespace detail {
-/// The one sentence for a pointer of which no view of T is made.
-template <class T, class Other>
-constexpr void require_elements() {
-  static_assert(
-      std::is_convertible_v<Other*, T*>,
-      "sp: a view needs a pointer to its own elements: sp::view<float const, 3> reads what a float const* points to, and "
-      "a void pointer is cast to the type of the tensor first.");
-}
-} // namespace detail
-
 /// A tensor that somebody else owns. Strides count elements, may be 0 (broadcast) or negative.
 template <class T, int Rank, class Memory = host_memory>
 struct view {
@@ -58,13 +47,6 @@ struct view {
     requires(sizeof...(I) == Rank && (std::is_integral_v<I> && ...))
   constexpr view(T* p, I... e) : view(p, numbers{index_t(e)...}) {}
   constexpr view(T* p, numbers e, numbers s) : data(p), extents(e), strides(s) {}
-  /// Other pointers are refused in one sentence.
-  template <class Other>
-    requires(!std::is_convertible_v<Other*, T*>)
-  constexpr view(Other*, numbers, numbers = {}) { detail::require_elements<T, Other>(); }
-  template <class Other, class... I>
-    requires(!std::is_convertible_v<Other*, T*> && sizeof...(I) == Rank && (std::is_integral_v<I> && ...))
-  constexpr view(Other*, I...) { detail::require_elements<T, Other>(); }
 
   /// A view of values converts to a view of const values.
   template <class U>

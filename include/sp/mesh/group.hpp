@@ -8,7 +8,8 @@
 
 namespace sp {
 
-/// A communicator along one or several axes of a mesh. What split() makes are plain communicators: groups within a group need not
+/// A communicator along one or several axes of a mesh. It is no Comm, for as one it would not know its stride: where a type is written
+/// out, as of a member, write group<threads> for threads. What split() makes are plain communicators: groups within a group need not
 /// follow an axis.
 template <class Comm>
 class group : public detail::forwarding<group<Comm>, Comm> {
@@ -24,14 +25,6 @@ public:
   }
 
   constexpr index_t stride() const noexcept { return stride_; }
-
-  /// A group is no Comm: as one it would not know its stride. Said in one sentence.
-  template <std::same_as<Comm> Other>
-  operator Other() const {
-    static_assert(!std::same_as<Other, Comm>,
-                  "sp: what a mesh makes are groups: where a type is written out, as of a member, write sp::group<sp::threads> "
-                  "for sp::threads, also as the argument of an attention object, or let it be deduced.");
-  }
 
 private:
   index_t stride_;
