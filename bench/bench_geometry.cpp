@@ -1,11 +1,11 @@
-// Geometry: what a step costs before any kernel runs: layouts, block lists, and the plan of an exchange.
+// Geometry: what a step costs before any kernel runs: layouts, block lists, the plan of an exchange, and finding what was prepared.
 // Nanoseconds per call over packed documents; no communication.
 #include <cstdlib>
 
 #include <benchmark/benchmark.h>
 
-#include <sp/attention/heads_exchange.hpp>
-#include <sp/batch.hpp>
+#include <sp/reference.hpp>
+#include <sp/ulysses.hpp>
 
 namespace {
 
@@ -49,5 +49,20 @@ void ulysses_exchange_plan(benchmark::State& state) {
   for (auto _ : state) benchmark::DoNotOptimize(sp::detail::token_exchange(fine, coarse, 3, 0, 1, 8, 0));
 }
 BENCHMARK(ulysses_exchange_plan)->Apply(sizes);
+
+/// What a short-form call does before its arguments: it finds the geometry of the batch and compares what that was made of.
+void identity_checks_per_call(benchmark::State& state) {
+  std::vector<sp::document> spans;
+  for (std::int64_t i = 0; i < state.range(0); ++i) spans.push_back({2 * i, 1});
+  sp::batch const b(sp::packed({0, 2048}), sp::contiguous{}, sp::solo{});
+  sp::ulysses_attention const attention(
+      sp::solo{},
+      sp::ring_attention(sp::solo{}, sp::reference{}, {.mask = sp::image_spans(spans), .checks = int(state.range(1))}));
+  for (auto _ : state) {
+    auto const p = attention.prepared_for(b);
+    benchmark::DoNotOptimize(attention.saved_bytes<float>(*p, {1, 1, 1, 1}));
+  }
+}
+BENCHMARK(identity_checks_per_call)->ArgNames({"spans", "level"})->ArgsProduct({{0, 1000}, {0, 1}});
 
 } // namespace
