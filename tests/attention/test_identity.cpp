@@ -354,7 +354,6 @@ TEST_CASE("identity: backward needs the random key of its forward call, where th
 inline thread_local int prepared_here = 0, plans_alive = 0;
 template <bool known>
 struct counted : sp::reference<> {
-  using known_by_features = std::conditional_t<known, counted, void>;
   struct plan : sp::reference<>::plan {
     explicit plan(sp::reference<>::plan p) : sp::reference<>::plan(std::move(p)) { ++plans_alive; }
     plan(plan const& o) : sp::reference<>::plan(o) { ++plans_alive; }
@@ -363,6 +362,15 @@ struct counted : sp::reference<> {
   };
   plan prepare(sp::problem const& p) const { return ++prepared_here, plan(sp::reference<>::prepare(p)); }
 };
+
+} // namespace
+} // namespace test_identity
+
+template <bool known>
+inline constexpr bool sp::equal_by_features<test_identity::counted<known>> = known;
+
+namespace test_identity {
+namespace {
 
 TEST_CASE("identity: the objects of thirty-two layers prepare a batch once") {
   sp::threads::run(

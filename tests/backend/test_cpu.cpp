@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <sp/cpu.hpp>
+#include <sp/reference.hpp>
 
 #include "backend/by_parts.hpp"
 
@@ -11,6 +12,14 @@ namespace test_cpu {
 namespace {
 
 using namespace backend_tests;
+
+/// What derives from a kernel that is equal by its features may hold more than these tell.
+struct holds_more : sp::cpu<sp::softcap> {
+  int more = 0;
+};
+static_assert(sp::detail::equal_by_value<sp::cpu<sp::softcap>> && !sp::detail::equal_by_value<holds_more>);
+static_assert(!sp::detail::equal_by_value<sp::blockwise<sp::scalar_kernel<sp::alibi>, holds_more>>);
+static_assert(sp::detail::equal_by_value<sp::blockwise<sp::scalar_kernel<sp::alibi>, sp::cpu<sp::softcap>>>);
 
 /// RELIABILITY's bound in double; the sums of dk over many rows get the same.
 template <class Backend>

@@ -121,8 +121,6 @@ public:
   static constexpr bool draws_random_numbers = detail::draws_random_numbers<Kernel> || detail::draws_random_numbers<Fallback>;
   static constexpr bool needs_alignment = requires { requires Kernel::needs_alignment; }
   || requires { requires Fallback::needs_alignment; };
-  using known_by_features =
-      std::conditional_t<detail::known_by_value<Kernel> && detail::known_by_value<Fallback>, blockwise, void>;
 
   /// unsupported_mask when neither the kernel nor the fallback takes a block.
   [[nodiscard]] plan prepare(problem const& p) const {
@@ -233,5 +231,9 @@ private:
   Kernel kernel_;
   [[no_unique_address]] Fallback fallback_{};
 };
+
+template <class Kernel, class Fallback>
+inline constexpr bool equal_by_features<blockwise<Kernel, Fallback>> =
+    detail::equal_by_value<Kernel>&& detail::equal_by_value<Fallback>;
 
 } // namespace sp

@@ -14,21 +14,23 @@
 
 namespace sp {
 
+/// Whether two kernels of this type are equal if their features() are, a std::uint64_t. Specialise it behind the class of a kernel with
+/// data members: template <> inline constexpr bool sp::equal_by_features<mine> = true; what derives from that may hold more, and answers
+/// for itself.
+template <class Kernel>
+inline constexpr bool equal_by_features = false;
+
 namespace detail {
 
-/// Kernels that are equal wherever their types and features are: those without state, and those that promise it for themselves (a
-/// class derived of one may hold more) by `using known_by_features = itself;`.
+/// Kernels that can be told to be equal: those without state, and those whose features say it.
 template <class Kernel>
-concept known_by_value = std::is_empty_v<Kernel> || requires(Kernel const& k) {
-  requires std::is_same_v<typename Kernel::known_by_features, Kernel>;
-  { k.features() } -> std::convertible_to<std::uint64_t>;
-};
+concept equal_by_value = std::is_empty_v<Kernel> || equal_by_features<Kernel>;
 /// The same number for equal kernels of one type; any other kernel equals only copies of the object that holds it.
 template <class Kernel>
 std::uint64_t kernel_identity(Kernel const& k, std::uint64_t object) {
   if constexpr (std::is_empty_v<Kernel>)
     return 0;
-  else if constexpr (known_by_value<Kernel>)
+  else if constexpr (equal_by_value<Kernel>)
     return k.features();
   else
     return object;

@@ -14,7 +14,6 @@ template <class... Features>
 class scalar_kernel : public detail::with_features<Features...> {
 public:
   using memory_type = host_memory;
-  using known_by_features = scalar_kernel;
   constexpr explicit(sizeof...(Features) == 1) scalar_kernel(Features... features)
       : detail::with_features<Features...>(features...) {}
 
@@ -100,15 +99,18 @@ private:
     }
   }
 };
+template <class... Features>
+inline constexpr bool equal_by_features<scalar_kernel<Features...>> = true;
 
 /// The reference backend: sp::reference{}, sp::reference{sp::softcap{30}, sp::alibi{slopes}}.
 template <class... Features>
 class reference : public blockwise<scalar_kernel<Features...>> {
 public:
-  using known_by_features = reference;
   constexpr explicit(sizeof...(Features) == 1) reference(Features... features)
       : blockwise<scalar_kernel<Features...>>(scalar_kernel<Features...>(features...)) {}
 };
+template <class... Features>
+inline constexpr bool equal_by_features<reference<Features...>> = true;
 
 static_assert(block_kernel<scalar_kernel<>, float> && attention_backend<reference<>, float> &&
               attention_backend<reference<>, bf16>);

@@ -15,7 +15,6 @@ template <class... Features>
 class cpu : public detail::with_features<Features...> {
 public:
   using memory_type = host_memory;
-  using known_by_features = cpu;
   using plan = detail::tile_plan;
   using saved = nothing;
 
@@ -54,4 +53,8 @@ static_assert(attention_backend<cpu<>, float> && attention_backend<cpu<>, double
 static_assert(attention_backend<cpu<softcap, alibi, dropout>, fp16>);
 
 } // namespace SP_CPU_TARGET
+
+template <class... Features>
+inline constexpr bool equal_by_features<cpu<Features...>> = true;
+
 } // namespace sp
