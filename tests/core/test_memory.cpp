@@ -95,7 +95,7 @@ TEST_CASE("idle pools: a thread gets its own back, another takes what there is; 
     idle::give_back(again);
   }).join();
   sp::pool* used = idle::take();
-  for (int owner = 0; owner < 3 * int(idle::patience); ++owner) {
+  for (int owner = 0; owner < 3 * int(idle::unused_owners_kept); ++owner) {
     if (owner == 0) used->deallocate(used->allocate(5000), 5000);
     used->deallocate(used->allocate(100), 100);
     sp::pool* const before = used;
@@ -105,6 +105,55 @@ TEST_CASE("idle pools: a thread gets its own back, another takes what there is; 
   }
   idle::give_back(used);
   CHECK(sp::release_idle_memory() == 128);
+}
+
+TEST_CASE("idle pools: what many batches at once needed goes when few follow, and there is a bound [asan]") {
+  using idle = sp::detail::idle_pools;
+  auto burst = [](std::size_t n) {
+    std::vector<sp::pool*> all;
+    for (std::size_t i = 0; i < n; ++i) all.push_back(idle::take());
+    for (sp::pool* p : all) p->deallocate(p->allocate(1024), 1024);
+    for (sp::pool* p : all) idle::give_back(p);
+  };
+  auto follow = [](std::size_t n) {
+    for (; n > 0; --n) idle::give_back(idle::take());
+  };
+  sp::release_idle_memory();
+  burst(20);
+  burst(20); // as in a pipeline: all are still there
+  follow(8 * 20 - 20);
+  CHECK(sp::release_idle_memory() == 19 * 1024); // the twentieth came and went, and its block was not used
+  burst(20);
+  follow(8 * 20 + 20);
+  CHECK(sp::release_idle_memory() == 0); // the others were taken by nobody
+  burst(idle::most_idle + 10);
+  CHECK(sp::release_idle_memory() == idle::most_idle * 1024);
+}
+
+TEST_CASE("idle pools: a block that outlives its batch is destroyed by another thread while a third takes the pool [tsan]") {
+  using idle = sp::detail::idle_pools;
+  for (int step = 0; step < 20; ++step) {
+    sp::release_idle_memory();
+    sp::pool* const mine = idle::take();
+    void* const kept = mine->allocate(256);
+    idle::give_back(mine); // the batch ends, its saved does not
+    std::thread third([&] {
+      std::vector<sp::pool*> others;
+      sp::pool* taken = nullptr;
+      for (taken = idle::take(); taken != mine; taken = idle::take()) {
+        others.push_back(taken);
+        std::this_thread::yield();
+      }
+      CHECK(taken->bytes_in_use() == 0);
+      CHECK(taken->allocate(256) == kept);
+      taken->deallocate(kept, 256);
+      idle::give_back(taken);
+      for (sp::pool* p : others) idle::give_back(p);
+    });
+    std::thread([&] { mine->deallocate(kept, 256); }).join();
+    third.join();
+  }
+  CHECK(sp::release_idle_memory() > 0);
 }
 
 TEST_CASE("idle pools: of many threads each has a pool to itself [tsan]") {

@@ -86,7 +86,8 @@ private:
   std::size_t owners_ = 0;                       ///< how many it has had
   void (*when_empty_)(pool*) noexcept = nullptr; ///< called when the last block comes back after its owner has gone
   pool* next_ = nullptr;
-  void const* home_ = nullptr; ///< the thread that gave it back
+  void const* last_thread_ = nullptr; ///< the thread that gave it back
+  std::size_t given_back_ = 0;        ///< how many had come back by then, this one included
 };
 
 /// A fixed block of the caller's memory, used as a stack: for trainers that place every byte themselves.
