@@ -12,7 +12,18 @@ namespace sp::detail {
 /// sum + a b with the same bits whatever the target and whatever the compiler fuses: it fuses one loop and not another, depending on
 /// strides, and the same row would get different bits on different ranks. The product of two floats is exact in double.
 inline double add_product(double sum, float a, float b) { return sum + double(a) * double(b); }
-inline double add_product(double sum, double a, double b) { return fma_of(a, b, sum); }
+inline double add_product(double sum, double a, double b) {
+  double product = a * b; // rounded here, hidden from whoever would fuse it
+#if defined(__x86_64__)
+  asm("" : "+x"(product));
+#elif defined(__aarch64__)
+  asm("" : "+w"(product));
+#else
+  double const volatile rounded = product;
+  product = rounded;
+#endif
+  return sum + product;
+}
 
 /// delta (rows, heads) = sum over dim of dout * out: the row sum of dP o P in the softmax backward (docs/semantics.md, ring backward).
 template <class T, class A = accumulate_t<T>>

@@ -492,4 +492,13 @@ MUTANTS = [
         "incidents.errors",
         "errors: every local condition*",
     ),
+    Mutant(
+        "delta_fused",
+        "products of delta in double are fused with the sum: other bits in programs that are compiled for other processors",
+        "attention/row_arithmetic.hpp",
+        "return sum + product;",
+        "return fma_of(a, b, sum);",
+        "attention.row_arithmetic",
+        "rows: delta in double*",
+    ),
 ]
