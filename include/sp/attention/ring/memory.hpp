@@ -26,9 +26,13 @@ index_t ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geomet
     owned<parcel, 1>(c, {2 * g.size}); // two gathers in flight
   }
   if (g.how == schedule::pull) pull_backward_scratch<T>(c, g.size);
-  index_t kernel = 0;
-  for (auto const& plan : g.steps) kernel = max(kernel, backend.template scratch_bytes<T>(plan, on, s.dim, s.value_dim));
-  if (g.keys) kernel = max(kernel, backend.template scratch_bytes<T>(*g.keys, on, s.dim, s.value_dim));
+  index_t kernel = 0; // of a kernel that does not say: none
+  auto take = [&](auto const& plan) {
+    if constexpr (requires { backend.template scratch_bytes<T>(plan, on, s.dim, s.value_dim); })
+      kernel = max(kernel, backend.template scratch_bytes<T>(plan, on, s.dim, s.value_dim));
+  };
+  for (auto const& plan : g.steps) take(plan);
+  if (g.keys) take(*g.keys);
   return c.bytes() + kernel;
 }
 
