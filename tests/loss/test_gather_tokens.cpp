@@ -221,5 +221,23 @@ TEST_CASE("gather_tokens: a plan of another place or batch is refused, and the s
   sp::threads::run(4, body, patience);
 }
 
+TEST_CASE("gather_tokens: two groups in which a rank has the same place prepare together at check level 2") {
+  sp::threads_options const patience{.deadline = std::chrono::seconds(3)};
+  auto body = [](sp::threads const& c) {
+    auto const u = c.split(c.rank() / 2, c.rank()), r = c.split(c.rank() % 2, c.rank());
+    sp::gather_tokens const along_u(u, {.checks = 2}), along_r(r, {.checks = 2});
+    sp::batch const parts[] = {{sp::packed{0, 8}, sp::contiguous{}, 0, 2}, {sp::packed{0, 8}, sp::contiguous{}, 1, 2}};
+    std::vector<float> const mine(4, float(c.rank()));
+    std::vector<float> all(8);
+    for (int step = 0; step < 2; ++step) {
+      along_u.forward(parts[u.rank()], tensor<1>(mine, {4}), tensor<1>(all, {8}));
+      CHECK(all[7] == float(c.rank() / 2 * 2 + 1));
+      along_r.forward(parts[r.rank()], tensor<1>(mine, {4}), tensor<1>(all, {8}));
+      CHECK(all[7] == float(c.rank() % 2 + 2));
+    }
+  };
+  sp::threads::run(4, body, patience);
+}
+
 } // namespace
 } // namespace test_gather_tokens

@@ -30,6 +30,7 @@ public:
     std::uint64_t documents = 0, sharding = 0; ///< digests, from level 2 on
     std::uint64_t batch = 0;                   ///< serial of the batch
     int rank = -1, size = 0;                   ///< the place it was made at
+    std::uint64_t object = 0;                  ///< from level 2 on: which object made it
   };
 
   explicit gather_tokens(Comm comm, gather_options options = {}) : comm_(std::move(comm)), options_(options) {
@@ -46,6 +47,7 @@ public:
     auto local = [&] {
       p = prepare_alone(b);
       p.documents = detail::digest_of(b.source()), p.sharding = detail::digest_of(b.layout());
+      p.object = id_;
       f.number("check level", options_.checks);
       describe(f, b, p);
     };
@@ -84,7 +86,8 @@ public:
   /// The short form, with memory of the batch, which keeps the plan.
   template <class From, class T, int R>
   void forward(batch const& b, view<From, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
-    auto fits = [&](prepared const& x) { return made_here(b, x) && has_digests(x); };
+    // where prepare is collective, only what this object made: at an equal place in another group a peer would not find it
+    auto fits = [&](prepared const& x) { return made_here(b, x) && (options_.checks < 2 || x.object == id_); };
     auto const p = b.cached<prepared>(fits, [&] { return prepare(b); });
     forward(b, *p, local, global, b.memory(), value);
   }
@@ -148,6 +151,7 @@ private:
 
   Comm comm_;
   gather_options options_;
+  std::uint64_t id_ = detail::new_serial(); ///< copies share it
 };
 
 /// All rows of a sharded tensor in stream order on every rank: gather_tokens in one call.
