@@ -112,26 +112,80 @@ TEST_CASE("files: links on the way are followed unless a stranger put them where
   REQUIRE(::lchown((folder / "open/theirs").c_str(), 12345, 12345) == 0);
   CHECK(has(said([&] { CHECK(!sp::detail::private_file(folder / "open/theirs/y").good()); }), "Permission denied"));
   CHECK(!std::filesystem::exists(folder / "disk/y"));
+  REQUIRE(::chmod((folder / "open").c_str(), 0775) == 0); // the group of the folder is many as well
+  CHECK(has(said([&] { CHECK(!sp::detail::private_file(folder / "open/theirs/y").good()); }), "Permission denied"));
   REQUIRE(::chmod((folder / "open").c_str(), 0755) == 0); // now only its owner could have put it there
   CHECK(sp::detail::private_file(folder / "open/theirs/y").good());
   REQUIRE(::lchown((folder / "disk/y").c_str(), 12345, 12345) == 0); // a file that somebody else can read, ready to be filled
   CHECK(has(said([&] { CHECK(!sp::detail::private_file(folder / "disk/y").good()); }), "Operation not permitted"));
 }
 
-TEST_CASE("files: what a full disk loses is told, once for a file") {
+TEST_CASE("files: a hard link under the name of a file is refused, and the file behind it keeps its content and its mode") {
   scratch folder;
-  sp::diagnosis::configure(all_in(folder, ""));
+  std::ofstream(folder / "precious") << "the only copy";
+  REQUIRE(::chmod((folder / "precious").c_str(), 0644) == 0);
+  for (bool append : {false, true}) {
+    std::string const name = folder / (append ? "log" : "trace.0");
+    std::filesystem::create_hard_link(folder / "precious", name);
+    std::string const text = said([&] { CHECK(!sp::detail::private_file(name, append).good()); });
+    CHECK(text == "sp: " + name + " cannot be written: Too many links\n");
+  }
+  CHECK(text_of(folder / "precious") == "the only copy");
+  struct stat about {};
+  REQUIRE(::stat((folder / "precious").c_str(), &about) == 0);
+  CHECK((about.st_mode & 0777) == 0644);
+}
+
+namespace {
+
+/// What `body` makes the process say while no file grows beyond `bytes`.
+std::string said_on_full_disk(rlim_t bytes, std::function<void()> const& body) {
   struct rlimit before {};
   REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
   auto const handler = std::signal(SIGXFSZ, SIG_IGN);
   struct rlimit small = before;
-  small.rlim_cur = 1000;
+  small.rlim_cur = bytes;
   std::string text = said([&] {
     REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
-    fail_with("out of paper");
+    body();
     static_cast<void>(::setrlimit(RLIMIT_FSIZE, &before));
   });
   std::signal(SIGXFSZ, handler);
+  return text;
+}
+
+} // namespace
+
+TEST_CASE("files: a trace is JSON while the disk is full and afterwards, with the events from before and after") {
+  for (bool from_the_start : {true, false}) {
+    scratch folder;
+    sp::diagnosis::configure({.trace_file = folder / "trace"});
+    auto events = [&] { // with their names; 0 where the file is no JSON
+      auto const o = run("python3 -c 'import json, sys; t = json.load(open(sys.argv[1])); "
+                         "print(sum(e[\"ph\"] == \"X\" for e in t), sum(e[\"name\"] == \"process_name\" for e in t))' " +
+                         (folder / "trace"));
+      INFO(o.text);
+      CHECK(o.code == 0);
+      int all = 0, names = 0;
+      std::stringstream(o.text) >> all >> names;
+      CHECK((names > 0) == (all > 0));
+      return all;
+    };
+    if (!from_the_start) fail_with("before");
+    int const before = from_the_start ? 0 : events();
+    CHECK((before > 0) != from_the_start);
+    auto const room = from_the_start ? 1000 : std::filesystem::file_size(folder / "trace") + 1000;
+    CHECK(has(said_on_full_disk(rlim_t(room), [&] { fail_with("out of paper"); }), "has lost what came last"));
+    CHECK(events() >= before); // what is small may still find room
+    fail_with("after");
+    CHECK(events() >= before + 2 * 30);
+  }
+}
+
+TEST_CASE("files: what a full disk loses is told, once for a file") {
+  scratch folder;
+  sp::diagnosis::configure(all_in(folder, ""));
+  std::string const text = said_on_full_disk(1000, [&] { fail_with("out of paper"); });
   INFO(text);
   for (std::string const name : {"log", "flight.0", "flight.1", "trace.0", "trace.1"})
     CHECK(count(text, "sp: " + (folder / name) + " has lost what came last: File too large\n") == 1);

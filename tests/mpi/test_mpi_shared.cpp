@@ -2,6 +2,7 @@
 // Everything published is compared value by value, where it lies in shared memory and where it was copied there.
 #include "ranks.hpp"
 
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
@@ -153,6 +154,31 @@ TEST_CASE("mpi shared: a segment is opened if it is the one that was meant, whoe
   other.process = 1 << 30;
   CHECK(!shared_segment::attach(other, 3, made.descriptor(), problem).data());
   CHECK(has(problem, "No such file"));
+  auto const tenth = shared_segment::create(mine, 10, 5000);
+  CHECK(!shared_segment::attach(mine, 1, tenth.descriptor(), problem).data()); // its name begins like the name of segment 1
+  CHECK(has(problem, "not the memory of that rank"));
+}
+
+TEST_CASE("mpi shared: a segment is the one that was meant although its owner puts others under its number meanwhile") {
+  using sp::detail::shared_segment;
+  auto const mine = sp::detail::segment_owner::self();
+  auto const right = shared_segment::create(mine, 1, 5000), wrong = shared_segment::create(mine, 2, 7000);
+  int const number = ::dup(right.descriptor());
+  std::atomic<bool> done{false};
+  std::atomic<int> turns{0};
+  std::thread owner([&] {
+    for (; !done; ++turns) ::dup2(wrong.descriptor(), number), ::dup2(right.descriptor(), number);
+  });
+  int others = 0;
+  std::string problem;
+  for (int i = 0; i < 3000 || turns < 3000; ++i) { // both have run
+    auto const seen = shared_segment::attach(mine, 1, number, problem);
+    others += seen.data() && seen.bytes() != 5000;
+  }
+  done = true;
+  owner.join();
+  ::close(number);
+  CHECK(others == 0);
 }
 
 namespace {

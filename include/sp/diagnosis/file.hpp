@@ -54,7 +54,8 @@ inline std::string expand(std::string_view pattern, int rank, int family) {
 }
 
 /// A regular file of this user, new, emptied or (`append`) continued, of mode 0600 whatever the umask is. What cannot be opened or
-/// written is told on stderr, once. Nothing blocks: a FIFO under this name is refused, and so is a link.
+/// written is told on stderr, once. Nothing blocks: a FIFO under this name is refused, and so is a link, also a hard one, which may be
+/// another file of this user that somebody has linked here.
 class private_file {
 public:
   struct standard_stream {
@@ -68,6 +69,8 @@ public:
   explicit private_file(standard_stream s) : path_(s.name), standard_(s.fd) {}
 
   bool good() const noexcept { return standard_ >= 0 || file_.good(); }
+  /// Forgets what comes behind the first `bytes` bytes. False when the file system refuses.
+  bool cut(long long bytes) const noexcept { return ::ftruncate(file_.get(), off_t(bytes)) == 0; }
   /// At the end, or at `place`. False when the file system refuses.
   bool write(std::string_view text, long long place = -1) const noexcept {
     int const fd = standard_ >= 0 ? standard_ : file_.get();
@@ -93,7 +96,7 @@ private:
     descriptor file(::openat(folder.get(), path_.c_str() + name, flags, 0600));
     struct stat about {};
     if (!file.good() || ::fstat(file.get(), &about) != 0) return descriptor();
-    errno = !S_ISREG(about.st_mode) ? ENXIO : about.st_uid != ::geteuid() ? EPERM : 0;
+    errno = !S_ISREG(about.st_mode) ? ENXIO : about.st_uid != ::geteuid() ? EPERM : about.st_nlink != 1 ? EMLINK : 0;
     if (errno != 0 || ::fchmod(file.get(), 0600) != 0 || (!append && ::ftruncate(file.get(), 0) != 0)) return descriptor();
     return file;
   }

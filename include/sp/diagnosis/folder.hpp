@@ -1,5 +1,5 @@
 // The folder of a file that is going to be written, opened without following a link that a stranger has planted on the way.
-// Links are ordinary on the way to a scratch disk; in a folder like /tmp, where everybody may write, they may be somebody's trap.
+// Links are ordinary on the way to a scratch disk; in a folder like /tmp, where others may write, they may be somebody's trap.
 #pragma once
 
 #include <array>
@@ -35,8 +35,9 @@ private:
 
 #if defined(O_PATH)
 
-/// Walks from `at` along `path`. None, with errno, where there is no such folder or a link is not to be trusted: it lies where everybody
-/// may write, and belongs neither to this user nor to the owner of the folder it lies in. Linux has the same rule and a switch for it.
+/// Walks from `at` along `path`. None, with errno, where there is no such folder or a link is not to be trusted: it lies where a group or
+/// everybody may write, and belongs neither to this user nor to the owner of the folder it lies in. (Linux has a switch for such a rule in
+/// sticky folders.) Trusted are whoever owns a folder on the way, who may put anything into it, and folders themselves, whoever made them.
 inline descriptor walk(descriptor at, std::string_view path, int links) {
   while (at.good() && !path.empty()) {
     std::string const name(path.substr(0, path.find('/')));
@@ -50,7 +51,7 @@ inline descriptor walk(descriptor at, std::string_view path, int links) {
       bool const ours = found.st_uid == ::geteuid() || found.st_uid == around.st_uid;
       std::array<char, 4096> target{};
       ssize_t const n = ::readlinkat(next.get(), "", target.data(), target.size());
-      if (n <= 0 || links == 0 || ((around.st_mode & S_IWOTH) != 0 && !ours)) {
+      if (n <= 0 || links == 0 || ((around.st_mode & (S_IWOTH | S_IWGRP)) != 0 && !ours)) {
         errno = links == 0 ? ELOOP : EACCES;
         return descriptor();
       }

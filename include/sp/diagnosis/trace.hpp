@@ -1,5 +1,6 @@
 // Chrome traces (chrome://tracing, Perfetto): complete events of calls and operations, one JSON array per file.
-// The file is valid JSON after every flush: when it holds 64 KiB more, when a family ends or fails, and when the process ends.
+// The file is valid JSON after every flush: when it holds 64 KiB more, when a family ends or fails, and when the process ends. Events
+// that a full disk refuses are lost; those before and those after them are not.
 #pragma once
 
 #include <cstdlib>
@@ -67,8 +68,17 @@ private:
     clock(last_);
     std::size_t const kept = buffer_.size();
     buffer_ += "\n]\n"; // overwritten by the next flush
-    if (file_.good() && file_.write(buffer_, written_)) written_ += static_cast<long long>(kept);
+    if (file_.good() && file_.write(buffer_, written_))
+      written_ += static_cast<long long>(kept);
+    else if (file_.good())
+      lose();
     buffer_.clear();
+  }
+  /// After a write that failed half way: the file ends where it ended, and what follows has its names and its clock again.
+  void lose() {
+    static_cast<void>(file_.cut(written_) && file_.write(written_ == 0 ? "[]\n" : "\n]\n", written_));
+    first_ = written_ == 0;
+    announced_.clear();
   }
 
   std::mutex mutex_;

@@ -1,4 +1,4 @@
-# Bugs planted in: the ranges of shared memory between processes.
+# Bugs planted in: the segments and the ranges of shared memory between processes.
 from mutants.mutant import Mutant
 
 MUTANTS = [
@@ -28,5 +28,14 @@ MUTANTS = [
         "return free_.size() == 1; }",
         "collective.ranges",
         "free ranges: *",
+    ),
+    Mutant(
+        "segment_by_part_of_name",
+        "a segment is taken for another whose name begins like its own",
+        "collective/mpi/segment.hpp",
+        'std::size_t(n)) != "/memfd:" + peer.name_of(number) + " (deleted)")',
+        'std::size_t(n)).find(peer.name_of(number)) == std::string::npos)',
+        "mpi.mpi_shared",
+        "mpi shared: a segment is opened*",
     ),
 ]

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <fcntl.h>
@@ -16,6 +17,7 @@
 
 #include <sp/core/error.hpp>
 #include <sp/core/index.hpp>
+#include <sp/diagnosis/folder.hpp>
 
 namespace sp::detail {
 
@@ -71,17 +73,20 @@ public:
       problem = path + ": " + what;
       return shared_segment{};
     };
+    // Held first, then looked at: between a look and an opening the peer may put something else under its number.
+    detail::descriptor const held(::open(path.c_str(), O_PATH | O_CLOEXEC));
+    if (!held.good()) return failed(std::strerror(errno));
+    std::string const here = "/proc/self/fd/" + std::to_string(held.get());
     char target[128];
-    ssize_t const n = ::readlink(path.c_str(), target, sizeof target);
+    ssize_t const n = ::readlink(here.c_str(), target, sizeof target);
     if (n < 0) return failed(std::strerror(errno));
-    if (std::string(target, std::size_t(n)).find(peer.name_of(number)) == std::string::npos)
+    if (std::string_view(target, std::size_t(n)) != "/memfd:" + peer.name_of(number) + " (deleted)")
       return failed("not the memory of that rank");
-    int const opened = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-    if (opened < 0) return failed(std::strerror(errno));
     shared_segment s;
-    s.descriptor_ = opened;
+    s.descriptor_ = ::open(here.c_str(), O_RDWR | O_CLOEXEC);
     struct stat about {};
-    if (::fstat(opened, &about) != 0 || !s.map(index_t(about.st_size))) return failed(std::strerror(errno));
+    if (s.descriptor_ < 0 || ::fstat(s.descriptor_, &about) != 0 || !s.map(index_t(about.st_size)))
+      return failed(std::strerror(errno));
     ::close(std::exchange(s.descriptor_, -1)); // the mapping stays
     return s;
   }
