@@ -41,6 +41,10 @@ foreach(source IN LISTS sp_mpi_test_sources)
     set_tests_properties(mpi.${name}.tcp PROPERTIES ENVIRONMENT "OMPI_MCA_btl=tcp,self")
   endif()
 endforeach()
+if(SP_TEST_ALL) # more moments at which a rank is stopped
+  sp_mpi_test_entry(mpi.mpi_shared.wide 4 mpi 300 $<TARGET_FILE:${program_mpi_shared}> "--test-case=mpi shared: a rank that is stopped*")
+  set_tests_properties(mpi.mpi_shared.wide PROPERTIES ENVIRONMENT "SP_TEST_WIDE=1")
+endif()
 if(SP_TEST_ALL) # parcels that are larger than anything between two processes
   foreach(transport vader tcp)
     sp_mpi_test_entry(mpi.mpi_buffers.${transport}.wide 3 mpi 300 $<TARGET_FILE:${program_mpi_buffers}>
