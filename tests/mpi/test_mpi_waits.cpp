@@ -152,6 +152,28 @@ TEST_CASE("mpi waits: run() does not return normally from a family that a droppe
   for (auto const& r : handled) CHECK(!r.failed);
 }
 
+TEST_CASE("mpi waits: all tokens that a failed wait leaves behind are dropped in one deadline") {
+  constexpr auto deadline = 200ms;
+  auto attempt = [&] {
+    auto& kept = *new std::vector<swap>; // never freed: MPI holds this memory when the deadline is over
+    for (int k = 0; k < 3; ++k) kept.emplace_back(process(), 1 << 19, k);
+    for (swap& s : kept) s.to.pieces = {&s.send, 1}, s.from.pieces = {&s.receive, 1};
+    auto const ranks = outcomes(2,
+                                [&](sp::mpi const& c) {
+                                  std::vector<sp::mpi::token> tokens;
+                                  c.barrier();
+                                  for (swap const& s : kept) tokens.push_back(s.begin(c));
+                                  if (c.rank() == 1) std::this_thread::sleep_for(6 * deadline);
+                                  tokens[0].wait();
+                                  while (true) c.barrier();
+                                },
+                                {.deadline = deadline, .large_parcels = large::direct});
+    for (auto const& r : ranks) CHECK(r.failed);
+    return ranks[0].seconds;
+  };
+  CHECK(within(deadline + deadline / 10 + 100ms, attempt));
+}
+
 TEST_CASE("mpi waits: polls that nobody can mean are refused, and polling ends at the deadline") {
   for (int spin : {-1, 1'000'000'001}) {
     auto const e = failure_of([&] { sp::mpi c(MPI_COMM_SELF, {.spin = spin}); });

@@ -57,6 +57,18 @@ template <class Body, class Report>
   return nullptr;
 }
 
+/// A failure for a destructor of rank `world`: what `make` gives, or, if there is no memory for that, `few_words`, 15 characters at
+/// most, which need none.
+template <class Make>
+[[nodiscard]] failure failure_in_destructor(int world, char const* few_words, Make&& make) noexcept {
+  failure f;
+  best_effort([&] { f = make(); });
+  if (f.why.empty() && f.info.problem.empty()) f.info.problem = few_words;
+  f.world = world;
+  f.untold = true;
+  return f;
+}
+
 /// The failure that ended a family, if one has. Not thread-safe: the family locks where it must.
 class cause_of_end {
 public:

@@ -144,6 +144,9 @@ public:
   failure dropped_token(int rank, char const* primitive, int step) const {
     return dropped(rank, "a token was destroyed without wait()", primitive, step);
   }
+  failure interrupted_operation(int rank, char const* primitive, int step) const {
+    return dropped(rank, "an exception came in the middle of an operation", primitive, step);
+  }
   failure dropped_publication(int rank, char const* primitive) const {
     return dropped(rank, "a publication was destroyed without release()", primitive, -1);
   }

@@ -22,17 +22,20 @@ public:
     check_peers(rank_, t, marks_);
     e.flight = recorder().begin(flight_, operation_kind::exchange, t.primitive);
     copy_own(t, e.flight);
+    e.used = 0;
     e.open = true;
+    e.large = false;
     e.primitive = t.primitive;
     e.number = number;
+    unless_completed unfinished{*this, e};
     auto const [out, in] = list_transfers(e, t);
     recorder().posted(e.flight, out, in);
     ++entered_;
     for (std::size_t i = 0; i < e.used; ++i) announce(e, e.transfers[i]);
-    open_large_ += e.large;
     for (int r = 0; r < size() && !family_->failed(); ++r) take_early(e, r);
     look_for_passed(e);
     family_->make_progress();
+    unfinished.completed = true;
     return number;
   }
 
@@ -42,6 +45,7 @@ public:
     occupancy guard(*this, e.primitive);
     require_mpi(e.primitive);
     if (!e.open || e.number != number) throw_cause(e.primitive, int(number)); // a wait for it failed before: the bytes never came
+    unless_completed unfinished{*this, e};
     forget_replies();
     auto arrived = [&] { return advance(e); };
     bool done = arrived();
@@ -56,6 +60,7 @@ public:
       family_->make_progress();
       done = !family_->failed();
     }
+    unfinished.completed = true;
     std::string const held = close(e, done);
     if (!done) throw_cause(e.primitive, int(number), held);
   }
@@ -67,7 +72,7 @@ public:
     open_exchange& e = at(number);
     if (!e.open || e.number != number) return;
     family_->exclusively([&] {
-      family_->fail(dropped_token(rank_, e.primitive, int(number)));
+      family_->fail_in_destructor("token dropped", [&] { return dropped_token(rank_, e.primitive, int(number)); });
       static_cast<void>(close(e, false));
     });
   }
@@ -151,6 +156,18 @@ private:
     std::vector<std::byte> data;
   };
 
+  /// Unless an operation comes to its end it ends the family, and the memory of the exchange is the caller's again.
+  struct unless_completed {
+    mpi_exchanges& group;
+    open_exchange& e;
+    bool completed = false;
+    ~unless_completed() {
+      if (completed) return;
+      auto why = [&] { return group.interrupted_operation(group.rank_, e.primitive, int(e.number)); };
+      group.family_->fail_in_destructor("exception", why);
+      static_cast<void>(group.close(e, false));
+    }
+  };
   open_exchange& at(std::uint64_t number) { return exchange_of(exchanges_, number); }
   /// The announcement of that exchange, or room for it: a peer has at most `outstanding` open that this rank has not entered.
   early_announcement& early(int peer, std::uint64_t number) {
@@ -174,14 +191,12 @@ private:
   /// Fills the table; returns the bytes that leave and arrive.
   std::pair<index_t, index_t> list_transfers(open_exchange& e, traffic const& t) {
     index_t out = 0, in = 0;
-    e.used = 0;
-    e.large = false;
     std::fill(e.place.begin(), e.place.end(), -1);
     auto with = [&](int peer) -> transfer& {
       int& place = e.place[std::size_t(peer)];
       if (place < 0) {
+        if (e.transfers.size() == e.used) e.transfers.emplace_back();
         place = int(e.used++);
-        if (e.transfers.size() < e.used) e.transfers.emplace_back();
         transfer& fresh = e.transfers[std::size_t(place)];
         fresh.peer = peer;
         fresh.gives = fresh.wants = 0;
@@ -217,7 +232,10 @@ private:
     n.wants = k.wants;
     n.values[0] = std::int64_t(met_);
     n.name(e.primitive);
-    e.large = e.large || !is_small(k.gives) || !is_small(k.wants);
+    if (!e.large && (!is_small(k.gives) || !is_small(k.wants))) {
+      e.large = true;
+      ++open_large_;
+    }
     if (!is_small(k.wants)) {
       n.tag = family_->link().next_data_tag();
       k.in.receive(family_->link(), world(k.peer), n, k.in_pieces, k.wants, family_->options());
@@ -332,7 +350,7 @@ private:
     n.kind = mpi_control::withdrawn;
     n.context = context();
     n.number = e.number;
-    family_->link().send(world(k.peer), n);
+    best_effort([&] { family_->link().send(world(k.peer), n); });
     return true;
   }
   /// After a failure: MPI has nothing of the caller's in its hands for this peer any more.
@@ -353,7 +371,7 @@ private:
       for (std::size_t i = 0; i < e.used; ++i) {
         transfer& k = e.transfers[i];
         if (is_over(e, k)) continue;
-        held += (held.empty() ? "rank " : ", rank ") + std::to_string(k.peer);
+        best_effort([&] { held += (held.empty() ? "rank " : ", rank ") + std::to_string(k.peer); });
         k.in.abandon();
         k.out.abandon();
       }

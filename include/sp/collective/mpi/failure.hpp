@@ -69,11 +69,33 @@ private:
   };
 };
 
+inline failure broken_link(mpi_link const& link) {
+  failure f;
+  f.info = {errc::backend_error,
+            std::string(link.failed_call()) + " failed, " + mpi_error_text(link.error()),
+            "See the text of your MPI",
+            "",
+            link.rank(),
+            link.size()};
+  f.world = f.one = f.other = link.rank();
+  f.group = failure::every_group;
+  return f;
+}
+/// Whose receiver threw: what it threw is the cause, if it leaves the body of run().
+inline failure lost_message(mpi_link const& link) {
+  failure f;
+  f.provisional = true;
+  f.info = {errc::bad_state, "an exception came while a message was read", "See what this rank threw", "", link.rank(),
+            link.size()};
+  return f;
+}
+
+/// Best effort: without memory for one more message those that are told already tell the others.
 inline void send_failure(mpi_link& link, int to, failure const& f, bool to_everybody) {
   mpi_control n;
   n.kind = mpi_control::failure;
   n.purpose = to_everybody;
-  link.send(to, n, failure_message::bytes, [&](std::byte* at) { failure_message::write(f, at); });
+  best_effort([&] { link.send(to, n, failure_message::bytes, [&](std::byte* at) { failure_message::write(f, at); }); });
 }
 
 /// Ranks 2^k further on hear first. Who finds a failure goes on and tells all others too; who hears of one tells those log2(ranks)

@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include <sp/collective/mpi/failure.hpp>
+#include <sp/collective/mpi/families.hpp>
 #include <sp/collective/mpi/farewell.hpp>
 #include <sp/collective/mpi/receiver.hpp>
 #include <sp/diagnosis/flight_recorder.hpp>
@@ -17,7 +18,7 @@ namespace sp::detail {
 class mpi_family {
 public:
   mpi_family(MPI_Comm from, mpi_options const& options)
-      : link_(from, options, [] { free_finished(nullptr); }), options_(options), farewell_(link_.rank(), link_.size()),
+      : link_(from, options, [] { free_finished(); }), options_(options), farewell_(link_.rank(), link_.size()),
         returned_ranks_(std::size_t(link_.size())),
         recorder_(
             std::make_shared<flight_recorder>(link_.rank(), link_.size(), options.flight_records, flight_recorder::new_family())),
@@ -25,11 +26,9 @@ public:
     int level = MPI_THREAD_SINGLE;
     MPI_Query_thread(&level);
     thread_multiple_ = level == MPI_THREAD_MULTIPLE;
-    std::lock_guard lock(in_use().mutex);
-    in_use().families.push_back(this);
-    in_use().count = int(in_use().families.size());
+    families().add(this);
   }
-  ~mpi_family() { leave_use(); }
+  ~mpi_family() { families().remove(this); }
 
   std::shared_ptr<flight_recorder> const& recorder() const { return recorder_; }
   mpi_link& link() noexcept { return link_; }
@@ -46,8 +45,9 @@ public:
 
   /// One operation of this process at a time: MPI may be called by one thread only. An abort that is being sent is waited for.
   [[nodiscard]] bool enter() noexcept {
-    for (occupant found = nobody; !occupant_.compare_exchange_weak(found, operation, std::memory_order_acquire); found = nobody) {
-      if (found == operation) return false;
+    for (occupant found = nobody; !occupant_.compare_exchange_weak(found, mine(operation), std::memory_order_acquire);
+         found = nobody) {
+      if ((found & kinds) == operation) return false;
       std::this_thread::yield();
     }
     thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
@@ -55,16 +55,22 @@ public:
     return true;
   }
   void leave_operation() noexcept { occupant_.store(nobody, std::memory_order_release); }
+  struct leaving {
+    mpi_family* family;
+    ~leaving() {
+      if (family) family->leave_operation();
+    }
+  };
   /// For destructors and the end of run(): nothing is refused, but nothing that another thread does runs beside it.
   template <class F>
   void exclusively(F&& f) {
     bool entered = enter();
-    while (!entered && thread_.load(std::memory_order_relaxed) != std::this_thread::get_id()) {
+    while (!entered && occupant_.load(std::memory_order_relaxed) != mine(operation)) {
       std::this_thread::yield(); // another thread's operation; our own is around us
       entered = enter();
     }
+    leaving const guard{entered ? this : nullptr};
     f();
-    if (entered) leave_operation();
   }
 
   void add(mpi_receiver& m) {
@@ -84,7 +90,7 @@ public:
   bool make_progress() {
     if (abort_requested_.load(std::memory_order_acquire)) fail(take_requested_abort());
     bool const any = poll();
-    if (link_.error() != MPI_SUCCESS && !failed()) fail(broken());
+    if (link_.error() != MPI_SUCCESS && !failed()) fail(broken_link(link_));
     return any;
   }
 
@@ -106,13 +112,18 @@ public:
     recorder_->mark_failure(); // its record shows this moment, and is written when everybody has been told
     if (change == cause_of_end::change::first) {
       tell_failure(link_, cause(), !from_peer, [&] {
-        if (!polling_) poll();
+        if (!polling_) best_effort([&] { poll(); });
         return !lower_tells_;
       });
       for (mpi_receiver* m : receivers_) m->withdraw_receives();
     }
     best_effort([&] { write_flight_record(); });
-    if (change == cause_of_end::change::first && !from_peer) recorder_->log_failure(cause().why);
+    if (change == cause_of_end::change::first && !from_peer) best_effort([&] { recorder_->log_failure(cause().why); });
+  }
+  /// The same for destructors: see failure_in_destructor.
+  template <class Make>
+  void fail_in_destructor(char const* few_words, Make&& make) noexcept {
+    fail(failure_in_destructor(world(), few_words, make));
   }
 
   /// From any thread. Below MPI_THREAD_MULTIPLE only MPI's main thread can tell the others at once; otherwise the
@@ -121,9 +132,9 @@ public:
     if (!mpi_is_running()) return; // nobody is left to learn of it
     int main = 0;
     MPI_Is_thread_main(&main);
-    for (occupant found = nobody; (main || thread_multiple_) && found != operation; std::this_thread::yield()) {
+    for (occupant found = nobody; (main || thread_multiple_) && (found & kinds) != operation; std::this_thread::yield()) {
       found = nobody;
-      if (!occupant_.compare_exchange_strong(found, aborting, std::memory_order_acquire)) continue;
+      if (!occupant_.compare_exchange_strong(found, mine(aborting), std::memory_order_acquire)) continue;
       fail(std::move(f));
       return leave_operation();
     }
@@ -142,13 +153,9 @@ public:
     bool arrived = true;
     for (std::int64_t polls = 0;; ++polls) {
       if (done()) return true;
-      if (failed()) return false;
+      if (failed()) return end_of_grace(clock::now()), false;
       if (arrived) inspect();
-      arrived = make_progress();
-      if (!arrived && polls % polls_between_others == polls_between_others - 1) {
-        move_on();
-        help_others();
-      }
+      arrived = step(polls);
       bool const busy = link_.take_movement() || arrived || polls < options_.spin;
       if (busy && polls % polls_between_clocks != polls_between_clocks - 1) continue;
       auto const now = clock::now(), end = end_of_operation(now);
@@ -161,19 +168,18 @@ public:
       }
       if (now >= end && !failed()) late();
       if (busy) continue;
-      if (polls % polls_between_clocks == 0) free_finished(nullptr);
+      if (polls % polls_between_clocks == 0) free_finished();
       pause(polls < std::int64_t(options_.spin) + busy_polls);
     }
   }
-  /// After a failure: waits until `over()`, which asks for requests back, or until a little after the deadline of the operation.
+  /// After a failure: waits until `over()`, which asks for requests back, or until the grace of the family is over: what is
+  /// left then, in however many exchanges, is not waited for again.
   template <class Over>
   void wait_for_requests(Over&& over) noexcept {
-    mpi_receiver::time limit{};
     for (int polls = 0; !over(); ++polls) {
-      make_progress();
+      best_effort([&] { step(polls); });
       auto const now = std::chrono::steady_clock::now();
-      if (limit == mpi_receiver::time{}) limit = end_of_operation(now) + options_.deadline / 20 + std::chrono::milliseconds(20);
-      if (now >= limit) return;
+      if (now >= end_of_grace(now)) return;
       pause(polls < busy_polls);
     }
   }
@@ -184,9 +190,9 @@ public:
     if (failed() || over_) return;
     over_ = true;
     auto const end = std::chrono::steady_clock::now() + close_grace();
-    while (!failed() && !farewell_.everybody_has_returned()) {
+    for (int polls = 0; !failed() && !farewell_.everybody_has_returned(); ++polls) {
       if (std::chrono::steady_clock::now() > end) return tell_return();
-      if (!make_progress()) std::this_thread::yield();
+      if (!step(polls)) std::this_thread::yield();
       advance_farewell();
     }
   }
@@ -198,26 +204,23 @@ public:
   /// The end of the last handle. What cannot be freed now is kept, and looked at again when the next communicator is made.
   static void retire(mpi_family* f) noexcept {
     std::unique_ptr<mpi_family> family(f);
-    f->leave_use();
+    families().remove(f);
     if (auto before = flight_recorder::record_calls_of_thread(nullptr); before != f->recorder_)
       flight_recorder::record_calls_of_thread(std::move(before));
     if (!mpi_is_running()) return;
     if (f->is_unwinding())
-      f->fail({.info = {errc::bad_state, "its last handle was destroyed by an exception", "See what this rank threw", "sp::mpi",
-                        f->world(), f->ranks()},
-               .world = f->world()});
-    f->depart();
-    auto const end = std::chrono::steady_clock::now() + f->close_grace();
-    while (f->farewell_.everybody_has_returned() && !f->finished() && !f->failed() && std::chrono::steady_clock::now() < end)
-      std::this_thread::yield();
-    free_finished(std::move(family));
+      f->fail_in_destructor("handle dropped", [&] {
+        return failure{.info = {errc::bad_state, "its last handle was destroyed by an exception", "See what this rank threw",
+                                "sp::mpi", f->world(), f->ranks()}};
+      });
+    best_effort([&] { f->leave(); });
+    families().keep(std::move(family));
+    best_effort([] { free_finished(); });
   }
-  static void free_finished(std::unique_ptr<mpi_family> family) {
-    std::lock_guard lock(unfinished().mutex);
-    if (family) unfinished().kept.push_back(std::move(family));
-    std::erase_if(unfinished().kept, [](std::unique_ptr<mpi_family>& f) {
-      if (f->failed() || !f->finished()) return false; // messages of a failed family may arrive at any time
-      f->link_.close();
+  static void free_finished() {
+    families().erase_kept([](mpi_family& f) {
+      if (f.failed() || !f.finished()) return false; // messages of a failed family may arrive at any time
+      f.link_.close();
       return true;
     });
   }
@@ -233,58 +236,61 @@ private:
     return std::chrono::milliseconds(25 * bits * bits / 2);
   }
 
+  /// Who is inside, in one word: a thread, by an address of its own, and what it does.
+  using occupant = std::uintptr_t;
+  static constexpr occupant nobody = 0, operation = 1, aborting = 2, helping = 3, kinds = 3;
+  static occupant mine(occupant kind) noexcept {
+    alignas(8) static thread_local char const self = 0;
+    return reinterpret_cast<occupant>(&self) | kind;
+  }
+
   struct early {
     int peer;
     mpi_control head;
     std::vector<std::byte> data;
     bool delivered = false;
   };
-  /// Of this process, between their construction and the end of the last handle.
-  struct families_in_use {
-    std::mutex mutex;
-    std::vector<mpi_family*> families;
-    std::atomic<int> count{0};
-  };
-  static families_in_use& in_use() {
-    static families_in_use all;
-    return all;
-  }
-  void leave_use() noexcept {
-    std::lock_guard lock(in_use().mutex);
-    std::erase(in_use().families, this);
-    in_use().count = int(in_use().families.size());
+  static mpi_families<mpi_family>& families() { return mpi_families<mpi_family>::of_process(); }
+  /// One step of every wait: takes what has arrived, and moves, now and then, what else this thread has under way.
+  bool step(std::int64_t polls) {
+    bool const arrived = make_progress();
+    if (!arrived && polls % polls_between_others == polls_between_others - 1) {
+      move_on();
+      help_others();
+    }
+    return arrived;
   }
   /// Peers may wait for what other communicators of this thread have under way, while this one waits.
   void help_others() {
-    if (in_use().count.load(std::memory_order_relaxed) < 2) return;
-    std::unique_lock lock(in_use().mutex, std::try_to_lock);
-    if (!lock) return;
-    for (mpi_family* f : in_use().families) {
+    families().for_each_but(this, [](mpi_family& f) {
       occupant found = nobody;
-      if (f == this || f->thread_.load(std::memory_order_relaxed) != std::this_thread::get_id() ||
-          !f->occupant_.compare_exchange_strong(found, helping, std::memory_order_acquire))
-        continue;
-      struct leaving {
-        mpi_family* family;
-        ~leaving() { family->leave_operation(); }
-      } const guard{f};
-      f->make_progress();
-      f->move_on();
-    }
+      if (f.thread_.load(std::memory_order_relaxed) != std::this_thread::get_id() ||
+          !f.occupant_.compare_exchange_strong(found, mine(helping), std::memory_order_acquire))
+        return;
+      leaving const guard{&f};
+      f.make_progress();
+      f.move_on();
+    });
   }
-  struct unfinished_families {
-    std::mutex mutex;
-    std::vector<std::unique_ptr<mpi_family>> kept;
-  };
-  static unfinished_families& unfinished() {
-    static unfinished_families all;
-    return all;
+  /// Says farewell, and gives the others a moment to do the same.
+  void leave() {
+    depart();
+    auto const end = std::chrono::steady_clock::now() + close_grace();
+    for (int polls = 0; farewell_.everybody_has_returned() && !finished() && !failed(); ++polls) {
+      if (std::chrono::steady_clock::now() >= end) return;
+      if (!step(polls)) std::this_thread::yield();
+    }
   }
 
   /// One deadline for all waits of an operation; it begins when the first of them looks at the clock.
   mpi_receiver::time end_of_operation(mpi_receiver::time now) noexcept {
     if (end_ == mpi_receiver::time{}) end_ = now + options_.deadline;
     return end_;
+  }
+  /// One for the whole family, a little after the end of the operation that was the first to fail.
+  mpi_receiver::time end_of_grace(mpi_receiver::time now) noexcept {
+    if (grace_ == mpi_receiver::time{}) grace_ = end_of_operation(now) + options_.deadline / 20 + std::chrono::milliseconds(20);
+    return grace_;
   }
   static void pause(bool briefly) noexcept {
     if (briefly)
@@ -294,10 +300,17 @@ private:
   }
 
   bool poll() {
-    bool const outer = std::exchange(polling_, true);
+    struct taking { // a message that was not taken is lost, and with it the family
+      mpi_family& family;
+      bool outer, taken = false;
+      ~taking() {
+        family.polling_ = outer;
+        if (!taken) family.fail_in_destructor("message lost", [&] { return lost_message(family.link_); });
+      }
+    } state{*this, std::exchange(polling_, true)};
     bool const any = link_.poll(
         [&](int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) { receive(peer, n, data, bytes); });
-    polling_ = outer;
+    state.taken = true;
     return any;
   }
   void receive(int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) {
@@ -353,18 +366,6 @@ private:
     abort_requested_ = false;
     return std::move(requested_abort_);
   }
-  failure broken() const {
-    failure f;
-    f.info = {errc::backend_error,
-              std::string(link_.failed_call()) + " failed, " + mpi_error_text(link_.error()),
-              "See the text of your MPI",
-              "",
-              world(),
-              ranks()};
-    f.world = f.one = f.other = world();
-    f.group = failure::every_group;
-    return f;
-  }
   /// Nothing of this family is under way any more, in either direction.
   bool finished() {
     poll();
@@ -384,10 +385,10 @@ private:
   bool over_ = false, told_ = false, thread_multiple_ = false; ///< over: this rank has returned from its body
   bool polling_ = false, lower_tells_ = false; ///< lower_tells: a lower rank has found a failure, and tells everybody
   cause_of_end cause_{};
-  mpi_receiver::time end_{}; ///< of the operation under way; not set before a wait looks at the clock
-  enum occupant : int { nobody, operation, aborting, helping };
+  mpi_receiver::time end_{};   ///< of the operation under way; not set before a wait looks at the clock
+  mpi_receiver::time grace_{}; ///< until when memory under way is waited for after a failure; set by the first that fails
   std::atomic<occupant> occupant_{nobody};
-  std::atomic<std::thread::id> thread_{std::this_thread::get_id()}; ///< of the last operation
+  std::atomic<std::thread::id> thread_{std::this_thread::get_id()}; ///< of the last operation; helped from there
   std::atomic<bool> abort_requested_{false};
   std::mutex mutex_;
   failure requested_abort_{};

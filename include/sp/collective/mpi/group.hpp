@@ -26,7 +26,7 @@ public:
                 "messages of " + std::to_string(options.largest_message) + " and eager parcels of " +
                     std::to_string(options.eager_limit) + " bytes were asked for",
                 "MPI counts up to " + std::to_string(most)});
-    if (mpi_is_running()) mpi_family::free_finished(nullptr);
+    if (mpi_is_running()) mpi_family::free_finished();
     std::shared_ptr<mpi_family> family(new mpi_family(from, options), &mpi_family::retire);
     std::vector<int> world_ranks;
     for (int r = 0; r < family->ranks(); ++r) world_ranks.push_back(r);
@@ -90,7 +90,8 @@ public:
     if (family_->failed()) throw_cause(primitive, int(met_) - 1);
   }
   void drop_publication(char const* primitive) noexcept {
-    family_->exclusively([&] { family_->fail(dropped_publication(rank_, primitive)); });
+    family_->exclusively(
+        [&] { family_->fail_in_destructor("buffers dropped", [&] { return dropped_publication(rank_, primitive); }); });
   }
 
   void receive(int from, mpi_control const& n, std::byte const* data, std::size_t bytes) override {

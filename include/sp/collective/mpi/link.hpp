@@ -137,6 +137,7 @@ public:
     mpi_check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     mpi_check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
     mpi_check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
+    for (int i = 0; i < 4; ++i) add_sent_control(); // nearly always enough, so that a failure is told without memory
     for (slot& s : slots_) {
       s.bytes.resize(capacity_);
       mpi_check(MPI_Recv_init(s.bytes.data(), int(capacity_), MPI_BYTE, MPI_ANY_SOURCE, control_tag, comm_, &s.request),
@@ -194,9 +195,15 @@ public:
       mpi_control m;
       if (std::size_t(count) < sizeof m) return good(MPI_ERR_TRUNCATE, "a control message");
       std::memcpy(&m, s.bytes.data(), sizeof m);
+      struct restarting { // also if handle() throws: the next message is looked for in the next slot
+        mpi_link& link;
+        slot& s;
+        ~restarting() {
+          link.good(MPI_Start(&s.request), "MPI_Start");
+          link.next_ = (link.next_ + 1) % slot_count;
+        }
+      } const restart{*this, s};
       handle(status.MPI_SOURCE, m, s.bytes.data() + sizeof m, std::size_t(count) - sizeof m);
-      if (!good(MPI_Start(&s.request), "MPI_Start")) return true;
-      next_ = (next_ + 1) % slot_count;
     }
   }
 
@@ -259,14 +266,18 @@ private:
     if (!done && !good(MPI_Test(&s.request, &done, MPI_STATUS_IGNORE), "MPI_Test")) done = 0;
     return done;
   }
+  sent_control& add_sent_control() {
+    auto fresh = std::make_unique<sent_control>();
+    fresh->bytes.resize(capacity_);
+    sent_.push_back(std::move(fresh));
+    return *sent_.back();
+  }
   sent_control& unused() {
     for (std::size_t i = 0; i < sent_.size(); ++i) { // the oldest first: it is nearly always free
       sent_at_ = (sent_at_ + 1) % sent_.size();
       if (finished(*sent_[sent_at_])) return *sent_[sent_at_];
     }
-    sent_.push_back(std::make_unique<sent_control>());
-    sent_.back()->bytes.resize(capacity_);
-    return *sent_.back();
+    return add_sent_control();
   }
 
   std::size_t capacity_;

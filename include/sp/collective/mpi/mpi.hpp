@@ -110,8 +110,10 @@ void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
   if (std::exception_ptr const thrown = detail::run_in_name_of(
           family.world(), [&] { body(self); }, report))
     std::rethrow_exception(thrown);
-  self.group_->throw_untold();
-  family.exclusively([&] { family.depart(); });
+  family.exclusively([&] { // another thread may abort the family meanwhile
+    self.group_->throw_untold();
+    family.depart();
+  });
 }
 
 static_assert(communicator<mpi> && has_barrier<mpi> && splittable<mpi> && abortable<mpi> && !peer_memory<mpi>);

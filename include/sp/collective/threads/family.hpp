@@ -84,12 +84,7 @@ public:
   /// 15 characters at most.
   template <class Make>
   void fail_in_destructor(int world, char const* few_words, Make&& make) noexcept {
-    failure f;
-    best_effort([&] { f = make(); });
-    if (f.why.empty() && f.info.problem.empty()) f.info.problem = few_words;
-    f.world = world;
-    f.untold = true;
-    fail(std::move(f));
+    fail(failure_in_destructor(world, few_words, make));
   }
 
   failure cause() const {

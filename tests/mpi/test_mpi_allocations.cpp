@@ -1,0 +1,110 @@
+// Fault F6 between processes: the n-th allocation of a rank fails, for all n, in an exchange, in a wait and in a barrier.
+// The family ends at once, every rank hears of it, and no byte comes into memory that is the caller's again.
+#include "ranks.hpp"
+
+#include <cstdlib>
+#include <new>
+
+namespace {
+thread_local long countdown = -1; ///< the allocation of this thread that fails: 0 is the next one, negative means none
+
+[[gnu::noinline]] void* failing_new(std::size_t n) {
+  if (countdown >= 0 && countdown-- == 0) throw std::bad_alloc();
+  if (void* p = std::malloc(n ? n : 1)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void give_back(void* p) noexcept { std::free(p); }
+} // namespace
+
+[[gnu::noinline]] void* operator new(std::size_t n) { return failing_new(n); }
+[[gnu::noinline]] void* operator new[](std::size_t n) { return failing_new(n); }
+[[gnu::noinline]] void operator delete(void* p) noexcept { give_back(p); }
+[[gnu::noinline]] void operator delete[](void* p) noexcept { give_back(p); }
+[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { give_back(p); }
+[[gnu::noinline]] void operator delete[](void* p, std::size_t) noexcept { give_back(p); }
+
+namespace test_mpi_allocations {
+
+using namespace mpi_tests;
+
+namespace {
+
+/// What rank 1 receives: a number that travels with its header, and rows of 8 bytes, which are packed on their way.
+struct memory {
+  std::vector<int> small = std::vector<int>(1, -1);
+  std::vector<char> large = std::vector<char>(std::size_t(1) << 17, -1);
+  sp::piece number = sp::as_piece(all(small));
+  sp::piece rows = sp::as_piece(sp::view<char, 2>(large.data(), {1 << 13, 8}, {16, 1}));
+  void set(int value) {
+    std::fill(small.begin(), small.end(), value);
+    std::fill(large.begin(), large.end(), char(value));
+  }
+  bool holds(int value) const {
+    return small[0] == value && std::count(large.begin(), large.end(), char(value)) == std::ptrdiff_t(large.size());
+  }
+};
+
+void operations(sp::mpi const& c, memory& m) {
+  parcel const to{1, {c.rank() == 0 ? &m.number : &m.rows, 1}};
+  parcel const from[2]{{0, {&m.number, 1}}, {2, {&m.rows, 1}}};
+  auto t = c.rank() == 1 ? c.exchange({"sum", {}, from}) : c.exchange({"sum", {&to, 1}, {}});
+  t.wait();
+  c.barrier();
+}
+
+/// Rank 1, allocation n; true if that many were made. `caught`: operations() has thrown bad_alloc.
+bool fail_allocation(sp::mpi const& c, memory& m, long n, bool& caught) {
+  countdown = n;
+  try {
+    operations(c, m);
+  } catch (std::bad_alloc const&) {
+    caught = true;
+  }
+  bool const made = countdown < 0;
+  countdown = -1;
+  if (!caught) return made;
+  m.set(-2); // it is the caller's again
+  CHECK_THROWS_AS(c.barrier(), sp::error);
+  return made;
+}
+
+} // namespace
+
+TEST_CASE("F6: the n-th allocation of a process fails in an operation") {
+  for (auto how : {sp::mpi_options::parcels::direct, sp::mpi_options::parcels::owned}) {
+    int failures = 0;
+    for (long n = 0;; ++n) {
+      memory m;
+      m.set(process() == 1 ? -1 : 7);
+      bool made = false, caught = false;
+      auto const ranks = outcomes(3,
+                                  [&](sp::mpi const& c) {
+                                    c.barrier();
+                                    if (c.rank() == 1) {
+                                      made = fail_allocation(c, m, n, caught);
+                                      if (caught) std::this_thread::sleep_for(20ms); // for what the others send meanwhile
+                                      if (caught) throw std::bad_alloc();
+                                    } else {
+                                      std::this_thread::sleep_for(5ms);
+                                      operations(c, m);
+                                    }
+                                  },
+                                  {.deadline = 10s, .large_parcels = how});
+      INFO("allocation " << n);
+      if (caught) CHECK(m.holds(-2));
+      caught = sum_over_all(caught) > 0;
+      made = sum_over_all(made) > 0;
+      failures += caught;
+      for (std::size_t r = 0; r < ranks.size(); ++r) {
+        CHECK_MESSAGE(ranks[r].failed == caught, ranks[r].what);
+        CHECK_MESSAGE((!caught || (r == 1 ? ranks[r].says("bad_alloc") : ranks[r].code == sp::errc::aborted)), ranks[r].what);
+        CHECK(ranks[r].seconds < 5);
+      }
+      if (!made) break;
+      REQUIRE(n < 1000);
+    }
+    CHECK(failures >= 3);
+  }
+}
+
+} // namespace test_mpi_allocations
