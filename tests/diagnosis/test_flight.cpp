@@ -193,7 +193,7 @@ TEST_CASE("flight records: every rank's file is there, for its owner only, with 
 }
 
 TEST_CASE("flight records F1: many long ones are written after everybody was told, and show the moment of the failure") {
-  constexpr int ranks = 16, records = 4096;
+  constexpr int ranks = 64, records = 4096;
   scratch folder;
   sp::diagnosis::configure({.flight_file = folder / "flight.%r.json"});
   auto best = timer::duration::max(); // of three attempts: the machine may be busy
@@ -227,7 +227,8 @@ TEST_CASE("flight records F1: many long ones are written after everybody was tol
   }
   MESSAGE("the last of " << ranks << " ranks left after " << std::chrono::duration<double, std::milli>(best).count() << " ms");
   CHECK(best <= 100ms);
-  for (int r = 0; r < ranks; ++r) {
+  CHECK(folder.files() == ranks);
+  for (int r = 5; r < ranks; r += 13) { // of all it would take seconds
     std::string const text = text_of(folder / ("flight." + std::to_string(r) + ".json"));
     CHECK(text.ends_with("]}\n"));
     CHECK(count(text, "\"kind\": ") == records);

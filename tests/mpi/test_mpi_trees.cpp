@@ -62,7 +62,7 @@ TEST_CASE("mpi trees: construction, split, barrier, shared memory and the end ta
   for (int round = 0; round < 3; ++round) {
     auto part = fewest.begin();
     auto measure = [&](auto&& body) {
-      *part = std::min(*part, most_messages(16, body));
+      *part = std::min(*part, most_messages(processes(), body));
       ++part;
     };
     measure([&] { c.emplace(MPI_COMM_WORLD, patient); });
@@ -77,13 +77,17 @@ TEST_CASE("mpi trees: construction, split, barrier, shared memory and the end ta
       c.reset();
     });
   }
-  CHECK(fewest[0] == 6); // two rounds of three
+  MESSAGE("messages of one of " << processes() << " ranks, at most: construction " << fewest[0] << ", split " << fewest[1]
+                                << ", barrier " << fewest[2] << ", shared memory " << fewest[4] << ", publication " << fewest[5]
+                                << ", end of three groups " << fewest[6]);
+  CHECK(fewest[6] <= 18);        // of a rank that 8 others hang on
+  if (processes() != 16) return; // the numbers of others are for reading
+  CHECK(fewest[0] == 6);         // two rounds of three
   CHECK(fewest[1] == 6);
   CHECK(fewest[2] == 6);
   CHECK(fewest[3] == 4); // among 8: three, and one
   CHECK(fewest[4] == 3 * 6);
   CHECK(fewest[5] == 2 * 6);
-  CHECK(fewest[6] <= 18); // of a rank that 8 others hang on
 }
 
 TEST_CASE("mpi trees: of any number of ranks none is done before all have returned and been answered, and then all are") {
