@@ -53,8 +53,8 @@ void swap_sp(sp::mpi const& c, std::span<sp::piece const> out, std::span<sp::pie
   c.exchange({"bench", {&send, 1}, {&receive, 1}}).wait();
 }
 
-void contiguous(sp::mpi const& c) {
-  if (rank == 0) std::printf("%12s %12s %12s %8s %12s\n", "bytes", "plain us", "sp us", "ratio", "sp GB/s");
+void contiguous(sp::mpi const& owned, sp::mpi const& direct) {
+  if (rank == 0) std::printf("%12s %12s %12s %12s %8s %8s\n", "bytes", "plain us", "direct us", "owned us", "direct", "owned");
   for (index_t bytes :
        {index_t{8}, index_t{1024}, index_t{3840}, index_t{16384}, index_t{1} << 17, index_t{1} << 20, index_t{1} << 24}) {
     if (tiny && bytes > 16384) break;
@@ -63,11 +63,14 @@ void contiguous(sp::mpi const& c) {
                     b = sp::as_piece(sp::view<char, 1>(in.data(), {bytes}));
     double const plain = time_of(bytes, [&] { swap_plain(out.data(), in.data(), int(bytes), MPI_BYTE); });
     std::fill(in.begin(), in.end(), char(0));
-    double const ours = time_of(bytes, [&] { swap_sp(c, {&a, 1}, {&b, 1}); });
-    expect(std::count(in.begin(), in.end(), char(2 - rank)) == bytes, "an exchange");
+    double const straight = time_of(bytes, [&] { swap_sp(direct, {&a, 1}, {&b, 1}); });
+    expect(std::count(in.begin(), in.end(), char(2 - rank)) == bytes, "a direct exchange");
+    std::fill(in.begin(), in.end(), char(0));
+    double const chunks = time_of(bytes, [&] { swap_sp(owned, {&a, 1}, {&b, 1}); });
+    expect(std::count(in.begin(), in.end(), char(2 - rank)) == bytes, "an owned exchange");
     if (rank == 0)
-      std::printf("%12lld %12.2f %12.2f %8.2f %12.2f\n", (long long)bytes, plain, ours, ours / plain,
-                  double(bytes) / ours / 1000);
+      std::printf("%12lld %12.2f %12.2f %12.2f %8.2f %8.2f\n", (long long)bytes, plain, straight, chunks, straight / plain,
+                  chunks / plain);
   }
 }
 
@@ -170,8 +173,9 @@ int main(int argc, char** argv) {
     return 2;
   }
   {
-    sp::mpi const world{MPI_COMM_WORLD};
-    contiguous(world);
+    using parcels = sp::mpi_options::parcels;
+    sp::mpi const owned{MPI_COMM_WORLD}, world{MPI_COMM_WORLD, {.large_parcels = parcels::direct}};
+    contiguous(owned, world);
     for (sp::index_t total : {1 << 14, 1 << 18, 1 << 20})
       if (!tiny || total < 1 << 20) strided(world, total);
     if (rank == 0)

@@ -102,6 +102,8 @@ TEST_CASE("mpi: ranks may differ in how large parcels move") {
       },
       o);
   for (auto const& r : ranks) CHECK_MESSAGE(!r.failed, r.what);
+  for (auto deadline : {1s, 3600s}) // direct is never chosen for a program that has not asked for it
+    CHECK(sp::mpi_options{.deadline = deadline}.owns_large_parcels());
 }
 
 TEST_CASE("mpi: parcels beyond eager_limit and beyond a message travel in several messages") {

@@ -34,14 +34,13 @@ struct mpi_options {
   index_t eager_limit = 3840;                 ///< parcels up to this many bytes travel in one message together with their header
   index_t largest_message = index_t{1} << 30; ///< larger parcels travel in several messages; MPI counts no further than an int
   int flight_records = 64;                    ///< operations that the flight recorder holds; 0: nothing is recorded
-  /// How parcels above eager_limit move. direct: straight from and to the caller's memory, which is fastest; an error waits for
-  /// what is under way, up to the deadline. owned: in chunks through memory of the communicator; no error has to wait for a peer.
-  /// by_deadline: owned if the deadline is below a minute, direct otherwise. Ranks may differ.
-  enum class parcels { by_deadline, direct, owned } large_parcels = parcels::by_deadline;
+  /// How parcels above eager_limit move. owned: in chunks through memory of the communicator; no error has to wait for a peer, and
+  /// memory that an operation has thrown for is the caller's. direct: straight from and to the caller's memory, which is faster; an
+  /// error waits for what is under way, up to the deadline, and if a peer does not come until then MPI still holds that memory: a
+  /// program that frees it, as unwinding does, may crash inside MPI afterwards. Ranks may differ.
+  enum class parcels { owned, direct } large_parcels = parcels::owned;
 
-  bool owns_large_parcels() const noexcept {
-    return large_parcels == parcels::owned || (large_parcels == parcels::by_deadline && deadline < std::chrono::minutes(1));
-  }
+  bool owns_large_parcels() const noexcept { return large_parcels == parcels::owned; }
 };
 
 namespace detail {

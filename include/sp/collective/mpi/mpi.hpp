@@ -26,10 +26,10 @@ namespace sp {
 /// but bad_state ends the family: all ranks refuse every later operation with `aborted`. A process that is killed takes the job
 /// with it, as mpirun decides; one that is stopped is a timeout.
 ///
-/// The memory of an operation that has failed is the caller's again. With large parcels that are owned (a deadline below a minute, by
-/// default) that is so at once. Where they are direct the error waits until what is under way has moved or was taken back, which
-/// takes the peers, up to the deadline: when a peer has not been inside an operation until then, MPI still holds that memory, and
-/// the error says so. An operation has one deadline for all it waits for, and its error comes at most a tenth of it and 50 ms later.
+/// The memory of an operation that has failed is the caller's again. With large parcels that are owned, the default, that is so at
+/// once. Where they are direct the error waits until what is under way has moved or was taken back, which takes the peers, up to the
+/// deadline: when a peer has not been inside an operation until then, MPI still holds that memory, and the error says so; freeing it
+/// may crash this process later inside MPI, and a token that is dropped has no error to say it in. An operation has one deadline for all it waits for, and its error comes at most a tenth of it and 50 ms later.
 class mpi {
 public:
   using memory_type = host_memory;
