@@ -2,26 +2,7 @@
 // The family ends at once, every rank hears of it, and no byte comes into memory that is the caller's again.
 #include "ranks.hpp"
 
-#include <cstdlib>
-#include <new>
-
-namespace {
-thread_local long countdown = -1; ///< the allocation of this thread that fails: 0 is the next one, negative means none
-
-[[gnu::noinline]] void* failing_new(std::size_t n) {
-  if (countdown >= 0 && countdown-- == 0) throw std::bad_alloc();
-  if (void* p = std::malloc(n ? n : 1)) return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void give_back(void* p) noexcept { std::free(p); }
-} // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t n) { return failing_new(n); }
-[[gnu::noinline]] void* operator new[](std::size_t n) { return failing_new(n); }
-[[gnu::noinline]] void operator delete(void* p) noexcept { give_back(p); }
-[[gnu::noinline]] void operator delete[](void* p) noexcept { give_back(p); }
-[[gnu::noinline]] void operator delete(void* p, std::size_t) noexcept { give_back(p); }
-[[gnu::noinline]] void operator delete[](void* p, std::size_t) noexcept { give_back(p); }
+#include "support/allocations.hpp"
 
 namespace test_mpi_allocations {
 
@@ -54,14 +35,14 @@ void operations(sp::mpi const& c, memory& m) {
 
 /// Rank 1, allocation n; true if that many were made. `caught`: operations() has thrown bad_alloc.
 bool fail_allocation(sp::mpi const& c, memory& m, long n, bool& caught) {
-  countdown = n;
+  support::failing_allocation = n;
   try {
     operations(c, m);
   } catch (std::bad_alloc const&) {
     caught = true;
   }
-  bool const made = countdown < 0;
-  countdown = -1;
+  bool const made = support::failing_allocation < 0;
+  support::failing_allocation = -1;
   if (!caught) return made;
   m.set(-2); // it is the caller's again
   CHECK_THROWS_AS(c.barrier(), sp::error);

@@ -1,6 +1,6 @@
 // Counts what a test program takes from operator new: tests that promise "no allocation" compare the counts before and after. Lets
 // memory run out, for tests of what must go on without.
-// Replaces the global operators, so one source of a program includes it, outside of its namespaces; sanitizers bring their own.
+// Replaces the global operators, so sources of one compilation include it, outside of their namespaces; sanitizers bring their own.
 #pragma once
 
 #include <atomic>
@@ -11,10 +11,12 @@ namespace support {
 
 inline thread_local long allocations_of_thread = 0, bytes_of_thread = 0;
 inline thread_local bool out_of_memory = false; ///< allocations of this thread throw
+inline thread_local long failing_allocation =
+    -1; ///< the allocation of this thread that throws: 0 is the next one, negative: none
 inline std::atomic<long> allocations_of_program{0};
 
 [[gnu::noinline]] inline void* counted_memory(std::size_t n, std::size_t alignment) {
-  if (out_of_memory) throw std::bad_alloc();
+  if (out_of_memory || (failing_allocation >= 0 && failing_allocation-- == 0)) throw std::bad_alloc();
   ++allocations_of_thread;
   bytes_of_thread += long(n);
   ++allocations_of_program;
