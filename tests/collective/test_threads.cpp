@@ -6,6 +6,8 @@
 #include <array>
 #include <atomic>
 #include <deque>
+#include <thread>
+#include <vector>
 
 #include <sp/threads.hpp>
 
@@ -197,6 +199,44 @@ TEST_CASE("threads: two threads of one rank inside the same communicator are tol
       patient);
   CHECK(passed == 1);
   CHECK(refused == 1);
+}
+
+TEST_CASE("threads: a mailbox shows both sides the same places, and uses its blocks again, in step or far apart [tsan]") {
+  using sp::detail::mailbox;
+  auto open = [](mailbox& box, bool sender) {
+    box.make_room(sender);
+    return box.open(sender);
+  };
+  for (int ahead : {1, 40}) { // messages that the sender has opened before the receiver opens one
+    mailbox box;
+    std::vector<mailbox::block*> used;
+    for (int lap = 0; lap < 1000 / ahead; ++lap) {
+      std::vector<mailbox::place> sent;
+      for (int i = 0; i < ahead; ++i) sent.push_back(open(box, true));
+      for (auto const& s : sent) {
+        auto const r = open(box, false);
+        CHECK((r.in == s.in && r.slot == s.slot && r.ticket == s.ticket));
+        box.end(*s.in, true);
+        box.end(*r.in, false);
+        if (std::find(used.begin(), used.end(), s.in) == used.end()) used.push_back(s.in);
+      }
+    }
+    CHECK(used.size() <= std::size_t(ahead) / mailbox::slots + 2);
+  }
+  mailbox box;
+  std::array<std::vector<mailbox::place>, 2> seen;
+  auto side = [&](bool sender) {
+    for (int i = 0; i < 20000; ++i) {
+      auto const p = seen[sender].emplace_back(open(box, sender));
+      box.end(*p.in, sender);
+      if (i % 100 == 0) std::this_thread::yield();
+    }
+  };
+  std::thread other(side, true);
+  side(false);
+  other.join();
+  for (std::size_t i = 0; i < seen[0].size(); ++i)
+    CHECK((seen[0][i].slot == seen[1][i].slot && seen[0][i].ticket == seen[1][i].ticket));
 }
 
 } // namespace test_threads

@@ -222,4 +222,13 @@ MUTANTS = [
         "collective.operations",
         "operations: nobody leaves the fallback*",
     ),
+    Mutant(
+        "blocks_of_laggards_lost",
+        "a block of messages that has no place behind another one is not used again",
+        "collective/threads/mailboxes.hpp",
+        "    free_.push_back(&b);\n",
+        "",
+        "collective.threads",
+        "threads: a mailbox*",
+    ),
 ]

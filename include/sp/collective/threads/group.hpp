@@ -188,15 +188,15 @@ private:
   std::size_t advance(int rank, open_exchange& e, index_t outgoing_limit) {
     std::size_t kept = 0;
     for (std::size_t i = 0; i < e.left; ++i) {
-      message const m = e.messages[i];
+      message& m = e.messages[i];
       auto const [block, slot, ticket] = m.at;
       bool moved = slot->is_done(ticket);
       if (!moved && (!m.outgoing || m.bytes <= outgoing_limit) && !family_->failed() && slot->met(ticket) && slot->claim(ticket))
         moved = move(rank, e.primitive, m);
       if (moved)
         m.box->end(*block, m.outgoing);
-      else
-        e.messages[kept++] = m;
+      else if (kept++ != i)
+        e.messages[kept - 1] = m;
     }
     e.left = kept;
     return kept;

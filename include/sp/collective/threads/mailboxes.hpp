@@ -16,7 +16,8 @@
 namespace sp::detail {
 
 /// What one rank sends to one other: a block of messages after the other. Sender and receiver open the same messages in the same
-/// order, each by itself. A block is used again when both have opened its last message, ended all of them and gone on to the next.
+/// order, each by itself. A block is used again when both have opened its last message, ended all of them and gone on to the next: it
+/// is then the one after that, so two ranks that keep step lock nothing.
 class mailbox {
 public:
   static constexpr std::uint64_t slots = 8; ///< messages of a block
@@ -27,7 +28,7 @@ public:
     alignas(64) std::uint64_t ended_by_sender = 0;
     alignas(64) std::uint64_t ended_by_receiver = 0;
     alignas(64) std::atomic<int> ended_sides{0};
-    block* next = nullptr;
+    std::atomic<block*> next{nullptr}; ///< becomes other than null once until the block is used again
   };
   /// Where a message is.
   struct place {
@@ -39,9 +40,9 @@ public:
   /// Two blocks, between which ranks that keep step alternate: they allocate at their first exchange and never again.
   mailbox() {
     for (int i = 0; i < 2; ++i) all_.push_back(std::make_unique<block>());
+    all_[0]->next.store(all_[1].get(), std::memory_order_relaxed);
     first_ = all_[0].get();
     free_.reserve(2); // see following()
-    free_.push_back(all_[1].get());
   }
 
   /// Before open(), and only this and the constructor allocate: makes sure that the next message of this side has a place.
@@ -64,8 +65,10 @@ public:
     ended = 0;
     if (b.ended_sides.fetch_add(1, std::memory_order_acq_rel) == 0) return;
     b.ended_sides.store(0, std::memory_order_relaxed);
+    block* const after = b.next.load(std::memory_order_relaxed); // both sides are there or further on
+    b.next.store(nullptr, std::memory_order_relaxed);
+    if (linked(*after, b)) return;
     std::lock_guard const lock(mutex_);
-    b.next = nullptr;
     free_.push_back(&b);
   }
 
@@ -76,18 +79,22 @@ private:
     std::uint64_t opened = 0, blocks = 0; ///< messages and blocks so far
   };
 
+  /// Makes `next` the block after b, if b has none. What is linked to a block that is free itself comes into use with it.
+  static bool linked(block& b, block& next) noexcept {
+    block* none = nullptr;
+    return b.next.compare_exchange_strong(none, &next, std::memory_order_release, std::memory_order_relaxed);
+  }
   block* following(block* b) {
+    if (!b) return first_;
+    if (block* const next = b->next.load(std::memory_order_acquire)) return next;
     std::lock_guard const lock(mutex_);
-    block*& next = b ? b->next : first_;
-    if (next) return next;
     if (free_.empty()) {
       free_.reserve(all_.size() + 1); // so that end() never has to
       all_.push_back(std::make_unique<block>());
-      return next = all_.back().get();
+      free_.push_back(all_.back().get());
     }
-    next = free_.back();
-    free_.pop_back();
-    return next;
+    if (linked(*b, *free_.back())) free_.pop_back(); // else the other side was quicker, or a block has come back meanwhile
+    return b->next.load(std::memory_order_acquire);
   }
 
   side sender_, receiver_;
