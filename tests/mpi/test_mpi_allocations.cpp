@@ -49,43 +49,68 @@ bool fail_allocation(sp::mpi const& c, memory& m, long n, bool& caught) {
   return made;
 }
 
+/// Each allocation of rank 1 fails in its turn; returns how many reached the caller. `late`: the others are ahead of rank 1.
+int fail_every_allocation(sp::mpi_options const& o, bool late) {
+  int failures = 0;
+  for (long n = 0;; ++n) {
+    memory m;
+    m.set(process() == 1 ? -1 : 7);
+    bool made = false, caught = false;
+    auto const ranks = outcomes(
+        3,
+        [&](sp::mpi const& c) {
+          c.barrier();
+          if (late == (c.rank() == 1)) std::this_thread::sleep_for(5ms);
+          if (c.rank() == 1) {
+            made = fail_allocation(c, m, n, caught);
+            if (caught) std::this_thread::sleep_for(20ms); // for what the others send meanwhile
+            if (caught) throw std::bad_alloc();
+          } else {
+            operations(c, m);
+          }
+        },
+        o);
+    INFO("allocation " << n);
+    if (caught) CHECK(m.holds(-2));
+    caught = sum_over_all(caught) > 0;
+    made = sum_over_all(made) > 0;
+    failures += caught;
+    for (std::size_t r = 0; r < ranks.size(); ++r) {
+      CHECK_MESSAGE(ranks[r].failed == caught, ranks[r].what);
+      CHECK_MESSAGE((!caught || (r == 1 ? ranks[r].says("bad_alloc") : ranks[r].code == sp::errc::aborted)), ranks[r].what);
+      CHECK(ranks[r].seconds < 5);
+    }
+    if (!made) return failures;
+    REQUIRE(n < 1000);
+  }
+}
+
 } // namespace
 
 TEST_CASE("F6: the n-th allocation of a process fails in an operation") {
-  for (auto how : {sp::mpi_options::parcels::direct, sp::mpi_options::parcels::owned}) {
-    int failures = 0;
-    for (long n = 0;; ++n) {
-      memory m;
-      m.set(process() == 1 ? -1 : 7);
-      bool made = false, caught = false;
-      auto const ranks = outcomes(3,
-                                  [&](sp::mpi const& c) {
-                                    c.barrier();
-                                    if (c.rank() == 1) {
-                                      made = fail_allocation(c, m, n, caught);
-                                      if (caught) std::this_thread::sleep_for(20ms); // for what the others send meanwhile
-                                      if (caught) throw std::bad_alloc();
-                                    } else {
-                                      std::this_thread::sleep_for(5ms);
-                                      operations(c, m);
-                                    }
-                                  },
-                                  {.deadline = 10s, .large_parcels = how});
-      INFO("allocation " << n);
-      if (caught) CHECK(m.holds(-2));
-      caught = sum_over_all(caught) > 0;
-      made = sum_over_all(made) > 0;
-      failures += caught;
-      for (std::size_t r = 0; r < ranks.size(); ++r) {
-        CHECK_MESSAGE(ranks[r].failed == caught, ranks[r].what);
-        CHECK_MESSAGE((!caught || (r == 1 ? ranks[r].says("bad_alloc") : ranks[r].code == sp::errc::aborted)), ranks[r].what);
-        CHECK(ranks[r].seconds < 5);
-      }
-      if (!made) break;
-      REQUIRE(n < 1000);
-    }
-    CHECK(failures >= 3);
-  }
+  for (auto how : {sp::mpi_options::parcels::direct, sp::mpi_options::parcels::owned})
+    for (bool late : {false, true}) CHECK(fail_every_allocation({.deadline = 10s, .large_parcels = how}, late) >= 3);
+}
+
+TEST_CASE("mpi allocations: parcels move in chunks if one side owns them") {
+  constexpr std::size_t bytes = std::size_t(4) << 20;
+  std::vector<char> data(bytes, char(process() + 1));
+  sp::mpi_options o = patient;
+  o.large_parcels = process() == 0 ? sp::mpi_options::parcels::owned : sp::mpi_options::parcels::direct;
+  auto const ranks = outcomes(
+      2,
+      [&](sp::mpi const& c) {
+        sp::piece const whole = sp::as_piece(all(data));
+        parcel const p{1 - c.rank(), {&whole, 1}};
+        long const before = support::bytes_of_thread;
+        if (c.rank() == 0) c.exchange({"large", {&p, 1}, {}}).wait();
+        if (c.rank() == 1) c.exchange({"large", {}, {&p, 1}}).wait();
+        long const chunks = (support::bytes_of_thread - before) / long(sp::detail::mpi_chunk_memory::bytes);
+        CHECK((chunks >= 1 && chunks < 8)); // of 16, on both sides
+      },
+      o);
+  for (auto const& r : ranks) CHECK_MESSAGE(!r.failed, r.what);
+  if (process() < 2) CHECK(std::count(data.begin(), data.end(), char(1)) == std::ptrdiff_t(bytes));
 }
 
 } // namespace test_mpi_allocations

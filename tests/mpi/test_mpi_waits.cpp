@@ -152,26 +152,29 @@ TEST_CASE("mpi waits: run() does not return normally from a family that a droppe
   for (auto const& r : handled) CHECK(!r.failed);
 }
 
-TEST_CASE("mpi waits: all tokens that a failed wait leaves behind are dropped in one deadline") {
+TEST_CASE("mpi waits: all tokens that a failure leaves behind are dropped in one deadline, and run() tells what MPI holds") {
   constexpr auto deadline = 200ms;
-  auto attempt = [&] {
-    auto& kept = *new std::vector<swap>; // never freed: MPI holds this memory when the deadline is over
-    for (int k = 0; k < 3; ++k) kept.emplace_back(process(), 1 << 19, k);
-    for (swap& s : kept) s.to.pieces = {&s.send, 1}, s.from.pieces = {&s.receive, 1};
-    auto const ranks = outcomes(2,
-                                [&](sp::mpi const& c) {
-                                  std::vector<sp::mpi::token> tokens;
-                                  c.barrier();
-                                  for (swap const& s : kept) tokens.push_back(s.begin(c));
-                                  if (c.rank() == 1) std::this_thread::sleep_for(6 * deadline);
-                                  tokens[0].wait();
-                                  while (true) c.barrier();
-                                },
-                                {.deadline = deadline, .large_parcels = large::direct});
-    for (auto const& r : ranks) CHECK(r.failed);
-    return ranks[0].seconds;
-  };
-  CHECK(within(deadline + deadline / 10 + 100ms, attempt));
+  for (bool waits : {true, false}) {
+    auto attempt = [&] {
+      auto& kept = *new std::vector<swap>; // never freed: MPI holds this memory when the deadline is over
+      for (int k = 0; k < 3; ++k) kept.emplace_back(process(), 1 << 19, k);
+      for (swap& s : kept) s.to.pieces = {&s.send, 1}, s.from.pieces = {&s.receive, 1};
+      auto const ranks = outcomes(2,
+                                  [&](sp::mpi const& c) {
+                                    std::vector<sp::mpi::token> tokens;
+                                    c.barrier();
+                                    if (c.rank() == 0) std::this_thread::sleep_for(30ms); // then rank 1 is asleep
+                                    for (swap const& s : kept) tokens.push_back(s.begin(c));
+                                    if (c.rank() == 1) std::this_thread::sleep_for(4 * deadline);
+                                    if (c.rank() == 1 || waits) tokens[0].wait();
+                                  },
+                                  {.deadline = deadline, .large_parcels = large::direct});
+      for (auto const& r : ranks) CHECK(r.failed);
+      CHECK_MESSAGE(ranks[0].says("MPI holds the memory"), ranks[0].what);
+      return ranks[0].seconds;
+    };
+    CHECK(within(deadline + deadline / 10 + 130ms, attempt));
+  }
 }
 
 TEST_CASE("mpi waits: polls that nobody can mean are refused, and polling ends at the deadline") {
@@ -207,6 +210,20 @@ TEST_CASE("mpi waits: an abort from another thread meets groups that end [tsan]"
       while (true) c.barrier();
     });
     for (auto const& r : ranks) CHECK((r.code == sp::errc::aborted && r.says("the power went")));
+  }
+}
+
+TEST_CASE("mpi waits: an abort of a thread that outlives the body meets the end of run() [tsan]") {
+  for (int round = 0; round < 30; ++round) {
+    std::optional<sp::mpi> kept;
+    std::thread outside;
+    auto const ranks = outcomes(2, [&](sp::mpi const& c) {
+      kept.emplace(c);
+      outside = std::thread([&] { kept->abort({sp::errc::backend_error, "the power went", "Buy a battery"}); });
+    });
+    if (outside.joinable()) outside.join();
+    kept.reset();
+    for (auto const& r : ranks) CHECK_MESSAGE((!r.failed || (r.code == sp::errc::aborted && r.says("the power went"))), r.what);
   }
 }
 

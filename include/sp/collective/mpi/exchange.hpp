@@ -73,7 +73,8 @@ public:
     if (!e.open || e.number != number) return;
     family_->exclusively([&] {
       family_->fail_in_destructor("token dropped", [&] { return dropped_token(rank_, e.primitive, int(number)); });
-      static_cast<void>(close(e, false));
+      std::string const held = close(e, false);
+      if (!held.empty()) family_->note_held_by_drop(held);
     });
   }
 
@@ -165,7 +166,8 @@ private:
       if (completed) return;
       auto why = [&] { return group.interrupted_operation(group.rank_, e.primitive, int(e.number)); };
       group.family_->fail_in_destructor("exception", why);
-      static_cast<void>(group.close(e, false));
+      std::string const held = group.close(e, false);
+      if (!held.empty()) group.family_->note_held_by_drop(held);
     }
   };
   open_exchange& at(std::uint64_t number) { return exchange_of(exchanges_, number); }

@@ -69,6 +69,11 @@ private:
   };
 };
 
+/// For an error: what is left of an exchange with direct parcels when its deadline is over.
+inline std::string memory_held_text(std::string const& peers) {
+  return "a message between this rank and " + peers +
+         " is still under way, and MPI holds the memory of its exchange: do not use or free it";
+}
 inline failure broken_link(mpi_link const& link) {
   failure f;
   f.info = {errc::backend_error,

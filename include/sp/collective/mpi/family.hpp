@@ -10,6 +10,7 @@
 #include <sp/collective/mpi/failure.hpp>
 #include <sp/collective/mpi/families.hpp>
 #include <sp/collective/mpi/farewell.hpp>
+#include <sp/collective/mpi/occupant.hpp>
 #include <sp/collective/mpi/receiver.hpp>
 #include <sp/diagnosis/flight_recorder.hpp>
 
@@ -37,6 +38,14 @@ public:
   int ranks() const noexcept { return link_.size(); }
   bool failed() const noexcept { return cause_.known(); }
   failure const& cause() const noexcept { return cause_.get(); }
+  /// All ranks agree: no parcel is copied as a whole for a receiver that wants it in another way than its sender.
+  void own_large_parcels() noexcept { options_.large_parcels = mpi_options::parcels::owned; }
+  /// What MPI still holds of tokens that were dropped, as `held` of mpi_members::throw_cause.
+  std::string const& held_by_drops() const noexcept { return held_by_drops_; }
+  void note_held_by_drop(std::string const& held) noexcept {
+    best_effort([&] { recorder_->log_failure(memory_held_text(held)); });
+    best_effort([&] { held_by_drops_ += (held_by_drops_.empty() ? "" : ", ") + held; });
+  }
   bool has_returned(int world) const { return returned_ranks_[std::size_t(world)]; }
   /// An exception is on its way that was not when the family was made.
   bool is_unwinding() const noexcept { return std::uncaught_exceptions() > exceptions_; }
@@ -45,16 +54,15 @@ public:
 
   /// One operation of this process at a time: MPI may be called by one thread only. An abort that is being sent is waited for.
   [[nodiscard]] bool enter() noexcept {
-    for (occupant found = nobody; !occupant_.compare_exchange_weak(found, mine(operation), std::memory_order_acquire);
-         found = nobody) {
-      if ((found & kinds) == operation) return false;
+    while (!occupant_.enter(mpi_occupant::operation)) {
+      if (occupant_.current() == mpi_occupant::operation) return false;
       std::this_thread::yield();
     }
     thread_.store(std::this_thread::get_id(), std::memory_order_relaxed);
     end_ = {};
     return true;
   }
-  void leave_operation() noexcept { occupant_.store(nobody, std::memory_order_release); }
+  void leave_operation() noexcept { occupant_.leave(); }
   struct leaving {
     mpi_family* family;
     ~leaving() {
@@ -65,7 +73,7 @@ public:
   template <class F>
   void exclusively(F&& f) {
     bool entered = enter();
-    while (!entered && occupant_.load(std::memory_order_relaxed) != mine(operation)) {
+    while (!entered && !occupant_.is_around()) {
       std::this_thread::yield(); // another thread's operation; our own is around us
       entered = enter();
     }
@@ -132,9 +140,11 @@ public:
     if (!mpi_is_running()) return; // nobody is left to learn of it
     int main = 0;
     MPI_Is_thread_main(&main);
-    for (occupant found = nobody; (main || thread_multiple_) && (found & kinds) != operation; std::this_thread::yield()) {
-      found = nobody;
-      if (!occupant_.compare_exchange_strong(found, mine(aborting), std::memory_order_acquire)) continue;
+    while ((main || thread_multiple_) && occupant_.current() != mpi_occupant::operation) {
+      if (!occupant_.enter(mpi_occupant::aborting)) {
+        std::this_thread::yield();
+        continue;
+      }
       fail(std::move(f));
       return leave_operation();
     }
@@ -236,14 +246,6 @@ private:
     return std::chrono::milliseconds(25 * bits * bits / 2);
   }
 
-  /// Who is inside, in one word: a thread, by an address of its own, and what it does.
-  using occupant = std::uintptr_t;
-  static constexpr occupant nobody = 0, operation = 1, aborting = 2, helping = 3, kinds = 3;
-  static occupant mine(occupant kind) noexcept {
-    alignas(8) static thread_local char const self = 0;
-    return reinterpret_cast<occupant>(&self) | kind;
-  }
-
   struct early {
     int peer;
     mpi_control head;
@@ -263,9 +265,7 @@ private:
   /// Peers may wait for what other communicators of this thread have under way, while this one waits.
   void help_others() {
     families().for_each_but(this, [](mpi_family& f) {
-      occupant found = nobody;
-      if (f.thread_.load(std::memory_order_relaxed) != std::this_thread::get_id() ||
-          !f.occupant_.compare_exchange_strong(found, mine(helping), std::memory_order_acquire))
+      if (f.thread_.load(std::memory_order_relaxed) != std::this_thread::get_id() || !f.occupant_.enter(mpi_occupant::helping))
         return;
       leaving const guard{&f};
       f.make_progress();
@@ -382,12 +382,13 @@ private:
   std::vector<bool> returned_ranks_; ///< by rank, as far as this one has heard
   std::shared_ptr<flight_recorder> recorder_;
   int exceptions_, next_context_ = 1;
+  std::string held_by_drops_;
   bool over_ = false, told_ = false, thread_multiple_ = false; ///< over: this rank has returned from its body
   bool polling_ = false, lower_tells_ = false; ///< lower_tells: a lower rank has found a failure, and tells everybody
   cause_of_end cause_{};
   mpi_receiver::time end_{};   ///< of the operation under way; not set before a wait looks at the clock
   mpi_receiver::time grace_{}; ///< until when memory under way is waited for after a failure; set by the first that fails
-  std::atomic<occupant> occupant_{nobody};
+  mpi_occupant occupant_;
   std::atomic<std::thread::id> thread_{std::this_thread::get_id()}; ///< of the last operation; helped from there
   std::atomic<bool> abort_requested_{false};
   std::mutex mutex_;

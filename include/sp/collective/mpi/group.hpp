@@ -122,7 +122,9 @@ private:
     mpi_options const& o = family_->options();
     entry guard(*this, "sp::mpi");
     flight_recorder::record_calls_of_thread(family_->recorder());
-    auto const everybodys = gather({meeting::join, "sp::mpi"}, {o.eager_limit, o.largest_message, 0});
+    auto const everybodys = gather({meeting::join, "sp::mpi"}, {o.eager_limit, o.largest_message, o.owns_large_parcels()});
+    for (values const& theirs : everybodys)
+      if (theirs[2]) family_->own_large_parcels();
     for (int r = 0; r < size() && !family_->failed(); ++r)
       if (auto const& [eager, largest, _] = everybodys[std::size_t(r)]; eager != o.eager_limit || largest != o.largest_message)
         fail_between(errc::rank_mismatch, r,

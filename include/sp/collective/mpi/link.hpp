@@ -37,7 +37,7 @@ struct mpi_options {
   /// How parcels above eager_limit move. owned: in chunks through memory of the communicator; no error has to wait for a peer, and
   /// memory that an operation has thrown for is the caller's. direct: straight from and to the caller's memory, which is faster; an
   /// error waits for what is under way, up to the deadline, and if a peer does not come until then MPI still holds that memory: a
-  /// program that frees it, as unwinding does, may crash inside MPI afterwards. Ranks may differ.
+  /// program that frees it, as unwinding does, may crash inside MPI afterwards. Where ranks differ, all are owned.
   enum class parcels { owned, direct } large_parcels = parcels::owned;
 
   bool owns_large_parcels() const noexcept { return large_parcels == parcels::owned; }
@@ -121,7 +121,7 @@ public:
   static constexpr int control_tag = 0, first_data_tag = 1, data_tags = 16384;
   static constexpr std::size_t smallest_capacity = sizeof(mpi_control) + 2048; ///< room for the texts of a failure
 
-  /// Collective over `from`, with a deadline; idle() runs while others are waited for.
+  /// Collective over `from`, with a deadline; idle() runs while others are waited for. After a timeout the duplication stays under way.
   template <class Idle>
   mpi_link(MPI_Comm from, mpi_options const& options, Idle&& idle)
       : capacity_(sizeof(mpi_control) + std::size_t(options.eager_limit)) {

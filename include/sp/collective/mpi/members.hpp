@@ -28,7 +28,11 @@ public:
   void throw_untold() {
     if (!family_->failed()) return;
     failure const& f = family_->cause();
-    if (f.untold && f.world == family_->world()) fail(f.info);
+    if (f.untold && f.world == family_->world()) {
+      failure told = f;
+      append_held(told, {});
+      fail(told.info);
+    }
     if (!family_->has_told()) throw_cause("sp::mpi::run", int(entered_));
   }
 
@@ -168,13 +172,17 @@ protected:
   [[noreturn]] void throw_cause(char const* primitive, int step, std::string const& held = {}) {
     family_->set_told();
     failure f = family_->cause();
-    if (!held.empty()) {
-      std::string const sentence = "; a message between this rank and " + held +
-                                   " is still under way, and MPI holds the memory of this exchange: do not use or free it";
-      f.info.problem += sentence;
-      f.why += sentence;
-    }
+    append_held(f, held);
     group_members::throw_cause(f, family_->ranks(), rank_, threw_cause_, primitive, step);
+  }
+
+  /// With what dropped tokens have left behind before.
+  void append_held(failure& f, std::string held) const {
+    std::string const& dropped = family_->held_by_drops();
+    if (!dropped.empty()) held += (held.empty() ? "" : ", ") + dropped;
+    if (held.empty()) return;
+    f.info.problem += "; " + memory_held_text(held);
+    f.why += "; " + memory_held_text(held);
   }
 
   std::shared_ptr<mpi_family> family_;

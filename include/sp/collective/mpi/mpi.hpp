@@ -29,13 +29,14 @@ namespace sp {
 /// The memory of an operation that has failed is the caller's again. With large parcels that are owned, the default, that is so at
 /// once. Where they are direct the error waits until what is under way has moved or was taken back, which takes the peers, up to the
 /// deadline: when a peer has not been inside an operation until then, MPI still holds that memory, and the error says so; freeing it
-/// may crash this process later inside MPI, and a token that is dropped has no error to say it in. An operation has one deadline for all it waits for, and its error comes at most a tenth of it and 50 ms later.
+/// may crash this process later inside MPI, and for a token that is dropped the next error or that of run() says so. An operation has one deadline for all it waits for, and its error comes at most a tenth of it and 50 ms later.
 class mpi {
 public:
   using memory_type = host_memory;
   class token;
 
-  /// Collective over `comm`; returns when every rank has come. Refuses other numbers in other ranks' options (rank_mismatch).
+  /// Collective over `comm`; returns when every rank has come. Refuses other numbers in other ranks' options (rank_mismatch). After a
+  /// timeout here do not construct from `comm` again: its duplication is still under way, and the next one would pair with it.
   explicit mpi(MPI_Comm comm, mpi_options options = {}) : group_(detail::mpi_group::world_of(comm, options)) {}
 
   /// Runs `body(mpi const&)` on this rank. An exception that leaves it ends the family in this rank's name and goes on; a rank that

@@ -114,8 +114,8 @@ public:
     else
       cut_.assign(1, bytes);
     typed_ = false;
-    staged_ = !direct() || options.owns_large_parcels();
-    if (staged_ && !cuts && !options.owns_large_parcels()) typed_ = may_be_typed(mpi_shape(pieces), largest);
+    staged_ = !direct();
+    if (staged_ && !cuts) typed_ = may_be_typed(mpi_shape(pieces), largest);
     staged_ = staged_ && !typed_;
     if (staged_) {
       stage();
