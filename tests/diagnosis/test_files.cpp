@@ -219,7 +219,8 @@ TEST_CASE("texts: a failure that holds any bytes leaves records that the tool re
   fail_with(why);
   auto const o = run(tool() + (folder / "flight.*"));
   INFO(o.text);
-  CHECK(o.code == 1);
+  CHECK((o.code == 0 || o.code == 1)); // chance tells if rank 0 had left the last barrier that both came to; 2: not readable
+  CHECK(has(o.text, "2 of 2 ranks left a flight record\n"));
   CHECK(has(o.text, "failure of rank 1: caf\xc3\xa9 \\xff?[31m \"quoted\"?second line \\\xe2\x82\xac"));
   std::string const log = text_of(folder / "log");
   std::size_t const at = log.find("caf\xc3\xa9 \xff [31m \"quoted\" second line \\\xe2\x82\xac");
