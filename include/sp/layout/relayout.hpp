@@ -7,6 +7,7 @@
 #include <sp/collective/check/agreement.hpp>
 #include <sp/core/elementwise.hpp>
 #include <sp/core/footprint.hpp>
+#include <sp/core/group_place.hpp>
 #include <sp/core/memory.hpp>
 #include <sp/core/sort.hpp>
 #include <sp/layout/digests.hpp>
@@ -24,13 +25,13 @@ class relayout {
 public:
   /// From layout `from` to layout `to` (same number of parts) along `map`, seen from `part`.
   relayout(layout const& from, layout const& to, std::span<mapping const> map, int part, relayout_options options = {})
-      : part_(part), parts_(from.parts()), checks_(detail::check_level(options.checks, "relayout", part, from.parts())) {
+      : place_{part, from.parts()}, checks_(detail::check_level(options.checks, "relayout", part, from.parts())) {
     if (from.parts() != to.parts())
       fail({errc::invalid_shape,
             "relayout between " + std::to_string(from.parts()) + " and " + std::to_string(to.parts()) + " ranks",
             "Make both layouts over the same ranks", "relayout"});
-    if (part < 0 || part >= parts_)
-      fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts_), "Give 0 <= part < parts",
+    if (part < 0 || part >= from.parts())
+      fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(from.parts()), "Give 0 <= part < parts",
             "relayout"});
     from_rows_ = from.tokens(part);
     to_rows_ = to.tokens(part);
@@ -109,10 +110,8 @@ private:
 
   template <class C, class A, class B, int R>
   void check(C const& comm, view<A, R> const& in, view<B, R> const& out, index_t in_rows, index_t out_rows) const {
-    if (comm.rank() != part_ || comm.size() != parts_)
-      fail({errc::bad_state,
-            "the relayout is part " + std::to_string(part_) + " of " + std::to_string(parts_) + ", the group's rank is " +
-                std::to_string(comm.rank()) + " of " + std::to_string(comm.size()),
+    if (auto const here = detail::group_place::in(comm); place_ != here)
+      fail({errc::bad_state, "the relayout was made for " + place_.text() + ", this is " + here.text() + " of its group",
             "Make the relayout over the ranks of the same group", "relayout", comm.rank(), comm.size()});
     if (in.extent(0) != in_rows || out.extent(0) != out_rows)
       fail({errc::invalid_shape,
@@ -140,7 +139,8 @@ private:
     sp::all_to_all_v(comm, traffic{"relayout", s.parcels(), r.parcels()}).wait();
   }
 
-  int part_ = 0, parts_ = 0, checks_ = 1;
+  detail::group_place place_{};
+  int checks_ = 1;
   std::uint64_t from_ = 0, to_ = 0, map_ = 0; ///< digests, from level 2 on
   index_t from_rows_ = 0, to_rows_ = 0, staged_rows_ = 0;
   detail::match_lists sends_, receives_;

@@ -4,6 +4,7 @@
 
 #include <sp/collective/check/agreement.hpp>
 #include <sp/collective/parcels.hpp>
+#include <sp/core/group_place.hpp>
 #include <sp/layout/digests.hpp>
 #include <sp/layout/tokens.hpp>
 
@@ -29,7 +30,7 @@ public:
     index_t pieces = 0;
     std::uint64_t documents = 0, sharding = 0; ///< digests, from level 2 on
     std::uint64_t batch = 0;                   ///< serial of the batch
-    int rank = -1, size = 0;                   ///< the place it was made at
+    detail::group_place place{};               ///< for which it was made
     std::uint64_t object = 0;                  ///< from level 2 on: which object made it
   };
 
@@ -94,7 +95,7 @@ public:
 
 private:
   bool made_here(batch const& b, prepared const& p) const {
-    return p.batch == b.serial() && p.rank == comm_.rank() && p.size == comm_.size();
+    return p.batch == b.serial() && p.place == detail::group_place::in(comm_);
   }
   /// A plan that was made below level 2 has nothing that a call at level 2 could compare.
   bool has_digests(prepared const& p) const { return options_.checks < 2 || p.sharding != 0; }
@@ -102,23 +103,21 @@ private:
     bool const here = made_here(b, p);
     if (here && has_digests(p)) return;
     std::string const whose = here ? "was made at a check level below 2, this object is at " + std::to_string(options_.checks)
-                              : p.size == 0           ? "was not made by prepare()"
+                              : p.place.nowhere()     ? "was not made by prepare()"
                               : p.batch != b.serial() ? "belongs to another batch"
-                                                      : "was made by rank " + std::to_string(p.rank) + " of " +
-                                                            std::to_string(p.size) + " of another group";
+                                                      : "was made by " + p.place.text() + " of another group";
     fail({errc::bad_state, "this plan of a gather " + whose,
           "Pass what prepare of an object of the same group and checks made for the same batch", "gather_tokens", comm_.rank(),
           comm_.size()});
   }
 
   prepared prepare_alone(batch const& b) const {
-    if (b.parts() != comm_.size() || b.part() != comm_.rank())
-      fail({errc::invalid_shape,
-            "the batch is part " + std::to_string(b.part()) + " of " + std::to_string(b.parts()) + ", the group's rank is " +
-                std::to_string(comm_.rank()) + " of " + std::to_string(comm_.size()),
+    detail::group_place const here = detail::group_place::in(comm_), of_batch{b.part(), b.parts()};
+    if (of_batch != here)
+      fail({errc::invalid_shape, "the batch was made for " + of_batch.text() + ", this is " + here.text() + " of the group",
             "Make the batch over the ranks of the same group", "gather_tokens", comm_.rank(), comm_.size()});
     prepared p;
-    p.batch = b.serial(), p.rank = comm_.rank(), p.size = comm_.size();
+    p.batch = b.serial(), p.place = here;
     p.map = document_map(b.docs(), b.source());
     run all{0, b.source().length(), 1};
     for (int r = 0; r < comm_.size(); ++r) {

@@ -42,9 +42,12 @@ index_t ranks_of(Object const& o) {
 template <class Object>
 geometry_identity identity_without_batches(Object const& o) {
   digest d;
-  o.each_group([&](auto const& comm) { d.add(comm.rank()).add(comm.size()).add(sp::group_stride(comm)); });
+  o.each_group([&](auto const& comm) {
+    group_place::in(comm).add_to(d);
+    d.add(sp::group_stride(comm));
+  });
   o.identify(d);
-  return {0, 0, digest_of(o.mask()), given(d), o.sequence_rank(), ranks_of(o)};
+  return {0, 0, digest_of(o.mask()), given(d), {o.sequence_rank(), int(ranks_of(o))}};
 }
 
 /// What a prepared geometry keeps for the checks: what it was made of, and from level 2 on what ranks compare. The number of calls is

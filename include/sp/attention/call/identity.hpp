@@ -7,6 +7,7 @@
 #include <sp/attention/call/options.hpp>
 #include <sp/core/digest.hpp>
 #include <sp/core/error.hpp>
+#include <sp/core/group_place.hpp>
 #include <sp/core/philox.hpp>
 
 namespace sp::detail {
@@ -17,7 +18,7 @@ struct geometry_identity {
   std::uint64_t queries = 0, keys = 0; ///< serials of the batches
   std::uint64_t mask = 0;              ///< its digest
   std::uint64_t configuration = 0;     ///< digest of rank and size in every group, of schedule and kernel; 0: never prepared
-  std::int64_t rank = -1, ranks = 0;   ///< in the whole sequence, for messages
+  group_place place{};                 ///< in the whole sequence, for messages
   friend constexpr bool operator==(geometry_identity const&, geometry_identity const&) = default;
 };
 
@@ -35,12 +36,10 @@ struct saved_origin {
 inline void require_same_configuration(geometry_identity const& g, geometry_identity const& mine) {
   if (g.configuration == mine.configuration) [[likely]]
     return;
-  auto place = [](std::int64_t r, std::int64_t n) { return "rank " + std::to_string(r) + " of " + std::to_string(n); };
   fail({errc::bad_state,
         g.configuration == 0 ? "this geometry was not made by prepare()"
-        : g.rank != mine.rank || g.ranks != mine.ranks
-            ? "this geometry was prepared by " + place(g.rank, g.ranks) + " of a sequence, this object is " +
-                  place(mine.rank, mine.ranks)
+        : g.place != mine.place
+            ? "this geometry was prepared by " + g.place.text() + " of a sequence, this object is " + mine.place.text()
             : "this geometry was prepared by an object with another place in its groups, another schedule or another kernel",
         "Prepare with this object, or with one of the same groups, schedule and kernel"});
 }
