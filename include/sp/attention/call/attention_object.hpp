@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include <sp/attention/call/rank_agreement.hpp>
 #include <sp/attention/call/required_members.hpp>
 
 namespace sp::detail {
@@ -67,8 +68,8 @@ public:
       using prepared = decltype(prepare_alone(q, k, mask));
       pool memory;
       std::optional<prepared> p;
-      together(
-          ".prepare", memory, [&] { p.emplace(prepare_alone(q, k, mask)); },
+      detail::together(
+          self(), ".prepare", memory, [&] { p.emplace(prepare_alone(q, k, mask)); },
           [&](fingerprint& f) {
             p->checked.describe(f);
             self().describe(f, *p, 0, {});
@@ -244,7 +245,7 @@ private:
         self().check_call(io.on, io.sinks.data != nullptr);
       };
       auto run = [&] {
-        if (self().checks() > 1) return forward_together(p, ctx, io, arguments);
+        if (self().checks() > 1) return detail::forward_together(self(), p, ctx, io, arguments);
         arguments();
         return self().run_forward(p, ctx, io);
       };
@@ -277,7 +278,7 @@ private:
         self().run_backward(p, c, std::as_const(s), io);
       };
       if (self().checks() > 1)
-        backward_together(p, ctx, s, io, arguments, run);
+        detail::backward_together(self(), p, ctx, s, io, arguments, run);
       else
         arguments(), run(ctx);
       auto const used = std::forward<Saved>(s); // only now: until here a caller may try again
@@ -294,99 +295,6 @@ private:
     auto p = self().prepare_layouts(q.layout(), k.layout(), q.part(), list, mask);
     p.checked = checked_geometry(identity_over(q, k, mask), self().checks(), id_, q, k);
     return p;
-  }
-
-  /// Levels 2 and 3: `local` checks this rank, `describe` fills in the fingerprint; all ranks go on or all throw.
-  template <class Local, class Describe>
-  void together(char const* call, allocator& scratch, Local&& local, Describe&& describe) const {
-    fingerprint f(Derived::name, call, self().sequence_rank());
-    f.number("check level", self().checks());
-    check_together(
-        f,
-        [&] {
-          local();
-          describe(f);
-        },
-        [&](fingerprint const& mine) {
-          agreement all(mine, ranks_of(self()), scratch);
-          self().each_group([&](auto const& comm) { all.gather(comm, agreement_primitive); });
-          self().each_group([&](auto const& comm) { all.barrier_if_different(comm); });
-          all.throw_if_different();
-        });
-  }
-
-  template <class Prepared, class T, class Arguments>
-  auto forward_together(Prepared const& p, context const& ctx, forward_io<T> const& io, Arguments&& arguments) const {
-    std::uint64_t const call = p.checked.calls + 1;
-    bool const search = self().checks() > 2;
-    together(
-        ".forward", *ctx.scratch,
-        [&] {
-          arguments();
-          p.checked.require(self().checks());
-          if (search) require_finite_inputs(io, p.checked, call);
-        },
-        [&](fingerprint& f) {
-          f.number("call number", call);
-          describe_operands<T>(f, io);
-          p.checked.describe(f);
-          self().describe(f, p, io.q.extent(2), ctx.random);
-          f.word("sinks", io.sinks.data != nullptr, none_or_given);
-        });
-    p.checked.calls = call; // a call that the ranks refused does not count
-    guarded::handle scratch, kept;
-    if (search) scratch = guarded::handle(*ctx.scratch), kept = guarded::handle(*ctx.kept);
-    auto s = self().run_forward(p, search ? context(*scratch, *kept, ctx.random) : ctx, io);
-    if (search)
-      together(
-          ".forward.results", *ctx.scratch,
-          [&] {
-            scratch->verify();
-            kept->verify();
-            require_finite("out", io.out, p.checked.q_rows, call);
-            self().each_lse(s, [&](auto const& lse) { require_below_infinity("lse", lse, call); });
-          },
-          [](fingerprint&) {});
-    s.token.call = call;
-    s.token.memory = std::move(kept);
-    return s;
-  }
-
-  template <class Prepared, class Saved, class T, class Arguments, class Run>
-  void backward_together(Prepared const& p, context const& ctx, Saved const& s, backward_io<T> const& io, Arguments&& arguments,
-                         Run&& run) const {
-    std::uint64_t const call = p.checked.calls + 1;
-    bool const search = self().checks() > 2;
-    guarded::handle scratch, kept = s.token.memory;
-    together(
-        ".backward", *ctx.scratch,
-        [&] {
-          arguments();
-          p.checked.require(self().checks());
-          if (!search) return;
-          if (kept) kept->verify();
-          require_finite_inputs(io, p.checked, call);
-          self().each_lse(s, [&](auto const& lse) { require_below_infinity("saved lse", lse, call); });
-        },
-        [&](fingerprint& f) {
-          f.number("call number", call).number("number of the forward call", s.token.call);
-          describe_operands<T>(f, io);
-          p.checked.describe(f);
-          self().describe(f, p, io.q.extent(2), ctx.random);
-          f.word("sinks", io.extras.sinks.data != nullptr, none_or_given).word("accumulate", io.extras.accumulate, off_or_on);
-        });
-    p.checked.calls = call;
-    if (!search) return run(ctx);
-    scratch = guarded::handle(*ctx.scratch);
-    run(context(*scratch, *ctx.kept, ctx.random));
-    together(
-        ".backward.results", *ctx.scratch,
-        [&] {
-          scratch->verify();
-          if (kept) kept->verify();
-          require_finite_results(io, p.checked, call);
-        },
-        [](fingerprint&) {});
   }
 
   std::uint64_t id_ = new_serial(); ///< tells what this object saved from what another did; copies share it

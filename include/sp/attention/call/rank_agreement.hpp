@@ -1,0 +1,106 @@
+// Check levels 2 and 3 around an attention call: ranks compare it before it begins, and at level 3 search its tensors and memory.
+// A difference, or what one rank refuses, is an error on every rank before anything is sent, and the communicator stays usable.
+#pragma once
+
+#include <sp/attention/call/rank_checks.hpp>
+#include <sp/core/guarded.hpp>
+
+namespace sp::detail {
+
+/// Levels 2 and 3: `local` checks this rank, `describe` fills in the fingerprint; all ranks go on or all throw.
+template <class Object, class Local, class Describe>
+void together(Object const& object, char const* call, allocator& scratch, Local&& local, Describe&& describe) {
+  fingerprint f(Object::name, call, object.sequence_rank());
+  f.number("check level", object.checks());
+  check_together(
+      f,
+      [&] {
+        local();
+        describe(f);
+      },
+      [&](fingerprint const& mine) {
+        agreement all(mine, ranks_of(object), scratch);
+        object.each_group([&](auto const& comm) { all.gather(comm, agreement_primitive); });
+        object.each_group([&](auto const& comm) { all.barrier_if_different(comm); });
+        all.throw_if_different();
+      });
+}
+
+/// The forward call itself between two agreements; `arguments` are the checks of this rank.
+template <class Object, class Prepared, class T, class Arguments>
+auto forward_together(Object const& object, Prepared const& p, context const& ctx, forward_io<T> const& io,
+                      Arguments&& arguments) {
+  std::uint64_t const call = p.checked.calls + 1;
+  bool const search = object.checks() > 2;
+  detail::together(
+      object, ".forward", *ctx.scratch,
+      [&] {
+        arguments();
+        p.checked.require(object.checks());
+        if (search) require_finite_inputs(io, p.checked, call);
+      },
+      [&](fingerprint& f) {
+        f.number("call number", call);
+        describe_operands<T>(f, io);
+        p.checked.describe(f);
+        object.describe(f, p, io.q.extent(2), ctx.random);
+        f.word("sinks", io.sinks.data != nullptr, none_or_given);
+      });
+  p.checked.calls = call; // a call that the ranks refused does not count
+  guarded::handle scratch, kept;
+  if (search) scratch = guarded::handle(*ctx.scratch), kept = guarded::handle(*ctx.kept);
+  auto s = object.run_forward(p, search ? context(*scratch, *kept, ctx.random) : ctx, io);
+  if (search)
+    detail::together(
+        object, ".forward.results", *ctx.scratch,
+        [&] {
+          scratch->verify();
+          kept->verify();
+          require_finite("out", io.out, p.checked.q_rows, call);
+          object.each_lse(s, [&](auto const& lse) { require_below_infinity("lse", lse, call); });
+        },
+        [](fingerprint&) {});
+  s.token.call = call;
+  s.token.memory = std::move(kept);
+  return s;
+}
+
+/// The same for backward, which `run` computes in the context it is given.
+template <class Object, class Prepared, class Saved, class T, class Arguments, class Run>
+void backward_together(Object const& object, Prepared const& p, context const& ctx, Saved const& s, backward_io<T> const& io,
+                       Arguments&& arguments, Run&& run) {
+  std::uint64_t const call = p.checked.calls + 1;
+  bool const search = object.checks() > 2;
+  guarded::handle scratch, kept = s.token.memory;
+  detail::together(
+      object, ".backward", *ctx.scratch,
+      [&] {
+        arguments();
+        p.checked.require(object.checks());
+        if (!search) return;
+        if (kept) kept->verify();
+        require_finite_inputs(io, p.checked, call);
+        object.each_lse(s, [&](auto const& lse) { require_below_infinity("saved lse", lse, call); });
+      },
+      [&](fingerprint& f) {
+        f.number("call number", call).number("number of the forward call", s.token.call);
+        describe_operands<T>(f, io);
+        p.checked.describe(f);
+        object.describe(f, p, io.q.extent(2), ctx.random);
+        f.word("sinks", io.extras.sinks.data != nullptr, none_or_given).word("accumulate", io.extras.accumulate, off_or_on);
+      });
+  p.checked.calls = call;
+  if (!search) return run(ctx);
+  scratch = guarded::handle(*ctx.scratch);
+  run(context(*scratch, *ctx.kept, ctx.random));
+  detail::together(
+      object, ".backward.results", *ctx.scratch,
+      [&] {
+        scratch->verify();
+        if (kept) kept->verify();
+        require_finite_results(io, p.checked, call);
+      },
+      [](fingerprint&) {});
+}
+
+} // namespace sp::detail
