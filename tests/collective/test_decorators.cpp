@@ -59,7 +59,7 @@ struct scatters : base {
 struct broadcasts : base {
   void broadcast(std::span<piece const>, int) const {}
 };
-struct meets : base {
+struct barriers : base {
   void barrier() const {}
 };
 struct splits : base {
@@ -129,12 +129,12 @@ template <class... C>
 constexpr bool all_are_bare = ((abilities<C>() == abilities<base>()) && ...);
 
 static_assert(
-    all_differ_in_one_bit<exchanges, gathers, reduces, scatters, broadcasts, meets, splits, publishes, aborts, strides>);
+    all_differ_in_one_bit<exchanges, gathers, reduces, scatters, broadcasts, barriers, splits, publishes, aborts, strides>);
 static_assert(all_are_bare<base, exchanges_without_token, gathers_not_const, broadcasts_without_root, splits_to_nothing,
                            publishes_nothing, aborts_without_reason>);
 static_assert(decorators_keep_abilities<base, native, sp::solo, sp::threads>);
 static_assert(
-    decorators_keep_abilities<exchanges, gathers, reduces, scatters, broadcasts, meets, splits, publishes, aborts, strides>);
+    decorators_keep_abilities<exchanges, gathers, reduces, scatters, broadcasts, barriers, splits, publishes, aborts, strides>);
 static_assert(decorators_keep_abilities<exchanges_without_token, gathers_not_const, broadcasts_without_root, splits_to_nothing,
                                         publishes_nothing, aborts_without_reason>);
 static_assert(decorators_keep_abilities<sp::chaos<sp::threads>, sp::group<sp::counting<sp::threads>>, sp::checksummed<native>>);

@@ -271,7 +271,7 @@ TEST_CASE("faults: a peer that went on without sending, or without receiving, is
   }
 }
 
-TEST_CASE("faults: different primitives that meet are told apart [tsan]") {
+TEST_CASE("faults: different primitives at one time are told apart [tsan]") {
   auto const e = run_failure(2, [](sp::threads const& c) {
     ring_step s(c.rank(), 2, 1);
     c.exchange(s.traffic(c.rank() == 0 ? "forward" : "backward")).wait();
@@ -280,7 +280,7 @@ TEST_CASE("faults: different primitives that meet are told apart [tsan]") {
 }
 
 TEST_CASE(
-    "faults: operations that meet must be the same, and a publication shows only what its own publish showed [tsan][asan]") {
+    "faults: operations at one time must be the same, and a publication shows only what its own publish showed [tsan][asan]") {
   using operation = std::function<void(sp::threads const&)>;
   operation const barrier = [](sp::threads const& c) { c.barrier(); };
   auto publish = [](char const* name) -> operation {
@@ -288,7 +288,7 @@ TEST_CASE(
       int value = c.rank();
       piece const mine = sp::as_piece(sp::view<int, 1>(&value, {1}));
       auto e = c.publish(name, {&mine, 1});
-      FAIL_CHECK("publish met " << e.of(1 - c.rank()).size() << " pieces");
+      FAIL_CHECK("publish saw " << e.of(1 - c.rank()).size() << " pieces");
     };
   };
   operation const split = [](sp::threads const& c) { static_cast<void>(c.split(0, 0)); };
@@ -300,11 +300,11 @@ TEST_CASE(
     auto first = c.publish("show", {}), second = c.publish("show", {});
     c.rank() == 0 ? first.release() : second.release();
   };
-  struct meeting {
+  struct operations {
     operation a, b;
     std::string one, two;
   };
-  std::vector<meeting> const meetings{
+  std::vector<operations> const pairs{
       {publish("show"), barrier, "in show (publish 0)", "in barrier"},
       {publish("forward"), publish("backward"), "in forward (publish 0)", "in backward (publish 0)"},
       {split, barrier, "in split", "in barrier"},
@@ -312,7 +312,7 @@ TEST_CASE(
       {release, publish_twice, "in show (release of publish 0)", "in show (publish 1)"},
       {release_other, release_other, "in show (release of publish 0)", "in show (release of publish 1)"},
   };
-  for (auto const& m : meetings) {
+  for (auto const& m : pairs) {
     std::atomic<int> told = 0;
     auto const e = run_failure(2,
                                [&](sp::threads const& c) {

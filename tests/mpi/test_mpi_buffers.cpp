@@ -67,7 +67,7 @@ void let_mpi_work(std::chrono::milliseconds time) {
 
 /// Ranks 0 and 1 swap a large parcel, rank 2 has a small one with each; between exchange and wait `between(c)` runs on every rank.
 /// Everybody is to fail. After the error what is received is filled anew and what is sent is unmapped, unless MPI holds both, as the error
-/// then says: these stay as they are, for long. `keeps_sent` unmaps nothing: where MPI holds it untold, the test is to fail and not to crash.
+/// then says: these stay as they are, for long. `keeps_sent` unmaps nothing: what MPI holds without a word fails the test, not the process.
 /// MPI goes on for a while.
 template <class Between>
 std::vector<report> swap_and_fail(sp::mpi_options options, std::chrono::milliseconds afterwards, Between&& between,

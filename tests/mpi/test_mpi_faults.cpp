@@ -107,7 +107,7 @@ TEST_CASE("mpi faults F2: a rank that never arrives is named at the deadline, wi
         for (int r = 0; r < size; ++r) {
           outcome const& o = all[std::size_t(r)];
           v.expect(o.code == sp::errc::timeout || o.code == sp::errc::aborted, "timeout or aborted");
-          for (char const* part : {"no answer within 600 ms", "exchanges and meetings entered by rank:"})
+          for (char const* part : {"no answer within 600 ms", "exchanges and barriers entered by rank:"})
             v.expect(o.says(part), part + std::string(" in: ") + o.what);
           v.expect(o.says("in " + name) || (name == "ring" && o.says("in barrier")), "the name of the operation");
           if (r != 1) v.seconds = std::max(v.seconds, o.seconds);
@@ -201,7 +201,7 @@ TEST_CASE("mpi faults: a peer that went on without sending, or without receiving
     }
 }
 
-TEST_CASE("mpi faults: different primitives that meet are told apart, in exchanges and in meetings") {
+TEST_CASE("mpi faults: different primitives at one time are told apart, in exchanges and in barriers") {
   for (int n : {1, 9000}) {
     auto const ranks = outcomes(2, [&](sp::mpi const& c) {
       everybody x(c.rank(), 2, 0, [n](int, int) { return n; });

@@ -259,14 +259,14 @@ TEST_CASE("mpi shared: misuse is refused, and a publication is released once") {
   });
 }
 
-TEST_CASE("mpi shared: operations that meet must be the same") {
+TEST_CASE("mpi shared: operations at one time must be the same") {
   using operation = std::function<void(sp::mpi_shared const&)>;
   auto publish = [](char const* name) -> operation {
     return [name](sp::mpi_shared const& c) {
       int value = c.rank();
       piece const mine = sp::as_piece(sp::view<int, 1>(&value, {1}));
       auto e = c.publish(name, {&mine, 1});
-      FAIL_CHECK("publish met " << e.of(1 - c.rank()).size() << " pieces");
+      FAIL_CHECK("publish saw " << e.of(1 - c.rank()).size() << " pieces");
     };
   };
   operation const barrier = [](sp::mpi_shared const& c) { c.barrier(); };
@@ -279,18 +279,18 @@ TEST_CASE("mpi shared: operations that meet must be the same") {
     auto first = c.publish("show", {}), second = c.publish("show", {});
     c.rank() == 0 ? first.release() : second.release();
   };
-  struct meeting {
+  struct operations {
     operation a, b;
     std::string one, two;
   };
-  std::vector<meeting> const meetings{
+  std::vector<operations> const pairs{
       {publish("show"), barrier, "in show (publish 1)", "in barrier"},
       {publish("forward"), publish("backward"), "in forward (publish 1)", "in backward (publish 1)"},
       {split, publish("split"), "in split", "in split (publish 1)"},
       {release, publish_twice, "in show (release of publish 1)", "in show (publish 2)"},
       {release_other, release_other, "in show (release of publish 1)", "in show (release of publish 2)"},
   };
-  for (auto const& m : meetings) {
+  for (auto const& m : pairs) {
     auto const ranks = shared_outcomes(2, [&](sp::mpi_shared const& c) {
       c.publish("old", {}).release();
       c.rank() == 0 ? m.a(c) : m.b(c);

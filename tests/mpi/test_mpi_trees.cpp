@@ -1,5 +1,5 @@
 // What many processes tell each other takes messages in the logarithm of their number, and a failure reaches everybody whoever in
-// between is dead or elsewhere: splits, meetings, the end of a family, and notes of failures, with every message of MPI counted.
+// between is dead or elsewhere: splits, barriers, the end of a family, and notes of failures, with every message of MPI counted.
 // ranks: 16
 #include "ranks.hpp"
 
@@ -13,7 +13,7 @@ int messages_sent = 0, notes_sent = 0; // but questions to ranks that are slow, 
 /// Counts, by the profiling interface of MPI, what this process sends.
 extern "C" int MPI_Isend(void const* data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm, MPI_Request* request) {
   using sp::detail::mpi_control;
-  mpi_control head{.kind = mpi_control::withdrawn};
+  mpi_control head{.kind = mpi_control::cancelled};
   if (tag == sp::detail::mpi_link::control_tag && count >= int(sizeof head)) std::memcpy(&head, data, sizeof head);
   messages_sent += head.kind != mpi_control::progress_query && head.kind != mpi_control::progress_reply;
   notes_sent += head.kind == mpi_control::failure;
@@ -94,7 +94,7 @@ TEST_CASE("mpi trees: of any number of ranks none is done before all have return
   using sp::detail::mpi_control;
   for (int ranks : {1, 2, 3, 4, 7, 64, 1000}) {
     std::mt19937 random(static_cast<unsigned>(ranks));
-    std::vector<sp::detail::mpi_farewell> all;
+    std::vector<sp::detail::mpi_termination> all;
     std::vector<bool> returned(std::size_t(ranks), false), idle(std::size_t(ranks), false);
     std::vector<int> sent(std::size_t(ranks), 0), order;
     for (int r = 0; r < ranks; ++r) {

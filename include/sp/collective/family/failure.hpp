@@ -20,7 +20,7 @@ struct failure {
   int group = -1;           ///< the group where `one` and `other` throw info.code themselves; everybody else throws `aborted`
   int one = -1, other = -1; ///< ranks of the world
   bool provisional = false; ///< a token died while an exception was on its way: what was thrown is not known yet
-  bool untold = false;      ///< found in a destructor: no operation of the rank that caused it has thrown
+  bool unreported = false;  ///< found in a destructor: no operation of the rank that caused it has thrown
   std::exception_ptr thrown = {}; ///< the exception itself, where this process has it
 
   bool concerns(int group_number, int world_rank) const noexcept {
@@ -57,15 +57,15 @@ template <class Body, class Report>
   return nullptr;
 }
 
-/// A failure for a destructor of rank `world`: what `make` gives, or, if there is no memory for that, `few_words`, 15 characters at
+/// A failure for a destructor of rank `world`: what `make` gives, or, if there is no memory for that, `fallback`, 15 characters at
 /// most, which need none.
 template <class Make>
-[[nodiscard]] failure failure_in_destructor(int world, char const* few_words, Make&& make) noexcept {
+[[nodiscard]] failure failure_in_destructor(int world, char const* fallback, Make&& make) noexcept {
   failure f;
   best_effort([&] { f = make(); });
-  if (f.why.empty() && f.info.problem.empty()) f.info.problem = few_words;
+  if (f.why.empty() && f.info.problem.empty()) f.info.problem = fallback;
   f.world = world;
-  f.untold = true;
+  f.unreported = true;
   return f;
 }
 

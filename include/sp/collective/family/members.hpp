@@ -171,7 +171,7 @@ private:
   /// By the caller, or by an exception that is on its way.
   failure dropped(int rank, char const* problem, char const* primitive, int step) const {
     failure f;
-    f.untold = true;
+    f.unreported = true;
     f.provisional = std::uncaught_exceptions() > 0;
     f.info = {errc::bad_state,
               problem,

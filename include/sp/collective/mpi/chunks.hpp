@@ -23,13 +23,13 @@ public:
     post(link);
   }
 
-  /// Moves on; true when all has moved, or when a message of another length has come. `moved` is the number of bytes that did.
-  bool done(mpi_link& link, index_t& moved) {
+  /// Moves what is ready; true when all has moved, or when a message of another length has come. `moved`: bytes that have moved.
+  bool test(mpi_link& link, index_t& moved) {
     for (std::size_t step = 0; step < 2 * window; ++step) { // not all at once: the caller also looks at failures and at the clock
       slot& s = slots_[first_ % window];
-      int over = 0, count = 0;
+      int done = 0, count = 0;
       MPI_Status status;
-      if (!link.good(MPI_Test(&s.request, &over, &status), "MPI_Test") || !over) return false;
+      if (!link.good(MPI_Test(&s.request, &done, &status), "MPI_Test") || !done) return false;
       ++first_;
       link.note_movement();
       if (receiving_) {
@@ -115,9 +115,9 @@ private:
   }
 
   std::array<slot, window> slots_;
-  std::size_t first_ = 0, posted_ = 0; ///< chunks that are over; chunks that are over or under way
+  std::size_t first_ = 0, posted_ = 0; ///< chunks that are complete; those, and chunks under way
   segment_cursor at_{std::span<piece const>{}};
-  index_t left_ = 0, chunk_ = 0, moved_ = 0; ///< bytes not posted yet, of a chunk, over
+  index_t left_ = 0, chunk_ = 0, moved_ = 0; ///< bytes not posted yet; of a chunk; that have moved
   int peer_ = 0, tag_ = 0;
   bool busy_ = false, receiving_ = false;
 };

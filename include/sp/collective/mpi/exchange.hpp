@@ -51,10 +51,10 @@ public:
     bool done = arrived();
     if (!done) {
       blocked(e);
-      progress_questions questions(family_->options().deadline);
+      progress_queries queries(family_->options().deadline);
       done = family_->wait(
           arrived, [&] { blocked(e), inspect(e); },
-          [&](auto left) { questions.everybody_now(left) ? query_progress() : query_open(e); }, [&] { too_late(e); });
+          [&](auto left) { queries.everybody_now(left) ? query_progress() : query_open(e); }, [&] { too_late(e); });
     }
     if (done && e.large) { // a peer that failed has said so before it took its memory back
       family_->make_progress();
@@ -78,28 +78,28 @@ public:
     });
   }
 
-  void move_on() override {
+  void advance_exchanges() override {
     if (open_large_ == 0 || family_->failed()) return;
     for (open_exchange& e : exchanges_)
       if (e.open && e.large) advance(e);
   }
-  void withdraw_receives() noexcept override {
+  void cancel_receives() noexcept override {
     for (open_exchange& e : exchanges_)
-      for (std::size_t i = 0; i < e.used && e.open; ++i) static_cast<void>(withdraw(e, e.transfers[i]));
+      for (std::size_t i = 0; i < e.used && e.open; ++i) static_cast<void>(cancel_receive(e, e.transfers[i]));
   }
 
 protected:
-  void receive_withdrawal(int peer, mpi_control const& n) {
+  void receive_cancellation(int peer, mpi_control const& n) {
     open_exchange& e = at(n.number);
     if (e.open && e.number == n.number && e.place[std::size_t(peer)] >= 0)
-      e.transfers[std::size_t(e.place[std::size_t(peer)])].unwanted = true;
+      e.transfers[std::size_t(e.place[std::size_t(peer)])].cancelled_by_peer = true;
   }
-  /// A peer has told how many exchanges and meetings it has entered, the last of them `theirs`. Ranks that call the same operations
+  /// A peer has told how many exchanges and barriers it has entered, the last of them `theirs`. Ranks that call the same operations
   /// in the same order are never each ahead of the other.
-  void compare_order(int peer, std::uint64_t exchanges, std::uint64_t meetings, char const* theirs) {
-    if (!(exchanges < entered_ && meetings > met_) && !(exchanges > entered_ && meetings < met_)) return;
+  void compare_order(int peer, std::uint64_t exchanges, std::uint64_t barriers, char const* theirs) {
+    if (!(exchanges < entered_ && barriers > barriers_) && !(exchanges > entered_ && barriers < barriers_)) return;
     open_exchange const& e = at(exchanges);
-    auto exchange = [](char const* primitive) { return meeting::text(meeting::exchange, primitive, 0); };
+    auto exchange = [](char const* primitive) { return operation_id::text(operation_id::exchange, primitive, 0); };
     bool const behind = exchanges < entered_;
     std::string const mine = !behind ? current_ : e.number == exchanges ? exchange(e.primitive) : "an exchange";
     fail_operations(peer, mine, behind ? theirs : exchange(theirs), behind && e.number == exchanges ? e.primitive : current_,
@@ -108,7 +108,7 @@ protected:
   void receive_progress(int peer, mpi_control const& n) {
     receive_reply(peer, n);
     peer_progress const& p = progress_[std::size_t(peer)];
-    if (p.inside && !p.absent) compare_order(peer, std::uint64_t(p.exchanges), std::uint64_t(p.meetings), p.primitive);
+    if (p.inside && !p.absent) compare_order(peer, std::uint64_t(p.exchanges), std::uint64_t(p.barriers), p.primitive);
   }
   void receive_announcement(int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) {
     compare_order(peer, n.number + 1, std::uint64_t(n.values[0]), n.primitive);
@@ -138,7 +138,7 @@ private:
     std::span<piece const> out_pieces{}, in_pieces{};
     index_t gives = 0, wants = 0;
     bool agreed = false, sent = false, received = false; ///< the peer's announcement has come and agrees; bytes that have moved
-    bool unwanted = false;                               ///< the peer has failed and will not receive what has not begun
+    bool cancelled_by_peer = false;                      ///< the peer has failed and will not receive what has not begun
     mpi_payload out{}, in{};
   };
   struct open_exchange {
@@ -202,7 +202,7 @@ private:
         transfer& fresh = e.transfers[std::size_t(place)];
         fresh.peer = peer;
         fresh.gives = fresh.wants = 0;
-        fresh.agreed = fresh.unwanted = false;
+        fresh.agreed = fresh.cancelled_by_peer = false;
         fresh.sent = fresh.received = true;
       }
       return e.transfers[std::size_t(place)];
@@ -232,7 +232,7 @@ private:
     n.number = e.number;
     n.gives = k.gives;
     n.wants = k.wants;
-    n.values[0] = std::int64_t(met_);
+    n.values[0] = std::int64_t(barriers_);
     n.name(e.primitive);
     if (!e.large && (!is_small(k.gives) || !is_small(k.wants))) {
       e.large = true;
@@ -306,14 +306,14 @@ private:
         fail_returned(e.transfers[i].peer, e.primitive, int(e.number));
   }
 
-  /// Moves on; true when everything has moved.
+  /// Moves what is ready; true when everything has moved.
   bool advance(open_exchange& e) {
     bool all = true;
     for (std::size_t i = 0; i < e.used; ++i) {
       transfer& k = e.transfers[i];
       index_t moved = 0;
-      if (!k.sent && !k.out.idle()) k.sent = k.out.done(family_->link(), moved);
-      if (!k.received && k.agreed && !k.in.idle() && k.in.done(family_->link(), moved)) {
+      if (!k.sent && !k.out.idle()) k.sent = k.out.test(family_->link(), moved);
+      if (!k.received && k.agreed && !k.in.idle() && k.in.test(family_->link(), moved)) {
         if (moved != k.wants) fail_counts(k.peer, moved, rank_, k.wants, e.primitive, int(e.number));
         k.received = moved == k.wants;
       }
@@ -344,35 +344,35 @@ private:
     fail_late(first, missing, e.primitive, int(e.number));
   }
 
-  /// After a failure: asks for the receive back, and tells the sender when it has ended. True when it has.
-  bool withdraw(open_exchange const& e, transfer& k) noexcept {
+  /// After a failure: cancels the receive, and tells the sender when it is complete. True when it is.
+  bool cancel_receive(open_exchange const& e, transfer& k) noexcept {
     if (k.in.idle()) return true;
-    if (!k.in.withdraw()) return false;
+    if (!k.in.cancel()) return false;
     mpi_control n;
-    n.kind = mpi_control::withdrawn;
+    n.kind = mpi_control::cancelled;
     n.context = context();
     n.number = e.number;
     best_effort([&] { family_->link().send(world(k.peer), n); });
     return true;
   }
-  /// After a failure: MPI has nothing of the caller's in its hands for this peer any more.
-  bool is_over(open_exchange const& e, transfer& k) noexcept {
-    if (!k.out.idle() && !k.out.let_go() && k.unwanted) k.out.abandon(); // never begun: nobody will read it
-    return withdraw(e, k) && k.out.idle();
+  /// After a failure: cancels both directions. True when MPI holds nothing of the caller's for this peer any more.
+  bool cancel(open_exchange const& e, transfer& k) noexcept {
+    if (!k.out.idle() && !k.out.cancel() && k.cancelled_by_peer) k.out.abandon(); // never begun: nobody will read it
+    return cancel_receive(e, k) && k.out.idle();
   }
-  /// Nothing of this exchange is under way afterwards, except with the peers that the result names: direct messages that have not
-  /// ended by the end of the deadline.
+  /// Nothing of this exchange is under way afterwards, except with the peers that the result names: direct messages that are not
+  /// complete at the end of the deadline.
   std::string close(open_exchange& e, bool done) noexcept {
     std::string held;
     if (!done) {
       family_->wait_for_requests([&] {
         bool all = true;
-        for (std::size_t i = 0; i < e.used; ++i) all = is_over(e, e.transfers[i]) && all;
+        for (std::size_t i = 0; i < e.used; ++i) all = cancel(e, e.transfers[i]) && all;
         return all;
       });
       for (std::size_t i = 0; i < e.used; ++i) {
         transfer& k = e.transfers[i];
-        if (is_over(e, k)) continue;
+        if (cancel(e, k)) continue;
         best_effort([&] { held += (held.empty() ? "rank " : ", rank ") + std::to_string(k.peer); });
         k.in.abandon();
         k.out.abandon();

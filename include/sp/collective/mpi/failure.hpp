@@ -107,7 +107,7 @@ inline void send_failure(mpi_link& link, int to, failure const& f, bool to_every
 /// only, in case the first teller does not come to its end. Where several find one at the same time, one of them is enough: a
 /// rank stops when go_on(), asked now and then, says that a lower one has begun.
 template <class GoOn>
-void tell_failure(mpi_link& link, failure const& f, bool to_everybody, GoOn&& go_on) {
+void propagate_failure(mpi_link& link, failure const& f, bool to_everybody, GoOn&& go_on) {
   int const size = link.size();
   for (int d = 1; d < size; d *= 2) send_failure(link, (link.rank() + d) % size, f, to_everybody);
   for (int d = 3; to_everybody && d < size; ++d) {

@@ -47,10 +47,10 @@ public:
     if (!best_effort([&] { kept_.reserve(kept_.size() + 1); })) return static_cast<void>(f.release());
     kept_.push_back(std::move(f));
   }
-  template <class Over>
-  void erase_kept(Over&& over) {
+  template <class Terminated>
+  void erase_kept(Terminated&& terminated) {
     std::lock_guard lock(kept_mutex_);
-    std::erase_if(kept_, [&](std::unique_ptr<Family>& f) { return over(*f); });
+    std::erase_if(kept_, [&](std::unique_ptr<Family>& f) { return terminated(*f); });
   }
 
 private:

@@ -9,9 +9,9 @@
 
 #include <sp/collective/mpi/failure.hpp>
 #include <sp/collective/mpi/families.hpp>
-#include <sp/collective/mpi/farewell.hpp>
 #include <sp/collective/mpi/occupant.hpp>
 #include <sp/collective/mpi/receiver.hpp>
+#include <sp/collective/mpi/termination.hpp>
 #include <sp/diagnosis/flight_recorder.hpp>
 
 namespace sp::detail {
@@ -19,7 +19,7 @@ namespace sp::detail {
 class mpi_family {
 public:
   mpi_family(MPI_Comm from, mpi_options const& options)
-      : link_(from, options, [] { free_finished(); }), options_(options), farewell_(link_.rank(), link_.size()),
+      : link_(from, options, [] { free_terminated(); }), options_(options), termination_(link_.rank(), link_.size()),
         returned_ranks_(std::size_t(link_.size())),
         recorder_(
             std::make_shared<flight_recorder>(link_.rank(), link_.size(), options.flight_records, flight_recorder::new_family())),
@@ -102,36 +102,36 @@ public:
     return any;
   }
 
-  void move_on() {
-    for (mpi_receiver* m : receivers_) m->move_on();
+  void advance_exchanges() {
+    for (mpi_receiver* m : receivers_) m->advance_exchanges();
   }
 
-  /// Asks a rank how far it is. Every question is answered, by ranks that have returned too.
-  void ask(int world, mpi_control const& question) {
-    ++unanswered_;
-    link_.send(world, question);
+  /// Asks a rank how far it is. Every query gets a reply, from ranks that have returned too.
+  void send_query(int world, mpi_control const& query) {
+    ++open_queries_;
+    link_.send(world, query);
   }
 
   /// The first failure is the cause; later ones are its consequences and change nothing. Every rank of the root learns of it, and
-  /// receives of open exchanges are withdrawn. `from_peer`: another rank has said so.
+  /// receives of open exchanges are cancelled. `from_peer`: another rank has said so.
   void fail(failure f, bool from_peer = false) {
     auto const change = cause_.add(std::move(f));
     if (change == cause_of_end::change::none) return;
     recorder_->mark_failure(); // its record shows this moment, and is written when everybody has been told
     if (change == cause_of_end::change::first) {
-      tell_failure(link_, cause(), !from_peer, [&] {
+      propagate_failure(link_, cause(), !from_peer, [&] {
         if (!polling_) best_effort([&] { poll(); });
-        return !lower_tells_;
+        return !lower_rank_propagates_;
       });
-      for (mpi_receiver* m : receivers_) m->withdraw_receives();
+      for (mpi_receiver* m : receivers_) m->cancel_receives();
     }
     best_effort([&] { write_flight_record(); });
     if (change == cause_of_end::change::first && !from_peer) best_effort([&] { recorder_->log_failure(cause().why); });
   }
   /// The same for destructors: see failure_in_destructor.
   template <class Make>
-  void fail_in_destructor(char const* few_words, Make&& make) noexcept {
-    fail(failure_in_destructor(world(), few_words, make));
+  void fail_in_destructor(char const* fallback, Make&& make) noexcept {
+    fail(failure_in_destructor(world(), fallback, make));
   }
 
   /// From any thread. Below MPI_THREAD_MULTIPLE only MPI's main thread can tell the others at once; otherwise the
@@ -154,9 +154,9 @@ public:
   }
 
   /// Waits until `done()` holds; false when the family failed first. `inspect()` looks for peers that can never answer, whenever
-  /// something has arrived; `ask(time left)` runs while nothing is; at the deadline `late()` fails the family.
-  template <class Done, class Inspect, class Ask, class Late>
-  bool wait(Done&& done, Inspect&& inspect, Ask&& ask, Late&& late) {
+  /// something has arrived; `query(time left)` runs while nothing is; at the deadline `late()` fails the family.
+  template <class Done, class Inspect, class Query, class Late>
+  bool wait(Done&& done, Inspect&& inspect, Query&& query, Late&& late) {
     using clock = std::chrono::steady_clock;
     clock::time_point next_query{};
     clock::duration silence = std::chrono::milliseconds(20);
@@ -171,22 +171,22 @@ public:
       auto const now = clock::now(), end = end_of_operation(now);
       if (next_query == clock::time_point{}) next_query = now + silence;
       if (now >= next_query) {
-        ask(end - now);
+        query(end - now);
         arrived = true; // a look at who has returned
         silence *= 2;
         next_query = now + std::min<clock::duration>(silence, std::chrono::milliseconds(500));
       }
       if (now >= end && !failed()) late();
       if (busy) continue;
-      if (polls % polls_between_clocks == 0) free_finished();
+      if (polls % polls_between_clocks == 0) free_terminated();
       pause(polls < std::int64_t(options_.spin) + busy_polls);
     }
   }
-  /// After a failure: waits until `over()`, which asks for requests back, or until the grace of the family is over: what is
-  /// left then, in however many exchanges, is not waited for again.
-  template <class Over>
-  void wait_for_requests(Over&& over) noexcept {
-    for (int polls = 0; !over(); ++polls) {
+  /// After a failure: waits until `cancel()`, which cancels requests, says that none is left, or until the grace of the family ends:
+  /// what is left then, in however many exchanges, is not waited for again.
+  template <class Cancel>
+  void wait_for_requests(Cancel&& cancel) noexcept {
+    for (int polls = 0; !cancel(); ++polls) {
       best_effort([&] { step(polls); });
       auto const now = std::chrono::steady_clock::now();
       if (now >= end_of_grace(now)) return;
@@ -196,20 +196,20 @@ public:
 
   /// After this rank's body. Usually everybody returns at about the same time, and the tree tells it; else this rank tells all
   /// others, who may be waiting for it, that it will not answer.
-  void depart() {
-    if (failed() || over_) return;
-    over_ = true;
+  void set_returned() {
+    if (failed() || returned_) return;
+    returned_ = true;
     auto const end = std::chrono::steady_clock::now() + close_grace();
-    for (int polls = 0; !failed() && !farewell_.everybody_has_returned(); ++polls) {
-      if (std::chrono::steady_clock::now() > end) return tell_return();
+    for (int polls = 0; !failed() && !termination_.everybody_has_returned(); ++polls) {
+      if (std::chrono::steady_clock::now() > end) return send_returned();
       if (!step(polls)) std::this_thread::yield();
-      advance_farewell();
+      advance_termination();
     }
   }
-  bool is_over() const noexcept { return over_; }
+  bool has_returned() const noexcept { return returned_; }
   /// An operation of this rank has thrown because of the failure.
-  bool has_told() const noexcept { return told_; }
-  void set_told() noexcept { told_ = true; }
+  bool has_reported() const noexcept { return reported_; }
+  void set_reported() noexcept { reported_ = true; }
 
   /// The end of the last handle. What cannot be freed now is kept, and looked at again when the next communicator is made.
   static void retire(mpi_family* f) noexcept {
@@ -223,13 +223,13 @@ public:
         return failure{.info = {errc::bad_state, "its last handle was destroyed by an exception", "See what this rank threw",
                                 "sp::mpi", f->world(), f->ranks()}};
       });
-    best_effort([&] { f->leave(); });
+    best_effort([&] { f->terminate(); });
     families().keep(std::move(family));
-    best_effort([] { free_finished(); });
+    best_effort([] { free_terminated(); });
   }
-  static void free_finished() {
+  static void free_terminated() {
     families().erase_kept([](mpi_family& f) {
-      if (f.failed() || !f.finished()) return false; // messages of a failed family may arrive at any time
+      if (f.failed() || !f.terminated()) return false; // messages of a failed family may arrive at any time
       f.link_.close();
       return true;
     });
@@ -257,7 +257,7 @@ private:
   bool step(std::int64_t polls) {
     bool const arrived = make_progress();
     if (!arrived && polls % polls_between_others == polls_between_others - 1) {
-      move_on();
+      advance_exchanges();
       help_others();
     }
     return arrived;
@@ -269,14 +269,14 @@ private:
         return;
       leaving const guard{&f};
       f.make_progress();
-      f.move_on();
+      f.advance_exchanges();
     });
   }
-  /// Says farewell, and gives the others a moment to do the same.
-  void leave() {
-    depart();
+  /// Takes part in the termination, and gives the others a moment to do the same.
+  void terminate() {
+    set_returned();
     auto const end = std::chrono::steady_clock::now() + close_grace();
-    for (int polls = 0; farewell_.everybody_has_returned() && !finished() && !failed(); ++polls) {
+    for (int polls = 0; termination_.everybody_has_returned() && !terminated() && !failed(); ++polls) {
       if (std::chrono::steady_clock::now() >= end) return;
       if (!step(polls)) std::this_thread::yield();
     }
@@ -315,20 +315,20 @@ private:
   }
   void receive(int peer, mpi_control const& n, std::byte const* data, std::size_t bytes) {
     if (n.kind == mpi_control::failure) {
-      if (n.purpose && peer < world()) lower_tells_ = true;
+      if (n.purpose && peer < world()) lower_rank_propagates_ = true;
       return failed() ? void() : fail(failure_message::read(data, bytes), true);
     }
-    if (failed() && n.kind != mpi_control::withdrawn) return;
+    if (failed() && n.kind != mpi_control::cancelled) return;
     switch (n.kind) {
-    case mpi_control::farewell:
-      return farewell_.receive(n);
+    case mpi_control::termination:
+      return termination_.receive(n);
     case mpi_control::returned:
       returned_ranks_[std::size_t(peer)] = true;
-      return answer(peer, n.context);
+      return reply(peer, n.context);
     case mpi_control::progress_query:
-      return answer(peer, n.context);
+      return reply(peer, n.context);
     case mpi_control::progress_reply:
-      --unanswered_;
+      --open_queries_;
       if (n.values[0] == has_returned_value) returned_ranks_[std::size_t(peer)] = true;
       if (n.values[0] == has_returned_value) return;
       break;
@@ -337,26 +337,26 @@ private:
     }
     for (mpi_receiver* m : receivers_)
       if (m->context() == n.context) return m->receive(peer, n, data, bytes);
-    if (!failed() && (n.kind == mpi_control::announcement || n.kind == mpi_control::meeting))
+    if (!failed() && (n.kind == mpi_control::announcement || n.kind == mpi_control::barrier))
       early_.push_back({peer, n, {data, data + bytes}});
   }
-  void answer(int peer, int context) {
+  void reply(int peer, int context) {
     mpi_control n;
     n.kind = mpi_control::progress_reply;
     n.context = context;
-    n.values[0] = over_ ? has_returned_value : -1; // no such group here
+    n.values[0] = returned_ ? has_returned_value : -1; // no such group here
     for (mpi_receiver* m : receivers_)
-      if (m->context() == context && !over_) m->report_progress(n);
+      if (m->context() == context && !returned_) m->report_progress(n);
     link_.send(peer, n);
   }
-  void tell_return() {
+  void send_returned() {
     mpi_control n;
     n.kind = mpi_control::returned;
     for (int r = 0; r < ranks(); ++r)
-      if (r != world() && !returned_ranks_[std::size_t(r)]) ask(r, n); // the answer tells that it has come
+      if (r != world() && !returned_ranks_[std::size_t(r)]) send_query(r, n); // the reply tells that it has come
   }
-  void advance_farewell() {
-    if (!failed()) farewell_.advance(over_, unanswered_ == 0, [&](int r, mpi_control const& n) { link_.send(r, n); });
+  void advance_termination() {
+    if (!failed()) termination_.advance(returned_, open_queries_ == 0, [&](int r, mpi_control const& n) { link_.send(r, n); });
   }
   void write_flight_record() const {
     if (flight_recorder::dumps()) recorder_->dump(recorder_->json(&cause().info, cause().why, cause().world));
@@ -367,24 +367,24 @@ private:
     return std::move(requested_abort_);
   }
   /// Nothing of this family is under way any more, in either direction.
-  bool finished() {
+  bool terminated() {
     poll();
-    advance_farewell();
-    return !failed() && farewell_.done() && link_.flushed();
+    advance_termination();
+    return !failed() && termination_.done() && link_.flushed();
   }
 
   mpi_link link_;
   mpi_options options_;
-  mpi_farewell farewell_;
-  std::int64_t unanswered_ = 0; ///< questions of this rank
+  mpi_termination termination_;
+  std::int64_t open_queries_ = 0; ///< of this rank, without a reply so far
   std::vector<mpi_receiver*> receivers_;
   std::vector<early> early_;
   std::vector<bool> returned_ranks_; ///< by rank, as far as this one has heard
   std::shared_ptr<flight_recorder> recorder_;
   int exceptions_, next_context_ = 1;
   std::string held_by_drops_;
-  bool over_ = false, told_ = false, thread_multiple_ = false; ///< over: this rank has returned from its body
-  bool polling_ = false, lower_tells_ = false; ///< lower_tells: a lower rank has found a failure, and tells everybody
+  bool returned_ = false, reported_ = false, thread_multiple_ = false; ///< returned: this rank, from its body
+  bool polling_ = false, lower_rank_propagates_ = false; ///< lower_rank_propagates: it has found a failure, and tells everybody
   cause_of_end cause_{};
   mpi_receiver::time end_{};   ///< of the operation under way; not set before a wait looks at the clock
   mpi_receiver::time grace_{}; ///< until when memory under way is waited for after a failure; set by the first that fails

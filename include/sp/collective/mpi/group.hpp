@@ -1,17 +1,17 @@
-// A group of processes: barriers, splits, and the operations that mpi_shared makes of meetings. Waits have the family's deadline.
+// A group of processes: splits, and the operations that mpi_shared makes of barriers. Waits have the family's deadline.
 // Groups made by a split are lists of ranks and a number of their own; nothing of MPI is made for them.
 #pragma once
 
 #include <limits>
 
-#include <sp/collective/mpi/meetings.hpp>
+#include <sp/collective/mpi/barriers.hpp>
 
 namespace sp::detail {
 
-class mpi_group final : public mpi_meetings {
+class mpi_group final : public mpi_barriers {
 public:
   mpi_group(std::shared_ptr<mpi_family> family, std::vector<int> world_ranks, int rank, int context)
-      : mpi_meetings(std::move(family), std::move(world_ranks), rank, context) {
+      : mpi_barriers(std::move(family), std::move(world_ranks), rank, context) {
     family_->add(*this);
   }
   ~mpi_group() { family_->remove(*this); }
@@ -26,7 +26,7 @@ public:
                 "messages of " + std::to_string(options.largest_message) + " and eager parcels of " +
                     std::to_string(options.eager_limit) + " bytes were asked for",
                 "MPI counts up to " + std::to_string(most)});
-    if (mpi_is_running()) mpi_family::free_finished();
+    if (mpi_is_running()) mpi_family::free_terminated();
     std::shared_ptr<mpi_family> family(new mpi_family(from, options), &mpi_family::retire);
     std::vector<int> world_ranks;
     for (int r = 0; r < family->ranks(); ++r) world_ranks.push_back(r);
@@ -38,7 +38,7 @@ public:
 
   void barrier(char const* primitive) {
     entry guard(*this, primitive);
-    recorded(operation_kind::barrier, primitive, 0, [&] { meet({meeting::barrier, primitive}); });
+    recorded(operation_kind::barrier, primitive, 0, [&] { barrier_of({operation_id::barrier, primitive}); });
   }
 
   /// Everybody's color and key become groups; the result is this rank's.
@@ -46,7 +46,7 @@ public:
     entry guard(*this, "split");
     std::span<values const> everybodys;
     recorded(operation_kind::split, "split", 0, [&] {
-      everybodys = gather({meeting::split, "split"}, {color, key, family_->next_context()});
+      everybodys = all_gather({operation_id::split, "split"}, {color, key, family_->next_context()});
     });
     auto value_of = [&](int r, std::size_t what) { return everybodys[std::size_t(r)][what]; };
     std::vector<std::int64_t> colors;
@@ -67,7 +67,7 @@ public:
     return std::make_shared<mpi_group>(family_, std::move(world_ranks), rank, context);
   }
 
-  /// One operation made of several meetings; an error of MPI in it ends the family.
+  /// One operation made of several barriers; an error of MPI in it ends the family.
   template <class Body>
   void operation(operation_kind kind, char const* primitive, index_t bytes, Body&& body) {
     entry guard(*this, primitive);
@@ -75,7 +75,8 @@ public:
     try {
       recorded(kind, primitive, bytes, body);
     } catch (error const& e) {
-      if (e.code() == errc::backend_error) fail_between(e.code(), -1, e.info().problem, e.info().remedy, primitive, int(met_));
+      if (e.code() == errc::backend_error)
+        fail_between(e.code(), -1, e.info().problem, e.info().remedy, primitive, int(barriers_));
       throw;
     }
 #else
@@ -87,7 +88,7 @@ public:
     auto const end = std::chrono::steady_clock::now() + std::min(family_->options().deadline, std::chrono::milliseconds(100));
     while (!family_->failed() && std::chrono::steady_clock::now() < end)
       if (!family_->make_progress()) std::this_thread::yield();
-    if (family_->failed()) throw_cause(primitive, int(met_) - 1);
+    if (family_->failed()) throw_cause(primitive, int(barriers_) - 1);
   }
   void drop_publication(char const* primitive) noexcept {
     family_->exclusively(
@@ -98,13 +99,13 @@ public:
     int const peer = rank_of(from);
     if (peer < 0) return;
     if (n.kind == mpi_control::progress_reply) return receive_progress(peer, n);
-    if (n.kind == mpi_control::withdrawn) return receive_withdrawal(peer, n);
+    if (n.kind == mpi_control::cancelled) return receive_cancellation(peer, n);
     if (n.kind == mpi_control::announcement) return receive_announcement(peer, n, data, bytes);
-    receive_meeting(peer, n, data, bytes);
+    receive_barrier(peer, n, data, bytes);
   }
 
 private:
-  /// Runs `body`, which meets the others, as one operation of the flight record.
+  /// Runs `body`, which has a barrier, as one operation of the flight record.
   template <class Body>
   void recorded(operation_kind kind, char const* primitive, index_t bytes, Body&& body) {
     struct closing {
@@ -122,7 +123,8 @@ private:
     mpi_options const& o = family_->options();
     entry guard(*this, "sp::mpi");
     flight_recorder::record_calls_of_thread(family_->recorder());
-    auto const everybodys = gather({meeting::join, "sp::mpi"}, {o.eager_limit, o.largest_message, o.owns_large_parcels()});
+    auto const everybodys =
+        all_gather({operation_id::join, "sp::mpi"}, {o.eager_limit, o.largest_message, o.owns_large_parcels()});
     for (values const& theirs : everybodys)
       if (theirs[2]) family_->own_large_parcels();
     for (int r = 0; r < size() && !family_->failed(); ++r)

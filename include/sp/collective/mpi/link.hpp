@@ -47,19 +47,28 @@ namespace detail {
 
 /// A control message, or the head of a longer one. Ranks run the same program on machines of the same kind: it travels as bytes.
 struct mpi_control {
-  enum kind_type : std::int32_t { announcement, meeting, failure, returned, progress_query, progress_reply, farewell, withdrawn };
+  enum kind_type : std::int32_t {
+    announcement,   ///< of an exchange: what this rank gives the peer and wants of it
+    barrier,        ///< a message of one round
+    failure,        ///< the family has ended
+    returned,       ///< this rank has returned from its body
+    progress_query, ///< how far is the peer?
+    progress_reply,
+    termination, ///< a step of mpi_termination
+    cancelled    ///< a receive, after a failure
+  };
   static constexpr std::size_t text_size = 40;
   static constexpr int most_cuts = 6, in_chunks = -1;
 
   std::int32_t kind = announcement;
   std::int32_t context = 0;       ///< of the group
-  std::uint64_t number = 0;       ///< of the exchange or the meeting
+  std::uint64_t number = 0;       ///< of the exchange or the barrier
   std::int64_t gives = 0;         ///< announcement: bytes sent; 0 < n <= eager_limit of them follow the head
-  std::int64_t wants = 0;         ///< announcement: bytes expected; meeting: exchanges entered
+  std::int64_t wants = 0;         ///< announcement: bytes expected; barrier: exchanges entered
   std::int32_t tag = 0;           ///< announcement: where the bytes wanted are to be sent
-  std::int32_t purpose = 0;       ///< meeting: its kind; announcement: how many cuts, or in_chunks
+  std::int32_t purpose = 0;       ///< barrier: the kind of its operation; announcement: how many cuts, or in_chunks
   std::int64_t cuts[most_cuts]{}; ///< announcement: bytes of each message wanted, if there are several; of a chunk
-  std::int64_t values[3]{};       ///< progress_reply: what it tells; announcement: meetings entered
+  std::int64_t values[3]{};       ///< progress_reply: what it tells; announcement: barriers entered
   std::uint64_t primitive_hash = 0;
   char primitive[text_size]{}; ///< the beginning of it
 
@@ -179,7 +188,7 @@ public:
     if (!good(MPI_Isend(s.bytes.data(), int(sizeof m + bytes), MPI_BYTE, peer, control_tag, comm_, &s.request), "MPI_Isend"))
       s.request = MPI_REQUEST_NULL;
     else
-      finished(s);
+      is_complete(s);
   }
 
   /// Gives every message that has arrived to `handle(peer, message, data, bytes)`. Returns whether there was one.
@@ -209,7 +218,7 @@ public:
   /// True when all messages have left this process.
   bool flushed() {
     for (auto& s : sent_)
-      if (!finished(*s)) return false;
+      if (!is_complete(*s)) return false;
     return true;
   }
   /// Frees the communicator. Only when every peer's last message has arrived: a late one could reach the next communicator.
@@ -260,7 +269,7 @@ private:
       std::this_thread::yield();
     }
   }
-  bool finished(sent_control& s) {
+  bool is_complete(sent_control& s) {
     int done = s.request == MPI_REQUEST_NULL;
     if (!done && !good(MPI_Test(&s.request, &done, MPI_STATUS_IGNORE), "MPI_Test")) done = 0;
     return done;
@@ -274,7 +283,7 @@ private:
   sent_control& unused() {
     for (std::size_t i = 0; i < sent_.size(); ++i) { // the oldest first: it is nearly always free
       sent_at_ = (sent_at_ + 1) % sent_.size();
-      if (finished(*sent_[sent_at_])) return *sent_[sent_at_];
+      if (is_complete(*sent_[sent_at_])) return *sent_[sent_at_];
     }
     return add_sent_control();
   }

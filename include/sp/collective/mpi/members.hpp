@@ -6,8 +6,8 @@
 
 #include <sp/collective/concepts.hpp>
 #include <sp/collective/family/deadline.hpp>
-#include <sp/collective/family/meeting.hpp>
 #include <sp/collective/family/members.hpp>
+#include <sp/collective/family/operation_id.hpp>
 #include <sp/collective/mpi/family.hpp>
 #include <sp/collective/mpi/payload.hpp>
 
@@ -25,20 +25,20 @@ public:
   /// Ends the family in the name of this rank.
   void abort(error_info const& why) { family_->abort(abort_of(rank_, why)); }
   /// After the body of run(): throws a failure that no operation of this rank has thrown.
-  void throw_untold() {
+  void throw_unreported() {
     if (!family_->failed()) return;
     failure const& f = family_->cause();
-    if (f.untold && f.world == family_->world()) {
-      failure told = f;
-      append_held(told, {});
-      fail(told.info);
+    if (f.unreported && f.world == family_->world()) {
+      failure reported = f;
+      append_held(reported, {});
+      fail(reported.info);
     }
-    if (!family_->has_told()) throw_cause("sp::mpi::run", int(entered_));
+    if (!family_->has_reported()) throw_cause("sp::mpi::run", int(entered_));
   }
 
   void report_progress(mpi_control& m) const override {
     m.values[0] = std::int64_t(entered_);
-    m.values[1] = std::int64_t(met_);
+    m.values[1] = std::int64_t(barriers_);
     m.values[2] = inside_;
     m.name(current_);
   }
@@ -46,7 +46,7 @@ public:
 protected:
   /// What is known of a peer: from its announcements, and from its replies to progress queries.
   struct peer_progress {
-    std::int64_t exchanges = -1, meetings = -1; ///< entered; -1: nothing has arrived
+    std::int64_t exchanges = -1, barriers = -1; ///< entered; -1: nothing has arrived
     bool replied = false, absent = false;       ///< since the wait began; it has no such group
     bool inside = false;                        ///< an operation of this group, namely:
     char primitive[mpi_control::text_size]{};
@@ -72,10 +72,10 @@ protected:
   struct entry : occupancy {
     entry(mpi_members& g, char const* primitive) : occupancy(g, primitive) {
       g.require_mpi(primitive);
-      if (g.family_->is_over())
+      if (g.family_->has_returned())
         g.refuse(primitive, "this rank has returned from the body of sp::mpi::run", "Use the communicator inside only");
       g.family_->make_progress();
-      g.family_->move_on();
+      g.family_->advance_exchanges();
       if (g.family_->failed()) g.throw_cause(primitive, int(g.entered_));
     }
   };
@@ -115,13 +115,13 @@ protected:
     mpi_control m;
     m.kind = mpi_control::progress_query;
     m.context = context();
-    family_->ask(world(peer), m);
+    family_->send_query(world(peer), m);
   }
   /// A wait asks those it waits for. Everybody is asked for the text of a timeout only: when a third of the deadline is over, and,
   /// where that is long ago then, shortly before its end.
-  class progress_questions {
+  class progress_queries {
   public:
-    explicit progress_questions(std::chrono::milliseconds deadline) : deadline_(deadline) {}
+    explicit progress_queries(std::chrono::milliseconds deadline) : deadline_(deadline) {}
     bool everybody_now(std::chrono::steady_clock::duration left) {
       bool const late = left <= std::chrono::seconds(1) && deadline_ > std::chrono::seconds(3);
       bool const now = asked_ == 0 ? left <= deadline_ * 2 / 3 : asked_ == 1 && late;
@@ -142,7 +142,7 @@ protected:
     p.absent = m.values[0] < 0;
     if (p.absent) return;
     p.exchanges = m.values[0];
-    p.meetings = m.values[1];
+    p.barriers = m.values[1];
     p.inside = m.values[2] != 0;
     std::memcpy(p.primitive, m.primitive, sizeof p.primitive);
     p.primitive[mpi_control::text_size - 1] = 0;
@@ -151,18 +151,18 @@ protected:
   /// Who is missing, and how far everybody is known to be.
   void fail_late(int peer, std::string const& missing, char const* primitive, int step) {
     std::string problem =
-        no_answer_within(family_->options().deadline) + " from " + missing + "; exchanges and meetings entered by rank:";
+        no_answer_within(family_->options().deadline) + " from " + missing + "; exchanges and barriers entered by rank:";
     for (int r = 0; r < size(); ++r) problem += (r ? ", " : " ") + progress_text(r);
     fail_between(errc::timeout, peer, std::move(problem), "Look for the rank that is behind, or raise the deadline", primitive,
                  step);
   }
   std::string progress_text(int r) const {
-    if (r == rank_) return std::to_string(entered_) + "+" + std::to_string(met_);
+    if (r == rank_) return std::to_string(entered_) + "+" + std::to_string(barriers_);
     peer_progress const& p = progress_[std::size_t(r)];
     if (p.absent) return "without this group";
-    std::string text = p.exchanges < 0 && p.meetings < 0
+    std::string text = p.exchanges < 0 && p.barriers < 0
                            ? "?"
-                           : std::to_string(max(p.exchanges, index_t{0})) + "+" + std::to_string(max(p.meetings, index_t{0}));
+                           : std::to_string(max(p.exchanges, index_t{0})) + "+" + std::to_string(max(p.barriers, index_t{0}));
     if (!p.replied) return text + " (silent)";
     if (p.inside) text += std::string(" (in ") + p.primitive + ")";
     return text;
@@ -170,7 +170,7 @@ protected:
 
   /// `held`: peers with which a large message is under way at the end of the deadline.
   [[noreturn]] void throw_cause(char const* primitive, int step, std::string const& held = {}) {
-    family_->set_told();
+    family_->set_reported();
     failure f = family_->cause();
     append_held(f, held);
     group_members::throw_cause(f, family_->ranks(), rank_, threw_cause_, primitive, step);
@@ -187,8 +187,8 @@ protected:
 
   std::shared_ptr<mpi_family> family_;
   int rank_;
-  std::uint64_t entered_ = 0, met_ = 0; ///< exchanges and meetings
-  std::vector<peer_progress> progress_; ///< by rank of this group
+  std::uint64_t entered_ = 0, barriers_ = 0; ///< exchanges and barriers entered
+  std::vector<peer_progress> progress_;      ///< by rank of this group
   flight_group flight_;
   char const* current_ = "";                  ///< primitive of the operation that this rank is inside of
   bool inside_ = false, threw_cause_ = false; ///< threw_cause: from then on this rank throws `aborted`

@@ -112,8 +112,8 @@ void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
           family.world(), [&] { body(self); }, report))
     std::rethrow_exception(thrown);
   family.exclusively([&] { // another thread may abort the family meanwhile
-    self.group_->throw_untold();
-    family.depart();
+    self.group_->throw_unreported();
+    family.set_returned();
   });
 }
 

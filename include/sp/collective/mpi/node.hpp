@@ -14,15 +14,15 @@ public:
     int rank = -1, peer = -1; // the first rank that cannot, and whose memory
     std::string problem;
     group_->operation(operation_kind::barrier, "sp::mpi_shared", 0, [&] {
-      meeting const join{meeting::join, "sp::mpi_shared"};
+      operation_id const join{operation_id::join, "sp::mpi_shared"};
       auto const proof = memory_.take(memory_.block_bytes(1));
-      auto owners = group_->gather(join, {memory_.self().process, memory_.self().secret, proof.descriptor});
+      auto owners = group_->all_gather(join, {memory_.self().process, memory_.self().secret, proof.descriptor});
       for (int r = 0; r < int(owners.size()) && peer < 0; ++r) {
         auto const& [process, secret, descriptor] = owners[std::size_t(r)];
         if (r != group_->rank()) memory_.set_owner(r, {process, secret});
         if (!memory_.at(r, {0, std::int32_t(descriptor), 0}, problem)) peer = r;
       }
-      for (auto const& cannot : group_->gather(join, {peer, 0, 0})) {
+      for (auto const& cannot : group_->all_gather(join, {peer, 0, 0})) {
         ++rank;
         peer = int(cannot[0]);
         if (peer >= 0) break;
@@ -52,8 +52,8 @@ public:
       p.where = memory_.take(p.bytes);
       write(p, mine);
       std::atomic_thread_fence(std::memory_order_seq_cst);
-      auto const everybodys =
-          group_->gather({meeting::publish, primitive, std::int64_t(number)}, {p.where.segment, p.where.descriptor, p.where.at});
+      auto const everybodys = group_->all_gather({operation_id::publish, primitive, std::int64_t(number)},
+                                                 {p.where.segment, p.where.descriptor, p.where.at});
       std::atomic_thread_fence(std::memory_order_seq_cst);
       p.pieces.resize(everybodys.size());
       for (int r = 0; r < int(everybodys.size()); ++r) {
@@ -69,7 +69,7 @@ public:
     publication& p = at(number);
     group_->operation(operation_kind::release, p.primitive, 0, [&] {
       std::atomic_thread_fence(std::memory_order_seq_cst); // what was written into the memory of peers is there before they go on
-      group_->meet({meeting::release, p.primitive, std::int64_t(number)});
+      group_->barrier_of({operation_id::release, p.primitive, std::int64_t(number)});
       std::atomic_thread_fence(std::memory_order_seq_cst);
       memory_.give(p.where, p.bytes);
       memory_.give_back_unused();

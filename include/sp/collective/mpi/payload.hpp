@@ -1,5 +1,5 @@
 // The bytes of one parcel on their way between two processes: straight from and to the caller's memory, or through a buffer.
-// Counts are checked on arrival; on failure receives are withdrawn, and who used the caller's memory waits until that is over.
+// Counts are checked on arrival; on failure receives are cancelled, and who used the caller's memory waits until they are complete.
 #pragma once
 
 #include <algorithm>
@@ -136,7 +136,7 @@ public:
       return chunks_.receive(link, peer, call.tag, pieces, bytes, call.cuts[0]);
     }
     receiving_ = true;
-    withdrawn_ = false;
+    cancelled_ = false;
     pieces_ = pieces;
     bytes_ = bytes;
     mpi_shape const shape(pieces);
@@ -160,8 +160,8 @@ public:
   }
 
   /// True when all has moved. `moved` is then the number of bytes that arrived; a send counts what it was given.
-  bool done(mpi_link& link, index_t& moved) {
-    if (!chunks_.idle()) return chunks_.done(link, moved);
+  bool test(mpi_link& link, index_t& moved) {
+    if (!chunks_.idle()) return chunks_.test(link, moved);
     int all = 0;
     statuses_.resize(requests_.size());
     if (!link.good(MPI_Testall(int(requests_.size()), requests_.data(), &all, statuses_.data()), "MPI_Testall") || !all)
@@ -175,21 +175,15 @@ public:
     return true;
   }
 
-  /// Asks for a receive back; true when nothing of it is under way any more. What no peer has begun to send is cancelled, what has
-  /// begun has to arrive.
-  bool withdraw() noexcept {
+  /// Nobody wants the bytes any more; true when MPI does not use the caller's memory any more. What has begun has to complete, and a
+  /// send whose receiver has not come cannot be taken back.
+  bool cancel() noexcept {
     chunks_.abandon();
-    if (!std::exchange(withdrawn_, true))
+    if (receiving_ && !std::exchange(cancelled_, true))
       for (MPI_Request& r : requests_)
         if (r != MPI_REQUEST_NULL) MPI_Cancel(&r);
     if (staged_) abandon();
-    return over();
-  }
-  /// For a send whose end does not matter; true when MPI does not read the caller's memory any more.
-  bool let_go() noexcept {
-    chunks_.abandon();
-    if (staged_) abandon();
-    return over();
+    return is_complete();
   }
   /// For what nobody waits for any longer. A buffer of our own is left to MPI; the caller's memory stays in its hands.
   void abandon() noexcept {
@@ -208,10 +202,10 @@ public:
   }
 
 private:
-  bool over() noexcept {
+  bool is_complete() noexcept {
     bool all = true;
     for (MPI_Request& r : requests_)
-      if (int over = 1; MPI_Test(&r, &over, MPI_STATUS_IGNORE) == MPI_SUCCESS) all = all && over;
+      if (int done = 1; MPI_Test(&r, &done, MPI_STATUS_IGNORE) == MPI_SUCCESS) all = all && done;
     if (all) requests_.clear();
     return all;
   }
@@ -288,7 +282,7 @@ private:
   std::vector<index_t> cut_;       ///< bytes of each message, before they are cut to the largest
   std::vector<std::byte*> begins_; ///< of each
   index_t bytes_ = 0;
-  bool typed_ = false, staged_ = false, receiving_ = false, withdrawn_ = false;
+  bool typed_ = false, staged_ = false, receiving_ = false, cancelled_ = false;
   mpi_chunks chunks_; ///< instead of all this, where parcels are owned
 };
 

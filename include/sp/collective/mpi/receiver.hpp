@@ -1,4 +1,4 @@
-// What a group of processes does for its family: it takes its messages, moves its parcels, and gives up what is under way.
+// What a group of processes does for its family: it takes its messages, moves its parcels, and cancels what is under way.
 // The family knows its groups by this interface only.
 #pragma once
 
@@ -13,8 +13,8 @@ class mpi_receiver {
 public:
   using time = std::chrono::steady_clock::time_point;
   virtual void receive(int peer, mpi_control const& m, std::byte const* data, std::size_t bytes) = 0;
-  virtual void withdraw_receives() noexcept = 0;          ///< without waiting: close() of each exchange waits for what has begun
-  virtual void move_on() = 0;                             ///< large parcels of all open exchanges
+  virtual void cancel_receives() noexcept = 0;            ///< without waiting: close() of each exchange waits for what has begun
+  virtual void advance_exchanges() = 0;                   ///< large parcels of all open exchanges
   virtual void report_progress(mpi_control& m) const = 0; ///< for a peer that waits
   int context() const { return context_; }
   mpi_receiver(mpi_receiver const&) = delete;

@@ -80,11 +80,11 @@ public:
     best_effort([&] { write_flight_records(cause()); });
     if (change == cause_of_end::change::first) best_effort([&] { recorders_[std::size_t(reporter)]->log_failure(cause().why); });
   }
-  /// The same for a destructor of rank `world`: `make` gives the failure, or there is no memory for one; then it has `few_words`,
+  /// The same for a destructor of rank `world`: `make` gives the failure, or there is no memory for one; then it has `fallback`,
   /// 15 characters at most.
   template <class Make>
-  void fail_in_destructor(int world, char const* few_words, Make&& make) noexcept {
-    fail(failure_in_destructor(world, few_words, make));
+  void fail_in_destructor(int world, char const* fallback, Make&& make) noexcept {
+    fail(failure_in_destructor(world, fallback, make));
   }
 
   failure cause() const {
@@ -92,9 +92,9 @@ public:
     return cause_.get();
   }
   /// True for a failure that no operation could tell the rank that caused it: run() throws it although every body returned normally.
-  bool untold() const {
+  bool unreported() const {
     std::lock_guard lock(mutex_);
-    return cause_.known() && cause_.get().untold;
+    return cause_.known() && cause_.get().unreported;
   }
   /// Throws the cause: the exception itself, if there was memory to keep it.
   [[noreturn]] void throw_cause() const {

@@ -22,7 +22,7 @@ public:
     check_peers(rank, t, me.marks);
     e.left = 0;
     index_t const bytes_in = address(rank, t.receives, false, e), bytes_out = address(rank, t.sends, true, e);
-    e.flight = begin(rank, operation_kind::exchange, {meeting::exchange, t.primitive}, e.operation);
+    e.flight = begin(rank, operation_kind::exchange, {operation_id::exchange, t.primitive}, e.operation);
     try_or([&] { copy_own(rank, t); }, [&] { recorder(rank).failed(e.flight); });
     e.open = true;
     e.number = number;
@@ -62,7 +62,8 @@ public:
 
   void barrier(int rank, char const* primitive) {
     entry guard(*this, rank, primitive);
-    recorded(rank, operation_kind::barrier, {meeting::barrier, primitive}, 0, [&](meeting const& m) { meet(rank, m); });
+    recorded(rank, operation_kind::barrier, {operation_id::barrier, primitive}, 0,
+             [&](operation_id const& op) { barrier_of(rank, op); });
   }
 
   /// Shows `pieces` to the group and returns when everybody has; the result names the publication.
@@ -77,8 +78,8 @@ public:
     me.joined.store(number + 1, std::memory_order_seq_cst); // first joined, then a look at failed(): see drop_publication
     try_or(
         [&] {
-          recorded(rank, operation_kind::publish, {meeting::publish, primitive, std::int64_t(number)}, total_bytes(pieces),
-                   [&](meeting const& m) { meet(rank, m); });
+          recorded(rank, operation_kind::publish, {operation_id::publish, primitive, std::int64_t(number)}, total_bytes(pieces),
+                   [&](operation_id const& op) { barrier_of(rank, op); });
         },
         [&] { drop_publication(rank, primitive, number, end); });
     return number;
@@ -91,8 +92,8 @@ public:
     try_or(
         [&] {
           entry guard(*this, rank, primitive);
-          recorded(rank, operation_kind::release, {meeting::release, primitive, std::int64_t(number)}, 0,
-                   [&](meeting const& m) { meet(rank, m); });
+          recorded(rank, operation_kind::release, {operation_id::release, primitive, std::int64_t(number)}, 0,
+                   [&](operation_id const& op) { barrier_of(rank, op); });
         },
         [&] { drop_publication(rank, primitive, number, end); });
   }
@@ -120,17 +121,17 @@ public:
     me.color = color;
     me.key = key;
     std::pair<std::shared_ptr<thread_group>, int> mine;
-    recorded(rank, operation_kind::split, {meeting::split, "split"}, 0,
-             [&](meeting const& m) { mine = split_into(rank, color, m); });
+    recorded(rank, operation_kind::split, {operation_id::split, "split"}, 0,
+             [&](operation_id const& op) { mine = split_into(rank, color, op); });
     return mine;
   }
 
 private:
   static constexpr index_t eager_limit = 16384; ///< a sender that comes second copies up to this at once; more is left to both
 
-  std::pair<std::shared_ptr<thread_group>, int> split_into(int rank, int color, meeting const& why) {
+  std::pair<std::shared_ptr<thread_group>, int> split_into(int rank, int color, operation_id const& op) {
     rank_state& me = at(rank);
-    meet(rank, why);
+    barrier_of(rank, op);
     std::vector<int> const order = ranks_of_color(
         size(), [&](int r) { return at(r).color; }, [&](int r) { return at(r).key; }, color);
     if (order.front() == rank) {
@@ -138,9 +139,9 @@ private:
       for (int r : order) world_ranks.push_back(world(r));
       me.new_group = std::make_shared<thread_group>(family_, std::move(world_ranks));
     }
-    meet(rank, why);
+    barrier_of(rank, op);
     std::shared_ptr<thread_group> group = at(order.front()).new_group;
-    meet(rank, why);
+    barrier_of(rank, op);
     me.new_group.reset();
     return {std::move(group), int(std::find(order.begin(), order.end(), rank) - order.begin())};
   }
@@ -154,10 +155,10 @@ private:
   }
 
   /// The next operation of the rank, for its flight record and for peers that wait; `number` becomes its number.
-  flight_recorder::ticket begin(int rank, operation_kind kind, meeting const& what, std::uint64_t& number) {
+  flight_recorder::ticket begin(int rank, operation_kind kind, operation_id const& what, std::uint64_t& number) {
     rank_state& me = at(rank);
     number = me.flight.operations;
-    me.trail.begin(number, what);
+    me.history.begin(number, what);
     return recorder(rank).begin(me.flight, kind, what.primitive);
   }
 
@@ -180,8 +181,8 @@ private:
   void post(std::uint64_t number, open_exchange const& e, message& m) {
     m.at = m.box->open(m.outgoing);
     message_half const h{m.pieces, m.bytes, number, e.primitive};
-    bool const met = m.outgoing ? m.at.slot->post_send(h, m.at.ticket) : m.at.slot->post_receive(h, m.at.ticket);
-    if (met && m.outgoing && m.bytes > eager_limit) family_->notify(world(m.peer)); // the receiver may sleep: let it copy
+    bool const both = m.outgoing ? m.at.slot->post_send(h, m.at.ticket) : m.at.slot->post_receive(h, m.at.ticket);
+    if (both && m.outgoing && m.bytes > eager_limit) family_->notify(world(m.peer)); // the receiver may sleep: let it copy
   }
 
   /// Moves what both sides have posted, outgoing messages only up to `outgoing_limit` bytes. Returns how many are still to move.
@@ -190,8 +191,9 @@ private:
     for (std::size_t i = 0; i < e.left; ++i) {
       message& m = e.messages[i];
       auto const [block, slot, ticket] = m.at;
-      bool moved = slot->is_done(ticket);
-      if (!moved && (!m.outgoing || m.bytes <= outgoing_limit) && !family_->failed() && slot->met(ticket) && slot->claim(ticket))
+      bool moved = slot->is_complete(ticket);
+      if (!moved && (!m.outgoing || m.bytes <= outgoing_limit) && !family_->failed() && slot->both_posted(ticket) &&
+          slot->claim(ticket))
         moved = move(rank, e.primitive, m);
       if (moved)
         m.box->end(*block, m.outgoing);
@@ -210,8 +212,8 @@ private:
         [&] {
           if (!good) fail_mismatch(rank, primitive, m);
         },
-        [&] { s.finish(m.at.ticket, false); });
-    s.finish(m.at.ticket, good);
+        [&] { s.complete(m.at.ticket, false); });
+    s.complete(m.at.ticket, good);
     family_->notify(world(m.peer));
     return good;
   }
@@ -235,34 +237,34 @@ private:
 
   /// Takes back what has not moved: afterwards no peer touches the buffers of this exchange.
   void close(int rank, open_exchange& e, bool done) noexcept {
-    for (std::size_t i = 0; i < e.left; ++i) e.messages[i].at.slot->withdraw(e.messages[i].at.ticket); // a family that ended
+    for (std::size_t i = 0; i < e.left; ++i) e.messages[i].at.slot->cancel(e.messages[i].at.ticket); // a family that ended
     e.left = 0;
     e.open = false;
     done ? recorder(rank).done(e.flight) : recorder(rank).failed(e.flight);
   }
 
-  /// Runs `body`, which meets the others, as one operation of the flight record.
+  /// Runs `body`, which has a barrier, as one operation of the flight record.
   template <class Body>
-  void recorded(int rank, operation_kind kind, meeting const& what, index_t bytes, Body&& body) {
+  void recorded(int rank, operation_kind kind, operation_id const& what, index_t bytes, Body&& body) {
     flight_recorder& r = recorder(rank);
-    flight_recorder::ticket const t = at(rank).meeting_flight = begin(rank, kind, what, at(rank).operation);
+    flight_recorder::ticket const t = at(rank).barrier_flight = begin(rank, kind, what, at(rank).operation);
     r.posted(t, bytes, 0);
     try_or([&] { body(what); }, [&] { r.failed(t); });
     r.done(t);
   }
 
-  /// Returns when every rank has come for the same meeting.
-  void meet(int rank, meeting const& why) {
-    char const* const primitive = why.primitive;
+  /// Returns when every rank is in the barrier of the same operation.
+  void barrier_of(int rank, operation_id const& op) {
+    char const* const primitive = op.primitive;
     rank_state& me = at(rank);
     std::uint64_t const turn = me.barriers.load(std::memory_order_relaxed) + 1;
     if (family_->failed()) throw_cause(rank, primitive, int(turn - 1));
-    me.meets_for = why; // the last to arrive reads it: arrived_ orders the two
+    me.in_barrier_of = op; // the last to arrive reads it: arrived_ orders the two
     me.barriers.store(turn, std::memory_order_release);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == turn * std::uint64_t(size())) {
       for (int r = 0; r < size(); ++r)
-        if (!at(r).meets_for.matches(why)) {
-          fail_between(rank, errc::rank_mismatch, r, operations_text(rank, why.text(), r, at(r).meets_for.text()),
+        if (!at(r).in_barrier_of.matches(op)) {
+          fail_between(rank, errc::rank_mismatch, r, operations_text(rank, op.text(), r, at(r).in_barrier_of.text()),
                        same_operations, primitive, int(turn - 1));
           throw_cause(rank, primitive, int(turn - 1));
         }
@@ -277,7 +279,7 @@ private:
       return -1;
     };
     auto blocked = [&] {
-      if (int const peer = missing([](int) { return true; }); peer >= 0) recorder(rank).waiting(me.meeting_flight, world(peer));
+      if (int const peer = missing([](int) { return true; }); peer >= 0) recorder(rank).waiting(me.barrier_flight, world(peer));
     };
     blocked();
     bool const done = family_->wait(

@@ -9,11 +9,11 @@
 #include <vector>
 
 #include <sp/collective/family/deadline.hpp>
-#include <sp/collective/family/meeting.hpp>
 #include <sp/collective/family/members.hpp>
+#include <sp/collective/family/operation_id.hpp>
 #include <sp/collective/threads/family.hpp>
+#include <sp/collective/threads/history.hpp>
 #include <sp/collective/threads/mailboxes.hpp>
-#include <sp/collective/threads/trail.hpp>
 
 namespace sp::detail {
 
@@ -67,13 +67,13 @@ protected:
         released{}; ///< number + 1 of the publications released, by number % publications
     std::array<std::span<piece const>, publications> published{};
     std::array<open_exchange, outstanding> exchanges{};
-    peer_marks marks;        ///< of check_peers
-    meeting meets_for{};     ///< why this rank is in meet()
-    operation_trail trail{}; ///< what it does, for peers that wait for it
+    peer_marks marks;             ///< of check_peers
+    operation_id in_barrier_of{}; ///< the operation whose barrier it has entered last
+    operation_history history{};  ///< what it has begun, for peers that wait for it
     int color = 0, key = 0;
     flight_recorder* recorder = nullptr;
     flight_group flight{};
-    flight_recorder::ticket meeting_flight = 0; ///< the operation that meet() is part of
+    flight_recorder::ticket barrier_flight = 0; ///< of the operation that the barrier is part of
     std::uint64_t operation = 0;                ///< its number
     std::shared_ptr<thread_group> new_group;
     bool threw_cause = false; ///< from then on it throws `aborted`
@@ -124,7 +124,7 @@ protected:
 
   /// Ends the family if `peer` has begun something else in the place of this rank's operation `number`.
   bool fail_elsewhere(int rank, int peer, std::uint64_t number, int step) {
-    auto const mine = at(rank).trail.find(number), theirs = at(peer).trail.find(number);
+    auto const mine = at(rank).history.find(number), theirs = at(peer).history.find(number);
     if (!mine || !theirs || mine->matches(*theirs)) return false;
     fail_between(rank, errc::rank_mismatch, peer, operations_text(rank, mine->text(), peer, theirs->text()), same_operations,
                  mine->primitive, step);

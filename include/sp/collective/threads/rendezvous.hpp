@@ -1,5 +1,5 @@
 // A rendezvous of one message between two threads: both sides lay out their pieces, one of them copies, both learn of it.
-// Whoever comes second, or waits first, may copy; nothing is packed, nothing is allocated, and either side can withdraw safely.
+// Whoever comes second, or waits first, may copy; nothing is packed, nothing is allocated, and either side can cancel safely.
 #pragma once
 
 #include <array>
@@ -29,7 +29,7 @@ struct message_half {
 /// Holds one message of an ordered pair of ranks at a time, see mailbox. A message's ticket is its number + 1; each counter below
 /// rises to the ticket when its event has happened, so nothing is ever reset.
 struct alignas(64) rendezvous {
-  static constexpr std::uint64_t withdrawn = std::uint64_t{1} << 63; ///< set in `done` when the bytes did not move
+  static constexpr std::uint64_t cancelled = std::uint64_t{1} << 63; ///< set in `done` when the bytes did not move
 
   std::atomic<std::uint64_t> sent{0}, claimed{0}; // with `from` on the sender's cache line
   message_half from;
@@ -48,25 +48,25 @@ struct alignas(64) rendezvous {
     wanted.store(ticket, std::memory_order_seq_cst);
     return sent.load(std::memory_order_seq_cst) == ticket;
   }
-  bool met(std::uint64_t ticket) const noexcept {
+  bool both_posted(std::uint64_t ticket) const noexcept {
     return sent.load(std::memory_order_seq_cst) == ticket && wanted.load(std::memory_order_seq_cst) == ticket;
   }
-  /// The right to copy, or to withdraw: given once.
+  /// The right to copy, or to cancel: given once.
   [[nodiscard]] bool claim(std::uint64_t ticket) noexcept {
     std::uint64_t before = claimed.load(std::memory_order_relaxed); // the ticket of an earlier message, or this one
     return before != ticket && claimed.compare_exchange_strong(before, ticket, std::memory_order_acq_rel);
   }
-  void finish(std::uint64_t ticket, bool moved) noexcept {
-    done.store(moved ? ticket : ticket | withdrawn, std::memory_order_release);
+  void complete(std::uint64_t ticket, bool moved) noexcept {
+    done.store(moved ? ticket : ticket | cancelled, std::memory_order_release);
   }
-  bool is_done(std::uint64_t ticket) const noexcept { return done.load(std::memory_order_acquire) == ticket; }
+  bool is_complete(std::uint64_t ticket) const noexcept { return done.load(std::memory_order_acquire) == ticket; }
 
   bool agree() const noexcept { return from.bytes == to.bytes && from.exchange == to.exchange; }
 
   /// Returns when the peer neither touches our buffers nor ever will. Only for a family that has failed.
-  void withdraw(std::uint64_t ticket) noexcept {
-    if (claim(ticket)) finish(ticket, false);
-    while ((done.load(std::memory_order_acquire) & ~withdrawn) != ticket) std::this_thread::yield(); // the peer is copying now
+  void cancel(std::uint64_t ticket) noexcept {
+    if (claim(ticket)) complete(ticket, false);
+    while ((done.load(std::memory_order_acquire) & ~cancelled) != ticket) std::this_thread::yield(); // the peer is copying now
   }
 };
 

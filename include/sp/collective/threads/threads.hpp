@@ -182,7 +182,7 @@ void threads::run(int ranks, Body&& body, threads_options options) {
         if (!detail::run_rank(*family, r, [&] { body(self); })) good = false;
       });
   }
-  if (!good || family->untold()) family->throw_cause();
+  if (!good || family->unreported()) family->throw_cause();
 }
 
 static_assert(communicator<threads> && has_barrier<threads> && splittable<threads> && peer_memory<threads> && abortable<threads>);

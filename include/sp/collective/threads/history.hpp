@@ -7,14 +7,14 @@
 #include <cstdint>
 #include <optional>
 
-#include <sp/collective/family/meeting.hpp>
+#include <sp/collective/family/operation_id.hpp>
 
 namespace sp::detail {
 
-class operation_trail {
+class operation_history {
 public:
   /// The rank begins its operation `number`, counted from 0.
-  void begin(std::uint64_t number, meeting const& what) noexcept {
+  void begin(std::uint64_t number, operation_id const& what) noexcept {
     constexpr auto order = std::memory_order_release;
     step& s = steps_[number % length];
     s.ordinal.store(0, order); // who sees a new field sees this zero, too
@@ -25,11 +25,11 @@ public:
   }
 
   /// What operation `number` is; nothing if it has not begun, or was forgotten.
-  std::optional<meeting> find(std::uint64_t number) const noexcept {
+  std::optional<operation_id> find(std::uint64_t number) const noexcept {
     constexpr auto order = std::memory_order_acquire;
     step const& s = steps_[number % length];
     if (s.ordinal.load(order) != number + 1) return {};
-    meeting const what{s.kind.load(order), s.primitive.load(order), s.number.load(order)};
+    operation_id const what{s.kind.load(order), s.primitive.load(order), s.number.load(order)};
     if (s.ordinal.load(std::memory_order_relaxed) != number + 1) return {};
     return what;
   }
@@ -39,7 +39,7 @@ private:
 
   struct step {
     std::atomic<std::uint64_t> ordinal{0}; ///< its number + 1; 0 while the fields below change
-    std::atomic<meeting::kind_type> kind{};
+    std::atomic<operation_id::kind_type> kind{};
     std::atomic<char const*> primitive{""};
     std::atomic<std::int64_t> number{0};
   };

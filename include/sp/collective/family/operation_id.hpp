@@ -1,5 +1,5 @@
-// What the ranks of a group do together: exchange, meet at a barrier, show each other buffers, let go of them, make groups.
-// Ranks that meet for different reasons would read each other's data too early or too late, so reasons are compared.
+// Which operation of a group a rank is in: an exchange, a barrier, a publication or its release, a split, by the caller's name.
+// Ranks in different operations would read each other's data too early or too late, so these are compared.
 #pragma once
 
 #include <cstdint>
@@ -8,14 +8,14 @@
 
 namespace sp::detail {
 
-struct meeting {
+struct operation_id {
   enum kind_type : std::int32_t { none, join, barrier, split, publish, release, exchange };
 
   kind_type kind = none;
   char const* primitive = ""; ///< as the caller named the operation
   std::int64_t number = 0;    ///< of the publication
 
-  bool matches(meeting const& o) const {
+  bool matches(operation_id const& o) const {
     return kind == o.kind && number == o.number && std::string_view(primitive) == o.primitive;
   }
   std::string text() const { return text(kind, primitive, number); }
