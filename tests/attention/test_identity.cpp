@@ -398,13 +398,49 @@ TEST_CASE("identity: the objects of thirty-two layers prepare a batch once") {
       patience);
 }
 
+TEST_CASE("identity: three hundred objects at level 2 find their geometry in one batch, whatever else a rank keeps there") {
+  constexpr int layers = 300; // more than a batch keeps of objects that may be gone
+  sp::threads::run(
+      3,
+      [&](sp::threads const& c) {
+        using layer = sp::ring_attention<sp::threads, counted<true>>;
+        std::vector<layer> model;
+        for (int l = 0; l < layers; ++l) model.push_back({c, {}, {.schedule = sp::schedule::gather, .checks = 2}});
+        sp::batch b{sp::packed{0, 5, 9}, sp::contiguous{}, c};
+        support::attention_tensors<double> x(b, {1, 1, 2, 2});
+        layer const unchecked{c, {}, {.schedule = sp::schedule::gather, .checks = 0}};
+        auto const run_backward = [&](layer const& a, layer::saved<double> s) {
+          a.backward(b, std::move(s), x.q, x.k, x.v, x.out, x.dout, x.dq, x.dk, x.dv);
+        };
+        run_backward(unchecked, unchecked.forward(b, x.q, x.k, x.v, x.out));
+        auto const out = x[operand::out], dk = x[operand::dk];
+        prepared_here = 0;
+        std::vector<layer::saved<double>> saved;
+        int wrong = 0;
+        for (int l = 0; l < layers; ++l) {
+          if (l == 100 && c.rank() == 0) // of this rank alone: below level 2 nobody else takes part
+            static_cast<void>(layer{c, {}, {.mask = sp::window(3), .schedule = sp::schedule::gather}}.prepared_for(b));
+          saved.push_back(model[std::size_t(l)].forward(b, x.q, x.k, x.v, x.out));
+          wrong += x[operand::out] != out;
+        }
+        for (int l = layers; l-- > 0;) {
+          run_backward(model[std::size_t(l)], std::move(saved[std::size_t(l)]));
+          wrong += x[operand::dk] != dk;
+        }
+        CHECK(wrong == 0);
+        CHECK(prepared_here == layers + (c.rank() == 0));
+      },
+      patience);
+}
+
 TEST_CASE("identity: a new object in every call does not grow a batch without bound, and what is in use stays [asan]") {
   sp::solo const c;
-  prepared_here = plans_alive = 0;
-  {
+  for (int level : {1, 2}) {
+    CAPTURE(level);
+    prepared_here = plans_alive = 0;
     sp::batch b{sp::packed{0, 3, 7}, sp::contiguous{}, c};
     support::attention_tensors<double> x(b, {1, 1, 2, 2});
-    auto object = [&] { return sp::ring_attention{c, counted<false>{}}; }; // who knows what its kernel holds
+    auto object = [&] { return sp::ring_attention{c, counted<false>{}, {.checks = level}}; }; // who knows what its kernel holds
     auto const first = object();
     auto const kept = first.prepared_for(b);
     first.infer(b, x.q, x.k, x.v, x.out);
@@ -416,6 +452,8 @@ TEST_CASE("identity: a new object in every call does not grow a batch without bo
     auto const before = x[operand::out];
     first.infer(*kept, sp::context(memory, memory), x.q, x.k, x.v, x.out);
     CHECK(x[operand::out] == before);
+    b = sp::batch{sp::packed{0, 3, 7}, sp::contiguous{}, c};
+    CHECK(plans_alive == 1); // the one that is held here
   }
   CHECK(plans_alive == 0);
 }

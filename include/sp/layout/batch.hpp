@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/core/idle_pools.hpp>
+#include <sp/core/lifetime.hpp>
 #include <sp/core/serial.hpp>
 #include <sp/layout/layout.hpp>
 
@@ -122,18 +123,24 @@ public:
     return *s.memory;
   }
 
-  /// What an object prepared for this batch: found again by its type and `fits`, made by `make` the first time. The batch keeps the
-  /// last `most_cached` of them; the owner of the result keeps it however many follow, also beyond the batch.
+  /// What an object prepared for this batch: found again by its type and `fits`, made by `make` the first time. The batch keeps
+  /// the last `most_cached` of them, and all that are `needed_by` an object that lives: where ranks prepare together they find or
+  /// miss it together, whatever else one of them keeps here. The owner of the result keeps it however many follow, also beyond
+  /// the batch.
   template <class Prepared, class Fits, class Make>
-  [[nodiscard]] detail::shared<Prepared> cached(Fits fits, Make make) const {
+  [[nodiscard]] detail::shared<Prepared> cached(Fits fits, Make make, detail::lifetime const& needed_by = {}) const {
     using kept = detail::shared<Prepared>;
     auto& cache = store_.as<storage>().cache;
     for (entry const& e : cache)
       if (e.tag == &tag<Prepared>)
         if (auto const& p = e.value.template as<kept>(); fits(*p)) return p;
     kept made(make());
-    if (cache.size() == most_cached) cache.erase(cache.begin());
-    cache.push_back({&tag<Prepared>, detail::box(new kept(made))});
+    for (std::size_t i = 0; i < cache.size() && cache.size() >= most_cached;)
+      if (cache[i].needed_by.lasts())
+        ++i;
+      else
+        cache.erase(cache.begin() + std::ptrdiff_t(i));
+    cache.push_back({&tag<Prepared>, detail::box(new kept(made)), detail::lifetime_watch(needed_by)});
     return made;
   }
   static constexpr std::size_t most_cached = 256; ///< more than layers of a model whose kernels cannot be told to be equal
@@ -144,6 +151,7 @@ private:
   struct entry {
     void const* tag;
     detail::box value; ///< a shared<Prepared>
+    detail::lifetime_watch needed_by;
   };
   struct storage { // on the heap, so that what it hands out stays where it is when the batch moves
     pool* memory = nullptr;

@@ -36,6 +36,7 @@ public:
 
   explicit gather_tokens(Comm comm, gather_options options = {}) : comm_(std::move(comm)), options_(options) {
     detail::check_level(options_.checks, "gather_tokens", comm_.rank(), comm_.size());
+    if (options_.checks > 1) life_ = detail::lifetime::begin();
   }
   Comm const& group() const noexcept { return comm_; }
 
@@ -89,7 +90,8 @@ public:
   void forward(batch const& b, view<From, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
     // where prepare is collective, only what this object made: at an equal place in another group a peer would not find it
     auto fits = [&](prepared const& x) { return made_here(b, x) && (options_.checks < 2 || x.object == id_); };
-    auto const p = b.cached<prepared>(fits, [&] { return prepare(b); });
+    auto make = [&] { return prepare(b); };
+    auto const p = b.cached<prepared>(fits, make, life_);
     forward(b, *p, local, global, b.memory(), value);
   }
 
@@ -151,6 +153,7 @@ private:
   Comm comm_;
   gather_options options_;
   std::uint64_t id_ = detail::new_serial(); ///< copies share it
+  detail::lifetime life_{};                 ///< from level 2 on, as in attention objects
 };
 
 /// All rows of a sharded tensor in stream order on every rank: gather_tokens in one call.

@@ -86,7 +86,7 @@ public:
     return located(at(".prepare"), [&] {
       auto const wanted = identity_over(b, b, self().mask());
       return b.cached<prepared>([&](prepared const& p) { return p.checked.serves(wanted, self().checks(), id_); },
-                                [&] { return prepare(b); });
+                                [&] { return prepare(b); }, life_);
     });
   }
 
@@ -216,7 +216,10 @@ private:
   attention_object() = default; // for Derived alone
 
   /// To be called at the end of every constructor of Derived, once its members answer: what a call compares is computed here, once.
-  void identify_object() { identity_ = identity_without_batches(self()); }
+  void identify_object() {
+    identity_ = identity_without_batches(self());
+    if (self().checks() > 1) life_ = lifetime::begin();
+  }
 
   geometry_identity identity_over(batch const& q, batch const& k, sp::mask const& mask) const {
     if (identity_.configuration == 0)
@@ -299,6 +302,7 @@ private:
 
   std::uint64_t id_ = new_serial(); ///< tells what this object saved from what another did; copies share it
   geometry_identity identity_{};    ///< of what it prepares, batches left out
+  lifetime life_{};                 ///< from level 2 on, where a batch keeps geometry for this object and its copies alone
   Derived const& self() const { return static_cast<Derived const&>(*this); }
   site at(char const* call) const { return {Derived::name, call, self().group().rank(), self().group().size()}; }
 };
