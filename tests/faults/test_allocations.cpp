@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <new>
+#include <thread>
 
 #include <sp/collective/operations.hpp>
 #include <sp/threads.hpp>
@@ -125,6 +126,75 @@ TEST_CASE("F6: the n-th allocation of a rank fails in a communicator") {
     });
     CHECK(n > 10);
   }
+}
+
+namespace {
+
+/// The n-th allocation of rank 1 fails in `operation`, and rank 1 catches that and comes back late: what the others are told.
+struct caught_failure {
+  bool caught = false, made = false;
+  std::atomic<int> aborted = 0, others = 0; ///< ranks that threw, by code
+  double seconds = 0;
+};
+template <class Operation>
+void catch_allocation(long n, Operation&& operation, caught_failure& seen) {
+  auto const begin = std::chrono::steady_clock::now();
+  auto body = [&](sp::threads const& comm) {
+    comm.barrier();
+    if (comm.rank() == 1) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2)); // the others have come
+      countdown = n;
+      try {
+        operation(comm);
+      } catch (std::bad_alloc const&) {
+        seen.caught = true;
+      }
+      seen.made = countdown < 0;
+      countdown = -1;
+      if (seen.caught) std::this_thread::sleep_for(std::chrono::milliseconds(40));
+    } else {
+      operation(comm);
+    }
+    comm.barrier();
+  };
+  try {
+    sp::threads::run(3,
+                     [&](sp::threads const& comm) {
+                       try {
+                         body(comm);
+                       } catch (sp::error const& e) {
+                         ++(e.code() == sp::errc::aborted ? seen.aborted : seen.others);
+                         throw;
+                       }
+                     },
+                     {.deadline = std::chrono::milliseconds(1500)});
+  } catch (sp::error const&) {
+  }
+  seen.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+} // namespace
+
+TEST_CASE("F6: who catches the bad_alloc of a split has ended the family") {
+  auto split = [](sp::threads const& comm) { static_cast<void>(comm.split(0, -comm.rank())); }; // rank 2 makes the group
+  auto split_by_1 = [](sp::threads const& comm) { static_cast<void>(comm.split(0, comm.rank() != 1)); };
+  int failures = 0;
+  auto try_all = [&](auto&& operation) {
+    for (long n = 0;; ++n) {
+      caught_failure seen;
+      catch_allocation(n, operation, seen);
+      INFO("allocation " << n);
+      CHECK(int(seen.aborted) == (seen.caught ? 3 : 0));
+      CHECK(int(seen.others) == 0);
+      CHECK(seen.seconds < 1);
+      failures += seen.caught;
+      if (!seen.made) return;
+      REQUIRE(n < 100);
+    }
+  };
+  try_all(split);
+  try_all(split_by_1);
+  CHECK(failures >= 5);
 }
 
 } // namespace faults::test_allocations

@@ -2,6 +2,8 @@
 // The family ends at once, every rank hears of it, and no byte comes into memory that is the caller's again.
 #include "ranks.hpp"
 
+#include <functional>
+
 #include "support/allocations.hpp"
 
 namespace test_mpi_allocations {
@@ -90,6 +92,77 @@ int fail_every_allocation(sp::mpi_options const& o, bool late) {
 TEST_CASE("F6: the n-th allocation of a process fails in an operation") {
   for (auto how : {sp::mpi_options::parcels::direct, sp::mpi_options::parcels::owned})
     for (bool late : {false, true}) CHECK(fail_every_allocation({.deadline = 10s, .large_parcels = how}, late) >= 3);
+}
+
+namespace {
+
+using operation = std::function<void(sp::mpi const&)>;
+
+struct ending {
+  bool made = true, caught = false,
+       failed = false; ///< made: there was an n-th allocation; caught: it reached rank 1 as bad_alloc
+  sp::errc code{};
+  double seconds = 0;
+};
+
+/// A communicator that no run() looks after: allocation n of rank 1 fails in `mine`, rank 1 catches it and comes again much later.
+ending catch_failed_allocation(MPI_Comm comm, long n, operation const& mine, operation const& others) {
+  ending e;
+  sp::mpi const c(comm, {.deadline = 1500ms});
+  c.barrier();
+  if (c.rank() == 1) std::this_thread::sleep_for(2ms); // the others have come
+  auto const begin = timer::now();
+  try {
+    if (c.rank() == 1) support::failing_allocation = n;
+    try {
+      c.rank() == 1 ? mine(c) : others(c);
+    } catch (std::bad_alloc const&) {
+      e.caught = true;
+    } catch (sp::error const&) {
+      e.made = support::failing_allocation < 0;
+      support::failing_allocation = -1;
+      throw;
+    }
+    e.made = support::failing_allocation < 0;
+    support::failing_allocation = -1;
+    if (e.caught) std::this_thread::sleep_for(40ms);
+    c.barrier();
+  } catch (sp::error const& error) {
+    e.failed = true;
+    e.code = error.code();
+  }
+  e.seconds = std::chrono::duration<double>(timer::now() - begin).count();
+  return e;
+}
+
+/// For each allocation of rank 1 in its turn; returns how many reached it.
+int catch_every_allocation(operation const& mine, operation const& others, bool agree) {
+  int failures = 0;
+  for (long n = 0;; ++n) {
+    ending one;
+    MPI_Comm const comm = first(3);
+    if (comm != MPI_COMM_NULL) one = catch_failed_allocation(comm, n, mine, others);
+    auto const ranks = shared_by_all(one);
+    INFO("allocation " << n);
+    for (int r = 0; r < 3; ++r) {
+      ending const& e = ranks[std::size_t(r)];
+      CHECK(e.failed == (!agree || ranks[1].caught));
+      CHECK((!e.failed || e.code == sp::errc::aborted || (!agree && e.code == sp::errc::rank_mismatch)));
+      CHECK(e.seconds < 1);
+    }
+    failures += ranks[1].caught;
+    if (!ranks[1].made) return failures;
+    REQUIRE(n < 1000);
+  }
+}
+
+} // namespace
+
+TEST_CASE("F6: who catches the bad_alloc of a barrier or a split has ended the family, without run()") {
+  operation const barrier = [](sp::mpi const& c) { c.barrier(); };
+  operation const split = [](sp::mpi const& c) { static_cast<void>(c.split(c.rank() % 2, 0)); };
+  CHECK(catch_every_allocation(split, split, true) >= 5);
+  CHECK(catch_every_allocation(barrier, split, false) >= 1); // what it says about the mismatch takes memory
 }
 
 TEST_CASE("mpi allocations: parcels move in chunks if one side owns them") {

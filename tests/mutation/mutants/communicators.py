@@ -231,4 +231,13 @@ MUTANTS = [
         "collective.threads",
         "threads: a mailbox*",
     ),
+    Mutant(
+        "split_survives_exception",
+        "a split that an exception leaves does not end the family",
+        "collective/threads/group.hpp",
+        'if (!family_->failed()) family_->fail_in_destructor(world(rank), "exception", why);',
+        "static_cast<void>(why);",
+        "faults.allocations",
+        "F6: who catches*",
+    ),
 ]

@@ -209,4 +209,13 @@ MUTANTS = [
         "mpi.mpi_waits",
         "mpi waits: all tokens*",
     ),
+    Mutant(
+        "mpi_barrier_survives_exception",
+        "a split or a barrier that an exception leaves does not end the family",
+        "collective/mpi/group.hpp",
+        "if (end == interrupted) group.family_",
+        "if (false) group.family_",
+        "mpi.mpi_allocations",
+        "F6: who catches*",
+    ),
 ]

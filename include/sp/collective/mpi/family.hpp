@@ -82,13 +82,13 @@ public:
   }
 
   void add(mpi_receiver& m) {
-    receivers_.push_back(&m);
     for (std::size_t i = 0; i < early_.size(); ++i) // a quick peer has used the group already
       if (early_[i].head.context == m.context() && !early_[i].delivered) {
         early_[i].delivered = true;
         m.receive(early_[i].peer, early_[i].head, early_[i].data.data(), early_[i].data.size());
       }
     std::erase_if(early_, [](early const& e) { return e.delivered; });
+    receivers_.push_back(&m); // last: a group that finds no memory for what has come is never made
   }
   void remove(mpi_receiver& m) noexcept {
     exclusively([&] { std::erase(receivers_, &m); });

@@ -37,51 +37,36 @@ public:
   }
 
   void barrier(char const* primitive) {
-    entry guard(*this, primitive);
-    recorded(operation_kind::barrier, primitive, 0, [&] { barrier_of({operation_id::barrier, primitive}); });
+    operation(operation_kind::barrier, primitive, 0, [&] { barrier_of({operation_id::barrier, primitive}); });
   }
 
   /// Everybody's color and key become groups; the result is this rank's.
   [[nodiscard]] std::shared_ptr<mpi_group> split(int color, int key) {
-    entry guard(*this, "split");
-    std::span<values const> everybodys;
-    recorded(operation_kind::split, "split", 0, [&] {
-      everybodys = all_gather({operation_id::split, "split"}, {color, key, family_->next_context()});
-    });
-    auto value_of = [&](int r, std::size_t what) { return everybodys[std::size_t(r)][what]; };
-    std::vector<std::int64_t> colors;
-    int first = 0;
-    for (int r = 0; r < size(); ++r) {
-      colors.push_back(value_of(r, 0));
-      first = std::max(first, int(value_of(r, 2))); // beyond every group that any of us is in
-    }
-    std::sort(colors.begin(), colors.end());
-    colors.erase(std::unique(colors.begin(), colors.end()), colors.end());
-    int const context = first + int(std::lower_bound(colors.begin(), colors.end(), color) - colors.begin());
-    family_->take_contexts(first + int(colors.size()));
-    std::vector<int> const order = ranks_of_color(
-        size(), [&](int r) { return value_of(r, 0); }, [&](int r) { return value_of(r, 1); }, std::int64_t(color));
-    std::vector<int> world_ranks;
-    for (int r : order) world_ranks.push_back(world(r));
-    int const rank = int(std::find(order.begin(), order.end(), rank_) - order.begin());
-    return std::make_shared<mpi_group>(family_, std::move(world_ranks), rank, context);
+    std::shared_ptr<mpi_group> mine;
+    operation(operation_kind::split, "split", 0, [&] { mine = split_into(color, key); });
+    return mine;
   }
 
-  /// One operation made of several barriers; an error of MPI in it ends the family.
+  /// Runs `body`, which has one barrier or several, as one operation of the flight record. An error of MPI in it ends the
+  /// family; so does an exception that is none of ours, for the others wait or have gone on.
   template <class Body>
   void operation(operation_kind kind, char const* primitive, index_t bytes, Body&& body) {
     entry guard(*this, primitive);
+    closing flight{*this, primitive, operation_ = recorder().begin(flight_, kind, primitive)};
+    recorder().posted(operation_, bytes, 0);
 #if defined(__cpp_exceptions)
     try {
-      recorded(kind, primitive, bytes, body);
+      body();
     } catch (error const& e) {
+      flight.end = closing::by_error;
       if (e.code() == errc::backend_error)
         fail_between(e.code(), -1, e.info().problem, e.info().remedy, primitive, int(barriers_));
       throw;
     }
 #else
-    recorded(kind, primitive, bytes, body);
+    body();
 #endif
+    flight.end = closing::done;
   }
   /// For an operation that cannot go on because of what a peer did: if that peer has failed, its words are on their way.
   void throw_failure_on_its_way(char const* primitive) {
@@ -105,18 +90,37 @@ public:
   }
 
 private:
-  /// Runs `body`, which has a barrier, as one operation of the flight record.
-  template <class Body>
-  void recorded(operation_kind kind, char const* primitive, index_t bytes, Body&& body) {
-    struct closing {
-      flight_recorder& recorder;
-      flight_recorder::ticket ticket;
-      bool good = false;
-      ~closing() { good ? recorder.done(ticket) : recorder.failed(ticket); }
-    } flight{recorder(), operation_ = recorder().begin(flight_, kind, primitive)};
-    recorder().posted(operation_, bytes, 0);
-    body();
-    flight.good = true;
+  struct closing {
+    mpi_group& group;
+    char const* primitive;
+    flight_recorder::ticket ticket;
+    enum { done, by_error, interrupted } end = interrupted;
+    ~closing() {
+      end == done ? group.recorder().done(ticket) : group.recorder().failed(ticket);
+      auto why = [&] { return group.interrupted_operation(group.rank_, primitive, int(group.barriers_) - 1); };
+      if (end == interrupted) group.family_->fail_in_destructor("exception", why);
+    }
+  };
+
+  std::shared_ptr<mpi_group> split_into(int color, int key) {
+    auto const everybodys = all_gather({operation_id::split, "split"}, {color, key, family_->next_context()});
+    auto value_of = [&](int r, std::size_t what) { return everybodys[std::size_t(r)][what]; };
+    std::vector<std::int64_t> colors;
+    int first = 0;
+    for (int r = 0; r < size(); ++r) {
+      colors.push_back(value_of(r, 0));
+      first = std::max(first, int(value_of(r, 2))); // beyond every group that any of us is in
+    }
+    std::sort(colors.begin(), colors.end());
+    colors.erase(std::unique(colors.begin(), colors.end()), colors.end());
+    int const context = first + int(std::lower_bound(colors.begin(), colors.end(), color) - colors.begin());
+    family_->take_contexts(first + int(colors.size()));
+    std::vector<int> const order = ranks_of_color(
+        size(), [&](int r) { return value_of(r, 0); }, [&](int r) { return value_of(r, 1); }, std::int64_t(color));
+    std::vector<int> world_ranks;
+    for (int r : order) world_ranks.push_back(world(r));
+    int const rank = int(std::find(order.begin(), order.end(), rank_) - order.begin());
+    return std::make_shared<mpi_group>(family_, std::move(world_ranks), rank, context);
   }
 
   void compare_options() {

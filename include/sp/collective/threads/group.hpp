@@ -125,6 +125,10 @@ public:
              [&](operation_id const& op) { mine = split_into(rank, color, op); });
     return mine;
   }
+  /// With a reference count of one rank's own: tokens copy the pointer, and ranks must not fight over one counter.
+  [[nodiscard]] static std::shared_ptr<thread_group> for_one_rank(std::shared_ptr<thread_group> const& group) {
+    return {group.get(), [group](thread_group*) {}};
+  }
 
 private:
   static constexpr index_t eager_limit = 16384; ///< a sender that comes second copies up to this at once; more is left to both
@@ -140,10 +144,10 @@ private:
       me.new_group = std::make_shared<thread_group>(family_, std::move(world_ranks));
     }
     barrier_of(rank, op);
-    std::shared_ptr<thread_group> group = at(order.front()).new_group;
+    std::shared_ptr<thread_group> const group = at(order.front()).new_group;
     barrier_of(rank, op);
     me.new_group.reset();
-    return {std::move(group), int(std::find(order.begin(), order.end(), rank) - order.begin())};
+    return {for_one_rank(group), int(std::find(order.begin(), order.end(), rank) - order.begin())};
   }
 
   void copy_own(int rank, traffic const& t) {
@@ -243,13 +247,19 @@ private:
     done ? recorder(rank).done(e.flight) : recorder(rank).failed(e.flight);
   }
 
-  /// Runs `body`, which has a barrier, as one operation of the flight record.
+  /// Runs `body`, which has a barrier, as one operation of the flight record. What it throws while the family lives is none of our
+  /// errors, and ends it: the others wait, or have gone on.
   template <class Body>
   void recorded(int rank, operation_kind kind, operation_id const& what, index_t bytes, Body&& body) {
     flight_recorder& r = recorder(rank);
     flight_recorder::ticket const t = at(rank).barrier_flight = begin(rank, kind, what, at(rank).operation);
     r.posted(t, bytes, 0);
-    try_or([&] { body(what); }, [&] { r.failed(t); });
+    auto interrupted = [&] {
+      r.failed(t);
+      auto why = [&] { return interrupted_operation(rank, what.primitive, int(at(rank).barriers.load()) - 1); };
+      if (!family_->failed()) family_->fail_in_destructor(world(rank), "exception", why);
+    };
+    try_or([&] { body(what); }, interrupted);
     r.done(t);
   }
 

@@ -42,7 +42,7 @@ public:
   /// Every rank of this group calls split and gets one group; any int is a color. Order within a color: by key, then by rank.
   [[nodiscard]] threads split(int color, int key) const {
     auto [group, rank] = group_->split(rank_, color, key);
-    return {group, rank};
+    return {std::move(group), rank};
   }
   /// Returns when every rank has published; of(r) of the result are rank r's pieces.
   [[nodiscard]] publication publish(char const* primitive, std::span<piece const> mine) const;
@@ -50,9 +50,8 @@ public:
   void abort(error_info const& why) const { group_->abort(rank_, why); }
 
 private:
-  /// A reference count of this rank's own: tokens copy the pointer, and ranks must not fight over one counter.
-  threads(std::shared_ptr<detail::thread_group> const& group, int rank)
-      : group_(group.get(), [group](detail::thread_group*) {}), rank_(rank) {}
+  /// `group`: see thread_group::for_one_rank.
+  threads(std::shared_ptr<detail::thread_group> group, int rank) noexcept : group_(std::move(group)), rank_(rank) {}
 
   std::shared_ptr<detail::thread_group> group_;
   int rank_;
@@ -178,8 +177,11 @@ void threads::run(int ranks, Body&& body, threads_options options) {
     threads_of_run.started.reserve(std::size_t(ranks));
     for (int r = 0; r < ranks; ++r)
       threads_of_run.started.emplace_back([&, r] {
-        threads const self(group, r);
-        if (!detail::run_rank(*family, r, [&] { body(self); })) good = false;
+        auto in_group = [&] {
+          threads const self(detail::thread_group::for_one_rank(group), r);
+          body(self);
+        };
+        if (!detail::run_rank(*family, r, in_group)) good = false;
       });
   }
   if (!good || family->unreported()) family->throw_cause();
