@@ -3,12 +3,14 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <functional>
 #include <limits>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include <sp/collective/decorators/chaos.hpp>
 #include <sp/threads.hpp>
@@ -334,6 +336,47 @@ TEST_CASE(
     CHECK(says(e, sp::errc::rank_mismatch, m.one.substr(3), m.two));
     CHECK(told.load() == 2);
   }
+}
+
+TEST_CASE("faults: errors in a group name its ranks by their world ranks too [tsan]") {
+  std::string const both = "rank 0 of this group is world rank 1, rank 1 is world rank 3";
+  for (bool times_out : {false, true}) {
+    std::array<sp::error_info, 4> of_rank;
+    auto const e = run_failure(4,
+                               [&](sp::threads const& c) {
+                                 auto const half = c.split(c.rank() % 2, 0);
+                                 std::vector<int> data(std::size_t(1 + c.rank()), 1); // of ranks 1 and 3: counts that differ
+                                 piece const p = sp::as_piece(all(data));
+                                 parcel const other{1 - half.rank(), {&p, 1}};
+                                 of_rank[std::size_t(c.rank())] = failure_of([&] {
+                                   if (c.rank() % 2 == 0 || (times_out && c.rank() == 3)) {
+                                     if (times_out) std::this_thread::sleep_for(250ms); // rank 1 alone waits until the deadline
+                                     return c.barrier();
+                                   }
+                                   half.exchange({"x", {&other, 1}, {&other, 1}}).wait();
+                                 });
+                                 if (c.rank() == 1) sp::fail(of_rank[1]);
+                               },
+                               {.deadline = times_out ? 100ms : 30s});
+    CHECK(says(e, times_out ? sp::errc::timeout : sp::errc::short_message, both));
+    for (int r : {1, 3}) {
+      auto const& mine = of_rank[std::size_t(r)];
+      CHECK(has(mine.problem, both));
+      CHECK(mine.rank == (times_out && r == 3 ? 3 : r / 2));
+    }
+    CHECK(says(of_rank[0], sp::errc::aborted, both));
+  }
+  auto const local = run_failure(2, [&](sp::threads const& c) {
+    auto const self = c.split(c.rank(), 0);
+    parcel const nobody{1, {}};
+    auto const refused = failure_of([&] { self.exchange({"x", {&nobody, 1}, {}}).wait(); });
+    CHECK(has(refused.problem, "rank 0 of this group is world rank 1") == (c.rank() == 1));
+    c.barrier(); // what comes ends the family
+    if (c.rank() == 1) static_cast<void>(self.exchange({"x", {}, {}}));
+  });
+  CHECK(says(local, sp::errc::bad_state, "without wait()", "rank 0 of this group is world rank 1"));
+  auto const root = run_failure(2, [&](sp::threads const& c) { static_cast<void>(c.exchange({"x", {}, {}})); });
+  CHECK(!has(root.problem, "world rank"));
 }
 
 TEST_CASE("faults: polls that nobody can mean are refused, and polling ends at the deadline [tsan]") {

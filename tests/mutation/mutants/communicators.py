@@ -141,6 +141,15 @@ MUTANTS = [
         "faults: run() does not return normally*",
     ),
     Mutant(
+        "places_in_groups_alone",
+        "an error in a group names the places of its ranks there, and not who they are",
+        "collective/family/members.hpp",
+        "if (world(first) == first && world(last) == last) return {};",
+        "return {};",
+        "collective.faults",
+        "faults: errors in a group*",
+    ),
+    Mutant(
         "deadline_for_each_publication",
         "each publication that a rank drops waits for a deadline of its own",
         "collective/threads/group.hpp",

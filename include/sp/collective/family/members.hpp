@@ -72,9 +72,18 @@ public:
     return at == world_ranks_.end() ? -1 : int(at - world_ranks_.begin());
   }
 
+  /// For the text of an error that names ranks of this group: which ranks of the world they are, where the numbers differ.
+  std::string world_text(int rank, int peer = -1) const {
+    int const first = peer < 0 ? rank : std::min(rank, peer), last = std::max(rank, peer);
+    if (world(first) == first && world(last) == last) return {};
+    std::string text = "; rank " + std::to_string(first) + " of this group is world rank " + std::to_string(world(first));
+    if (last != first) text += ", rank " + std::to_string(last) + " is world rank " + std::to_string(world(last));
+    return text;
+  }
+
   /// Misuse by this rank alone: nothing was sent, nothing has ended.
   [[noreturn]] void refuse(int rank, char const* primitive, std::string problem, std::string remedy) const {
-    fail({errc::bad_state, std::move(problem), std::move(remedy), primitive, rank, size()});
+    fail({errc::bad_state, std::move(problem) + world_text(rank), std::move(remedy), primitive, rank, size()});
   }
 
   /// Among a rank's exchanges: that of `number`, or one that is not. Where nothing is open for long they follow each other in a ring.
@@ -130,7 +139,7 @@ public:
   failure failure_between(int rank, errc code, int peer, std::string problem, std::string remedy, char const* primitive,
                           int step) const {
     failure f;
-    f.info = {code, std::move(problem), std::move(remedy), primitive, rank, size(), step, peer};
+    f.info = {code, std::move(problem) + world_text(rank, peer), std::move(remedy), primitive, rank, size(), step, peer};
     f.group = number_;
     f.world = f.one = f.other = world(rank);
     if (code == errc::short_message || code == errc::rank_mismatch) f.other = world(peer);
@@ -174,7 +183,7 @@ private:
     f.unreported = true;
     f.provisional = std::uncaught_exceptions() > 0;
     f.info = {errc::bad_state,
-              problem,
+              problem + world_text(rank),
               f.provisional ? "An exception was on its way" : "Wait for every token, release every publication",
               primitive,
               rank,
