@@ -153,9 +153,12 @@ private:
   void ranks() {
     constexpr int rank_list[] = {1, 2, 3, 4, 5, 6, 7, 8, 3, 5};
     constexpr int meshes[][2] = {{2, 2}, {2, 3}, {3, 2}, {2, 4}, {4, 2}, {3, 1}};
-    int const place = pick(t_.object == object_kind::usp ? 6 : 10);
+    constexpr int nested[][3] = {{1, 2, 2}, {2, 2, 2}, {1, 3, 2}, {1, 2, 3}, {3, 2, 1}, {3, 1, 2}}; // ring, inner, outer
+    int const place = pick(on_mesh() ? 6 : 10);
     if (t_.object == object_kind::usp)
       t_.ring = meshes[place][0], t_.ulysses = meshes[place][1];
+    else if (t_.object == object_kind::nested)
+      t_.ring = nested[place][0], t_.outer = nested[place][2], t_.ulysses = nested[place][1] * t_.outer;
     else
       (t_.object == object_kind::ring ? t_.ring : t_.ulysses) = rank_list[place];
     t_.ranks = t_.ring * t_.ulysses;
@@ -170,13 +173,15 @@ private:
     t_.head_chunks = variant >= 1 && variant <= 3 ? variant : 1;
     int const modes = pick(4);
     t_.keep = modes % 2 ? sp::keep::output : sp::keep::heads;
-    t_.ring_is_fast = t_.object == object_kind::usp && modes / 2;
+    t_.ring_is_fast = on_mesh() && modes / 2;
+    if (t_.object == object_kind::nested) t_.outer_place = r_.pick(3), t_.keep_inner = r_.one_in(2);
   }
+  bool on_mesh() const { return t_.object == object_kind::usp || t_.object == object_kind::nested; }
 
   any_sharding sharding(int kind, bool over_stream) {
     any_sharding s{kind, over_stream ? sp::scope::stream : sp::scope::document};
-    if (t_.object == object_kind::usp && !r_.one_in(3)) {
-      s.inner = t_.ulysses;
+    if (on_mesh() && !r_.one_in(3)) {
+      s.inner = t_.object == object_kind::nested && r_.one_in(3) ? t_.outer : t_.ulysses;
       s.stride = t_.ring_is_fast ? t_.ring : 1;
     }
     return s;

@@ -226,6 +226,24 @@ struct as_it_is {
   }
 };
 
+/// Ulysses around USP. The groups of the outer one are the ranks of the inner mesh, so that strides there count groups.
+template <class Kernel, class Comm>
+auto nested_ulysses(trial const& t, Kernel const& kernel, sp::attention_options const& how, Comm const& comm) {
+  std::vector<sp::axis::named> axes{sp::axis::ring{t.ring}, sp::axis::ulysses{t.ulysses / t.outer}};
+  if (t.ring_is_fast) std::swap(axes[0], axes[1]);
+  sp::mesh const inside{std::span<sp::axis::named const>(axes)};
+  sp::index_t stride = 1; // of the outer group: ranks of the axes behind its own
+  for (std::size_t a = std::size_t(t.outer_place); a < axes.size(); ++a) stride *= axes[a].size;
+  axes.insert(axes.begin() + t.outer_place, sp::axis::named("outer", t.outer));
+  sp::mesh const all{std::span<sp::axis::named const>(axes)};
+  sp::group const outer_group(all.along(comm, {"outer"}).inner(), stride);
+  Comm const groups = all.sequence(comm).inner();
+  sp::ulysses_options const keeps{t.keep_inner ? sp::keep::heads : sp::keep::output};
+  return sp::ulysses_attention{
+      outer_group, sp::ulysses_attention{inside.ulysses(groups), sp::ring_attention{inside.ring(groups), kernel, how}, keeps},
+      sp::ulysses_options{t.keep}};
+}
+
 /// The trial's object on one rank.
 template <object_kind Object, class T, class Kernel, class Comm>
 void run_rank(trial const& t, inputs<T> const& in, Kernel const& kernel, Comm const& comm, outcome<T>& to) {
@@ -235,6 +253,7 @@ void run_rank(trial const& t, inputs<T> const& in, Kernel const& kernel, Comm co
   rank_tensors<T> x(t, in, b, kb);
   sp::attention_options how{
       .mask = t.mask, .scale = t.scale, .schedule = t.how, .head_chunks = t.head_chunks, .checks = t.checks};
+  if constexpr (Object == object_kind::nested) step<T>(nested_ulysses(t, kernel, how, comm), t, b, kb, x, to);
   if constexpr (Object == object_kind::ring) step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to);
   if constexpr (Object == object_kind::ulysses)
     step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep}}, t, b, kb, x, to);

@@ -11,7 +11,7 @@ namespace {
 #ifdef SP_TEST_SANITIZED
 constexpr int cases = 3;
 #else
-constexpr int cases = 12;
+constexpr int cases = 13;
 #endif
 double share() { return seconds(20) / cases; }
 } // namespace
@@ -35,6 +35,9 @@ TEST_CASE("ulysses, reference kernel with every feature") {
   conformance_of<double, object_kind::ulysses, sp::reference, true>(share());
 }
 TEST_CASE("usp, reference kernel with every feature") { conformance_of<double, object_kind::usp, sp::reference, true>(share()); }
+TEST_CASE("ulysses around usp, cpu kernel with every feature") {
+  conformance_of<double, object_kind::nested, sp::cpu, true>(share());
+}
 #endif
 
 } // namespace test_double

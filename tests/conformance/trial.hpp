@@ -18,13 +18,16 @@ namespace conformance {
 using sp::index_t;
 using support::any_sharding;
 
-enum class object_kind { ring, ulysses, usp };
+enum class object_kind { ring, ulysses, usp, nested }; ///< nested: Ulysses around USP
 
 struct trial {
   std::uint64_t seed = 0;
   object_kind object = object_kind::ring;
   int ranks = 1, ring = 1, ulysses = 1;
   bool ring_is_fast = false; ///< mesh order ulysses x ring: ulysses groups are strided
+  int outer = 1;             ///< nested: ranks of the outer Ulysses; `ulysses` counts both degrees
+  int outer_place = 0;       ///< nested: its axis is the slowest, in the middle or the fastest: 0, 1, 2
+  bool keep_inner = false;   ///< nested: the inner Ulysses keeps its heads
   sp::schedule how = sp::schedule::rotate;
   index_t head_chunks = 1;
   sp::keep keep = sp::keep::heads;
@@ -88,17 +91,19 @@ struct trial {
 
 private:
   std::string describe_ranks() const {
-    static constexpr char const* objects[] = {"ring", "ulysses", "usp"};
+    static constexpr char const* objects[] = {"ring", "ulysses", "usp", "nested"};
     static constexpr char const* schedules[] = {"automatic", "rotate", "gather", "pull"};
     auto n = [](auto x) { return std::to_string(x); };
     return std::string(objects[int(object)]) + " P " + n(ranks) + " (ring " + n(ring) + " ulysses " + n(ulysses) +
-           (ring_is_fast ? " strided" : "") + "), " + schedules[int(how)] + ", head chunks " + n(head_chunks) + ", keep " +
-           (keep == sp::keep::heads ? "heads" : "output");
+           (ring_is_fast ? " strided" : "") + (outer > 1 ? " of which outside " + n(outer) + " at axis " + n(outer_place) : "") +
+           (keep_inner ? ", inner heads kept" : "") + "), " + schedules[int(how)] + ", head chunks " + n(head_chunks) +
+           ", keep " + (keep == sp::keep::heads ? "heads" : "output");
   }
   static std::string describe(any_sharding const& s, bool with_padding) {
     static constexpr char const* names[] = {"contiguous", "zigzag", "striped"};
     return std::string(names[s.kind]) + (s.over == sp::scope::stream ? " over the stream" : "") +
-           (with_padding ? " padded" : "") + (s.inner > 1 ? " nested" : "");
+           (with_padding ? " padded" : "") +
+           (s.inner > 1 ? " nested " + std::to_string(s.inner) + " by " + std::to_string(s.stride) : "");
   }
   static std::string describe(sp::documents const& list) {
     std::string s;
