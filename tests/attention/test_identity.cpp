@@ -215,6 +215,59 @@ TEST_CASE("identity: sinks are given to forward and backward or to neither") {
     });
 }
 
+/// What a call is given by one rank alone that it must refuse.
+enum class given { unprepared, saved_twice, saved_of_another_batch, saved_of_another_object };
+
+/// A step in which rank `victim` hands over something wrong: all ranks learn it in that call, and the next step is as ever.
+template <class Object>
+int refused_on_one_rank(sp::threads const& c, Object const& a, Object const& twin, given what, int victim) {
+  bool const mine = c.rank() == victim, forward = what == given::unprepared;
+  sp::batch const one{sp::packed{0, 9, 20}, sp::zigzag{}, c}, two{sp::packed{0, 9, 20}, sp::zigzag{}, c};
+  support::attention_tensors<double> x(one, {4, 2, 4, 4}), alone(one, {4, 2, 4, 4});
+  sp::pool memory;
+  sp::context const ctx(memory, memory);
+  auto const first = a.prepare(one), second = a.prepare(two), other = twin.prepare(one);
+  alone.both(a, first, ctx);
+  auto saved = x.forward(a, first, ctx);
+  auto of_batch = x.forward(a, second, ctx), of_object = x.forward(twin, other, ctx), used = x.forward(a, first, ctx);
+  x.backward(a, first, ctx, std::move(used));
+  auto& wrong = what == given::saved_twice ? used : what == given::saved_of_another_batch ? of_batch : of_object;
+  auto const e = failure_of([&] {
+    if (forward)
+      static_cast<void>(x.forward(a, mine ? typename Object::prepared{} : first, ctx));
+    else
+      x.backward(a, first, ctx, std::move(mine ? wrong : saved));
+    return 0;
+  });
+  std::string const call = Object::name + std::string(forward ? ".forward" : ".backward");
+  std::string const told = "rank " + std::to_string(victim) + " refused " + call + " with bad_state";
+  bool const known = mine ? e.code == errc::bad_state : says(e, errc::rank_mismatch, told) && e.peer == victim;
+  bool const placed = e.rank == c.rank() && e.size == c.size() && e.primitive == call;
+  x.backward(a, first, ctx, std::move(saved)); // a call that was refused has consumed nothing
+  return known && placed && x.results() == alone.results();
+}
+
+TEST_CASE("identity: what one rank alone must refuse, all ranks learn at levels 2 and 3, and the next call is as ever [tsan]") {
+  for (int level : {2, 3})
+    for (given what : {given::unprepared, given::saved_twice, given::saved_of_another_batch, given::saved_of_another_object})
+      for (int victim = 0; victim < 3; ++victim) {
+        std::atomic<int> good = 0;
+        sp::threads::run(
+            3,
+            [&](sp::threads const& c) {
+              auto ring = [&] { return sp::ring_attention{c, sp::reference{}, {.checks = level}}; };
+              auto ulysses = [&] { return sp::ulysses_attention{c, sp::reference{}, sp::attention_options{.checks = level}}; };
+              good += refused_on_one_rank(c, ring(), ring(), what, victim);
+              good += refused_on_one_rank(c, ulysses(), ulysses(), what, victim);
+            },
+            sp::threads_options{.deadline = std::chrono::seconds(3)});
+        CAPTURE(level);
+        CAPTURE(int(what));
+        CAPTURE(victim);
+        CHECK(good == 2 * 3);
+      }
+}
+
 /// Four ranks in pairs: 0 1 and 2 3 along u, 0 2 and 1 3 along r. Ranks 0 and 3 have the same place in both.
 template <class F>
 void in_pairs(F&& f) {
