@@ -401,6 +401,45 @@ TEST_CASE("loss: the long form takes its memory from the caller and gives it bac
   });
 }
 
+TEST_CASE("loss: a result of another object, of nobody, or of other labels is refused by backward and by a sum [asan]") {
+  sp::threads::run(3, [](sp::threads const& c) {
+    std::vector<double> const losses(5, 2.0);
+    std::vector<label_t> const labels{1, ignored, 3, 4, 5}, other{1, ignored, ignored, 4, 5};
+    std::vector<double> d(6, 7.0);
+    sp::loss_options const later{.divide = sp::divide::later};
+    sp::gather_loss loss(c, sp::summed{}, later), twin(c, sp::summed{}, later);
+    sp::gather_loss alone(sp::solo{}, sp::summed{}, later);
+    auto const r = loss.forward(tensor<1>(losses, {5}), tensor<1>(labels, {5}));
+    auto refused = [&](auto const& object, sp::loss_result const& given, std::vector<label_t> const& with, char const* why) {
+      auto const n = index_t(with.size());
+      auto const e = failure_of([&] { return object.backward(given, tensor<1>(with, {n}), tensor<1>(d, {n})), 0; });
+      return says(e, errc::bad_state, why) && e.primitive == "gather_loss" && e.rank == object.group().rank();
+    };
+    auto const place = "rank " + std::to_string(c.rank()) + " of 3";
+    CHECK(refused(loss, {}, labels, "not made by forward"));
+    CHECK(refused(alone, r, labels, (place + ", this one is rank 0 of 1").c_str()));
+    CHECK(refused(twin, r, labels, "another gather_loss"));
+    CHECK(refused(loss, r, {1, 2, 3, 4, 5, 6}, "forward was given 5 rows, backward 6"));
+    for (double x : d) CHECK(x == 7); // nothing was computed
+    CHECK(refused(loss, r, other, "in forward 4 of 5 rows counted, in backward 3 of 5"));
+    CHECK(refused(loss, r, {1, 2, 3, 4, 5}, "in backward 5 of 5"));
+    auto const copy = loss; // of equal right
+    copy.backward(r, tensor<1>(labels, {5}), tensor<1>(d, {5}));
+    CHECK(d == std::vector<double>{1, 0, 1, 1, 1, 7});
+    copy.backward(r, tensor<1>(other, {3}), tensor<1>(d, {3}), 2); // a part of the rows at a time is fine
+    CHECK(d == std::vector<double>{2, 0, 0, 1, 1, 7});
+
+    sp::loss_sum step;
+    step.add(r);
+    step.add(twin.forward(tensor<1>(losses, {5}), tensor<1>(labels, {5}))); // another object of the same place
+    auto const local = alone.forward(tensor<1>(losses, {5}), tensor<1>(labels, {5}));
+    auto const e = failure_of([&] { return step.add(local), 0; });
+    CHECK(says(e, errc::bad_state, "rank 0 of 1", place.c_str()));
+    CHECK(e.primitive == "loss_sum.add");
+    CHECK(step.num_tokens == 24);
+  });
+}
+
 TEST_CASE("loss: one label per token, a contract that scales, or an error with the numbers") {
   sp::threads::run(2, [](sp::threads const& c) {
     std::vector<double> losses(5), d(4);

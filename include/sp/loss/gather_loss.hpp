@@ -23,7 +23,14 @@ enum class reduction { sum, mean };
 enum class divide { now, later };
 namespace detail {
 inline constexpr char const *reduction_words[] = {"sum", "mean"}, *divide_words[] = {"now", "later"};
-}
+
+/// Which forward call a loss_result comes from, as far as numbers tell: no two objects have one number, copies share theirs.
+struct loss_origin {
+  std::uint64_t object = 0;
+  group_place place{};
+  index_t rows = 0, counted = 0; ///< of this rank: labels, and those that are not ignored
+};
+} // namespace detail
 
 /// What a gather_loss is made with. One value for all ranks.
 struct loss_options {
@@ -33,24 +40,34 @@ struct loss_options {
   int checks = 1; ///< 0 none, 1 shapes, 2 also: ranks compare options and types first, 3 also: NaN and infinities are refused
 };
 
-/// The same on every rank. loss is the sum over valid tokens, divided by num_tokens for a mean that divides now (0 if there are none).
+/// The same on every rank, but for where it comes from. loss is the sum over valid tokens, divided by num_tokens for a mean that
+/// divides now (0 if there are none).
 struct loss_result {
   double loss = 0;
   index_t num_tokens = 0;
-  double scale = 0;     ///< what backward multiplies by: contract x (1 / N where N is divided now)
-  bool divided = false; ///< whether loss and scale hold 1 / N: a mean that divides now
+  double scale = 0;           ///< what backward multiplies by: contract x (1 / N where N is divided now)
+  bool divided = false;       ///< whether loss and scale hold 1 / N: a mean that divides now
+  detail::loss_origin from{}; ///< what backward and loss_sum compare
 };
 
 /// Sum and count over micro-batches for divide::later: add every loss_result, multiply parameter gradients by gradient_scale() once.
 struct loss_sum {
   double sum = 0;
   index_t num_tokens = 0;
-  /// bad_state for a result that is divided already: a mean of means is not the mean over all tokens.
+  detail::group_place place{}; ///< of the results: nowhere until the first that forward made
+  /// bad_state for a result that is divided already (a mean of means is not the mean over all tokens), and for one of another group
+  /// than those before, as far as this rank's place in it differs.
   void add(loss_result const& r) {
     if (r.divided)
       fail({errc::bad_state,
             "a loss divided by its " + std::to_string(r.num_tokens) + " tokens already is added to a sum over micro-batches",
             "Make the gather_loss with .divide = sp::divide::later", "loss_sum.add"});
+    if (place.nowhere()) place = r.from.place;
+    if (place != r.from.place)
+      fail({errc::bad_state,
+            r.from.place.nowhere() ? std::string("a loss that no forward() made is added to some that one did")
+                                   : "a loss of " + r.from.place.text() + " is added to losses of " + place.text(),
+            "Sum over micro-batches of one group", "loss_sum.add"});
     sum += r.loss;
     num_tokens += r.num_tokens;
   }
@@ -99,6 +116,7 @@ public:
     both.tensor(1) = double(count);
     sp::all_reduce(comm_, both.tensor, scratch, "gather_loss");
     loss_result r{both.tensor(0), index_t(both.tensor(1)), contract_.factor()};
+    r.from = {id_, detail::group_place::in(comm_), losses.extent(0), count};
     if (options_.reduce == reduction::mean && options_.divide == divide::now) {
       double inverse = r.num_tokens > 0 ? 1 / double(r.num_tokens) : 0; // no valid token anywhere: loss 0, gradient 0
       r.loss *= inverse;
@@ -119,17 +137,28 @@ public:
     return forward(losses, labels, large);
   }
 
-  /// dlosses (tokens) = upstream x contract x (1 / N now), 0 for ignored rows. Local: the loss is the same function of every rank's rows.
+  /// dlosses (tokens) = upstream x contract x (1 / N now), 0 for ignored rows. Local: the loss is the same function of every rank's
+  /// rows; rows may be given in parts. bad_state for a result of another object, and if not as many labels count as in forward: where
+  /// they do on every rank, N is that of these labels. The labels are counted as dlosses is written.
   template <class T, class Label>
   void backward(loss_result const& r, view<Label, 1> labels, view<T, 1> dlosses, double upstream = 1) const {
     require_signed<std::remove_const_t<Label>>();
-    if (options_.checks > 0) check(dlosses, labels);
+    if (options_.checks > 0) {
+      check(dlosses, labels);
+      require_made_here(r.from, labels.extent(0));
+    }
     if (options_.checks > 2 && !detail::is_finite(upstream * r.scale))
       fail({errc::non_finite, "the gradient of the loss is scaled by " + std::to_string(upstream * r.scale),
             "Find where upstream comes from", "gather_loss", comm_.rank(), comm_.size()});
-    using A = accumulate_t<T>;
-    for (index_t i = 0; i < dlosses.extent(0); ++i)
-      dlosses(i) = index_t(labels(i)) == options_.ignore_index ? T{} : from_acc<T>(static_cast<A>(upstream * r.scale));
+    T const gradient = from_acc<T>(static_cast<accumulate_t<T>>(upstream * r.scale));
+    index_t const rows = dlosses.extent(0), ignore = options_.ignore_index;
+    index_t count = 0;
+    for (index_t i = 0; i < rows; ++i) {
+      bool const counts = index_t(labels(i)) != ignore;
+      dlosses(i) = counts ? gradient : T{};
+      count += counts;
+    }
+    if (options_.checks > 0) require_same_count(r.from, labels.extent(0), count);
   }
 
 private:
@@ -139,6 +168,29 @@ private:
         std::is_integral_v<Label> && std::is_signed_v<Label>,
         "sp::gather_loss: labels must be signed integers: ignore_index is negative (-100), and a label of an unsigned type "
         "can never be it.");
+  }
+
+  void require_made_here(detail::loss_origin const& from, index_t rows) const {
+    if (from.object == id_ && rows <= from.rows) [[likely]]
+      return;
+    auto const here = detail::group_place::in(comm_);
+    fail({errc::bad_state,
+          from.place.nowhere() ? std::string("this loss_result was not made by forward()")
+          : from.place != here ? "this loss_result was made by " + from.place.text() + ", this one is " + here.text()
+          : from.object != id_ ? std::string("this loss_result belongs to another gather_loss")
+                               : "forward was given " + std::to_string(from.rows) + " rows, backward " + std::to_string(rows),
+          "Pass what forward of the same object returned for these labels; copies of an object count as the same", "gather_loss",
+          comm_.rank(), comm_.size()});
+  }
+
+  void require_same_count(detail::loss_origin const& from, index_t rows, index_t count) const {
+    if (rows == from.rows ? count == from.counted : count <= from.counted) [[likely]]
+      return;
+    auto of = [](index_t n, index_t all) { return std::to_string(n) + " of " + std::to_string(all); };
+    fail({errc::bad_state,
+          "in forward " + of(from.counted, from.rows) + " rows counted, in backward " + of(count, rows) +
+              ": these are other labels",
+          "Pass the loss_result that forward returned for these labels", "gather_loss", comm_.rank(), comm_.size()});
   }
 
   template <class T, class Label>
@@ -179,6 +231,7 @@ private:
   Comm comm_;
   Contract contract_;
   loss_options options_;
+  std::uint64_t id_ = detail::new_serial(); ///< copies share it
 };
 template <class Comm, class Contract>
 gather_loss(Comm, Contract, loss_options = {}) -> gather_loss<Comm, Contract>;
