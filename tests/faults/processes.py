@@ -55,7 +55,7 @@ class Job:
             output.seek(0)
             self.text = output.read().decode(errors="replace")
         for line in self.text.splitlines():
-            found = re.match(r"(event|ended|digest|throws) (.*)", line)
+            found = re.match(r"(event|ended|digest|throws|told) (.*)", line)
             if found:
                 fields = dict(re.findall(r"(\w+)=(\S*)", found[2].split(" what=")[0]))
                 fields["what"] = found[2].split(" what=")[1] if " what=" in found[2] else ""
@@ -151,6 +151,25 @@ def f1_throw():
         job = Job("throw", obj, rank, call)
         job.demand_over()
         job.demand_codes(["aborted"], but=rank, peer=rank, text="out of coffee")
+    f1_busy()
+
+
+def f1_busy():
+    """F1 with files of flight records, to ranks that wait and to ranks that compute, which look where they exchange."""
+    for attempt in range(3):  # a busy machine may be slow once
+        job = Job("busy", "rotate", -1, -1, 64, limit=60)
+        job.demand_over(good=True)
+        told = job.of("told")
+        job.demand(len(told) == 4, "a summary is missing")
+        job.demand(all(int(t["wrong"]) == 0 for t in told), "a rank was told something else than `aborted`, or left no flight record")
+        late = [t for t in told if float(t["median_ms"]) > 100 + int(t["computing"]) * float(t["step_ms"])]
+        if not late:
+            break
+    job.demand(not late, f"the median is over 100 ms and a step: {late}")
+    for t in told:
+        doing = f"compute steps of {t['step_ms']} ms" if int(t["computing"]) else "wait"
+        files = f"files of {t['records']} records" if int(t["records"]) else "no files"
+        print(f"F1 throw to 3 that {doing}, {files}: median {t['median_ms']} ms, slowest {t['max_ms']} ms")
 
 
 def f2_late():

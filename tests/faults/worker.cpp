@@ -2,6 +2,7 @@
 // worker <scenario> <object> <rank> <call> [number]: at its call-th exchange the rank does what the scenario says. A line per event.
 #include <sp/chaos.hpp>
 #include <sp/collective/decorators/checksummed.hpp>
+#include <sp/diagnosis.hpp>
 #include <sp/mpi.hpp>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <thread>
 
@@ -181,6 +183,79 @@ void throw_everywhere(int rank, int size) {
         1e3 * times.back());
 }
 
+/// How this rank heard of a throw in rank 0, or that the throw was its own.
+struct hearing {
+  double seconds = 0, step = 0; ///< since the throw; of a step of attention that it computes
+  bool good = false;
+};
+
+/// Rank 0 throws after `records` operations that fill the flight records of all, while the others wait for it or compute together.
+hearing hear_of_throw(int rank, bool computing, int records, int round) {
+  hearing h;
+  double thrown = 0;
+  try {
+    sp::mpi::run(MPI_COMM_WORLD,
+                 [&](sp::mpi const& world) {
+                   auto const self = world.split(rank, 0), others = world.split(rank != 0, 0);
+                   sp::batch const b(sp::packed{0, 64}, sp::zigzag{}, others);
+                   support::attention_tensors<double> x(b, {4, 2, 8, 8});
+                   sp::ring_attention const attention{others, sp::reference{}};
+                   sp::pool memory;
+                   auto step = [&] { x.both(attention, attention.prepare(b), {memory, memory}); };
+                   double const begin = now();
+                   if (computing && rank != 0) step();
+                   h.step = now() - begin;
+                   for (int i = 0; i < records; ++i) self.barrier();
+                   world.barrier();
+                   while (rank != 0) computing ? step() : world.barrier();
+                   std::this_thread::sleep_for(std::chrono::milliseconds(20 + 7 * round));
+                   thrown = now();
+                   throw std::runtime_error("out of coffee");
+                 },
+                 {.deadline = std::chrono::seconds(30), .flight_records = std::max(records, 64)});
+  } catch (sp::error const& e) {
+    h.good = e.code() == sp::errc::aborted && e.info().peer == 0 && rank != 0;
+  } catch (std::runtime_error const&) {
+    h.good = rank == 0;
+  }
+  double const left = now();
+  MPI_Bcast(&thrown, 1, MPI_DOUBLE, 0, MPI_COMM_WORLD);
+  if (rank != 0) h.seconds = left - thrown;
+  return h;
+}
+
+/// How long the last of all ranks takes to hear of a throw: without and with files of so many flight records, waiting and computing.
+void throw_at_busy_ranks(int rank, int most_records) {
+  namespace fs = std::filesystem;
+  long pid = getpid();
+  MPI_Bcast(&pid, 1, MPI_LONG, 0, MPI_COMM_WORLD);
+  fs::path const folder = fs::temp_directory_path() / ("sp_faults." + std::to_string(pid));
+  if (rank == 0) fs::create_directories(folder);
+  MPI_Barrier(MPI_COMM_WORLD);
+  fs::path const mine = folder / ("flight." + std::to_string(rank));
+  for (bool computing : {false, true})
+    for (int records : {0, most_records}) {
+      sp::diagnosis::configure({.flight_file = records ? (folder / "flight.%r").string() : std::string()});
+      std::vector<double> times;
+      double wrong = 0, longest_step = 0;
+      for (int round = 0; round < 5; ++round) {
+        hearing const h = hear_of_throw(rank, computing, records, round);
+        double const good = h.good && fs::remove(mine) == (records > 0); // it has written its file, if it was asked to
+        double const own[] = {h.seconds, h.step, 1 - good};
+        double worst[3];
+        MPI_Allreduce(own, worst, 3, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+        times.push_back(worst[0]);
+        longest_step = std::max(longest_step, worst[1]);
+        wrong += worst[2];
+      }
+      std::sort(times.begin(), times.end());
+      if (rank == 0)
+        say("told computing=%d records=%d wrong=%.0f median_ms=%.2f max_ms=%.2f step_ms=%.0f\n", computing, records, wrong,
+            1e3 * times[times.size() / 2], 1e3 * times.back(), 1e3 * longest_step);
+    }
+  if (rank == 0) fs::remove_all(folder);
+}
+
 /// How this rank ended, for the exit code: 0 well, 3 an error that MPI survives, 4 peers that may never answer again.
 int ended(int rank, double begin, sp::error const& e) {
   say("ended rank=%d time=%.6f seconds=%.3f code=%s peer=%d what=%.600s\n", rank, now(), now() - begin, sp::name(e.code()),
@@ -203,6 +278,8 @@ int main(int argc, char** argv) {
   double const begin = now();
   if (o.scenario == "throws") {
     throw_everywhere(rank, size);
+  } else if (o.scenario == "busy") {
+    throw_at_busy_ranks(rank, int(o.number));
   } else {
     try {
       sp::mpi::run(MPI_COMM_WORLD, [&](sp::mpi const& world) { body(world, o); }, {.deadline = std::chrono::milliseconds(1500)});
