@@ -220,53 +220,93 @@ TEST_CASE("losses: what counts is searched, what is ignored is not read") {
 
 namespace {
 
-/// Rows of a (tokens, heads, dim) tensor that hold a NaN, as text: "0110".
-std::string poisoned(sp::view<double, 3> const& x) {
-  std::string rows;
-  for (index_t i = 0; i < x.extent(0); ++i) {
+/// Marks the positions of the stream whose rows of a (tokens, heads, dim) tensor hold a NaN. Ranks have rows of their own.
+void mark_poisoned(sp::batch const& b, sp::view<double, 3> const& x, std::string& positions) {
+  sp::for_each_row(b, [&](sp::local_row const& r) {
     bool bad = false;
     for (index_t h = 0; h < x.extent(1); ++h)
-      for (index_t d = 0; d < x.extent(2); ++d) bad = bad || std::isnan(x(i, h, d));
-    rows += bad ? '1' : '0';
-  }
-  return rows;
+      for (index_t d = 0; d < x.extent(2); ++d) bad = bad || std::isnan(x(r.row, h, d));
+    if (bad) positions[std::size_t(sp::source_position(b, r))] = '1';
+  });
 }
+
+/// An attention of this kind over so many ranks.
+struct arrangement {
+  kind k;
+  int ranks;
+  sp::schedule schedule = sp::schedule::automatic;
+};
 
 /// Where NaN in token 2 of one operand ends up: out, dq, dk, dv. Two causal documents of five and four tokens.
 template <class Kernel>
-std::array<std::string, 4> reached(Kernel const& kernel, sp::view<double, 3> tensors<double>::*operand) {
-  sp::batch b(sp::packed{0, 5, 9}, sp::contiguous{}, sp::solo{});
-  sp::ring_attention const attention(sp::solo{}, kernel, {.mask = sp::causal()});
-  tensors<double> x(b, arguments{});
-  if (operand != &tensors<double>::dout) sp::fill((x.*operand).rows(2, 1), nan);
-  auto saved = attention.forward(b, {.q = x.q, .k = x.k, .v = x.v, .out = x.out});
-  if (operand == &tensors<double>::dout) sp::fill(x.dout.rows(2, 1), nan);
-  attention.backward(b, std::move(saved),
-                     {.q = x.q, .k = x.k, .v = x.v, .out = x.out, .dout = x.dout, .dq = x.dq, .dk = x.dk, .dv = x.dv});
-  return {poisoned(x.out), poisoned(x.dq), poisoned(x.dk), poisoned(x.dv)};
+std::array<std::string, 4> reached(arrangement const& how, Kernel const& kernel, sp::view<double, 3> tensors<double>::*operand) {
+  std::array<std::string, 4> found;
+  found.fill("000000000");
+  auto step = [&](auto const& attention, sp::batch const& b) {
+    tensors<double> x(b, arguments{});
+    auto poison = [&] {
+      sp::for_each_row(b, [&](sp::local_row const& r) {
+        if (sp::source_position(b, r) == 2) sp::fill((x.*operand).rows(r.row, 1), nan);
+      });
+    };
+    bool const late = operand == &tensors<double>::dout;
+    if (!late) poison();
+    auto saved = attention.forward(b, {.q = x.q, .k = x.k, .v = x.v, .out = x.out});
+    if (late) poison();
+    attention.backward(b, std::move(saved),
+                       {.q = x.q, .k = x.k, .v = x.v, .out = x.out, .dout = x.dout, .dq = x.dq, .dk = x.dk, .dv = x.dv});
+    sp::view<double, 3> const results[] = {x.out, x.dq, x.dk, x.dv};
+    for (std::size_t i = 0; i < found.size(); ++i) mark_poisoned(b, results[i], found[i]);
+  };
+  sp::threads::run(
+      how.ranks,
+      [&](sp::threads const& comm) {
+        place<sp::threads> const at(how.k, comm);
+        sp::batch const b(sp::packed{0, 5, 9}, sp::nested{sp::zigzag{}, at.ulysses.size()}, comm);
+        sp::attention_options const o{.mask = sp::causal(), .schedule = how.schedule};
+        if (how.k == kind::ring)
+          step(sp::ring_attention{at.all, kernel, o}, b);
+        else
+          step(sp::ulysses_attention{at.ulysses, sp::ring_attention{at.ring, kernel, o}}, b);
+      },
+      patient);
+  return found;
 }
 
 } // namespace
 
+// The table of docs/semantics.md, cell by cell.
 TEST_CASE(
     "what a NaN in one token reaches without level 3: gradients of its document, by the rule of the formulas, never another") {
   using t = tensors<double>;
   struct {
+    char const* name;
     sp::view<double, 3> t::*operand;
     std::array<std::string, 4> by_formula; // out, dq, dk, dv
-  } const cases[] = {{&t::q, {"001000000", "001000000", "111000000", "111000000"}},
-                     {&t::k, {"001110000", "001110000", "111110000", "111110000"}},
-                     {&t::v, {"001110000", "001110000", "111110000", "000000000"}},
-                     {&t::dout, {"000000000", "001000000", "111000000", "111000000"}}};
-  for (auto const& c : cases) {
-    CHECK(reached(sp::reference{}, c.operand) == c.by_formula);
-    auto const tiled = reached(sp::cpu{}, c.operand); // zero times NaN is NaN, inside a tile of the document
-    for (std::size_t i = 0; i < tiled.size(); ++i) {
-      CHECK(tiled[i].substr(5) == "0000");
-      for (std::size_t row = 0; row < 5; ++row) CHECK(tiled[i][row] >= c.by_formula[i][row]);
+  } const cases[] = {{"q", &t::q, {"001000000", "001000000", "111000000", "111000000"}},
+                     {"k", &t::k, {"001110000", "001110000", "111110000", "111110000"}},
+                     {"v", &t::v, {"001110000", "001110000", "111110000", "000000000"}},
+                     {"dout", &t::dout, {"000000000", "001000000", "111000000", "111000000"}}};
+  arrangement const all[] = {{kind::ring, 1},
+                             {kind::ring, 3, sp::schedule::rotate},
+                             {kind::ring, 3, sp::schedule::gather},
+                             {kind::ring, 3, sp::schedule::pull},
+                             {kind::ulysses, 3},
+                             {kind::usp, 4}};
+  for (arrangement const& how : all)
+    for (auto const& c : cases) {
+      CAPTURE(std::string(name_of(how.k)));
+      CAPTURE(how.ranks);
+      CAPTURE(int(how.schedule));
+      CAPTURE(std::string(c.name));
+      CHECK(reached(how, sp::reference{}, c.operand) == c.by_formula);
+      auto const tiled = reached(how, sp::cpu{}, c.operand); // zero times NaN is NaN, inside a tile of the document
+      for (std::size_t i = 0; i < tiled.size(); ++i) {
+        CHECK(tiled[i].substr(5) == "0000");
+        for (std::size_t row = 0; row < 5; ++row) CHECK(tiled[i][row] >= c.by_formula[i][row]);
+      }
     }
-  }
-  CHECK(reached(sp::cpu{}, &t::q)[2] != cases[0].by_formula[2]); // dk of a key that the row does not see
+  CHECK(reached(all[0], sp::cpu{}, &t::q)[2] != cases[0].by_formula[2]); // dk of a key that the row does not see
 }
 
 } // namespace checks::test_non_finite

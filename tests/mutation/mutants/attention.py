@@ -519,4 +519,13 @@ MUTANTS = [
         "attention.row_arithmetic",
         "rows: delta in double*",
     ),
+    Mutant(
+        "members_of_strided_groups",
+        "the members of a Ulysses group whose axis lies between two others are those of the first such group",
+        "attention/ulysses.hpp",
+        "first = layout::first_member(at, size, stride);",
+        "first = stride == 1 ? at * size : at % stride;",
+        "conformance.double",
+        "ulysses around usp*",
+    ),
 ]
