@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include <sp/gather_loss.hpp>
 #include <sp/reference.hpp>
 #include <sp/ring.hpp>
+#include <sp/threads.hpp>
 
 #include "support/failure.hpp"
 
@@ -149,6 +151,49 @@ TEST_CASE("fast math: level 3 finds NaN in sinks, in losses and in upstream, and
   CHECK(refused([&] { loss.backward(result, n, dl, std::bit_cast<double>(std::uint64_t{0x7ff8000000000000})); }, "scaled by"));
   losses[2] = of(nan_bits);
   CHECK(refused([&] { static_cast<void>(loss.forward(l, n)); }, "losses holds nan at row 2"));
+}
+
+TEST_CASE("fast math: what is not finite on one of three ranks ends the call on all of them; the lse of empty rows does not") {
+  char const* const names[] = {"q", "k", "v", "out", "dout"};
+  std::atomic<int> told = 0, cases = 0, right = 0;
+  sp::threads::run(3, [&](sp::threads const& c) {
+    sp::batch const b{sp::packed{0, 3 * tokens}, sp::contiguous{}, c};
+    // the first row of each rank sees nothing, the others see the first key of all
+    sp::mask const mask = sp::user_slices({{1, 6, 0, 1}, {7, 12, 0, 1}, {13, 18, 0, 1}});
+    sp::ring_attention const attention{c, sp::cpu{}, {.mask = mask, .checks = 3}};
+    tensors x;
+    auto saved = attention.forward(b, x.in());
+    for (std::uint32_t const bad : {nan_bits, inf_bits, none_bits})
+      for (std::size_t t = 0; t < 5; ++t)
+        for (int victim = 0; victim < 3; ++victim) {
+          float& place = x.at(t)(4, 0, 2);
+          float const before = place;
+          bool const mine = c.rank() == victim, forward = t < 3 && bad != inf_bits;
+          if (mine) place = of(bad);
+          auto const e = support::failure_of([&] {
+            if (forward)
+              attention.infer(b, x.in());
+            else
+              attention.backward(b, std::move(saved), x.back());
+            return 0;
+          });
+          place = before;
+          std::string const found = names[t] + std::string(bad == nan_bits   ? " holds NaN"
+                                                           : bad == inf_bits ? " holds inf"
+                                                                             : " holds -inf");
+          std::string const told_by =
+              "rank " + std::to_string(victim) + " refused ring_attention." + (forward ? "forward" : "backward");
+          told += mine ? support::says(e, sp::errc::non_finite, found + " at row 4")
+                       : support::says(e, sp::errc::rank_mismatch, told_by, "non_finite");
+          ++cases;
+        }
+    for (index_t i = 0; i < tokens; ++i)
+      right += i == 0 ? bits(saved.lse.tensor(i, 0)) == none_bits && x.at(3)(i, 0, 1) == 0 : near(saved.lse.tensor(i, 0), 0);
+    attention.backward(b, std::move(saved), x.back());
+  });
+  CHECK(cases == 3 * 3 * 5 * 3);
+  CHECK(told == cases);
+  CHECK(right == 3 * tokens);
 }
 
 TEST_CASE("fast math: rows that see nothing, forward and backward, with and without sinks of -inf") {
