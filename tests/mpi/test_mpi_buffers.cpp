@@ -37,6 +37,8 @@ public:
   mapping(mapping const&) = delete;
   ~mapping() { munmap(data_, bytes_); }
   void fill(int value) { std::memset(data_, value, bytes_); }
+  int first() const { return data_[0]; }
+  int last() const { return data_[bytes_ - 1]; }
   bool holds_only(int value) const { return data_[0] == char(value) && std::memcmp(data_, data_ + 1, bytes_ - 1) == 0; }
   bool holds_only(int one, int other) const {
     return std::all_of(data_, data_ + bytes_, [&](char c) { return c == char(one) || c == char(other); });
@@ -54,7 +56,8 @@ struct report {
   bool failed = false, held = false; ///< held: the error says that MPI holds the memory
   /// Nobody wrote into its memory after the error; what MPI still held got nothing but what the peer sends, in its place.
   bool good = true;
-  double seconds = 0; ///< from the beginning of its wait to the error
+  bool begun = false, whole = false; ///< at the error, the first and the last byte of the large parcel had come
+  double seconds = 0;                ///< from the beginning of its wait to the error
 };
 
 /// MPI moves what it can.
@@ -114,6 +117,8 @@ std::vector<report> swap_and_fail(sp::mpi_options options, std::chrono::millisec
   } catch (sp::error const&) {
     mine.failed = true;
   }
+  mine.begun = in.first() == 2;
+  mine.whole = in.last() == 2;
   if (!mine.held) {
     in.fill(3);
     if (!keeps_sent) out.reset();
@@ -152,6 +157,12 @@ TEST_CASE("mpi buffers: a failure elsewhere while a large parcel is under way") 
       });
       check_memory(all);
       CHECK(longest(all) < 10);
+      if (!wide()) continue; // a smaller parcel may come before the failure, or after it
+      for (int r : {0, 1}) {
+        INFO("rank " << r << (how == large::owned ? ", owned" : ", direct"));
+        CHECK(all[std::size_t(r)].begun);
+        if (how == large::owned) CHECK(!all[std::size_t(r)].whole); // a direct one that is under way is waited for
+      }
     }
 }
 
