@@ -6,8 +6,10 @@
 #include <array>
 #include <cmath>
 #include <functional>
+#include <list>
 #include <memory_resource>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -511,6 +513,12 @@ TEST_CASE("blocks: coalesce keeps every pair of drawn blocks that touch, whateve
   CHECK(wrong == 0);
   CHECK(joined > 1000);
 }
+
+// what grows and holds the entries is a list of them, near misses are not
+static_assert(sp::list_of<std::vector<block>, block> && sp::list_of<std::pmr::vector<sp::placed_run>, sp::placed_run>);
+static_assert(!sp::list_of<std::vector<sp::run>, block> && !sp::list_of<std::vector<block> const, block>);
+static_assert(!sp::list_of<std::array<block, 4>, block> && !sp::list_of<std::span<block>, block>);
+static_assert(!sp::list_of<std::list<block>, block> && !sp::list_of<block*, block>);
 
 TEST_CASE("blocks: lists come in whatever vector the caller asks for") {
   using rows = std::pmr::vector<sp::placed_run>;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include <sp/geometry/concepts.hpp>
 #include <sp/geometry/mask.hpp>
 #include <sp/geometry/run.hpp>
 
@@ -227,12 +228,13 @@ constexpr void for_each_block(std::span<placed_run const> q, std::span<placed_ru
   }
 }
 
-// Functions that make a list leave its type to the caller, a vector by itself: as templates they cost those who call them, not
-// everybody who includes a batch.
+// Functions that make a list leave its type to the caller, any list_of its entries and a vector by itself: as templates they cost
+// those who call them, not everybody who includes a batch.
 
 /// The blocks of for_each_block as a list.
 template <class List = std::vector<block>>
 [[nodiscard]] constexpr List blocks(std::span<placed_run const> q, std::span<placed_run const> k, std::span<slice const> mask) {
+  static_assert(detail::require_list<List, block>());
   List out;
   for_each_block(q, k, mask, [&](block const& b) { out.push_back(b); });
   return out;
@@ -241,6 +243,7 @@ template <class List = std::vector<block>>
 /// The runs of one rank as rows of a tensor: rows count up from 0 in the order of the runs.
 template <class List = std::vector<placed_run>>
 [[nodiscard]] constexpr List place(std::span<run const> runs, int tensor = 0) {
+  static_assert(detail::require_list<List, placed_run>());
   List out;
   index_t row = 0;
   for (run const& r : runs) {
@@ -310,6 +313,7 @@ constexpr bool join_blocks(List& list, bool keys) {
 /// Joins blocks that differ only by adjacent keys (or rows) whose positions continue affinely; the pairs stay the same.
 template <class List = std::vector<block>>
 [[nodiscard]] constexpr List coalesce(List list) {
+  static_assert(detail::require_list<List, block>());
   for (int idle = 0, round = 0; idle < 2; ++round) // along keys and rows in turn, until neither finds anything
     idle = detail::join_blocks(list, round % 2 == 0) ? 0 : idle + 1;
   return list;

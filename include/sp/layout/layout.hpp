@@ -165,6 +165,7 @@ private:
 /// Everybody's rows as one table in document order, the rows of part p in tensor p: what a kernel that sees all keys works on.
 template <class List = std::vector<placed_run>>
 [[nodiscard]] List table_of(layout const& l) {
+  static_assert(detail::require_list<List, placed_run>());
   List out;
   for (int p = 0; p < l.parts(); ++p)
     for (placed_run const& r : place(l.runs(p), p)) out.push_back(r);
@@ -176,6 +177,7 @@ template <class List = std::vector<placed_run>>
 template <class List = std::vector<slice>>
 [[nodiscard]] List rebase(List list, documents const& q_from, documents const& q_to, documents const& k_from,
                           documents const& k_to) {
+  static_assert(detail::require_list<List, slice>());
   for (slice& s : list) {
     auto d = static_cast<std::size_t>(s.document);
     index_t dq = q_to[d].begin - q_from[d].begin, dk = k_to[d].begin - k_from[d].begin;

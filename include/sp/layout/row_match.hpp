@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include <sp/geometry/concepts.hpp>
 #include <sp/geometry/documents.hpp>
 #include <sp/geometry/run.hpp>
 
@@ -50,6 +51,7 @@ constexpr void for_each_match(std::span<run const> from, std::span<run const> to
 /// Each position of `to` takes what stands `by` >= 0 behind it in the same document of `from`; documents pair up by index.
 template <class List = std::vector<mapping>>
 [[nodiscard]] List shift_map(documents const& from, documents const& to, index_t by) {
+  static_assert(detail::require_list<List, mapping>());
   if (by < 0)
     fail({errc::invalid_shape, "a shift by " + std::to_string(by) + " tokens",
           "Shift by 0 or more: labels stand behind their tokens"});
