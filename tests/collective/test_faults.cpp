@@ -382,6 +382,9 @@ TEST_CASE("faults: errors in a group name its ranks by their world ranks too [ts
     }
     CHECK(says(of_rank[0], sp::errc::aborted, both));
   }
+}
+
+TEST_CASE("faults: errors in a group of one rank name its world rank, those of all ranks need not [tsan]") {
   auto const local = run_failure(2, [&](sp::threads const& c) {
     auto const self = c.split(c.rank(), 0);
     parcel const nobody{1, {}};
@@ -421,6 +424,16 @@ TEST_CASE("faults: polls that nobody can mean are refused, and polling ends at t
   CHECK(within(160ms, attempt) == "");
 }
 
+namespace {
+
+/// What rank 1 calls and what the others call, and how an error names both.
+struct pair {
+  operation most, other;
+  std::string one, two;
+};
+
+} // namespace
+
 TEST_CASE("faults: operations of two kinds at one time are told apart, long before the deadline [tsan]") {
   operation const barrier = [](sp::threads const& c) { c.barrier(); };
   operation const show = [](sp::threads const& c) { c.publish("show", {}).release(); };
@@ -435,10 +448,6 @@ TEST_CASE("faults: operations of two kinds at one time are told apart, long befo
   operation const nothing = [](sp::threads const& c) {
     c.exchange({"empty", {}, {}}).wait();
     c.barrier();
-  };
-  struct pair {
-    operation most, other;
-    std::string one, two;
   };
   for (pair const& p : {pair{ring, barrier, "ring (exchange)", "barrier"}, pair{barrier, ring, "barrier", "ring (exchange)"},
                         pair{show, ring, "show (publish 0)", "ring (exchange)"}, pair{ring, check, "ring", "check"},
