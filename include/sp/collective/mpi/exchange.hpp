@@ -61,7 +61,7 @@ public:
       done = !family_->failed();
     }
     unfinished.completed = true;
-    std::string const held = close(e, done);
+    auto const held = close(e, done);
     if (!done) throw_cause(e.primitive, int(number), held);
   }
 
@@ -73,7 +73,7 @@ public:
     if (!e.open || e.number != number) return;
     family_->exclusively([&] {
       family_->fail_in_destructor("token dropped", [&] { return dropped_token(rank_, e.primitive, int(number)); });
-      std::string const held = close(e, false);
+      auto const held = close(e, false);
       if (!held.empty()) family_->note_held_by_drop(held);
     });
   }
@@ -166,7 +166,7 @@ private:
       if (completed) return;
       auto why = [&] { return group.interrupted_operation(group.rank_, e.primitive, int(e.number)); };
       group.family_->fail_in_destructor("exception", why);
-      std::string const held = group.close(e, false);
+      auto const held = group.close(e, false);
       if (!held.empty()) group.family_->note_held_by_drop(held);
     }
   };
@@ -360,10 +360,10 @@ private:
     if (!k.out.idle() && !k.out.cancel() && k.cancelled_by_peer) k.out.abandon(); // never begun: nobody will read it
     return cancel_receive(e, k) && k.out.idle();
   }
-  /// Nothing of this exchange is under way afterwards, except with the peers that the result names: direct messages that are not
+  /// Nothing of this exchange is under way afterwards, except with the world ranks of the result: direct messages that are not
   /// complete at the end of the deadline.
-  std::string close(open_exchange& e, bool done) noexcept {
-    std::string held;
+  std::vector<int> close(open_exchange& e, bool done) noexcept {
+    std::vector<int> held;
     if (!done) {
       family_->wait_for_requests([&] {
         bool all = true;
@@ -373,7 +373,7 @@ private:
       for (std::size_t i = 0; i < e.used; ++i) {
         transfer& k = e.transfers[i];
         if (cancel(e, k)) continue;
-        best_effort([&] { held += (held.empty() ? "rank " : ", rank ") + std::to_string(k.peer); });
+        best_effort([&] { held.push_back(world(k.peer)); });
         k.in.abandon();
         k.out.abandon();
       }

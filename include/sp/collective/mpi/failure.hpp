@@ -2,6 +2,10 @@
 // Reading checks every length, so that a damaged message cannot do more than lose text.
 #pragma once
 
+#include <algorithm>
+#include <string>
+#include <vector>
+
 #include <sp/collective/family/failure.hpp>
 #include <sp/collective/mpi/link.hpp>
 #include <sp/diagnosis/text.hpp>
@@ -69,10 +73,13 @@ private:
   };
 };
 
-/// For an error: what is left of an exchange with direct parcels when its deadline is over.
-inline std::string memory_held_text(std::string const& peers) {
-  return "a message between this rank and " + peers +
-         " is still under way, and MPI holds the memory of its exchange: do not use or free it";
+/// For an error: what is left of exchanges with direct parcels when their deadline is over. World ranks, as groups have others.
+inline std::string memory_held_text(std::vector<int> peers) {
+  std::sort(peers.begin(), peers.end());
+  peers.erase(std::unique(peers.begin(), peers.end()), peers.end());
+  std::string text = "a message between this rank and ";
+  for (std::size_t i = 0; i < peers.size(); ++i) text += (i ? ", world rank " : "world rank ") + std::to_string(peers[i]);
+  return text + " is still under way, and MPI holds the memory of its exchange: do not use or free it";
 }
 inline failure broken_link(mpi_link const& link) {
   failure f;

@@ -41,10 +41,10 @@ public:
   /// All ranks agree: no parcel is copied as a whole for a receiver that wants it in another way than its sender.
   void own_large_parcels() noexcept { options_.large_parcels = mpi_options::parcels::owned; }
   /// What MPI still holds of tokens that were dropped, as `held` of mpi_members::throw_cause.
-  std::string const& held_by_drops() const noexcept { return held_by_drops_; }
-  void note_held_by_drop(std::string const& held) noexcept {
+  std::vector<int> const& held_by_drops() const noexcept { return held_by_drops_; }
+  void note_held_by_drop(std::vector<int> const& held) noexcept {
     best_effort([&] { recorder_->log_failure(memory_held_text(held)); });
-    best_effort([&] { held_by_drops_ += (held_by_drops_.empty() ? "" : ", ") + held; });
+    best_effort([&] { held_by_drops_.insert(held_by_drops_.end(), held.begin(), held.end()); });
   }
   bool has_returned(int world) const { return returned_ranks_[std::size_t(world)]; }
   /// An exception is on its way that was not when the family was made.
@@ -382,7 +382,7 @@ private:
   std::vector<bool> returned_ranks_; ///< by rank, as far as this one has heard
   std::shared_ptr<flight_recorder> recorder_;
   int exceptions_, next_context_ = 1;
-  std::string held_by_drops_;
+  std::vector<int> held_by_drops_;
   bool returned_ = false, reported_ = false, thread_multiple_ = false; ///< returned: this rank, from its body
   bool polling_ = false, lower_rank_propagates_ = false; ///< lower_rank_propagates: it has found a failure, and tells everybody
   cause_of_end cause_{};

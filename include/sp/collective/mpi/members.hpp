@@ -168,8 +168,8 @@ protected:
     return text;
   }
 
-  /// `held`: peers with which a large message is under way at the end of the deadline.
-  [[noreturn]] void throw_cause(char const* primitive, int step, std::string const& held = {}) {
+  /// `held`: the world ranks with which a large message is under way at the end of the deadline.
+  [[noreturn]] void throw_cause(char const* primitive, int step, std::vector<int> const& held = {}) {
     family_->set_reported();
     failure f = family_->cause();
     append_held(f, held);
@@ -177,12 +177,11 @@ protected:
   }
 
   /// With what dropped tokens have left behind before.
-  void append_held(failure& f, std::string held) const {
-    std::string const& dropped = family_->held_by_drops();
-    if (!dropped.empty()) held += (held.empty() ? "" : ", ") + dropped;
+  void append_held(failure& f, std::vector<int> held) const {
+    held.insert(held.end(), family_->held_by_drops().begin(), family_->held_by_drops().end());
     if (held.empty()) return;
     f.info.problem += "; " + memory_held_text(held);
-    f.why += "; " + memory_held_text(held);
+    if (!f.why.empty()) f.why += "; " + memory_held_text(held); // else there was no memory for it, and the problem is told
   }
 
   std::shared_ptr<mpi_family> family_;
