@@ -354,7 +354,8 @@ TEST_CASE("mpi shared: a rank that does not publish is named at the deadline, an
 }
 
 TEST_CASE("mpi shared: ranks that cannot open each other's memory are told so together, and go on as processes") {
-  all_good(3, [](sp::mpi const& c) {
+  all_good(3, [](sp::mpi const& world) {
+    sp::mpi const c = world.split(0, -world.rank()); // rank 0 is world rank 2
     rlimit before{};
     ::getrlimit(RLIMIT_NOFILE, &before);
     int const next = ::dup(0);
@@ -363,12 +364,26 @@ TEST_CASE("mpi shared: ranks that cannot open each other's memory are told so to
     if (c.rank() == 1) ::setrlimit(RLIMIT_NOFILE, &one);
     auto const e = failure_of([&] { sp::mpi_shared const shared(c); });
     ::setrlimit(RLIMIT_NOFILE, &before);
-    CHECK(says(e, sp::errc::bad_state, "rank 1 cannot open the memory of rank 0"));
+    CHECK(says(e, sp::errc::bad_state, "rank 1 cannot open the memory of rank 0",
+               "rank 0 of this group is world rank 2, rank 1 is world rank 1"));
     CHECK(has(e.problem, "Too many open files") == (c.rank() == 1));
     CHECK(has(e.remedy, "on one machine"));
     sp::mpi_shared const shared(c); // nothing was left behind
     shared.publish("p", {}).release();
   });
+}
+
+TEST_CASE("mpi shared: memory that one rank does not get ends the family in its words, and run() does not throw them again") {
+  auto const ranks = outcomes(2, [](sp::mpi const& world) {
+    sp::mpi_shared const c(world.split(0, -world.rank()));
+    char none = 0;
+    piece const mine = sp::as_piece(sp::view<char, 1>(&none, {c.rank() == 0 ? sp::index_t{1} << 49 : 1}));
+    auto const e = failure_of([&] { c.publish("show", {&mine, 1}).release(); });
+    CHECK(says(e, c.rank() == 0 ? sp::errc::backend_error : sp::errc::aborted, "bytes of shared memory",
+               "rank 0 of this group is world rank 1"));
+    CHECK(e.primitive == "show");
+  });
+  for (auto const& r : ranks) CHECK_MESSAGE(!r.failed, r.what);
 }
 
 TEST_CASE("mpi shared: a rank that is stopped at any moment leaves nobody without an error after the deadline") {

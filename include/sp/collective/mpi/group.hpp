@@ -52,15 +52,16 @@ public:
   template <class Body>
   void operation(operation_kind kind, char const* primitive, index_t bytes, Body&& body) {
     entry guard(*this, primitive);
-    closing flight{*this, primitive, operation_ = recorder().begin(flight_, kind, primitive)};
+    closing flight{*this, primitive, operation_ = recorder().begin(flight_, kind, primitive), int(barriers_)};
     recorder().posted(operation_, bytes, 0);
 #if defined(__cpp_exceptions)
     try {
       body();
     } catch (error const& e) {
-      flight.end = closing::by_error;
-      if (e.code() == errc::backend_error)
-        fail_between(e.code(), -1, e.info().problem, e.info().remedy, primitive, int(barriers_));
+      bool const found_here = e.code() == errc::backend_error && !family_->failed();
+      if (found_here) fail_between(e.code(), e.info().peer, e.info().problem, e.info().remedy, primitive, flight.step);
+      flight.end = closing::by_error; // only now: there may be no memory for the words above
+      if (found_here) throw_cause(primitive, flight.step);
       throw;
     }
 #else
@@ -94,10 +95,11 @@ private:
     mpi_group& group;
     char const* primitive;
     flight_recorder::ticket ticket;
+    int step; ///< the number of its first barrier
     enum { done, by_error, interrupted } end = interrupted;
     ~closing() {
       end == done ? group.recorder().done(ticket) : group.recorder().failed(ticket);
-      auto why = [&] { return group.interrupted_operation(group.rank_, primitive, int(group.barriers_) - 1); };
+      auto why = [&] { return group.interrupted_operation(group.rank_, primitive, step); };
       if (end == interrupted) group.family_->fail_in_destructor("exception", why);
     }
   };

@@ -32,7 +32,7 @@ public:
     if (peer < 0) return;
     fail({errc::bad_state,
           "rank " + std::to_string(rank) + " cannot open the memory of rank " + std::to_string(peer) +
-              (rank == group_->rank() ? " (" + problem + ")" : ""),
+              (rank == group_->rank() ? " (" + problem + ")" : "") + group_->world_text(rank, peer),
           "Ranks of one sp::mpi_shared run on one machine, as one user, in one container: split the communicator before",
           "sp::mpi_shared", group_->rank(), group_->size(), -1, peer});
   }
@@ -186,7 +186,8 @@ private:
     if (data) return data;
     group_->throw_failure_on_its_way(primitive); // a rank that fails takes its memory with it
     fail({errc::backend_error, "the memory of rank " + std::to_string(rank) + " cannot be opened (" + problem + ")",
-          "Look at the limits of memory and of open files (ulimit -v, ulimit -n)", primitive});
+          "Look at the limits of memory and of open files (ulimit -v, ulimit -n)", primitive, group_->rank(), group_->size(), -1,
+          rank});
   }
 
   std::shared_ptr<mpi_group> group_;
