@@ -167,7 +167,7 @@ void catch_allocation(long n, Operation&& operation, caught_failure& seen) {
                          throw;
                        }
                      },
-                     {.deadline = std::chrono::milliseconds(1500)});
+                     {.deadline = std::chrono::seconds(6)});
   } catch (sp::error const&) {
   }
   seen.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -186,7 +186,7 @@ TEST_CASE("F6: who catches the bad_alloc of a split has ended the family") {
       INFO("allocation " << n);
       CHECK(int(seen.aborted) == (seen.caught ? 3 : 0));
       CHECK(int(seen.others) == 0);
-      CHECK(seen.seconds < 1);
+      CHECK(seen.seconds < 3); // long before the deadline
       failures += seen.caught;
       if (!seen.made) return;
       REQUIRE(n < 100);

@@ -99,8 +99,8 @@ namespace {
 using operation = std::function<void(sp::mpi const&)>;
 
 struct ending {
-  bool made = true, caught = false,
-       failed = false; ///< made: there was an n-th allocation; caught: it reached rank 1 as bad_alloc
+  bool made = true;                    ///< there was an n-th allocation
+  bool caught = false, failed = false; ///< it reached rank 1 as bad_alloc; the family has ended
   sp::errc code{};
   double seconds = 0;
 };
@@ -108,7 +108,7 @@ struct ending {
 /// A communicator that no run() looks after: allocation n of rank 1 fails in `mine`, rank 1 catches it and comes again much later.
 ending catch_failed_allocation(MPI_Comm comm, long n, operation const& mine, operation const& others) {
   ending e;
-  sp::mpi const c(comm, {.deadline = 1500ms});
+  sp::mpi const c(comm, {.deadline = 6s});
   c.barrier();
   if (c.rank() == 1) std::this_thread::sleep_for(2ms); // the others have come
   auto const begin = timer::now();
@@ -148,7 +148,7 @@ int catch_every_allocation(operation const& mine, operation const& others, bool 
       ending const& e = ranks[std::size_t(r)];
       CHECK(e.failed == (!agree || ranks[1].caught));
       CHECK((!e.failed || e.code == sp::errc::aborted || (!agree && e.code == sp::errc::rank_mismatch)));
-      CHECK(e.seconds < 1);
+      CHECK(e.seconds < 3); // long before the deadline
     }
     failures += ranks[1].caught;
     if (!ranks[1].made) return failures;
