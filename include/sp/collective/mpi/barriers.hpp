@@ -54,7 +54,7 @@ protected:
     if (in_barrier_ && n.number == mine_.number) compare(peer, n);
   }
 
-  flight_recorder::ticket operation_ = 0; ///< that the barrier is part of
+  flight_recorder::ticket barrier_flight_ = 0; ///< of the operation that the barrier is part of
 
 private:
   /// Sent to the rank so many places further on, and awaited from the rank as many before; of the round of this stride.
@@ -122,7 +122,7 @@ private:
     auto has_come = [&] { return is_of_this_barrier(m) && m.list.size() >= n; };
     if (has_come()) return;
     int const peer = before(k);
-    recorder().waiting(operation_, world(peer));
+    recorder().waiting(barrier_flight_, world(peer));
     auto gone = [&] {
       if (!has_come() && family_->has_returned(world(peer))) fail_returned(peer, id_.primitive, int(mine_.number));
     };

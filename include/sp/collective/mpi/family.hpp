@@ -73,7 +73,7 @@ public:
   template <class F>
   void exclusively(F&& f) {
     bool entered = enter();
-    while (!entered && !occupant_.is_around()) {
+    while (!entered && !occupant_.in_operation_of_this_thread()) {
       std::this_thread::yield(); // another thread's operation; our own is around us
       entered = enter();
     }

@@ -52,8 +52,8 @@ public:
   template <class Body>
   void operation(operation_kind kind, char const* primitive, index_t bytes, Body&& body) {
     entry guard(*this, primitive);
-    closing flight{*this, primitive, operation_ = recorder().begin(flight_, kind, primitive), int(barriers_)};
-    recorder().posted(operation_, bytes, 0);
+    closing flight{*this, primitive, barrier_flight_ = recorder().begin(flight_, kind, primitive), int(barriers_)};
+    recorder().posted(barrier_flight_, bytes, 0);
 #if defined(__cpp_exceptions)
     try {
       body();

@@ -17,11 +17,12 @@ public:
     return word_.compare_exchange_strong(found, by_this_thread(u), std::memory_order_acquire);
   }
   void leave() noexcept { word_.store(nobody, std::memory_order_release); }
-  use current() const noexcept { return use(word_.load(std::memory_order_relaxed) & helping); }
+  use current() const noexcept { return use(word_.load(std::memory_order_relaxed) & uses); }
   /// An operation of the calling thread is under way.
-  bool is_around() const noexcept { return word_.load(std::memory_order_relaxed) == by_this_thread(operation); }
+  bool in_operation_of_this_thread() const noexcept { return word_.load(std::memory_order_relaxed) == by_this_thread(operation); }
 
 private:
+  static constexpr std::uintptr_t uses = 3; ///< the bits that tell one use from another
   /// A thread by an address of its own, whose lowest bits are free.
   static std::uintptr_t by_this_thread(use u) noexcept {
     alignas(8) static thread_local char const self = 0;
