@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <optional>
+#include <thread>
 
 #include <sp/core/lifetime.hpp>
 
@@ -32,6 +33,24 @@ TEST_CASE("lifetime: copies share a life, moves hand it on, watchers outlive it 
     CHECK(lifetime_watch(copy).lasts());
   }
   CHECK_FALSE(seen.lasts());
+}
+
+TEST_CASE("lifetime: copies and watchers may come and go in two threads, and the last to go ends the life [tsan]") {
+  for (int round = 0; round < 200; ++round) {
+    lifetime first = lifetime::begin();
+    lifetime_watch const seen(first);
+    auto use = [&seen](lifetime mine) {
+      for (int i = 0; i < 100; ++i) {
+        lifetime const copy = mine;
+        lifetime_watch const watch(copy);
+        if (!watch.lasts() || !seen.lasts()) mine = lifetime();
+      }
+    };
+    std::thread other(use, first);
+    use(std::move(first));
+    other.join();
+    CHECK_FALSE(seen.lasts());
+  }
 }
 
 } // namespace

@@ -7,7 +7,7 @@
 
 namespace sp::detail {
 
-struct lifetime_counts {
+struct lifetime_counts { // changed by builtins: <atomic> costs every header that includes this one
   std::size_t lives = 0, handles = 0;
 };
 
