@@ -130,7 +130,7 @@ MUTANTS = [
     ),
     Mutant(
         "mpi_termination_too_early",
-        "a communicator is freed while answers to questions are under way",
+        "a communicator is freed while replies to queries are under way",
         "collective/mpi/termination.hpp",
         "(r == 0 ? returned : idle)",
         "returned",
@@ -217,5 +217,23 @@ MUTANTS = [
         "if (false) group.family_",
         "mpi.mpi_allocations",
         "F6: who catches*",
+    ),
+    Mutant(
+        "mpi_own_error_not_thrown",
+        "a rank that finds an error of its own does not know that it has thrown it",
+        "collective/mpi/group.hpp",
+        "      if (found_here) throw_cause(primitive, flight.step);\n",
+        "",
+        "mpi.mpi_shared",
+        "mpi shared: memory that one rank*",
+    ),
+    Mutant(
+        "mpi_held_memory_by_places",
+        "memory that MPI holds is told by places in a group, to all groups",
+        "collective/mpi/exchange.hpp",
+        "held.push_back(world(k.peer));",
+        "held.push_back(k.peer);",
+        "mpi.mpi_waits",
+        "mpi waits: all tokens*",
     ),
 ]
