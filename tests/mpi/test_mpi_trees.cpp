@@ -8,7 +8,7 @@
 #include <random>
 
 namespace {
-int messages_sent = 0, notes_sent = 0; // but questions to ranks that are slow, and their answers; notes: of failures
+int messages_sent = 0, notes_sent = 0; // but queries of ranks that are slow, and their replies; notes: of failures
 }
 /// Counts, by the profiling interface of MPI, what this process sends.
 extern "C" int MPI_Isend(void const* data, int count, MPI_Datatype type, int to, int tag, MPI_Comm comm, MPI_Request* request) {

@@ -29,7 +29,8 @@ namespace sp {
 /// The memory of an operation that has failed is the caller's again. With large parcels that are owned, the default, that is so at
 /// once. Where they are direct the error waits until what is under way has moved or was taken back, which takes the peers, up to the
 /// deadline: when a peer has not been inside an operation until then, MPI still holds that memory, and the error says so; freeing it
-/// may crash this process later inside MPI, and for a token that is dropped the next error or that of run() says so. An operation has one deadline for all it waits for, and its error comes at most a tenth of it and 50 ms later.
+/// may crash this process later inside MPI, and for a token that is dropped the next error or that of run() says so. An operation has
+/// one deadline for all it waits for, and its error comes at most a tenth of it and 50 ms later.
 class mpi {
 public:
   using memory_type = host_memory;

@@ -222,7 +222,8 @@ private:
     return good;
   }
 
-  /// Peers that do something else in place of this exchange, that went past it without opening our message, or that have returned, will never open it.
+  /// Peers that do something else in place of this exchange, that went past it without opening our message, or that have returned,
+  /// will never open it.
   void inspect(int rank, std::uint64_t number, open_exchange const& e) {
     for (std::size_t i = 0; i < e.left; ++i) {
       message const& m = e.messages[i];
