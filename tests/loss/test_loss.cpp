@@ -437,6 +437,13 @@ TEST_CASE("loss: a result of another object, of nobody, or of other labels is re
     CHECK(says(e, errc::bad_state, "rank 0 of 1", place.c_str()));
     CHECK(e.primitive == "loss_sum.add");
     CHECK(step.num_tokens == 24);
+    sp::loss_sum resumed;
+    sp::loss_result const by_hand{.loss = 3, .num_tokens = 2};
+    resumed.add(by_hand); // before and behind what forward made
+    resumed.add(r);
+    resumed.add(by_hand);
+    CHECK(resumed.num_tokens == r.num_tokens + 4);
+    CHECK(says(failure_of([&] { return resumed.add(local), 0; }), errc::bad_state, "rank 0 of 1", place.c_str()));
   });
 }
 

@@ -56,17 +56,15 @@ struct loss_sum {
   index_t num_tokens = 0;
   detail::group_place place{}; ///< of the results: nowhere until the first that forward made
   /// bad_state for a result that is divided already (a mean of means is not the mean over all tokens), and for one of another group
-  /// than those before, as far as this rank's place in it differs.
+  /// than those before, as far as this rank's place in it differs. A result made by hand (of a checkpoint, say) is of no group.
   void add(loss_result const& r) {
     if (r.divided)
       fail({errc::bad_state,
             "a loss divided by its " + std::to_string(r.num_tokens) + " tokens already is added to a sum over micro-batches",
             "Make the gather_loss with .divide = sp::divide::later", "loss_sum.add"});
     if (place.nowhere()) place = r.from.place;
-    if (place != r.from.place)
-      fail({errc::bad_state,
-            r.from.place.nowhere() ? std::string("a loss that no forward() made is added to some that one did")
-                                   : "a loss of " + r.from.place.text() + " is added to losses of " + place.text(),
+    if (!r.from.place.nowhere() && place != r.from.place)
+      fail({errc::bad_state, "a loss of " + r.from.place.text() + " is added to losses of " + place.text(),
             "Sum over micro-batches of one group", "loss_sum.add"});
     sum += r.loss;
     num_tokens += r.num_tokens;

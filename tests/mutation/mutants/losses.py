@@ -123,7 +123,7 @@ MUTANTS = [
         "loss_sum_of_two_groups",
         "a sum over micro-batches takes losses of two groups",
         "loss/gather_loss.hpp",
-        "if (place != r.from.place)",
+        "if (!r.from.place.nowhere() && place != r.from.place)",
         "if (place.size < 0)",
         "loss.loss",
         "loss: a result of another*",
