@@ -95,7 +95,7 @@ TEST_CASE("lifetime: a step with a new batch takes the memory of the one before,
     sp::batch b = batch_of(c);
     tensors x(b, shape);
     std::vector<void const*> pools;
-    long blocks = 0, geometry = 0;
+    [[maybe_unused]] long blocks = 0, geometry = 0; // not counted where a sanitizer has operator new
     for (int step = 0; step < 6; ++step) {
       for (int micro = 0; micro < 2; ++micro) { // the second one needs geometry alone
 #ifndef SP_TEST_SANITIZED
@@ -115,8 +115,8 @@ TEST_CASE("lifetime: a step with a new batch takes the memory of the one before,
         CHECK(b.memory().bytes_in_use() == 0);
       }
     }
-    CHECK(blocks == 0);
 #ifndef SP_TEST_SANITIZED
+    CHECK(blocks == 0);
     CHECK(geometry > 0);
 #endif
   });
