@@ -1,0 +1,109 @@
+// A queue: where the work of one rank runs, in order. Element-wise passes, sums and copies are handed to it as bodies.
+// inline_queue runs them on the caller's thread at once; models for threads and devices have headers of their own.
+#pragma once
+
+#include <concepts>
+#include <span>
+
+#include <sp/core/piece.hpp>
+
+namespace sp {
+
+namespace detail {
+/// Stands for the bodies that for_each() and sums() are given.
+struct any_body {
+  void operator()(index_t) const;
+};
+struct any_term {
+  double operator()(index_t, index_t) const;
+};
+struct any_store {
+  void operator()(index_t, double) const;
+};
+} // namespace detail
+
+/// Work of one rank, in the order in which it is given. A copyable handle; copies are the same queue.
+///
+/// A call returns when its work is queued. On a queue of host memory that is when it is done; `finished_on_return` says so.
+///
+///     memory_type                        of the tensors that its work reads and writes
+///     finished_on_return                 static constexpr bool: work is done when the call that gave it returns
+///     for_each({n0, n1, ...}, body)      body(i0, i1, ...) once for every index, in any order, possibly at the same time
+///     sums(outputs, terms, term, store)  store(i, sum of term(i, t) over t < terms): in an order that depends on `terms` only.
+///                                        The type of a sum is the type that term returns
+///     copy(to, from)                     the bytes of `from` into `to`, both read end to end
+///     record() -> event                  a point behind all work given so far
+///     wait(event)                        work given from now on starts behind that point, of whichever queue it is
+///     lane() -> queue                    the one queue beside it on which its communication runs
+///     synchronize()                      returns when everything given so far is done; nothing else waits
+///
+/// Bodies are trivially copyable structs at namespace scope that hold views and numbers.
+template <class Q>
+concept queue = std::copyable<Q> &&
+    requires(Q const q, std::span<piece const> pieces, detail::any_body body, detail::any_term term, detail::any_store store) {
+  typename Q::memory_type;
+  { Q::finished_on_return } -> std::convertible_to<bool>;
+  q.for_each(std::array<index_t, 1>{}, body);
+  q.sums(index_t{}, index_t{}, term, store);
+  q.copy(pieces, pieces);
+  { q.record() } -> std::movable;
+  q.wait(q.record());
+  q.lane();
+  q.synchronize();
+};
+
+namespace detail {
+
+/// Calls body(i0, i1, ...) for every index within the extents, the last one fastest.
+template <std::size_t Rank, class Body, class... Outer>
+constexpr void for_each_index(std::array<index_t, Rank> const& extents, Body const& body, Outer... outer) {
+  if constexpr (sizeof...(Outer) == Rank)
+    body(outer...);
+  else
+    for (index_t i = 0; i < extents[sizeof...(Outer)]; ++i) for_each_index(extents, body, outer..., i);
+}
+
+/// store(i, sum over t < terms of term(i, t)) for `outputs` values of i from `first` on, each added up in the order of t.
+template <class Term, class Store>
+constexpr void sums_in_order(index_t first, index_t outputs, index_t terms, Term const& term, Store const& store) {
+  for (index_t i = first; i < first + outputs; ++i) {
+    auto sum = decltype(term(i, index_t{})){};
+    for (index_t t = 0; t < terms; ++t) sum = sum + term(i, t);
+    store(i, sum);
+  }
+}
+
+} // namespace detail
+
+/// The caller's own thread: what it is given is done when the call returns.
+struct inline_queue {
+  using memory_type = host_memory;
+  static constexpr bool finished_on_return = true;
+  struct event {};
+
+  template <std::size_t Rank, class Body>
+  constexpr void for_each(std::array<index_t, Rank> const& extents, Body const& body) const {
+    detail::for_each_index(extents, body);
+  }
+  template <class Term, class Store>
+  constexpr void sums(index_t outputs, index_t terms, Term const& term, Store const& store) const {
+    detail::sums_in_order(0, outputs, terms, term, store);
+  }
+  void copy(std::span<piece const> to, std::span<piece const> from) const { sp::copy(to, from); }
+  /// Calls task(i) for i < n; where several threads share a queue, tasks are handed out in this order.
+  template <class Task>
+  constexpr void parallel(index_t n, Task const& task) const {
+    for (index_t i = 0; i < n; ++i) task(i);
+  }
+  /// How many tasks of parallel() may run at once.
+  [[nodiscard]] static constexpr int threads() noexcept { return 1; }
+
+  [[nodiscard]] static constexpr event record() noexcept { return {}; }
+  static constexpr void wait(event) noexcept {}
+  [[nodiscard]] static constexpr inline_queue lane() noexcept { return {}; }
+  static constexpr void synchronize() noexcept {}
+};
+
+static_assert(queue<inline_queue>);
+
+} // namespace sp
