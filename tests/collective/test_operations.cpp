@@ -367,7 +367,8 @@ TEST_CASE("threads: what a family of a thousand ranks takes, before and after ev
   long const before = support::bytes_of_thread;
   auto family = std::make_shared<sp::detail::thread_family>(ranks, sp::threads_options{});
   long const of_family = support::bytes_of_thread - before;
-  sp::detail::thread_group group(family, std::move(members));
+  sp::detail::thread_group<sp::inline_queue> group(family, std::move(members));
+  for (int r = 0; r < ranks; ++r) group.join(r, {});
   long const of_group = support::bytes_of_thread - before - of_family;
   std::deque<ring_step> steps; // of all ranks, which one thread plays: whoever comes second copies
   for (int r = 0; r < ranks; ++r) group.exchange(r, steps.emplace_back(r, ranks, r).traffic());

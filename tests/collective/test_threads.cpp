@@ -202,7 +202,7 @@ TEST_CASE("threads: two threads of one rank inside the same communicator are tol
 }
 
 TEST_CASE("threads: a mailbox shows both sides the same places, and uses its blocks again, in step or far apart [tsan]") {
-  using sp::detail::mailbox;
+  using mailbox = sp::detail::mailbox<sp::inline_queue::event>;
   auto open = [](mailbox& box, bool sender) {
     box.make_room(sender);
     return box.open(sender);

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Plants each bug of mutants/ alone in a copy of include/, builds the test meant for it, and wants to see that test fail.
 
-Caught: doctest itself reports a failed assertion or exception in the cases named by the mutant, and the program ends by itself.
+Caught: doctest itself reports a failed assertion or exception in the cases named by the mutant, and the program ends by itself; or,
+where the mutant says so, a fault in them, which is how memory that stands for a device's tells an access of the host.
 A mutant that does not apply, does not compile, crashes or hangs is broken; first of all, every test must pass on the headers as
 they are. Exit status 0 only if all are caught; the last line is "N caught, M survived".
 """
@@ -59,6 +60,7 @@ class Verdict:
         self.failed = code == 1 and any(int(bad) > 0 for _, _, bad in cases) and bool(failures)
         self.first = failures[0] if failures else ""
         self.output, self.code = output, code
+        self.faulted = bool(re.search(r"ERROR: test case CRASHED: SIGSEGV", output))
         if re.search(r"ERROR: test case CRASHED", output):
             self.failed = False
 
@@ -129,7 +131,7 @@ class Slot:
             path.write_text(text)
         if verdict.passed:
             return False, ""
-        if not verdict.failed:
+        if not (verdict.faulted if mutant.faults else verdict.failed):
             raise Broken(f"{mutant.test} ended with status {verdict.code} and no failure of its own:\n" + verdict.output[-1000:])
         return True, verdict.first
 
@@ -241,13 +243,19 @@ TEST_CASE("twice") { CHECK(twice(3) == 6); }
 TEST_CASE("same") { CHECK(same(3) == 3); }
 """
     fates = {
-        "caught": [("2 * x", "3 * x", "twice"), ("return 2 * x", "throw 1", "twice")],
+        "caught": [
+            ("2 * x", "3 * x", "twice"),
+            ("return 2 * x", "throw 1", "twice"),
+            ("return 2 * x;", "return *static_cast<int volatile*>(nullptr);", "twice", True),
+        ],
         "survived": [("2 * x", "x + x", "twice"), ("2 * x", "3 * x", "same")],
         "broken": [
             ("3 * x", "4 * x", "twice"),  # the text is not there
             ("int x", "long x", "twice"),  # it is there twice
             ("2 * x;", "2 * y;", "twice"),  # does not compile
             ("return 2 * x;", "abort();", "twice"),  # crashes
+            ("return 2 * x;", "abort();", "twice", True),  # crashes, but not by a fault
+            ("2 * x", "3 * x", "twice", True),  # fails, but not by a fault
             ("return 2 * x;", "for (;;) { volatile int y = x; y = y; }", "twice"),  # hangs
             ("return 2 * x;", "exit(1);", "twice"),  # fails without a word
         ],
@@ -262,8 +270,8 @@ TEST_CASE("same") { CHECK(same(3) == 3); }
         suite = Suite(root, root / "build", 1)
         failures = 0
         for fate, plants in fates.items():
-            for old, new, case in plants:
-                counts = measure(suite, [Mutant("probe", "a probe", "probe.hpp", old, new, "probe.probe", case)])
+            for old, new, case, *faults in plants:
+                counts = measure(suite, [Mutant("probe", "a probe", "probe.hpp", old, new, "probe.probe", case, *faults)])
                 good = counts == tuple(int(fate == f) for f in ("caught", "survived", "broken"))
                 failures += not good
                 print(f"{'as expected' if good else 'WRONG'}: {old!r} -> {new!r} is {fate}\n")

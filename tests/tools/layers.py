@@ -32,7 +32,7 @@ HEAVY = set(
 )
 # Headers that may include heavy or foreign headers: models, and the entry points that exist to name such a model.
 MODELS = re.compile(r"(collective/(threads|mpi)/\w+|collective/decorators/chaos|diagnosis/\w+)\.hpp")
-HEAVY_ENTRY_POINTS = {"diagnosis.hpp", "threads.hpp", "chaos.hpp", "mpi.hpp", "fmt.hpp", "sp.hpp"}
+HEAVY_ENTRY_POINTS = {"diagnosis.hpp", "local.hpp", "threads.hpp", "chaos.hpp", "mpi.hpp", "fmt.hpp", "sp.hpp"}
 # Headers that ask for an installed MPI. Nothing else may reach them: without MPI all of sp but these compiles.
 NEEDS_MPI = re.compile(r"(collective/mpi/\w+|mpi)\.hpp")
 

@@ -10,6 +10,7 @@
 #include <sp/diagnosis.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/gather_tokens.hpp>
+#include <sp/local.hpp>
 #include <sp/mesh.hpp>
 #include <sp/multimodal.hpp>
 #include <sp/reference.hpp>
@@ -73,6 +74,32 @@ void along_axes(sp::threads const& ranks, sp::batch const& batch, sp::allocator&
   attend<T>(sp::ring_attention{sp::solo{}, sp::reference{}}, batch, memory);
 }
 
+/// A queue of a device as far as ranks see it.
+struct device_queue {
+  using memory_type = sp::device_memory;
+  static constexpr bool finished_on_return = false;
+  using event = int;
+  template <class Body>
+  void for_each(std::array<sp::index_t, 1>, Body const&) const {}
+  template <class Term, class Store>
+  void sums(sp::index_t, sp::index_t, Term const&, Store const&) const {}
+  void copy(std::span<sp::piece const>, std::span<sp::piece const>) const {}
+  event record() const { return 0; }
+  void wait(event) const {}
+  device_queue lane() const { return {}; }
+  void synchronize() const {}
+};
+
+/// All that ranks over a queue do.
+void order(sp::local<device_queue> const& ranks) {
+  auto const half = ranks.split(0, 0);
+  half.barrier();
+  half.exchange({}).wait();
+  half.publish("show", {}).release();
+  half.queue().synchronize();
+  half.abort({});
+}
+
 /// Data movement and losses.
 template <class T, class Comm>
 void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& memory) {
@@ -108,6 +135,7 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   everything<sp::bf16>(ranks, batch, batch.memory());
   everything<sp::fp16>(ranks, batch, batch.memory());
   attend<float>(sp::ring_attention{ranks, sp::cpu{sp::alibi{}}}, batch, batch.memory());
+  sp::local<device_queue>::run(2, order);
   move_and_lose<float>(sp::solo{}, batch, batch.memory());
   move_and_lose<float>(sp::counting{ranks, counts}, batch, batch.memory());
   move_and_lose<float>(sp::checksummed{ranks}, batch, batch.memory());

@@ -25,13 +25,21 @@ inline std::pair<std::span<piece const>, std::span<piece const>> own_parcels(int
   return own;
 }
 
-/// Copies what `rank` sends to itself. Where the two sides differ it calls refuse(problem, remedy), which must throw.
+/// The same where the two sides must not differ: then it calls refuse(problem, remedy), which must throw.
+template <class Refuse>
+std::pair<std::span<piece const>, std::span<piece const>> own_parcels_of_equal_bytes(int rank, traffic const& t,
+                                                                                     Refuse&& refuse) {
+  auto const own = own_parcels(rank, t);
+  if (own.first.empty() && own.second.empty()) return own;
+  if (index_t const sent = total_bytes(own.first), expected = total_bytes(own.second); sent != expected)
+    refuse(counts_text(rank, sent, rank, expected), "Both parcels to oneself must hold the same bytes");
+  return own;
+}
+
+/// Copies what `rank` sends to itself.
 template <class Refuse>
 void copy_own(int rank, traffic const& t, Refuse&& refuse) {
-  auto const [out, in] = own_parcels(rank, t);
-  if (out.empty() && in.empty()) return;
-  if (index_t const sent = total_bytes(out), expected = total_bytes(in); sent != expected)
-    refuse(counts_text(rank, sent, rank, expected), "Both parcels to oneself must hold the same bytes");
+  auto const [out, in] = own_parcels_of_equal_bytes(rank, t, refuse);
   copy(in, out);
 }
 

@@ -11,3 +11,4 @@ class Mutant(NamedTuple):
     new: str
     test: str  # <layer>.<name> of tests/<layer>/test_<name>.cpp
     case: str  # doctest filter: which of its cases must fail (a comma would separate two filters)
+    faults: bool = False  # it is a fault of the host (SIGSEGV) that the cases must end by

@@ -8,10 +8,22 @@
 
 namespace sp::detail {
 
-class thread_group : public thread_members {
+template <class Queue>
+class thread_group : public thread_members<Queue> {
+  using members = thread_members<Queue>;
+  using members::at, members::check_peers, members::dropped_publication, members::dropped_token, members::exchange_of;
+  using members::fail_between, members::fail_elsewhere, members::fail_late, members::fail_mismatch, members::fail_returned;
+  using members::family_, members::interrupted_operation, members::make_room, members::outstanding, members::publications,
+      members::queued, members::recorder;
+  using members::refuse_publication, members::throw_cause, members::unused_exchange;
+  using typename members::entry, typename members::event, typename members::message, typename members::occupancy;
+  using typename members::open_exchange, typename members::rank_state;
+
 public:
+  using members::queue, members::size, members::world;
+
   thread_group(std::shared_ptr<thread_family> family, std::vector<int> world_ranks)
-      : thread_members(std::move(family), std::move(world_ranks)), boxes_(size()) {}
+      : members(std::move(family), std::move(world_ranks)), boxes_(size()) {}
 
   /// Posts all messages, moves what is ready, returns the number of the exchange.
   std::uint64_t exchange(int rank, traffic const& t) {
@@ -22,8 +34,9 @@ public:
     check_peers(rank, t, me.marks);
     e.left = 0;
     index_t const bytes_in = address(rank, t.receives, false, e), bytes_out = address(rank, t.sends, true, e);
+    e.ready = queue(rank).record();
     e.flight = begin(rank, operation_kind::exchange, {operation_id::exchange, t.primitive}, e.operation);
-    try_or([&] { copy_own(rank, t); }, [&] { recorder(rank).failed(e.flight); });
+    try_or([&] { copy_own(rank, t, e); }, [&] { recorder(rank).failed(e.flight); });
     e.open = true;
     e.number = number;
     e.primitive = t.primitive;
@@ -31,11 +44,15 @@ public:
     recorder(rank).posted(e.flight, bytes_out, bytes_in);
     for (std::size_t i = 0; i < e.left; ++i) post(number, e, e.messages[i]);
     me.entered.store(number + 1, std::memory_order_release);
-    try_or([&] { advance(rank, e, eager_limit); }, [&] { close(rank, e, false); });
+    auto end = [&] {
+      interrupted(rank, t.primitive, int(number));
+      close(rank, e, false);
+    };
+    try_or([&] { advance(rank, e, eager_limit); }, end);
     return number;
   }
 
-  /// Returns when all messages of exchange `number` have moved, whoever copied them.
+  /// Returns when all messages of exchange `number` have moved, whoever copied them, or will before any later work of the rank's queue.
   void wait(int rank, std::uint64_t number) {
     open_exchange& e = exchange_of(at(rank).exchanges, number);
     occupancy guard(*this, rank, e.primitive);
@@ -88,7 +105,7 @@ public:
 
   void release(int rank, char const* primitive, std::uint64_t number) {
     auto const end = family_->end_of_wait();
-    at(rank).released[number % publications].store(number + 1, std::memory_order_seq_cst);
+    leave(rank, number);
     try_or(
         [&] {
           entry guard(*this, rank, primitive);
@@ -102,15 +119,14 @@ public:
   /// joins.
   void drop_publication(int rank, char const* primitive, std::uint64_t number, thread_family::time until) noexcept {
     family_->fail_in_destructor(world(rank), "buffers dropped", [&] { return dropped_publication(rank, primitive); });
-    at(rank).released[number % publications].store(number + 1, std::memory_order_seq_cst);
+    leave(rank, number);
     auto const end = family_->end_of_grace(world(rank), until);
     for (int r = 0; r < size(); ++r) {
-      auto inside = [&] {
-        return at(r).joined.load(std::memory_order_seq_cst) > number &&
-               at(r).released[number % publications].load(std::memory_order_seq_cst) < number + 1;
-      };
+      auto inside = [&] { return at(r).joined.load(std::memory_order_seq_cst) > number && !has_left(r, number); };
       while (inside() && !family_->has_returned(world(r)) && std::chrono::steady_clock::now() < end)
         std::this_thread::sleep_for(std::chrono::microseconds(100));
+      if constexpr (queued)
+        if (r != rank && has_left(r, number)) queue(rank).wait(at(r).left[number % publications]);
     }
   }
 
@@ -131,6 +147,16 @@ public:
   }
 
 private:
+  bool has_left(int rank, std::uint64_t number) const {
+    return at(rank).released[number % publications].load(std::memory_order_seq_cst) >= number + 1;
+  }
+  /// The rank does not use publication `number` again, but for what it has queued.
+  void leave(int rank, std::uint64_t number) {
+    if (has_left(rank, number)) return;
+    if constexpr (queued) at(rank).left[number % publications] = queue(rank).record();
+    at(rank).released[number % publications].store(number + 1, std::memory_order_seq_cst);
+  }
+
   static constexpr index_t eager_limit = 16384; ///< a sender that comes second copies up to this at once; more is left to both
 
   std::pair<std::shared_ptr<thread_group>, int> split_into(int rank, int color, operation_id const& op) {
@@ -147,15 +173,31 @@ private:
     std::shared_ptr<thread_group> const group = at(order.front()).new_group;
     barrier_of(rank, op);
     me.new_group.reset();
-    return {for_one_rank(group), int(std::find(order.begin(), order.end(), rank) - order.begin())};
+    int const place = int(std::find(order.begin(), order.end(), rank) - order.begin());
+    group->join(place, queue(rank));
+    return {for_one_rank(group), place};
   }
 
-  void copy_own(int rank, traffic const& t) {
-    detail::copy_own(rank, t, [&](std::string problem, char const* remedy) {
+  void copy_own(int rank, traffic const& t, open_exchange& e) {
+    auto const [out, in] = own_parcels_of_equal_bytes(rank, t, [&](std::string problem, char const* remedy) {
       int const number = int(at(rank).entered.load(std::memory_order_relaxed));
       fail_between(rank, errc::short_message, rank, std::move(problem), remedy, t.primitive, number);
       throw_cause(rank, t.primitive, number);
     });
+    if (!in.empty()) keep(e, copied(rank, in, out, e.ready, e.ready));
+  }
+
+  /// Has the rank's lane copy `from` to `to` behind both events, and returns an event behind that.
+  event copied(int rank, std::span<piece const> to, std::span<piece const> from, event const& a, event const& b) {
+    auto const lane = queue(rank).lane();
+    lane.wait(a);
+    lane.wait(b);
+    lane.copy(to, from);
+    return lane.record();
+  }
+  /// Remembers a copy that the exchange's wait() orders before later work.
+  static void keep([[maybe_unused]] open_exchange& e, [[maybe_unused]] event const& moved) {
+    if constexpr (queued) e.moved.push_back(moved);
   }
 
   /// The next operation of the rank, for its flight record and for peers that wait; `number` becomes its number.
@@ -173,7 +215,7 @@ private:
     for (parcel const& p : list) {
       index_t const bytes = total_bytes(p.pieces);
       if (bytes == 0 || p.peer == rank) continue;
-      mailbox& box = outgoing ? boxes_(rank, p.peer) : boxes_(p.peer, rank);
+      mailbox<event>& box = outgoing ? boxes_(rank, p.peer) : boxes_(p.peer, rank);
       box.make_room(outgoing);
       e.messages[e.left++] = {&box, {}, p.pieces, p.peer, outgoing, bytes};
       sum += bytes;
@@ -184,7 +226,7 @@ private:
   /// Shows a message to its peer.
   void post(std::uint64_t number, open_exchange const& e, message& m) {
     m.at = m.box->open(m.outgoing);
-    message_half const h{m.pieces, m.bytes, number, e.primitive};
+    message_half<event> const h{m.pieces, m.bytes, number, e.primitive, e.ready};
     bool const both = m.outgoing ? m.at.slot->post_send(h, m.at.ticket) : m.at.slot->post_receive(h, m.at.ticket);
     if (both && m.outgoing && m.bytes > eager_limit) family_->notify(world(m.peer)); // the receiver may sleep: let it copy
   }
@@ -199,9 +241,10 @@ private:
       if (!moved && (!m.outgoing || m.bytes <= outgoing_limit) && !family_->failed() && slot->both_posted(ticket) &&
           slot->claim(ticket))
         moved = move(rank, e.primitive, m);
-      if (moved)
+      if (moved) {
+        keep(e, slot->after_copy);
         m.box->end(*block, m.outgoing);
-      else if (kept++ != i)
+      } else if (kept++ != i)
         e.messages[kept - 1] = m;
     }
     e.left = kept;
@@ -209,12 +252,12 @@ private:
   }
 
   bool move(int rank, char const* primitive, message const& m) {
-    rendezvous& s = *m.at.slot;
+    rendezvous<event>& s = *m.at.slot;
     bool const good = s.agree() && s.from.same_primitive(s.to);
-    if (good) copy(s.to.pieces, s.from.pieces);
     try_or(
         [&] {
-          if (!good) fail_mismatch(rank, primitive, m);
+          if (!good) return fail_mismatch(rank, primitive, m);
+          s.after_copy = copied(rank, s.to.pieces, s.from.pieces, s.from.ready, s.to.ready);
         },
         [&] { s.complete(m.at.ticket, false); });
     s.complete(m.at.ticket, good);
@@ -240,32 +283,56 @@ private:
     }
   }
 
-  /// Takes back what has not moved: afterwards no peer touches the buffers of this exchange.
+  /// Takes back what has not moved: afterwards no peer touches the buffers of this exchange. Later work of the rank's queue starts behind
+  /// what has moved, so that what gives the buffers back in the order of the queue may do it now.
   void close(int rank, open_exchange& e, bool done) noexcept {
-    for (std::size_t i = 0; i < e.left; ++i) e.messages[i].at.slot->cancel(e.messages[i].at.ticket); // a family that ended
+    for (std::size_t i = 0; i < e.left; ++i) { // a family that ended
+      auto const& place = e.messages[i].at;
+      place.slot->cancel(place.ticket);
+      if (place.slot->is_complete(place.ticket)) keep(e, place.slot->after_copy);
+    }
+    for (event const& moved : e.moved) queue(rank).wait(moved);
+    e.moved.clear();
     e.left = 0;
     e.open = false;
     done ? recorder(rank).done(e.flight) : recorder(rank).failed(e.flight);
   }
 
-  /// Runs `body`, which has a barrier, as one operation of the flight record. What it throws while the family lives is none of our
-  /// errors, and ends it: the others wait, or have gone on.
+  /// An exception leaves an operation of the rank. While the family lives it is none of our errors, and ends it: the others wait, or
+  /// have gone on.
+  void interrupted(int rank, char const* primitive, int step) noexcept {
+    if (family_->failed()) return;
+    family_->fail_in_destructor(world(rank), "exception", [&] { return interrupted_operation(rank, primitive, step); });
+  }
+
+  /// Runs `body`, which has a barrier, as one operation of the flight record.
   template <class Body>
   void recorded(int rank, operation_kind kind, operation_id const& what, index_t bytes, Body&& body) {
     flight_recorder& r = recorder(rank);
     flight_recorder::ticket const t = at(rank).barrier_flight = begin(rank, kind, what, at(rank).operation);
     r.posted(t, bytes, 0);
-    auto interrupted = [&] {
+    auto end = [&] {
       r.failed(t);
-      auto why = [&] { return interrupted_operation(rank, what.primitive, int(at(rank).barriers.load()) - 1); };
-      if (!family_->failed()) family_->fail_in_destructor(world(rank), "exception", why);
+      interrupted(rank, what.primitive, int(at(rank).barriers.load()) - 1);
     };
-    try_or([&] { body(what); }, interrupted);
+    try_or([&] { body(what); }, end);
     r.done(t);
   }
 
-  /// Returns when every rank is in the barrier of the same operation.
+  /// Returns when every rank is in the barrier of the same operation. What queues are given from then on starts behind everything that
+  /// they all had been given.
   void barrier_of(int rank, operation_id const& op) {
+    if constexpr (!queued) {
+      come_together(rank, op);
+    } else { // a rank that is two barriers ahead would overwrite what others read: it cannot be
+      std::size_t const turn = at(rank).barriers.load(std::memory_order_relaxed) % 2;
+      at(rank).came[turn] = queue(rank).record();
+      come_together(rank, op);
+      for (int r = 0; r < size(); ++r)
+        if (r != rank) queue(rank).wait(at(r).came[turn]);
+    }
+  }
+  void come_together(int rank, operation_id const& op) {
     char const* const primitive = op.primitive;
     rank_state& me = at(rank);
     std::uint64_t const turn = me.barriers.load(std::memory_order_relaxed) + 1;
@@ -319,7 +386,7 @@ private:
     g.armed = false;
   }
 
-  mailboxes boxes_;
+  mailboxes<event> boxes_;
   alignas(64) std::atomic<std::uint64_t> arrived_{0};
   alignas(64) std::atomic<std::uint64_t> opened_{0};
 };

@@ -18,13 +18,14 @@ namespace sp::detail {
 /// What one rank sends to one other: a block of messages after the other. Sender and receiver open the same messages in the same
 /// order, each by itself. A block is used again when both have opened its last message, ended all of them and gone on to the next: it
 /// is then the one after that, so two ranks that keep step lock nothing.
+template <class Event>
 class mailbox {
 public:
   static constexpr std::uint64_t slots = 8; ///< messages of a block
 
   /// Counts for one side what it is through with: the messages of a block, and the block itself.
   struct alignas(64) block {
-    std::array<rendezvous, slots> at{};
+    std::array<rendezvous<Event>, slots> at{};
     alignas(64) std::uint64_t ended_by_sender = 0;
     alignas(64) std::uint64_t ended_by_receiver = 0;
     alignas(64) std::atomic<int> ended_sides{0};
@@ -33,7 +34,7 @@ public:
   /// Where a message is.
   struct place {
     block* in = nullptr;
-    rendezvous* slot = nullptr;
+    rendezvous<Event>* slot = nullptr;
     std::uint64_t ticket = 0;
   };
 
@@ -104,8 +105,11 @@ private:
   block* first_ = nullptr; ///< looked at by a side that has opened nothing yet: until then it is in use
 };
 
+template <class Event>
 class mailboxes {
 public:
+  using box = mailbox<Event>;
+
   explicit mailboxes(int ranks) : ranks_(std::size_t(ranks)), pairs_(std::make_unique<pair[]>(ranks_ * ranks_)) {}
   mailboxes(mailboxes const&) = delete;
   ~mailboxes() {
@@ -113,18 +117,18 @@ public:
   }
 
   /// Of the pair; sender and receiver may ask at the same time.
-  mailbox& operator()(int from, int to) {
+  box& operator()(int from, int to) {
     pair& p = pairs_[std::size_t(from) * ranks_ + std::size_t(to)];
-    mailbox* there = p.load(std::memory_order_acquire);
+    box* there = p.load(std::memory_order_acquire);
     return there ? *there : make(p);
   }
 
 private:
-  using pair = std::atomic<mailbox*>;
+  using pair = std::atomic<box*>;
 
-  static mailbox& make(pair& p) {
-    auto made = std::make_unique<mailbox>();
-    mailbox* there = nullptr; // the peer may have been quicker
+  static box& make(pair& p) {
+    auto made = std::make_unique<box>();
+    box* there = nullptr; // the peer may have been quicker
     return p.compare_exchange_strong(there, made.get(), std::memory_order_acq_rel) ? *made.release() : *there;
   }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,13 +15,19 @@
 #include <sp/collective/threads/family.hpp>
 #include <sp/collective/threads/history.hpp>
 #include <sp/collective/threads/mailboxes.hpp>
+#include <sp/core/queue.hpp>
 
 namespace sp::detail {
 
+template <class Queue>
 class thread_group;
 
+/// Queue: where the ranks' work runs, a handle of each rank's own.
+template <class Queue>
 class thread_members : public group_members {
 public:
+  using event = decltype(std::declval<Queue const&>().record());
+
   thread_members(std::shared_ptr<thread_family> family, std::vector<int> world_ranks)
       : group_members(std::move(world_ranks), family->new_group()), family_(std::move(family)),
         states_(std::make_unique<rank_state[]>(std::size_t(size()))) {
@@ -36,13 +43,20 @@ public:
 
   thread_family& family() const noexcept { return *family_; }
 
+  /// Before anything else that `rank` does here: where its work runs.
+  void join(int rank, Queue queue) { at(rank).queue.emplace(std::move(queue)); }
+  Queue const& queue(int rank) const { return *at(rank).queue; }
+
   /// Ends the family in the name of `rank`.
   void abort(int rank, error_info const& why) { family_->fail(abort_of(rank, why)); }
 
 protected:
+  /// Whether there is work that is not done when the call that gave it returns: then ranks hand each other events.
+  static constexpr bool queued = !Queue::finished_on_return;
+
   struct message {
-    mailbox* box = nullptr;
-    mailbox::place at{};
+    mailbox<event>* box = nullptr;
+    typename mailbox<event>::place at{};
     std::span<piece const> pieces{};
     int peer = 0;
     bool outgoing = false;
@@ -53,9 +67,11 @@ protected:
     std::uint64_t number = 0;
     char const* primitive = "";
     flight_recorder::ticket flight = 0;
-    std::uint64_t operation = 0;   ///< its number among all operations of the group
-    std::size_t left = 0;          ///< messages that have not moved: the first `left`, incoming before outgoing
-    std::vector<message> messages; ///< room for them, which never shrinks
+    std::uint64_t operation = 0;         ///< its number among all operations of the group
+    std::size_t left = 0;                ///< messages that have not moved: the first `left`, incoming before outgoing
+    std::vector<message> messages;       ///< room for them, which never shrinks
+    [[no_unique_address]] event ready{}; ///< behind the work before the exchange
+    std::vector<event> moved; ///< copies that wait() orders before later work; for queues that are not finished on return
   };
   /// What a rank keeps here. Plain members are its own or ordered by the barrier; peers read the atomic ones at any time.
   struct alignas(64) rank_state {
@@ -66,6 +82,9 @@ protected:
     std::array<std::atomic<std::uint64_t>, publications>
         released{}; ///< number + 1 of the publications released, by number % publications
     std::array<std::span<piece const>, publications> published{};
+    std::optional<Queue> queue;             ///< the rank's own
+    std::array<event, publications> left{}; ///< behind its last use of a publication, by number % publications
+    std::array<event, 2> came{};            ///< behind its work before a barrier, by number % 2
     std::array<open_exchange, outstanding> exchanges{};
     peer_marks marks;             ///< of check_peers
     operation_id in_barrier_of{}; ///< the operation whose barrier it has entered last
@@ -75,7 +94,7 @@ protected:
     flight_group flight{};
     flight_recorder::ticket barrier_flight = 0; ///< of the operation that the barrier is part of
     std::uint64_t operation = 0;                ///< its number
-    std::shared_ptr<thread_group> new_group;
+    std::shared_ptr<thread_group<Queue>> new_group;
     bool threw_cause = false; ///< from then on it throws `aborted`
   };
 
@@ -98,8 +117,10 @@ protected:
   };
 
   static void make_room(rank_state& s, std::size_t messages) {
-    for (open_exchange& e : s.exchanges)
+    for (open_exchange& e : s.exchanges) {
       if (e.messages.size() < messages) e.messages.resize(messages);
+      if (queued) e.moved.reserve(e.messages.size() + 1); // and the own parcel
+    }
   }
 
   flight_recorder& recorder(int rank) const { return *at(rank).recorder; }
@@ -112,7 +133,7 @@ protected:
 
   void fail_mismatch(int rank, char const* primitive, message const& m) {
     int const from = m.outgoing ? rank : m.peer, to = m.outgoing ? m.peer : rank;
-    message_half const &f = m.at.slot->from, &t = m.at.slot->to;
+    auto const &f = m.at.slot->from, &t = m.at.slot->to;
     std::string problem = f.same_primitive(t) ? counts_text(from, f.bytes, to, t.bytes)
                                               : operations_text(from, f.primitive, to, t.primitive); // counts of two things
     if (f.exchange != t.exchange)
