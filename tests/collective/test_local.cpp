@@ -34,6 +34,9 @@ static_assert(sp::communicator<late_ranks> && sp::has_barrier<late_ranks> && sp:
               sp::peer_memory<late_ranks> && sp::abortable<late_ranks>);
 static_assert(std::is_same_v<late_ranks::memory_type, elsewhere>);
 static_assert(std::is_same_v<sp::threads, sp::local<sp::inline_queue>>);
+// sums of the host's memory stay those of the fallback, in scratch of the caller
+static_assert(sp::has_all_reduce<late_ranks, float> && sp::has_reduce_scatter<late_ranks, float>);
+static_assert(!sp::has_all_reduce<sp::threads, float> && !sp::has_reduce_scatter<sp::threads, float>);
 // an event costs the ranks of a queue that is finished on return nothing
 static_assert(sizeof(sp::detail::message_half<sp::inline_queue::event>) == 40);
 static_assert(sizeof(sp::detail::rendezvous<sp::inline_queue::event>) == 128);
@@ -60,9 +63,10 @@ struct mix {
 /// Integers in memory of an allocator.
 template <class M>
 struct block {
-  sp::allocator& memory;
+  support::allocator_of<M>& memory;
   sp::view<int, 1, M> all;
-  block(sp::allocator& m, index_t n) : memory(m), all(static_cast<int*>(m.allocate(std::size_t(n) * sizeof(int))), n) {}
+  block(support::allocator_of<M>& m, index_t n)
+      : memory(m), all(static_cast<int*>(m.allocate(std::size_t(n) * sizeof(int))), n) {}
   block(block const&) = delete;
   ~block() { memory.deallocate(all.data, std::size_t(all.extent(0)) * sizeof(int)); }
 };
@@ -82,7 +86,7 @@ class program {
 public:
   static constexpr index_t n = 48;
 
-  program(sp::local<Queue> const& c, sp::allocator& memory, unsigned seed)
+  program(sp::local<Queue> const& c, support::allocator_of<M>& memory, unsigned seed)
       : c_(c), memory_(memory), random_(seed), x_(memory, n), y_(memory, n) {}
 
   template <class Hold>
@@ -181,7 +185,7 @@ private:
   }
 
   sp::local<Queue> const& c_;
-  sp::allocator& memory_;
+  support::allocator_of<M>& memory_;
   std::minstd_rand random_;
   block<M> x_, y_;
 };
@@ -269,6 +273,84 @@ TEST_CASE("local: over a queue that every wait synchronises it passes what every
   run(3, [](synchronous const& c) { pieces_cut_differently(c, 2); });
   run(4, groups_in_both_orders<synchronous>);
   run(6, groups_of_groups<synchronous>);
+}
+
+namespace {
+
+/// v(i) = a number of rank, i and lap that has no exact sum
+template <class M>
+struct fraction {
+  sp::view<float, 1, M> v;
+  int seed;
+  void operator()(index_t i) const { v(i) = 1.0f / float(3 * i + seed) - 0.25f; }
+};
+
+/// Sums of n values a rank and of n + r values for rank r, all of them in one vector.
+template <class Queue, class Hold>
+std::vector<float> sums(sp::local<Queue> const& c, support::allocator_of<typename Queue::memory_type>& memory, index_t n) {
+  using M = typename Queue::memory_type;
+  index_t const size = c.size();
+  index_t const all = n + size * n + size * (size - 1) / 2;
+  sp::view<float, 1, M> const v(static_cast<float*>(memory.allocate(std::size_t(all) * sizeof(float))), all);
+  index_t at = n;
+  std::vector<sp::view<float, 1, M>> parts;
+  for (index_t r = 0; r < size; ++r) parts.push_back(v.rows(at, n + r)), at += n + r;
+  {
+    Hold const held(c.queue());
+    c.queue().for_each(v.extents, fraction<M>{v, 1 + 7 * c.rank()});
+    if constexpr (std::is_same_v<M, sp::host_memory>) {
+      sp::pool scratch;
+      sp::all_reduce(c, v.rows(0, n), scratch);
+      sp::reduce_scatter(c, {parts.data(), parts.size()}, parts[std::size_t(c.rank())], scratch);
+    } else {
+      c.all_reduce(v.rows(0, n));
+      c.reduce_scatter({parts.data(), parts.size()}, parts[std::size_t(c.rank())]);
+    }
+  }
+  std::vector<float> got(static_cast<std::size_t>(all));
+  piece const to = sp::as_piece(collective_tests::all(got)), from = sp::as_piece(v);
+  c.queue().copy({&to, 1}, {&from, 1});
+  c.queue().synchronize();
+  memory.deallocate(v.data, std::size_t(all) * sizeof(float));
+  return got;
+}
+
+} // namespace
+
+TEST_CASE("local: sums of memory elsewhere have the bits of the host's fallbacks, and nothing waits for them") {
+  for (int size : {1, 2, 3, 8})
+    for (index_t n : {1, 5, 300}) {
+      std::vector<std::vector<float>> expected(static_cast<std::size_t>(size)), got(expected);
+      sp::threads::run(
+          size,
+          [&](sp::threads const& c) {
+            sp::pool memory;
+            expected[std::size_t(c.rank())] = sums<sp::inline_queue, no_hold>(c, memory, n);
+          },
+          patient);
+      late_ranks::run(
+          size,
+          [&](late_ranks const& c) {
+            elsewhere_pool memory(c.queue());
+            got[std::size_t(c.rank())] = sums<late_queue, late_queue::hold>(c, memory, n);
+          },
+          patient, late(unsigned(n)));
+      CHECK(got == expected);
+    }
+}
+
+TEST_CASE("local: sums of unequal numbers of values are refused") {
+  auto const e = failure_of([] {
+    late_ranks::run(
+        2,
+        [](late_ranks const& c) {
+          elsewhere_pool memory(c.queue());
+          block<elsewhere> x(memory, 8);
+          c.all_reduce(x.all.rows(0, 4 + c.rank()));
+        },
+        patient, late(1));
+  });
+  CHECK(says(e, sp::errc::short_message, "4", "5"));
 }
 
 TEST_CASE("local: a token that is dropped gives its buffer back behind the copy that is under way to it") {

@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <sp/core/memory.hpp>
 #include <sp/core/piece.hpp>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -31,6 +32,10 @@ namespace support {
 
 /// The tag of views.
 struct elsewhere {};
+
+/// What a rank takes memory M from.
+template <class M>
+using allocator_of = sp::allocator;
 
 /// The one region of the process that all memory of this kind lies in.
 class elsewhere_region {
@@ -82,13 +87,21 @@ public:
   }
 
 private:
+  // Where nothing else is mapped, and where the lower half of an address is neither an int nor a float that tests compute with: such a
+  // number beside padding that happens to hold the upper half of an address is no address, see relocated().
+  static constexpr std::uintptr_t first_place = 0x7EA5'E000'0000, next_place = std::uintptr_t(1) << 32,
+                                  last_place = 0x7EC0'0000'0000;
+
   struct block {
     std::byte* data;
     std::size_t bytes;
   };
 
   elsewhere_region() {
-    void* const p = ::mmap(nullptr, 2 * half, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+    void* p = MAP_FAILED;
+    for (std::uintptr_t at = first_place; p == MAP_FAILED && at < last_place; at += next_place)
+      p = ::mmap(reinterpret_cast<void*>(at), 2 * half, PROT_NONE, flags, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<std::byte*>(p);
     if (::mprotect(base_ + half, half, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
@@ -104,7 +117,7 @@ private:
 };
 
 /// A body as a queue runs it: copied bit by bit, as into the parameters of a kernel, with every address of the library replaced by that
-/// of the bytes. Views inside need not know. Nothing else can tell an address: a number of this size is no length and no sensible value.
+/// of the bytes. Views inside need not know. No number that tests compute with looks like an address of this memory.
 template <class Body>
 Body relocated(Body const& body) {
   static_assert(std::is_trivially_copyable_v<Body>,

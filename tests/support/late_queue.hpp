@@ -240,7 +240,7 @@ private:
 static_assert(sp::queue<late_queue>);
 
 /// Memory of one late_queue. A block given back is scribbled over in the order of the queue, and may be handed out again at once.
-class elsewhere_pool final : public sp::allocator {
+class elsewhere_pool final : public allocator_of<elsewhere> {
 public:
   explicit elsewhere_pool(late_queue q) : queue_(std::move(q)) {}
   elsewhere_pool(elsewhere_pool const&) = delete;
