@@ -3,10 +3,7 @@
 #pragma once
 
 #include <sp/attention/call/attention_object.hpp>
-#include <sp/attention/ring/gather.hpp>
 #include <sp/attention/ring/memory.hpp>
-#include <sp/attention/ring/pull.hpp>
-#include <sp/attention/ring/rotate.hpp>
 #include <sp/collective/solo.hpp>
 
 namespace sp {
@@ -118,13 +115,8 @@ public:
       g.key_rows.push_back(k.tokens(r));
       g.query_rows.push_back(q.tokens(r));
     }
-    auto mine = place(q.runs(part));
-    if (g.how == schedule::rotate) {
-      for (int s = 0; s < g.size; ++s) g.steps.push_back(backend_.prepare({mine, place(k.runs(g.source(s))), slices}));
-    } else {
-      g.steps.push_back(backend_.prepare({mine, table_of(k), slices}));
-      if (g.how == schedule::pull) g.keys.emplace(backend_.prepare({table_of(q), place(k.runs(part)), slices}));
-    }
+    detail::ring_layouts const from{q, k, part, slices};
+    detail::ring_schedules::visit(g.how, [&](auto how) { how.prepare(backend_, g, from); });
     return out;
   }
 
@@ -138,13 +130,9 @@ public:
     detail::accumulator<T, 3> out(*ctx.scratch, io.out);
     attention_state<T> state{out.begin(false), s.lse.tensor};
     fill(state.lse, detail::minus_infinity<A>);
-    call_params n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
+    auto const call = call_of(g, ctx, io.on, io.q.extent(2));
     kv_views<T> own{io.k, io.v};
-    if (g.how == schedule::rotate) detail::rotate_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.by_backend);
-    if (g.how == schedule::gather)
-      detail::gather_forward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_chunks, io.q, own, state, s.by_backend);
-    if constexpr (can_pull)
-      if (g.how == schedule::pull) detail::pull_forward<T>(comm_, backend_, g, *ctx.scratch, n, io.q, own, state, s.by_backend);
+    detail::with_schedule(call, [&](auto how) { how.template forward<T>(call, io.q, own, state, s.by_backend); });
     if (io.sinks.data) detail::apply_sinks<A>(io.on, io.sinks, state.out, state.lse);
     out.finish();
     return s;
@@ -161,12 +149,8 @@ public:
     bool add = io.extras.accumulate;
     query_grad<T> queries{io.q, io.out, io.dout, s.lse.tensor, delta.tensor, dq.begin(add)};
     key_grad<T> keys{io.k, io.v, dk.begin(add), dv.begin(add)};
-    call_params n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
-    if (g.how == schedule::rotate) detail::rotate_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.by_backend);
-    if (g.how == schedule::gather)
-      detail::gather_backward<T>(comm_, backend_, g, *ctx.scratch, n, options_.head_chunks, queries, keys, s.by_backend);
-    if constexpr (can_pull)
-      if (g.how == schedule::pull) detail::pull_backward<T>(comm_, backend_, g, *ctx.scratch, n, queries, keys, s.by_backend);
+    auto const call = call_of(g, ctx, io.on, io.q.extent(2));
+    detail::with_schedule(call, [&](auto how) { how.template backward<T>(call, queries, keys, s.by_backend); });
     if (io.extras.sinks.data) detail::sink_gradient<A>(io.on, io.extras.sinks, s.lse.tensor, delta.tensor, io.extras.dsinks);
     dq.finish();
     dk.finish();
@@ -180,7 +164,8 @@ public:
   }
   int sequence_rank() const { return comm_.rank(); }
   void describe(fingerprint& f, prepared const& p, index_t dim, random_key key) const {
-    detail::describe_options(f, options_, backend_, p.geometry.how, dim, key);
+    f.word("schedule", p.geometry.how, detail::ring_schedules::names);
+    detail::describe_options(f, options_, backend_, dim, key);
   }
   template <class T, class F>
   void each_lse(saved<T> const& s, F&& f) const {
@@ -200,21 +185,24 @@ public:
   }
 
 private:
-  static constexpr bool can_pull = peer_memory<Comm> && std::is_same_v<backend_saved, nothing>;
+  detail::ring_call<Comm, Backend> call_of(detail::ring_geometry<Backend> const& g, context const& ctx, heads on,
+                                           index_t dim) const {
+    return {comm_, backend_, g, *ctx.scratch, {on, detail::scale_of(options_, dim), ctx.random}, options_.head_chunks};
+  }
 
   /// What the option means here, whether it can be done or not. One rank has nobody to meet: every schedule is one step over its keys.
   schedule wanted_schedule() const {
     if (comm_.size() == 1) return schedule::rotate;
-    if (options_.schedule == schedule::automatic) return can_pull ? schedule::pull : schedule::rotate;
+    bool const pulls = !detail::pull_schedule::missing<Comm, Backend>;
+    if (options_.schedule == schedule::automatic) return pulls ? schedule::pull : schedule::rotate;
     return options_.schedule;
   }
   schedule chosen_schedule() const {
     schedule const how = wanted_schedule();
-    if (how == schedule::pull && !can_pull)
-      fail({errc::unsupported,
-            peer_memory<Comm> ? "this kernel keeps state from forward, which a pull schedule cannot hand back"
-                              : "these ranks cannot read each other's memory",
-            "Use schedule::rotate or schedule::gather"});
+    char const* why = nullptr;
+    bool const known = detail::ring_schedules::visit(how, [&](auto s) { why = decltype(s)::template missing<Comm, Backend>; });
+    if (!known) fail({errc::unsupported, "there is no schedule number " + std::to_string(int(how)), "Name one of sp::schedule"});
+    if (why) fail({errc::unsupported, why, "Use schedule::rotate or schedule::gather"});
     return how;
   }
 

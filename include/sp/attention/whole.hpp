@@ -56,7 +56,7 @@ public:
   void each_group(F&&) const {}
   int sequence_rank() const { return 0; }
   void describe(fingerprint& f, prepared const&, index_t dim, random_key key) const {
-    detail::describe_options(f, options_, kernel_, schedule::automatic, dim, key);
+    detail::describe_options(f, options_, kernel_, dim, key);
   }
   template <class T, class F>
   void each_lse(saved<T> const&, F&&) const {}

@@ -12,7 +12,6 @@
 namespace sp::detail {
 
 // The words by which a difference between ranks is told.
-inline constexpr char const* schedule_words[] = {"automatic", "rotate", "gather", "pull"}; // of `schedule`
 inline constexpr char const* none_or_given[] = {"none", "given"};
 inline constexpr char const* off_or_on[] = {"off", "on"};
 
@@ -25,10 +24,9 @@ void describe_operands(fingerprint& f, Io const& io) {
 
 /// What ring and local attention say of their numbers; dim 0: not known yet.
 template <class Backend>
-void describe_options(fingerprint& f, attention_options const& o, Backend const& backend, schedule how, index_t dim,
-                      random_key key) {
+void describe_options(fingerprint& f, attention_options const& o, Backend const& backend, index_t dim, random_key key) {
   if (dim > 0) f.real("scale", scale_of(o, dim));
-  f.word("schedule", how, schedule_words).number("head chunks", o.head_chunks);
+  f.number("head chunks", o.head_chunks);
   if constexpr (requires { backend.features(); }) f.hash("kernel features", backend.features());
   if constexpr (draws_random_numbers<Backend>)
     if (dim > 0) f.hash("random key", given(digest().add(key.seed).add(key.layer)));

@@ -148,41 +148,65 @@ struct gather_sums {
   }
 };
 
-template <class T, class Comm, class Backend, class SavedList>
-void gather_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch, call_params n,
-                    index_t wanted, view<T const, 3> q, kv_views<T> own, attention_state<T> state, SavedList& by_backend) {
-  gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, wanted, own);
-  for_each_gathered("ring.forward.gather", buffers, n.heads, own,
-                    [&](head_chunk const& p, std::span<kv_views<T> const> all, index_t) {
-                      call_params numbers = n;
-                      numbers.heads = p.on;
-                      attention_state<T> s{p.queries(state.out), p.queries(state.lse)};
-                      by_backend.push(backend.template forward<T>(g.steps[0], scratch, numbers, p.queries(q), all, s));
-                    });
-}
+/// Everybody sees everybody's keys.
+struct gather_schedule : runs_anywhere {
+  static constexpr schedule how = schedule::gather;
+  static constexpr char const* name = "gather";
 
-/// dk and dv of everybody's rows are summed in rank order by their owners.
-template <class T, class Comm, class Backend, class SavedList>
-void gather_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch, call_params n,
-                     index_t wanted, query_grad<T> const& qg, key_grad<T> const& own, SavedList const& by_backend) {
-  using A = accumulate_t<T>;
-  kv_views<T> own_keys{own.k, own.v};
-  gather_buffers<T, Comm> buffers(comm, scratch, std::span(g.key_rows), n.heads, wanted, own_keys);
-  gather_sums<T> sums(scratch, g.key_rows, g.rank, buffers.widest);
-  for_each_gathered(
-      "ring.backward.gather", buffers, n.heads, own_keys, [&](head_chunk const& p, std::span<kv_views<T> const> all, index_t i) {
-        call_params numbers = n;
-        numbers.heads = p.on;
-        query_grad<T> queries{p.queries(qg.q),   p.queries(qg.out),   p.queries(qg.dout),
-                              p.queries(qg.lse), p.queries(qg.delta), p.queries(qg.dq)};
-        backend.template backward<T>(g.steps[0], scratch, numbers, std::span<query_grad<T> const>(&queries, 1), sums.begin(all),
-                                     by_backend.at(int(i)));
-        view<A, 1> mine = sums.mine.tensor.rows(0, sums.flat.tensor(g.rank).extent(0));
-        sp::reduce_scatter(comm, {sums.flat.tensor.data, std::size_t(g.size)}, mine, scratch, "ring.backward.reduce_scatter");
-        key_grad<T> found = sums.split(mine.data, g.rows_of(g.rank), all[std::size_t(g.rank)]);
-        add(p.keys(own.dk), found.dk);
-        add(p.keys(own.dv), found.dv);
-      });
-}
+  template <class Backend>
+  static void prepare(Backend const& backend, ring_geometry<Backend>& g, ring_layouts const& l) {
+    g.steps.push_back(backend.prepare({l.queries(), table_of(l.k), l.mask}));
+  }
+
+  template <class T, class Comm, class Backend, class SavedList>
+  static void forward(ring_call<Comm, Backend> const& c, view<T const, 3> q, kv_views<T> own, attention_state<T> state,
+                      SavedList& by_backend) {
+    heads const on = c.numbers.heads;
+    gather_buffers<T, Comm> buffers(c.comm, c.scratch, std::span(c.geometry.key_rows), on, c.head_chunks, own);
+    for_each_gathered(
+        "ring.forward.gather", buffers, on, own, [&](head_chunk const& p, std::span<kv_views<T> const> all, index_t) {
+          call_params numbers = c.numbers;
+          numbers.heads = p.on;
+          attention_state<T> s{p.queries(state.out), p.queries(state.lse)};
+          by_backend.push(c.backend.template forward<T>(c.geometry.steps[0], c.scratch, numbers, p.queries(q), all, s));
+        });
+  }
+
+  /// dk and dv of everybody's rows are summed in rank order by their owners.
+  template <class T, class Comm, class Backend, class SavedList>
+  static void backward(ring_call<Comm, Backend> const& c, query_grad<T> const& qg, key_grad<T> const& own,
+                       SavedList const& by_backend) {
+    using A = accumulate_t<T>;
+    auto const& g = c.geometry;
+    heads const on = c.numbers.heads;
+    kv_views<T> own_keys{own.k, own.v};
+    gather_buffers<T, Comm> buffers(c.comm, c.scratch, std::span(g.key_rows), on, c.head_chunks, own_keys);
+    gather_sums<T> sums(c.scratch, g.key_rows, g.rank, buffers.widest);
+    for_each_gathered(
+        "ring.backward.gather", buffers, on, own_keys, [&](head_chunk const& p, std::span<kv_views<T> const> all, index_t i) {
+          call_params numbers = c.numbers;
+          numbers.heads = p.on;
+          query_grad<T> queries{p.queries(qg.q),   p.queries(qg.out),   p.queries(qg.dout),
+                                p.queries(qg.lse), p.queries(qg.delta), p.queries(qg.dq)};
+          c.backend.template backward<T>(g.steps[0], c.scratch, numbers, std::span<query_grad<T> const>(&queries, 1),
+                                         sums.begin(all), by_backend.at(int(i)));
+          view<A, 1> mine = sums.mine.tensor.rows(0, sums.flat.tensor(g.rank).extent(0));
+          sp::reduce_scatter(c.comm, {sums.flat.tensor.data, std::size_t(g.size)}, mine, c.scratch,
+                             "ring.backward.reduce_scatter");
+          key_grad<T> found = sums.split(mine.data, g.rows_of(g.rank), all[std::size_t(g.rank)]);
+          add(p.keys(own.dk), found.dk);
+          add(p.keys(own.dv), found.dv);
+        });
+  }
+
+  template <class T, class Comm, class Backend>
+  static void take_scratch(ring_call<Comm, Backend> const& c, kv_views<T> const& own) {
+    auto const& g = c.geometry;
+    gather_buffers<T, Comm> buffers(c.comm, c.scratch, std::span(g.key_rows), c.numbers.heads, c.head_chunks, own);
+    gather_sums<T> sums(c.scratch, g.key_rows, g.rank, buffers.widest);
+    reduce_scatter_memory<accumulate_t<T>>(c.scratch, sums.mine.tensor.extent(0), g.size);
+    owned<parcel, 1>(c.scratch, {2 * g.size}); // two gathers in flight
+  }
+};
 
 } // namespace sp::detail

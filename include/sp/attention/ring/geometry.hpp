@@ -1,5 +1,5 @@
-// What a ring prepared for one batch, and the key buffers its schedules share.
-// Plain data; the schedules themselves are rotate.hpp, gather.hpp and pull.hpp.
+// What a ring prepared for one batch, what a schedule is called with, and the key buffers that schedules share.
+// Plain data; a schedule is a struct in a file of its own, and schedules.hpp lists them.
 #pragma once
 
 #include <optional>
@@ -9,6 +9,7 @@
 #include <sp/backend/concepts.hpp>
 #include <sp/collective/operations.hpp>
 #include <sp/collective/parcels.hpp>
+#include <sp/layout/layout.hpp>
 
 namespace sp::detail {
 
@@ -31,6 +32,32 @@ struct ring_geometry {
       if (r != rank) n = max(n, rows_of(r));
     return n;
   }
+};
+
+/// Who owns what, and who may see whom: what a schedule prepares its plans from.
+struct ring_layouts {
+  layout const &q, &k;
+  int part;
+  std::vector<slice> const& mask;
+
+  std::vector<placed_run> queries() const { return place(q.runs(part)); }
+};
+
+/// A call as its schedule sees it.
+template <class Comm, class Backend>
+struct ring_call {
+  Comm const& comm;
+  Backend const& backend;
+  ring_geometry<Backend> const& geometry;
+  allocator& scratch;
+  call_params numbers;
+  index_t head_chunks;
+};
+
+/// A schedule that any communicator and kernel can run. One that needs more says what they lack.
+struct runs_anywhere {
+  template <class Comm, class Backend>
+  static constexpr char const* missing = nullptr;
 };
 
 /// Keys and values with heads and dims of a call, in memory of their own.

@@ -2,9 +2,7 @@
 // An upper bound that a fixed workspace can be sized by.
 #pragma once
 
-#include <sp/attention/ring/gather.hpp>
-#include <sp/attention/ring/pull.hpp>
-#include <sp/attention/ring/rotate.hpp>
+#include <sp/attention/ring/schedules.hpp>
 
 namespace sp::detail {
 
@@ -18,14 +16,8 @@ index_t ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geomet
   byte_counter c; // the backward pass holds everything the forward pass does, and more
   accumulator<T, 3> dq(c, q), dk(c, {nullptr, like.k.extents}), dv(c, {nullptr, like.v.extents}), o(c, out);
   owned<A, 2> delta(c, {g.q_rows, on.q_count});
-  if (g.how == schedule::rotate) rotate_backward_scratch<T, Comm>(comm, c, g.widest(), own, like);
-  if (g.how == schedule::gather) {
-    auto buffers = gather_buffers<T, Comm>(comm, c, std::span(g.key_rows), on, chunks, like);
-    gather_sums<T> sums(c, g.key_rows, g.rank, buffers.widest);
-    reduce_scatter_memory<A>(c, sums.mine.tensor.extent(0), g.size);
-    owned<parcel, 1>(c, {2 * g.size}); // two gathers in flight
-  }
-  if (g.how == schedule::pull) pull_backward_scratch<T>(c, g.size);
+  ring_call<Comm, Backend> const call{comm, backend, g, c, {on}, chunks};
+  with_schedule(call, [&](auto schedule) { schedule.template take_scratch<T>(call, like); });
   index_t kernel = 0; // of a kernel that does not say: none
   auto take = [&](auto const& plan) {
     if constexpr (requires { backend.template scratch_bytes<T>(plan, on, s.dim, s.value_dim); })

@@ -85,42 +85,60 @@ struct rotate_backward_scratch : rotate_forward_scratch<T, Comm> {
   }
 };
 
-/// Step s: the keys of rank r - s are folded while those of r - s - 1 are in flight.
-template <class T, class Comm, class Backend, class SavedList>
-void rotate_forward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                    call_params const& n, view<T const, 3> q, kv_views<T> own, attention_state<T> state, SavedList& by_backend) {
-  rotate_forward_scratch<T, Comm> here(comm, scratch, g.widest(), own);
-  kv_views<T> held = own;
-  for (int s = 0; s < g.size; ++s) {
-    auto& next = here.buffers[s % 2];
-    index_t rows = g.rows_of(g.source(s + 1));
-    if (s + 1 < g.size) here.keys.post("ring.forward.keys", held.k, held.v, next.k_rows(rows), next.v_rows(rows));
-    by_backend.push(
-        backend.template forward<T>(g.steps[std::size_t(s)], scratch, n, q, std::span<kv_views<T> const>(&held, 1), state));
-    here.keys.wait();
-    held = {next.k_rows(rows), next.v_rows(rows)};
-  }
-}
+/// Keys meet queries rank by rank.
+struct rotate_schedule : runs_anywhere {
+  static constexpr schedule how = schedule::rotate;
+  static constexpr char const* name = "rotate";
 
-/// Keys travel as in forward; their gradients follow one step behind, each rank adding its share, and the last hop brings them
-/// home. The own block's gradients never leave. (P - 1) hops of each.
-template <class T, class Comm, class Backend, class SavedList>
-void rotate_backward(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, allocator& scratch,
-                     call_params const& n, query_grad<T> const& queries, key_grad<T> const& own, SavedList const& by_backend) {
-  kv_views<T> held{own.k, own.v};
-  rotate_backward_scratch<T, Comm> here(comm, scratch, g.widest(), g.rows_of(g.rank), held);
-  for (int s = 0; s < g.size; ++s) {
-    auto& next = here.buffers[s % 2];
-    index_t rows = g.rows_of(g.source(s)), next_rows = g.rows_of(g.source(s + 1));
-    if (s + 1 < g.size) here.keys.post("ring.backward.keys", held.k, held.v, next.k_rows(next_rows), next.v_rows(next_rows));
-    key_grad<T> share = s == 0 ? own : here.share_of(held, rows);
-    backend.template backward<T>(g.steps[std::size_t(s)], scratch, n, std::span<query_grad<T> const>(&queries, 1),
-                                 std::span<key_grad<T> const>(&share, 1), by_backend.at(s));
-    if (s > 0) here.pass_on(s, share, rows, next_rows);
-    here.keys.wait();
-    held = {next.k_rows(next_rows), next.v_rows(next_rows)};
+  template <class Backend>
+  static void prepare(Backend const& backend, ring_geometry<Backend>& g, ring_layouts const& l) {
+    for (int s = 0; s < g.size; ++s) g.steps.push_back(backend.prepare({l.queries(), place(l.k.runs(g.source(s))), l.mask}));
   }
-  if (g.size > 1) here.come_home(own);
-}
+
+  /// Step s: the keys of rank r - s are folded while those of r - s - 1 are in flight.
+  template <class T, class Comm, class Backend, class SavedList>
+  static void forward(ring_call<Comm, Backend> const& c, view<T const, 3> q, kv_views<T> own, attention_state<T> state,
+                      SavedList& by_backend) {
+    auto const& g = c.geometry;
+    rotate_forward_scratch<T, Comm> here(c.comm, c.scratch, g.widest(), own);
+    kv_views<T> held = own;
+    for (int s = 0; s < g.size; ++s) {
+      auto& next = here.buffers[s % 2];
+      index_t rows = g.rows_of(g.source(s + 1));
+      if (s + 1 < g.size) here.keys.post("ring.forward.keys", held.k, held.v, next.k_rows(rows), next.v_rows(rows));
+      by_backend.push(c.backend.template forward<T>(g.steps[std::size_t(s)], c.scratch, c.numbers, q,
+                                                    std::span<kv_views<T> const>(&held, 1), state));
+      here.keys.wait();
+      held = {next.k_rows(rows), next.v_rows(rows)};
+    }
+  }
+
+  /// Keys travel as in forward; their gradients follow one step behind, each rank adding its share, and the last hop brings them
+  /// home. The own block's gradients never leave. (P - 1) hops of each.
+  template <class T, class Comm, class Backend, class SavedList>
+  static void backward(ring_call<Comm, Backend> const& c, query_grad<T> const& queries, key_grad<T> const& own,
+                       SavedList const& by_backend) {
+    auto const& g = c.geometry;
+    kv_views<T> held{own.k, own.v};
+    rotate_backward_scratch<T, Comm> here(c.comm, c.scratch, g.widest(), g.rows_of(g.rank), held);
+    for (int s = 0; s < g.size; ++s) {
+      auto& next = here.buffers[s % 2];
+      index_t rows = g.rows_of(g.source(s)), next_rows = g.rows_of(g.source(s + 1));
+      if (s + 1 < g.size) here.keys.post("ring.backward.keys", held.k, held.v, next.k_rows(next_rows), next.v_rows(next_rows));
+      key_grad<T> share = s == 0 ? own : here.share_of(held, rows);
+      c.backend.template backward<T>(g.steps[std::size_t(s)], c.scratch, c.numbers, std::span<query_grad<T> const>(&queries, 1),
+                                     std::span<key_grad<T> const>(&share, 1), by_backend.at(s));
+      if (s > 0) here.pass_on(s, share, rows, next_rows);
+      here.keys.wait();
+      held = {next.k_rows(next_rows), next.v_rows(next_rows)};
+    }
+    if (g.size > 1) here.come_home(own);
+  }
+
+  template <class T, class Comm, class Backend>
+  static void take_scratch(ring_call<Comm, Backend> const& c, kv_views<T> const& own) {
+    rotate_backward_scratch<T, Comm>(c.comm, c.scratch, c.geometry.widest(), c.geometry.rows_of(c.geometry.rank), own);
+  }
+};
 
 } // namespace sp::detail
