@@ -73,7 +73,7 @@ seconds run(int ranks, what object, Sharding how) {
     };
     if (object == what::ulysses) s = time_one(sp::ulysses_attention{comm, sp::cpu{}, {.mask = sp::causal()}}, b, comm);
     if (object == what::rotate) s = time_one(ring(sp::schedule::rotate), b, comm);
-    if (object == what::gather) s = time_one(ring(sp::schedule::gather), b, comm);
+    if (object == what::gather) s = time_one(ring(sp::schedule::cast), b, comm);
     if (object == what::pull) s = time_one(ring(sp::schedule::pull), b, comm);
     if (object == what::usp) {
       sp::mesh mesh{sp::axis::ring{2}, sp::axis::ulysses{2}};

@@ -26,7 +26,7 @@ bool from(sp::error_info const& e, char const* primitive, sp::threads const& c) 
 
 TEST_CASE("identity: saved of another batch, mask or object is refused, and the right one still gives the oracle's gradients") {
   problem const p = self_attention();
-  for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull}) {
+  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull}) {
     way const w{.ring = 3, .options = {.mask = p.mask, .schedule = how}};
     numbers found;
     sp::threads::run(
@@ -71,7 +71,7 @@ TEST_CASE("identity: objects of equal place, schedule and kernel share geometry 
           return sp::ring_attention{w.mesh().ring(c), features{sp::softcap{capped}}, {.mask = p.mask, .schedule = how}};
         };
         auto const a = object(2, sp::schedule::rotate), b = object(2, sp::schedule::rotate);
-        auto const other_kernel = object(3, sp::schedule::rotate), other_schedule = object(2, sp::schedule::gather);
+        auto const other_kernel = object(3, sp::schedule::rotate), other_schedule = object(2, sp::schedule::cast);
         auto const prepared = a.prepare(s.qb);
         auto saved = s.rank_tensors::forward(a, prepared, ctx);
         auto again = s.rank_tensors::forward(b, prepared, ctx); // b takes what a prepared
@@ -433,7 +433,7 @@ TEST_CASE("identity: the objects of thirty-two layers prepare a batch once") {
         sp::batch b{sp::packed{0, 20, 49}, sp::zigzag{}, c};
         support::attention_tensors<double> x(b, {2, 2, 2, 2});
         auto layer = [&](sp::mask const& mask, int chunks) {
-          return sp::ring_attention{c, counted<true>{}, {.mask = mask, .schedule = sp::schedule::gather, .head_chunks = chunks}};
+          return sp::ring_attention{c, counted<true>{}, {.mask = mask, .schedule = sp::schedule::cast, .head_chunks = chunks}};
         };
         for (int l = 0; l < 32; ++l) layer(sp::causal(), 1).infer(b, x.q, x.k, x.v, x.out);
         CHECK(prepared_here == 1);
@@ -441,7 +441,7 @@ TEST_CASE("identity: the objects of thirty-two layers prepare a batch once") {
         CHECK(prepared_here == 1);
         for (int l = 0; l < 3; ++l) layer(sp::window(4), 1).infer(b, x.q, x.k, x.v, x.out);
         CHECK(prepared_here == 2);
-        sp::ring_attention const checked{c, counted<true>{}, {.schedule = sp::schedule::gather, .checks = 2}};
+        sp::ring_attention const checked{c, counted<true>{}, {.schedule = sp::schedule::cast, .checks = 2}};
         checked.infer(b, x.q, x.k, x.v, x.out); // another level keeps more with its geometry
         CHECK(prepared_here == 3);
         sp::batch other{sp::packed{0, 20, 49}, sp::zigzag{}, c};
@@ -458,10 +458,10 @@ TEST_CASE("identity: three hundred objects at level 2 find their geometry in one
       [&](sp::threads const& c) {
         using layer = sp::ring_attention<sp::threads, counted<true>>;
         std::vector<layer> model;
-        for (int l = 0; l < layers; ++l) model.push_back({c, {}, {.schedule = sp::schedule::gather, .checks = 2}});
+        for (int l = 0; l < layers; ++l) model.push_back({c, {}, {.schedule = sp::schedule::cast, .checks = 2}});
         sp::batch b{sp::packed{0, 5, 9}, sp::contiguous{}, c};
         support::attention_tensors<double> x(b, {1, 1, 2, 2});
-        layer const unchecked{c, {}, {.schedule = sp::schedule::gather, .checks = 0}};
+        layer const unchecked{c, {}, {.schedule = sp::schedule::cast, .checks = 0}};
         auto const run_backward = [&](layer const& a, layer::saved<double> s) {
           a.backward(b, std::move(s), x.q, x.k, x.v, x.out, x.dout, x.dq, x.dk, x.dv);
         };
@@ -472,7 +472,7 @@ TEST_CASE("identity: three hundred objects at level 2 find their geometry in one
         int wrong = 0;
         for (int l = 0; l < layers; ++l) {
           if (l == 100 && c.rank() == 0) // of this rank alone: below level 2 nobody else takes part
-            static_cast<void>(layer{c, {}, {.mask = sp::window(3), .schedule = sp::schedule::gather}}.prepared_for(b));
+            static_cast<void>(layer{c, {}, {.mask = sp::window(3), .schedule = sp::schedule::cast}}.prepared_for(b));
           saved.push_back(model[std::size_t(l)].forward(b, x.q, x.k, x.v, x.out));
           wrong += x[operand::out] != out;
         }

@@ -29,7 +29,7 @@ struct variant {
   bool whole = false; ///< a kernel without lse
 };
 variant const variants[] = {{"rotate", kind::ring},
-                            {"gather", kind::ring, sp::schedule::gather},
+                            {"cast", kind::ring, sp::schedule::cast},
                             {"pull", kind::ring, sp::schedule::pull},
                             {"ulysses", kind::ulysses},
                             {"usp", kind::usp, sp::schedule::rotate, sp::keep::output},

@@ -289,7 +289,7 @@ TEST_CASE(
                      {"dout", &t::dout, {"000000000", "001000000", "111000000", "111000000"}}};
   arrangement const all[] = {{kind::ring, 1},
                              {kind::ring, 3, sp::schedule::rotate},
-                             {kind::ring, 3, sp::schedule::gather},
+                             {kind::ring, 3, sp::schedule::cast},
                              {kind::ring, 3, sp::schedule::pull},
                              {kind::ulysses, 3},
                              {kind::usp, 4}};

@@ -165,8 +165,8 @@ private:
   }
 
   void schedule(bool pulls) {
-    constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::gather, sp::schedule::gather,
-                                    sp::schedule::gather, sp::schedule::pull,   sp::schedule::automatic};
+    constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::cast,
+                                    sp::schedule::cast,   sp::schedule::pull, sp::schedule::automatic};
     int const variant = pick(6);
     t_.how = t_.object == object_kind::ulysses ? sp::schedule::automatic : how[variant];
     if (t_.how == sp::schedule::pull && !pulls) t_.how = sp::schedule::rotate;

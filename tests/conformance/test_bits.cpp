@@ -1,5 +1,5 @@
 // Bitwise identities: what must have the same bits for every number of ranks, sharding and schedule, and from run to run.
-// out, lse and dq of Ulysses, gather and pull; dk and dv of pull, and of Ulysses where no kv head is shared; rotate under delays.
+// out, lse and dq of Ulysses, cast and pull; dk and dv of pull, and of Ulysses where no kv head is shared; rotate under delays.
 // optimised: hundreds of trials
 #include <doctest/doctest.h>
 
@@ -42,12 +42,12 @@ void identities(double budget, bool featured) {
         auto object = object_kind(i % 3);
         trial t = combine(plain(seed * 7919 + std::uint64_t(i) * 104729 + 1, object), problem);
         if (t.how == sp::schedule::rotate) t.how = sp::schedule::pull;
-        if (t.how == sp::schedule::automatic && t.object == object_kind::ring) t.how = sp::schedule::gather;
+        if (t.how == sp::schedule::automatic && t.object == object_kind::ring) t.how = sp::schedule::cast;
         outcome<T> got(t, t.ranks);
         if (object == object_kind::ring) run<object_kind::ring>(t, in, kernel, got);
         if (object == object_kind::ulysses) run<object_kind::ulysses>(t, in, kernel, got);
         if (object == object_kind::usp) run<object_kind::usp>(t, in, kernel, got);
-        bool pulls = t.how != sp::schedule::gather || t.ring == 1;
+        bool pulls = t.how != sp::schedule::cast || t.ring == 1;
         auto wrong = differing(got, alone, pulls && !shares_kv_heads(t));
         INFO(t.describe());
         INFO("replay: SP_TEST_SEED=" << seed);
@@ -80,7 +80,7 @@ TEST_CASE("rotate has the same bits from run to run and under delays [tsan]") {
   int compared = 0;
   for (std::uint64_t seed = 1; seed <= trials; ++seed) {
     trial t = plain(seed, object_kind::ring);
-    t.how = seed % 4 == 3 ? sp::schedule::gather : sp::schedule::rotate;
+    t.how = seed % 4 == 3 ? sp::schedule::cast : sp::schedule::rotate;
     if (t.ranks < 3) t.ranks = t.ring = 5;
     inputs<float> in(t);
     outcome<float> first(t, t.ranks), again(t, t.ranks);

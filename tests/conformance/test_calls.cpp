@@ -23,7 +23,7 @@ void every_object(F&& f, int ranks = 3) {
     sp::threads::run(
         ranks,
         [&](sp::threads const& comm) {
-          constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull};
+          constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull};
           if (object < 3)
             f(comm, sp::ring_attention{comm, sp::cpu{}, {.schedule = how[object]}});
           else

@@ -72,18 +72,31 @@ struct ulysses_bytes {
   }
 };
 
-/// What one rank of a ring sends: rows by member, kv heads of the call.
+/// Rows of `owner` that some query of `reader` sees under a causal mask, token by token.
+index_t rows_seen(std::vector<index_t> const& lengths, int kind, index_t ranks, index_t reader, index_t owner) {
+  index_t rows = 0;
+  for (index_t n : lengths) {
+    index_t last = -1; // query of the reader
+    for (index_t i = 0; i < n; ++i)
+      if (owner_of(kind, i, n, ranks) == reader) last = i;
+    for (index_t j = 0; j <= last; ++j) rows += owner_of(kind, j, n, ranks) == owner;
+  }
+  return rows;
+}
+
+/// What one rank of a ring sends: rows by member, kv heads of the call. seen(reader, owner): how many rows.
 struct ring_bytes {
-  tally keys, gradients, gathered, scattered;
-  ring_bytes(std::vector<index_t> const& rows, index_t kv_heads, sp::attention_shape const& s, std::size_t r, index_t e,
-             index_t acc_e) {
+  tally keys, gradients, cast, returned;
+  template <class Seen>
+  ring_bytes(std::vector<index_t> const& rows, Seen const& seen, index_t kv_heads, sp::attention_shape const& s, std::size_t r,
+             index_t e, index_t acc_e) {
     std::size_t P = rows.size();
     index_t width = kv_heads * (s.dim + s.value_dim);
     for (std::size_t step = 0; step + 1 < P; ++step)
       keys.send(rows[(r + P - step) % P] * width * e); // my own, then what I received
     for (std::size_t step = 1; step < P; ++step) gradients.send(rows[(r + P - step) % P] * width * acc_e); // of everybody but me
     for (std::size_t p = 0; p < P; ++p)
-      if (p != r) gathered.send(rows[r] * width * e), scattered.send(rows[p] * width * acc_e);
+      if (p != r) cast.send(seen(p, r) * width * e), returned.send(seen(r, p) * width * acc_e);
   }
 };
 
@@ -103,6 +116,22 @@ struct scene {
     return sp::packed(std::span<index_t const>(cu));
   }
   any_sharding sharding() const { return {kind, sp::scope::document}; }
+};
+
+/// A kernel that computes nothing.
+struct idle {
+  using memory_type = sp::host_memory;
+  struct plan {};
+  using saved = sp::nothing;
+  plan prepare(sp::problem const&) const { return {}; }
+  template <class T>
+  saved forward(plan const&, sp::allocator&, sp::call_params const&, sp::view<T const, 3>, std::span<sp::kv_views<T> const>,
+                sp::attention_state<T>) const {
+    return {};
+  }
+  template <class T>
+  void backward(plan const&, sp::allocator&, sp::call_params const&, std::span<sp::query_grad<T> const>,
+                std::span<sp::key_grad<T> const>, saved const&) const {}
 };
 
 template <class T, class Make>
@@ -161,10 +190,10 @@ TEST_CASE("ulysses: bytes are rows x heads, enumerated token by token and head b
   ulysses_ledger<sp::bf16>();
 }
 
-TEST_CASE("ring: bytes of rotate, gather and pull, enumerated token by token") {
+TEST_CASE("ring: bytes of rotate, cast and pull, enumerated token by token") {
   for (auto const& s : scenes())
     for (int P : {1, 2, 3, 5, 8})
-      for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull}) {
+      for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull}) {
         using T = sp::bf16;
         sp::attention_options options{.schedule = how, .head_chunks = 1};
         auto ledgers = step_ledgers<T>(P, s, s.sharding(), [&](auto comm) {
@@ -172,33 +201,33 @@ TEST_CASE("ring: bytes of rotate, gather and pull, enumerated token by token") {
         });
         auto rows = rows_of(s.lengths, s.kind, P, 1);
         for (std::size_t r = 0; r < std::size_t(P); ++r) {
-          ring_bytes want(rows, s.shape.kv_heads, s.shape, r, sizeof(T), sizeof(float));
+          auto seen = [&](std::size_t a, std::size_t b) { return rows_seen(s.lengths, s.kind, P, index_t(a), index_t(b)); };
+          ring_bytes want(rows, seen, s.shape.kv_heads, s.shape, r, sizeof(T), sizeof(float));
           tally none;
-          bool rotates = how == sp::schedule::rotate, gathers = how == sp::schedule::gather;
+          bool rotates = how == sp::schedule::rotate || P == 1, casts = how == sp::schedule::cast && !rotates;
           check(ledgers[r], "ring.forward.keys", rotates ? want.keys : none);
           check(ledgers[r], "ring.backward.keys", rotates ? want.keys : none);
-          check(ledgers[r], "ring.backward.gradients", rotates ? want.gradients : none);
-          check(ledgers[r], "ring.forward.gather", gathers ? want.gathered : none);
-          check(ledgers[r], "ring.backward.gather", gathers ? want.gathered : none);
-          check(ledgers[r], "ring.backward.reduce_scatter", gathers ? want.scattered : none);
-          index_t all = rotates   ? 2 * want.keys.bytes + want.gradients.bytes
-                        : gathers ? 2 * want.gathered.bytes + want.scattered.bytes
-                                  : 0;
+          check(ledgers[r], "ring.backward.gradients", rotates ? want.gradients : casts ? want.returned : none);
+          check(ledgers[r], "ring.forward.cast", casts ? want.cast : none);
+          check(ledgers[r], "ring.backward.cast", casts ? want.cast : none);
+          index_t all = rotates ? 2 * want.keys.bytes + want.gradients.bytes
+                        : casts ? 2 * want.cast.bytes + want.returned.bytes
+                                : 0;
           CHECK(ledgers[r].total().bytes_sent == all);
         }
       }
 }
 
-TEST_CASE("head chunks change the messages of gather, not its bytes") {
+TEST_CASE("head chunks change the messages of cast, not its bytes") {
   scene s{{41, 6}, 1, {12, 4, 8, 4}};
   auto bytes = [&](index_t chunks) {
-    sp::attention_options options{.schedule = sp::schedule::gather, .head_chunks = chunks};
+    sp::attention_options options{.schedule = sp::schedule::cast, .head_chunks = chunks};
     return step_ledgers<float>(3, s, s.sharding(), [&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, options}; });
   };
   auto one = bytes(1), three = bytes(3);
   for (std::size_t r = 0; r < 3; ++r) {
     CHECK(one[r].total().bytes_sent == three[r].total().bytes_sent);
-    CHECK(three[r].of("ring.forward.gather").messages == 3 * one[r].of("ring.forward.gather").messages);
+    CHECK(three[r].of("ring.forward.cast").messages == 3 * one[r].of("ring.forward.cast").messages);
   }
 }
 
@@ -221,7 +250,8 @@ TEST_CASE("usp: bytes of both groups, enumerated token by token") {
           for (int j = 0; j < uly; ++j) shards.back() += rows[std::size_t(i * uly + j)];
         }
         ulysses_bytes u(group, heads, s.shape, std::size_t(r % uly), sizeof(T), false);
-        ring_bytes g(shards, heads[std::size_t(r % uly)].kv, s.shape, std::size_t(r / uly), sizeof(T), sizeof(float));
+        auto none = [](std::size_t, std::size_t) { return index_t{0}; };
+        ring_bytes g(shards, none, heads[std::size_t(r % uly)].kv, s.shape, std::size_t(r / uly), sizeof(T), sizeof(float));
         auto const& l = ledgers[std::size_t(r)];
         check(l, "ulysses.forward.inputs", u.inputs);
         check(l, "ulysses.forward.output", u.output);
@@ -264,10 +294,10 @@ TEST_CASE("even cuts: the closed forms, exactly") {
 
     auto ring = [&](sp::schedule how) {
       return step_ledgers<T>(int(P), s, s.sharding(), [&](auto comm) {
-        return sp::ring_attention{comm, sp::cpu{}, {.schedule = how}};
+        return sp::ring_attention{comm, sp::cpu{}, {.mask = sp::full(), .schedule = how}};
       });
     };
-    for (auto how : {sp::schedule::rotate, sp::schedule::gather}) {
+    for (auto how : {sp::schedule::rotate, sp::schedule::cast}) {
       auto l = ring(how);
       CHECK(total(l, "forward") == all((P - 1) * 2 * kv));
       CHECK(total(l, "backward") == all((P - 1) * 2 * kv + (P - 1) * 2 * kv * 4 / e));
@@ -282,6 +312,34 @@ TEST_CASE("even cuts: the closed forms, exactly") {
     index_t exchanged = (2 * q + 2 * kv) / 2, travelled = 2 * kv;
     CHECK(total(usp, "forward") == all(exchanged + travelled));
     CHECK(total(usp, "backward") == all(exchanged + travelled + travelled * 4 / e));
+  }
+}
+
+TEST_CASE("cast: a window of 256 at 64K tokens over 8 ranks sends what its form says, less than a tenth of what rotate sends") {
+  constexpr int P = 8;
+  constexpr index_t window = 256, width = 1 + 2; // one kv head, dim 1, value dim 2
+  sp::mask const mask = sp::window(window - 1);
+  for (int kind : {0, 1}) { // contiguous, zigzag
+    scene const s{{65536}, kind, {1, 1, 1, 2}};
+    auto ledgers = [&](sp::schedule how) {
+      return step_ledgers<sp::bf16>(P, s, s.sharding(), [&](auto comm) {
+        return sp::ring_attention{comm, idle{}, {.mask = mask, .schedule = how}};
+      });
+    };
+    auto const cast = ledgers(sp::schedule::cast);
+    index_t const rotated = (P - 1) * (65536 / P) * width * (2 + 2 + 4);
+    if (kind == 0) CHECK(ledgers(sp::schedule::rotate)[3].total().bytes_sent == rotated);
+    sp::layout const l(s.docs(), s.sharding(), P);
+    for (int r = 0; r < P; ++r) {
+      auto const rank = std::size_t(r);
+      sp::key_cast const rows(l, l, sp::slices(mask, s.docs(), s.docs()), r);
+      index_t const keys = rows.rows_sent() * width * 2, gradients = rows.rows_received() * width * 4;
+      CHECK(cast[rank].of("ring.forward.cast").bytes_sent == keys);
+      CHECK(cast[rank].of("ring.backward.cast").bytes_sent == keys);
+      CHECK(cast[rank].of("ring.backward.gradients").bytes_sent == gradients);
+      CHECK(cast[rank].total().bytes_sent == 2 * keys + gradients);
+      CHECK(10 * cast[rank].total().bytes_sent < rotated);
+    }
   }
 }
 
@@ -302,13 +360,13 @@ TEST_CASE("copies of kv heads under uneven cuts") {
 
 TEST_CASE("ranks without tokens send and receive nothing") {
   scene s{{2}, 0, {4, 2, 8, 8}};
-  for (auto how : {sp::schedule::rotate, sp::schedule::gather}) {
+  for (auto how : {sp::schedule::rotate, sp::schedule::cast}) {
     auto ledgers = step_ledgers<float>(6, s, s.sharding(), [&](auto comm) {
       return sp::ring_attention{comm, sp::cpu{}, {.schedule = how}};
     });
     auto rows = rows_of(s.lengths, s.kind, 6, 1);
     for (std::size_t r = 0; r < 6; ++r)
-      if (rows[r] == 0 && how == sp::schedule::gather) CHECK(ledgers[r].of("ring.forward.gather").messages == 0);
+      if (rows[r] == 0 && how == sp::schedule::cast) CHECK(ledgers[r].of("ring.forward.cast").messages == 0);
   }
   auto ledgers = step_ledgers<float>(6, s, s.sharding(), [&](auto comm) { return sp::ulysses_attention{comm, sp::cpu{}}; });
   auto rows = rows_of(s.lengths, s.kind, 6, 1);

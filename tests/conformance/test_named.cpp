@@ -109,7 +109,7 @@ int ranks_where(F&& f) {
       3,
       [&](sp::threads const& comm) {
         sp::batch b(docs, sp::zigzag{}, comm);
-        for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull})
+        for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull})
           good += f(sp::ring_attention{comm, sp::cpu{}, {.schedule = how}}, b);
         for (auto keep : {sp::keep::heads, sp::keep::output}) good += f(sp::ulysses_attention{comm, sp::cpu{}, {}, {keep}}, b);
       },

@@ -106,18 +106,18 @@ TEST_CASE("rotate: the next keys are posted before a block is computed and waite
   }
 }
 
-TEST_CASE("gather: the next group of heads is in flight while one is computed") {
-  for (auto const& n : record(3, {.schedule = sp::schedule::gather, .head_chunks = 3})) {
-    CHECK(n.forward == journal{"post gather", "wait gather", "post gather", "compute", "wait gather", "post gather", "compute",
-                               "wait gather", "compute"});
-    CHECK(n.backward == journal{"post gather", "wait gather", "post gather", "compute", "post reduce_scatter",
-                                "wait reduce_scatter", "wait gather", "post gather", "compute", "post reduce_scatter",
-                                "wait reduce_scatter", "wait gather", "compute", "post reduce_scatter", "wait reduce_scatter"});
+TEST_CASE("cast: the next group of heads is in flight while one is computed") {
+  for (auto const& n : record(3, {.schedule = sp::schedule::cast, .head_chunks = 3})) {
+    CHECK(n.forward ==
+          journal{"post cast", "wait cast", "post cast", "compute", "wait cast", "post cast", "compute", "wait cast", "compute"});
+    CHECK(n.backward == journal{"post cast", "wait cast", "post cast", "compute", "post gradients", "wait gradients", "wait cast",
+                                "post cast", "compute", "post gradients", "wait gradients", "wait cast", "compute",
+                                "post gradients", "wait gradients"});
   }
 }
 
 TEST_CASE("one rank exchanges nothing") {
-  for (auto how : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::automatic}) {
+  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::automatic}) {
     auto n = record(1, {.schedule = how});
     CHECK(n[0].forward == journal{"compute"});
     CHECK(n[0].backward == journal{"compute"});

@@ -16,7 +16,7 @@ import time
 import uuid
 
 DEADLINE = 1.5  # of the worker, seconds
-OBJECTS = ("rotate", "gather", "ulysses", "usp")
+OBJECTS = ("rotate", "cast", "ulysses", "usp")
 
 
 class Job:
@@ -248,7 +248,7 @@ def f7_messages():
 def f10_kill():
     """F10: SIGKILL at exchange k: the job is gone within 3 s, and nobody is left."""
     times = []
-    for obj, rank, call in (("rotate", 0, 0), ("rotate", 3, 4), ("gather", 1, 2), ("ulysses", 2, 1), ("usp", 3, 7), ("usp", 0, 30)):
+    for obj, rank, call in (("rotate", 0, 0), ("rotate", 3, 4), ("cast", 1, 2), ("ulysses", 2, 1), ("usp", 3, 7), ("usp", 0, 30)):
         job = Job("kill", obj, rank, call, again=0)
         job.demand_over()
         times.append(job.gone - job.event() if job.event() else 99)

@@ -14,11 +14,11 @@ namespace faults {
 
 using sp::index_t;
 
-enum class object { rotate, gather, ulysses, usp };
-inline constexpr object objects[] = {object::rotate, object::gather, object::ulysses, object::usp};
+enum class object { rotate, cast, ulysses, usp };
+inline constexpr object objects[] = {object::rotate, object::cast, object::ulysses, object::usp};
 
 inline std::string name(object o) {
-  constexpr char const* names[] = {"rotate", "gather", "ulysses", "usp"};
+  constexpr char const* names[] = {"rotate", "cast", "ulysses", "usp"};
   return names[int(o)];
 }
 
@@ -27,7 +27,7 @@ template <class Comm, class F>
 void with(Comm const& comm, object o, int checks, F&& f) {
   auto options = [&](sp::schedule how) { return sp::attention_options{.schedule = how, .head_chunks = 2, .checks = checks}; };
   if (o == object::rotate) f(sp::ring_attention{comm, sp::reference{}, options(sp::schedule::rotate)});
-  if (o == object::gather) f(sp::ring_attention{comm, sp::reference{}, options(sp::schedule::gather)});
+  if (o == object::cast) f(sp::ring_attention{comm, sp::reference{}, options(sp::schedule::cast)});
   if (o == object::ulysses) f(sp::ulysses_attention{comm, sp::reference{}, options(sp::schedule::automatic)});
   if (o == object::usp) {
     sp::mesh const mesh{sp::axis::ring{comm.size() / 2}, sp::axis::ulysses{2}};

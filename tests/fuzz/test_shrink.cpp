@@ -100,7 +100,7 @@ TEST_CASE("a line that is no case is refused with a sentence") {
 }
 
 TEST_CASE("shrinking ends at the smallest recipe that fails") {
-  auto const big = fuzz::parse("case seed=9 run=rotate,gather,usp P=8 U=4 docs=5,-2,40,0,7 keys=9,3,-4,8,1 mask=window a=9 b=4 "
+  auto const big = fuzz::parse("case seed=9 run=rotate,cast,usp P=8 U=4 docs=5,-2,40,0,7 keys=9,3,-4,8,1 mask=window a=9 b=4 "
                                "hq=12 hkv=4 dim=33 vdim=9 loud=20 sinks=1 order=7 end=1 padded=1 shard=zigzag");
   auto const small = fuzz::shrink(big, [](fuzz::recipe const& r) {
     return r.ranks >= 3 && *std::max_element(r.docs.begin(), r.docs.end()) >= 11 && r.q_heads > r.kv_heads &&

@@ -121,7 +121,7 @@ inline double worst_error(incident const& s, int parts, how_to_run const& how) {
     double e = o.dirty_slack ? std::numeric_limits<double>::infinity() : error(o.found, want);
     worst = std::isnan(e) || worst < e ? e : worst;
   };
-  for (auto schedule : {sp::schedule::rotate, sp::schedule::gather, sp::schedule::pull})
+  for (auto schedule : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull})
     take(run(s, parts, how, ring(s.mask, schedule)));
   take(run(s, parts, how, ulysses(s.mask)));
   return worst;

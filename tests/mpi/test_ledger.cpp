@@ -79,9 +79,9 @@ void compare(std::initializer_list<int> rank_counts, Make const& make) {
 TEST_CASE("ring rotates: the ledger of threads") {
   compare<sp::mpi>({2, 5, 8}, [](auto comm) { return sp::ring_attention{comm, sp::cpu{}, {.schedule = sp::schedule::rotate}}; });
 }
-TEST_CASE("ring gathers: the ledger of threads") {
+TEST_CASE("ring casts: the ledger of threads") {
   compare<sp::mpi>({3, 8}, [](auto comm) {
-    return sp::ring_attention{comm, sp::cpu{}, {.schedule = sp::schedule::gather, .head_chunks = 3}};
+    return sp::ring_attention{comm, sp::cpu{}, {.schedule = sp::schedule::cast, .head_chunks = 3}};
   });
 }
 TEST_CASE("ring pulls: the ledger of threads") {

@@ -1,4 +1,4 @@
-// F15 for rings: rotate, gather and pull as pure data for every number of ranks up to 64, under every sharding, forward and backward.
+// F15 for rings: rotate, cast and pull as pure data for every number of ranks up to 64, under every sharding, forward and backward.
 // No thread, no message: the real objects run rank by rank and what they asked for is checked, pair by pair and send by send.
 // optimised: up to 64 ranks
 #include <doctest/doctest.h>
@@ -42,9 +42,9 @@ void hops(study const& s, int ranks) {
     for (char const* primitive : {"ring.forward.keys", "ring.backward.keys", "ring.backward.gradients"})
       CHECK(exchanges(events, primitive) == ranks - 1);
 }
-void gathers(study const& s, int ranks) {
+void casts(study const& s, int ranks) {
   for (auto const& events : s.events)
-    for (char const* primitive : {"ring.forward.gather", "ring.backward.gather", "ring.backward.reduce_scatter"})
+    for (char const* primitive : {"ring.forward.cast", "ring.backward.cast", "ring.backward.gradients"})
       CHECK(exchanges(events, primitive) == (ranks == 1 ? 0 : 1));
 }
 void sends_nothing(study const& s, int) {
@@ -60,21 +60,21 @@ TEST_CASE("F15: rotate, up to 64 ranks") {
   every_size(sp::schedule::rotate, sp::contiguous{}, full(), hops, 3);
 }
 
-TEST_CASE("F15: gather, up to 64 ranks") {
-  every_size(sp::schedule::gather, sp::zigzag{}, causal(), gathers);
-  every_size(sp::schedule::gather, sp::striped{sp::scope::stream}, window(5, 2), gathers, 3);
-  every_size(sp::schedule::gather, sp::contiguous{}, causal(), gathers, 3);
+TEST_CASE("F15: cast, up to 64 ranks") {
+  every_size(sp::schedule::cast, sp::zigzag{}, causal(), casts);
+  every_size(sp::schedule::cast, sp::striped{sp::scope::stream}, window(5, 2), casts, 3);
+  every_size(sp::schedule::cast, sp::contiguous{}, causal(), casts, 3);
 }
 
-TEST_CASE("F15: gather by groups of heads, the next group in flight") {
+TEST_CASE("F15: cast by groups of heads, the next group in flight") {
   for (int ranks : {2, 3, 8, 17, most_ranks})
     for (index_t groups : {2, 3, 4}) {
       rule const mask = causal();
-      study s = run(ranks, lengths(ranks), sp::zigzag{}, 8, 4, mask, ring(sp::schedule::gather, mask.mask, groups));
+      study s = run(ranks, lengths(ranks), sp::zigzag{}, 8, 4, mask, ring(sp::schedule::cast, mask.mask, groups));
       INFO(ranks << " ranks, " << groups << " groups");
       CHECK(s.wrong == "");
       CHECK(most_open(s.events) == 2);
-      CHECK(exchanges(s.events[0], "ring.forward.gather") == groups);
+      CHECK(exchanges(s.events[0], "ring.forward.cast") == groups);
     }
 }
 

@@ -33,7 +33,7 @@ inline std::vector<plan> all_plans(int n) {
   };
   if (n > 2) plans.push_back({name("striped ring ", n - 1), 1, n - 1, 1, striped, sp::schedule::rotate});
   if (n > 3) plans.push_back({"usp " + name("", n / 2) + " x 2", 1, n / 2, 2, zigzag, sp::schedule::rotate});
-  plans.push_back({name("data 2 x sequence ", n / 2), 2, n / 2, 1, contiguous, sp::schedule::gather});
+  plans.push_back({name("data 2 x sequence ", n / 2), 2, n / 2, 1, contiguous, sp::schedule::cast});
   return plans;
 }
 

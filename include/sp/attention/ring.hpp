@@ -109,7 +109,7 @@ public:
                 " ranks and this is rank " + std::to_string(comm_.rank()),
             "Make the batch over the ranks of the same group"});
     if constexpr (requires { requires Backend::needs_alignment; }) detail::refuse_unaligned(mask, q.docs(), k.docs(), "ALiBi");
-    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}}, {}};
+    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}, {}}, {}};
     auto& g = out.geometry;
     for (int r = 0; r < g.size; ++r) {
       g.key_rows.push_back(k.tokens(r));
@@ -202,7 +202,7 @@ private:
     char const* why = nullptr;
     bool const known = detail::ring_schedules::visit(how, [&](auto s) { why = decltype(s)::template missing<Comm, Backend>; });
     if (!known) fail({errc::unsupported, "there is no schedule number " + std::to_string(int(how)), "Name one of sp::schedule"});
-    if (why) fail({errc::unsupported, why, "Use schedule::rotate or schedule::gather"});
+    if (why) fail({errc::unsupported, why, "Use schedule::rotate or schedule::cast"});
     return how;
   }
 

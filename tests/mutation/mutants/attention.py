@@ -78,36 +78,36 @@ MUTANTS = [
         "scale_of_value_dim",
         "the softmax scale of a forward pass comes from the value dim",
         "attention/ring.hpp",
-        """    call_params n{io.on, detail::scale_of(options_, io.q.extent(2)), ctx.random};
+        """    auto const call = call_of(g, ctx, io.on, io.q.extent(2));
     kv_views""",
-        """    call_params n{io.on, detail::scale_of(options_, io.v.extent(2)), ctx.random};
+        """    auto const call = call_of(g, ctx, io.on, io.v.extent(2));
     kv_views""",
         "mutation.ring",
         "ring: every schedule*",
     ),
     Mutant(
         "head_chunks_mixed_up",
-        "gather computes a chunk of heads with the keys of another",
-        "attention/ring/gather.hpp",
-        "f(chunk(i), all, i);",
-        "f(chunk(b.chunks - 1 - i), all, i);",
+        "cast computes a chunk of heads with the keys of another",
+        "attention/ring/cast.hpp",
+        "f(chunk(i), keys, i);",
+        "f(chunk(chunks - 1 - i), keys, i);",
         "mutation.ring",
         "ring: every schedule*",
     ),
     Mutant(
-        "gather_sums_not_cleared",
+        "cast_gradients_not_cleared",
         "the key gradients of one chunk of heads are added to those of the next",
-        "attention/ring/gather.hpp",
-        "    fill(all.tensor, A{});\n",
+        "attention/ring/cast.hpp",
+        "      fill(dv, A{});\n",
         "",
         "mutation.ring",
         "ring: every schedule*",
     ),
     Mutant(
-        "gather_scratch_too_small",
-        "scratch_bytes leaves out what the reduce-scatter takes",
-        "attention/ring/memory.hpp",
-        "    reduce_scatter_memory<A>(c, sums.mine.tensor.extent(0), g.size);\n",
+        "cast_scratch_too_small",
+        "scratch_bytes leaves out the gradients of a cast",
+        "attention/ring/cast.hpp",
+        "    cast_gradients<T, Comm>(c.comm, c.scratch, c.geometry.held, buffers.widest);\n",
         "",
         "mutation.calls",
         "calls: workspaces*",
@@ -116,12 +116,10 @@ MUTANTS = [
         "publication_released_early",
         "a rank says that it has read its peers' keys before it has",
         "attention/ring/pull.hpp",
-        """  by_backend.push(backend.template forward<T>(g.steps[0], scratch, n, q,
-                                              std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));
-  published.release();""",
-        """  published.release();
-  by_backend.push(backend.template forward<T>(g.steps[0], scratch, n, q,
-                                              std::span<kv_views<T> const>(everybody.tensor.data, std::size_t(g.size)), state));""",
+        """    by_backend.push(c.backend.template forward<T>(g.steps[0], c.scratch, c.numbers, q, keys, state));
+    published.release();""",
+        """    published.release();
+    by_backend.push(c.backend.template forward<T>(g.steps[0], c.scratch, c.numbers, q, keys, state));""",
         "mutation.calls",
         "calls: whoever is done*",
     ),
@@ -129,10 +127,10 @@ MUTANTS = [
         "publication_released_early_backward",
         "a rank says that it has read its peers' queries before it has",
         "attention/ring/pull.hpp",
-        """  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), by_backend.at(0));
-  published.release();""",
-        """  published.release();
-  backend.template backward<T>(*g.keys, scratch, n, all_rows, std::span<key_grad<T> const>(&own, 1), by_backend.at(0));""",
+        """    c.backend.template backward<T>(*g.keys, c.scratch, c.numbers, all_rows, own_keys, by_backend.at(0));
+    published.release();""",
+        """    published.release();
+    c.backend.template backward<T>(*g.keys, c.scratch, c.numbers, all_rows, own_keys, by_backend.at(0));""",
         "mutation.calls",
         "calls: whoever is done*",
     ),
@@ -140,14 +138,14 @@ MUTANTS = [
         "hop_not_waited_for",
         "rotate goes on to the next keys without waiting for them",
         "attention/ring/rotate.hpp",
-        """    here.keys.wait();
-    held = {next.k_rows(rows), next.v_rows(rows)};
-  }
-}""",
-        """    if (s + 2 >= g.size) here.keys.wait();
-    held = {next.k_rows(rows), next.v_rows(rows)};
-  }
-}""",
+        """      here.keys.wait();
+      held = {next.k_rows(rows), next.v_rows(rows)};
+    }
+  }""",
+        """      if (s + 2 >= g.size) here.keys.wait();
+      held = {next.k_rows(rows), next.v_rows(rows)};
+    }
+  }""",
         "mutation.ring",
         "ring: every schedule*",
     ),
@@ -527,5 +525,32 @@ MUTANTS = [
         "first = stride == 1 ? at * size : at % stride;",
         "conformance.double",
         "ulysses around usp*",
+    ),
+    Mutant(
+        "tiles_with_holes",
+        "keys that are not at hand are left out of the tiles of a kernel, so that its sums run in another order",
+        "attention/ring/cast.hpp",
+        "if constexpr (requires { Backend::key_tile; })",
+        "if constexpr (false)",
+        "mutation.cast",
+        "cast: out and dq*",
+    ),
+    Mutant(
+        "own_share_first",
+        "an owner adds its own share before those of the ranks before it",
+        "attention/ring/held_keys.hpp",
+        "if (r == rows.part()) next.own = sources.size();",
+        "next.own = next.begin;",
+        "mutation.cast",
+        "cast: dk and dv*",
+    ),
+    Mutant(
+        "needs_not_asked",
+        "a schedule that communicator and kernel cannot run is prepared, and then computes nothing",
+        "attention/ring.hpp",
+        "    if (why) fail({errc::unsupported, why, ",
+        "    if (!known) fail({errc::unsupported, why, ",
+        "schedules.list",
+        "schedules: what a schedule needs*",
     ),
 ]

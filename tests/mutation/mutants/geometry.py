@@ -272,4 +272,13 @@ MUTANTS = [
         "geometry.documents",
         "documents: multimodal position ids*",
     ),
+    Mutant(
+        "steps_are_seen",
+        "keys between the windows of queries that stand apart count as seen",
+        "geometry/seen_keys.hpp",
+        "b.hi - b.lo + 1 >= b.q_stride",
+        "b.hi - b.lo + 1 >= 1",
+        "layout.key_cast",
+        "key casts: rows held*",
+    ),
 ]

@@ -147,4 +147,13 @@ MUTANTS = [
         "layout.relayout",
         "relayout: a part out of range*",
     ),
+    Mutant(
+        "own_keys_packed",
+        "the table of a cast says that own keys stand one behind the other, although they stay where they are",
+        "layout/key_cast.hpp",
+        "if (owner != part_) piece.row = packed;",
+        "piece.row = packed;",
+        "layout.key_cast",
+        "key casts: rows held*",
+    ),
 ]

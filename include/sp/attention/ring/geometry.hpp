@@ -5,11 +5,11 @@
 #include <optional>
 
 #include <sp/attention/call/options.hpp>
+#include <sp/attention/ring/held_keys.hpp>
 #include <sp/attention/row_arithmetic.hpp>
 #include <sp/backend/concepts.hpp>
 #include <sp/collective/operations.hpp>
 #include <sp/collective/parcels.hpp>
-#include <sp/layout/layout.hpp>
 
 namespace sp::detail {
 
@@ -21,8 +21,9 @@ struct ring_geometry {
   index_t q_rows = 0;
   std::vector<index_t> key_rows, query_rows; ///< of every rank
   std::vector<typename Backend::plan>
-      steps; ///< rotate: step s meets the keys of rank (rank - s) mod size; else one table of all keys
+      steps; ///< rotate: step s meets the keys of rank (rank - s) mod size; else one table of keys
   std::optional<typename Backend::plan> keys; ///< pull, backward: everybody's queries against this rank's keys
+  held_keys held;                             ///< cast
 
   int source(int step) const { return (rank - step + size) % size; }
   index_t rows_of(int r) const { return key_rows[std::size_t(r)]; }

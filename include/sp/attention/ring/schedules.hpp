@@ -2,7 +2,7 @@
 // A schedule is a struct: how, name, missing, prepare, forward, backward, take_scratch. To add one is a line in the list.
 #pragma once
 
-#include <sp/attention/ring/gather.hpp>
+#include <sp/attention/ring/cast.hpp>
 #include <sp/attention/ring/pull.hpp>
 #include <sp/attention/ring/rotate.hpp>
 
@@ -20,7 +20,7 @@ struct schedule_list {
   }
 };
 
-using ring_schedules = schedule_list<rotate_schedule, gather_schedule, pull_schedule>;
+using ring_schedules = schedule_list<rotate_schedule, cast_schedule, pull_schedule>;
 static_assert(ring_schedules::in_order);
 
 /// visit() for this communicator and kernel: a schedule that they cannot run is not compiled for them.

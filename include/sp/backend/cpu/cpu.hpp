@@ -17,6 +17,7 @@ public:
   using memory_type = host_memory;
   using plan = detail::tile_plan;
   using saved = nothing;
+  static constexpr index_t key_tile = detail::k_tile; ///< keys this far apart in a document may share a sum
 
   constexpr explicit(sizeof...(Features) == 1) cpu(Features... features) : detail::with_features<Features...>(features...) {}
 

@@ -1,0 +1,38 @@
+// Heads in chunks: what a schedule computes while the keys of the next chunk are in flight.
+// Chunks are cut by kv heads; the query heads that use them go along.
+#pragma once
+
+#include <sp/attention/ring/geometry.hpp>
+
+namespace sp::detail {
+
+/// kv heads [a, b) of the local ones and the query heads that use them.
+struct head_chunk {
+  heads on;
+  index_t q = 0, kv = 0; ///< first local heads
+
+  static head_chunk of(heads whole, index_t chunk, index_t chunks) {
+    index_t a = cut(whole.kv_count, chunk, chunks), b = cut(whole.kv_count, chunk + 1, chunks);
+    index_t q0 = max(whole.q_begin, (whole.kv_begin + a) * whole.q_per_kv);
+    index_t q1 = max(q0, min(whole.q_begin + whole.q_count, (whole.kv_begin + b) * whole.q_per_kv));
+    head_chunk r{whole, q0 - whole.q_begin, a};
+    r.on.q_begin = q0;
+    r.on.q_count = q1 - q0;
+    r.on.kv_begin = whole.kv_begin + a;
+    r.on.kv_count = b - a;
+    return r;
+  }
+  /// How many chunks there are if so many are wanted: none of them is without kv heads.
+  static index_t number(heads whole, index_t wanted) { return max(1, min(wanted, whole.kv_count)); }
+
+  template <class E, int R>
+  view<E, R> queries(view<E, R> const& v) const {
+    return v.narrow(1, q, on.q_count);
+  }
+  template <class E>
+  view<E, 3> keys(view<E, 3> const& v) const {
+    return v.narrow(1, kv, on.kv_count);
+  }
+};
+
+} // namespace sp::detail
