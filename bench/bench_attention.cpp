@@ -18,7 +18,7 @@ bool tiny() { return std::getenv("SP_BENCH_TINY") != nullptr; }
 std::int64_t tokens() { return tiny() ? 96 : 2048; }
 constexpr std::int64_t heads = 4, kv_heads = 2, dim = 64;
 
-enum class what { rotate, gather, pull, ulysses, usp };
+enum class what { rotate, rotate_window, cast, cast_window, pull, ulysses, usp };
 
 struct tensors {
   std::vector<float> q, k, v, out, dout, dq, dk, dv;
@@ -68,12 +68,14 @@ seconds run(int ranks, what object, Sharding how) {
   sp::threads::run(ranks, [&](auto const& comm) {
     sp::batch b(sp::documents::rectangular(1, tokens()), how, comm);
     seconds s;
-    auto ring = [&](sp::schedule schedule) {
-      return sp::ring_attention{comm, sp::cpu{}, {.mask = sp::causal(), .schedule = schedule}};
+    auto ring = [&](sp::schedule schedule, sp::mask const& mask = sp::causal()) {
+      return sp::ring_attention{comm, sp::cpu{}, {.mask = mask, .schedule = schedule}};
     };
     if (object == what::ulysses) s = time_one(sp::ulysses_attention{comm, sp::cpu{}, {.mask = sp::causal()}}, b, comm);
     if (object == what::rotate) s = time_one(ring(sp::schedule::rotate), b, comm);
-    if (object == what::gather) s = time_one(ring(sp::schedule::cast), b, comm);
+    if (object == what::cast) s = time_one(ring(sp::schedule::cast), b, comm);
+    if (object == what::rotate_window) s = time_one(ring(sp::schedule::rotate, sp::window(255)), b, comm);
+    if (object == what::cast_window) s = time_one(ring(sp::schedule::cast, sp::window(255)), b, comm);
     if (object == what::pull) s = time_one(ring(sp::schedule::pull), b, comm);
     if (object == what::usp) {
       sp::mesh mesh{sp::axis::ring{2}, sp::axis::ulysses{2}};
@@ -110,7 +112,9 @@ SP_BENCH_BOTH(ulysses, what::ulysses, sp::contiguous{});
 SP_BENCH_BOTH(rotate_contiguous, what::rotate, sp::contiguous{});
 SP_BENCH_BOTH(rotate_zigzag, what::rotate, sp::zigzag{});
 SP_BENCH_BOTH(rotate_striped, what::rotate, sp::striped{});
-SP_BENCH_BOTH(gather_zigzag, what::gather, sp::zigzag{});
+SP_BENCH_BOTH(cast_zigzag, what::cast, sp::zigzag{});
+SP_BENCH_BOTH(cast_window, what::cast_window, sp::zigzag{});
+SP_BENCH_BOTH(rotate_window, what::rotate_window, sp::zigzag{});
 SP_BENCH_BOTH(pull_zigzag, what::pull, sp::zigzag{});
 SP_BENCH_BOTH(usp_2x2_zigzag, what::usp, (sp::nested{sp::zigzag{}, 2}));
 

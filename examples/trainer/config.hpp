@@ -4,10 +4,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include <sp/core/index.hpp>
+#include <sp/attention/call/options.hpp>
 
 namespace trainer {
 
@@ -41,6 +42,7 @@ struct settings {
   double weight_decay = 0.1;
   double clip = 1.0;
   std::uint64_t seed = 1;
+  std::optional<sp::schedule> schedule{}; ///< of all rings; nothing: what each plan says
   bool quick = false;
 };
 

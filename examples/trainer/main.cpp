@@ -80,7 +80,7 @@ int train(settings const& asked, corpus const& text, ranks& us) {
   report r{asked,
            &text,
            parameter_table(asked.model).size(),
-           all_plans(us.most()),
+           all_plans(us.most(), asked.schedule),
            reader(text, asked.stream, asked.seed).next(),
            {},
            0,

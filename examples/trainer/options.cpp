@@ -2,6 +2,7 @@
 // Compiled once for all programs, and apart from training: both are heavy.
 #include "options.hpp"
 
+#include <map>
 #include <sstream>
 
 #include <CLI/CLI.hpp>
@@ -39,6 +40,10 @@ std::optional<int> read_options(int argc, char** argv, bool speaks, settings& as
   auto* more =
       app.add_option("--double-steps", asked.double_steps, "training steps in double")->capture_default_str()->check(some_steps);
   app.add_option("--seed", asked.seed, "of the weights and of the order of documents")->capture_default_str();
+  std::map<std::string, sp::schedule> const schedules{
+      {"rotate", sp::schedule::rotate}, {"cast", sp::schedule::cast}, {"pull", sp::schedule::pull}};
+  app.add_option("--schedule", asked.schedule, "how keys reach queries in all rings: rotate, cast or pull")
+      ->transform(CLI::CheckedTransformer(schedules, CLI::ignore_case));
   app.footer("examples/run.sh --mpi P runs the ranks as P processes under MPI (2 or more; needs Open MPI).");
   app.add_flag("--quick", asked.quick, "a tiny model and stream, for tests");
   try {

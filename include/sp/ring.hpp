@@ -1,4 +1,4 @@
-// Ring attention over any communicator and kernel: schedules rotate, gather and pull, forward and backward.
+// Ring attention over any communicator and kernel: schedules rotate, cast and pull, forward and backward.
 // Add a communicator and a kernel: <sp/threads.hpp>, <sp/cpu.hpp>, or your own.
 #pragma once
 

@@ -16,7 +16,7 @@ struct group_layout {
 /// One entry per data rank: each trains on other documents of the step.
 std::vector<group_layout> layouts_of(plan const& p, step_text const& step);
 
-/// Instead of a ring step: the keys of all ranks at once, as gather and pull see them.
+/// Instead of a ring step: the keys of all ranks at once, as cast and pull see them.
 inline constexpr int all_keys = -1;
 
 /// Calls f(ring rank, block) for the blocks of one ring step, or of all keys.

@@ -22,8 +22,8 @@ struct plan {
   int ranks() const { return data * sequence(); }
 };
 
-/// Plans for at most n ranks.
-inline std::vector<plan> all_plans(int n) {
+/// Plans for at most n ranks; rings by `schedule` where one is given.
+inline std::vector<plan> all_plans(int n, std::optional<sp::schedule> schedule = {}) {
   using enum sharding;
   auto name = [](char const* what, int ranks) { return what + std::to_string(ranks); };
   std::vector<plan> plans{
@@ -34,6 +34,8 @@ inline std::vector<plan> all_plans(int n) {
   if (n > 2) plans.push_back({name("striped ring ", n - 1), 1, n - 1, 1, striped, sp::schedule::rotate});
   if (n > 3) plans.push_back({"usp " + name("", n / 2) + " x 2", 1, n / 2, 2, zigzag, sp::schedule::rotate});
   plans.push_back({name("data 2 x sequence ", n / 2), 2, n / 2, 1, contiguous, sp::schedule::cast});
+  if (schedule)
+    for (plan& p : plans) p.schedule = *schedule;
   return plans;
 }
 

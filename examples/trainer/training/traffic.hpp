@@ -15,13 +15,25 @@ inline head_share heads_of_rank(shape const& s, int part, int parts) {
   return {last - first, first < last ? (last - 1) / group - first / group + 1 : 0};
 }
 
+/// Rows of keys that each ring rank sends in one pass, copies counted. A ring rank holds what its whole Ulysses group does.
+inline std::vector<index_t> key_rows_sent(plan const& p, sp::layout const& who) {
+  sp::layout const rings = who.grouped(p.ulysses, 1);
+  auto const mask = sp::slices(sp::causal(), who.docs(), who.docs());
+  std::vector<index_t> rows;
+  for (int r = 0; r < p.ring; ++r)
+    rows.push_back(p.schedule == sp::schedule::cast ? sp::key_cast(rings, rings, mask, r).rows_sent()
+                                                    : (p.ring - 1) * rings.tokens(r));
+  return rows;
+}
+
 /// Bytes that the ranks of one sequence group send for one step: all layers, forward and backward, elements of `element` bytes.
 ///
 /// Ulysses, to each peer: q, k, v of my tokens for its heads, and outputs of its tokens for mine; the same sizes backward.
-/// Ring over P ranks: keys and values take P - 1 hops forward, P - 1 backward, and their gradients P - 1. A gather schedule
-/// moves the same bytes; a pull schedule sends none, because its ranks read each other's memory.
+/// Ring over P ranks: keys and values take P - 1 hops forward, P - 1 backward, and their gradients P - 1. A cast sends the rows that
+/// somebody sees, as often; a pull schedule sends none, because its ranks read each other's memory.
 inline index_t attention_bytes(plan const& p, sp::layout const& who, shape const& s, index_t element) {
   index_t values = 0; // elements of one layer
+  auto const sent = key_rows_sent(p, who);
   for (int rank = 0; rank < p.sequence(); ++rank) {
     int first = rank / p.ulysses * p.ulysses, me = rank - first;
     head_share mine = heads_of_rank(s, me, p.ulysses);
@@ -32,9 +44,7 @@ inline index_t attention_bytes(plan const& p, sp::layout const& who, shape const
       values += 2 * (inputs + outputs) * s.head_dim;
     }
     if (p.schedule == sp::schedule::pull) continue;
-    index_t keys = 0; // rows of keys this rank holds after the exchange: those of its whole Ulysses group
-    for (int peer = 0; peer < p.ulysses; ++peer) keys += who.tokens(first + peer);
-    values += 3 * (p.ring - 1) * keys * 2 * mine.kv * s.head_dim;
+    values += 3 * sent[std::size_t(rank / p.ulysses)] * 2 * mine.kv * s.head_dim;
   }
   return values * s.layers * element;
 }

@@ -94,7 +94,8 @@ struct nothing {};
 
 /// A kernel that takes rows as a `problem` lists them. prepare() is called once per step; forward() goes on from `state` with all keys;
 /// backward() adds to dq, dk and dv. What forward() returns is handed to backward() untouched. A kernel whose results do not depend on
-/// which tensor holds a row gives the same bits for every sharding.
+/// which tensor holds a row gives the same bits for every sharding. One whose sums also depend on where a key stands among keys that are
+/// `key_tile` positions of its document apart at most, counted from its begin, says so by a static constexpr member of that name.
 template <class B, class T>
 concept attention_backend = requires(B const b, problem p, typename B::plan const plan, allocator& scratch, call_params const& n,
                                      view<T const, 3, typename B::memory_type> q,

@@ -15,22 +15,21 @@ public:
   key_cast() = default;
   /// Queries cut by q, keys by k (over the same parts), seen from `part`.
   template <class Layout> // a template costs those who make one, not everybody who includes a ring
-  key_cast(Layout const& q, Layout const& k, std::span<slice const> mask, int part) : part_(part) {
-    auto held = seen_keys(place(q.runs(part)), table_of(k), mask, k.parts(), false);
-    auto sent = seen_keys(table_of(q), place(k.runs(part), part), mask, q.parts(), true);
+  key_cast(Layout const& q, Layout const& k, std::span<slice const> mask, int part) : part_(part), parts_(k.parts()) {
+    append(seen_keys(place(q.runs(part)), table_of(k), mask, parts_, false));
+    auto sent = seen_keys(table_of(q), place(k.runs(part), part), mask, parts_, true);
     sent[static_cast<std::size_t>(part)].clear();
-    for (auto const& rows : held) append(held_, rows);
-    for (auto const& rows : sent) append(sent_, rows);
+    append(sent);
   }
 
   [[nodiscard]] int part() const noexcept { return part_; }
-  [[nodiscard]] int parts() const noexcept { return int(sent_.size()); }
+  [[nodiscard]] int parts() const noexcept { return parts_; }
   /// Rows of `owner` that a query of this part sees; those of this part itself do not move.
-  [[nodiscard]] std::span<interval const> held(int owner) const noexcept { return of(held_, owner); }
+  [[nodiscard]] std::span<interval const> held(int owner) const noexcept { return list(owner); }
   /// Own rows that a query of `reader` sees; none for this part itself.
-  [[nodiscard]] std::span<interval const> sent(int reader) const noexcept { return of(sent_, reader); }
-  [[nodiscard]] index_t rows_received(int owner) const noexcept { return owner == part_ ? 0 : rows(held_, owner); }
-  [[nodiscard]] index_t rows_sent(int reader) const noexcept { return rows(sent_, reader); }
+  [[nodiscard]] std::span<interval const> sent(int reader) const noexcept { return list(parts_ + reader); }
+  [[nodiscard]] index_t rows_received(int owner) const noexcept { return owner == part_ ? 0 : rows(owner); }
+  [[nodiscard]] index_t rows_sent(int reader) const noexcept { return rows(parts_ + reader); }
   [[nodiscard]] index_t rows_received() const noexcept {
     index_t n = 0;
     for (int p = 0; p < parts(); ++p) n += rows_received(p);
@@ -67,29 +66,28 @@ public:
   }
 
 private:
-  /// Intervals of one part, and how many rows they are.
-  struct list {
-    std::size_t begin = 0, end = 0;
-    index_t rows = 0;
-  };
-  std::span<interval const> of(std::vector<list> const& lists, int p) const noexcept {
-    list const& l = lists[static_cast<std::size_t>(p)];
-    return {intervals_.data() + l.begin, l.end - l.begin};
+  std::span<interval const> list(int i) const noexcept {
+    auto const at = static_cast<std::size_t>(i);
+    return {intervals_.data() + first_[at], first_[at + 1] - first_[at]};
   }
-  static index_t rows(std::vector<list> const& lists, int p) noexcept { return lists[static_cast<std::size_t>(p)].rows; }
-  template <class Intervals>
-  void append(std::vector<list>& lists, Intervals const& rows) {
-    list next{intervals_.size(), intervals_.size() + rows.size(), 0};
-    for (interval const& i : rows) {
-      intervals_.push_back(i);
-      next.rows += i.count;
+  index_t rows(int i) const noexcept { return rows_[static_cast<std::size_t>(i)]; }
+  template <class Lists>
+  void append(Lists const& lists) {
+    for (auto const& rows : lists) {
+      index_t n = 0;
+      for (interval const& i : rows) {
+        intervals_.push_back(i);
+        n += i.count;
+      }
+      first_.push_back(intervals_.size());
+      rows_.push_back(n);
     }
-    lists.push_back(next);
   }
 
-  int part_ = 0;
-  std::vector<interval> intervals_;
-  std::vector<list> held_, sent_; ///< by part
+  int part_ = 0, parts_ = 0;
+  std::vector<interval> intervals_; ///< what is held of each part, then what is sent to each
+  std::vector<std::size_t> first_{0};
+  std::vector<index_t> rows_;
 };
 
 } // namespace sp

@@ -79,7 +79,7 @@ std::string note_on_plan(plan const& p) {
   if (p.ulysses > 1)
     how = "Pairs of ranks exchange heads for tokens and walk the ring together, coloured as the first of the pair. ";
   if (p.data > 1) how += fmt::format("Two groups of {} ranks train on different documents of the step. ", p.sequence());
-  if (p.schedule == sp::schedule::cast) return how + "Keys are gathered from everybody, then computed in one go.";
+  if (p.schedule == sp::schedule::cast) return how + "Each rank is sent the keys that its tokens see, then computes in one go.";
   return how + "Keys travel around the ring; in step s rank r meets the keys of rank r − s. Coloured: what is computed; grey: "
                "computed in other steps.";
 }
