@@ -115,6 +115,7 @@ void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& mem
   sp::relayout moves(batch.layout(), batch.layout(), {}, 0);
   moves.apply(ranks, sp::view<T const, 3>(x), x, memory);
   moves.apply_transposed(ranks, sp::view<T const, 3>(x), x, memory);
+  static_cast<void>(sp::key_cast(batch.layout(), batch.layout(), {}, 0).table(batch.layout()));
   sp::gather_loss loss{ranks, sp::averaged{2}};
   loss.backward(loss.forward(losses, labels), labels, losses);
   sp::gather_tokens<Comm>(ranks).backward(batch, sp::view<T const, 3>(x), x);
