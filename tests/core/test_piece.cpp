@@ -2,6 +2,7 @@
 // Compared byte by byte with the elements written out one after another.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <random>
 #include <string>
 #include <vector>
@@ -20,6 +21,15 @@ using sp::piece;
 using support::failure_of;
 using support::says;
 
+/// The row of memory that a piece holds as its i-th.
+index_t row_of(piece const& p, index_t i) {
+  for (sp::row_range const& r : p.rows) {
+    if (i < r.count) return r.first + i * r.step;
+    i -= r.count;
+  }
+  return i;
+}
+
 /// The bytes of a piece in row-major order, one element at a time.
 std::vector<unsigned char> bytes_of(std::vector<piece> const& list) {
   std::vector<unsigned char> out;
@@ -27,7 +37,8 @@ std::vector<unsigned char> bytes_of(std::vector<piece> const& list) {
     for (index_t n = 0; n < p.elements(); ++n) {
       index_t at = 0, rest = n;
       for (int d = p.rank; d-- > 0;) {
-        at += rest % p.extents[std::size_t(d)] * p.strides[std::size_t(d)];
+        index_t const i = rest % p.extents[std::size_t(d)];
+        at += (d == 0 ? row_of(p, i) : i) * p.strides[std::size_t(d)];
         rest /= p.extents[std::size_t(d)];
       }
       for (index_t b = 0; b < p.element; ++b) out.push_back(static_cast<unsigned char>(p.data[at + b]));
@@ -58,6 +69,26 @@ piece random_piece(std::mt19937& g, std::vector<double>& memory, bool read_only)
   return p;
 }
 
+/// The same memory, with a random list of rows: what is only read names rows twice, and others not at all.
+piece with_rows(std::mt19937& g, piece p, std::vector<sp::row_range>& rows, bool read_only) {
+  rows.clear();
+  if (p.rank == 0 || p.extents[0] == 0 || g() % 2) return p;
+  index_t const n = p.extents[0], middle = index_t(g()) % (n + 1);
+  if (read_only) {
+    p.extents[0] = 0;
+    for (std::uint32_t k = 0; k < 1 + g() % 3; ++k) {
+      index_t const first = index_t(g()) % n, step = index_t(g() % 3) - 1;
+      rows.push_back({first, step, step == 0 ? 2 : step > 0 ? n - first : first + 1});
+      if (g() % 3 == 0) rows.back().count = 0;
+      p.extents[0] += rows.back().count;
+    }
+  } else {
+    rows = {{middle, 1, n - middle}, {middle - 1, -1, middle}}; // the second part first, then the first one backwards
+  }
+  p.rows = rows;
+  return p;
+}
+
 TEST_CASE("piece: views of any type become bytes and come back") {
   std::vector<float> v(24);
   auto t = support::tensor<3>(v, {2, 3, 4});
@@ -72,6 +103,9 @@ TEST_CASE("piece: views of any type become bytes and come back") {
   CHECK(sp::as_piece(sp::view<float const, 1>(v.data(), {0})).bytes() == 0);
   CHECK(says(failure_of([&] { return sp::as_view<double, 3>(p); }), errc::rank_mismatch, "element size"));
   CHECK(says(failure_of([&] { return sp::as_view<float, 2>(p); }), errc::rank_mismatch, "another rank"));
+  sp::row_range const rows[] = {{1, 1, 1}, {0, 1, 1}};
+  p.rows = rows;
+  CHECK(says(failure_of([&] { return sp::as_view<float, 3>(p); }), errc::bad_state, "lists its rows"));
 }
 
 TEST_CASE("piece: random lists are read end to end as their elements stand [asan]") {
@@ -80,8 +114,9 @@ TEST_CASE("piece: random lists are read end to end as their elements stand [asan
   index_t moved = 0;
   for (int round = 0; round < 3000; ++round) {
     std::vector<double> source = support::random_bits<double>(1000, unsigned(round));
+    std::vector<sp::row_range> rows[6];
     std::vector<piece> from;
-    for (std::uint32_t n = g() % 4; n-- > 0;) from.push_back(random_piece(g, source, true));
+    for (std::uint32_t n = g() % 4; n-- > 0;) from.push_back(with_rows(g, random_piece(g, source, true), rows[n], true));
     auto want = bytes_of(from);
     moved += index_t(want.size());
 
@@ -92,12 +127,17 @@ TEST_CASE("piece: random lists are read end to end as their elements stand [asan
     wrong += n == index_t(want.size()) && std::equal(want.begin(), want.end(), dense.begin()) && dense.back() == 0xee ? 0 : 1;
 
     std::vector<double> first(1000), second(1000);
-    std::vector<piece> to{random_piece(g, first, false), random_piece(g, second, false)};
+    std::vector<piece> to{with_rows(g, random_piece(g, first, false), rows[4], false),
+                          with_rows(g, random_piece(g, second, false), rows[5], false)};
     index_t room = sp::total_bytes(to);
     n = sp::copy(to, from);
     wrong += n == sp::min(room, index_t(want.size())) ? 0 : 1; // the smaller total
     auto got = bytes_of(to);
     wrong += std::equal(got.begin(), got.begin() + n, want.begin()) ? 0 : 1;
+
+    std::vector<piece> plain;
+    for (piece const& p : from) sp::for_each_plain(p, [&](piece const& x) { plain.push_back(x); });
+    wrong += bytes_of(plain) == want && std::all_of(plain.begin(), plain.end(), [](piece const& x) { return x.rows.empty(); }) ? 0 : 1;
   }
   CHECK(wrong == 0);
   CHECK(moved > 100000);

@@ -2,9 +2,10 @@
 // Any q heads x kv heads x ranks: uneven head ranges, kv heads replicated where ranks share them and their gradients summed.
 #pragma once
 
-#include <sp/attention/heads_exchange.hpp>
 #include <sp/attention/ring.hpp>
 #include <sp/attention/whole.hpp>
+#include <sp/layout/route_exchange.hpp>
+#include <sp/mesh/group.hpp>
 
 namespace sp {
 
@@ -48,8 +49,15 @@ class ulysses_attention : public detail::attention_object<ulysses_attention<Comm
 public:
   using memory_type = typename Comm::memory_type;
 
+  /// Rows of the group's ranks, and the group's rows in stream order: the way to heads, and the way back to tokens.
+  struct rows {
+    route to_heads, to_tokens;
+    explicit rows(route r = {}) : to_heads(std::move(r)), to_tokens(to_heads.transposed()) {}
+    index_t mine() const noexcept { return to_heads.from_rows(); }
+    index_t group() const noexcept { return to_heads.to_rows(); }
+  };
   struct prepared {
-    detail::token_exchange queries, keys;
+    rows queries, keys;
     typename Inner::prepared inner;
     detail::checked_geometry checked{};
   };
@@ -90,8 +98,8 @@ public:
   sp::mask const& mask() const { return inner_.mask(); }
   int checks() const { return inner_.checks(); }
   heads local_heads_of(heads whole) const { return inner_.local_heads_of(share(whole, comm_.rank())); }
-  index_t q_rows(prepared const& p) const noexcept { return p.queries.rows; }
-  index_t k_rows(prepared const& p) const noexcept { return p.keys.rows; }
+  index_t q_rows(prepared const& p) const noexcept { return p.queries.mine(); }
+  index_t k_rows(prepared const& p) const noexcept { return p.keys.mine(); }
   void check_call(heads whole, bool sinks) const { inner_.check_call(whole, sinks); }
 
   prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,
@@ -103,12 +111,16 @@ public:
                 "; the ulysses group has " + std::to_string(size) + " ranks at distance " + std::to_string(stride) +
                 " and this is its rank " + std::to_string(comm_.rank()),
             "Make the batch over the ring x ulysses ranks in mesh order"});
-    layout q_whole = q.grouped(size, stride), k_whole = k.grouped(size, stride);
     int at = layout::group_of(part, size, stride), first = layout::first_member(at, size, stride);
-    return {detail::token_exchange(q, q_whole, part, first, stride, size, at),
-            detail::token_exchange(k, k_whole, part, first, stride, size, at),
-            inner_.prepare_layouts(q_whole, k_whole, at, slices, mask),
-            {}};
+    auto rows_between = [&](layout const& members, layout const& whole) {
+      mapping const all = identity_map(unbounded);
+      return rows(route::to_everybody(members, first, stride, size, comm_.rank(), whole.runs(at), {&all, 1}));
+    };
+    layout const q_whole = q.grouped(size, stride);
+    rows const q_rows = rows_between(q, q_whole);
+    if (&q == &k) return {q_rows, q_rows, inner_.prepare_layouts(q_whole, q_whole, at, slices, mask), {}};
+    layout const k_whole = k.grouped(size, stride);
+    return {q_rows, rows_between(k, k_whole), inner_.prepare_layouts(q_whole, k_whole, at, slices, mask), {}};
   }
   void identify(digest& d) const { inner_.identify(d); }
 
@@ -124,17 +136,13 @@ public:
                by_heads(*ctx.kept, p.queries, io.out, mine.q_count),
                {},
                detail::saved_token(true)};
-    detail::exchange_plan plan(*ctx.scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
-    to_heads<T>(plan, "ulysses.forward.inputs", io.on,
-                {{&p.queries, io.q, s.q.tensor, true}, {&p.keys, io.k, s.k.tensor, false}, {&p.keys, io.v, s.v.tensor, false}});
+    sp::exchange(comm_, "ulysses.forward.inputs", *ctx.scratch, to_heads(p.queries, io.q, s.q.tensor, q_of(io.on)),
+                 to_heads(p.keys, io.k, s.k.tensor, kv_of(io.on)), to_heads(p.keys, io.v, s.v.tensor, kv_of(io.on)))
+        .wait();
     s.inner = inner_.template run_forward<T>(p.inner, ctx, {mine, s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor, io.sinks});
-    plan.clear();
-    for (int r = 0; r < comm_.size(); ++r) {
-      plan.open(r);
-      p.queries.send_rows(plan, r, s.out.tensor);
-      p.queries.receive_rows(plan, r, cut_heads(io.out, io.on, share(io.on, r), true));
-    }
-    plan.run("ulysses.forward.output");
+    sp::exchange(comm_, "ulysses.forward.output", *ctx.scratch,
+                 routed(p.queries.to_tokens, s.out.tensor, io.out, arriving(q_of(io.on))))
+        .wait();
     if (!keep_all) s.q = {}, s.k = {}, s.v = {};
     return s;
   }
@@ -142,7 +150,7 @@ public:
   /// Where ranks share kv heads, their shares of dk and dv travel in the type of sums and are rounded once, after the sum.
   template <class T, class G>
   void run_backward(prepared const& p, context const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
-    if (kv_copies(io.on) > io.on.kv_count)
+    if (kv_of(io.on).copies(comm_.size()) > io.on.kv_count)
       backward_through<accumulate_t<T>>(p, ctx, s, io);
     else
       backward_through<G>(p, ctx, s, io);
@@ -171,25 +179,20 @@ public:
   index_t saved_for(prepared const& p, heads on, attention_shape const& s) const {
     heads mine = share(on, comm_.rank());
     byte_counter c;
-    owned<T, 3> out(c, {p.queries.group_rows, mine.q_count, s.value_dim});
+    owned<T, 3> out(c, {p.queries.group(), mine.q_count, s.value_dim});
     if (options_.keep == keep::heads) buffers<T>(c, p, mine, s);
     return c.bytes() + inner_.template saved_for<T>(p.inner, mine, s);
   }
   template <class T>
   index_t scratch_for(prepared const& p, heads on, attention_shape const& s) const {
     heads mine = share(on, comm_.rank());
-    byte_counter c; // the backward pass: inputs exchanged again, gradients by heads, and staging for shared kv heads
-    buffers<T>(c, p, mine, s);
-    buffers<T>(c, p, mine, s);
-    owned<T, 3> dout(c, {p.queries.group_rows, mine.q_count, s.value_dim});
-    detail::exchange_plan plan(c, comm_, 3 * (p.queries.pieces + p.keys.pieces));
-    using A = accumulate_t<T>;
-    index_t copies = kv_copies(on);
-    staging<T, A>(c, p, on.q_count, copies, s.dim, s.value_dim);
-    owned<A, 3> sum(c, {p.keys.rows, on.kv_count, max(s.dim, s.value_dim)});
-    if (copies > on.kv_count)
-      owned<A, 3>(c, {p.keys.group_rows, mine.kv_count, s.dim + s.value_dim}); // dk, dv by heads in the type of sums
-    return c.bytes() + inner_.template scratch_for<T>(p.inner, mine, s);
+    using A = accumulate_t<T>; // as which dk and dv may be exchanged: of shared kv heads here or in an enclosing object
+    byte_counter c;            // the backward pass: inputs by heads once more, and gradients
+    buffers<T, T>(c, p, mine, s);
+    buffers<T, A>(c, p, mine, s);
+    owned<T, 3> dout(c, {p.queries.group(), mine.q_count, s.value_dim});
+    index_t const out = gradients_scratch<T, A>(p, on, mine, s);
+    return c.bytes() + max(out, max(inputs_scratch<T>(p, on, mine, s), inner_.template scratch_for<T>(p.inner, mine, s)));
   }
 
 private:
@@ -198,6 +201,7 @@ private:
   void backward_through(prepared const& p, context const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
     heads mine = share(io.on, comm_.rank());
     allocator& scratch = *ctx.scratch;
+    bool const add = io.extras.accumulate;
     bool const resend = options_.keep == keep::output; // inputs by heads were not kept
     auto dout = by_heads(scratch, p.queries, io.dout, mine.q_count);
     owned<T, 3> q, k, v;
@@ -208,129 +212,86 @@ private:
     }
     auto dq = by_heads(scratch, p.queries, io.q, mine.q_count);
     auto dk = by_heads<Share>(scratch, p.keys, io.k, mine.kv_count), dv = by_heads<Share>(scratch, p.keys, io.v, mine.kv_count);
-    detail::exchange_plan plan(scratch, comm_, 3 * (p.queries.pieces + p.keys.pieces));
+    auto const in = to_heads(p.queries, io.dout, dout.tensor, q_of(io.on));
+    char const* const primitive = "ulysses.backward.inputs";
     if (resend)
-      to_heads<T>(plan, "ulysses.backward.inputs", io.on,
-                  {{&p.queries, io.dout, dout.tensor, true},
-                   {&p.queries, io.q, q.tensor, true},
-                   {&p.keys, io.k, k.tensor, false},
-                   {&p.keys, io.v, v.tensor, false}});
+      sp::exchange(comm_, primitive, scratch, in, to_heads(p.queries, io.q, q.tensor, q_of(io.on)),
+                   to_heads(p.keys, io.k, k.tensor, kv_of(io.on)), to_heads(p.keys, io.v, v.tensor, kv_of(io.on)))
+          .wait();
     else
-      to_heads<T>(plan, "ulysses.backward.inputs", io.on, {{&p.queries, io.dout, dout.tensor, true}});
+      sp::exchange(comm_, primitive, scratch, in).wait();
     attention_extras<T> extras{io.extras.sinks, io.extras.dsinks, {}, false};
     auto const &by_q = resend ? q : s.q, &by_k = resend ? k : s.k, &by_v = resend ? v : s.v;
     detail::backward_io<T, Share> whole{mine,        by_q.tensor, by_k.tensor, by_v.tensor, s.out.tensor,
                                         dout.tensor, dq.tensor,   dk.tensor,   dv.tensor,   extras};
     inner_.template run_backward<T>(p.inner, ctx, s.inner, whole);
-    return_gradients(p, plan, scratch, io, dq.tensor, dk.tensor, dv.tensor);
+    sp::exchange(comm_, "ulysses.backward.gradients", scratch, to_tokens(p.queries, dq.tensor, io.dq, q_of(io.on), add),
+                 to_tokens(p.keys, dk.tensor, io.dk, kv_of(io.on), add), to_tokens(p.keys, dv.tensor, io.dv, kv_of(io.on), add))
+        .wait();
   }
 
   heads share(heads whole, int r) const { return heads_of(whole, r, comm_.size()); }
 
-  /// kv heads over all ranks, each as often as ranks use it.
-  index_t kv_copies(heads whole) const {
-    index_t n = 0;
-    for (int r = 0; r < comm_.size(); ++r) n += share(whole, r).kv_count;
-    return n;
+  /// The tensor that holds all heads is the one that is sent: each peer is sent its own.
+  static head_cut q_of(heads on) { return {head_cut::side::from, on, head_cut::kind::q}; }
+  static head_cut kv_of(heads on) { return {head_cut::side::from, on, head_cut::kind::kv}; }
+  /// It is the one that is received: each peer sends its own.
+  static head_cut arriving(head_cut cut) {
+    cut.of = head_cut::side::to;
+    return cut;
   }
-
-  /// The heads of `share` out of a tensor that holds the heads of `whole`.
-  template <class E>
-  static view<E, 3> cut_heads(view<E, 3> const& v, heads whole, heads share, bool q) {
-    return q ? v.narrow(1, share.q_begin - whole.q_begin, share.q_count)
-             : v.narrow(1, share.kv_begin - whole.kv_begin, share.kv_count);
+  /// (tokens, heads, dim) -> (group's tokens, my heads, dim)
+  template <class E, class T>
+  static auto to_heads(rows const& x, view<E, 3> const& from, view<T, 3> const& to, head_cut cut) {
+    return routed(x.to_heads, from, to, cut);
+  }
+  /// The way back of gradients, which are added up where ranks share kv heads, or to what is there.
+  template <class E, class T>
+  auto to_tokens(rows const& x, view<E, 3> const& from, view<T, 3> const& to, head_cut cut, bool add) const {
+    bool const once = cut.copies(comm_.size()) == cut.count();
+    return routed(x.to_tokens, from, to, arriving(cut), add ? landing::sum_to : once ? landing::store : landing::sum);
   }
 
   template <class To = void, class E>
-  static auto by_heads(allocator& a, detail::token_exchange const& x, view<E, 3> const& like, index_t head_count) {
+  static auto by_heads(allocator& a, rows const& x, view<E, 3> const& like, index_t head_count) {
     using element = std::conditional_t<std::is_void_v<To>, std::remove_const_t<E>, To>;
-    return owned<element, 3>(a, {x.group_rows, head_count, like.extent(2)}); // (group's tokens, my heads, dim)
+    return owned<element, 3>(a, {x.group(), head_count, like.extent(2)}); // (group's tokens, my heads, dim)
   }
 
-  template <class T>
+  template <class T, class KV = T>
   struct buffers { // q, k, v by heads
-    owned<T, 3> q, k, v;
+    owned<T, 3> q;
+    owned<KV, 3> k, v;
     buffers(allocator& a, prepared const& p, heads mine, attention_shape const& s)
-        : q(a, {p.queries.group_rows, mine.q_count, s.dim}), k(a, {p.keys.group_rows, mine.kv_count, s.dim}),
-          v(a, {p.keys.group_rows, mine.kv_count, s.value_dim}) {}
+        : q(a, {p.queries.group(), mine.q_count, s.dim}), k(a, {p.keys.group(), mine.kv_count, s.dim}),
+          v(a, {p.keys.group(), mine.kv_count, s.value_dim}) {}
   };
 
+  /// A tensor of which only the extents matter.
   template <class T>
-  struct inbound {
-    detail::token_exchange const* rows;
-    view<T const, 3> from; // (tokens, heads, dim)
-    view<T, 3> to;         // (group's tokens, my heads, dim)
-    bool q;
-  };
-
-  /// tokens -> heads for several tensors in one exchange.
-  template <class T>
-  void to_heads(detail::exchange_plan<Comm>& plan, char const* primitive, heads on,
-                std::initializer_list<inbound<T>> tensors) const {
-    plan.clear();
-    for (int r = 0; r < comm_.size(); ++r) {
-      plan.open(r);
-      for (auto const& t : tensors) {
-        t.rows->receive_group_rows(plan, r, t.to);
-        t.rows->send_own_rows(plan, cut_heads(t.from, on, share(on, r), t.q));
-      }
-    }
-    plan.run(primitive);
+  static view<T, 3> shaped(index_t rows, index_t head_count, index_t dim) {
+    return {nullptr, {rows, head_count, dim}};
   }
-
-  /// Where gradients arrive when the caller's tensors cannot be written directly: to be added, or shared kv heads to be summed.
-  template <class T, class Share>
-  struct staging {
-    owned<T, 3> q;        // (tokens, q heads, dim)
-    owned<Share, 3> k, v; // (tokens, kv heads summed over ranks, dim)
-    staging(allocator& a, prepared const& p, index_t q_heads, index_t kv_heads, index_t dim, index_t value_dim)
-        : q(a, {p.queries.rows, q_heads, dim}), k(a, {p.keys.rows, kv_heads, dim}), v(a, {p.keys.rows, kv_heads, value_dim}) {}
-  };
-
-  /// heads -> tokens for dq, dk, dv in one exchange; kv heads that several ranks share are summed in rank order.
-  template <class T, class G, class Share>
-  void return_gradients(prepared const& p, detail::exchange_plan<Comm>& plan, allocator& scratch,
-                        detail::backward_io<T, G> const& io, view<T, 3> dq, view<Share, 3> dk, view<Share, 3> dv) const {
-    index_t const copies = kv_copies(io.on);
-    bool const add = io.extras.accumulate, direct = !add && copies == io.on.kv_count;
-    staging<T, Share> stage(scratch, p, add ? io.on.q_count : 0, direct ? 0 : copies, io.dk.extent(2), io.dv.extent(2));
-    plan.clear();
-    index_t at = 0;
-    auto arrive = [&](int r, view<G, 3> const& to, owned<Share, 3> const& staged, heads theirs) {
-      if (direct) // Share is G here
-        p.keys.receive_rows(plan, r, cut_heads(to, io.on, theirs, false));
-      else
-        p.keys.receive_rows(plan, r, staged.tensor.narrow(1, at, theirs.kv_count));
+  /// What the exchange of all inputs takes.
+  template <class T>
+  index_t inputs_scratch(prepared const& p, heads on, heads mine, attention_shape const& s) const {
+    auto in = [&](rows const& x, index_t all, index_t here, index_t dim, head_cut cut) {
+      return to_heads(x, shaped<T>(x.mine(), all, dim), shaped<T>(x.group(), here, dim), cut);
     };
-    for (int r = 0; r < comm_.size(); ++r) {
-      heads theirs = share(io.on, r);
-      plan.open(r);
-      p.queries.send_rows(plan, r, dq);
-      p.keys.send_rows(plan, r, dk);
-      p.keys.send_rows(plan, r, dv);
-      p.queries.receive_rows(plan, r, cut_heads(add ? stage.q.tensor : io.dq, io.on, theirs, true));
-      arrive(r, io.dk, stage.k, theirs);
-      arrive(r, io.dv, stage.v, theirs);
-      at += theirs.kv_count;
-    }
-    plan.run("ulysses.backward.gradients");
-    if (add) detail::add(io.dq, stage.q.tensor);
-    if (direct) return;
-    sum_shared(scratch, io.on, io.dk, stage.k.tensor, add);
-    sum_shared(scratch, io.on, io.dv, stage.v.tensor, add);
+    auto const q = in(p.queries, on.q_count, mine.q_count, s.dim, q_of(on));
+    auto const k = in(p.keys, on.kv_count, mine.kv_count, s.dim, kv_of(on));
+    return sp::exchange_scratch(comm_, q, q, k, k); // dout, q, k, v: the same lists whatever the dim
   }
-
-  template <class G, class Share>
-  void sum_shared(allocator& scratch, heads on, view<G, 3> to, view<Share, 3> staged, bool add) const {
-    detail::accumulator<G, 3> sum(scratch, to);
-    auto total = sum.begin(add);
-    index_t at = 0;
-    for (int r = 0; r < comm_.size(); ++r) {
-      heads theirs = share(on, r);
-      detail::add(cut_heads(total, on, theirs, false), staged.narrow(1, at, theirs.kv_count));
-      at += theirs.kv_count;
-    }
-    sum.finish();
+  /// What the way back of gradients takes, if they are added to what is there.
+  template <class T, class Share>
+  index_t gradients_scratch(prepared const& p, heads on, heads mine, attention_shape const& s) const {
+    auto out = [&](rows const& x, auto from, index_t all, head_cut cut) {
+      return to_tokens(x, from, shaped<T>(x.mine(), all, from.extent(2)), cut, true);
+    };
+    return sp::exchange_scratch(comm_,
+                                out(p.queries, shaped<T>(p.queries.group(), mine.q_count, s.dim), on.q_count, q_of(on)),
+                                out(p.keys, shaped<Share>(p.keys.group(), mine.kv_count, s.dim), on.kv_count, kv_of(on)),
+                                out(p.keys, shaped<Share>(p.keys.group(), mine.kv_count, s.value_dim), on.kv_count, kv_of(on)));
   }
 
   Comm comm_;

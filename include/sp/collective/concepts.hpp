@@ -40,6 +40,12 @@ concept communicator = std::copyable<C> && requires(C const c, traffic const& t)
   { c.exchange(t) } -> token;
 };
 
+/// Pieces may list their rows (piece::rows), so that a message of thousands of runs of rows is one piece. What goes through total_bytes()
+/// and copy() reads such lists; a model that looks into pieces itself calls for_each_plain(). Says so with `static constexpr bool
+/// row_lists = true`; all others are given plain pieces.
+template <class C>
+concept has_row_lists = communicator<C> && requires { requires bool(C::row_lists); };
+
 /// Parcels for everybody at once, in one call that beats the grouped exchange.
 template <class C>
 concept has_all_to_all_v = communicator<C> && requires(C const c, traffic const& t) {

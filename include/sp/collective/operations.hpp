@@ -6,15 +6,32 @@
 
 namespace sp {
 
-/// One grouped exchange; see sp::traffic. Returns a token.
+namespace detail {
+/// To a communicator that does not read them, lists of rows would be other rows.
+template <communicator C>
+void require_readable([[maybe_unused]] C const& c, [[maybe_unused]] traffic const& t) {
+  if constexpr (!has_row_lists<C>)
+    for (auto const& list : {t.sends, t.receives})
+      for (parcel const& p : list)
+        for (piece const& x : p.pieces)
+          if (!x.rows.empty())
+            fail({errc::bad_state, "a piece lists its rows, and this communicator does not read such lists",
+                  "Give it the pieces of for_each_plain(), or let it say row_lists = true once it reads them", t.primitive, c.rank(),
+                  c.size()});
+}
+} // namespace detail
+
+/// One grouped exchange; see sp::traffic. Returns a token. bad_state for pieces with lists of rows where C does not read them.
 template <communicator C>
 [[nodiscard]] auto exchange(C const& c, traffic const& t) {
+  detail::require_readable(c, t);
   return c.exchange(t);
 }
 
 /// Parcels from everybody to everybody; the same contract as exchange, for transports that have a faster call for it.
 template <communicator C>
 [[nodiscard]] auto all_to_all_v(C const& c, traffic const& t) {
+  detail::require_readable(c, t);
   if constexpr (has_all_to_all_v<C>)
     return c.all_to_all_v(t);
   else
@@ -75,10 +92,11 @@ template <communicator C>
   std::span<parcel const> const list(sends.tensor.data, std::size_t(count));
   if constexpr (has_all_gather_v<C>) {
     sends.tensor(0) = {c.rank(), mine};
+    detail::require_readable(c, traffic{primitive, list, receives});
     return detail::parcel_token(std::move(sends), c.all_gather_v(traffic{primitive, list, receives}));
   } else {
     for (int r = 0; r < c.size(); ++r) sends.tensor(r) = {r, r == c.rank() && own_in_place ? std::span<piece const>() : mine};
-    return detail::parcel_token(std::move(sends), c.exchange(traffic{primitive, list, receives}));
+    return detail::parcel_token(std::move(sends), sp::exchange(c, traffic{primitive, list, receives}));
   }
 }
 

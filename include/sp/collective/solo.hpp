@@ -10,6 +10,7 @@ namespace sp {
 class solo {
 public:
   using memory_type = host_memory;
+  static constexpr bool row_lists = true;
 
   struct token {
     void wait() noexcept {}
@@ -44,6 +45,6 @@ private:
   }
 };
 
-static_assert(communicator<solo> && has_barrier<solo> && splittable<solo> && peer_memory<solo> && !abortable<solo>);
+static_assert(communicator<solo> && has_row_lists<solo> && has_barrier<solo> && splittable<solo> && peer_memory<solo> && !abortable<solo>);
 
 } // namespace sp

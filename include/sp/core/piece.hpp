@@ -9,7 +9,14 @@
 
 namespace sp {
 
-/// A strided block of up to four dimensions; strides count bytes.
+/// Rows first, first + step, ...: `count` of them.
+struct row_range {
+  index_t first = 0, step = 1, count = 0;
+  friend constexpr bool operator==(row_range const&, row_range const&) = default;
+};
+
+/// A strided block of up to four dimensions; strides count bytes. One that lists its rows holds those of the first dimension that the
+/// list names, in its order; extents[0] is then their number, and the list stays alive as long as the piece is used.
 struct piece {
   static constexpr int max_rank = 4;
 
@@ -18,6 +25,7 @@ struct piece {
   int rank = 0;
   std::array<index_t, max_rank> extents{};
   std::array<index_t, max_rank> strides{};
+  std::span<row_range const> rows{}; ///< empty: rows 0, 1, 2, ...
 
   [[nodiscard]] constexpr index_t elements() const noexcept {
     index_t n = 1;
@@ -46,6 +54,8 @@ template <class T, int Rank, class M>
 /// A piece as a typed view again; the inverse of as_piece.
 template <class T, int Rank, class M = host_memory>
 [[nodiscard]] view<T, Rank, M> as_view(piece const& p) {
+  if (!p.rows.empty())
+    fail({errc::bad_state, "a piece that lists its rows was published", "Publish whole tensors: a view has one stride for all rows"});
   if (p.rank != Rank || p.element != index_t(sizeof(T)))
     fail({errc::rank_mismatch, "a peer published a tensor of another rank or element size", "Pass the same types on every rank"});
   view<T, Rank, M> v;
@@ -55,6 +65,20 @@ template <class T, int Rank, class M = host_memory>
     v.strides[std::size_t(d)] = p.strides[std::size_t(d)] / p.element;
   }
   return v;
+}
+
+/// Calls f(piece) with the same bytes in the same order, as pieces that list no rows.
+template <class F>
+constexpr void for_each_plain(piece const& p, F&& f) {
+  if (p.rows.empty()) return f(p);
+  piece part = p;
+  part.rows = {};
+  for (row_range const& r : p.rows) {
+    part.data = p.data + r.first * p.strides[0];
+    part.extents[0] = r.count;
+    part.strides[0] = p.strides[0] * r.step;
+    f(part);
+  }
 }
 
 /// Bytes of all pieces together.
@@ -85,18 +109,32 @@ public:
       base_ -= strides_[std::size_t(d)] * extents_[std::size_t(d)];
       count_[std::size_t(d)] = 0;
     }
-    ++at_;
+    ++range_;
     enter();
   }
 
 private:
-  void enter() { // finds the next piece that holds bytes and how much of it is contiguous
-    while (at_ < list_.size() && list_[at_].bytes() == 0) ++at_;
-    if (at_ == list_.size()) return;
-    piece const& p = list_[at_];
+  /// Finds the next piece, or range of rows of a piece, that holds bytes.
+  void enter() {
+    for (; at_ < list_.size(); ++at_, range_ = 0) {
+      piece const& p = list_[at_];
+      if (p.rows.empty() ? range_ > 0 : range_ >= p.rows.size()) continue;
+      if (p.bytes() == 0) continue;
+      while (range_ < p.rows.size() && p.rows[range_].count == 0) ++range_;
+      if (p.rows.empty() || range_ < p.rows.size()) return begin(p);
+    }
+  }
+  /// How much of it is contiguous.
+  void begin(piece const& p) {
     base_ = p.data;
     extents_ = p.extents;
     strides_ = p.strides;
+    if (!p.rows.empty()) {
+      row_range const& r = p.rows[range_];
+      base_ += r.first * strides_[0];
+      extents_[0] = r.count;
+      strides_[0] *= r.step;
+    }
     count_ = {};
     length_ = p.element;
     outer_ = p.rank;
@@ -109,7 +147,7 @@ private:
   }
 
   std::span<piece const> list_;
-  std::size_t at_ = 0;
+  std::size_t at_ = 0, range_ = 0; ///< piece, and range of its list of rows
   std::byte* base_ = nullptr;
   index_t length_ = 0, used_ = 0;
   int outer_ = 0;

@@ -5,13 +5,11 @@
 #include <limits>
 
 #include <sp/collective/check/agreement.hpp>
-#include <sp/core/elementwise.hpp>
 #include <sp/core/footprint.hpp>
 #include <sp/core/group_place.hpp>
-#include <sp/core/memory.hpp>
 #include <sp/core/sort.hpp>
 #include <sp/layout/digests.hpp>
-#include <sp/layout/match_lists.hpp>
+#include <sp/layout/route_exchange.hpp>
 
 namespace sp {
 
@@ -33,19 +31,9 @@ public:
     if (part < 0 || part >= from.parts())
       fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(from.parts()), "Give 0 <= part < parts",
             "relayout"});
-    from_rows_ = from.tokens(part);
-    to_rows_ = to.tokens(part);
     refuse_conflicts(map);
-    sends_ = detail::match_lists::of(from.parts(), [&](int p, auto f) { for_each_match(from.runs(part), to.runs(p), map, f); });
-    receives_ =
-        detail::match_lists::of(from.parts(), [&](int p, auto f) { for_each_match(from.runs(p), to.runs(part), map, f); });
-    staged_ = sends_;
-    for (auto& list : staged_.per_peer)
-      for (row_match& m : list) {
-        m.from_row = staged_rows_;
-        m.from_step = 1;
-        staged_rows_ += m.count;
-      }
+    there_ = route::between(from, to, map, part);
+    back_ = there_.transposed();
     if (checks_ < 2) return;
     from_ = detail::digest_of(from);
     to_ = detail::digest_of(to);
@@ -58,26 +46,18 @@ public:
   template <communicator C, class From, class T, int R>
   void apply(C const& comm, view<From, R> in, view<T, R> out, allocator& scratch, std::type_identity_t<T> value = T{}) const {
     static_assert(detail::require_rows_move<From, T>());
-    check_all(".apply", comm, in, out, from_rows_, to_rows_, scratch);
+    check_all(".apply", comm, in, out, there_, scratch);
     sp::fill(out, value);
-    move(comm, in, sends_, detail::side::from, out, receives_, detail::side::to, scratch);
+    sp::exchange(comm, "relayout", scratch, routed(there_, in, out)).wait();
   }
 
-  /// The transpose, for gradients: din (rows of `from`, ...) = sum over everything a row was mapped to.
+  /// The transpose, for gradients: din (rows of `from`, ...) = sum over everything a row was mapped to, in order of rank and rounded
+  /// once.
   template <communicator C, class From, class T, int R>
   void apply_transposed(C const& comm, view<From, R> dout, view<T, R> din, allocator& scratch) const {
     static_assert(detail::require_rows_move<From, T>());
-    check_all(".apply_transposed", comm, dout, din, to_rows_, from_rows_, scratch);
-    sp::fill(din, T{});
-    auto extents = din.extents;
-    extents[0] = staged_rows_;
-    owned<T, R> staged(scratch, extents); // (every row as often as it was mapped, ...)
-    move(comm, dout, receives_, detail::side::to, staged.tensor, staged_, detail::side::from, scratch);
-    for (std::size_t p = 0; p < sends_.per_peer.size(); ++p)
-      for (std::size_t i = 0; i < sends_.per_peer[p].size(); ++i) {
-        row_match const &m = sends_.per_peer[p][i], &at = staged_.per_peer[p][i];
-        detail::add(din.rows(m.from_row, m.count, m.from_step), staged.tensor.rows(at.from_row, at.count));
-      }
+    check_all(".apply_transposed", comm, dout, din, back_, scratch);
+    sp::exchange(comm, "relayout", scratch, routed(back_, dout, din, head_cut{}, landing::sum)).wait();
   }
 
 private:
@@ -95,9 +75,9 @@ private:
   }
 
   template <class C, class A, class B, int R>
-  void check_all(char const* call, C const& comm, view<A, R> const& in, view<B, R> const& out, index_t in_rows, index_t out_rows,
+  void check_all(char const* call, C const& comm, view<A, R> const& in, view<B, R> const& out, route const& rows,
                  allocator& scratch) const {
-    auto local = [&] { check(comm, in, out, in_rows, out_rows); };
+    auto local = [&] { check(comm, in, out, rows.from_rows(), rows.to_rows()); };
     if (checks_ < 2) return local();
     fingerprint f("relayout", call, comm.rank());
     digest row(R);
@@ -125,26 +105,10 @@ private:
     located({"relayout", "", comm.rank(), comm.size()}, [&] { detail::refuse_aliasing({{"out", out}}, {{"in", in}}); });
   }
 
-  template <class C, class A, class B, int R>
-  static void move(C const& comm, view<A, R> in, detail::match_lists const& sends, detail::side in_side, view<B, R> out,
-                   detail::match_lists const& receives, detail::side out_side, allocator& scratch) {
-    index_t peers = index_t(sends.per_peer.size());
-    parcel_builder s(scratch, peers, sends.total), r(scratch, peers, receives.total);
-    for (std::size_t p = 0; p < sends.per_peer.size(); ++p) {
-      s.open(int(p));
-      r.open(int(p));
-      detail::add_rows(s, in, std::span(sends.per_peer[p]), in_side);
-      detail::add_rows(r, out, std::span(receives.per_peer[p]), out_side);
-    }
-    sp::all_to_all_v(comm, traffic{"relayout", s.parcels(), r.parcels()}).wait();
-  }
-
   detail::group_place place_{};
   int checks_ = 1;
   std::uint64_t from_ = 0, to_ = 0, map_ = 0; ///< digests, from level 2 on
-  index_t from_rows_ = 0, to_rows_ = 0, staged_rows_ = 0;
-  detail::match_lists sends_, receives_;
-  detail::match_lists staged_; ///< sends_ with the from side in a dense staging tensor, for the transpose
+  route there_, back_;
 };
 
 } // namespace sp

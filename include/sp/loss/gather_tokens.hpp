@@ -3,9 +3,9 @@
 #pragma once
 
 #include <sp/collective/check/agreement.hpp>
-#include <sp/collective/parcels.hpp>
 #include <sp/core/group_place.hpp>
 #include <sp/layout/digests.hpp>
+#include <sp/layout/route_exchange.hpp>
 #include <sp/layout/tokens.hpp>
 
 namespace sp {
@@ -25,9 +25,7 @@ class gather_tokens {
 public:
   /// Who sends what for one batch; made once per step.
   struct prepared {
-    std::vector<std::vector<row_match>> from; ///< per rank: its rows (from) against the caller's stream (to)
-    std::vector<mapping> map;                 ///< source to local stream
-    index_t pieces = 0;
+    route rows;                                ///< of every rank to the caller's stream
     std::uint64_t documents = 0, sharding = 0; ///< digests, from level 2 on
     std::uint64_t batch = 0;                   ///< serial of the batch
     detail::group_place place{};               ///< for which it was made
@@ -68,14 +66,7 @@ public:
     };
     options_.checks > 1 ? compare_forward(b, p, local, scratch, check) : check();
     sp::fill(global, value);
-    parcel_builder send(scratch, 1, p.pieces), receive(scratch, comm_.size(), p.pieces);
-    send.open(comm_.rank());
-    for (row_match const& m : p.from[std::size_t(comm_.rank())]) send.add(local.rows(m.from_row, m.count, m.from_step));
-    for (int r = 0; r < comm_.size(); ++r) {
-      receive.open(r);
-      for (row_match const& m : p.from[std::size_t(r)]) receive.add(global.rows(m.to_row, m.count, m.to_step));
-    }
-    sp::all_gather_v(comm_, "gather_tokens", send.parcels()[0].pieces, receive.parcels(), scratch).wait();
+    sp::exchange_with_everybody(comm_, "gather_tokens", scratch, routed(p.rows, local, global)).wait();
   }
 
   /// dlocal (batch.tokens(), ...) = own rows of dglobal (stream, ...); slack rows 0. Every rank holds the same dglobal, so nothing is
@@ -120,14 +111,8 @@ private:
             "Make the batch over the ranks of the same group", "gather_tokens", comm_.rank(), comm_.size()});
     prepared p;
     p.batch = b.serial(), p.place = here;
-    p.map = document_map(b.docs(), b.source());
-    run all{0, b.source().length(), 1};
-    for (int r = 0; r < comm_.size(); ++r) {
-      p.from.emplace_back();
-      for_each_match(b.layout().runs(r), std::span<run const>(&all, 1), p.map,
-                     [&](row_match const& m) { p.from.back().push_back(m); });
-      p.pieces += index_t(p.from.back().size());
-    }
+    run const all{0, b.source().length(), 1};
+    p.rows = route::to_everybody(b.layout(), 0, 1, comm_.size(), comm_.rank(), {&all, 1}, document_map(b.docs(), b.source()));
     return p;
   }
 

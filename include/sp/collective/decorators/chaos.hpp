@@ -63,7 +63,8 @@ struct chaos_parcels {
 
   /// Without the last row of the last piece that has bytes.
   void truncate(parcel& p) {
-    shortened.assign(p.pieces.begin(), p.pieces.end());
+    shortened.clear();
+    for (piece const& x : p.pieces) for_each_plain(x, [&](piece const& plain) { shortened.push_back(plain); });
     while (!shortened.empty() && shortened.back().bytes() == 0) shortened.pop_back();
     piece& last = shortened.back();
     int d = 0;

@@ -34,6 +34,7 @@ namespace sp {
 class mpi {
 public:
   using memory_type = host_memory;
+  static constexpr bool row_lists = true;
   class token;
 
   /// Collective over `comm`; returns when every rank has come. Refuses other numbers in other ranks' options (rank_mismatch). After a
@@ -118,7 +119,7 @@ void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
   });
 }
 
-static_assert(communicator<mpi> && has_barrier<mpi> && splittable<mpi> && abortable<mpi> && !peer_memory<mpi>);
+static_assert(communicator<mpi> && has_row_lists<mpi> && has_barrier<mpi> && splittable<mpi> && abortable<mpi> && !peer_memory<mpi>);
 static_assert(!has_all_to_all_v<mpi> && !has_all_gather_v<mpi> &&
               !has_broadcast<mpi>); // the fallbacks give the bits of sp::threads
 

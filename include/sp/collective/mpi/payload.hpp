@@ -19,20 +19,7 @@ struct mpi_shape {
 
   explicit mpi_shape(std::span<piece const> pieces) {
     std::byte* end = nullptr;
-    for (piece const& p : pieces) {
-      index_t const bytes = p.bytes();
-      if (bytes == 0) continue;
-      index_t const run = max(segment_cursor({&p, 1}).left(), 1);
-      if (run < bytes) {
-        runs += bytes / run + mpi_control::most_cuts; // too many to be listed
-      } else if (runs > 0 && runs <= mpi_control::most_cuts && p.data == end) {
-        lengths[runs - 1] += bytes;
-      } else {
-        if (runs < mpi_control::most_cuts) lengths[runs] = bytes;
-        ++runs;
-      }
-      end = p.data + bytes;
-    }
+    for (piece const& p : pieces) for_each_plain(p, [&](piece const& plain) { add(plain, end); });
   }
   /// A few long runs: each is a message of its own, straight from memory to memory.
   bool few() const {
@@ -40,6 +27,23 @@ struct mpi_shape {
     for (index_t r = 0; r < runs; ++r)
       if (lengths[r] < worth_a_message) return false;
     return true;
+  }
+
+private:
+  /// `end` is where the piece before it ended.
+  void add(piece const& p, std::byte*& end) {
+    index_t const bytes = p.bytes();
+    if (bytes == 0) return;
+    index_t const run = max(segment_cursor({&p, 1}).left(), 1);
+    if (run < bytes) {
+      runs += bytes / run + mpi_control::most_cuts; // too many to be listed
+    } else if (runs > 0 && runs <= mpi_control::most_cuts && p.data == end) {
+      lengths[runs - 1] += bytes;
+    } else {
+      if (runs < mpi_control::most_cuts) lengths[runs] = bytes;
+      ++runs;
+    }
+    end = p.data + bytes;
   }
 };
 
@@ -57,12 +61,13 @@ public:
            std::vector<int>& ones) {
     types.clear();
     places.clear();
-    for (piece const& p : pieces)
-      if (p.bytes() > 0) {
+    for (piece const& listed : pieces)
+      for_each_plain(listed, [&](piece const& p) {
+        if (p.bytes() == 0) return;
         types.push_back(of(link, p));
         places.push_back(0);
         link.good(MPI_Get_address(p.data, &places.back()), "MPI_Get_address");
-      }
+      });
     ones.assign(types.size(), 1);
     link.good(MPI_Type_create_struct(int(types.size()), ones.data(), places.data(), types.data(), &type_),
               "MPI_Type_create_struct");

@@ -23,6 +23,7 @@ namespace sp {
 class mpi_shared {
 public:
   using memory_type = host_memory;
+  static constexpr bool row_lists = true;
   using token = mpi::token;
   class publication;
 

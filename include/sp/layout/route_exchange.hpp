@@ -1,0 +1,181 @@
+// Exchanges along routes: several tensors in one call, at a cost that counts peers and operands, however many runs the rows are in.
+// Rows are stored where they land or summed there; what the exchange needs comes from the caller's allocator and dies with its token.
+#pragma once
+
+#include <sp/collective/operations.hpp>
+#include <sp/layout/routed.hpp>
+
+namespace sp {
+
+namespace detail {
+
+/// Pieces of one operand in one direction: one for each peer, or one for each range of rows where lists of rows are not read.
+template <class C>
+index_t pieces_of(row_lists const& l) {
+  return has_row_lists<C> ? index_t(l.peers()) : l.ranges();
+}
+template <class C>
+void add_piece(parcel_builder& b, piece const& p) {
+  if (p.bytes() == 0) return;
+  if constexpr (has_row_lists<C>)
+    b.add(p);
+  else
+    for_each_plain(p, [&](piece const& plain) { b.add(plain); });
+}
+
+/// Operands with what they keep until their rows have landed: taken in this order, given back in reverse.
+template <class... Operands>
+struct routed_list {
+  explicit routed_list(allocator&) {}
+  void list(int, auto&&) {}
+  void finish() const {}
+};
+template <class First, class... More>
+struct routed_list<First, More...> {
+  First first;
+  arrivals<First> arriving;
+  routed_list<More...> more;
+
+  routed_list(allocator& scratch, First const& o, More const&... rest) : first(o), arriving(scratch, o), more(scratch, rest...) {}
+  /// Calls add(sent, lands) with the two pieces of each operand that move with `peer`; peers in order.
+  template <class Add>
+  void list(int peer, Add&& add) {
+    route const& r = *first.along;
+    using side = head_cut::side;
+    piece const from = as_piece(first.from), to = as_piece(first.to);
+    auto const out = heads_with(peer, r.size(), first.cut, side::from, from.extents[1]);
+    auto const in = heads_with(peer, r.size(), first.cut, side::to, to.extents[1]);
+    add(piece_of(from, out, r.sends().rows(peer), r.sends().of(peer)),
+        first.lands == landing::store ? piece_of(to, in, r.lands().rows(peer), r.lands().of(peer)) : arriving.place(first, peer));
+    more.list(peer, add);
+  }
+  void finish() const {
+    arriving.finish(first);
+    more.finish();
+  }
+};
+
+/// Everything that an exchange along routes takes from its allocator until its token has been waited for.
+template <class C, class... Operands>
+struct route_memory {
+  parcel_builder sends, receives;
+  routed_list<Operands...> operands;
+
+  route_memory(allocator& scratch, int peers, Operands const&... o)
+      : sends(scratch, peers, (pieces_of<C>(o.along->sends()) + ...)),
+        receives(scratch, peers, (pieces_of<C>(o.along->lands()) + ...)), operands(scratch, o...) {}
+
+  /// Lists what goes to everybody and what comes.
+  void list(int peers) {
+    for (int p = 0; p < peers; ++p) {
+      sends.open(p);
+      receives.open(p);
+      operands.list(p, [&](piece const& sent, piece const& lands) {
+        add_piece<C>(sends, sent);
+        add_piece<C>(receives, lands);
+      });
+    }
+  }
+};
+
+/// One exchange along routes on its way.
+template <token Token, class Memory>
+class route_token {
+public:
+  template <class Start>
+  route_token(Memory&& memory, int peers, Start&& start)
+      : memory_(std::move(memory)), flight_((memory_.list(peers), start(memory_.sends.parcels(), memory_.receives.parcels()))) {}
+
+  /// Returns when all rows are where they land, and added up.
+  void wait() {
+    flight_.wait();
+    memory_.operands.finish();
+  }
+
+private:
+  Memory memory_; // dies after the token of the exchange that reads it
+  Token flight_;
+};
+
+/// Refuses what would move other bytes than the route says.
+template <class C, class From, class To, int R, bool Sums, class M>
+void check_operand(C const& c, char const* primitive, routed<From, To, R, Sums, M> const& o) {
+  static_assert(std::is_same_v<M, typename C::memory_type>,
+                "sp::exchange: the tensors and the communicator are of different memories.");
+  auto refuse = [&](errc code, std::string problem, char const* remedy) {
+    fail({code, std::move(problem), remedy, primitive, c.rank(), c.size()});
+  };
+  route const& r = *o.along;
+  if (r.rank() != c.rank() || r.size() != c.size())
+    refuse(errc::bad_state,
+           "the route is part " + std::to_string(r.rank()) + " of " + std::to_string(r.size()) + ", the group's rank is " +
+               std::to_string(c.rank()) + " of " + std::to_string(c.size()),
+           "Make the route over the ranks of the same group");
+  if constexpr (!std::is_same_v<From, To>)
+    if (o.lands == landing::store)
+      refuse(errc::invalid_shape, "rows of one element type are to be stored as another", "Store equal types; sums may differ");
+  if (o.from.extent(0) != r.from_rows() || o.to.extent(0) != r.to_rows())
+    refuse(errc::invalid_shape,
+           "rows given " + std::to_string(o.from.extent(0)) + " and " + std::to_string(o.to.extent(0)) + ", the route has " +
+               std::to_string(r.from_rows()) + " and " + std::to_string(r.to_rows()),
+           "Pass (rows of the route, ...) tensors");
+  auto want = o.from.extents;
+  want[0] = o.to.extent(0);
+  bool good = R > 1 || o.cut.of == head_cut::side::none;
+  if constexpr (R > 1)
+    if (o.cut.of != head_cut::side::none) {
+      bool const spreads = o.cut.of == head_cut::side::from;
+      index_t const all = o.cut.count(), mine = o.cut.of_peer(c.rank(), c.size()).count;
+      good = o.from.extent(1) == (spreads ? all : mine);
+      want[1] = spreads ? mine : all;
+    }
+  if (!good || o.to.extents != want)
+    refuse(errc::invalid_shape, "tensors " + shape(o.from) + " and " + shape(o.to) + " do not fit behind the rows",
+           "Give equal trailing extents, except for heads that are cut");
+}
+
+/// The exchange that `start` begins, given what is sent and what is received.
+template <class C, class Start, class... Operands>
+auto start_along_routes(C const& c, char const* primitive, allocator& scratch, Start&& start, Operands const&... o) {
+  (check_operand(c, primitive, o), ...);
+  using memory = route_memory<C, Operands...>;
+  using inner = decltype(start(std::span<parcel const>(), std::span<parcel const>()));
+  return route_token<inner, memory>(memory(scratch, c.size(), o...), c.size(), start);
+}
+
+} // namespace detail
+
+/// Moves rows of all operands along their routes in one exchange named `primitive`. Returns a token; wait() returns when the rows have
+/// landed and sums are complete. Costs O(ranks x operands), and O(ranges of rows) where C does not read lists of rows.
+/// bad_state for a route of another group, invalid_shape for extents that do not fit: nothing has been sent then.
+template <communicator C, class... Operands>
+  requires(sizeof...(Operands) > 0)
+[[nodiscard]] auto exchange(C const& c, char const* primitive, allocator& scratch, Operands const&... operands) {
+  auto start = [&](std::span<parcel const> sends, std::span<parcel const> receives) {
+    return sp::all_to_all_v(c, traffic{primitive, sends, receives});
+  };
+  return detail::start_along_routes(c, primitive, scratch, start, operands...);
+}
+
+/// The same along routes on which every peer is sent the same rows (route::to_everybody): one all_gather_v.
+template <communicator C, class... Operands>
+  requires(sizeof...(Operands) > 0)
+[[nodiscard]] auto exchange_with_everybody(C const& c, char const* primitive, allocator& scratch, Operands const&... operands) {
+  auto start = [&](std::span<parcel const> sends, std::span<parcel const> receives) {
+    if (((operands.cut.of == head_cut::side::from || !operands.along->sends().alike()) || ...))
+      fail({errc::bad_state, "peers are to be sent different rows or heads", "Call exchange() for this route", primitive, c.rank(),
+            c.size()});
+    return sp::all_gather_v(c, primitive, sends[0].pieces, receives, scratch);
+  };
+  return detail::start_along_routes(c, primitive, scratch, start, operands...);
+}
+
+/// Bytes that exchange() takes from its allocator until its token has been waited for; the tensors may be null.
+template <communicator C, class... Operands>
+[[nodiscard]] index_t exchange_scratch(C const& c, Operands const&... operands) {
+  byte_counter counter;
+  detail::route_memory<C, Operands...> memory(counter, c.size(), operands...);
+  return counter.bytes();
+}
+
+} // namespace sp

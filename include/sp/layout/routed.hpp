@@ -1,0 +1,182 @@
+// A tensor of an exchange along a route: the rows that are sent, the tensor in which rows land, and how they land there.
+// Where one of the two holds all heads and the other a share of them, each peer gets its heads of every row.
+#pragma once
+
+#include <sp/core/elementwise.hpp>
+#include <sp/core/memory.hpp>
+#include <sp/geometry/heads.hpp>
+#include <sp/layout/route.hpp>
+
+namespace sp {
+
+/// Which of the two tensors of an operand is cut along dimension 1, by the heads of each peer; the other one holds the heads of one
+/// rank: of this one if `from` is cut, of the sender if `to` is.
+struct head_cut {
+  enum class side { none, from, to };
+  enum class kind { q, kv };
+  side of = side::none;
+  heads all{}; ///< of the tensor that is cut
+  kind heads_of_rows = kind::q;
+
+  struct range {
+    index_t first = 0, count = 0;
+  };
+  /// What a peer has of the tensor that is cut.
+  [[nodiscard]] constexpr range of_peer(int peer, int peers) const {
+    heads const share = heads_of(all, peer, peers);
+    if (heads_of_rows == kind::q) return {share.q_begin - all.q_begin, share.q_count};
+    return {share.kv_begin - all.kv_begin, share.kv_count};
+  }
+  [[nodiscard]] constexpr index_t count() const noexcept { return heads_of_rows == kind::q ? all.q_count : all.kv_count; }
+  /// Heads of all peers together: more than count() where peers share kv heads.
+  [[nodiscard]] constexpr index_t copies(int peers) const {
+    index_t n = 0;
+    for (int p = 0; p < peers; ++p) n += of_peer(p, peers).count;
+    return n;
+  }
+};
+
+/// How rows land. Rows that nobody sends to stay as they are with `store` and become 0 with `sum`.
+enum class landing {
+  store,  ///< each element once; of two, either may stay
+  sum,    ///< what arrives for an element is added in order of rank, then of the route, in the type of sums, and rounded once
+  sum_to, ///< the same, added to what `to` holds
+};
+
+/// One tensor of an exchange along a route. The route and both tensors stay alive until the token has been waited for. Rows are stored,
+/// in the type that they have, unless a landing is named: Sums.
+template <class From, class To, int R, bool Sums = false, class Memory = host_memory>
+struct routed {
+  static_assert(Sums || std::is_same_v<From, To>,
+                "sp: rows move between tensors of one element type, and the tensor that is written must not be const.");
+  static_assert(!Sums || (element<From> && element<To>), "sp::routed: sums run over float, double, bf16 and fp16.");
+
+  route const* along;
+  view<From const, R, Memory> from; // (rows of the route's source, ...)
+  view<To, R, Memory> to;           // (rows of its destination, ...)
+  head_cut cut{};
+  landing lands = landing::store;
+
+  template <class A>
+  routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by = {})
+      : along(&rows), from(sent), to(landed), cut(by) {}
+  template <class A>
+    requires Sums
+  routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by, landing how)
+      : along(&rows), from(sent), to(landed), cut(by), lands(how) {}
+};
+template <class A, class To, int R, class M>
+routed(route const&, view<A, R, M>, view<To, R, M>) -> routed<std::remove_const_t<A>, To, R, false, M>;
+template <class A, class To, int R, class M>
+routed(route const&, view<A, R, M>, view<To, R, M>, head_cut) -> routed<std::remove_const_t<A>, To, R, false, M>;
+template <class A, class To, int R, class M>
+routed(route const&, view<A, R, M>, view<To, R, M>, head_cut, landing) -> routed<std::remove_const_t<A>, To, R, true, M>;
+
+namespace detail {
+
+/// What moves with a peer of the `all` entries of dimension 1, on one side of an operand.
+inline head_cut::range heads_with(int peer, int peers, head_cut const& cut, head_cut::side side, index_t all) {
+  return cut.of == side ? cut.of_peer(peer, peers) : head_cut::range{0, all};
+}
+
+/// The part of `whole` (rows, heads, ...) that moves with a peer; without bytes, if there is none.
+inline piece piece_of(piece const& whole, head_cut::range const& part, index_t rows, std::span<row_range const> list) {
+  piece p = whole;
+  p.extents[0] = rows;
+  p.extents[1] = part.count;
+  if (p.bytes() == 0) return p;
+  if (p.rank > 1) p.data += part.first * p.strides[1];
+  if (list.size() > 1) {
+    p.rows = list;
+  } else { // no list: for any communicator
+    p.data += list[0].first * p.strides[0];
+    p.strides[0] *= list[0].step;
+  }
+  return p;
+}
+
+/// What an operand keeps until its rows have landed: nothing where they are only stored.
+template <class Operand>
+struct arrivals {
+  arrivals(allocator&, Operand const&) {}
+  piece place(Operand const& o, int) { return as_piece(o.to); }
+  void finish(Operand const&) const {}
+};
+
+/// Rows that have arrived and are to be added up, as they were sent, and the sums of those whose type is not the one of sums.
+template <class From, class To, int R>
+class arrivals<routed<From, To, R, true, host_memory>> {
+public:
+  using A = accumulate_t<To>;
+  using move = routed<From, To, R, true, host_memory>;
+
+  arrivals(allocator& scratch, move const& o) {
+    if (o.lands == landing::store) return;
+    index_t n = 0;
+    for (int p = 0; p < o.along->size(); ++p) n += elements(arriving(o, p));
+    rows_ = owned<From, 1>(scratch, {n});
+    if constexpr (!std::is_same_v<To, A>)
+      if (!once(o)) sums_ = owned<A, R>(scratch, o.to.extents);
+  }
+
+  /// Where the rows of peer `p` arrive; peers in order.
+  piece place(move const& o, int p) {
+    auto const extents = arriving(o, p);
+    view<From, R> const v(rows_.tensor.data + used_, extents);
+    used_ += elements(extents);
+    return as_piece(v);
+  }
+  /// After the last byte has come.
+  void finish(move const& o) const {
+    if (o.lands == landing::store) return;
+    bool const onto = o.lands == landing::sum_to;
+    if constexpr (!std::is_same_v<To, A>)
+      if (!once(o)) {
+        sp::fill(sums_.tensor, A{});
+        add_up(o, sums_.tensor);
+        return onto ? detail::add(o.to, sums_.tensor) : assign(o.to, sums_.tensor);
+      }
+    if (!onto) sp::fill(o.to, To{});
+    add_up(o, o.to);
+  }
+
+private:
+  using extents_type = std::array<index_t, std::size_t(R)>;
+  static head_cut::range heads(move const& o, int p) {
+    return heads_with(p, o.along->size(), o.cut, head_cut::side::to, R > 1 ? o.to.extents[R > 1] : 1);
+  }
+  static extents_type arriving(move const& o, int p) {
+    extents_type e = o.to.extents;
+    if constexpr (R > 1) e[1] = heads(o, p).count;
+    e[0] = o.along->lands().rows(p);
+    return e;
+  }
+  static index_t elements(extents_type const& e) { return view<From, R>(nullptr, e).elements(); }
+  /// Each element arrives once at most, so that adding it rounds once.
+  static bool once(move const& o) {
+    return o.cut.of == head_cut::side::to && o.cut.copies(o.along->size()) == o.cut.count() && o.along->lands().distinct();
+  }
+  template <class X>
+  void add_up(move const& o, view<X, R> sums) const {
+    From const* at = rows_.tensor.data;
+    for (int p = 0; p < o.along->size(); ++p) {
+      extents_type extents = arriving(o, p);
+      head_cut::range const part = heads(o, p);
+      for (row_range const& r : o.along->lands().of(p)) {
+        extents[0] = r.count;
+        view<From const, R> const arrived(at, extents);
+        at += arrived.elements();
+        view<X, R> into = sums.rows(r.first, r.count, r.step);
+        if constexpr (R > 1) into = into.narrow(1, part.first, part.count);
+        detail::add(into, arrived);
+      }
+    }
+  }
+
+  owned<From, 1> rows_;
+  owned<A, R> sums_;
+  index_t used_ = 0;
+};
+
+} // namespace detail
+} // namespace sp
