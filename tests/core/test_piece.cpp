@@ -137,7 +137,8 @@ TEST_CASE("piece: random lists are read end to end as their elements stand [asan
 
     std::vector<piece> plain;
     for (piece const& p : from) sp::for_each_plain(p, [&](piece const& x) { plain.push_back(x); });
-    wrong += bytes_of(plain) == want && std::all_of(plain.begin(), plain.end(), [](piece const& x) { return x.rows.empty(); }) ? 0 : 1;
+    wrong +=
+        bytes_of(plain) == want && std::all_of(plain.begin(), plain.end(), [](piece const& x) { return x.rows.empty(); }) ? 0 : 1;
   }
   CHECK(wrong == 0);
   CHECK(moved > 100000);

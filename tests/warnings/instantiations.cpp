@@ -16,6 +16,7 @@
 #include <sp/reference.hpp>
 #include <sp/relayout.hpp>
 #include <sp/ring.hpp>
+#include <sp/route.hpp>
 #include <sp/threads.hpp>
 #include <sp/ulysses.hpp>
 #include <sp/usp.hpp>
@@ -116,6 +117,13 @@ void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& mem
   moves.apply(ranks, sp::view<T const, 3>(x), x, memory);
   moves.apply_transposed(ranks, sp::view<T const, 3>(x), x, memory);
   static_cast<void>(sp::key_cast(batch.layout(), batch.layout(), {}, 0).table(batch.layout()));
+  sp::mapping const all = sp::identity_map(batch.layout().docs().length());
+  auto const there = sp::route::between(batch.layout(), batch.layout(), {&all, 1}, ranks.rank()), back = there.transposed();
+  sp::view<sp::accumulate_t<T>, 3> sums;
+  sp::routed const keys(there, x, x), grads(back, sums, x, sp::head_cut{}, sp::landing::sum_to);
+  sp::exchange(ranks, "hop", memory, keys, grads).wait();
+  sp::exchange_with_everybody(ranks, "all", memory, keys).wait();
+  (void)sp::exchange_scratch(ranks, keys, grads);
   sp::gather_loss loss{ranks, sp::averaged{2}};
   loss.backward(loss.forward(losses, labels), labels, losses);
   sp::gather_tokens<Comm>(ranks).backward(batch, sp::view<T const, 3>(x), x);

@@ -288,8 +288,7 @@ private:
     auto out = [&](rows const& x, auto from, index_t all, head_cut cut) {
       return to_tokens(x, from, shaped<T>(x.mine(), all, from.extent(2)), cut, true);
     };
-    return sp::exchange_scratch(comm_,
-                                out(p.queries, shaped<T>(p.queries.group(), mine.q_count, s.dim), on.q_count, q_of(on)),
+    return sp::exchange_scratch(comm_, out(p.queries, shaped<T>(p.queries.group(), mine.q_count, s.dim), on.q_count, q_of(on)),
                                 out(p.keys, shaped<Share>(p.keys.group(), mine.kv_count, s.dim), on.kv_count, kv_of(on)),
                                 out(p.keys, shaped<Share>(p.keys.group(), mine.kv_count, s.value_dim), on.kv_count, kv_of(on)));
   }

@@ -44,7 +44,9 @@ concept communicator = std::copyable<C> && requires(C const c, traffic const& t)
 /// and copy() reads such lists; a model that looks into pieces itself calls for_each_plain(). Says so with `static constexpr bool
 /// row_lists = true`; all others are given plain pieces.
 template <class C>
-concept has_row_lists = communicator<C> && requires { requires bool(C::row_lists); };
+concept has_row_lists = communicator<C> && requires {
+  requires bool(C::row_lists);
+};
 
 /// Parcels for everybody at once, in one call that beats the grouped exchange.
 template <class C>

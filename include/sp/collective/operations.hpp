@@ -16,8 +16,8 @@ void require_readable([[maybe_unused]] C const& c, [[maybe_unused]] traffic cons
         for (piece const& x : p.pieces)
           if (!x.rows.empty())
             fail({errc::bad_state, "a piece lists its rows, and this communicator does not read such lists",
-                  "Give it the pieces of for_each_plain(), or let it say row_lists = true once it reads them", t.primitive, c.rank(),
-                  c.size()});
+                  "Give it the pieces of for_each_plain(), or let it say row_lists = true once it reads them", t.primitive,
+                  c.rank(), c.size()});
 }
 } // namespace detail
 

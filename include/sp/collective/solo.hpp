@@ -45,6 +45,7 @@ private:
   }
 };
 
-static_assert(communicator<solo> && has_row_lists<solo> && has_barrier<solo> && splittable<solo> && peer_memory<solo> && !abortable<solo>);
+static_assert(communicator<solo> && has_row_lists<solo> && has_barrier<solo> && splittable<solo> && peer_memory<solo> &&
+              !abortable<solo>);
 
 } // namespace sp

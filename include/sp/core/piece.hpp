@@ -55,7 +55,8 @@ template <class T, int Rank, class M>
 template <class T, int Rank, class M = host_memory>
 [[nodiscard]] view<T, Rank, M> as_view(piece const& p) {
   if (!p.rows.empty())
-    fail({errc::bad_state, "a piece that lists its rows was published", "Publish whole tensors: a view has one stride for all rows"});
+    fail({errc::bad_state, "a piece that lists its rows was published",
+          "Publish whole tensors: a view has one stride for all rows"});
   if (p.rank != Rank || p.element != index_t(sizeof(T)))
     fail({errc::rank_mismatch, "a peer published a tensor of another rank or element size", "Pass the same types on every rank"});
   view<T, Rank, M> v;

@@ -94,8 +94,7 @@ public:
     for (int p = 0; p < from.parts(); ++p) {
       sends->open();
       lands->open();
-      for_each_match(from.runs(part), to.runs(p), map,
-                     [&](row_match const& m) { sends->add(m.from_row, m.from_step, m.count); });
+      for_each_match(from.runs(part), to.runs(p), map, [&](row_match const& m) { sends->add(m.from_row, m.from_step, m.count); });
       for_each_match(from.runs(p), to.runs(part), map, [&](row_match const& m) { lands->add(m.to_row, m.to_step, m.count); });
     }
     return {part, from.tokens(part), to.tokens(part), std::move(sends), std::move(lands)};
@@ -103,8 +102,8 @@ public:
 
   /// The rows of every member, to every member: part first + i stride of `from` is member i, and `to` lists what all of them hold
   /// afterwards, along `map`. Seen from member `self`.
-  [[nodiscard]] static route to_everybody(layout const& from, int first, int stride, int members, int self, std::span<run const> to,
-                                          std::span<mapping const> map) {
+  [[nodiscard]] static route to_everybody(layout const& from, int first, int stride, int members, int self,
+                                          std::span<run const> to, std::span<mapping const> map) {
     auto sends = std::make_shared<detail::row_lists>(), lands = std::make_shared<detail::row_lists>();
     sends->open();
     for (int i = 0; i < members; ++i) {

@@ -163,8 +163,8 @@ template <communicator C, class... Operands>
 [[nodiscard]] auto exchange_with_everybody(C const& c, char const* primitive, allocator& scratch, Operands const&... operands) {
   auto start = [&](std::span<parcel const> sends, std::span<parcel const> receives) {
     if (((operands.cut.of == head_cut::side::from || !operands.along->sends().alike()) || ...))
-      fail({errc::bad_state, "peers are to be sent different rows or heads", "Call exchange() for this route", primitive, c.rank(),
-            c.size()});
+      fail({errc::bad_state, "peers are to be sent different rows or heads", "Call exchange() for this route", primitive,
+            c.rank(), c.size()});
     return sp::all_gather_v(c, primitive, sends[0].pieces, receives, scratch);
   };
   return detail::start_along_routes(c, primitive, scratch, start, operands...);

@@ -61,9 +61,8 @@ struct routed {
   routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by = {})
       : along(&rows), from(sent), to(landed), cut(by) {}
   template <class A>
-    requires Sums
-  routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by, landing how)
-      : along(&rows), from(sent), to(landed), cut(by), lands(how) {}
+    requires Sums routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by, landing how)
+        : along(&rows), from(sent), to(landed), cut(by), lands(how) {}
 };
 template <class A, class To, int R, class M>
 routed(route const&, view<A, R, M>, view<To, R, M>) -> routed<std::remove_const_t<A>, To, R, false, M>;
@@ -134,7 +133,7 @@ public:
       if (!once(o)) {
         sp::fill(sums_.tensor, A{});
         add_up(o, sums_.tensor);
-        return onto ? detail::add(o.to, sums_.tensor) : assign(o.to, sums_.tensor);
+        return onto ? detail::add(o.to, sums_.tensor) : sp::assign(o.to, sums_.tensor);
       }
     if (!onto) sp::fill(o.to, To{});
     add_up(o, o.to);

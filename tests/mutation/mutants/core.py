@@ -193,4 +193,22 @@ MUTANTS = [
         "core.memory",
         "idle pools: what many*",
     ),
+    Mutant(
+        "row_list_with_gaps",
+        "of a list of rows, every other range is left out",
+        "core/piece.hpp",
+        "    ++range_;\n",
+        "    range_ += 2;\n",
+        "core.piece",
+        "piece: random lists*",
+    ),
+    Mutant(
+        "row_list_spelt_out_without_step",
+        "of a list of rows, other communicators are given rows next to each other",
+        "core/piece.hpp",
+        "    part.strides[0] = p.strides[0] * r.step;\n",
+        "",
+        "core.piece",
+        "piece: random lists*",
+    ),
 ]

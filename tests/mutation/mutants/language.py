@@ -41,9 +41,9 @@ MUTANTS = [
     Mutant(
         "all_to_all_unqualified",
         "a function of the communicator's namespace that is named like a collective of sp is called in its place",
-        "attention/heads_exchange.hpp",
-        "sp::all_to_all_v(comm_,",
-        "all_to_all_v(comm_,",
+        "layout/route_exchange.hpp",
+        "sp::all_to_all_v(c,",
+        "all_to_all_v(c,",
         "attention.names",
         "names: attention*",
     ),

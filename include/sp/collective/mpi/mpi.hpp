@@ -119,7 +119,8 @@ void mpi::run(MPI_Comm comm, Body&& body, mpi_options options) {
   });
 }
 
-static_assert(communicator<mpi> && has_row_lists<mpi> && has_barrier<mpi> && splittable<mpi> && abortable<mpi> && !peer_memory<mpi>);
+static_assert(communicator<mpi> && has_row_lists<mpi> && has_barrier<mpi> && splittable<mpi> && abortable<mpi> &&
+              !peer_memory<mpi>);
 static_assert(!has_all_to_all_v<mpi> && !has_all_gather_v<mpi> &&
               !has_broadcast<mpi>); // the fallbacks give the bits of sp::threads
 

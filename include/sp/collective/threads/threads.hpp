@@ -9,6 +9,7 @@ namespace sp {
 /// A rank of a group of threads. Operations are done when they return: a wait on a token when each peer has entered the same exchange.
 using threads = local<inline_queue>;
 
-static_assert(communicator<threads> && has_row_lists<threads> && has_barrier<threads> && splittable<threads> && peer_memory<threads> && abortable<threads>);
+static_assert(communicator<threads> && has_row_lists<threads> && has_barrier<threads> && splittable<threads> &&
+              peer_memory<threads> && abortable<threads>);
 
 } // namespace sp
