@@ -74,14 +74,19 @@ TEST_CASE("mpi: random blocks of every shape reach blocks of every other shape")
       auto const source = sp::view<std::uint16_t, 3>(from.data(), {a, b + pad, d + pad}).narrow(1, 0, b).narrow(2, 0, d);
       auto const target = sp::view<std::uint16_t, 3>(to.data(), {b, a + pad, d}).narrow(1, 0, a);
       sp::index_t const cut = sp::index_t(random() % std::uint64_t(b + 1));
-      std::array<piece, 1> const out{sp::as_piece(source)};
-      std::array<piece, 2> const in{sp::as_piece(target.narrow(0, 0, cut)), sp::as_piece(target.narrow(0, cut, b - cut))};
+      std::array<piece, 1> out{sp::as_piece(source)};
+      std::array<piece, 2> in{sp::as_piece(target.narrow(0, 0, cut)), sp::as_piece(target.narrow(0, cut, b - cut))};
+      sp::index_t const turn = seed % 2 ? sp::index_t(random() % std::uint64_t(a)) : 0, half = cut / 2;
+      sp::row_range const turned[] = {{turn, 1, a - turn}, {0, 1, turn}}, back[] = {{cut - 1, -1, cut - half}, {half - 1, -1, half}};
+      if (turn > 0) out[0].rows = turned; // lists of rows: those in front go last
+      if (seed % 2 && cut > 0) in[0].rows = back; // from the last to the first
       parcel const send{1 - c.rank(), out}, receive{1 - c.rank(), in};
       c.exchange({"shapes", {&send, 1}, {&receive, 1}}).wait();
       bool good = true;
       for (sp::index_t i = 0; i < count; ++i) {
-        sp::index_t const flat = ((i / (b * d)) * (b + pad) + i / d % b) * (d + pad) + i % d;
-        good = good && target(i / (a * d), i / d % a, i % d) == std::uint16_t(flat * 7 + 1 - c.rank());
+        sp::index_t const flat = (((i / (b * d) + turn) % a) * (b + pad) + i / d % b) * (d + pad) + i % d;
+        sp::index_t const row = i / (a * d), lands = seed % 2 && row < cut ? cut - 1 - row : row;
+        good = good && target(lands, i / d % a, i % d) == std::uint16_t(flat * 7 + 1 - c.rank());
       }
       CHECK_MESSAGE(good, "seed " << seed << ": " << a << " x " << b << " x " << d << " + " << pad);
     });

@@ -255,6 +255,11 @@ TEST_CASE("mpi shared: misuse is refused, and a publication is released once") {
     CHECK(says(failure_of([&] { static_cast<void>(c.publish("p", {})); }), sp::errc::bad_state, "4 publications"));
     for (auto& e : shown) e.release();
     CHECK(says(failure_of([&] { shown[0].release(); }), sp::errc::bad_state, "already"));
+    float x[2]{};
+    sp::row_range const rows[] = {{1, 1, 1}, {0, 1, 1}};
+    sp::piece listed = sp::as_piece(sp::view<float, 1>(x, {2}));
+    listed.rows = rows;
+    CHECK(says(failure_of([&] { static_cast<void>(c.publish("p", {&listed, 1})); }), sp::errc::bad_state, "lists its rows"));
     c.publish("p", {}).release(); // still in order
   });
 }

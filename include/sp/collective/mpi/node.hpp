@@ -41,6 +41,10 @@ public:
   mpi_node_memory& memory() { return memory_; }
 
   std::uint64_t publish(char const* primitive, std::span<piece const> mine) {
+    for (piece const& p : mine) // the list is memory of this process
+      if (!p.rows.empty())
+        fail({errc::bad_state, "a piece that lists its rows was published", "Publish whole tensors", primitive, group_->rank(),
+              group_->size()});
     std::uint64_t const number = published_;
     publication& p = at(number);
     group_->operation(operation_kind::publish, primitive, total_bytes(mine), [&] {
