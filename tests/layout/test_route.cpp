@@ -399,8 +399,9 @@ TEST_CASE("route: what does not fit is refused before anything is sent") {
   CHECK(says(refusal(r, {10, 2, 2}, {10, 1, 2}), errc::invalid_shape, "do not fit"));
   head_cut const cut{head_cut::side::from, sp::all_heads(4, 2), head_cut::kind::kv};
   CHECK(says(refusal(r, {10, 4, 2}, {10, 4, 2}, cut), errc::invalid_shape, "do not fit"));
-  CHECK(says(refusal(sp::route::between(two, two, {&all, 1}, 1), {5, 2, 2}, {5, 2, 2}), errc::bad_state, "part 1 of 2"));
-  CHECK(says(refusal({}, {5, 2, 2}, {5, 2, 2}), errc::bad_state, "part -1 of 0"));
+  CHECK(says(refusal(sp::route::between(two, two, {&all, 1}, 1), {5, 2, 2}, {5, 2, 2}), errc::bad_state,
+             "made for rank 1 of 2, this is rank 0 of 1"));
+  CHECK(says(refusal({}, {5, 2, 2}, {5, 2, 2}), errc::bad_state, "made for rank -1 of 0"));
   auto const uneven = failure_of([&] {
     sp::exchange(comm, "move", scratch,
                  routed(r, sp::view<float, 1>(a.data(), {10}), sp::view<double, 1>(nullptr, {10}), head_cut{}, landing::store))

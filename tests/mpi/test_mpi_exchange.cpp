@@ -77,8 +77,9 @@ TEST_CASE("mpi: random blocks of every shape reach blocks of every other shape")
       std::array<piece, 1> out{sp::as_piece(source)};
       std::array<piece, 2> in{sp::as_piece(target.narrow(0, 0, cut)), sp::as_piece(target.narrow(0, cut, b - cut))};
       sp::index_t const turn = seed % 2 ? sp::index_t(random() % std::uint64_t(a)) : 0, half = cut / 2;
-      sp::row_range const turned[] = {{turn, 1, a - turn}, {0, 1, turn}}, back[] = {{cut - 1, -1, cut - half}, {half - 1, -1, half}};
-      if (turn > 0) out[0].rows = turned; // lists of rows: those in front go last
+      sp::row_range const turned[] = {{turn, 1, a - turn}, {0, 1, turn}},
+                          back[] = {{cut - 1, -1, cut - half}, {half - 1, -1, half}};
+      if (turn > 0) out[0].rows = turned;         // lists of rows: those in front go last
       if (seed % 2 && cut > 0) in[0].rows = back; // from the last to the first
       parcel const send{1 - c.rank(), out}, receive{1 - c.rank(), in};
       c.exchange({"shapes", {&send, 1}, {&receive, 1}}).wait();

@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include <sp/core/group_place.hpp>
 #include <sp/core/piece.hpp>
 #include <sp/layout/layout.hpp>
 #include <sp/layout/row_match.hpp>
@@ -97,7 +98,7 @@ public:
       for_each_match(from.runs(part), to.runs(p), map, [&](row_match const& m) { sends->add(m.from_row, m.from_step, m.count); });
       for_each_match(from.runs(p), to.runs(part), map, [&](row_match const& m) { lands->add(m.to_row, m.to_step, m.count); });
     }
-    return {part, from.tokens(part), to.tokens(part), std::move(sends), std::move(lands)};
+    return {{part, from.parts()}, from.tokens(part), to.tokens(part), std::move(sends), std::move(lands)};
   }
 
   /// The rows of every member, to every member: part first + i stride of `from` is member i, and `to` lists what all of them hold
@@ -114,14 +115,15 @@ public:
       });
     }
     for (int i = 1; i < members; ++i) sends->repeat();
-    return {self, from.tokens(first + self * stride), count_of(to), std::move(sends), std::move(lands)};
+    return {{self, members}, from.tokens(first + self * stride), count_of(to), std::move(sends), std::move(lands)};
   }
 
   /// The way back: what landed is sent to where it came from. Shares the lists.
-  [[nodiscard]] route transposed() const { return {rank_, to_rows_, from_rows_, lands_, sends_}; }
+  [[nodiscard]] route transposed() const { return {place_, to_rows_, from_rows_, lands_, sends_}; }
 
-  [[nodiscard]] int rank() const noexcept { return rank_; }
-  [[nodiscard]] int size() const noexcept { return sends_ ? sends_->peers() : 0; }
+  /// Of whom it is seen from.
+  [[nodiscard]] detail::group_place place() const noexcept { return place_; }
+  [[nodiscard]] int size() const noexcept { return place_.size; }
   /// Rows of the tensor that is sent, and of the tensor in which rows land.
   [[nodiscard]] index_t from_rows() const noexcept { return from_rows_; }
   [[nodiscard]] index_t to_rows() const noexcept { return to_rows_; }
@@ -131,10 +133,10 @@ public:
 
 private:
   using lists = std::shared_ptr<detail::row_lists const>;
-  route(int rank, index_t from_rows, index_t to_rows, lists sends, lists lands)
-      : rank_(rank), from_rows_(from_rows), to_rows_(to_rows), sends_(std::move(sends)), lands_(std::move(lands)) {}
+  route(detail::group_place place, index_t from_rows, index_t to_rows, lists sends, lists lands)
+      : place_(place), from_rows_(from_rows), to_rows_(to_rows), sends_(std::move(sends)), lands_(std::move(lands)) {}
 
-  int rank_ = -1;
+  detail::group_place place_{};
   index_t from_rows_ = 0, to_rows_ = 0;
   lists sends_, lands_;
 };

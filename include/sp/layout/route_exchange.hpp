@@ -106,10 +106,8 @@ void check_operand(C const& c, char const* primitive, routed<From, To, R, Sums, 
     fail({code, std::move(problem), remedy, primitive, c.rank(), c.size()});
   };
   route const& r = *o.along;
-  if (r.rank() != c.rank() || r.size() != c.size())
-    refuse(errc::bad_state,
-           "the route is part " + std::to_string(r.rank()) + " of " + std::to_string(r.size()) + ", the group's rank is " +
-               std::to_string(c.rank()) + " of " + std::to_string(c.size()),
+  if (group_place const here = group_place::in(c); r.place() != here)
+    refuse(errc::bad_state, "the route was made for " + r.place().text() + ", this is " + here.text() + " of the group",
            "Make the route over the ranks of the same group");
   if constexpr (!std::is_same_v<From, To>)
     if (o.lands == landing::store)
