@@ -120,7 +120,8 @@ void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& mem
   sp::mapping const all = sp::identity_map(batch.layout().docs().length());
   auto const there = sp::route::between(batch.layout(), batch.layout(), {&all, 1}, ranks.rank()), back = there.transposed();
   sp::view<sp::accumulate_t<T>, 3> sums;
-  sp::routed const keys(there, x, x), grads(back, sums, x, sp::head_cut{}, sp::landing::sum_to);
+  sp::routed const keys(there, x, x);
+  sp::routed const grads(back, sums, x, sp::head_cut{}, sp::landing::sum_to);
   sp::exchange(ranks, "hop", memory, keys, grads).wait();
   sp::exchange_with_everybody(ranks, "all", memory, keys).wait();
   (void)sp::exchange_scratch(ranks, keys, grads);

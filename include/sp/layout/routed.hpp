@@ -9,8 +9,8 @@
 
 namespace sp {
 
-/// Which of the two tensors of an operand is cut along dimension 1, by the heads of each peer; the other one holds the heads of one
-/// rank: of this one if `from` is cut, of the sender if `to` is.
+/// Which of the two tensors is cut along dimension 1, by the heads of each peer; the other one holds the heads of one rank: of this one
+/// if `from` is cut, of the sender if `to` is.
 struct head_cut {
   enum class side { none, from, to };
   enum class kind { q, kv };
@@ -50,6 +50,7 @@ struct routed {
   static_assert(Sums || std::is_same_v<From, To>,
                 "sp: rows move between tensors of one element type, and the tensor that is written must not be const.");
   static_assert(!Sums || (element<From> && element<To>), "sp::routed: sums run over float, double, bf16 and fp16.");
+  static constexpr bool sums = Sums;
 
   route const* along;
   view<From const, R, Memory> from; // (rows of the route's source, ...)
@@ -61,8 +62,11 @@ struct routed {
   routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by = {})
       : along(&rows), from(sent), to(landed), cut(by) {}
   template <class A>
-    requires Sums routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by, landing how)
-        : along(&rows), from(sent), to(landed), cut(by), lands(how) {}
+    requires(Sums)
+  routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by, landing how)
+      : along(&rows), from(sent), to(landed), cut(by), lands(how) {}
+  template <class... More>
+  routed(route const&&, More const&...) = delete; // a route that would be gone before the rows have landed
 };
 template <class A, class To, int R, class M>
 routed(route const&, view<A, R, M>, view<To, R, M>) -> routed<std::remove_const_t<A>, To, R, false, M>;
@@ -73,7 +77,7 @@ routed(route const&, view<A, R, M>, view<To, R, M>, head_cut, landing) -> routed
 
 namespace detail {
 
-/// What moves with a peer of the `all` entries of dimension 1, on one side of an operand.
+/// What moves with a peer of the `all` entries of dimension 1, on one side.
 inline head_cut::range heads_with(int peer, int peers, head_cut const& cut, head_cut::side side, index_t all) {
   return cut.of == side ? cut.of_peer(peer, peers) : head_cut::range{0, all};
 }
@@ -97,6 +101,7 @@ inline piece piece_of(piece const& whole, head_cut::range const& part, index_t r
 /// What an operand keeps until its rows have landed: nothing where they are only stored.
 template <class Operand>
 struct arrivals {
+  static_assert(!Operand::sums, "sp::exchange adds up rows of host memory only.");
   arrivals(allocator&, Operand const&) {}
   piece place(Operand const& o, int) { return as_piece(o.to); }
   void finish(Operand const&) const {}
