@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include <malloc.h>
+#include <malloc.h> // mallinfo2
 
 #include <benchmark/benchmark.h>
 
@@ -103,16 +103,16 @@ sp::documents packed_documents(index_t count) {
   return sp::packed(std::span<index_t const>(cu));
 }
 
-std::size_t bytes_in_use() { return mallinfo2().uordblks; }
+double bytes_in_use() { return double(mallinfo2().uordblks); }
 
 /// Forward and backward with everything prepared. What a ring takes is its passes over rows (it zeroes and adds gradients), which is why
 /// heads x dim are as small as they can be. Counter: bytes of prepared geometry.
 template <class Attention, class Sharding>
 void step(benchmark::State& state, Attention const& attention, Sharding how, index_t heads) {
   sp::batch const b(packed_documents(state.range(0)), how, silent{});
-  std::size_t const before = bytes_in_use();
+  double const before = bytes_in_use();
   auto const prepared = attention.prepare(b);
-  state.counters["prepared_bytes"] = double(bytes_in_use() - before);
+  state.counters["prepared_bytes"] = bytes_in_use() - before;
   std::vector<float> memory(std::size_t(b.tokens() * heads));
   sp::view<float, 3> const x(memory.data(), {b.tokens(), heads, 1});
   std::vector<float> results(memory.size());
