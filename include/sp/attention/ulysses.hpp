@@ -52,7 +52,8 @@ public:
   /// Rows of the group's ranks, and the group's rows in stream order: the way to heads, and the way back to tokens.
   struct rows {
     route to_heads, to_tokens;
-    explicit rows(route r = {}) : to_heads(std::move(r)), to_tokens(to_heads.transposed()) {}
+    rows() = default;
+    explicit rows(route r) : to_heads(std::move(r)), to_tokens(to_heads.transposed()) {}
     index_t mine() const noexcept { return to_heads.from_rows(); }
     index_t group() const noexcept { return to_heads.to_rows(); }
   };
