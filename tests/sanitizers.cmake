@@ -7,7 +7,7 @@ if(NOT SP_TEST_SANITIZERS)
 endif()
 
 set(sp_asan_layers core geometry backend) # where memory is indexed
-set(sp_tsan_layers collective)            # where ranks meet
+set(sp_tsan_layers core collective)       # where threads of a rank meet, and ranks
 
 # Without optimisation: it halves the time to compile, and nothing is optimised away before it can be checked.
 set(sp_asan_flags -O0 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)

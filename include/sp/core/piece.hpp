@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstring>
+#include <limits>
 #include <span>
 
 #include <sp/core/view.hpp>
@@ -95,6 +96,23 @@ namespace detail {
 class segment_cursor {
 public:
   explicit segment_cursor(std::span<piece const> list) : list_(list) { enter(); }
+  /// From byte `first` on.
+  segment_cursor(std::span<piece const> list, index_t first) : list_(list) {
+    while (at_ < list_.size() && list_[at_].bytes() <= first) first -= list_[at_++].bytes();
+    if (done()) return;
+    piece const& p = list_[at_];
+    for (index_t bytes; range_ < p.rows.size(); ++range_, first -= bytes)
+      if (bytes = p.bytes() / p.extents[0] * p.rows[range_].count; bytes > first) break;
+    enter();
+    used_ = first % length_;
+    index_t segment = first / length_;
+    for (int i = outer_; i-- > 0;) {
+      auto const d = std::size_t(i);
+      count_[d] = segment % extents_[d];
+      base_ += strides_[d] * count_[d];
+      segment /= extents_[d];
+    }
+  }
 
   bool done() const { return at_ == list_.size(); }
   std::byte* data() const { return base_ + used_; }
@@ -155,20 +173,25 @@ private:
   std::array<index_t, piece::max_rank> extents_{}, strides_{}, count_{};
 };
 
+/// Copies up to `most` bytes and returns how many there were.
+inline index_t copy_segments(segment_cursor& to, segment_cursor& from, index_t most) {
+  index_t moved = 0;
+  while (!to.done() && !from.done() && moved < most) {
+    index_t n = min(min(to.left(), from.left()), most - moved);
+    std::memcpy(to.data(), from.data(), std::size_t(n));
+    moved += n;
+    to.advance(n);
+    from.advance(n);
+  }
+  return moved;
+}
+
 } // namespace detail
 
 /// Copies the bytes of `from` into `to`, both read end to end. Returns the bytes copied: the smaller total.
 inline index_t copy(std::span<piece const> to, std::span<piece const> from) {
   detail::segment_cursor t(to), f(from);
-  index_t moved = 0;
-  while (!t.done() && !f.done()) {
-    index_t n = min(t.left(), f.left());
-    std::memcpy(t.data(), f.data(), std::size_t(n));
-    moved += n;
-    t.advance(n);
-    f.advance(n);
-  }
-  return moved;
+  return detail::copy_segments(t, f, std::numeric_limits<index_t>::max());
 }
 
 } // namespace sp

@@ -20,6 +20,10 @@ struct any_term {
 struct any_store {
   void operator()(index_t, double) const;
 };
+/// Stands for the tasks of parallel().
+struct any_task {
+  void operator()(index_t, int) const;
+};
 } // namespace detail
 
 /// Work of one rank, in the order in which it is given. A copyable handle; copies are the same queue.
@@ -52,7 +56,30 @@ concept queue = std::copyable<Q> &&
   q.synchronize();
 };
 
+/// A queue of host memory whose threads take tasks: what a kernel that cuts its own work into tiles asks for.
+///
+///     parallel(n, task)   task(i), or task(i, thread), once for every i < n; returns when all are done. Tasks begin in the order of i.
+///                         0 <= thread < threads(), and no two tasks that run at the same time are told the same: it finds their scratch
+///     threads()           how many tasks of one parallel() may run at the same time; does not change
+///
+/// A task that throws ends the call once all that have begun are through; of several exceptions it throws that of the lowest i.
+template <class Q>
+concept task_queue = queue<Q> && std::same_as<typename Q::memory_type, host_memory> && Q::finished_on_return &&
+    requires(Q const q, detail::any_task task) {
+  q.parallel(index_t{}, task);
+  { q.threads() } -> std::same_as<int>;
+};
+
 namespace detail {
+
+/// task(i, thread), or task(i) where the task does not ask for the thread.
+template <class Task>
+constexpr void run_task(Task const& task, index_t i, [[maybe_unused]] int thread) {
+  if constexpr (std::invocable<Task const&, index_t, int>)
+    task(i, thread);
+  else
+    task(i);
+}
 
 /// Calls body(i0, i1, ...) for every index within the extents, the last one fastest.
 template <std::size_t Rank, class Body, class... Outer>
@@ -90,10 +117,10 @@ struct inline_queue {
     detail::sums_in_order(0, outputs, terms, term, store);
   }
   void copy(std::span<piece const> to, std::span<piece const> from) const { sp::copy(to, from); }
-  /// Calls task(i) for i < n; where several threads share a queue, tasks are handed out in this order.
+  /// One task after the other.
   template <class Task>
   constexpr void parallel(index_t n, Task const& task) const {
-    for (index_t i = 0; i < n; ++i) task(i);
+    for (index_t i = 0; i < n; ++i) detail::run_task(task, i, 0);
   }
   /// How many tasks of parallel() may run at once.
   [[nodiscard]] static constexpr int threads() noexcept { return 1; }
@@ -104,6 +131,6 @@ struct inline_queue {
   static constexpr void synchronize() noexcept {}
 };
 
-static_assert(queue<inline_queue>);
+static_assert(task_queue<inline_queue>);
 
 } // namespace sp

@@ -15,6 +15,7 @@
 
 #include <sp/collective/family/failure.hpp>
 #include <sp/collective/threads/event_count.hpp>
+#include <sp/core/pause.hpp>
 #include <sp/diagnosis/flight_recorder.hpp>
 
 namespace sp {
@@ -28,12 +29,6 @@ struct threads_options {
 };
 
 namespace detail {
-
-inline void relax() noexcept {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#endif
-}
 
 class thread_family {
 public:
@@ -124,7 +119,7 @@ public:
       if (failed()) return false;
       while (polls > 0 && events.count() == seen) {
         if (--polls % 64 != 0) {
-          relax();
+          pause_briefly();
           continue;
         }
         std::this_thread::yield(); // the peer may be runnable on this very core
