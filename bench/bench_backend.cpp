@@ -1,12 +1,14 @@
-// The CPU backend, one thread: useful GF/s of forward and backward per element type, full and causal, and by parts.
-// Forward counts 4 rows keys dim per visible pair and head, backward 2.5 times that. SP_BENCH_TINY=1: smallest size only.
+// The CPU backend: useful GF/s of forward and backward per element type, full and causal, and what several threads gain; the cost of
+// handing out work. Forward counts 4 rows keys dim per visible pair and head, backward 2.5 times that. SP_BENCH_TINY=1: smallest size only.
 #include <benchmark/benchmark.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <random>
 
 #include <sp/cpu.hpp>
 #include <sp/reference.hpp>
+#include <sp/workers.hpp>
 
 namespace {
 
@@ -46,34 +48,75 @@ struct setup {
 
 double pairs(index_t n, bool causal) { return causal ? 0.5 * double(n) * double(n + 1) : double(n) * double(n); }
 
+/// Both passes of a backend over a setup.
+template <class T, class Backend>
+struct passes {
+  setup<T>& s;
+  Backend const& b;
+  sp::pool memory{};
+  sp::call_params numbers{sp::all_heads(s.heads, s.heads), 0.125};
+  sp::kv_views<T> keys{s.view(s.k), s.view(s.v)};
+  sp::query_grad<T> query_grad{s.view(s.q), s.view(s.out), s.view(s.dout), s.rows(s.lse), s.rows(s.delta), s.view(s.dq)};
+  sp::key_grad<T> key_grad{s.view(s.k), s.view(s.v), s.view(s.dk), s.view(s.dv)};
+  typename Backend::plan plan;
+  typename Backend::saved saved;
+
+  passes(setup<T>& tensors, Backend const& backend, bool causal) : s(tensors), b(backend) {
+    sp::run all{0, s.n, 1};
+    auto table = sp::place(std::span(&all, 1));
+    plan = b.prepare({table, table, sp::slices(causal ? sp::causal() : sp::full(), s.docs, s.docs)});
+    forward();
+  }
+  void forward() {
+    s.empty();
+    saved = b.template forward<T>(plan, memory, numbers, s.view(s.q), std::span<sp::kv_views<T> const>(&keys, 1),
+                                  {s.view(s.sums), s.rows(s.lse)});
+  }
+  void backward() {
+    b.template backward<T>(plan, memory, numbers, std::span<sp::query_grad<T> const>(&query_grad, 1),
+                           std::span<sp::key_grad<T> const>(&key_grad, 1), saved);
+  }
+  void run(bool back) { back ? backward() : forward(); }
+};
+
 template <class T, class Backend>
 void run(benchmark::State& state, Backend const& b, bool backward) {
   setup<T> s(state.range(0), state.range(1), state.range(2));
   bool causal = state.range(3) != 0;
-  sp::run all{0, s.n, 1};
-  auto table = sp::place(std::span(&all, 1));
-  auto plan = b.prepare({table, table, sp::slices(causal ? sp::causal() : sp::full(), s.docs, s.docs)});
-  sp::pool memory;
-  sp::call_params numbers{sp::all_heads(s.heads, s.heads), 0.125};
-  sp::kv_views<T> keys{s.view(s.k), s.view(s.v)};
-  auto forward = [&] {
-    s.empty();
-    return b.template forward<T>(plan, memory, numbers, s.view(s.q), std::span<sp::kv_views<T> const>(&keys, 1),
-                                 {s.view(s.sums), s.rows(s.lse)});
-  };
-  auto saved = forward();
-  sp::query_grad<T> query_grad{s.view(s.q), s.view(s.out), s.view(s.dout), s.rows(s.lse), s.rows(s.delta), s.view(s.dq)};
-  sp::key_grad<T> key_grad{s.view(s.k), s.view(s.v), s.view(s.dk), s.view(s.dv)};
+  passes<T, Backend> pass(s, b, causal);
   for (auto _ : state) {
-    if (backward)
-      b.template backward<T>(plan, memory, numbers, std::span<sp::query_grad<T> const>(&query_grad, 1),
-                             std::span<sp::key_grad<T> const>(&key_grad, 1), saved);
-    else
-      saved = forward();
+    pass.run(backward);
     benchmark::ClobberMemory();
   }
   double flops = pairs(s.n, causal) * double(s.heads * s.dim) * (backward ? 10 : 4);
   state.counters["GF/s"] = benchmark::Counter(flops * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+/// One thread and several in turn: the fastest call of each, and their ratio. Other programs on the machine may take a core for a while;
+/// it takes one call of either that they left alone.
+template <class T, bool Backward>
+void gain(benchmark::State& state) {
+  setup<T> s(state.range(1), 2, 64);
+  sp::on_queue const shared{sp::workers{int(state.range(0))}, sp::cpu{}};
+  sp::cpu const alone;
+  passes<T, sp::cpu<>> one(s, alone, true);
+  passes<T, std::remove_const_t<decltype(shared)>> several(s, shared, true);
+  double best[2] = {1e30, 1e30};
+  for (auto _ : state)
+    for (int who : {0, 1}) {
+      auto const start = std::chrono::steady_clock::now();
+      who == 0 ? one.run(Backward) : several.run(Backward);
+      best[who] = std::min(best[who], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+  state.counters["one_ms"] = 1e3 * best[0];
+  state.counters["several_ms"] = 1e3 * best[1];
+  state.counters["gain"] = best[0] / best[1];
+}
+
+/// A call of parallel() whose tasks do nothing: threads that poll, and threads that sleep.
+void empty_parallel(benchmark::State& state) {
+  sp::workers const queue{int(state.range(0)), {.spin = int(state.range(1))}};
+  for (auto _ : state) queue.parallel(queue.threads(), [](index_t) { benchmark::ClobberMemory(); });
 }
 
 void sizes(benchmark::internal::Benchmark* b, bool large) {
@@ -107,5 +150,15 @@ BENCHMARK_TEMPLATE(cpu, sp::fp16, false)->Name("cpu/forward/fp16")->Apply(large)
 BENCHMARK_TEMPLATE(cpu, double, false)->Name("cpu/forward/double")->Apply(large);
 BENCHMARK_TEMPLATE(cpu, double, true)->Name("cpu/backward/double")->Apply(large);
 BENCHMARK_TEMPLATE(reference, float, false)->Name("reference/forward/float")->Apply(small);
+
+void thread_counts(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"threads", "tokens"})->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime()->UseRealTime();
+  for (index_t threads : {1, 2})
+    for (index_t tokens : {512, 2048})
+      if (tokens == 512 || std::getenv("SP_BENCH_TINY") == nullptr) b->Args({threads, tokens});
+}
+BENCHMARK_TEMPLATE(gain, float, false)->Name("cpu/gain/forward/float")->Apply(thread_counts);
+BENCHMARK_TEMPLATE(gain, float, true)->Name("cpu/gain/backward/float")->Apply(thread_counts);
+BENCHMARK(empty_parallel)->ArgNames({"threads", "spin"})->ArgsProduct({{1, 2, 4}, {0, 1000}})->UseRealTime();
 
 } // namespace

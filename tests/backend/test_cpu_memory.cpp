@@ -3,12 +3,15 @@
 #include <doctest/doctest.h>
 
 #include <sp/cpu.hpp>
+#include <sp/workers.hpp>
 
 #include "support/allocations.hpp"
 
 namespace test_cpu_memory {
-TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_bytes says") {
-  sp::cpu b;
+namespace {
+
+template <class Backend>
+void check(Backend const& b) {
   sp::index_t n = 300, heads = 2, dim = 16;
   std::vector<float> x(static_cast<std::size_t>(n * heads * dim), 0.5f), sums(x.size()),
       lse(static_cast<std::size_t>(n * heads), 0.f);
@@ -23,16 +26,23 @@ TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_
   sp::query_grad<float> query_grad{in, in, in, rows, rows, out};
   sp::key_grad<float> key_grad{in, in, out, out};
   auto pass = [&](sp::allocator& memory) {
-    auto saved = b.forward<float>(plan, memory, {h, 1}, in, std::span<sp::kv_views<float> const>(&keys, 1), {out, rows});
-    b.backward<float>(plan, memory, {h, 1}, std::span<sp::query_grad<float> const>(&query_grad, 1),
-                      std::span<sp::key_grad<float> const>(&key_grad, 1), saved);
+    auto saved = b.template forward<float>(plan, memory, {h, 1}, in, std::span<sp::kv_views<float> const>(&keys, 1), {out, rows});
+    b.template backward<float>(plan, memory, {h, 1}, std::span<sp::query_grad<float> const>(&query_grad, 1),
+                               std::span<sp::key_grad<float> const>(&key_grad, 1), saved);
   };
   sp::pool memory;
   pass(memory);
   long const before = support::allocations_of_program;
   pass(memory);
   CHECK(support::allocations_of_program == before);
-  CHECK(sp::index_t(memory.peak_bytes()) == b.scratch_bytes<float>(plan, h, dim, dim));
+  CHECK(sp::index_t(memory.peak_bytes()) == b.template scratch_bytes<float>(plan, h, dim, dim));
+}
+
+} // namespace
+
+TEST_CASE("cpu: no allocation after the first call, and scratch is what scratch_bytes says") {
+  check(sp::cpu{});
+  for (int threads : {1, 2, 5}) check(sp::on_queue{sp::workers{threads}, sp::cpu{}});
 }
 
 } // namespace test_cpu_memory

@@ -20,6 +20,7 @@
 #include <sp/threads.hpp>
 #include <sp/ulysses.hpp>
 #include <sp/usp.hpp>
+#include <sp/workers.hpp>
 #if __has_include(<mpi.h>)
 #include <sp/mpi.hpp>
 #endif
@@ -64,6 +65,28 @@ void train(Comm const& ranks, sp::batch const& batch, sp::allocator& memory, Fea
   attend<T>(sp::ulysses_attention{ranks, sp::ring_attention{ranks, sp::reference{}}}, batch, memory);
   attend<T>(sp::ulysses_attention{ranks, whole<T>{}}, batch, memory);
   attend<T>(sp::ring_attention{ranks, sp::blockwise{of_blocks<T>{}}}, batch, memory);
+}
+
+/// A pool of threads as callers have it.
+struct pool_of_threads {
+  int threads() const { return 2; }
+  template <class Call>
+  void parallel(sp::index_t n, Call const& call) {
+    for (sp::index_t i = 0; i < n; ++i) call(i);
+  }
+};
+
+/// Kernels on several threads, and all that a queue does.
+template <class Queue>
+void on_threads(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memory, Queue const& queue) {
+  attend<float>(sp::ring_attention{ranks, sp::on_queue{queue, sp::cpu{}}}, batch, memory);
+  sp::view<float, 2> x;
+  queue.for_each(x.extents, [x](sp::index_t i, sp::index_t j) { x(i, j) = 0; });
+  queue.sums(
+      x.extent(0), x.extent(1), [x](sp::index_t i, sp::index_t j) { return x(i, j); }, [](sp::index_t, float) {});
+  queue.parallel(3, [](sp::index_t, int) {});
+  queue.copy({}, {});
+  queue.wait(queue.lane().record());
 }
 
 /// Groups of a mesh, and a communicator that is its group already.
@@ -149,6 +172,9 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   everything<sp::fp16>(ranks, batch, batch.memory());
   attend<float>(sp::ring_attention{ranks, sp::cpu{sp::alibi{}}}, batch, batch.memory());
   sp::local<device_queue>::run(2, order);
+  on_threads(ranks, batch, batch.memory(), sp::workers{2, {.ranks = 2}});
+  pool_of_threads pool;
+  on_threads(ranks, batch, batch.memory(), sp::workers_ref{pool});
   move_and_lose<float>(sp::solo{}, batch, batch.memory());
   move_and_lose<float>(sp::counting{ranks, counts}, batch, batch.memory());
   move_and_lose<float>(sp::checksummed{ranks}, batch, batch.memory());

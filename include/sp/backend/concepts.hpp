@@ -9,6 +9,7 @@
 #include <sp/core/dtype.hpp>
 #include <sp/core/memory.hpp>
 #include <sp/core/philox.hpp>
+#include <sp/core/queue.hpp>
 #include <sp/geometry/block.hpp>
 #include <sp/geometry/heads.hpp>
 
@@ -106,6 +107,19 @@ concept attention_backend = requires(B const b, problem p, typename B::plan cons
   { b.prepare(p) } -> std::same_as<typename B::plan>;
   { b.template forward<T>(plan, scratch, n, q, keys, state) } -> std::same_as<typename B::saved>;
   b.template backward<T>(plan, scratch, n, dq, dk, saved);
+};
+
+/// A backend whose calls may be told where to run, by a queue as their last argument; without one they run on the caller's thread.
+/// Results are the same bits; only the scratch that a call takes may depend on the queue.
+template <class B, class T, class Q>
+concept takes_queue = attention_backend<B, T> && queue<Q> &&
+    requires(B const b, typename B::plan const plan, allocator& scratch, call_params const& n, heads const& h, index_t dim,
+             view<T const, 3, typename B::memory_type> q, std::span<kv_views<T, typename B::memory_type> const> keys,
+             attention_state<T, typename B::memory_type> state, std::span<query_grad<T, typename B::memory_type> const> dq,
+             std::span<key_grad<T, typename B::memory_type> const> dk, typename B::saved const& saved, Q const& where) {
+  { b.template forward<T>(plan, scratch, n, q, keys, state, where) } -> std::same_as<typename B::saved>;
+  b.template backward<T>(plan, scratch, n, dq, dk, saved, where);
+  { b.template scratch_bytes<T>(plan, h, dim, dim, where) } -> std::convertible_to<index_t>;
 };
 
 /// One block with ordinary grouped-query heads: q head i uses kv head i / (q heads / kv heads).

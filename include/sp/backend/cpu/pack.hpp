@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/backend/cpu/product.hpp>
+#include <sp/backend/cpu/turns.hpp>
 
 namespace sp::detail {
 inline namespace SP_CPU_TARGET {
@@ -64,30 +65,54 @@ struct packed_matrix {
 template <class A>
 inline constexpr index_t score_stride = k_tile + 64 / index_t(sizeof(A));
 
-/// What a forward call needs: one kv head packed, and the tiles at hand.
+/// What a forward call needs: one kv head packed, and the tiles at hand of every thread.
 template <class A>
 struct forward_scratch {
   packed_matrix<A> k;          ///< panels, (keys, dim)
-  packed_matrix<A> v, q, o, s; ///< (keys, value dim); one query tile each of q, out and scores
+  packed_matrix<A> v, q, o, s; ///< (keys, value dim); a query tile each of q, out and scores, thread by thread
 
-  forward_scratch(allocator& a, tile_plan const& plan, index_t dim, index_t value_dim)
-      : k(a, plan.k.packed_rows, dim), v(a, plan.k.packed_rows, packed_stride<A>(value_dim)), q(a, q_tile, packed_stride<A>(dim)),
-        o(a, q_tile, packed_stride<A>(value_dim)), s(a, q_tile, score_stride<A>) {}
+  struct tiles {
+    matrix<A> q, o, s;
+  };
+  tiles of(int thread) const {
+    index_t const row = thread * q_tile;
+    return {q.from(row), o.from(row), s.from(row)};
+  }
+
+  forward_scratch(allocator& a, tile_plan const& plan, index_t dim, index_t value_dim, int thread_count)
+      : k(a, plan.k.packed_rows, dim), v(a, plan.k.packed_rows, packed_stride<A>(value_dim)),
+        q(a, thread_count * q_tile, packed_stride<A>(dim)), o(a, thread_count * q_tile, packed_stride<A>(value_dim)),
+        s(a, thread_count * q_tile, score_stride<A>) {}
 };
 
-/// What a backward call needs: one kv head and one q head packed, and the tiles at hand.
+/// What a backward call needs: one kv head and one q head packed, and the tiles at hand of every thread.
 template <class A>
 struct backward_scratch {
   packed_matrix<A> k_panels, v_panels, k, q, dout; ///< keys as columns, keys as rows, queries
   packed_matrix<A> lse_delta;                      ///< lse and delta of the packed queries
-  packed_matrix<A> s, dp, dq, dk, dv;              ///< tiles
+  packed_matrix<A> s, dp, dk, dv;                  ///< tiles, thread by thread
+  int buffers;                                     ///< of each thread for dq
+  packed_matrix<A> dq;                             ///< as many tiles, thread by thread
+  turns order;                                     ///< of what key tiles add to dq
 
-  backward_scratch(allocator& a, tile_plan const& plan, index_t dim, index_t value_dim)
+  struct tiles {
+    matrix<A> s, dp, dk, dv;
+    int thread;
+  };
+  tiles of(int thread) const {
+    index_t const row = thread * q_tile, key = thread * k_tile;
+    return {s.from(row), dp.from(row), dk.from(key), dv.from(key), thread};
+  }
+  matrix<A> dq_of(int thread, int buffer) const { return dq.from((thread * buffers + buffer) * q_tile); }
+
+  backward_scratch(allocator& a, tile_plan const& plan, index_t dim, index_t value_dim, int thread_count)
       : k_panels(a, plan.k.packed_rows, dim), v_panels(a, plan.k.packed_rows, value_dim),
         k(a, plan.k.packed_rows, packed_stride<A>(dim)), q(a, plan.q.packed_rows, packed_stride<A>(dim)),
         dout(a, plan.q.packed_rows, packed_stride<A>(value_dim)), lse_delta(a, 2, plan.q.packed_rows),
-        s(a, q_tile, score_stride<A>), dp(a, q_tile, score_stride<A>), dq(a, q_tile, packed_stride<A>(dim)),
-        dk(a, k_tile, packed_stride<A>(dim)), dv(a, k_tile, packed_stride<A>(value_dim)) {}
+        s(a, thread_count * q_tile, score_stride<A>), dp(a, thread_count * q_tile, score_stride<A>),
+        dk(a, thread_count * k_tile, packed_stride<A>(dim)), dv(a, thread_count * k_tile, packed_stride<A>(value_dim)),
+        buffers(thread_count > 1 ? kept_sums : 1), dq(a, thread_count * buffers * q_tile, packed_stride<A>(dim)),
+        order(a, thread_count > 1 ? plan.k.tiles.size() : 0) {}
 };
 
 } // namespace SP_CPU_TARGET

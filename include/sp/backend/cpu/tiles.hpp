@@ -43,6 +43,7 @@ struct tile_plan {
   tile_side q, k;
   std::vector<slice> slices;
   std::vector<tile_document> documents;
+  std::vector<std::size_t> heavy_first; ///< all query tiles: those with most keys to meet first, so that threads end together
 
   std::span<slice const> slices_of(tile_document const& d) const {
     return std::span(slices).subspan(d.first_slice, d.last_slice - d.first_slice);
@@ -93,38 +94,6 @@ inline tile_side cut_tiles(std::span<placed_run const> table, std::vector<docume
     count += p.rows.positions.count;
   }
   out.packed_rows += round_up(count, unit);
-  return out;
-}
-
-inline tile_plan make_tiles(problem const& p) {
-  tile_plan out;
-  out.slices = p.mask;
-  std::stable_sort(out.slices.begin(), out.slices.end(), [](slice const& a, slice const& b) { return a.document < b.document; });
-  for (std::size_t i = 0; i < out.slices.size(); ++i) {
-    slice const& s = out.slices[i];
-    if (i == 0 || out.slices[i - 1].document != s.document)
-      out.documents.push_back({s.id, s.q_origin, s.k_origin, s.q_begin, 0, 0, i, i, 0, 0, 0, 0});
-    tile_document& d = out.documents.back();
-    d.q_end = max(d.q_end, s.q1);
-    d.k_end = max(d.k_end, s.k1);
-    d.last_slice = i + 1;
-  }
-  std::vector<document_range> q, k;
-  for (std::size_t d = 0; d < out.documents.size(); ++d) {
-    q.push_back({out.documents[d].q_begin, out.documents[d].q_end, d});
-    k.push_back({out.documents[d].k_origin, out.documents[d].k_end, d});
-  }
-  out.q = cut_tiles(p.q, std::move(q), q_tile, q_unit);
-  out.k = cut_tiles(p.k, std::move(k), k_tile, k_unit);
-  auto locate = [](std::vector<tile> const& tiles, std::size_t d) {
-    auto r = std::equal_range(tiles.begin(), tiles.end(), tile{0, 0, d, 0, 0},
-                              [](tile const& a, tile const& b) { return a.document < b.document; });
-    return std::pair{std::size_t(r.first - tiles.begin()), std::size_t(r.second - tiles.begin())};
-  };
-  for (std::size_t d = 0; d < out.documents.size(); ++d) {
-    std::tie(out.documents[d].first_q, out.documents[d].last_q) = locate(out.q.tiles, d);
-    std::tie(out.documents[d].first_k, out.documents[d].last_k) = locate(out.k.tiles, d);
-  }
   return out;
 }
 
@@ -184,9 +153,9 @@ inline tile_interval tiles_meeting(std::vector<tile> const& tiles, std::size_t f
   return {std::size_t(lower - tiles.begin()), std::size_t(upper - tiles.begin())};
 }
 
-/// Key tiles that some row of a query tile may see; those between may still see nothing.
-inline tile_interval key_tiles_near(tile_plan const& plan, tile_document const& d, tile_rows const& q) {
-  index_t a = d.k_end, b = d.k_origin, first = q.position(0), last = q.position(q.count - 1);
+/// Key tiles that some query at positions first ... last may see; those between may still see nothing.
+inline tile_interval key_tiles_near(tile_plan const& plan, tile_document const& d, index_t first, index_t last) {
+  index_t a = d.k_end, b = d.k_origin;
   for (slice const& s : plan.slices_of(d)) {
     if (s.q1 <= first || s.q0 > last) continue;
     a = min(a, max(s.k0, s.lo <= -unbounded ? s.k0 : first + s.lo));
@@ -204,6 +173,64 @@ inline tile_interval query_tiles_near(tile_plan const& plan, tile_document const
     b = max(b, min(s.q1, s.lo <= -unbounded ? s.q1 : last - s.lo + 1));
   }
   return tiles_meeting(plan.q.tiles, d.first_q, d.last_q, a, b, q_tile);
+}
+
+/// All query tiles, largest document first, and in a document those first that meet most key tiles.
+inline std::vector<std::size_t> query_tiles_by_weight(tile_plan const& plan) {
+  struct weighed {
+    std::size_t of_document, document, own, tile;
+  };
+  std::vector<weighed> list;
+  for (std::size_t i = 0; i < plan.documents.size(); ++i) {
+    tile_document const& d = plan.documents[i];
+    std::size_t sum = 0;
+    std::size_t const begin = list.size();
+    for (std::size_t t = d.first_q; t < d.last_q; ++t) {
+      tile_interval near = key_tiles_near(plan, d, plan.q.tiles[t].begin, plan.q.tiles[t].begin + q_tile - 1);
+      list.push_back({0, i, near.last - near.first, t});
+      sum += near.last - near.first;
+    }
+    for (std::size_t t = begin; t < list.size(); ++t) list[t].of_document = sum;
+  }
+  std::sort(list.begin(), list.end(), [](weighed const& a, weighed const& b) {
+    return std::tuple(b.of_document, a.document, b.own, a.tile) < std::tuple(a.of_document, b.document, a.own, b.tile);
+  });
+  std::vector<std::size_t> out;
+  for (weighed const& x : list) out.push_back(x.tile);
+  return out;
+}
+
+inline tile_plan make_tiles(problem const& p) {
+  tile_plan out;
+  out.slices = p.mask;
+  std::stable_sort(out.slices.begin(), out.slices.end(), [](slice const& a, slice const& b) { return a.document < b.document; });
+  for (std::size_t i = 0; i < out.slices.size(); ++i) {
+    slice const& s = out.slices[i];
+    if (i == 0 || out.slices[i - 1].document != s.document)
+      out.documents.push_back({s.id, s.q_origin, s.k_origin, s.q_begin, 0, 0, i, i, 0, 0, 0, 0});
+    tile_document& d = out.documents.back();
+    d.q_end = max(d.q_end, s.q1);
+    d.k_end = max(d.k_end, s.k1);
+    d.last_slice = i + 1;
+  }
+  std::vector<document_range> q, k;
+  for (std::size_t d = 0; d < out.documents.size(); ++d) {
+    q.push_back({out.documents[d].q_begin, out.documents[d].q_end, d});
+    k.push_back({out.documents[d].k_origin, out.documents[d].k_end, d});
+  }
+  out.q = cut_tiles(p.q, std::move(q), q_tile, q_unit);
+  out.k = cut_tiles(p.k, std::move(k), k_tile, k_unit);
+  auto locate = [](std::vector<tile> const& tiles, std::size_t d) {
+    auto r = std::equal_range(tiles.begin(), tiles.end(), tile{0, 0, d, 0, 0},
+                              [](tile const& a, tile const& b) { return a.document < b.document; });
+    return std::pair{std::size_t(r.first - tiles.begin()), std::size_t(r.second - tiles.begin())};
+  };
+  for (std::size_t d = 0; d < out.documents.size(); ++d) {
+    std::tie(out.documents[d].first_q, out.documents[d].last_q) = locate(out.q.tiles, d);
+    std::tie(out.documents[d].first_k, out.documents[d].last_k) = locate(out.k.tiles, d);
+  }
+  out.heavy_first = query_tiles_by_weight(out);
+  return out;
 }
 
 } // namespace sp::detail
