@@ -41,6 +41,7 @@ struct settings {
   double learning_rate = 3e-3;
   double weight_decay = 0.1;
   double clip = 1.0;
+  int workers = 1; ///< threads of each rank that compute attention
   std::uint64_t seed = 1;
   std::optional<sp::schedule> schedule{}; ///< of all rings; nothing: what each plan says
   bool quick = false;

@@ -45,6 +45,9 @@ std::optional<int> read_options(int argc, char** argv, bool speaks, settings& as
   app.add_option("--schedule", asked.schedule, "how keys reach queries in all rings: rotate, cast or pull")
       ->transform(CLI::CheckedTransformer(schedules, CLI::ignore_case));
   app.footer("examples/run.sh --mpi P runs the ranks as P processes under MPI (2 or more; needs Open MPI).");
+  app.add_option("--workers", asked.workers, "threads of each rank that compute attention; they change no number")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 256));
   app.add_flag("--quick", asked.quick, "a tiny model and stream, for tests");
   try {
     app.parse(argc, argv);

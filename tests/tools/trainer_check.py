@@ -113,13 +113,20 @@ def check_noise(program, folder):
 
 
 def check_small(program, text, folder):
-    """One file, few steps; then the same on a terminal, where each run draws a bar."""
+    """One file, few steps; the same by several threads a rank; then on a terminal, where each run draws a bar."""
     small = ["--text", text, "--steps", 2, "--double-steps", 1, "--out", folder]
     done = run_quick([program], *small)
     if done.returncode != 0 or b" 1 files" not in done.stdout:
         return failing(False, "a single file as text", done)
     report, page = written(folder)
     wrong = judge_numbers(report, {"float": 2, "double": 1}) + judge_page(page, report)
+    done = run_quick([program], *small, "--workers", 2)
+    if done.returncode != 0:
+        return failing(False, "the trainer failed with two workers a rank", done)
+    of_two = written(folder)[0]
+    if of_two["threads_per_rank"] != 2 or [(r["losses"], r["gradient_norms"]) for r in of_two["runs"]] != [
+            (r["losses"], r["gradient_norms"]) for r in report["runs"]]:
+        wrong.append("two workers a rank have other numbers than one")
     code, shown = on_a_terminal([program, "--quick", *map(str, small)])
     lines = [s for s in re.split(rb"\n", shown) if "█".encode() in s]
     if code != 0 or len(lines) != 2 * len(STRATEGIES) or any(b"\r" not in s.rstrip(b"\r") for s in lines):

@@ -43,7 +43,7 @@ void write_json(report const& r, std::filesystem::path const& file) {
   j["first_step_cu_seqlens"] = r.first_step.cu_seqlens;
   j["seed"] = r.asked.seed;
   j["ranks_are"] = r.ranks_are;
-  j["threads_per_rank"] = 1;
+  j["threads_per_rank"] = r.asked.workers;
   j["cores"] = r.cores;
   j["seconds"] = r.seconds;
   for (outcome const& o : r.outcomes) j["runs"].push_back(to_json(o));

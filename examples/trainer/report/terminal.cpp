@@ -24,8 +24,9 @@ void print_table(report const& r) {
              "{:.0e}, double {:.0e}. Double trains {} of float's {} steps: enough to show a mistake, not to learn.\n",
              bound_of("float"), bound_of("double"), r.asked.double_steps, r.asked.steps);
   fmt::print("Bytes: all ranks, {} layers, forward and backward. Peak: scratch and saved tensors of attention. Ranks are {}, "
-             "one thread each, on {} cores together.\n",
-             r.asked.model.layers, r.ranks_are, r.cores);
+             "{} each for attention, on {} cores together.\n",
+             r.asked.model.layers, r.ranks_are, r.asked.workers == 1 ? "one thread" : fmt::format("{} threads", r.asked.workers),
+             r.cores);
 }
 
 } // namespace trainer

@@ -11,6 +11,7 @@
 #include <sp/gather_loss.hpp>
 #include <sp/mesh.hpp>
 #include <sp/ulysses.hpp>
+#include <sp/workers.hpp>
 
 #include "model/optimizer.hpp"
 #include "ranks.hpp"
@@ -74,8 +75,9 @@ inline local_tokens rows_of(sp::batch const& batch, step_text const& text) {
 template <class T>
 class rank_trainer {
 public:
-  rank_trainer(plan const& how, settings const& asked, corpus const& text, ranks::communicator const& world)
-      : plan_(how), settings_(asked), world_(world),
+  rank_trainer(plan const& how, settings const& asked, corpus const& text, ranks::communicator const& world,
+               sp::workers const& workers)
+      : plan_(how), settings_(asked), world_(world), kernel_(workers, sp::cpu{}),
         mesh_(sp::axis::data{how.data}, sp::axis::ring{how.ring}, sp::axis::ulysses{how.ulysses}),
         text_(text, asked.stream, asked.seed), model_(asked.model, asked.seed), optimizer_(asked, model_.table()),
         loss_(world, sp::summed{}, sp::loss_options{.reduce = sp::reduction::mean, .ignore_index = ignored}) {}
@@ -87,11 +89,11 @@ public:
     auto ulysses = mesh_.ulysses(counted);
     sp::attention_options options{.mask = sp::causal(), .schedule = plan_.schedule};
     if (plan_.ulysses == 1)
-      train(sp::ring_attention{ring, sp::cpu{}, options}, steps, result, show);
+      train(sp::ring_attention{ring, kernel_, options}, steps, result, show);
     else if (plan_.ring == 1)
-      train(sp::ulysses_attention{ulysses, sp::cpu{}, options}, steps, result, show);
+      train(sp::ulysses_attention{ulysses, kernel_, options}, steps, result, show);
     else // Ulysses outside, ring inside
-      train(sp::ulysses_attention{ulysses, sp::ring_attention{ring, sp::cpu{}, options}}, steps, result, show);
+      train(sp::ulysses_attention{ulysses, sp::ring_attention{ring, kernel_, options}}, steps, result, show);
   }
 
   index_t peak_memory() const { return memory_.peak(); }
@@ -148,6 +150,7 @@ private:
   plan plan_;
   settings settings_;
   ranks::communicator world_;
+  sp::on_queue<sp::workers, sp::cpu<>> kernel_; // tiles of attention are shared out among the threads of this rank
   sp::mesh mesh_;
   reader text_;
   decoder<T> model_;
@@ -168,9 +171,11 @@ outcome run_plan(ranks& us, plan const& how, settings const& asked, corpus const
   struct usage {
     index_t bytes = 0, memory = 0;
   };
+  int const here = ranks::in_process(how.ranks());
+  sp::workers const workers{asked.workers * here, {.ranks = here}}; // one set of threads for all ranks of this process
   auto used = us.run(how.ranks(), [&](ranks::communicator const& world) {
     sp::ledger sent;
-    rank_trainer<T> rank(how, asked, text, world);
+    rank_trainer<T> rank(how, asked, text, world, workers);
     rank.run(steps, sent, result, show);
     return usage{sent.total().bytes_sent, rank.peak_memory()};
   });

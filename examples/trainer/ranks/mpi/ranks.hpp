@@ -27,6 +27,8 @@ public:
   /// Of this machine: mpirun may bind a process to one of them, but the processes share them all.
   int cores() const { return int(sysconf(_SC_NPROCESSORS_ONLN)); }
 
+  static int in_process(int) { return 1; }
+
   template <class Body>
   auto run(int n, Body const& body) {
     using result = std::invoke_result_t<Body const&, communicator const&>;

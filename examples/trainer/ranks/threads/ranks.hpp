@@ -24,6 +24,8 @@ public:
   bool lead() const { return true; }
   /// Cores that the threads may run on.
   int cores() const { return std::max(1, int(std::thread::hardware_concurrency())); }
+  /// How many of n ranks are in this process.
+  static int in_process(int n) { return n; }
   /// Runs body(communicator) on n ranks. Returns what each of them returned, where they lead; elsewhere nothing.
   template <class Body>
   auto run(int n, Body const& body) {

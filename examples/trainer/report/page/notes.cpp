@@ -19,7 +19,7 @@ to step. In double the same happens nine digits further down.</p>
 
 constexpr char const* on_speed = R"(<dt>tokens/s</dt>
 <dd>Tokens of all ranks over wall-clock time of the whole training step: attention, the rest of the model, exchange, optimizer.
-A rank computes on one thread; this machine gives the program {0}. {1}, and one rank alone uses one core. What every rank
+A rank computes on one thread{2}; this machine gives the program {0}. {1}, and one rank alone uses {3}. What every rank
 repeats, such as the optimizer's step over all weights, each of them pays. Strategies run one after another, so what else the machine did meanwhile is in it. The figure shows what a strategy costs on this
 machine. It does not show how strategies compare where each rank has a device of its own, nor how they scale, nor the speed of
 attention alone.</dd>
@@ -54,7 +54,8 @@ std::string note_on_speed(report const& r) {
   for (plan const& p : r.plans) most = std::max(most, p.ranks());
   std::string sharing = r.cores < most ? fmt::format("Here {} ranks share {}, so they wait for their turn", most, cores)
                                        : "Here every rank can have a core to itself";
-  return fmt::format(on_speed, cores, sharing);
+  std::string workers = r.asked.workers == 1 ? "" : fmt::format(", attention on up to {}", r.asked.workers);
+  return fmt::format(on_speed, cores, sharing, workers, r.asked.workers == 1 ? "one core" : "the cores of its threads");
 }
 
 std::string note_on_imbalance(report const& r) {
