@@ -29,18 +29,19 @@ using tensors = support::attention_tensors<double>;
 /// Calls f(comm, object) on every rank for what keeps most and least: a ring, and Ulysses both ways. Level: of checks.
 template <class F>
 void every_object(int ranks, int level, F&& f) {
-  for (int object = 0; object < (ranks % 2 ? 3 : 4); ++object) // USP wants two ranks in a group
+  for (int object = 0; object < (ranks % 2 ? 3 : 4); ++object) { // USP wants two ranks in a group
+    CAPTURE(object); // here: what leaves a rank's body is not to be described by many threads at once
     sp::threads::run(
         ranks,
         [&](sp::threads const& c) {
           sp::attention_options const options{.schedule = sp::schedule::rotate, .checks = level};
           sp::mesh const mesh{sp::axis::ring{object == 3 ? ranks / 2 : 1}, sp::axis::ulysses{object == 3 ? 2 : ranks}};
-          CAPTURE(object);
           if (object == 0) return f(c, sp::ring_attention{c, sp::reference{}, options});
           sp::keep const kept = object == 2 ? sp::keep::output : sp::keep::heads;
           f(c, sp::ulysses_attention{mesh.ulysses(c), sp::ring_attention{mesh.ring(c), sp::reference{}, options}, {kept}});
         },
         patience);
+  }
 }
 sp::batch batch_of(sp::threads const& c, sp::documents const& documents = docs) {
   return {documents, sp::nested{sp::zigzag{}, c.size() % 2 ? c.size() : 2}, c};
@@ -141,6 +142,7 @@ TEST_CASE(
 
 TEST_CASE("lifetime: one workspace of scratch_bytes and saved_bytes is enough for infer, two for a step, at every check level") {
   for (int trial = 0; trial < 6; ++trial) { // of a size, and of tensors that are smaller than what many ranks tell each other
+    CAPTURE(trial);
     bool const tiny = trial % 2 != 0;
     sp::attention_shape const sizes = tiny ? sp::attention_shape{4, 2, 1, 1} : shape;
     every_object(tiny ? 16 : 4, 1 + trial / 2, [&](sp::threads const& c, auto const& a) {
@@ -152,7 +154,6 @@ TEST_CASE("lifetime: one workspace of scratch_bytes and saved_bytes is enough fo
       index_t const scratch = a.template scratch_bytes<double>(prepared, sizes),
                     saved = a.template saved_bytes<double>(prepared, sizes);
       exact one(scratch + saved), first(scratch), second(saved);
-      CAPTURE(trial);
       a.infer(prepared, sp::context(one.space, one.space), y.q, y.k, y.v, y.out);
       CHECK(x[operand::out] == y[operand::out]);
       y.both(a, prepared, {first.space, second.space});

@@ -211,23 +211,36 @@ TEST_CASE("texts: JSON holds any bytes, and nothing is cut within a character") 
     CHECK(sp::detail::whole_characters(std::string_view(text).substr(0, n)).size() == whole[n]);
 }
 
-TEST_CASE("texts: a failure that holds any bytes leaves records that the tool reads, and one line of the log") {
-  scratch folder;
+/// More than a line of the log holds, of characters of three bytes.
+std::string const any_bytes = [] {
   std::string why = "caf\xc3\xa9 \xff\x1b[31m \"quoted\"\nsecond line \\";
   for (int i = 0; i < 1000; ++i) why += "\xe2\x82\xac";
+  return why;
+}();
+
+TEST_CASE("texts: a failure that holds any bytes is one line of the log, which ends with a whole character") {
+  for (std::string const before : {"", "1", "12"}) { // wherever the line ends
+    scratch folder;
+    sp::diagnosis::configure(all_in(folder, ""));
+    fail_with(before + any_bytes);
+    std::string const log = text_of(folder / "log");
+    std::size_t const at = log.find("caf\xc3\xa9 \xff [31m \"quoted\" second line \\\xe2\x82\xac");
+    REQUIRE(at != std::string::npos);
+    std::string const line = log.substr(log.rfind('\n', at) + 1, log.find('\n', at) - log.rfind('\n', at) - 1);
+    CHECK((line.size() >= 2043 && line.size() <= 2046)); // as much as a line holds
+    CHECK(line.ends_with("\xe2\x82\xac"));
+  }
+}
+
+TEST_CASE("texts: a failure that holds any bytes leaves records that the tool reads") {
+  scratch folder;
   sp::diagnosis::configure(all_in(folder, ""));
-  fail_with(why);
+  fail_with(any_bytes);
   auto const o = run(tool() + (folder / "flight.*"));
   INFO(o.text);
   CHECK((o.code == 0 || o.code == 1)); // chance tells if rank 0 had left the last barrier that both came to; 2: not readable
   CHECK(has(o.text, "2 of 2 ranks left a flight record\n"));
   CHECK(has(o.text, "failure of rank 1: caf\xc3\xa9 \\xff?[31m \"quoted\"?second line \\\xe2\x82\xac"));
-  std::string const log = text_of(folder / "log");
-  std::size_t const at = log.find("caf\xc3\xa9 \xff [31m \"quoted\" second line \\\xe2\x82\xac");
-  REQUIRE(at != std::string::npos);
-  std::string const line = log.substr(log.rfind('\n', at) + 1, log.find('\n', at) - log.rfind('\n', at) - 1);
-  CHECK((line.size() >= 2043 && line.size() <= 2046)); // as much as a line holds
-  CHECK(line.ends_with("\xe2\x82\xac"));
   std::string other = text_of(folder / "flight.0");
   other.replace(other.find("caf"), 1, "\xff");
   std::ofstream(folder / "flight.0") << other; // as somebody else might have written it

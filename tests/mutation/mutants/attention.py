@@ -491,15 +491,6 @@ MUTANTS = [
         "lifetime: backward that is refused*",
     ),
     Mutant(
-        "agreement_above_results",
-        "scratch_bytes at level 3 leaves out that ranks compare while a call's blocks are on the stack",
-        "attention/call/attention_object.hpp",
-        "self().checks() > 2 ? call + agreement :",
-        "self().checks() > 2 ? max(call, agreement) :",
-        "attention.lifetime",
-        "lifetime: one workspace*",
-    ),
-    Mutant(
         "sinks_blamed_on_the_mask",
         "a kernel without lse says that the mask is at fault when it is given sinks",
         "attention/whole.hpp",
