@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <sp/collective/operations.hpp>
+#include <sp/core/pause.hpp>
 #include <sp/threads.hpp>
 
 namespace {
@@ -58,7 +59,7 @@ void spin_barrier(benchmark::State& state) {
       if (arrived.value.fetch_add(1) + 1 == mine * ranks)
         turn.value.store(mine);
       else
-        while (turn.value.load() < mine) sp::detail::relax();
+        while (turn.value.load() < mine) sp::detail::pause_briefly();
     };
   });
 }

@@ -281,11 +281,10 @@ TEST_CASE("same") { CHECK(same(3) == 3); }
 
 
 def first_of_each_area(mutants):
-    """A sample: the first bug of every layer of the headers, and of every folder below collective."""
+    """A sample: the first bug of every layer of the headers."""
     first = {}
     for m in mutants:
-        folders = m.file.split("/")[:-1]
-        first.setdefault(tuple(folders if folders[0] == "collective" else folders[:1]), m)
+        first.setdefault(m.file.split("/")[0], m)
     return list(first.values())
 
 
