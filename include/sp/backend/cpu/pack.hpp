@@ -111,7 +111,7 @@ struct backward_scratch {
         dout(a, plan.q.packed_rows, packed_stride<A>(value_dim)), lse_delta(a, 2, plan.q.packed_rows),
         s(a, thread_count * q_tile, score_stride<A>), dp(a, thread_count * q_tile, score_stride<A>),
         dk(a, thread_count * k_tile, packed_stride<A>(dim)), dv(a, thread_count * k_tile, packed_stride<A>(value_dim)),
-        buffers(thread_count > 1 ? kept_sums : 1), dq(a, thread_count * buffers * q_tile, packed_stride<A>(dim)),
+        buffers(thread_count > 1 ? kept_sums : 1), dq(a, index_t(thread_count) * buffers * q_tile, packed_stride<A>(dim)),
         order(a, thread_count > 1 ? plan.k.tiles.size() : 0) {}
 };
 
