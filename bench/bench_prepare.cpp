@@ -77,11 +77,11 @@ struct idle_attention {
   int sequence_rank() const { return 0; }
   void describe(sp::fingerprint&, prepared const&, index_t, sp::random_key) const {}
   template <class T>
-  saved<T> run_forward(prepared const&, sp::context const&, sp::detail::forward_io<T> const&) const {
+  saved<T> run_forward(prepared const&, sp::context<> const&, sp::detail::forward_io<T> const&) const {
     return {sp::detail::saved_token(true)};
   }
   template <class T, class G>
-  void run_backward(prepared const&, sp::context const&, saved<T> const&, sp::detail::backward_io<T, G> const&) const {}
+  void run_backward(prepared const&, sp::context<> const&, saved<T> const&, sp::detail::backward_io<T, G> const&) const {}
   template <class T>
   index_t scratch_for(prepared const&, sp::heads, sp::attention_shape const&) const {
     return 0;

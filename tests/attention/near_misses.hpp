@@ -40,12 +40,12 @@ struct complete {
   int sequence_rank() const { return 0; }
   void describe(sp::fingerprint&, prepared const&, index_t, sp::random_key) const {}
   template <class T>
-  saved<T> run_forward(prepared const&, sp::context const&, forward_io<T> const& io) const {
+  saved<T> run_forward(prepared const&, sp::context<> const&, forward_io<T> const& io) const {
     sp::assign(io.out, io.q); // any function of whole heads will do
     return {sp::detail::saved_token(true)};
   }
   template <class T, class G>
-  void run_backward(prepared const&, sp::context const&, saved<T> const&, backward_io<T, G> const& io) const {
+  void run_backward(prepared const&, sp::context<> const&, saved<T> const&, backward_io<T, G> const& io) const {
     sp::assign(io.dq, io.dout);
     sp::fill(io.dk, G{});
     sp::fill(io.dv, G{});
@@ -131,7 +131,7 @@ struct no_run_backward : complete {
 /// It takes gradients of the tensors' type alone, not in the type of sums.
 struct no_backward_of_sums : complete {
   template <class T>
-  void run_backward(prepared const&, sp::context const&, saved<T> const&, backward_io<T, T> const&) const {}
+  void run_backward(prepared const&, sp::context<> const&, saved<T> const&, backward_io<T, T> const&) const {}
 };
 struct no_scratch : complete {
   void scratch_for() const = delete;

@@ -148,7 +148,8 @@ TEST_CASE("cpu workers: what on_queue is") {
   static_assert(sp::detail::equal_by_value<shared>); // layers share prepared geometry
   static_assert(sp::takes_queue<sp::cpu<>, float, sp::workers> &&
                 sp::takes_queue<sp::cpu<>, double, sp::workers_ref<one_thread_each>>);
-  static_assert(!sp::takes_queue<sp::reference<>, float, sp::workers>);
+  static_assert(sp::takes_queue<sp::reference<>, float, sp::workers> &&
+                !sp::takes_queue<sp::basic_reference<sp::device_memory>, float, sp::workers>);
   static_assert(!sp::takes_queue<sp::cpu<>, float, int>);
   sp::on_queue const x{two, sp::cpu{sp::softcap{30}}};
   CHECK(x.features() == sp::cpu{sp::softcap{30}}.features());

@@ -96,11 +96,11 @@ struct tensors : support::attention_tensors<T> {
   }
 
   template <class Object, class Prepared>
-  auto forward(Object const& o, Prepared const& p, sp::context const& c) {
+  auto forward(Object const& o, Prepared const& p, sp::context<> const& c) {
     return base::forward(o, p, c, extras);
   }
   template <class Object, class Prepared, class Saved>
-  void backward(Object const& o, Prepared const& p, sp::context const& c, Saved&& s) {
+  void backward(Object const& o, Prepared const& p, sp::context<> const& c, Saved&& s) {
     base::backward(o, p, c, std::forward<Saved>(s), extras);
   }
   /// out, dq, dk, dv, dsinks as bytes.

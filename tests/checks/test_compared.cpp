@@ -55,7 +55,7 @@ struct scene {
   sp::batch q, k;
   support::attention_tensors<double> x;
   sp::pool memory;
-  sp::context ctx;
+  sp::context<> ctx;
 
   scene(sp::threads const& c, crossed const& a)
       : object(c, featured(sp::softcap{a.cap}, sp::alibi{a.slopes}, sp::dropout{a.chance}),

@@ -83,8 +83,8 @@ outcome step(Place const& at, kind k, arguments const& good, arguments const& ba
     });
     return result;
   }
-  with_step(at, k, good, [&](auto const& object, auto const& p, auto& x, sp::context const& c) {
-    with_step(at, k, bad, [&](auto const& other, auto const& q, auto& y, sp::context const& d) {
+  with_step(at, k, good, [&](auto const& object, auto const& p, auto& x, sp::context<> const& c) {
+    with_step(at, k, bad, [&](auto const& other, auto const& q, auto& y, sp::context<> const& d) {
       if (when == phase::forward) {
         result = outcome_of([&] { victim ? void(y.forward(other, q, d)) : void(x.forward(object, p, c)); });
       } else {
@@ -182,7 +182,7 @@ TEST_CASE("F3: another operation, a forgotten call, a saved of another call") {
           place<sp::threads> const at(kind::ring, comm);
           bool const mine = comm.rank() == victim;
           arguments const a;
-          with_step(at, kind::ring, a, [&](auto const& object, auto const& p, auto& x, sp::context const& c) {
+          with_step(at, kind::ring, a, [&](auto const& object, auto const& p, auto& x, sp::context<> const& c) {
             // one rank forgets the second layer's forward and goes on to its backward
             auto first = x.forward(object, p, c);
             auto o = outcome_of([&] { mine ? x.backward(object, p, c, std::move(first)) : void(x.forward(object, p, c)); });
@@ -242,7 +242,7 @@ TEST_CASE("F3: what one rank refuses by itself stops all of them, and only that 
               else
                 others += o.is(errc::rank_mismatch) && o.says(who) && o.says(sp::name(code)) && o.failure->peer == victim;
             };
-            with_step(at, k, arguments{}, [&](auto const& object, auto const& p, auto& x, sp::context const& c) {
+            with_step(at, k, arguments{}, [&](auto const& object, auto const& p, auto& x, sp::context<> const& c) {
               auto const whole = x.k;
               if (mine) x.k = whole.rows(0, whole.extent(0) - 1);
               judge(outcome_of([&] { x.forward(object, p, c); }), errc::bad_documents);
@@ -284,7 +284,7 @@ TEST_CASE("F3: a rank that returns, or is at another level, is told by the trans
               if (comm.rank() == victim) a.level = 1;
               try {
                 with_step(at, k, a,
-                          [&](auto const& object, auto const& p, auto& x, sp::context const& c) { x.forward(object, p, c); });
+                          [&](auto const& object, auto const& p, auto& x, sp::context<> const& c) { x.forward(object, p, c); });
               } catch (sp::error const&) {
                 ++told;
                 throw;

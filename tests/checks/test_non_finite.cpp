@@ -68,7 +68,7 @@ sp::local_row some_row(sp::batch const& b, unsigned seed) {
 TEST_CASE("inputs: each tensor poisoned on each rank is named with its place, and nothing but fingerprints is sent") {
   std::atomic<int> own = 0, others = 0, cases = 0;
   for (kind k : {kind::ring, kind::ulysses, kind::usp})
-    on_ranks(k, [&](auto const& object, sp::batch const& b, auto& x, auto const& p, sp::context const& c, sp::ledger& sent) {
+    on_ranks(k, [&](auto const& object, sp::batch const& b, auto& x, auto const& p, sp::context<> const& c, sp::ledger& sent) {
       struct {
         char const* name;
         sp::view<double, 3> tensors<double>::*tensor;
@@ -122,7 +122,7 @@ TEST_CASE("inputs: each tensor poisoned on each rank is named with its place, an
 
 TEST_CASE("sinks and the saved lse are inputs, too; a sink of -inf takes nothing and is legal") {
   std::atomic<int> told = 0;
-  on_ranks(kind::ring, [&](auto const& object, sp::batch const& b, auto& x, auto const& p, sp::context const& c, sp::ledger&) {
+  on_ranks(kind::ring, [&](auto const& object, sp::batch const& b, auto& x, auto const& p, sp::context<> const& c, sp::ledger&) {
     bool const mine = b.part() == 2;
     auto expect = [&](outcome const& o, char const* text) {
       told += mine ? o.is(errc::non_finite) && o.says(text) : o.is(errc::rank_mismatch) && o.says("rank 2 refused");
@@ -150,7 +150,7 @@ TEST_CASE("slack rows full of NaN and rows that see nothing are not reported, an
     std::atomic<int> good = 0;
     on_ranks(
         k,
-        [&](auto const& object, sp::batch const& b, auto& x, auto const& p, sp::context const& c, sp::ledger&) {
+        [&](auto const& object, sp::batch const& b, auto& x, auto const& p, sp::context<> const& c, sp::ledger&) {
           x.backward(object, p, c, x.forward(object, p, c));
           arguments plain;
           plain.sinks = true;
@@ -178,7 +178,7 @@ TEST_CASE("slack rows full of NaN and rows that see nothing are not reported, an
 TEST_CASE("results: finite inputs whose scores overflow are found after the call, by the rank that computed them") {
   for (kind k : {kind::ring, kind::usp}) {
     std::atomic<int> own = 0, others = 0;
-    on_ranks(k, [&](auto const& object, sp::batch const& b, auto& x, auto const& p, sp::context const& c, sp::ledger&) {
+    on_ranks(k, [&](auto const& object, sp::batch const& b, auto& x, auto const& p, sp::context<> const& c, sp::ledger&) {
       sp::fill(x.q.rows(some_row(b, 0).row, 1), b.part() == 1 ? 1e308 : 0.5);
       sp::fill(x.k, 1e10);
       outcome const o = outcome_of([&] { x.forward(object, p, c); });

@@ -3,7 +3,7 @@
 #include <sp/reference.hpp>
 #include <sp/ring.hpp>
 
-void use(sp::batch const& b, sp::context const& c, sp::view<float, 3> x) {
+void use(sp::batch const& b, sp::context<> const& c, sp::view<float, 3> x) {
   sp::ring_attention attn{sp::solo{}, sp::reference{}};
   auto const prepared = attn.prepare(b);
 #ifdef SP_FAIL

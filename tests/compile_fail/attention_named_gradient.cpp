@@ -1,5 +1,5 @@
 // The gradients of a call by name have the element type of what forward saved.
-// EXPECT: sp: the tensors of one attention call must be \(tokens, heads, dim\) of one element type in host memory, and outputs must not be const
+// EXPECT: sp: the tensors of one attention call must be \(tokens, heads, dim\) of one element type, in the memory of the context.s queue \(host memory without one\), and outputs must not be const
 #include <sp/reference.hpp>
 #include <sp/ring.hpp>
 

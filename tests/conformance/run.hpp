@@ -192,7 +192,7 @@ void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch cons
   }
   auto prepared = t.cross ? attn.prepare(b, kb) : attn.prepare(b);
   sp::pool scratch, kept;
-  sp::context ctx{scratch, kept, t.random()};
+  sp::context<> ctx{scratch, kept, t.random()};
   auto saved = attn.forward(prepared, ctx, x.q.read(), x.k.read(), x.v.read(), x.out.v, forward_extras);
   keep_lse(saved);
   attn.backward(prepared, ctx, std::move(saved), x.q.read(), x.k.read(), x.v.read(), x.out.v, x.dout.read(), x.dq.v, x.dk.v,

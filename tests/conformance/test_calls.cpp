@@ -38,7 +38,7 @@ struct refusals {
   sp::batch b{docs, sp::contiguous{}, sp::solo{}};
   attention_tensors<float> x{b, shape};
   sp::pool memory;
-  sp::context ctx{memory, memory};
+  sp::context<> ctx{memory, memory};
   sp::ring_attention<sp::solo, sp::cpu<>> ring{comm, sp::cpu{}};
   decltype(ring.prepare(b)) prepared = ring.prepare(b);
 

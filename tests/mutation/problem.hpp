@@ -208,11 +208,11 @@ struct rank_scene : rank_batches, support::rank_tensors {
     return {tensor<1>(p.sinks, {heads}), tensor<1>(dsinks, {heads}), {}, w.accumulate};
   }
   template <class Object, class Prepared>
-  auto forward(Object const& o, Prepared const& at, sp::context const& ctx, problem const& p, way const& w) {
+  auto forward(Object const& o, Prepared const& at, sp::context<> const& ctx, problem const& p, way const& w) {
     return rank_tensors::forward(o, at, ctx, extras(p, w));
   }
   template <class Object, class Prepared, class Saved>
-  void backward(Object const& o, Prepared const& at, sp::context const& ctx, Saved&& s, problem const& p, way const& w) {
+  void backward(Object const& o, Prepared const& at, sp::context<> const& ctx, Saved&& s, problem const& p, way const& w) {
     rank_tensors::backward(o, at, ctx, std::move(s), extras(p, w));
   }
 

@@ -39,7 +39,7 @@ void pass(sp::mpi const& world, sp::pool& memory) {
   auto tensor = [&](std::vector<float>& v) { return sp::view<float, 3>(v.data(), {b.tokens(), 2, 4}); };
   auto const q = tensor(in);
   auto prepared = attn.prepare(b);
-  sp::context ctx{memory, memory, {}};
+  sp::context<> ctx{memory, memory, {}};
   auto saved = attn.forward(prepared, ctx, q, q, q, tensor(out));
   attn.backward(prepared, ctx, std::move(saved), q, q, q, tensor(out), q, tensor(dq), tensor(dk), tensor(dv));
 }

@@ -53,16 +53,16 @@ struct attention_tensors {
   std::vector<T>& operator[](operand name) { return memory[std::size_t(name)]; }
   std::vector<T> const& operator[](operand name) const { return memory[std::size_t(name)]; }
 
-  template <class Object, class Prepared, class... Extras>
-  auto forward(Object const& o, Prepared const& p, sp::context const& ctx, Extras const&... extras) {
+  template <class Object, class Prepared, class Queue = sp::inline_queue, class... Extras>
+  auto forward(Object const& o, Prepared const& p, sp::context<Queue> const& ctx, Extras const&... extras) {
     return o.forward(p, ctx, q, k, v, out, extras...);
   }
-  template <class Object, class Prepared, class Saved, class... Extras>
-  void backward(Object const& o, Prepared const& p, sp::context const& ctx, Saved&& s, Extras const&... extras) {
+  template <class Object, class Prepared, class Queue = sp::inline_queue, class Saved, class... Extras>
+  void backward(Object const& o, Prepared const& p, sp::context<Queue> const& ctx, Saved&& s, Extras const&... extras) {
     o.backward(p, ctx, std::forward<Saved>(s), q, k, v, out, dout, dq, dk, dv, extras...);
   }
-  template <class Object, class Prepared>
-  void both(Object const& o, Prepared const& p, sp::context const& ctx) {
+  template <class Object, class Prepared, class Queue = sp::inline_queue>
+  void both(Object const& o, Prepared const& p, sp::context<Queue> const& ctx) {
     backward(o, p, ctx, forward(o, p, ctx));
   }
   /// out, dq, dk, dv one behind the other.

@@ -35,7 +35,7 @@ struct elsewhere {};
 
 /// What a rank takes memory M from.
 template <class M>
-using allocator_of = sp::allocator;
+using allocator_of = sp::basic_allocator<M>;
 
 /// The one region of the process that all memory of this kind lies in.
 class elsewhere_region {

@@ -41,7 +41,9 @@ void attend(Attention const& attention, sp::batch const& batch, sp::allocator& m
   attention.backward(batch, std::move(named), {.q = x, .k = x, .v = x, .out = x, .dout = x, .dq = x, .dk = x, .dv = x});
   attention.infer(batch, {.q = x, .k = x, .v = x, .out = x});
   (void)(attention.template scratch_bytes<T>(prepared, {}) + attention.template saved_bytes<T>(prepared, {}));
-  attention.infer(*attention.prepared_for(batch), sp::context(memory, memory), x, x, x, x);
+  sp::context const on_queue(sp::inline_queue{}, memory, memory);
+  attention.infer(*attention.prepared_for(batch), on_queue, x, x, x, x);
+  attention.infer(prepared, on_queue, {.q = x, .k = x, .v = x, .out = x});
 }
 
 template <class T>
@@ -150,6 +152,7 @@ void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& mem
   (void)sp::exchange_scratch(ranks, keys, grads);
   sp::gather_loss loss{ranks, sp::averaged{2}};
   loss.backward(loss.forward(losses, labels), labels, losses);
+  loss.backward(sp::context(memory, memory), loss.forward(losses, labels, memory), labels, losses);
   sp::gather_tokens<Comm>(ranks).backward(batch, sp::view<T const, 3>(x), x);
 }
 

@@ -52,7 +52,7 @@ public:
   }
 
 private:
-  sp::context context(index_t layer) { return {memory_.scratch, memory_.kept, sp::random_key{0, std::uint64_t(layer)}}; }
+  sp::context<> context(index_t layer) { return {memory_.scratch, memory_.kept, sp::random_key{0, std::uint64_t(layer)}}; }
 
   Object const& object_;
   typename Object::prepared prepared_;

@@ -76,6 +76,22 @@ concept gives_describe = requires(A const& a, fingerprint& f, typename A::prepar
   a.describe(f, p, dim, key);
 };
 
+/// The memory that an object says it works on; the host's where it says nothing.
+template <class A>
+struct memory_of_object {
+  using type = host_memory;
+};
+template <class A>
+  requires requires { typename A::memory_type; }
+struct memory_of_object<A> {
+  using type = typename A::memory_type;
+};
+template <class A>
+using memory_of = typename memory_of_object<A>::type;
+/// A queue that its calls may be given.
+template <class A>
+using queue_of = std::conditional_t<std::is_same_v<memory_of<A>, host_memory>, inline_queue, some_queue<memory_of<A>>>;
+
 // ---- for tensors of T ------------------------------------------------------------------------------------------------------------
 
 template <class A, class T>
@@ -84,13 +100,14 @@ concept gives_saved = std::movable<typename A::template saved<T>> && std::defaul
   { s.token } -> std::same_as<saved_token&>;
 };
 template <class A, class T>
-concept gives_run_forward = requires(A const& a, typename A::prepared const& p, context const& c, forward_io<T> const& io) {
+concept gives_run_forward = requires(A const& a, typename A::prepared const& p, context<queue_of<A>> const& c,
+                                     forward_io<T, memory_of<A>> const& io) {
   { a.template run_forward<T>(p, c, io) } -> std::same_as<typename A::template saved<T>>;
 };
 template <class A, class T>
-concept gives_run_backward = requires(A const& a, typename A::prepared const& p, context const& c,
-                                      typename A::template saved<T> const& s, backward_io<T> const& own,
-                                      backward_io<T, accumulate_t<T>> const& sums) {
+concept gives_run_backward = requires(A const& a, typename A::prepared const& p, context<queue_of<A>> const& c,
+                                      typename A::template saved<T> const& s, backward_io<T, T, memory_of<A>> const& own,
+                                      backward_io<T, accumulate_t<T>, memory_of<A>> const& sums) {
   a.template run_backward<T>(p, c, s, own);
   a.template run_backward<T>(p, c, s, sums);
 };
@@ -130,8 +147,8 @@ concept inner_attention = detail::gives_prepared<A> && detail::gives_name<A> && 
 /// An inner_attention that computes on tensors of T.
 ///
 ///     saved<T>                                      movable; element_type is T, its member `token` a saved_token
-///     run_forward<T>(prepared, context, io)         -> saved<T>; io: forward_io<T>, already checked
-///     run_backward<T>(prepared, context, saved, io) io: backward_io<T, G>, where G is T or the type of its sums; `saved` is const:
+///     run_forward<T>(prepared, context, io)         -> saved<T>; io: forward_io<T, M>, already checked; any context of M
+///     run_backward<T>(prepared, context, saved, io) io: backward_io<T, G, M>, where G is T or the type of its sums; `saved` is const:
 ///                                                   a call that failed before it sent anything can be made again
 ///     scratch_for<T>, saved_for<T>(prepared, heads, shape)   bytes a call takes from either allocator at most
 ///     each_lse(saved, f)                            f(lse), (tokens, q heads), for each lse it holds (check level 3)

@@ -54,6 +54,10 @@ class ring_attention : public detail::attention_object<ring_attention<Comm, Back
                                                "forward<T>(plan, allocator, call_params, q, keys, state) and backward<T>(plan, "
                                                "allocator, call_params, queries, keys, saved).");
 
+  static_assert(std::is_same_v<detail::memory_of<Comm>, detail::memory_of<Backend>>,
+                "sp::ring_attention: the communicator moves tensors of one memory and the kernel computes on those of another; "
+                "their memory_type must be the same.");
+
 public:
   using memory_type = typename Comm::memory_type;
   using backend_saved = typename Backend::saved;
@@ -122,39 +126,41 @@ public:
 
   void identify(digest& d) const { d.add(wanted_schedule()).add(kernel_identity_); }
 
-  template <class T>
-  saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
+  template <class T, class Queue>
+  saved<T> run_forward(prepared const& p, context<Queue> const& ctx, detail::forward_io<T> const& io) const {
+    static_assert(detail::require_done_on_return<Queue>());
     using A = accumulate_t<T>;
     auto const& g = p.geometry;
     saved<T> s{{*ctx.kept, {g.q_rows, io.on.q_count}}, {}, detail::saved_token(true)};
     detail::accumulator<T, 3> out(*ctx.scratch, io.out);
-    attention_state<T> state{out.begin(false), s.lse.tensor};
-    fill(state.lse, detail::minus_infinity<A>);
+    attention_state<T> state{out.begin(ctx.queue, false), s.lse.tensor};
+    sp::fill(ctx.queue, state.lse, detail::minus_infinity<A>);
     auto const call = call_of(g, ctx, io.on, io.q.extent(2));
     kv_views<T> own{io.k, io.v};
     detail::with_schedule(call, [&](auto how) { how.template forward<T>(call, io.q, own, state, s.by_backend); });
-    if (io.sinks.data) detail::apply_sinks<A>(io.on, io.sinks, state.out, state.lse);
-    out.finish();
+    if (io.sinks.data) detail::apply_sinks<A>(ctx.queue, io.on, io.sinks, state.out, state.lse);
+    out.finish(ctx.queue);
     return s;
   }
 
-  template <class T, class G>
-  void run_backward(prepared const& p, context const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
+  template <class T, class Queue, class G>
+  void run_backward(prepared const& p, context<Queue> const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
     using A = accumulate_t<T>;
     auto const& g = p.geometry;
     owned<A, 2> delta(*ctx.scratch, {g.q_rows, io.on.q_count}); // (tokens, q heads)
-    detail::row_delta<T>(io.out, io.dout, delta.tensor);
+    detail::row_delta<T>(ctx.queue, io.out, io.dout, delta.tensor);
     detail::accumulator<T, 3> dq(*ctx.scratch, io.dq);
     detail::accumulator<G, 3> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
     bool add = io.extras.accumulate;
-    query_grad<T> queries{io.q, io.out, io.dout, s.lse.tensor, delta.tensor, dq.begin(add)};
-    key_grad<T> keys{io.k, io.v, dk.begin(add), dv.begin(add)};
+    query_grad<T> queries{io.q, io.out, io.dout, s.lse.tensor, delta.tensor, dq.begin(ctx.queue, add)};
+    key_grad<T> keys{io.k, io.v, dk.begin(ctx.queue, add), dv.begin(ctx.queue, add)};
     auto const call = call_of(g, ctx, io.on, io.q.extent(2));
     detail::with_schedule(call, [&](auto how) { how.template backward<T>(call, queries, keys, s.by_backend); });
-    if (io.extras.sinks.data) detail::sink_gradient<A>(io.on, io.extras.sinks, s.lse.tensor, delta.tensor, io.extras.dsinks);
-    dq.finish();
-    dk.finish();
-    dv.finish();
+    if (io.extras.sinks.data)
+      detail::sink_gradient<A>(ctx.queue, io.on, io.extras.sinks, s.lse.tensor, delta.tensor, io.extras.dsinks);
+    dq.finish(ctx.queue);
+    dk.finish(ctx.queue);
+    dv.finish(ctx.queue);
   }
 
   // for check levels 2 and 3
@@ -179,15 +185,19 @@ public:
     return c.bytes();
   }
 
-  template <class T>
-  index_t scratch_for(prepared const& p, heads on, attention_shape const& s) const {
-    return detail::ring_scratch_bytes<T>(comm_, backend_, p.geometry, on, s, options_.head_chunks);
+  template <class T, class Queue = inline_queue>
+  index_t scratch_for(prepared const& p, heads on, attention_shape const& s, Queue const& queue = {}) const {
+    detail::queued_backend<Queue, Backend> const backend{queue, backend_};
+    return detail::ring_scratch_bytes<T>(comm_, backend, p.geometry, on, s, options_.head_chunks);
   }
 
 private:
-  detail::ring_call<Comm, Backend> call_of(detail::ring_geometry<Backend> const& g, context const& ctx, heads on,
-                                           index_t dim) const {
-    return {comm_, backend_, g, *ctx.scratch, {on, detail::scale_of(options_, dim), ctx.random}, options_.head_chunks};
+  template <class Queue>
+  detail::ring_call<Comm, detail::queued_backend<Queue, Backend>> call_of(detail::ring_geometry<Backend> const& g,
+                                                                          context<Queue> const& ctx, heads on,
+                                                                          index_t dim) const {
+    return {
+        comm_, {ctx.queue, backend_}, g, *ctx.scratch, {on, detail::scale_of(options_, dim), ctx.random}, options_.head_chunks};
   }
 
   /// What the option means here, whether it can be done or not. One rank has nobody to meet: every schedule is one step over its keys.

@@ -45,6 +45,10 @@ class ulysses_attention : public detail::attention_object<ulysses_attention<Comm
       "sp::cpu{}, or a struct "
       "with forward(block_call) that writes lse, or with forward(whole_call) without lse; it also needs memory_type.");
   static_assert(detail::accepts_inner<Inner>());
+  static_assert(
+      std::is_same_v<detail::memory_of<Comm>, detail::memory_of<Inner>>,
+      "sp::ulysses_attention: the communicator moves tensors of one memory and the attention inside computes on those of "
+      "another; their memory_type must be the same.");
 
 public:
   using memory_type = typename Comm::memory_type;
@@ -125,9 +129,9 @@ public:
   }
   void identify(digest& d) const { inner_.identify(d); }
 
-  template <class T>
-  saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
-    static_assert(detail::require_inner_attention_of<Inner, T>());
+  template <class T, class Queue>
+  saved<T> run_forward(prepared const& p, context<Queue> const& ctx, detail::forward_io<T> const& io) const {
+    static_assert(detail::require_done_on_return<Queue>() && detail::require_inner_attention_of<Inner, T>());
     heads mine = share(io.on, comm_.rank());
     bool keep_all = options_.keep == keep::heads;
     allocator& inputs = keep_all ? *ctx.kept : *ctx.scratch;
@@ -149,8 +153,8 @@ public:
   }
 
   /// Where ranks share kv heads, their shares of dk and dv travel in the type of sums and are rounded once, after the sum.
-  template <class T, class G>
-  void run_backward(prepared const& p, context const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
+  template <class T, class Queue, class G>
+  void run_backward(prepared const& p, context<Queue> const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
     if (kv_of(io.on).copies(comm_.size()) > io.on.kv_count)
       backward_through<accumulate_t<T>>(p, ctx, s, io);
     else
@@ -184,8 +188,8 @@ public:
     if (options_.keep == keep::heads) buffers<T>(c, p, mine, s);
     return c.bytes() + inner_.template saved_for<T>(p.inner, mine, s);
   }
-  template <class T>
-  index_t scratch_for(prepared const& p, heads on, attention_shape const& s) const {
+  template <class T, class... Queue>
+  index_t scratch_for(prepared const& p, heads on, attention_shape const& s, Queue const&... queue) const {
     heads mine = share(on, comm_.rank());
     using A = accumulate_t<T>; // as which dk and dv may be exchanged: of shared kv heads here or in an enclosing object
     byte_counter c;            // the backward pass: inputs by heads once more, and gradients
@@ -193,13 +197,22 @@ public:
     buffers<T, A>(c, p, mine, s);
     owned<T, 3> dout(c, {p.queries.group(), mine.q_count, s.value_dim});
     index_t const out = gradients_scratch<T, A>(p, on, mine, s);
-    return c.bytes() + max(out, max(inputs_scratch<T>(p, on, mine, s), inner_.template scratch_for<T>(p.inner, mine, s)));
+    return c.bytes() + max(out, max(inputs_scratch<T>(p, on, mine, s), inner_scratch<T>(p, mine, s, queue...)));
   }
 
 private:
+  template <class T, class... Queue>
+  index_t inner_scratch(prepared const& p, heads mine, attention_shape const& s, [[maybe_unused]] Queue const&... queue) const {
+    if constexpr (requires { inner_.template scratch_for<T>(p.inner, mine, s, queue...); })
+      return inner_.template scratch_for<T>(p.inner, mine, s, queue...);
+    else
+      return inner_.template scratch_for<T>(p.inner, mine, s);
+  }
+
   /// Share: element type of dk and dv by heads, as they are exchanged.
-  template <class Share, class T, class G>
-  void backward_through(prepared const& p, context const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
+  template <class Share, class Queue, class T, class G>
+  void backward_through(prepared const& p, context<Queue> const& ctx, saved<T> const& s,
+                        detail::backward_io<T, G> const& io) const {
     heads mine = share(io.on, comm_.rank());
     allocator& scratch = *ctx.scratch;
     bool const add = io.extras.accumulate;

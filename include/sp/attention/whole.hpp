@@ -24,7 +24,8 @@ public:
   template <class T>
   struct saved {
     using element_type = T;
-    using returned = decltype(std::declval<Kernel const&>().forward(std::declval<whole_call<T> const&>()));
+    using returned = typename decltype(detail::returned_by(std::declval<Kernel const&>(),
+                                                           std::declval<whole_call<T, memory_type> const&>()))::type;
     using entry = std::conditional_t<std::is_void_v<returned>, nothing, returned>;
     std::vector<entry> entries;
     detail::saved_token token;
@@ -82,38 +83,42 @@ public:
     return {std::move(list), q.tokens(part), k.tokens(part), {}};
   }
 
-  template <class T>
-  saved<T> run_forward(prepared const& p, context const& ctx, detail::forward_io<T> const& io) const {
+  template <class T, class Queue>
+  saved<T> run_forward(prepared const& p, context<Queue> const& ctx, detail::forward_io<T, memory_type> const& io) const {
     saved<T> s{{}, detail::saved_token(true)};
-    fill(io.out, T{});
-    detail::for_each_call<whole_call<T>>(p.documents, params(ctx, io.on, io.q.extent(2)),
-                                         [&](whole_call<T>& c, block const& b, gqa_range const& g) {
-                                           c.q = detail::query_rows(io.q, b, g);
-                                           c.k = detail::key_rows(io.k, b, g);
-                                           c.v = detail::key_rows(io.v, b, g);
-                                           c.out = detail::query_rows(io.out, b, g);
-                                           if constexpr (std::is_same_v<typename saved<T>::entry, nothing>)
-                                             kernel_.forward(c);
-                                           else
-                                             s.entries.push_back(kernel_.forward(c));
-                                         });
+    sp::fill(ctx.queue, io.out, T{});
+    using call = whole_call<T, memory_type>;
+    detail::for_each_call<call>(p.documents, params(ctx, io.on, io.q.extent(2)),
+                                [&](call& c, block const& b, gqa_range const& g) {
+                                  c.q = detail::query_rows(io.q, b, g);
+                                  c.k = detail::key_rows(io.k, b, g);
+                                  c.v = detail::key_rows(io.v, b, g);
+                                  c.out = detail::query_rows(io.out, b, g);
+                                  if constexpr (std::is_same_v<typename saved<T>::entry, nothing>)
+                                    detail::kernel_forward(ctx.queue, kernel_, c);
+                                  else
+                                    s.entries.push_back(detail::kernel_forward(ctx.queue, kernel_, c));
+                                });
     return s;
   }
 
-  template <class T, class G>
-  void run_backward(prepared const& p, context const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
+  template <class T, class Queue, class G>
+  void run_backward(prepared const& p, context<Queue> const& ctx, saved<T> const& s,
+                    detail::backward_io<T, G, memory_type> const& io) const {
+    using grad = whole_grad<T, memory_type>;
     static_assert(
-        requires(Kernel const& k, whole_grad<T> const& g) { k.backward(g); } ||
-            requires(Kernel const& k, whole_grad<T> const& g, typename saved<T>::entry const& e) { k.backward(g, e); },
+        detail::takes_backward<Kernel, grad> || detail::takes_backward<Kernel, grad, typename saved<T>::entry>,
         "sp: this kernel has no backward(whole_grad) (or backward(whole_grad, what forward returned)); add it, or call infer "
         "only.");
-    detail::accumulator<T, 3> dq(*ctx.scratch, io.dq);
-    detail::accumulator<G, 3> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
+    Queue const& queue = ctx.queue;
+    detail::accumulator<T, 3, memory_type> dq(*ctx.scratch, io.dq);
+    detail::accumulator<G, 3, memory_type> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
     document_gradients<T> one(*ctx.scratch, p, io.on, io.q.extent(2), io.v.extent(2)); // before anything is added to a gradient
-    auto sum_q = dq.begin(io.extras.accumulate), sum_k = dk.begin(io.extras.accumulate), sum_v = dv.begin(io.extras.accumulate);
+    bool const add = io.extras.accumulate;
+    auto sum_q = dq.begin(queue, add), sum_k = dk.begin(queue, add), sum_v = dv.begin(queue, add);
     std::size_t at = 0;
-    detail::for_each_call<whole_grad<T>>(
-        p.documents, params(ctx, io.on, io.q.extent(2)), [&](whole_grad<T>& c, block const& b, gqa_range const& g) {
+    detail::for_each_call<grad>(
+        p.documents, params(ctx, io.on, io.q.extent(2)), [&](grad& c, block const& b, gqa_range const& g) {
           c.q = detail::query_rows(io.q, b, g);
           c.k = detail::key_rows(io.k, b, g);
           c.v = detail::key_rows(io.v, b, g);
@@ -122,16 +127,16 @@ public:
           c.dq = one.q.memory.template as<T>(c.q.extents);
           c.dk = one.k.memory.template as<T>(c.k.extents), c.dv = one.v.memory.template as<T>(c.v.extents);
           if constexpr (std::is_same_v<typename saved<T>::entry, nothing>)
-            kernel_.backward(c);
+            detail::kernel_backward(queue, kernel_, c);
           else
-            kernel_.backward(c, s.entries[at++]);
-          detail::add(detail::query_rows(sum_q, b, g), c.dq);
-          detail::add(detail::key_rows(sum_k, b, g), c.dk); // kv heads of two calls, keys of several documents
-          detail::add(detail::key_rows(sum_v, b, g), c.dv);
+            detail::kernel_backward(queue, kernel_, c, s.entries[at++]);
+          detail::add(queue, detail::query_rows(sum_q, b, g), c.dq);
+          detail::add(queue, detail::key_rows(sum_k, b, g), c.dk); // kv heads of two calls, keys of several documents
+          detail::add(queue, detail::key_rows(sum_v, b, g), c.dv);
         });
-    dq.finish();
-    dk.finish();
-    dv.finish();
+    dq.finish(queue);
+    dk.finish(queue);
+    dv.finish(queue);
   }
 
   template <class T>
@@ -140,10 +145,10 @@ public:
   }
   template <class T>
   index_t scratch_for(prepared const& p, heads on, attention_shape const& s) const {
-    byte_counter c;
-    view<T, 3> q(nullptr, {p.q_rows, on.q_count, s.dim}), k(nullptr, {p.k_rows, on.kv_count, s.dim}),
+    basic_byte_counter<memory_type> c;
+    view<T, 3, memory_type> q(nullptr, {p.q_rows, on.q_count, s.dim}), k(nullptr, {p.k_rows, on.kv_count, s.dim}),
         v(nullptr, {p.k_rows, on.kv_count, s.value_dim});
-    detail::accumulator<T, 3> dq(c, q), dk(c, k), dv(c, v);
+    detail::accumulator<T, 3, memory_type> dq(c, q), dk(c, k), dv(c, v);
     document_gradients<T> one(c, p, on, s.dim, s.value_dim);
     return c.bytes();
   }
@@ -152,17 +157,18 @@ private:
   /// Memory for the gradients that a kernel writes for one document: for the longest of them.
   template <class T>
   struct document_gradients {
-    owned<T, 3> q, k, v; // (rows, q heads, dim), (keys, kv heads, dim), (keys, kv heads, value dim)
-    document_gradients(allocator& a, prepared const& p, heads on, index_t dim, index_t value_dim) {
+    owned<T, 3, memory_type> q, k, v; // (rows, q heads, dim), (keys, kv heads, dim), (keys, kv heads, value dim)
+    document_gradients(basic_allocator<memory_type>& a, prepared const& p, heads on, index_t dim, index_t value_dim) {
       index_t rows = 0, keys = 0;
       for (block const& b : p.documents) rows = max(rows, b.rows), keys = max(keys, b.keys);
-      q = owned<T, 3>(a, {rows, on.q_count, dim});
-      k = owned<T, 3>(a, {keys, on.kv_count, dim});
-      v = owned<T, 3>(a, {keys, on.kv_count, value_dim});
+      q = owned<T, 3, memory_type>(a, {rows, on.q_count, dim});
+      k = owned<T, 3, memory_type>(a, {keys, on.kv_count, dim});
+      v = owned<T, 3, memory_type>(a, {keys, on.kv_count, value_dim});
     }
   };
 
-  call_params params(context const& ctx, heads on, index_t dim) const {
+  template <class Queue>
+  call_params params(context<Queue> const& ctx, heads on, index_t dim) const {
     return {on, detail::scale_of(options_, dim), ctx.random};
   }
 

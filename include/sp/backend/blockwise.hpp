@@ -20,24 +20,23 @@ struct no_fallback {
 };
 
 template <class K, class T>
-concept has_block_forward = requires(K const k, block_call<T, typename K::memory_type> const& c) {
-  k.forward(c);
-};
+concept has_block_forward = takes_forward<K, block_call<T, typename K::memory_type>>;
 
 template <class K, class T>
-using forward_result = decltype(std::declval<K const&>().forward(std::declval<block_call<T, typename K::memory_type> const&>()));
+using forward_result =
+    decltype(returned_by(std::declval<K const&>(), std::declval<block_call<T, typename K::memory_type> const&>()));
 
 /// What the kernel's forward returns, whatever type of tensor it takes; void if there is none.
 template <class K>
 auto find_forward_result() {
   if constexpr (has_block_forward<K, float>)
-    return std::type_identity<forward_result<K, float>>{};
+    return forward_result<K, float>{};
   else if constexpr (has_block_forward<K, bf16>)
-    return std::type_identity<forward_result<K, bf16>>{};
+    return forward_result<K, bf16>{};
   else if constexpr (has_block_forward<K, fp16>)
-    return std::type_identity<forward_result<K, fp16>>{};
+    return forward_result<K, fp16>{};
   else if constexpr (has_block_forward<K, double>)
-    return std::type_identity<forward_result<K, double>>{};
+    return forward_result<K, double>{};
   else
     return std::type_identity<void>{};
 }
@@ -45,14 +44,10 @@ template <class K>
 using forward_result_of = typename decltype(find_forward_result<K>())::type;
 
 template <class K, class T, class Saved>
-concept backward_takes_saved = requires(K const k, block_grad<T, typename K::memory_type> const& g, Saved const& saved) {
-  k.backward(g, saved);
-};
+concept backward_takes_saved = takes_backward<K, block_grad<T, typename K::memory_type>, Saved>;
 template <class K, class T>
-concept has_block_backward = requires(K const k, block_grad<T, typename K::memory_type> const& g) {
-  k.backward(g);
-}
-|| backward_takes_saved<K, T, std::conditional_t<std::is_void_v<forward_result_of<K>>, nothing, forward_result_of<K>>>;
+concept has_block_backward = takes_backward<K, block_grad<T, typename K::memory_type>> ||
+    backward_takes_saved<K, T, std::conditional_t<std::is_void_v<forward_result_of<K>>, nothing, forward_result_of<K>>>;
 
 /// A block as a problem of its own, for the fallback.
 inline problem as_problem(block const& b) {
@@ -63,7 +58,8 @@ inline problem as_problem(block const& b) {
 
 } // namespace detail
 
-/// An attention_backend over a block_kernel. Results of blocks are merged in the accumulate type, in the order of the blocks.
+/// An attention_backend over a block_kernel. Results of blocks are merged in the accumulate type, in the order of the blocks. Its calls
+/// take a queue as last argument, on which they merge and which the kernel gets if it takes one; without, all is on the caller's thread.
 /// What the kernel's forward returns, if not void, is saved for each of its calls and handed to its backward as a second argument.
 template <class Kernel, class Fallback = detail::no_fallback>
 class blockwise {
@@ -133,11 +129,10 @@ public:
     return out;
   }
 
-  template <class T>
-    requires detail::has_block_forward<Kernel, T> saved forward(plan const& p, allocator& scratch, call_params const& n,
-                                                                view<T const, 3, memory_type> q,
-                                                                std::span<kv_views<T, memory_type> const> keys,
-                                                                attention_state<T, memory_type> state)
+  template <class T, queue Queue = inline_queue>
+    requires(detail::has_block_forward<Kernel, T>&& std::same_as<typename Queue::memory_type, memory_type>)
+  saved forward(plan const& p, basic_allocator<memory_type>& scratch, call_params const& n, view<T const, 3, memory_type> q,
+                std::span<kv_views<T, memory_type> const> keys, attention_state<T, memory_type> state, Queue const& queue = {})
   const {
     saved out;
     partial_result<T> partial(scratch, p, state.out.extent(1), state.out.extent(2));
@@ -149,24 +144,24 @@ public:
       c.out = partial.out.tensor.rows(0, b.rows).narrow(1, 0, g.q_count);
       c.lse = partial.lse.tensor.rows(0, b.rows).narrow(1, 0, g.q_count);
       if constexpr (saves)
-        out.calls.push_back(kernel_.forward(c));
+        out.calls.push_back(detail::kernel_forward(queue, kernel_, c));
       else
-        kernel_.forward(c);
-      merge(attention_state<T, memory_type>{detail::query_rows(state.out, b, g), detail::query_rows(state.lse, b, g)},
-            attention_state<T, memory_type>{c.out, c.lse});
+        detail::kernel_forward(queue, kernel_, c);
+      sp::merge<T>(queue, {detail::query_rows(state.out, b, g), detail::query_rows(state.lse, b, g)}, {c.out, c.lse});
     });
     if constexpr (has_fallback)
       for (auto const& other : p.fallbacks) {
-        auto back = fallback_.template forward<T>(other, scratch, n, q, keys, state);
+        auto back = detail::forward_on<T>(queue, fallback_, other, scratch, n, q, keys, state);
         if constexpr (saves_any) out.fallbacks.push_back(std::move(back));
       }
     return out;
   }
 
-  template <class T>
-    requires detail::has_block_backward<Kernel, T>
-  void backward(plan const& p, allocator& scratch, call_params const& n, std::span<query_grad<T, memory_type> const> queries,
-                std::span<key_grad<T, memory_type> const> keys, saved const& x) const {
+  template <class T, queue Queue = inline_queue>
+    requires(detail::has_block_backward<Kernel, T>&& std::same_as<typename Queue::memory_type, memory_type>)
+  void backward(plan const& p, basic_allocator<memory_type>& scratch, call_params const& n,
+                std::span<query_grad<T, memory_type> const> queries, std::span<key_grad<T, memory_type> const> keys,
+                saved const& x, Queue const& queue = {}) const {
     std::size_t call = 0;
     detail::for_each_call<block_grad<T, memory_type>>(p.blocks, n, [&](auto& grad, block const& b, gqa_range const& g) {
       auto const& of_q = queries[std::size_t(b.q_tensor)];
@@ -182,23 +177,24 @@ public:
       grad.dk = detail::key_rows(of_k.dk, b, g);
       grad.dv = detail::key_rows(of_k.dv, b, g);
       if constexpr (detail::backward_takes_saved<Kernel, T, saved_call>)
-        kernel_.backward(grad, x.calls[call++]);
+        detail::kernel_backward(queue, kernel_, grad, x.calls[call++]);
       else
-        kernel_.backward(grad);
+        detail::kernel_backward(queue, kernel_, grad);
     });
     if constexpr (has_fallback)
       for (std::size_t i = 0; i < p.fallbacks.size(); ++i)
-        fallback_.template backward<T>(p.fallbacks[i], scratch, n, queries, keys, saved_by_fallback(x, i));
+        detail::backward_on<T>(queue, fallback_, p.fallbacks[i], scratch, n, queries, keys, saved_by_fallback(x, i));
   }
 
   /// Bytes a call takes from the allocator at once.
-  template <class T>
-  index_t scratch_bytes(plan const& p, heads const& h, index_t dim, index_t value_dim) const {
-    byte_counter count;
+  template <class T, class Queue = detail::some_queue<memory_type>>
+  index_t scratch_bytes(plan const& p, heads const& h, index_t dim, index_t value_dim,
+                        [[maybe_unused]] Queue const& queue = {}) const {
+    basic_byte_counter<memory_type> count;
     partial_result<T> partial(count, p, h.q_count, value_dim);
     index_t most = 0;
     if constexpr (has_fallback)
-      for (auto const& other : p.fallbacks) most = max(most, fallback_.template scratch_bytes<T>(other, h, dim, value_dim));
+      for (auto const& other : p.fallbacks) most = max(most, detail::scratch_on<T>(queue, fallback_, other, h, dim, value_dim));
     return count.bytes() + most;
   }
 
@@ -206,9 +202,9 @@ private:
   /// The result of one block before it is merged.
   template <class T>
   struct partial_result {
-    owned<accumulate_t<T>, 3> out;
-    owned<accumulate_t<T>, 2> lse;
-    partial_result(allocator& a, plan const& p, index_t q_heads, index_t value_dim)
+    owned<accumulate_t<T>, 3, memory_type> out;
+    owned<accumulate_t<T>, 2, memory_type> lse;
+    partial_result(basic_allocator<memory_type>& a, plan const& p, index_t q_heads, index_t value_dim)
         : out(a, {p.rows, q_heads, value_dim}), lse(a, {p.rows, q_heads}) {}
   };
 

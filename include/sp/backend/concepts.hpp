@@ -93,34 +93,95 @@ struct key_grad {
 /// What a kernel returns that saves nothing for its backward pass.
 struct nothing {};
 
-/// A kernel that takes rows as a `problem` lists them. prepare() is called once per step; forward() goes on from `state` with all keys;
-/// backward() adds to dq, dk and dv. What forward() returns is handed to backward() untouched. A kernel whose results do not depend on
-/// which tensor holds a row gives the same bits for every sharding. One whose sums also depend on where a key stands among keys that are
-/// `key_tile` positions of its document apart at most, counted from its begin, says so by a static constexpr member of that name.
-template <class B, class T>
-concept attention_backend = requires(B const b, problem p, typename B::plan const plan, allocator& scratch, call_params const& n,
-                                     view<T const, 3, typename B::memory_type> q,
-                                     std::span<kv_views<T, typename B::memory_type> const> keys,
-                                     attention_state<T, typename B::memory_type> state,
-                                     std::span<query_grad<T, typename B::memory_type> const> dq,
-                                     std::span<key_grad<T, typename B::memory_type> const> dk, typename B::saved const& saved) {
-  { b.prepare(p) } -> std::same_as<typename B::plan>;
-  { b.template forward<T>(plan, scratch, n, q, keys, state) } -> std::same_as<typename B::saved>;
-  b.template backward<T>(plan, scratch, n, dq, dk, saved);
+namespace detail {
+
+/// Stands for the queues of memory M that kernels are given.
+template <class M>
+struct some_queue {
+  using memory_type = M;
+  static constexpr bool finished_on_return = std::is_same_v<M, host_memory>;
+  struct event {};
+  template <std::size_t Rank, class Body>
+  void for_each(std::array<index_t, Rank> const&, Body const&) const;
+  template <class Term, class Store>
+  void sums(index_t, index_t, Term const&, Store const&) const;
+  void copy(std::span<piece const>, std::span<piece const>) const;
+  event record() const;
+  void wait(event) const;
+  some_queue lane() const;
+  void synchronize() const;
 };
+
+/// The calls of a backend with some more arguments behind those that all have: a queue, or none.
+template <class B, class T, class... Where>
+concept computes_tables = requires(B const b, typename B::plan const plan, basic_allocator<typename B::memory_type>& scratch,
+                                   call_params const& n, view<T const, 3, typename B::memory_type> q,
+                                   std::span<kv_views<T, typename B::memory_type> const> keys,
+                                   attention_state<T, typename B::memory_type> state,
+                                   std::span<query_grad<T, typename B::memory_type> const> dq,
+                                   std::span<key_grad<T, typename B::memory_type> const> dk, typename B::saved const& saved,
+                                   Where const&... where) {
+  { b.template forward<T>(plan, scratch, n, q, keys, state, where...) } -> std::same_as<typename B::saved>;
+  b.template backward<T>(plan, scratch, n, dq, dk, saved, where...);
+};
+
+} // namespace detail
 
 /// A backend whose calls may be told where to run, by a queue as their last argument; without one they run on the caller's thread.
 /// Results are the same bits; only the scratch that a call takes may depend on the queue.
 template <class B, class T, class Q>
-concept takes_queue = attention_backend<B, T> && queue<Q> &&
-    requires(B const b, typename B::plan const plan, allocator& scratch, call_params const& n, heads const& h, index_t dim,
-             view<T const, 3, typename B::memory_type> q, std::span<kv_views<T, typename B::memory_type> const> keys,
-             attention_state<T, typename B::memory_type> state, std::span<query_grad<T, typename B::memory_type> const> dq,
-             std::span<key_grad<T, typename B::memory_type> const> dk, typename B::saved const& saved, Q const& where) {
-  { b.template forward<T>(plan, scratch, n, q, keys, state, where) } -> std::same_as<typename B::saved>;
-  b.template backward<T>(plan, scratch, n, dq, dk, saved, where);
-  { b.template scratch_bytes<T>(plan, h, dim, dim, where) } -> std::convertible_to<index_t>;
-};
+concept takes_queue = queue<Q> && detail::computes_tables<B, T, Q>;
+
+/// A kernel that takes rows as a `problem` lists them. prepare() is called once per step; forward() goes on from `state` with all keys;
+/// backward() adds to dq, dk and dv. What forward() returns is handed to backward() untouched. A kernel whose results do not depend on
+/// which tensor holds a row gives the same bits for every sharding. One whose sums also depend on where a key stands among keys that are
+/// `key_tile` positions of its document apart at most, counted from its begin, says so by a static constexpr member of that name. Its calls
+/// are without a queue, on the caller's thread, or take any queue of its memory as last argument, or both.
+template <class B, class T>
+concept attention_backend = requires(B const b, problem p) {
+  { b.prepare(p) } -> std::same_as<typename B::plan>;
+}
+&&(detail::computes_tables<B, T> || takes_queue<B, T, detail::some_queue<typename B::memory_type>>);
+
+namespace detail {
+/// A kernel that takes no queue runs on the caller's thread, which is right for queues of the host alone.
+template <bool taken, class Q>
+constexpr bool require_queue_taken() {
+  static_assert(
+      taken || runs_on_host<Q>,
+      "sp: the work of this context's queue is not done when a call returns, and the kernel takes no queue: give its forward "
+      "and backward the queue as last argument.");
+  return taken;
+}
+/// Calls a backend on a queue.
+template <class T, class B, class Q, class M, class Keys>
+typename B::saved forward_on(Q const& queue, B const& backend, typename B::plan const& plan, basic_allocator<M>& scratch,
+                             call_params const& n, view<T const, 3, M> q, Keys keys, attention_state<T, M> state) {
+  if constexpr (require_queue_taken<takes_queue<B, T, Q>, Q>())
+    return backend.template forward<T>(plan, scratch, n, q, keys, state, queue);
+  else
+    return backend.template forward<T>(plan, scratch, n, q, keys, state);
+}
+template <class T, class B, class Q, class M, class Queries, class Keys>
+void backward_on(Q const& queue, B const& backend, typename B::plan const& plan, basic_allocator<M>& scratch,
+                 call_params const& n, Queries queries, Keys keys, typename B::saved const& saved) {
+  if constexpr (require_queue_taken<takes_queue<B, T, Q>, Q>())
+    backend.template backward<T>(plan, scratch, n, queries, keys, saved, queue);
+  else
+    backend.template backward<T>(plan, scratch, n, queries, keys, saved);
+}
+/// Bytes that either call takes from the allocator at once; a kernel that does not say takes none.
+template <class T, class B, class Q>
+index_t scratch_on([[maybe_unused]] Q const& queue, [[maybe_unused]] B const& backend, typename B::plan const& plan,
+                   heads const& h, index_t dim, index_t value_dim) {
+  if constexpr (requires { backend.template scratch_bytes<T>(plan, h, dim, value_dim, queue); })
+    return backend.template scratch_bytes<T>(plan, h, dim, value_dim, queue);
+  else if constexpr (requires { backend.template scratch_bytes<T>(plan, h, dim, value_dim); })
+    return backend.template scratch_bytes<T>(plan, h, dim, value_dim);
+  else
+    return 0;
+}
+} // namespace detail
 
 /// One block with ordinary grouped-query heads: q head i uses kv head i / (q heads / kv heads).
 template <class T, class M = host_memory>
@@ -149,13 +210,59 @@ struct block_grad {
   view<accumulate_t<T>, 3, M> dq, dk, dv;       ///< shapes of q, k and v; null data: not wanted
 };
 
-/// A kernel over one block that returns its lse: what `blockwise{kernel}` turns into a backend. Optional: accepts(block).
-template <class K, class T>
-concept block_kernel = requires(K const k, block_call<T, typename K::memory_type> const& c,
-                                block_grad<T, typename K::memory_type> const& g) {
-  k.forward(c);
-  k.backward(g);
+namespace detail {
+/// What a kernel's forward returns for a call; it may take a queue of its memory as last argument.
+template <class K, class Call>
+auto returned_by(K const& k, Call const& c) {
+  using any = some_queue<typename K::memory_type>;
+  if constexpr (requires { k.forward(c); })
+    return std::type_identity<decltype(k.forward(c))>{};
+  else
+    return std::type_identity<decltype(k.forward(c, std::declval<any const&>()))>{};
+}
+template <class K, class Q, class Call>
+concept queued_forward = requires(K const& k, Q const& q, Call const& c) {
+  k.forward(c, q);
 };
+template <class K, class Q, class Grad, class... Saved>
+concept queued_backward = requires(K const& k, Q const& q, Grad const& g, Saved const&... saved) {
+  k.backward(g, saved..., q);
+};
+/// forward(call), with or without a queue behind it.
+template <class K, class Call>
+concept takes_forward = requires(K const& k, Call const& c) {
+  k.forward(c);
+}
+|| queued_forward<K, some_queue<typename K::memory_type>, Call>;
+/// backward(grad), or backward(grad, what forward returned), with or without a queue behind it.
+template <class K, class Grad, class... Saved>
+concept takes_backward = requires(K const& k, Grad const& g, Saved const&... saved) {
+  k.backward(g, saved...);
+}
+|| queued_backward<K, some_queue<typename K::memory_type>, Grad, Saved...>;
+
+/// Calls a kernel's forward with the queue where it takes it.
+template <class Q, class K, class Call>
+decltype(auto) kernel_forward([[maybe_unused]] Q const& q, K const& k, Call const& c) {
+  if constexpr (require_queue_taken<queued_forward<K, Q, Call>, Q>())
+    return k.forward(c, q);
+  else
+    return k.forward(c);
+}
+template <class Q, class K, class Grad, class... Saved>
+void kernel_backward([[maybe_unused]] Q const& q, K const& k, Grad const& g, Saved const&... saved) {
+  if constexpr (require_queue_taken<queued_backward<K, Q, Grad, Saved...>, Q>())
+    k.backward(g, saved..., q);
+  else
+    k.backward(g, saved...);
+}
+} // namespace detail
+
+/// A kernel over one block that returns its lse: what `blockwise{kernel}` turns into a backend. Either call may take a queue of its
+/// memory as last argument. Optional: accepts(block).
+template <class K, class T>
+concept block_kernel = detail::takes_forward<K, block_call<T, typename K::memory_type>> &&
+    detail::takes_backward<K, block_grad<T, typename K::memory_type>>;
 
 /// One document in stream order, for kernels that cannot return an lse (plain scaled-dot-product attention).
 template <class T, class M = host_memory>
@@ -182,9 +289,6 @@ struct whole_grad {
 
 /// A kernel without lse. forward() may return anything; it comes back as the second argument of backward(). Optional: accepts(block).
 template <class K, class T>
-concept whole_kernel = requires(K const k, whole_call<T, typename K::memory_type> const& c) {
-  k.forward(c);
-}
-&&!block_kernel<K, T>;
+concept whole_kernel = detail::takes_forward<K, whole_call<T, typename K::memory_type>> && !block_kernel<K, T>;
 
 } // namespace sp

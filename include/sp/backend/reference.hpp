@@ -1,95 +1,84 @@
 // The scalar reference: attention over one block in plain loops, one query row at a time, and the backend made of it.
-// It is the specification of a kernel: slow, short, every type, every feature.
+// It is the specification of a kernel: slow, short, every type, every feature, every memory that a queue works on.
 #pragma once
-
-#include <cmath>
 
 #include <sp/backend/blockwise.hpp>
 #include <sp/backend/features.hpp>
 
 namespace sp {
 
-/// A block_kernel. Sums run in accumulate_t.
-template <class... Features>
-class scalar_kernel : public detail::with_features<Features...> {
-public:
-  using memory_type = host_memory;
-  constexpr explicit(sizeof...(Features) == 1) scalar_kernel(Features... features)
-      : detail::with_features<Features...>(features...) {}
+namespace detail {
 
-  template <class T>
-  void forward(block_call<T> const& c) const {
-    for (index_t h = 0; h < c.heads.q_count; ++h) {
-      auto modify = score_mod_of(c, h);
-      for (index_t i = 0; i < c.where.rows; ++i) forward_row(c, modify, i, h);
-    }
-  }
+/// One q head of a call, block_call or block_grad, and how it modifies scores.
+template <class Call, class ScoreMod>
+struct scalar_head {
+  using A = accumulate_t<typename decltype(Call::q)::value_type>;
+  Call c;
+  ScoreMod modify;
+  index_t h;
 
-  template <class T>
-  void backward(block_grad<T> const& g) const {
-    for (index_t h = 0; h < g.heads.q_count; ++h) {
-      auto modify = score_mod_of(g, h);
-      for (index_t i = 0; i < g.where.rows; ++i) backward_row(g, modify, i, h);
-    }
-  }
-
-private:
-  template <class Call>
-  using acc = accumulate_t<typename decltype(Call::q)::value_type>;
-
-  template <class Call>
-  auto score_mod_of(Call const& c, index_t h) const {
-    return this->features_.template for_head<acc<Call>>(c.heads.q_head(h), c.where.id, c.random);
-  }
   template <class X, class Y> // sum over the last dimension of x(i, h, :) y(j, g, :)
-  static auto dot(X const& x, index_t i, index_t h, Y const& y, index_t j, index_t g) {
-    accumulate_t<typename X::value_type> s = 0;
+  A dot(X const& x, index_t i, Y const& y, index_t j, index_t g) const {
+    A s = 0;
     for (index_t d = 0; d < x.extent(2); ++d) s += to_acc(x(i, h, d)) * to_acc(y(j, g, d));
     return s;
   }
-  static index_t q_offset(block const& b, index_t i) { return b.q_pos + b.q_stride * i - b.q_origin; }
-  static index_t k_offset(block const& b, index_t j) { return b.k_pos + b.k_stride * j - b.k_origin; }
+  index_t q_offset(index_t i) const { return c.where.q_pos + c.where.q_stride * i - c.where.q_origin; }
+  index_t k_offset(index_t j) const { return c.where.k_pos + c.where.k_stride * j - c.where.k_origin; }
 
-  template <class Call, class ScoreMod>
-  static auto score(Call const& c, ScoreMod const& modify, index_t i, index_t j, index_t h, acc<Call>& derivative) {
-    using A = acc<Call>;
-    A scaled = dot(c.q, i, h, c.k, j, c.heads.kv_of(h)) * A(c.scale);
-    return modify(scaled, A(k_offset(c.where, j) - q_offset(c.where, i)), derivative);
+  A score(index_t i, index_t j, A& derivative) const {
+    A scaled = dot(c.q, i, c.k, j, c.heads.kv_of(h)) * A(c.scale);
+    return modify(scaled, A(k_offset(j) - q_offset(i)), derivative);
   }
+};
 
-  template <class T, class ScoreMod>
-  static void forward_row(block_call<T> const& c, ScoreMod const& modify, index_t i, index_t h) {
-    using A = accumulate_t<T>;
+/// Query row i of the head.
+template <class Call, class ScoreMod>
+struct scalar_forward : scalar_head<Call, ScoreMod> {
+  using head = scalar_head<Call, ScoreMod>;
+  using head::c, head::h, head::modify;
+  using typename head::A;
+
+  void operator()(index_t i) const {
     interval seen = c.where.keys_seen_by(i);
     index_t g = c.heads.kv_of(h), last = seen.first + seen.count;
-    A most = detail::minus_infinity<A>, sum = 0, derivative = 1;
-    for (index_t j = seen.first; j < last; ++j) most = std::fmax(most, score(c, modify, i, j, h, derivative));
+    A most = minus_infinity<A>, sum = 0, derivative = 1;
+    for (index_t j = seen.first; j < last; ++j) most = max_of(most, this->score(i, j, derivative));
     for (index_t e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) = 0;
     c.lse(i, h) = most;
     if (seen.count == 0) return;
-    auto dropout_factor = modify.dropout_of_row(q_offset(c.where, i));
+    auto dropout_factor = modify.dropout_of_row(this->q_offset(i));
     for (index_t j = seen.first; j < last; ++j) {
-      A p = std::exp(score(c, modify, i, j, h, derivative) - most);
+      A p = exp_of(this->score(i, j, derivative) - most);
       sum += p;
-      if constexpr (ScoreMod::drops) p *= dropout_factor(k_offset(c.where, j));
+      if constexpr (ScoreMod::drops) p *= dropout_factor(this->k_offset(j));
       for (index_t e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) += p * to_acc(c.v(j, g, e));
     }
     for (index_t e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) /= sum;
-    c.lse(i, h) = most + std::log(sum);
+    c.lse(i, h) = most + log_of(sum);
   }
+};
 
-  template <class T, class ScoreMod>
-  static void backward_row(block_grad<T> const& c, ScoreMod const& modify, index_t i, index_t h) {
-    using A = accumulate_t<T>;
+/// All query rows of the head in turn, because they add to the same keys.
+template <class Call, class ScoreMod>
+struct scalar_backward : scalar_head<Call, ScoreMod> {
+  using head = scalar_head<Call, ScoreMod>;
+  using head::c, head::h, head::modify;
+  using typename head::A;
+
+  void operator()(index_t) const {
+    for (index_t i = 0; i < c.where.rows; ++i) row(i);
+  }
+  void row(index_t i) const {
     interval seen = c.where.keys_seen_by(i);
     index_t g = c.heads.kv_of(h);
     A derivative = 1;
-    if (detail::is_minus_infinity(c.lse(i, h))) return;
-    auto dropout_factor = modify.dropout_of_row(q_offset(c.where, i));
+    if (is_minus_infinity(c.lse(i, h))) return;
+    auto dropout_factor = modify.dropout_of_row(this->q_offset(i));
     for (index_t j = seen.first; j < seen.first + seen.count; ++j) {
-      A p = std::exp(score(c, modify, i, j, h, derivative) - c.lse(i, h)), keep = 1;
-      if constexpr (ScoreMod::drops) keep = dropout_factor(k_offset(c.where, j));
-      A ds = p * (keep * dot(c.dout, i, h, c.v, j, g) - c.delta(i, h)) * derivative * A(c.scale);
+      A p = exp_of(this->score(i, j, derivative) - c.lse(i, h)), keep = 1;
+      if constexpr (ScoreMod::drops) keep = dropout_factor(this->k_offset(j));
+      A ds = p * (keep * this->dot(c.dout, i, c.v, j, g) - c.delta(i, h)) * derivative * A(c.scale);
       for (index_t d = 0; d < c.q.extent(2); ++d) {
         if (c.dq.data) c.dq(i, h, d) += ds * to_acc(c.k(j, g, d));
         if (c.dk.data) c.dk(j, g, d) += ds * to_acc(c.q(i, h, d));
@@ -99,8 +88,52 @@ private:
     }
   }
 };
+
+} // namespace detail
+
+/// A block_kernel for tensors in memory M, on any queue of it. Sums run in accumulate_t.
+template <class M, class... Features>
+class basic_scalar_kernel : public detail::with_features<Features...> {
+public:
+  using memory_type = M;
+  constexpr explicit(sizeof...(Features) == 1) basic_scalar_kernel(Features... features)
+      : detail::with_features<Features...>(features...) {}
+
+  template <class T, queue Queue = inline_queue>
+    requires(std::same_as<typename Queue::memory_type, M>)
+  void forward(block_call<T, M> const& c, Queue const& queue = {}) const {
+    for (index_t h = 0; h < c.heads.q_count; ++h) queue.for_each(std::array{c.where.rows}, on_head<detail::scalar_forward>(c, h));
+  }
+  template <class T, queue Queue = inline_queue>
+    requires(std::same_as<typename Queue::memory_type, M>)
+  void backward(block_grad<T, M> const& g, Queue const& queue = {}) const {
+    for (index_t h = 0; h < g.heads.q_count; ++h) queue.for_each(std::array{index_t{1}}, on_head<detail::scalar_backward>(g, h));
+  }
+
+private:
+  template <template <class, class> class Body, class Call>
+  auto on_head(Call const& c, index_t h) const {
+    using A = accumulate_t<typename decltype(Call::q)::value_type>;
+    auto modify = this->features_.template for_head<A>(c.heads.q_head(h), c.where.id, c.random);
+    return Body<Call, decltype(modify)>{{c, modify, h}};
+  }
+};
+
+/// The same for tensors of the host.
 template <class... Features>
-inline constexpr bool equal_by_features<scalar_kernel<Features...>> = true;
+class scalar_kernel : public basic_scalar_kernel<host_memory, Features...> {
+public:
+  constexpr explicit(sizeof...(Features) == 1) scalar_kernel(Features... features)
+      : basic_scalar_kernel<host_memory, Features...>(features...) {}
+};
+
+/// The reference backend for tensors in memory M.
+template <class M, class... Features>
+class basic_reference : public blockwise<basic_scalar_kernel<M, Features...>> {
+public:
+  constexpr explicit(sizeof...(Features) == 1) basic_reference(Features... features)
+      : blockwise<basic_scalar_kernel<M, Features...>>(basic_scalar_kernel<M, Features...>(features...)) {}
+};
 
 /// The reference backend: sp::reference{}, sp::reference{sp::softcap{30}, sp::alibi{slopes}}.
 template <class... Features>
@@ -109,6 +142,13 @@ public:
   constexpr explicit(sizeof...(Features) == 1) reference(Features... features)
       : blockwise<scalar_kernel<Features...>>(scalar_kernel<Features...>(features...)) {}
 };
+
+template <class M, class... Features>
+inline constexpr bool equal_by_features<basic_scalar_kernel<M, Features...>> = true;
+template <class... Features>
+inline constexpr bool equal_by_features<scalar_kernel<Features...>> = true;
+template <class M, class... Features>
+inline constexpr bool equal_by_features<basic_reference<M, Features...>> = true;
 template <class... Features>
 inline constexpr bool equal_by_features<reference<Features...>> = true;
 

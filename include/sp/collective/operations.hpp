@@ -172,7 +172,8 @@ void all_reduce_large(C const& c, view<T, 1> v, allocator& scratch, char const* 
 /// v = sum of everybody's v, the same bits on every rank; the fallback adds in rank order. Blocking.
 /// The fallback needs host memory, and scratch as all_reduce_scratch() says.
 template <communicator C, class T>
-void all_reduce(C const& c, view<T, 1, typename C::memory_type> v, allocator& scratch, char const* primitive = "all_reduce") {
+void all_reduce(C const& c, view<T, 1, typename C::memory_type> v, basic_allocator<typename C::memory_type>& scratch,
+                char const* primitive = "all_reduce") {
   static_assert(std::is_arithmetic_v<T>, "sp::all_reduce sums arithmetic types; widen bf16 and fp16 to float first");
   if constexpr (has_all_reduce<C, T>) {
     c.all_reduce(v);

@@ -1,4 +1,4 @@
-// Refuses what cannot compile sp with one sentence, in place of a page of messages about concepts.
+// Refuses what cannot compile sp with one sentence, in place of a page of messages about concepts, and names what compilers spell apart.
 // Every header reaches this one through index.hpp, error.hpp or dtype.hpp. docs/versioning.md lists the supported compilers; lint may
 // run an older clang than compiles.
 #pragma once
@@ -11,4 +11,11 @@
 #error "sp needs g++ 12 or later: its sources use C++20 that earlier ones lack. Use a newer g++, or clang 16 or later."
 #elif !defined(__GNUC__) // clang, nvcc's host compiler and nvc++ define it too
 #error "sp knows g++ and clang only: it uses their builtins for atomics and vectors. Use g++ 12 or clang 16, or later."
+#endif
+
+/// In front of what runs on the host and on devices: bodies that queues are given, and what these call. It changes no meaning.
+#ifdef __CUDACC__
+#define SP_BOTH __host__ __device__
+#else
+#define SP_BOTH
 #endif

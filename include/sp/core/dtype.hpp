@@ -2,7 +2,6 @@
 // Conversions are constexpr and round once, to nearest even; NaN, infinities and subnormals follow IEEE 754. Sums run in accumulate_t.
 #pragma once
 
-#include <bit>
 #include <concepts>
 #include <cstdint>
 #include <limits>
@@ -15,30 +14,30 @@ namespace sp {
 namespace detail {
 
 /// x as float, rounded to odd when inexact: a later rounding to a 16-bit format then gives what one rounding of x gives.
-constexpr float odd_float(double x) {
+SP_BOTH constexpr float odd_float(double x) {
   // The range is cut first: casting a double beyond float's range is undefined, and all of these round alike afterwards.
   constexpr double largest = 0x1.fffffep127;
   if (x > largest && x <= 0x1.fffffffffffffp1023) return 0x1.fffffep127f;
   if (x < -largest && x >= -0x1.fffffffffffffp1023) return -0x1.fffffep127f;
   float f = static_cast<float>(x);
   if (static_cast<double>(f) == x || x != x) return f;
-  auto bits = std::bit_cast<std::uint32_t>(f);
+  auto bits = __builtin_bit_cast(std::uint32_t, f);
   if (bits & 1u) return f;
-  if (f == 0.0f) return std::bit_cast<float>(std::bit_cast<std::uint64_t>(x) >> 63 ? 0x80000001u : 1u);
+  if (f == 0.0f) return __builtin_bit_cast(float, __builtin_bit_cast(std::uint64_t, x) >> 63 ? 0x80000001u : 1u);
   bool beyond = f > 0 ? static_cast<double>(f) > x : static_cast<double>(f) < x; // rounded away from zero
-  return std::bit_cast<float>(beyond ? bits - 1 : bits + 1);
+  return __builtin_bit_cast(float, beyond ? bits - 1 : bits + 1);
 }
 
-constexpr std::uint16_t bf16_bits(float f) {
-  auto u = std::bit_cast<std::uint32_t>(f);
+SP_BOTH constexpr std::uint16_t bf16_bits(float f) {
+  auto u = __builtin_bit_cast(std::uint32_t, f);
   if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>(u >> 16 | 0x40u); // NaN stays NaN: keep it quiet
   return static_cast<std::uint16_t>((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
 }
 
-constexpr float bf16_value(std::uint16_t b) { return std::bit_cast<float>(std::uint32_t{b} << 16); }
+SP_BOTH constexpr float bf16_value(std::uint16_t b) { return __builtin_bit_cast(float, std::uint32_t{b} << 16); }
 
-constexpr std::uint16_t fp16_bits(float f) {
-  auto u = std::bit_cast<std::uint32_t>(f);
+SP_BOTH constexpr std::uint16_t fp16_bits(float f) {
+  auto u = __builtin_bit_cast(std::uint32_t, f);
   std::uint32_t sign = u >> 16 & 0x8000u, a = u & 0x7fffffffu;
   std::uint32_t r = 0;
   if (a > 0x7f800000u)
@@ -56,10 +55,10 @@ constexpr std::uint16_t fp16_bits(float f) {
   return static_cast<std::uint16_t>(sign | r);
 }
 
-constexpr float fp16_value(std::uint16_t h) {
+SP_BOTH constexpr float fp16_value(std::uint16_t h) {
   std::uint32_t sign = (h & 0x8000u) << 16, a = h & 0x7fffu;
-  if (a >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (a & 0x3ffu) << 13);
-  if (a >= 0x0400u) return std::bit_cast<float>(sign | ((a << 13) + 0x38000000u));
+  if (a >= 0x7c00u) return __builtin_bit_cast(float, sign | 0x7f800000u | (a & 0x3ffu) << 13);
+  if (a >= 0x0400u) return __builtin_bit_cast(float, sign | ((a << 13) + 0x38000000u));
   float f = static_cast<float>(a) * 0x1p-24f; // subnormals and zero: exact
   return sign ? -f : f;
 }
@@ -71,19 +70,18 @@ struct half_width {
 
   constexpr half_width() = default;
   template <class Number>
-    requires std::is_arithmetic_v<Number>
-  explicit constexpr half_width(Number x) : bits(encode(x)) {}
+  requires std::is_arithmetic_v<Number> SP_BOTH explicit constexpr half_width(Number x) : bits(encode(x)) {}
 
-  constexpr operator float() const { return Decode(bits); }
+  SP_BOTH constexpr operator float() const { return Decode(bits); }
 
-  friend constexpr Self& operator+=(Self& a, float b) { return a = Self(static_cast<float>(a) + b); }
-  friend constexpr Self& operator-=(Self& a, float b) { return a = Self(static_cast<float>(a) - b); }
-  friend constexpr Self& operator*=(Self& a, float b) { return a = Self(static_cast<float>(a) * b); }
-  friend constexpr Self& operator/=(Self& a, float b) { return a = Self(static_cast<float>(a) / b); }
+  SP_BOTH friend constexpr Self& operator+=(Self& a, float b) { return a = Self(static_cast<float>(a) + b); }
+  SP_BOTH friend constexpr Self& operator-=(Self& a, float b) { return a = Self(static_cast<float>(a) - b); }
+  SP_BOTH friend constexpr Self& operator*=(Self& a, float b) { return a = Self(static_cast<float>(a) * b); }
+  SP_BOTH friend constexpr Self& operator/=(Self& a, float b) { return a = Self(static_cast<float>(a) / b); }
 
 private:
   template <class Number>
-  static constexpr std::uint16_t encode(Number x) {
+  SP_BOTH static constexpr std::uint16_t encode(Number x) {
     if constexpr (std::is_same_v<Number, float>)
       return Encode(x);
     else
@@ -96,7 +94,7 @@ private:
 /// bfloat16: 8 bits of exponent, 7 of mantissa.
 struct bf16 : detail::half_width<bf16, detail::bf16_bits, detail::bf16_value> {
   using half_width::half_width;
-  static constexpr bf16 from_bits(std::uint16_t b) {
+  SP_BOTH static constexpr bf16 from_bits(std::uint16_t b) {
     bf16 r;
     r.bits = b;
     return r;
@@ -106,7 +104,7 @@ struct bf16 : detail::half_width<bf16, detail::bf16_bits, detail::bf16_value> {
 /// IEEE binary16: 5 bits of exponent, 10 of mantissa.
 struct fp16 : detail::half_width<fp16, detail::fp16_bits, detail::fp16_value> {
   using half_width::half_width;
-  static constexpr fp16 from_bits(std::uint16_t b) {
+  SP_BOTH static constexpr fp16 from_bits(std::uint16_t b) {
     fp16 r;
     r.bits = b;
     return r;
@@ -155,42 +153,42 @@ template <class T>
 inline constexpr auto infinity_bits = static_cast<bits_t<T>>(sign_bit<T> - (bits_t<T>{1} << mantissa_bits<T>));
 
 template <element T>
-constexpr bits_t<T> magnitude_bits(T const& x) {
-  return static_cast<bits_t<T>>(std::bit_cast<bits_t<T>>(x) & ~sign_bit<T>);
+SP_BOTH constexpr bits_t<T> magnitude_bits(T const& x) {
+  return static_cast<bits_t<T>>(__builtin_bit_cast(bits_t<T>, x) & ~sign_bit<T>);
 }
 template <element T>
-constexpr bool is_negative(T const& x) {
-  return (std::bit_cast<bits_t<T>>(x) & sign_bit<T>) != 0;
+SP_BOTH constexpr bool is_negative(T const& x) {
+  return (__builtin_bit_cast(bits_t<T>, x) & sign_bit<T>) != 0;
 }
 template <element T>
-constexpr bool is_nan(T const& x) {
+SP_BOTH constexpr bool is_nan(T const& x) {
   return magnitude_bits(x) > infinity_bits<T>;
 }
 /// Neither NaN nor an infinity.
 template <element T>
-constexpr bool is_finite(T const& x) {
+SP_BOTH constexpr bool is_finite(T const& x) {
   return magnitude_bits(x) < infinity_bits<T>;
 }
 template <element T>
-constexpr bool is_minus_infinity(T const& x) {
-  return std::bit_cast<bits_t<T>>(x) == (sign_bit<T> | infinity_bits<T>);
+SP_BOTH constexpr bool is_minus_infinity(T const& x) {
+  return __builtin_bit_cast(bits_t<T>, x) == (sign_bit<T> | infinity_bits<T>);
 }
 
 /// Below every other number; exp of it is 0.
 template <class A>
-inline constexpr A minus_infinity = std::bit_cast<A>(static_cast<bits_t<A>>(sign_bit<A> | infinity_bits<A>));
+inline constexpr A minus_infinity = __builtin_bit_cast(A, static_cast<bits_t<A>>(sign_bit<A> | infinity_bits<A>));
 
 } // namespace detail
 
 /// An element as the type its sums use; exact.
 template <element T>
-constexpr accumulate_t<T> to_acc(T x) {
+SP_BOTH constexpr accumulate_t<T> to_acc(T x) {
   return static_cast<accumulate_t<T>>(x);
 }
 
 /// A sum as an element, rounded once to nearest even.
 template <element T>
-constexpr T from_acc(accumulate_t<T> x) {
+SP_BOTH constexpr T from_acc(accumulate_t<T> x) {
   return static_cast<T>(x);
 }
 

@@ -1,56 +1,190 @@
-// Loops over the elements of host tensors: fill, and assignment and addition across element types and strides.
-// Plain and recursive over the rank; anything larger than a row's bookkeeping belongs into a backend.
+// Passes over the elements of tensors, as work of a queue: fill, and assignment and addition across element types and strides.
+// A pass without a queue is over host tensors, on the caller's thread. Numbers that the host asks a queue for come back by sum_now().
 #pragma once
 
+#include <limits>
+
 #include <sp/core/dtype.hpp>
+#include <sp/core/memory.hpp>
+#include <sp/core/queue.hpp>
 #include <sp/core/view.hpp>
 
 namespace sp {
 
 namespace detail {
 
-/// Applies f(a, b) to the elements of two views of one shape, row-major.
-template <class A, class B, int R, class M, class F>
-void for_each_pair(view<A, R, M> a, view<B, R, M> b, F&& f) {
-  if constexpr (R == 1) {
-    for (index_t i = 0; i < a.extent(0); ++i) f(a(i), b(i));
-  } else {
-    for (index_t i = 0; i < a.extent(0); ++i) {
-      view<A, R - 1, M> x;
-      view<B, R - 1, M> y;
-      x.data = a.data + i * a.stride(0);
-      y.data = b.data + i * b.stride(0);
-      for (int d = 1; d < R; ++d) {
-        x.extents[std::size_t(d - 1)] = y.extents[std::size_t(d - 1)] = a.extent(d);
-        x.strides[std::size_t(d - 1)] = a.stride(d);
-        y.strides[std::size_t(d - 1)] = b.stride(d);
-      }
-      for_each_pair(x, y, f);
+/// A tensor in the memory of a queue.
+template <class Q, class T, int R>
+using view_on = view<T, R, typename Q::memory_type>;
+
+/// Dimensions of tensors of one shape that follow each other without holes in all of them become one: fewer and longer rows.
+template <class T, int R, class M, class... Others>
+void join_dimensions(view<T, R, M>& v, Others&... others) {
+  for (int inner = R - 1, d = R - 2; d >= 0; --d) {
+    auto follows = [&](auto const& x) { return x.stride(d) == x.extent(inner) * x.stride(inner); };
+    if (v.extent(d) != 1 && !(follows(v) && (follows(others) && ...))) {
+      inner = d;
+      continue;
     }
+    auto join = [&](auto& x) {
+      x.extents[std::size_t(inner)] *= x.extent(d);
+      x.extents[std::size_t(d)] = 1;
+    };
+    join(v), (join(others), ...);
   }
 }
 
+template <class T, int R, class M>
+struct fill_body {
+  view<T, R, M> to;
+  T value;
+  template <class... I>
+  SP_BOTH constexpr void operator()(I... i) const {
+    if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, fp16>)
+      to(i...).bits = value.bits; // a number, of which compilers store many at once, unlike structs
+    else
+      to(i...) = value;
+  }
+};
+
+template <class To, class From, int R, class M>
+struct assign_body {
+  view<To, R, M> to;
+  view<From, R, M> from;
+  template <class... I>
+  SP_BOTH constexpr void operator()(I... i) const {
+    to(i...) = from_acc<To>(static_cast<accumulate_t<To>>(to_acc(from(i...))));
+  }
+};
+
+template <class To, class From, int R, class M>
+struct add_body {
+  view<To, R, M> to;
+  view<From, R, M> from;
+  template <class... I>
+  SP_BOTH constexpr void operator()(I... i) const {
+    To& x = to(i...);
+    x = from_acc<To>(to_acc(x) + static_cast<accumulate_t<To>>(to_acc(from(i...))));
+  }
+};
+
 } // namespace detail
 
+/// Sets every element of a tensor in the queue's memory.
+template <class Q, class T, int R>
+void fill(Q const& q, detail::view_on<Q, T, R> v, std::type_identity_t<T> value) {
+  detail::join_dimensions(v);
+  q.for_each(v.extents, detail::fill_body<T, R, typename Q::memory_type>{v, value});
+}
 /// Sets every element of a host tensor.
 template <class T, int R>
 void fill(view<T, R> v, std::type_identity_t<T> value) {
-  detail::for_each_pair(v, v, [&](T& x, T&) { x = value; });
+  sp::fill(inline_queue{}, v, value);
 }
 
-/// Element by element into a host tensor of another element type or other strides.
+/// Element by element into a tensor of another element type or other strides, both of one shape.
+template <class Q, class To, class From, int R>
+void assign(Q const& q, detail::view_on<Q, To, R> to, detail::view_on<Q, From, R> from) {
+  detail::join_dimensions(to, from);
+  q.for_each(to.extents, detail::assign_body<To, From, R, typename Q::memory_type>{to, from});
+}
 template <class To, class From, int R>
 void assign(view<To, R> to, view<From, R> from) {
-  detail::for_each_pair(to, from, [](To& x, From& y) { x = from_acc<To>(static_cast<accumulate_t<To>>(to_acc(y))); });
+  sp::assign(inline_queue{}, to, from);
 }
 
 namespace detail {
+
 /// to += from, in the type of to's sums.
+template <class Q, class To, class From, int R>
+void add(Q const& q, view_on<Q, To, R> to, view_on<Q, From, R> from) {
+  join_dimensions(to, from);
+  q.for_each(to.extents, add_body<To, From, R, typename Q::memory_type>{to, from});
+}
 template <class To, class From, int R>
 void add(view<To, R> to, view<From, R> from) {
-  using A = accumulate_t<To>;
-  for_each_pair(to, from, [](To& x, From& y) { x = from_acc<To>(to_acc(x) + static_cast<A>(to_acc(y))); });
+  detail::add(inline_queue{}, to, from);
 }
+
+/// Puts a sum in its place.
+template <class Sum, class M>
+struct store_sum {
+  view<Sum, 1, M> to;
+  SP_BOTH constexpr void operator()(index_t i, Sum const& sum) const { to(i) = sum; }
+};
+
+template <class To, class From, int R>
+struct copy_body {
+  view<To, R> to;
+  view<From, R> from;
+  template <class... I>
+  constexpr void operator()(I... i) const {
+    to(i...) = from(i...);
+  }
+};
+/// The elements of a tensor of the queue into a host tensor: it waits for the queue.
+template <class Q, class To, class From, int R>
+void read_now(Q const& q, view<To, R> to, view_on<Q, From, R> from) {
+  if constexpr (runs_on_host<Q>) {
+    for_each_index(to.extents, copy_body<To, From, R>{to, from});
+  } else {
+    piece const here = as_piece(to), there = as_piece(from);
+    q.copy({&here, 1}, {&there, 1});
+    q.synchronize();
+  }
+}
+template <class Q, class T>
+std::remove_const_t<T> element_now(Q const& q, T* place) {
+  std::remove_const_t<T> here;
+  read_now(q, view(&here, 1), view_on<Q, T, 1>(place, 1));
+  return here;
+}
+
+/// A value of trivially copyable type Sum that a queue computes and the host reads. It takes memory where the queue's is not the host's.
+template <class Q, class Sum>
+class read_back {
+public:
+  using memory_type = typename Q::memory_type;
+  explicit read_back(basic_allocator<memory_type>& scratch) {
+    if constexpr (!runs_on_host<Q>) there_ = owned<Sum, 1, memory_type>(scratch, {1});
+  }
+  /// Where the queue's work writes it.
+  view<Sum, 1, memory_type> place() {
+    if constexpr (runs_on_host<Q>)
+      return {&here_, {1}};
+    else
+      return there_.tensor;
+  }
+  /// Waits until it is there.
+  Sum get([[maybe_unused]] Q const& q) const {
+    if constexpr (runs_on_host<Q>)
+      return here_;
+    else
+      return element_now(q, there_.tensor.data);
+  }
+
+private:
+  struct nobody {};
+  Sum here_{};
+  [[no_unique_address]] std::conditional_t<runs_on_host<Q>, nobody, owned<Sum, 1, memory_type>> there_{};
+};
+
+/// The lower one of two places in a tensor; the sum of no places is nowhere.
+struct first_place {
+  static constexpr index_t nowhere = std::numeric_limits<index_t>::max();
+  index_t at = nowhere;
+  SP_BOTH friend constexpr first_place operator+(first_place a, first_place b) { return {min(a.at, b.at)}; }
+};
+
+/// The sum of term(0, t) over t < terms, for the host: it waits for the queue.
+template <class Q, class Term>
+auto sum_now(Q const& q, basic_allocator<typename Q::memory_type>& scratch, index_t terms, Term const& term) {
+  using sum = decltype(term(index_t{}, index_t{}));
+  read_back<Q, sum> result(scratch);
+  q.sums(1, terms, term, store_sum<sum, typename Q::memory_type>{result.place()});
+  return result.get(q);
+}
+
 } // namespace detail
 
 } // namespace sp

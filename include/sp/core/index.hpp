@@ -39,10 +39,10 @@ constexpr index_t checked_mul(index_t a, index_t b) {
 }
 
 /// Quotient rounded towards minus infinity; b != 0.
-constexpr index_t floor_div(index_t a, index_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0) ? 1 : 0); }
+SP_BOTH constexpr index_t floor_div(index_t a, index_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0) ? 1 : 0); }
 
 /// Quotient rounded towards plus infinity; b != 0.
-constexpr index_t ceil_div(index_t a, index_t b) { return -floor_div(-a, b); }
+SP_BOTH constexpr index_t ceil_div(index_t a, index_t b) { return -floor_div(-a, b); }
 
 /// The smallest multiple of `multiple` that is not below n; multiple > 0.
 template <class Integer>
@@ -59,8 +59,8 @@ constexpr index_t cut(index_t n, index_t p, index_t parts) {
 }
 
 /// The smaller of two.
-constexpr index_t min(index_t a, index_t b) { return a < b ? a : b; }
+SP_BOTH constexpr index_t min(index_t a, index_t b) { return a < b ? a : b; }
 /// The larger of two.
-constexpr index_t max(index_t a, index_t b) { return a < b ? b : a; }
+SP_BOTH constexpr index_t max(index_t a, index_t b) { return a < b ? b : a; }
 
 } // namespace sp

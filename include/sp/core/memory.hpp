@@ -1,4 +1,4 @@
-// Where sp gets memory: an allocator interface, a pool that reuses blocks, owning buffers and bump workspaces.
+// Where sp gets memory: an allocator interface for each memory, a pool that reuses blocks, owning buffers and bump workspaces.
 // After warm-up a pool and a workspace allocate nothing; a workspace too small says how much is needed.
 #pragma once
 
@@ -12,11 +12,14 @@
 
 namespace sp {
 
-/// Source of memory for what is kept between calls. Implement it over a trainer's own arena or a device allocator.
-class allocator {
+/// Source of memory M for what a call needs and for what is kept between calls. Implement it over a trainer's own arena: derive from
+/// sp::allocator, or from sp::basic_allocator<sp::device_memory> for tensors on a device. sp hands its blocks to queues of that memory
+/// and never touches them itself; a block is given back as soon as everything that uses it is ordered before the queue's later work.
+template <class M>
+class basic_allocator {
 public:
   static constexpr std::size_t alignment = 64;
-  virtual ~allocator() = default;
+  virtual ~basic_allocator() = default;
   virtual void* allocate(std::size_t bytes) = 0; ///< aligned to `alignment`; throws when there is none
   virtual void deallocate(void* p, std::size_t bytes) noexcept = 0;
   /// Bytes that it can still give; `unknown` unless the memory is a block of fixed size. A backward call that would need more is refused
@@ -24,6 +27,9 @@ public:
   [[nodiscard]] virtual std::size_t room() const noexcept { return unknown; }
   static constexpr std::size_t unknown = std::size_t(-1);
 };
+
+/// Of memory that this process's CPU reads and writes.
+using allocator = basic_allocator<host_memory>;
 
 namespace detail {
 class idle_pools; // idle_pools.hpp
@@ -90,11 +96,13 @@ private:
   std::size_t given_back_ = 0;        ///< how many had come back by then, this one included
 };
 
-/// A fixed block of the caller's memory, used as a stack: for trainers that place every byte themselves.
-class workspace final : public allocator {
+/// A fixed block of the caller's memory M, used as a stack: for trainers that place every byte themselves.
+template <class M>
+class basic_workspace final : public basic_allocator<M> {
 public:
+  using basic_allocator<M>::alignment;
   /// A block whose start is not aligned to `alignment` loses up to alignment - 1 bytes of what scratch_bytes() or saved_bytes() asked for.
-  workspace(void* memory, std::size_t bytes) : base_(static_cast<std::byte*>(memory)), bytes_(bytes) {}
+  basic_workspace(void* memory, std::size_t bytes) : base_(static_cast<std::byte*>(memory)), bytes_(bytes) {}
 
   void* allocate(std::size_t bytes) override {
     std::size_t at = aligned(base_ + used_);
@@ -126,16 +134,18 @@ private:
   std::byte* base_;
   std::size_t bytes_, used_ = 0, out_ = 0;
 };
+using workspace = basic_workspace<host_memory>;
 
 namespace detail {
 inline thread_local index_t counted_overhead = 0; ///< bytes a block takes beyond its own: canaries at check level 3
 }
 
 /// Hands out nothing and counts: run an object's allocations through it to learn how many bytes they take.
-class byte_counter final : public allocator {
+template <class M>
+class basic_byte_counter final : public basic_allocator<M> {
 public:
   void* allocate(std::size_t bytes) override {
-    bytes_ += round_up(bytes, alignment) + std::size_t(detail::counted_overhead);
+    bytes_ += round_up(bytes, this->alignment) + std::size_t(detail::counted_overhead);
     return nullptr;
   }
   void deallocate(void*, std::size_t) noexcept override {}
@@ -144,47 +154,51 @@ public:
 private:
   std::size_t bytes_ = 0;
 };
+using byte_counter = basic_byte_counter<host_memory>;
 
 /// An owning, move-only block of an allocator.
-class buffer {
+template <class M>
+class basic_buffer {
 public:
-  buffer() = default;
-  buffer(allocator& from, index_t bytes) : from_(&from), bytes_(std::size_t(bytes)) {
+  basic_buffer() = default;
+  basic_buffer(basic_allocator<M>& from, index_t bytes) : from_(&from), bytes_(std::size_t(bytes)) {
     if (bytes > 0) data_ = from.allocate(bytes_);
   }
-  buffer(buffer&& o) noexcept : from_(o.from_), data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}
-  buffer& operator=(buffer&& o) noexcept {
+  basic_buffer(basic_buffer&& o) noexcept
+      : from_(o.from_), data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}
+  basic_buffer& operator=(basic_buffer&& o) noexcept {
     std::swap(from_, o.from_);
     std::swap(data_, o.data_);
     std::swap(bytes_, o.bytes_);
     return *this;
   }
-  ~buffer() {
+  ~basic_buffer() {
     if (data_) from_->deallocate(data_, bytes_);
   }
   [[nodiscard]] index_t bytes() const noexcept { return index_t(bytes_); }
 
   /// The block as a dense tensor.
   template <class T, std::size_t Rank>
-  [[nodiscard]] view<T, int(Rank)> as(std::array<index_t, Rank> extents) const {
+  [[nodiscard]] view<T, int(Rank), M> as(std::array<index_t, Rank> extents) const {
     return {static_cast<T*>(data_), extents};
   }
 
 private:
-  allocator* from_ = nullptr;
+  basic_allocator<M>* from_ = nullptr;
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
 };
+using buffer = basic_buffer<host_memory>;
 
 /// A dense tensor in a buffer of its own.
-template <class T, int Rank>
+template <class T, int Rank, class M = host_memory>
 struct owned {
-  buffer memory;
-  view<T, Rank> tensor;
+  basic_buffer<M> memory;
+  view<T, Rank, M> tensor;
   owned() = default;
-  owned(allocator& from, std::array<index_t, std::size_t(Rank)> extents)
-      : memory(from, checked_mul(view<T, Rank>(nullptr, extents).elements(), index_t(sizeof(T)))), tensor(memory.as<T>(extents)) {
-  }
+  owned(basic_allocator<M>& from, std::array<index_t, std::size_t(Rank)> extents)
+      : memory(from, checked_mul(view<T, Rank, M>(nullptr, extents).elements(), index_t(sizeof(T)))),
+        tensor(memory.template as<T>(extents)) {}
 };
 
 } // namespace sp

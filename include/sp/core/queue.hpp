@@ -81,11 +81,18 @@ constexpr void run_task(Task const& task, index_t i, [[maybe_unused]] int thread
     task(i);
 }
 
+/// The last dimension. A function of its own, or the loops around it take the registers that it needs; with a body of its own, which
+/// nothing that the body writes can be part of.
+template <class Body, class... Outer>
+[[gnu::noinline]] constexpr void for_each_along(index_t n, Body const body, Outer... outer) {
+  for (index_t i = 0; i < n; ++i) body(outer..., i);
+}
+
 /// Calls body(i0, i1, ...) for every index within the extents, the last one fastest.
 template <std::size_t Rank, class Body, class... Outer>
 constexpr void for_each_index(std::array<index_t, Rank> const& extents, Body const& body, Outer... outer) {
-  if constexpr (sizeof...(Outer) == Rank)
-    body(outer...);
+  if constexpr (sizeof...(Outer) + 1 == Rank)
+    for_each_along(extents[Rank - 1], body, outer...);
   else
     for (index_t i = 0; i < extents[sizeof...(Outer)]; ++i) for_each_index(extents, body, outer..., i);
 }
@@ -131,6 +138,12 @@ struct inline_queue {
   static constexpr void synchronize() noexcept {}
 };
 
-static_assert(task_queue<inline_queue>);
+// That it models task_queue is asserted in tests/core/test_elementwise.cpp: asked here, it would cost everybody who includes it.
+
+namespace detail {
+/// Work of this queue is done when it was given, and the host reads what it wrote.
+template <class Q>
+inline constexpr bool runs_on_host = Q::finished_on_return&& std::is_same_v<typename Q::memory_type, host_memory>;
+} // namespace detail
 
 } // namespace sp

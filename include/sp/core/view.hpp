@@ -9,6 +9,12 @@
 
 #include <sp/core/index.hpp>
 
+#ifdef __CUDA_ARCH__
+#define SP_ENTRIES(array) reinterpret_cast<index_t const*>(&(array)) // operators of std::array do not run on devices
+#else
+#define SP_ENTRIES(array) (array)
+#endif
+
 namespace sp {
 
 /// Memory that this process's CPU reads and writes.
@@ -53,20 +59,20 @@ struct view {
     requires(std::is_same_v<U, T const> && !std::is_const_v<T>)
   constexpr operator view<U, Rank, Memory>() const { return {data, extents, strides}; }
 
-  [[nodiscard]] constexpr index_t extent(int d) const noexcept { return extents[std::size_t(d)]; }
-  [[nodiscard]] constexpr index_t stride(int d) const noexcept { return strides[std::size_t(d)]; }
+  [[nodiscard]] SP_BOTH constexpr index_t extent(int d) const noexcept { return SP_ENTRIES(extents)[std::size_t(d)]; }
+  [[nodiscard]] SP_BOTH constexpr index_t stride(int d) const noexcept { return SP_ENTRIES(strides)[std::size_t(d)]; }
 
   template <class... I>
     requires(sizeof...(I) == Rank)
-  [[nodiscard]] constexpr index_t offset(I... i) const noexcept {
+  [[nodiscard]] SP_BOTH constexpr index_t offset(I... i) const noexcept {
     index_t at = 0;
     std::size_t d = 0;
-    ((at += strides[d++] * index_t(i)), ...);
+    ((at += SP_ENTRIES(strides)[d++] * index_t(i)), ...);
     return at;
   }
   template <class... I>
     requires(sizeof...(I) == Rank)
-  [[nodiscard]] constexpr T& operator()(I... i) const noexcept { return data[offset(i...)]; }
+  [[nodiscard]] SP_BOTH constexpr T& operator()(I... i) const noexcept { return data[offset(i...)]; }
 
   [[nodiscard]] constexpr index_t elements() const {
     index_t n = 1;
@@ -145,3 +151,5 @@ template <class T, int Rank, class M>
 }
 
 } // namespace sp
+
+#undef SP_ENTRIES

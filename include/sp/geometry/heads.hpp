@@ -19,9 +19,9 @@ struct heads {
   constexpr index_t q_end() const noexcept { return q_begin + q_count; }
   constexpr index_t kv_end() const noexcept { return kv_begin + kv_count; }
   /// The global number of local q head i.
-  constexpr index_t q_head(index_t i) const noexcept { return q_begin + i; }
+  SP_BOTH constexpr index_t q_head(index_t i) const noexcept { return q_begin + i; }
   /// The local kv head that local q head i uses.
-  constexpr index_t kv_of(index_t i) const noexcept { return (q_begin + i) / q_per_kv - kv_begin; }
+  SP_BOTH constexpr index_t kv_of(index_t i) const noexcept { return (q_begin + i) / q_per_kv - kv_begin; }
   friend constexpr bool operator==(heads const&, heads const&) = default;
 };
 

@@ -2,6 +2,8 @@
 // How losses are reduced, when N is divided out and what happens to parameter gradients are three separate, named choices.
 #pragma once
 
+#include <sp/core/context.hpp>
+#include <sp/core/elementwise.hpp>
 #include <sp/loss/gather_tokens.hpp>
 
 namespace sp {
@@ -22,6 +24,56 @@ enum class reduction { sum, mean };
 /// When a mean divides by the number of tokens: in this call, or by the caller at the optimizer step (loss_sum below).
 enum class divide { now, later };
 namespace detail {
+
+/// A sum of losses and how many they are.
+struct counted_loss {
+  double sum = 0, count = 0;
+  SP_BOTH friend constexpr counted_loss operator+(counted_loss a, counted_loss b) { return {a.sum + b.sum, a.count + b.count}; }
+};
+/// The loss of row t; of a row that does not count only the label is read.
+template <class T, class Label, class M>
+struct loss_term {
+  view<T, 1, M> losses;
+  view<Label, 1, M> labels;
+  index_t ignore;
+  SP_BOTH counted_loss operator()(index_t, index_t t) const {
+    if (index_t(labels(t)) == ignore) return {};
+    return {double(to_acc(losses(t))), 1};
+  }
+};
+/// Twice, because one is summed over ranks in place.
+template <class M>
+struct store_loss {
+  view<double, 2, M> to;
+  SP_BOTH void operator()(index_t, counted_loss const& x) const {
+    for (index_t i = 0; i < 2; ++i) to(i, 0) = x.sum, to(i, 1) = x.count;
+  }
+};
+template <class T, class Label, class M>
+struct loss_gradient {
+  view<T, 1, M> dlosses;
+  view<Label, 1, M> labels;
+  index_t ignore;
+  T gradient;
+  SP_BOTH void operator()(index_t i) const { operator()(0, i); }
+  /// The same as the term of a sum: 1 for a row that counts.
+  SP_BOTH index_t operator()(index_t, index_t t) const {
+    bool const counts = index_t(labels(t)) != ignore;
+    dlosses(t) = counts ? gradient : T{};
+    return counts;
+  }
+};
+/// Where a row that counts has a loss that is not finite.
+template <class T, class Label, class M>
+struct illegal_loss {
+  view<T const, 1, M> losses;
+  view<Label const, 1, M> labels;
+  index_t ignore;
+  SP_BOTH first_place operator()(index_t, index_t t) const {
+    return index_t(labels(t)) != ignore && !is_finite(losses(t)) ? first_place{t} : first_place{};
+  }
+};
+
 inline constexpr char const *reduction_words[] = {"sum", "mean"}, *divide_words[] = {"now", "later"};
 
 /// Which forward call a loss_result comes from, as far as numbers tell: no two objects have one number, copies share theirs.
@@ -97,24 +149,23 @@ public:
 
   Comm const& group() const noexcept { return comm_; }
 
-  /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group. Losses of ignored rows are not read.
-  template <class T, class Label>
-  [[nodiscard]] loss_result forward(view<T, 1> losses, view<Label, 1> labels, allocator& scratch) const {
-    require_signed<Label>();
-    check_forward<std::remove_const_t<T>, std::remove_const_t<Label>>(losses, labels, scratch);
-    double sum = 0;
-    index_t count = 0;
-    for (index_t i = 0; i < losses.extent(0); ++i)
-      if (index_t(labels(i)) != options_.ignore_index) {
-        sum += double(to_acc(losses(i)));
-        ++count;
-      }
-    owned<double, 1> both(scratch, {2}); // {sum, count}: counts are exact in double up to 2^53
-    both.tensor(0) = sum;
-    both.tensor(1) = double(count);
-    sp::all_reduce(comm_, both.tensor, scratch, "gather_loss");
-    loss_result r{both.tensor(0), index_t(both.tensor(1)), contract_.factor()};
-    r.from = {id_, detail::group_place::in(comm_), losses.extent(0), count};
+  /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group. Losses of ignored rows are not read. The result is
+  /// for the host: it waits for the queue.
+  template <class Queue, class T, class Label>
+  [[nodiscard]] loss_result forward(context<Queue> const& ctx, view<T, 1, typename Queue::memory_type> losses,
+                                    view<Label, 1, typename Queue::memory_type> labels) const {
+    using M = typename Queue::memory_type;
+    require_signed<std::remove_const_t<Label>>();
+    check_forward<std::remove_const_t<T>, std::remove_const_t<Label>>(ctx, losses, labels);
+    owned<double, 2, M> both(*ctx.scratch, {2, 2}); // (own and all, sum and count): counts are exact in double up to 2^53
+    ctx.queue.sums(1, losses.extent(0), detail::loss_term<T, Label, M>{losses, labels, options_.ignore_index},
+                   detail::store_loss<M>{both.tensor});
+    view<double, 1, M> const all(both.tensor.data + 2, 2);
+    sp::all_reduce(comm_, all, *ctx.scratch, "gather_loss");
+    double own_and_all[4];
+    detail::read_now(ctx.queue, view(own_and_all, 2, 2), both.tensor);
+    loss_result r{own_and_all[2], index_t(own_and_all[3]), contract_.factor()};
+    r.from = {id_, detail::group_place::in(comm_), losses.extent(0), index_t(own_and_all[1])};
     if (options_.reduce == reduction::mean && options_.divide == divide::now) {
       double inverse = r.num_tokens > 0 ? 1 / double(r.num_tokens) : 0; // no valid token anywhere: loss 0, gradient 0
       r.loss *= inverse;
@@ -124,6 +175,10 @@ public:
     return r;
   }
 
+  template <class T, class Label>
+  [[nodiscard]] loss_result forward(view<T, 1> losses, view<Label, 1> labels, allocator& scratch) const {
+    return forward(context(scratch, scratch), losses, labels);
+  }
   template <class T, class Label>
   [[nodiscard]] loss_result forward(view<T, 1> losses, view<Label, 1> labels) const {
     alignas(allocator::alignment) std::byte memory[8192]; // enough for a few dozen ranks, and no allocation
@@ -137,9 +192,12 @@ public:
 
   /// dlosses (tokens) = upstream x contract x (1 / N now), 0 for ignored rows. Local: the loss is the same function of every rank's
   /// rows; rows may be given in parts. bad_state for a result of another object, and if not as many labels count as in forward: where
-  /// they do on every rank, N is that of these labels. The labels are counted as dlosses is written.
-  template <class T, class Label>
-  void backward(loss_result const& r, view<Label, 1> labels, view<T, 1> dlosses, double upstream = 1) const {
+  /// they do on every rank, N is that of these labels. On a queue of the host labels are counted at every check level but 0; on another
+  /// that would wait for it.
+  template <class Queue, class T, class Label>
+  void backward(context<Queue> const& ctx, loss_result const& r, view<Label, 1, typename Queue::memory_type> labels,
+                view<T, 1, typename Queue::memory_type> dlosses, double upstream = 1) const {
+    using M = typename Queue::memory_type;
     require_signed<std::remove_const_t<Label>>();
     if (options_.checks > 0) {
       check(dlosses, labels);
@@ -149,14 +207,14 @@ public:
       fail({errc::non_finite, "the gradient of the loss is scaled by " + std::to_string(upstream * r.scale),
             "Find where upstream comes from", "gather_loss", comm_.rank(), comm_.size()});
     T const gradient = from_acc<T>(static_cast<accumulate_t<T>>(upstream * r.scale));
-    index_t const rows = dlosses.extent(0), ignore = options_.ignore_index;
-    index_t count = 0;
-    for (index_t i = 0; i < rows; ++i) {
-      bool const counts = index_t(labels(i)) != ignore;
-      dlosses(i) = counts ? gradient : T{};
-      count += counts;
-    }
-    if (options_.checks > 0) require_same_count(r.from, labels.extent(0), count);
+    detail::loss_gradient<T, Label, M> const rows{dlosses, labels, options_.ignore_index, gradient};
+    if (!detail::runs_on_host<Queue> || options_.checks == 0) return ctx.queue.for_each(dlosses.extents, rows);
+    require_same_count(r.from, labels.extent(0), detail::sum_now(ctx.queue, *ctx.scratch, dlosses.extent(0), rows));
+  }
+  template <class T, class Label>
+  void backward(loss_result const& r, view<Label, 1> labels, view<T, 1> dlosses, double upstream = 1) const {
+    workspace none(nullptr, 0); // it takes no memory on the caller's thread
+    backward(context(none, none), r, labels, dlosses, upstream);
   }
 
 private:
@@ -191,13 +249,22 @@ private:
           "Pass the loss_result that forward returned for these labels", "gather_loss", comm_.rank(), comm_.size()});
   }
 
-  template <class T, class Label>
-  void check_forward(view<T const, 1> const& losses, view<Label const, 1> const& labels, allocator& scratch) const {
+  template <class T, class Label, class Queue>
+  void check_forward(context<Queue> const& ctx, detail::view_on<Queue, T const, 1> const& losses,
+                     detail::view_on<Queue, Label const, 1> const& labels) const {
     auto local = [&] {
       if (options_.checks > 0) check(losses, labels);
-      if (options_.checks > 2) require_finite(losses, labels);
+      if (options_.checks > 2) require_finite<T, Label>(ctx, losses, labels);
     };
     if (options_.checks < 2) return local();
+    if constexpr (detail::on_host_memory<Queue>)
+      agree_on_forward<T>(*ctx.scratch, local);
+    else
+      detail::refuse_checks_of_host(options_.checks);
+  }
+
+  template <class T, class Local>
+  void agree_on_forward(allocator& scratch, Local const& local) const {
     fingerprint f("gather_loss", ".forward", comm_.rank());
     f.number("check level", options_.checks).element<T>("element type");
     f.word("reduction", options_.reduce, detail::reduction_words).word("divide", options_.divide, detail::divide_words);
@@ -206,16 +273,20 @@ private:
             [&] { detail::check_together(f, local, [&](fingerprint const& mine) { sp::agree(comm_, mine, scratch); }); });
   }
 
-  template <class T, class Label>
-  void require_finite(view<T const, 1> const& losses, view<Label const, 1> const& labels) const {
-    for (index_t i = 0; i < losses.extent(0); ++i)
-      if (index_t(labels(i)) != options_.ignore_index && !detail::is_finite(losses(i)))
-        fail({errc::non_finite, "losses holds " + std::to_string(double(to_acc(losses(i)))) + " at row " + std::to_string(i),
-              "Find where it comes from; rows with ignore_index are not read", "gather_loss", comm_.rank(), comm_.size()});
+  template <class T, class Label, class Queue>
+  void require_finite(context<Queue> const& ctx, detail::view_on<Queue, T const, 1> const& losses,
+                      detail::view_on<Queue, Label const, 1> const& labels) const {
+    using search = detail::illegal_loss<T, Label, typename Queue::memory_type>;
+    index_t const i =
+        detail::sum_now(ctx.queue, *ctx.scratch, losses.extent(0), search{losses, labels, options_.ignore_index}).at;
+    if (i == detail::first_place::nowhere) return;
+    double const value = double(to_acc(detail::element_now(ctx.queue, &losses(i))));
+    fail({errc::non_finite, "losses holds " + std::to_string(value) + " at row " + std::to_string(i),
+          "Find where it comes from; rows with ignore_index are not read", "gather_loss", comm_.rank(), comm_.size()});
   }
 
-  template <class A, class B>
-  void check(view<A, 1> const& losses, view<B, 1> const& labels) const {
+  template <class A, class B, class M>
+  void check(view<A, 1, M> const& losses, view<B, 1, M> const& labels) const {
     if (losses.extent(0) != labels.extent(0))
       fail({errc::invalid_shape, std::to_string(losses.extent(0)) + " losses, " + std::to_string(labels.extent(0)) + " labels",
             "Give one label per token; rows that do not count carry ignore_index", "gather_loss", comm_.rank(), comm_.size()});

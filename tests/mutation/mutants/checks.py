@@ -69,7 +69,7 @@ MUTANTS = [
         "dout_not_searched",
         "a NaN that enters with dout is not found before it spreads",
         "attention/call/rank_checks.hpp",
-        '  require_finite("dout", io.dout, g.q_rows, call);\n',
+        '  require_finite(ctx, "dout", io.dout, g.q_rows, call);\n',
         "",
         "checks.non_finite",
         "inputs: each tensor*",

@@ -42,7 +42,7 @@ MUTANTS = [
         "level_0_checks_backward",
         "check level 0 checks the arguments of backward",
         "attention/call/attention_object.hpp",
-        "        if (self().checks() == 0) return require_room<T>(self(), p, *ctx.scratch, io);\n"
+        "        if (self().checks() == 0) return require_room<T>(self(), p, ctx, io);\n"
         "        require_same_configuration(p.checked.identity, identity_);\n        auto const origin",
         "        require_same_configuration(p.checked.identity, identity_);\n        auto const origin",
         "incidents.errors",

@@ -33,8 +33,8 @@ MUTANTS = [
         "delta_dropped",
         "the gradient of the scores leaves out delta",
         "backend/reference.hpp",
-        "keep * dot(c.dout, i, h, c.v, j, g) - c.delta(i, h))",
-        "keep * dot(c.dout, i, h, c.v, j, g))",
+        "keep * this->dot(c.dout, i, c.v, j, g) - c.delta(i, h))",
+        "keep * this->dot(c.dout, i, c.v, j, g))",
         "mutation.ring",
         "ring: every schedule*",
     ),
@@ -42,7 +42,7 @@ MUTANTS = [
         "dropout_by_local_position",
         "which probabilities are dropped depends on the row of the block instead of the place in the document",
         "backend/reference.hpp",
-        """    auto dropout_factor = modify.dropout_of_row(q_offset(c.where, i));
+        """    auto dropout_factor = modify.dropout_of_row(this->q_offset(i));
     for (index_t j = seen.first; j < last; ++j) {""",
         """    auto dropout_factor = modify.dropout_of_row(i);
     for (index_t j = seen.first; j < last; ++j) {""",
@@ -53,7 +53,7 @@ MUTANTS = [
         "alibi_by_local_position",
         "linear biases count rows and keys of the block instead of places in the document",
         "backend/reference.hpp",
-        "A(k_offset(c.where, j) - q_offset(c.where, i))",
+        "A(k_offset(j) - q_offset(i))",
         "A(j - i)",
         "mutation.ring",
         "ring: every schedule*",

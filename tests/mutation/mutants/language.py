@@ -24,7 +24,7 @@ MUTANTS = [
         "infinity_by_comparison",
         "an lse of -inf is asked for by comparison, which -Ofast answers in advance",
         "core/dtype.hpp",
-        "return std::bit_cast<bits_t<T>>(x) == (sign_bit<T> | infinity_bits<T>);",
+        "return __builtin_bit_cast(bits_t<T>, x) == (sign_bit<T> | infinity_bits<T>);",
         "return x < -static_cast<float>(3e38) && x - x != 0;",
         "attention.fast_math",
         "fast math: level 3 finds NaN in sinks*",

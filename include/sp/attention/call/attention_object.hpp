@@ -9,6 +9,10 @@
 
 namespace sp::detail {
 
+/// Optional operands beside tensors of T on a queue.
+template <class Queue, class T>
+using extras_on = std::type_identity_t<attention_extras<T, typename Queue::memory_type>>;
+
 /// The element type of what a forward call returned.
 template <class Saved>
 using element_of_saved = typename std::remove_cvref_t<Saved>::element_type;
@@ -20,18 +24,19 @@ public:
   [[nodiscard]] auto forward(batch const& b, forward_operands<T> const& o) const {
     return object().run_checked_forward(*object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
   }
-  template <class Prepared>
+  template <class Prepared, class Queue = inline_queue>
     requires(!std::is_same_v<Prepared, batch>)
-  [[nodiscard]] auto forward(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
+  [[nodiscard]] auto forward(Prepared const& p, context<Queue> const& ctx,
+                             forward_operands<T, typename Queue::memory_type> const& o) const {
     return object().run_checked_forward(p, ctx, o);
   }
   void infer(batch const& b, forward_operands<T> const& o) const {
     infer(*object().prepared_for(b), context(b.memory(), b.memory(), o.random), o);
   }
-  template <class Prepared>
+  template <class Prepared, class Queue = inline_queue>
     requires(!std::is_same_v<Prepared, batch>)
-  void infer(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
-    static_cast<void>(object().run_checked_forward(p, context(*ctx.scratch, *ctx.scratch, ctx.random), o));
+  void infer(Prepared const& p, context<Queue> const& ctx, forward_operands<T, typename Queue::memory_type> const& o) const {
+    static_cast<void>(object().run_checked_forward(p, ctx.with(*ctx.scratch, *ctx.scratch), o));
   }
 
 private:
@@ -102,9 +107,10 @@ public:
   using named_calls<attention_object, fp16>::infer;
 
   /// Gradients by name; members and shapes: backward_operands. The element type follows from `s`.
-  template <class Prepared, class Saved>
+  template <class Prepared, class Saved, class Queue = inline_queue>
     requires(!std::is_same_v<Prepared, batch>)
-  void backward(Prepared const& p, context const& ctx, Saved&& s, backward_operands<element_of_saved<Saved>> const& o) const {
+  void backward(Prepared const& p, context<Queue> const& ctx, Saved&& s,
+                backward_operands<element_of_saved<Saved>, typename Queue::memory_type> const& o) const {
     run_checked_backward(p, ctx, std::forward<Saved>(s), o);
   }
   template <class Saved>
@@ -119,7 +125,7 @@ public:
     return {};
   }
   template <class Prepared>
-  [[nodiscard]] any_operand forward(Prepared const&, last_choice<context>, any_forward_operands const&) const {
+  [[nodiscard]] any_operand forward(Prepared const&, any_context, any_forward_operands const&) const {
     require_prepared_operand<Prepared>();
     return {};
   }
@@ -128,7 +134,7 @@ public:
     require_operand<readable>();
   }
   template <class Prepared>
-  void infer(Prepared const&, last_choice<context>, any_forward_operands const&) const {
+  void infer(Prepared const&, any_context, any_forward_operands const&) const {
     require_prepared_operand<Prepared>();
   }
   template <class Saved>
@@ -136,7 +142,7 @@ public:
     require_operand<std::is_void_v<Saved>>();
   }
   template <class Prepared, class Saved>
-  void backward(Prepared const&, last_choice<context>, Saved&&, any_backward_operands const&) const {
+  void backward(Prepared const&, any_context, Saved&&, any_backward_operands const&) const {
     require_prepared_operand<Prepared>();
   }
 
@@ -144,56 +150,61 @@ public:
 
   /// q (tokens, q heads, dim), k (tokens, kv heads, dim), v (tokens, kv heads, value dim) -> out (tokens, q heads, value dim).
   /// Returns what backward needs; its memory comes from ctx.kept.
-  template <class Prepared, class Q, class K, class V, class O, class T = element_of<O>>
+  template <class Prepared, class Q, class K, class V, class O, class T = element_of<O>, class Queue = inline_queue>
     requires(!std::is_same_v<Prepared, batch>)
-  [[nodiscard]] auto forward(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
-                             std::type_identity_t<attention_extras<T>> const& e = {}) const {
-    return run_checked_forward(p, ctx, operands_at<T>(q, k, v, out, e));
+  [[nodiscard]] auto forward(Prepared const& p, context<Queue> const& ctx, Q const& q, K const& k, V const& v, O const& out,
+                             extras_on<Queue, T> const& e = {}) const {
+    return run_checked_forward(p, ctx, operands_at(q, k, v, out, e));
   }
   /// The short form. What it returns lives in the batch's memory, which stays until it is destroyed; backward needs the batch.
   template <class Q, class K, class V, class O, class T = element_of<O>>
   [[nodiscard]] auto forward(batch const& b, Q const& q, K const& k, V const& v, O const& out,
-                             std::type_identity_t<attention_extras<T>> const& e = {}) const {
-    return run_checked_forward(*prepared_for(b), context(b.memory(), b.memory(), e.random), operands_at<T>(q, k, v, out, e));
+                             extras_on<inline_queue, T> const& e = {}) const {
+    return run_checked_forward(*prepared_for(b), context(b.memory(), b.memory(), e.random), operands_at(q, k, v, out, e));
   }
 
   /// Forward that keeps nothing: what forward would keep comes from ctx.scratch too (scratch_bytes + saved_bytes at most).
-  template <class Prepared, class Q, class K, class V, class O, class T = element_of<O>>
+  template <class Prepared, class Q, class K, class V, class O, class T = element_of<O>, class Queue = inline_queue>
     requires(!std::is_same_v<Prepared, batch>)
-  void infer(Prepared const& p, context const& ctx, Q const& q, K const& k, V const& v, O const& out,
-             std::type_identity_t<attention_extras<T>> const& e = {}) const {
-    static_cast<void>(run_checked_forward(p, context(*ctx.scratch, *ctx.scratch, ctx.random), operands_at<T>(q, k, v, out, e)));
+  void infer(Prepared const& p, context<Queue> const& ctx, Q const& q, K const& k, V const& v, O const& out,
+             extras_on<Queue, T> const& e = {}) const {
+    static_cast<void>(run_checked_forward(p, ctx.with(*ctx.scratch, *ctx.scratch), operands_at(q, k, v, out, e)));
   }
 
   template <class Q, class K, class V, class O, class T = element_of<O>>
-  void infer(batch const& b, Q const& q, K const& k, V const& v, O const& out,
-             std::type_identity_t<attention_extras<T>> const& e = {}) const {
+  void infer(batch const& b, Q const& q, K const& k, V const& v, O const& out, extras_on<inline_queue, T> const& e = {}) const {
     infer(*prepared_for(b), context(b.memory(), b.memory(), e.random), q, k, v, out, e);
   }
 
   /// Gradients of sum(out * dout), shaped as the tensors themselves; overwritten unless e.accumulate. Consumes `s`.
   template <class Prepared, class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV,
-            class T = element_of<DQ>>
+            class T = element_of<DQ>, class Queue = inline_queue>
     requires(!std::is_same_v<Prepared, batch>)
-  void backward(Prepared const& p, context const& ctx, Saved&& s, Q const& q, K const& k, V const& v, O const& out,
-                DO const& dout, DQ const& dq, DK const& dk, DV const& dv,
-                std::type_identity_t<attention_extras<T>> const& e = {}) const {
-    run_checked_backward(p, ctx, std::forward<Saved>(s), operands_at<T>(q, k, v, out, dout, dq, dk, dv, e));
+  void backward(Prepared const& p, context<Queue> const& ctx, Saved&& s, Q const& q, K const& k, V const& v, O const& out,
+                DO const& dout, DQ const& dq, DK const& dk, DV const& dv, extras_on<Queue, T> const& e = {}) const {
+    run_checked_backward(p, ctx, std::forward<Saved>(s), operands_at(q, k, v, out, dout, dq, dk, dv, e));
   }
   template <class Saved, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV, class T = element_of<DQ>>
   void backward(batch const& b, Saved&& s, Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq,
-                DK const& dk, DV const& dv, std::type_identity_t<attention_extras<T>> const& e = {}) const {
+                DK const& dk, DV const& dv, extras_on<inline_queue, T> const& e = {}) const {
     run_checked_backward(*prepared_for(b), context(b.memory(), b.memory(), e.random), std::forward<Saved>(s),
-                         operands_at<T>(q, k, v, out, dout, dq, dk, dv, e));
+                         operands_at(q, k, v, out, dout, dq, dk, dv, e));
   }
 
-  /// Bytes a call takes from context.scratch at most, forward or backward, for tensors of T.
-  template <class T, class Prepared>
-  [[nodiscard]] index_t scratch_bytes(Prepared const& p, attention_shape const& s) const {
+  /// Bytes a call takes from context.scratch at most, forward or backward, for tensors of T: on the queue of the context, because more
+  /// threads may take more.
+  template <class T, class Prepared, class Queue = inline_queue>
+  [[nodiscard]] index_t scratch_bytes(Prepared const& p, attention_shape const& s,
+                                      [[maybe_unused]] Queue const& queue = {}) const {
     return located(at(".scratch_bytes"), [&] {
       if (self().checks() > 0) require_same_configuration(p.checked.identity, identity_);
       counting_guarded canaries(self().checks() > 2);
-      index_t const call = self().template scratch_for<T>(p, all_heads(s.q_heads, s.kv_heads), s);
+      heads const all = all_heads(s.q_heads, s.kv_heads);
+      index_t call = 0;
+      if constexpr (requires { self().template scratch_for<T>(p, all, s, queue); })
+        call = self().template scratch_for<T>(p, all, s, queue);
+      else
+        call = self().template scratch_for<T>(p, all, s);
       index_t const agreement = self().checks() > 1 ? agreement_scratch(ranks_of(self())) : 0;
       // at level 3 ranks also compare their results, above blocks of the call that a stack cannot give back before
       return self().checks() > 2 ? call + agreement : max(call, agreement);
@@ -235,11 +246,13 @@ private:
     return {g, id_, {io.on.q_count, io.on.kv_count, io.q.extent(2), io.v.extent(2)}, sinks, random};
   }
 
-  template <class Prepared, class T>
-  auto run_checked_forward(Prepared const& p, context const& ctx, forward_operands<T> const& o) const {
-    static_assert(require_inner_attention<Derived>() && require_inner_attention_of<Derived, T>());
+  template <class Prepared, class Queue, class T>
+  auto run_checked_forward(Prepared const& p, context<Queue> const& ctx,
+                           forward_operands<T, typename Queue::memory_type> const& o) const {
+    static_assert(require_one_memory<Derived, Queue>() && require_inner_attention<Derived>() &&
+                  require_inner_attention_of<Derived, T>());
     return located(at(".forward"), [&] {
-      forward_io<T> io;
+      forward_io<T, typename Queue::memory_type> io;
       auto arguments = [&] {
         io = read_operands(o);
         if (self().checks() == 0) return;
@@ -248,7 +261,11 @@ private:
         self().check_call(io.on, io.sinks.data != nullptr);
       };
       auto run = [&] {
-        if (self().checks() > 1) return detail::forward_together(self(), p, ctx, io, arguments);
+        if constexpr (on_host_memory<Queue>) {
+          if (self().checks() > 1) return detail::forward_together(self(), p, ctx, io, arguments);
+        } else {
+          refuse_checks_of_host(self().checks());
+        }
         arguments();
         return self().run_forward(p, ctx, io);
       };
@@ -258,15 +275,17 @@ private:
     });
   }
 
-  template <class Prepared, class Saved, class T>
-  void run_checked_backward(Prepared const& p, context const& ctx, Saved&& s, backward_operands<T> const& o) const {
+  template <class Prepared, class Queue, class Saved, class T>
+  void run_checked_backward(Prepared const& p, context<Queue> const& ctx, Saved&& s,
+                            backward_operands<T, typename Queue::memory_type> const& o) const {
+    static_assert(require_one_memory<Derived, Queue>());
     static_assert(!std::is_lvalue_reference_v<Saved>, "sp: backward consumes what forward returned; pass std::move(saved).");
     located(at(".backward"), [&] {
-      backward_io<T> io;
+      backward_io<T, T, typename Queue::memory_type> io;
       auto arguments = [&] {
         s.token.require();
         io = read_operands(o);
-        if (self().checks() == 0) return require_room<T>(self(), p, *ctx.scratch, io);
+        if (self().checks() == 0) return require_room<T>(self(), p, ctx, io);
         require_same_configuration(p.checked.identity, identity_);
         auto const origin = origin_of(p.checked.identity, io, io.extras.sinks.data != nullptr, ctx.random);
         require_same_origin(s.token.from, origin);
@@ -274,16 +293,18 @@ private:
         check_backward(io, self().q_rows(p), self().k_rows(p));
         self().check_call(io.on, io.extras.sinks.data != nullptr);
         require_same_tensors(s.token.from, origin);
-        require_room<T>(self(), p, *ctx.scratch, io);
+        require_room<T>(self(), p, ctx, io);
       };
-      auto run = [&](context const& c) {
-        if (io.extras.dsinks.data && !io.extras.accumulate) fill(io.extras.dsinks, accumulate_t<T>{});
+      auto run = [&](context<Queue> const& c) {
+        if (io.extras.dsinks.data && !io.extras.accumulate) sp::fill(c.queue, io.extras.dsinks, accumulate_t<T>{});
         self().run_backward(p, c, std::as_const(s), io);
       };
-      if (self().checks() > 1)
-        detail::backward_together(self(), p, ctx, s, io, arguments, run);
-      else
+      if constexpr (on_host_memory<Queue>) {
+        self().checks() > 1 ? detail::backward_together(self(), p, ctx, s, io, arguments, run) : (arguments(), run(ctx));
+      } else {
+        refuse_checks_of_host(self().checks());
         arguments(), run(ctx);
+      }
       auto const used = std::forward<Saved>(s); // only now: until here a caller may try again
     });
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/attention/call/tensors.hpp>
+#include <sp/core/context.hpp>
 #include <sp/core/dtype.hpp>
 #include <sp/core/philox.hpp>
 #include <sp/geometry/heads.hpp>
@@ -78,46 +79,47 @@ void check_heads(view<T, 3, M> const& q, view<T, 3, M> const& k, view<T, 3, M> c
           "Global query heads must be a positive multiple of global kv heads"});
 }
 
-template <class T>
-forward_io<T> read_operands(forward_operands<T> const& o) {
-  forward_io<T> io{{}, o.q.get("q"), o.k.get("k"), o.v.get("v"), o.out.get("out"), o.sinks};
+template <class T, class M>
+forward_io<T, M> read_operands(forward_operands<T, M> const& o) {
+  forward_io<T, M> io{{}, o.q.get("q"), o.k.get("k"), o.v.get("v"), o.out.get("out"), o.sinks};
   check_heads(io.q, io.k, io.v);
   io.on = all_heads(io.q.extent(1), io.k.extent(1));
   return io;
 }
 
-template <class T>
-backward_io<T> read_operands(backward_operands<T> const& o) {
-  backward_io<T> io{{},
-                    o.q.get("q"),
-                    o.k.get("k"),
-                    o.v.get("v"),
-                    o.out.get("out"),
-                    o.dout.get("dout"),
-                    o.dq.get("dq"),
-                    o.dk.get("dk"),
-                    o.dv.get("dv"),
-                    {o.sinks, o.dsinks, o.random, o.accumulate}};
+template <class T, class M>
+backward_io<T, T, M> read_operands(backward_operands<T, M> const& o) {
+  backward_io<T, T, M> io{{},
+                          o.q.get("q"),
+                          o.k.get("k"),
+                          o.v.get("v"),
+                          o.out.get("out"),
+                          o.dout.get("dout"),
+                          o.dq.get("dq"),
+                          o.dk.get("dk"),
+                          o.dv.get("dv"),
+                          {o.sinks, o.dsinks, o.random, o.accumulate}};
   check_heads(io.q, io.k, io.v);
   io.on = all_heads(io.q.extent(1), io.k.extent(1));
   return io;
 }
 
-template <class T, class Q, class K, class V, class O>
-forward_operands<T> operands_at(Q const& q, K const& k, V const& v, O const& out, attention_extras<T> const& e) {
-  return {operand_of<T const>(q), operand_of<T const>(k), operand_of<T const>(v), operand_of<T>(out), e.sinks, e.random};
+template <class T, class M, class Q, class K, class V, class O>
+forward_operands<T, M> operands_at(Q const& q, K const& k, V const& v, O const& out, attention_extras<T, M> const& e) {
+  return {
+      operand_of<T const, M>(q), operand_of<T const, M>(k), operand_of<T const, M>(v), operand_of<T, M>(out), e.sinks, e.random};
 }
-template <class T, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV>
-backward_operands<T> operands_at(Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq, DK const& dk,
-                                 DV const& dv, attention_extras<T> const& e) {
-  return {operand_of<T const>(q),
-          operand_of<T const>(k),
-          operand_of<T const>(v),
-          operand_of<T const>(out),
-          operand_of<T const>(dout),
-          operand_of<T>(dq),
-          operand_of<T>(dk),
-          operand_of<T>(dv),
+template <class T, class M, class Q, class K, class V, class O, class DO, class DQ, class DK, class DV>
+backward_operands<T, M> operands_at(Q const& q, K const& k, V const& v, O const& out, DO const& dout, DQ const& dq, DK const& dk,
+                                    DV const& dv, attention_extras<T, M> const& e) {
+  return {operand_of<T const, M>(q),
+          operand_of<T const, M>(k),
+          operand_of<T const, M>(v),
+          operand_of<T const, M>(out),
+          operand_of<T const, M>(dout),
+          operand_of<T, M>(dq),
+          operand_of<T, M>(dk),
+          operand_of<T, M>(dv),
           e.sinks,
           e.dsinks,
           e.random,
@@ -138,6 +140,11 @@ struct any_backward_operands {
   any_operand q{}, k{}, v{}, out{}, dout{}, dq{}, dk{}, dv{}, sinks{}, dsinks{};
   random_key random{};
   bool accumulate = false;
+};
+/// Any context, but only where no overload takes it as what it is.
+struct any_context {
+  template <class Queue>
+  constexpr any_context(context<Queue> const&) {}
 };
 /// Accepts what X accepts, but loses to an overload that takes X itself.
 template <class X>

@@ -1,9 +1,8 @@
-// What every attention object is made with, and the context of a call: where it takes memory from.
-// Numbers that differ per object or per call live here; geometry lives in what prepare() returns.
+// What every attention object is made with, and the global shape of its heads.
+// Numbers that differ per object live here; those of a call in its context, geometry in what prepare() returns.
 #pragma once
 
-#include <sp/core/memory.hpp>
-#include <sp/core/philox.hpp>
+#include <sp/core/context.hpp>
 #include <sp/core/real.hpp>
 #include <sp/geometry/mask.hpp>
 
@@ -28,16 +27,6 @@ struct attention_options {
   /// inputs and results are searched for NaN and infinities, and scratch and saved memory for writes outside of blocks. One value
   /// for all ranks.
   int checks = 1;
-};
-
-/// Where a call takes memory from and the key of its random numbers. One per rank; not shared between threads.
-struct context {
-  allocator* scratch; ///< given back before the call returns
-  allocator* kept;    ///< what `saved` holds until the backward pass
-  random_key random{};
-
-  context(allocator& scratch_memory, allocator& saved_memory, random_key key = {})
-      : scratch(&scratch_memory), kept(&saved_memory), random(key) {}
 };
 
 /// Global shape of the heads, for questions about memory.

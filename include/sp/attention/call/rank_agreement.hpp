@@ -27,8 +27,8 @@ void together(Object const& object, char const* call, allocator& scratch, Local&
 }
 
 /// The forward call itself between two agreements; `arguments` are the checks of this rank.
-template <class Object, class Prepared, class T, class Arguments>
-auto forward_together(Object const& object, Prepared const& p, context const& ctx, forward_io<T> const& io,
+template <class Object, class Prepared, class Queue, class T, class Arguments>
+auto forward_together(Object const& object, Prepared const& p, context<Queue> const& ctx, forward_io<T> const& io,
                       Arguments&& arguments) {
   std::uint64_t const call = p.checked.calls + 1;
   bool const search = object.checks() > 2;
@@ -37,7 +37,7 @@ auto forward_together(Object const& object, Prepared const& p, context const& ct
       [&] {
         arguments();
         p.checked.require(object.checks());
-        if (search) require_finite_inputs(io, p.checked, call);
+        if (search) require_finite_inputs(ctx, io, p.checked, call);
       },
       [&](fingerprint& f) {
         f.number("call number", call);
@@ -49,15 +49,15 @@ auto forward_together(Object const& object, Prepared const& p, context const& ct
   p.checked.calls = call; // a call that the ranks refused does not count
   guarded::handle scratch, kept;
   if (search) scratch = guarded::handle(*ctx.scratch), kept = guarded::handle(*ctx.kept);
-  auto s = object.run_forward(p, search ? context(*scratch, *kept, ctx.random) : ctx, io);
+  auto s = object.run_forward(p, search ? ctx.with(*scratch, *kept) : ctx, io);
   if (search)
     detail::together(
         object, ".forward.results", *ctx.scratch,
         [&] {
           scratch->verify();
           kept->verify();
-          require_finite("out", io.out, p.checked.q_rows, call);
-          object.each_lse(s, [&](auto const& lse) { require_below_infinity("lse", lse, call); });
+          require_finite(ctx, "out", io.out, p.checked.q_rows, call);
+          object.each_lse(s, [&](auto const& lse) { require_below_infinity(ctx, "lse", lse, call); });
         },
         [](fingerprint&) {});
   s.token.call = call;
@@ -66,9 +66,9 @@ auto forward_together(Object const& object, Prepared const& p, context const& ct
 }
 
 /// The same for backward, which `run` computes in the context it is given.
-template <class Object, class Prepared, class Saved, class T, class Arguments, class Run>
-void backward_together(Object const& object, Prepared const& p, context const& ctx, Saved const& s, backward_io<T> const& io,
-                       Arguments&& arguments, Run&& run) {
+template <class Object, class Prepared, class Queue, class Saved, class T, class Arguments, class Run>
+void backward_together(Object const& object, Prepared const& p, context<Queue> const& ctx, Saved const& s,
+                       backward_io<T> const& io, Arguments&& arguments, Run&& run) {
   std::uint64_t const call = p.checked.calls + 1;
   bool const search = object.checks() > 2;
   guarded::handle scratch, kept = s.token.memory;
@@ -79,8 +79,8 @@ void backward_together(Object const& object, Prepared const& p, context const& c
         p.checked.require(object.checks());
         if (!search) return;
         if (kept) kept->verify();
-        require_finite_inputs(io, p.checked, call);
-        object.each_lse(s, [&](auto const& lse) { require_below_infinity("saved lse", lse, call); });
+        require_finite_inputs(ctx, io, p.checked, call);
+        object.each_lse(s, [&](auto const& lse) { require_below_infinity(ctx, "saved lse", lse, call); });
       },
       [&](fingerprint& f) {
         f.number("call number", call).number("number of the forward call", s.token.call);
@@ -92,13 +92,13 @@ void backward_together(Object const& object, Prepared const& p, context const& c
   p.checked.calls = call;
   if (!search) return run(ctx);
   scratch = guarded::handle(*ctx.scratch);
-  run(context(*scratch, *ctx.kept, ctx.random));
+  run(ctx.with(*scratch, *ctx.kept));
   detail::together(
       object, ".backward.results", *ctx.scratch,
       [&] {
         scratch->verify();
         if (kept) kept->verify();
-        require_finite_results(io, p.checked, call);
+        require_finite_results(ctx, io, p.checked, call);
       },
       [](fingerprint&) {});
 }

@@ -8,6 +8,7 @@
 #include <sp/attention/call/options.hpp>
 #include <sp/backend/concepts.hpp>
 #include <sp/collective/check/agreement.hpp>
+#include <sp/core/elementwise.hpp>
 
 namespace sp::detail {
 
@@ -45,59 +46,89 @@ std::string spell(T const& x) {
   fail(std::move(info));
 }
 
+/// Where the last dimension of a tensor holds a number that is not finite, minus infinity aside if it is legal; t counts lines.
+template <bool minus_infinity_is_legal, class E, int R, class M>
+struct illegal_in_line {
+  view<E, R, M> v;
+  SP_BOTH first_place operator()(index_t, index_t t) const {
+    index_t const n = v.extent(R - 1);
+    for (index_t j = 0; j < n; ++j) {
+      auto const& x = at(t, j);
+      if (!is_finite(x) && !(minus_infinity_is_legal && is_minus_infinity(x))) return {t * n + j};
+    }
+    return {};
+  }
+  SP_BOTH E& at(index_t t, index_t j) const {
+    if constexpr (R == 1)
+      return v(j);
+    else if constexpr (R == 2)
+      return v(t, j);
+    else
+      return v(t / v.extent(1), t % v.extent(1), j);
+  }
+};
+
+/// The first illegal number of a tensor as {place, what it is}; nowhere if there is none. It waits for the queue.
+template <bool minus_infinity_is_legal, class Queue, class E, int R, class M>
+std::pair<index_t, std::string> first_illegal(context<Queue> const& ctx, view<E, R, M> const& v) {
+  if (v.empty()) return {first_place::nowhere, ""};
+  illegal_in_line<minus_infinity_is_legal, E, R, M> const search{v};
+  index_t const n = v.extent(R - 1), at = sum_now(ctx.queue, *ctx.scratch, v.elements() / n, search).at;
+  if (at == first_place::nowhere) return {at, ""};
+  return {at, spell(element_now(ctx.queue, &search.at(at / n, at % n)))};
+}
+
 /// Every element of the rows that hold tokens. v (rows, heads, dim).
-template <class E>
-void require_finite(char const* name, view<E, 3> const& v, std::vector<real_rows> const& rows, std::uint64_t call) {
-  for (real_rows const& r : rows)
-    for (index_t i = 0; i < r.count; ++i)
-      for (index_t h = 0; h < v.extent(1); ++h)
-        for (index_t d = 0; d < v.extent(2); ++d)
-          if (auto const& x = v(r.row + i, h, d); !is_finite(x))
-            fail_non_finite(std::string(name) + " holds " + spell(x) + " at row " + std::to_string(r.row + i) + ", head " +
-                                std::to_string(h) + ", channel " + std::to_string(d) + ": position " +
-                                std::to_string(r.position + i * r.stride) + " of the stream, document " +
-                                std::to_string(r.document),
-                            call);
+template <class Queue, class E, class M>
+void require_finite(context<Queue> const& ctx, char const* name, view<E, 3, M> const& v, std::vector<real_rows> const& rows,
+                    std::uint64_t call) {
+  for (real_rows const& r : rows) {
+    auto const [at, value] = first_illegal<false>(ctx, v.rows(r.row, r.count));
+    if (at == first_place::nowhere) continue;
+    index_t const d = at % v.extent(2), h = at / v.extent(2) % v.extent(1), i = at / v.extent(2) / v.extent(1);
+    fail_non_finite(std::string(name) + " holds " + value + " at row " + std::to_string(r.row + i) + ", head " +
+                        std::to_string(h) + ", channel " + std::to_string(d) + ": position " +
+                        std::to_string(r.position + i * r.stride) + " of the stream, document " + std::to_string(r.document),
+                    call);
+  }
 }
 
 /// -inf is legal in `v`: the lse of a row that sees nothing, a sink that takes nothing.
-template <class E, int R>
-void require_below_infinity(char const* name, view<E, R> const& v, std::uint64_t call) {
-  for (index_t i = 0; i < v.extent(0); ++i)
-    for (index_t h = 0; h < (R == 2 ? v.extent(R - 1) : 1); ++h) {
-      auto const& x = v.data[i * v.stride(0) + (R == 2 ? h * v.stride(R - 1) : 0)];
-      if (is_finite(x) || is_minus_infinity(x)) continue;
-      fail_non_finite(
-          std::string(name) + " holds " + spell(x) +
-              (R == 2 ? " at row " + std::to_string(i) + ", head " + std::to_string(h) : " at head " + std::to_string(i)),
-          call);
-    }
+template <class Queue, class E, int R, class M>
+void require_below_infinity(context<Queue> const& ctx, char const* name, view<E, R, M> const& v, std::uint64_t call) {
+  auto const [at, value] = first_illegal<true>(ctx, v);
+  if (at == first_place::nowhere) return;
+  std::string const head = std::to_string(at % v.extent(R - 1));
+  fail_non_finite(std::string(name) + " holds " + value +
+                      (R == 2 ? " at row " + std::to_string(at / v.extent(R - 1)) + ", head " + head : " at head " + head),
+                  call);
 }
 
-template <class T>
-void require_finite_inputs(forward_io<T> const& io, checked_geometry const& g, std::uint64_t call) {
-  require_finite("q", io.q, g.q_rows, call);
-  require_finite("k", io.k, g.k_rows, call);
-  require_finite("v", io.v, g.k_rows, call);
-  if (io.sinks.data) require_below_infinity("sinks", io.sinks, call);
+template <class Queue, class T, class M>
+void require_finite_inputs(context<Queue> const& ctx, forward_io<T, M> const& io, checked_geometry const& g, std::uint64_t call) {
+  require_finite(ctx, "q", io.q, g.q_rows, call);
+  require_finite(ctx, "k", io.k, g.k_rows, call);
+  require_finite(ctx, "v", io.v, g.k_rows, call);
+  if (io.sinks.data) require_below_infinity(ctx, "sinks", io.sinks, call);
 }
-template <class T>
-void require_finite_inputs(backward_io<T> const& io, checked_geometry const& g, std::uint64_t call) {
-  require_finite("q", io.q, g.q_rows, call);
-  require_finite("k", io.k, g.k_rows, call);
-  require_finite("v", io.v, g.k_rows, call);
-  require_finite("out", io.out, g.q_rows, call);
-  require_finite("dout", io.dout, g.q_rows, call);
-  if (io.extras.sinks.data) require_below_infinity("sinks", io.extras.sinks, call);
+template <class Queue, class T, class M>
+void require_finite_inputs(context<Queue> const& ctx, backward_io<T, T, M> const& io, checked_geometry const& g,
+                           std::uint64_t call) {
+  require_finite(ctx, "q", io.q, g.q_rows, call);
+  require_finite(ctx, "k", io.k, g.k_rows, call);
+  require_finite(ctx, "v", io.v, g.k_rows, call);
+  require_finite(ctx, "out", io.out, g.q_rows, call);
+  require_finite(ctx, "dout", io.dout, g.q_rows, call);
+  if (io.extras.sinks.data) require_below_infinity(ctx, "sinks", io.extras.sinks, call);
 }
-template <class T>
-void require_finite_results(backward_io<T> const& io, checked_geometry const& g, std::uint64_t call) {
-  require_finite("dq", io.dq, g.q_rows, call);
-  require_finite("dk", io.dk, g.k_rows, call);
-  require_finite("dv", io.dv, g.k_rows, call);
-  for (index_t h = 0; h < io.extras.dsinks.extent(0); ++h)
-    if (auto const& x = io.extras.dsinks(h); !is_finite(x))
-      fail_non_finite("dsinks holds " + spell(x) + " at head " + std::to_string(h), call);
+template <class Queue, class T, class M>
+void require_finite_results(context<Queue> const& ctx, backward_io<T, T, M> const& io, checked_geometry const& g,
+                            std::uint64_t call) {
+  require_finite(ctx, "dq", io.dq, g.q_rows, call);
+  require_finite(ctx, "dk", io.dk, g.k_rows, call);
+  require_finite(ctx, "dv", io.dv, g.k_rows, call);
+  auto const [head, value] = first_illegal<false>(ctx, io.extras.dsinks);
+  if (head != first_place::nowhere) fail_non_finite("dsinks holds " + value + " at head " + std::to_string(head), call);
 }
 
 } // namespace sp::detail

@@ -6,6 +6,26 @@
 
 namespace sp::detail {
 
+/// The one sentence for a context that is not for this object.
+template <class A, class Queue>
+constexpr bool require_one_memory() {
+  static_assert(
+      std::is_same_v<memory_of<A>, typename Queue::memory_type>,
+      "sp: the queue of this context works on another memory than the attention object; its memory_type must be that of "
+      "the object's communicator and kernel.");
+  return true;
+}
+
+/// Schedules that exchange tensors without asking the queue for the point from which they may.
+template <class Queue>
+constexpr bool require_done_on_return() {
+  static_assert(
+      runs_on_host<Queue>,
+      "sp: a ring and an exchange of heads run on queues of host memory whose work is done when a call returns; the queue "
+      "of this context says by finished_on_return that its work is not.");
+  return true;
+}
+
 /// One sentence for each member that an object lacks.
 template <class A>
 constexpr bool require_inner_attention() {

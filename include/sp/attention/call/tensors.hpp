@@ -54,9 +54,9 @@ concept reads_as = tensor_like<Tensor> && std::is_convertible_v<view_in<Tensor>,
 template <bool readable>
 constexpr void require_operand() {
   static_assert(readable,
-                "sp: the tensors of one attention call must be (tokens, heads, dim) of one element type in host memory, "
-                "and outputs must not be const; sinks and dsinks are sp::view<float, 1>, for tensors of double "
-                "sp::view<double, 1>.");
+                "sp: the tensors of one attention call must be (tokens, heads, dim) of one element type, in the memory of the "
+                "context's queue (host memory without one), and outputs must not be const; sinks and dsinks are "
+                "sp::view<float, 1>, for tensors of double sp::view<double, 1>.");
 }
 
 template <class Tensor>
@@ -111,10 +111,10 @@ private:
 namespace detail {
 
 /// An operand of a positional call.
-template <class E, class Tensor>
-operand<E> operand_of(Tensor const& t) {
-  require_operand<reads_as<Tensor, E, host_memory>>();
-  if constexpr (reads_as<Tensor, E, host_memory>) return t;
+template <class E, class M, class Tensor>
+operand<E, M> operand_of(Tensor const& t) {
+  require_operand<reads_as<Tensor, E, M>>();
+  if constexpr (reads_as<Tensor, E, M>) return t;
 }
 
 } // namespace detail

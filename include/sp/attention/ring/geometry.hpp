@@ -44,12 +44,33 @@ struct ring_layouts {
   std::vector<placed_run> queries() const { return place(q.runs(part)); }
 };
 
-/// A call as its schedule sees it.
+/// A kernel on the queue of a call, with the interface of a kernel on the caller's thread.
+template <class Queue, class Backend>
+struct queued_backend {
+  using backend_type = Backend;
+  using plan = typename Backend::plan;
+  using saved = typename Backend::saved;
+  Queue const& queue;
+  Backend const& backend;
+
+  template <class T>
+  saved forward(plan const& p, allocator& scratch, call_params const& n, view<T const, 3> q, std::span<kv_views<T> const> keys,
+                attention_state<T> state) const {
+    return forward_on<T>(queue, backend, p, scratch, n, q, keys, state);
+  }
+  template <class T>
+  void backward(plan const& p, allocator& scratch, call_params const& n, std::span<query_grad<T> const> queries,
+                std::span<key_grad<T> const> keys, saved const& s) const {
+    backward_on<T>(queue, backend, p, scratch, n, queries, keys, s);
+  }
+};
+
+/// A call as its schedule sees it. Backend: a queued_backend.
 template <class Comm, class Backend>
 struct ring_call {
   Comm const& comm;
-  Backend const& backend;
-  ring_geometry<Backend> const& geometry;
+  Backend backend;
+  ring_geometry<typename Backend::backend_type> const& geometry;
   allocator& scratch;
   call_params numbers;
   index_t head_chunks;

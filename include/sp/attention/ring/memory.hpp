@@ -6,9 +6,9 @@
 
 namespace sp::detail {
 
-template <class T, class Comm, class Backend>
-index_t ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geometry<Backend> const& g, heads on,
-                           attention_shape const& s, index_t chunks) {
+template <class T, class Comm, class Queue, class Backend>
+index_t ring_scratch_bytes(Comm const& comm, queued_backend<Queue, Backend> const& backend, ring_geometry<Backend> const& g,
+                           heads on, attention_shape const& s, index_t chunks) {
   using A = accumulate_t<T>;
   index_t own = g.rows_of(g.rank);
   kv_views<T> like{{nullptr, {own, on.kv_count, s.dim}}, {nullptr, {own, on.kv_count, s.value_dim}}};
@@ -16,12 +16,11 @@ index_t ring_scratch_bytes(Comm const& comm, Backend const& backend, ring_geomet
   byte_counter c; // the backward pass holds everything the forward pass does, and more
   accumulator<T, 3> dq(c, q), dk(c, {nullptr, like.k.extents}), dv(c, {nullptr, like.v.extents}), o(c, out);
   owned<A, 2> delta(c, {g.q_rows, on.q_count});
-  ring_call<Comm, Backend> const call{comm, backend, g, c, {on}, chunks};
+  ring_call<Comm, queued_backend<Queue, Backend>> const call{comm, backend, g, c, {on}, chunks};
   with_schedule(call, [&](auto schedule) { schedule.template take_scratch<T>(call, like); });
-  index_t kernel = 0; // of a kernel that does not say: none
+  index_t kernel = 0;
   auto take = [&](auto const& plan) {
-    if constexpr (requires { backend.template scratch_bytes<T>(plan, on, s.dim, s.value_dim); })
-      kernel = max(kernel, backend.template scratch_bytes<T>(plan, on, s.dim, s.value_dim));
+    kernel = max(kernel, scratch_on<T>(backend.queue, backend.backend, plan, on, s.dim, s.value_dim));
   };
   for (auto const& plan : g.steps) take(plan);
   if (g.keys) take(*g.keys);

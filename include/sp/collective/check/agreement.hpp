@@ -262,6 +262,17 @@ void check_together(fingerprint& f, Local&& local, Compare&& compare) {
   compare(f);
 }
 
+/// Whether a queue works on the memory through which ranks compare calls, and in which canaries stand.
+template <class Queue>
+inline constexpr bool on_host_memory = std::is_same_v<typename Queue::memory_type, host_memory>;
+/// A call on another memory is refused at these levels.
+inline void refuse_checks_of_host(int level) {
+  if (level > 1)
+    fail({errc::unsupported,
+          "check level " + std::to_string(level) + " compares ranks through host memory, and this call is on another",
+          "Make the object with .checks = 1"});
+}
+
 /// Levels are 0, 1, 2 and 3.
 inline int check_level(int level, char const* primitive, int rank, int size) {
   if (level < 0 || level > 3)

@@ -1,0 +1,43 @@
+// The context of a call: the queue that it runs on, where it takes memory from, and the key of its random numbers.
+// One per rank; deduced: context(scratch, kept) is for the caller's thread, context(queue, scratch, kept) for any queue.
+#pragma once
+
+#include <sp/core/memory.hpp>
+#include <sp/core/philox.hpp>
+#include <sp/core/queue.hpp>
+
+namespace sp {
+
+/// Handed to the calls of attention objects and losses, which hand the queue on to kernels. Not shared between threads. Memory of both
+/// allocators is of the queue's kind; each belongs to this queue alone.
+template <class Queue = inline_queue>
+struct context {
+  static_assert(sp::queue<Queue>,
+                "sp::context: the first of three arguments must be a queue: copyable, with memory_type, "
+                "finished_on_return, for_each, sums, copy, record, wait, lane and synchronize; sp::inline_queue "
+                "is one. Without a queue, give scratch and kept alone.");
+  using queue_type = Queue;
+  using memory_type = typename Queue::memory_type;
+  using allocator_type = basic_allocator<memory_type>;
+
+  [[no_unique_address]] Queue queue;
+  allocator_type* scratch; ///< given back when everything that uses it is ordered before the queue's later work
+  allocator_type* kept;    ///< what `saved` holds until the backward pass
+  random_key random{};
+
+  context(Queue where, allocator_type& scratch_memory, allocator_type& saved_memory, random_key key = {})
+      : queue(std::move(where)), scratch(&scratch_memory), kept(&saved_memory), random(key) {}
+  context(allocator_type& scratch_memory, allocator_type& saved_memory,
+          random_key key = {}) requires(std::same_as<Queue, inline_queue>)
+      : context(Queue{}, scratch_memory, saved_memory, key) {}
+
+  /// The same call with memory from elsewhere.
+  [[nodiscard]] context with(allocator_type& scratch_memory, allocator_type& saved_memory) const {
+    return {queue, scratch_memory, saved_memory, random};
+  }
+};
+context(allocator&, allocator&, random_key = {})->context<inline_queue>;
+template <class Queue, class M>
+context(Queue, basic_allocator<M>&, basic_allocator<M>&, random_key = {}) -> context<Queue>;
+
+} // namespace sp
