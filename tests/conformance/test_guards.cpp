@@ -46,7 +46,7 @@ TEST_CASE("strides: reversed rows and heads side by side in one tensor give the 
                        part(plain.dout, 2), dq, dk, dv);
     double worst = 0;
     auto differ = [&](auto const& x, auto const& y) {
-      sp::detail::for_each_pair(x, y, [&](double& a, double& c) { worst = std::max(worst, std::abs(a - c)); });
+      sp::inline_queue{}.for_each(x.extents, [&](auto... at) { worst = std::max(worst, std::abs(x(at...) - y(at...))); });
     };
     differ(dq, part(plain.dq, 2));
     differ(dk, part(plain.dk, 1));
