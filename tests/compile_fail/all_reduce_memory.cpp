@@ -10,9 +10,9 @@ struct on_device {
   sp::solo::token exchange(sp::traffic const&) const { return {}; }
 };
 
-void use(sp::allocator& scratch) {
+void use([[maybe_unused]] sp::allocator& scratch, [[maybe_unused]] sp::basic_allocator<sp::device_memory>& on_it) {
 #ifdef SP_FAIL
-  sp::all_reduce(on_device(), sp::view<float, 1, sp::device_memory>(), scratch);
+  sp::all_reduce(on_device(), sp::view<float, 1, sp::device_memory>(), on_it);
 #else
   sp::all_reduce(sp::solo(), sp::view<float, 1>(), scratch);
 #endif

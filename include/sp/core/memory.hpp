@@ -134,6 +134,7 @@ private:
   std::byte* base_;
   std::size_t bytes_, used_ = 0, out_ = 0;
 };
+/// A fixed block of host memory.
 using workspace = basic_workspace<host_memory>;
 
 namespace detail {
@@ -154,6 +155,7 @@ public:
 private:
   std::size_t bytes_ = 0;
 };
+/// Counts host memory.
 using byte_counter = basic_byte_counter<host_memory>;
 
 /// An owning, move-only block of an allocator.
@@ -188,6 +190,7 @@ private:
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
 };
+/// A block of host memory.
 using buffer = basic_buffer<host_memory>;
 
 /// A dense tensor in a buffer of its own.
