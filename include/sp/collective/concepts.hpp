@@ -48,6 +48,14 @@ concept has_row_lists = communicator<C> && requires {
   requires bool(C::row_lists);
 };
 
+/// Its operations are work of a queue that it was made with: they start after all work which that queue was given, and what was received
+/// is there for all work that it is given after wait(). Says so with `static constexpr bool own_queue = true`. Any other one sends what is
+/// in memory at the time of the call, so that work of a queue is waited for before it.
+template <class C>
+concept has_own_queue = communicator<C> && requires {
+  requires bool(C::own_queue);
+};
+
 /// Parcels for everybody at once, in one call that beats the grouped exchange.
 template <class C>
 concept has_all_to_all_v = communicator<C> && requires(C const c, traffic const& t) {

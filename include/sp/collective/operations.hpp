@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/collective/parcels.hpp>
+#include <sp/core/context.hpp>
 
 namespace sp {
 
@@ -19,6 +20,16 @@ void require_readable([[maybe_unused]] C const& c, [[maybe_unused]] traffic cons
                   "Give it the pieces of for_each_plain(), or let it say row_lists = true once it reads them", t.primitive,
                   c.rank(), c.size()});
 }
+
+/// What is to be sent is in memory when this returns, or the communicator itself starts behind the work that writes it.
+template <communicator C, queue Q>
+void finish_before_sending([[maybe_unused]] Q const& q) {
+  static_assert(
+      std::is_same_v<typename C::memory_type, typename Q::memory_type>,
+      "sp::exchange: the communicator moves tensors of one memory and the queue works on those of another; their memory_type "
+      "must be the same.");
+  if constexpr (!Q::finished_on_return && !has_own_queue<C>) q.synchronize();
+}
 } // namespace detail
 
 /// One grouped exchange; see sp::traffic. Returns a token. bad_state for pieces with lists of rows where C does not read them.
@@ -26,6 +37,19 @@ template <communicator C>
 [[nodiscard]] auto exchange(C const& c, traffic const& t) {
   detail::require_readable(c, t);
   return c.exchange(t);
+}
+/// The same as an operation of a queue: it starts after all work that `q` was given, and wait() orders it before all that `q` is given
+/// afterwards. A model whose work is ordered by queues takes `q` as last argument, or says own_queue; for any other one `q` is
+/// synchronized first.
+template <communicator C, queue Q>
+[[nodiscard]] auto exchange(C const& c, traffic const& t, Q const& q) {
+  detail::require_readable(c, t);
+  if constexpr (requires { c.exchange(t, q); }) {
+    return c.exchange(t, q);
+  } else {
+    detail::finish_before_sending<C>(q);
+    return c.exchange(t);
+  }
 }
 
 /// Parcels from everybody to everybody; the same contract as exchange, for transports that have a faster call for it.
@@ -36,6 +60,19 @@ template <communicator C>
     return c.all_to_all_v(t);
   else
     return c.exchange(t);
+}
+/// The same as an operation of a queue, see exchange().
+template <communicator C, queue Q>
+[[nodiscard]] auto all_to_all_v(C const& c, traffic const& t, Q const& q) {
+  if constexpr (requires { c.all_to_all_v(t, q); }) {
+    detail::require_readable(c, t);
+    return c.all_to_all_v(t, q);
+  } else if constexpr (has_all_to_all_v<C>) {
+    detail::finish_before_sending<C>(q);
+    return sp::all_to_all_v(c, t);
+  } else {
+    return sp::exchange(c, t, q);
+  }
 }
 
 namespace detail {
@@ -80,24 +117,36 @@ void sum_in_rank_order(view<T, 2> const& values, view<T, 1> const& mine, int ran
 } // namespace detail
 
 /// Everybody's `mine` to everybody: receives holds one parcel per rank. The own parcel may be empty: that part is in place.
-/// Scratch until wait(): one parcel per rank. Every rank's receive parcel for rank r counts as many bytes as r's `mine`.
-template <communicator C>
+/// Taken from `tables` until wait(): one parcel per rank. Every rank's receive parcel for rank r counts as many bytes as r's `mine`.
+/// An operation of the queue, where one is given, see exchange().
+template <communicator C, queue Q>
 [[nodiscard]] auto all_gather_v(C const& c, char const* primitive, std::span<piece const> mine, std::span<parcel const> receives,
-                                allocator& scratch) {
+                                allocator& tables, Q const& q) {
   bool own_in_place = true;
   for (parcel const& p : receives)
     if (p.peer == c.rank() && total_bytes(p.pieces) > 0) own_in_place = false;
   index_t const count = has_all_gather_v<C> ? 1 : c.size();
-  owned<parcel, 1> sends(scratch, {count}); // (ranks) or (1)
-  std::span<parcel const> const list(sends.tensor.data, std::size_t(count));
+  owned<parcel, 1> sends(tables, {count}); // (ranks) or (1)
+  traffic const t{primitive, {sends.tensor.data, std::size_t(count)}, receives};
   if constexpr (has_all_gather_v<C>) {
     sends.tensor(0) = {c.rank(), mine};
-    detail::require_readable(c, traffic{primitive, list, receives});
-    return detail::parcel_token(std::move(sends), c.all_gather_v(traffic{primitive, list, receives}));
+    detail::require_readable(c, t);
+    if constexpr (requires { c.all_gather_v(t, q); }) {
+      return detail::parcel_token(std::move(sends), c.all_gather_v(t, q));
+    } else {
+      detail::finish_before_sending<C>(q);
+      return detail::parcel_token(std::move(sends), c.all_gather_v(t));
+    }
   } else {
     for (int r = 0; r < c.size(); ++r) sends.tensor(r) = {r, r == c.rank() && own_in_place ? std::span<piece const>() : mine};
-    return detail::parcel_token(std::move(sends), sp::exchange(c, traffic{primitive, list, receives}));
+    return detail::parcel_token(std::move(sends), sp::exchange(c, t, q));
   }
+}
+template <communicator C>
+  requires(std::is_same_v<typename C::memory_type, host_memory>)
+[[nodiscard]] auto all_gather_v(C const& c, char const* primitive, std::span<piece const> mine, std::span<parcel const> receives,
+                                allocator& tables) {
+  return sp::all_gather_v(c, primitive, mine, receives, tables, inline_queue{});
 }
 
 /// mine = sum over all ranks, in rank order, of the parts[rank()] they give. parts[r] has the extent of rank r's `mine` on every

@@ -8,6 +8,14 @@
 
 namespace sp {
 
+namespace detail {
+/// Host memory of this thread for calls whose tensors are elsewhere.
+inline allocator& tables_of_thread() {
+  static thread_local pool tables;
+  return tables;
+}
+} // namespace detail
+
 /// Handed to the calls of attention objects and losses, which hand the queue on to kernels. Not shared between threads. Memory of both
 /// allocators is of the queue's kind; each belongs to this queue alone.
 template <class Queue = inline_queue>
@@ -23,17 +31,26 @@ struct context {
   [[no_unique_address]] Queue queue;
   allocator_type* scratch; ///< given back when everything that uses it is ordered before the queue's later work
   allocator_type* kept;    ///< what `saved` holds until the backward pass
+  allocator* tables;       ///< of lists that the host alone reads and writes during a call. Unless set: scratch, or a pool of the
+                           ///< calling thread where scratch is no host memory
   random_key random{};
 
   context(Queue where, allocator_type& scratch_memory, allocator_type& saved_memory, random_key key = {})
-      : queue(std::move(where)), scratch(&scratch_memory), kept(&saved_memory), random(key) {}
+      : queue(std::move(where)), scratch(&scratch_memory), kept(&saved_memory), random(key) {
+    if constexpr (std::is_same_v<allocator_type, allocator>)
+      tables = scratch;
+    else
+      tables = &detail::tables_of_thread();
+  }
   context(allocator_type& scratch_memory, allocator_type& saved_memory,
           random_key key = {}) requires(std::same_as<Queue, inline_queue>)
       : context(Queue{}, scratch_memory, saved_memory, key) {}
 
-  /// The same call with memory from elsewhere.
+  /// The same call with tensors in other memory; lists too, if they were in scratch.
   [[nodiscard]] context with(allocator_type& scratch_memory, allocator_type& saved_memory) const {
-    return {queue, scratch_memory, saved_memory, random};
+    context c(queue, scratch_memory, saved_memory, random);
+    if (static_cast<void*>(tables) != static_cast<void*>(scratch)) c.tables = tables;
+    return c;
   }
 };
 context(allocator&, allocator&, random_key = {})->context<inline_queue>;

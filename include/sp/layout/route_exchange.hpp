@@ -1,5 +1,5 @@
 // Exchanges along routes: several tensors in one call, at a cost that counts peers and operands, however many runs the rows are in.
-// Rows are stored where they land or summed there; what the exchange needs comes from the caller's allocator and dies with its token.
+// Rows are stored where they land or summed there; what the exchange needs comes from the call's context and dies with its token.
 #pragma once
 
 #include <sp/collective/operations.hpp>
@@ -26,9 +26,11 @@ void add_piece(parcel_builder& b, piece const& p) {
 /// Operands with what they keep until their rows have landed: taken in this order, given back in reverse.
 template <class... Operands>
 struct routed_list {
-  explicit routed_list(allocator&) {}
+  template <class M>
+  explicit routed_list(basic_allocator<M>&) {}
   void list(int, auto&&) {}
-  void finish() const {}
+  template <class Queue>
+  void finish(Queue const&) const {}
 };
 template <class First, class... More>
 struct routed_list<First, More...> {
@@ -36,7 +38,9 @@ struct routed_list<First, More...> {
   arrivals<First> arriving;
   routed_list<More...> more;
 
-  routed_list(allocator& scratch, First const& o, More const&... rest) : first(o), arriving(scratch, o), more(scratch, rest...) {}
+  template <class M>
+  routed_list(basic_allocator<M>& scratch, First const& o, More const&... rest)
+      : first(o), arriving(scratch, o), more(scratch, rest...) {}
   /// Calls add(sent, lands) with the two pieces of each operand that move with `peer`; peers in order.
   template <class Add>
   void list(int peer, Add&& add) {
@@ -49,21 +53,24 @@ struct routed_list<First, More...> {
         first.lands == landing::store ? piece_of(to, in, r.lands().rows(peer), r.lands().of(peer)) : arriving.place(first, peer));
     more.list(peer, add);
   }
-  void finish() const {
-    arriving.finish(first);
-    more.finish();
+  template <class Queue>
+  void finish(Queue const& q) const {
+    arriving.finish(q, first);
+    more.finish(q);
   }
 };
 
-/// Everything that an exchange along routes takes from its allocator until its token has been waited for.
+/// Everything that an exchange along routes takes from its context until its token has been waited for: lists from `tables`, rows
+/// that are to be added up from `scratch`.
 template <class C, class... Operands>
 struct route_memory {
   parcel_builder sends, receives;
   routed_list<Operands...> operands;
 
-  route_memory(allocator& scratch, int peers, Operands const&... o)
-      : sends(scratch, peers, (pieces_of<C>(o.along->sends()) + ...)),
-        receives(scratch, peers, (pieces_of<C>(o.along->lands()) + ...)), operands(scratch, o...) {}
+  template <class Queue>
+  route_memory(context<Queue> const& ctx, int peers, Operands const&... o)
+      : sends(*ctx.tables, peers, (pieces_of<C>(o.along->sends()) + ...)),
+        receives(*ctx.tables, peers, (pieces_of<C>(o.along->lands()) + ...)), operands(*ctx.scratch, o...) {}
 
   /// Lists what goes to everybody and what comes.
   void list(int peers) {
@@ -79,20 +86,22 @@ struct route_memory {
 };
 
 /// One exchange along routes on its way.
-template <token Token, class Memory>
+template <token Token, class Memory, class Queue>
 class route_token {
 public:
   template <class Start>
-  route_token(Memory&& memory, int peers, Start&& start)
-      : memory_(std::move(memory)), flight_((memory_.list(peers), start(memory_.sends.parcels(), memory_.receives.parcels()))) {}
+  route_token(Queue queue, Memory&& memory, int peers, Start&& start)
+      : queue_(std::move(queue)), memory_(std::move(memory)),
+        flight_((memory_.list(peers), start(memory_.sends.parcels(), memory_.receives.parcels()))) {}
 
-  /// Returns when all rows are where they land, and added up.
+  /// Behind it all rows are where they land, and added up.
   void wait() {
     flight_.wait();
-    memory_.operands.finish();
+    memory_.operands.finish(queue_);
   }
 
 private:
+  [[no_unique_address]] Queue queue_;
   Memory memory_; // dies after the token of the exchange that reads it
   Token flight_;
 };
@@ -133,47 +142,67 @@ void check_operand(C const& c, char const* primitive, routed<From, To, R, Sums, 
 }
 
 /// The exchange that `start` begins, given what is sent and what is received.
-template <class C, class Start, class... Operands>
-auto start_along_routes(C const& c, char const* primitive, allocator& scratch, Start&& start, Operands const&... o) {
+template <class C, class Queue, class Start, class... Operands>
+auto start_along_routes(C const& c, char const* primitive, context<Queue> const& ctx, Start&& start, Operands const&... o) {
   (check_operand(c, primitive, o), ...);
   using memory = route_memory<C, Operands...>;
   using inner = decltype(start(std::span<parcel const>(), std::span<parcel const>()));
-  return route_token<inner, memory>(memory(scratch, c.size(), o...), c.size(), start);
+  return route_token<inner, memory, Queue>(ctx.queue, memory(ctx, c.size(), o...), c.size(), start);
 }
 
 } // namespace detail
 
-/// Moves rows of all operands along their routes in one exchange named `primitive`. Returns a token; wait() returns when the rows have
-/// landed and sums are complete. Costs O(ranks x operands), and O(ranges of rows) where C does not read lists of rows.
+/// Moves rows of all operands along their routes in one exchange named `primitive`, as an operation of the context's queue: it starts
+/// after all work that the queue was given, and after wait() of the token it returns the rows have landed and sums are complete for all
+/// work that the queue is given. Costs O(ranks x operands), and O(ranges of rows) where C does not read lists of rows.
 /// bad_state for a route of another group, invalid_shape for extents that do not fit: nothing has been sent then.
+template <communicator C, class Queue, class... Operands>
+  requires(sizeof...(Operands) > 0)
+[[nodiscard]] auto exchange(C const& c, char const* primitive, context<Queue> const& ctx, Operands const&... operands) {
+  auto start = [&](std::span<parcel const> sends, std::span<parcel const> receives) {
+    return sp::all_to_all_v(c, traffic{primitive, sends, receives}, ctx.queue);
+  };
+  return detail::start_along_routes(c, primitive, ctx, start, operands...);
+}
+/// The same on the caller's thread, with host memory from `scratch`.
 template <communicator C, class... Operands>
   requires(sizeof...(Operands) > 0)
 [[nodiscard]] auto exchange(C const& c, char const* primitive, allocator& scratch, Operands const&... operands) {
-  auto start = [&](std::span<parcel const> sends, std::span<parcel const> receives) {
-    return sp::all_to_all_v(c, traffic{primitive, sends, receives});
-  };
-  return detail::start_along_routes(c, primitive, scratch, start, operands...);
+  return sp::exchange(c, primitive, context(scratch, scratch), operands...);
 }
 
 /// The same along routes on which every peer is sent the same rows (route::to_everybody): one all_gather_v.
-template <communicator C, class... Operands>
+template <communicator C, class Queue, class... Operands>
   requires(sizeof...(Operands) > 0)
-[[nodiscard]] auto exchange_with_everybody(C const& c, char const* primitive, allocator& scratch, Operands const&... operands) {
+[[nodiscard]] auto exchange_with_everybody(C const& c, char const* primitive, context<Queue> const& ctx,
+                                           Operands const&... operands) {
   auto start = [&](std::span<parcel const> sends, std::span<parcel const> receives) {
     if (((operands.cut.of == head_cut::side::from || !operands.along->sends().alike()) || ...))
       fail({errc::bad_state, "peers are to be sent different rows or heads", "Call exchange() for this route", primitive,
             c.rank(), c.size()});
-    return sp::all_gather_v(c, primitive, sends[0].pieces, receives, scratch);
+    return sp::all_gather_v(c, primitive, sends[0].pieces, receives, *ctx.tables, ctx.queue);
   };
-  return detail::start_along_routes(c, primitive, scratch, start, operands...);
+  return detail::start_along_routes(c, primitive, ctx, start, operands...);
+}
+template <communicator C, class... Operands>
+  requires(sizeof...(Operands) > 0)
+[[nodiscard]] auto exchange_with_everybody(C const& c, char const* primitive, allocator& scratch, Operands const&... operands) {
+  return sp::exchange_with_everybody(c, primitive, context(scratch, scratch), operands...);
 }
 
-/// Bytes that exchange() takes from its allocator until its token has been waited for; the tensors may be null.
+/// Bytes that exchange() takes from the scratch of a context of `queue` until its token has been waited for; the tensors may be null.
+template <communicator C, queue Queue, class... Operands>
+[[nodiscard]] index_t exchange_scratch(C const& c, Queue const& queue, Operands const&... operands) {
+  basic_byte_counter<typename Queue::memory_type> counter;
+  byte_counter tables; // over host memory they are in scratch too
+  context<Queue> ctx(queue, counter, counter);
+  if constexpr (!std::is_same_v<typename Queue::memory_type, host_memory>) ctx.tables = &tables;
+  detail::route_memory<C, Operands...> memory(ctx, c.size(), operands...);
+  return counter.bytes();
+}
 template <communicator C, class... Operands>
 [[nodiscard]] index_t exchange_scratch(C const& c, Operands const&... operands) {
-  byte_counter counter;
-  detail::route_memory<C, Operands...> memory(counter, c.size(), operands...);
-  return counter.bytes();
+  return sp::exchange_scratch(c, inline_queue{}, operands...);
 }
 
 } // namespace sp

@@ -101,47 +101,49 @@ inline piece piece_of(piece const& whole, head_cut::range const& part, index_t r
 /// What an operand keeps until its rows have landed: nothing where they are only stored.
 template <class Operand>
 struct arrivals {
-  static_assert(!Operand::sums, "sp::exchange adds up rows of host memory only.");
-  arrivals(allocator&, Operand const&) {}
+  template <class M>
+  arrivals(basic_allocator<M>&, Operand const&) {}
   piece place(Operand const& o, int) { return as_piece(o.to); }
-  void finish(Operand const&) const {}
+  template <class Queue>
+  void finish(Queue const&, Operand const&) const {}
 };
 
 /// Rows that have arrived and are to be added up, as they were sent, and the sums of those whose type is not the one of sums.
-template <class From, class To, int R>
-class arrivals<routed<From, To, R, true, host_memory>> {
+template <class From, class To, int R, class M>
+class arrivals<routed<From, To, R, true, M>> {
 public:
   using A = accumulate_t<To>;
-  using move = routed<From, To, R, true, host_memory>;
+  using move = routed<From, To, R, true, M>;
 
-  arrivals(allocator& scratch, move const& o) {
+  arrivals(basic_allocator<M>& scratch, move const& o) {
     if (o.lands == landing::store) return;
     index_t n = 0;
     for (int p = 0; p < o.along->size(); ++p) n += elements(arriving(o, p));
-    rows_ = owned<From, 1>(scratch, {n});
+    rows_ = owned<From, 1, M>(scratch, {n});
     if constexpr (!std::is_same_v<To, A>)
-      if (!once(o)) sums_ = owned<A, R>(scratch, o.to.extents);
+      if (!once(o)) sums_ = owned<A, R, M>(scratch, o.to.extents);
   }
 
   /// Where the rows of peer `p` arrive; peers in order.
   piece place(move const& o, int p) {
     auto const extents = arriving(o, p);
-    view<From, R> const v(rows_.tensor.data + used_, extents);
+    view<From, R, M> const v(rows_.tensor.data + used_, extents);
     used_ += elements(extents);
     return as_piece(v);
   }
-  /// After the last byte has come.
-  void finish(move const& o) const {
+  /// Behind the exchange, as work of `q`.
+  template <class Queue>
+  void finish(Queue const& q, move const& o) const {
     if (o.lands == landing::store) return;
     bool const onto = o.lands == landing::sum_to;
     if constexpr (!std::is_same_v<To, A>)
       if (!once(o)) {
-        sp::fill(sums_.tensor, A{});
-        add_up(o, sums_.tensor);
-        return onto ? detail::add(o.to, sums_.tensor) : sp::assign(o.to, sums_.tensor);
+        sp::fill(q, sums_.tensor, A{});
+        add_up(q, o, sums_.tensor);
+        return onto ? detail::add(q, o.to, sums_.tensor) : sp::assign(q, o.to, sums_.tensor);
       }
-    if (!onto) sp::fill(o.to, To{});
-    add_up(o, o.to);
+    if (!onto) sp::fill(q, o.to, To{});
+    add_up(q, o, o.to);
   }
 
 private:
@@ -155,30 +157,30 @@ private:
     e[0] = o.along->lands().rows(p);
     return e;
   }
-  static index_t elements(extents_type const& e) { return view<From, R>(nullptr, e).elements(); }
+  static index_t elements(extents_type const& e) { return view<From, R, M>(nullptr, e).elements(); }
   /// Each element arrives once at most, so that adding it rounds once.
   static bool once(move const& o) {
     return o.cut.of == head_cut::side::to && o.cut.copies(o.along->size()) == o.cut.count() && o.along->lands().distinct();
   }
-  template <class X>
-  void add_up(move const& o, view<X, R> sums) const {
+  template <class Queue, class X>
+  void add_up(Queue const& q, move const& o, view<X, R, M> sums) const {
     From const* at = rows_.tensor.data;
     for (int p = 0; p < o.along->size(); ++p) {
       extents_type extents = arriving(o, p);
       head_cut::range const part = heads(o, p);
       for (row_range const& r : o.along->lands().of(p)) {
         extents[0] = r.count;
-        view<From const, R> const arrived(at, extents);
+        view<From const, R, M> const arrived(at, extents);
         at += arrived.elements();
-        view<X, R> into = sums.rows(r.first, r.count, r.step);
+        view<X, R, M> into = sums.rows(r.first, r.count, r.step);
         if constexpr (R > 1) into = into.narrow(1, part.first, part.count);
-        detail::add(into, arrived);
+        detail::add(q, into, arrived);
       }
     }
   }
 
-  owned<From, 1> rows_;
-  owned<A, R> sums_;
+  owned<From, 1, M> rows_;
+  owned<A, R, M> sums_;
   index_t used_ = 0;
 };
 

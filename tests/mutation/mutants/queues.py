@@ -47,4 +47,34 @@ MUTANTS = [
         "attention.queues",
         "queues: losses*",
     ),
+    Mutant(
+        "sent_before_it_is_written",
+        "a communicator that knows no queue sends what the queue has yet to write",
+        "collective/operations.hpp",
+        "!Q::finished_on_return && !has_own_queue<C>",
+        "!Q::finished_on_return && has_own_queue<C>",
+        "layout.route_queue",
+        "route: on late*",
+    ),
+    Mutant(
+        "route_sums_not_waited_for",
+        "what arrives along a route is added up before it has come",
+        "layout/route_exchange.hpp",
+        """    flight_.wait();
+    memory_.operands.finish(queue_);""",
+        """    memory_.operands.finish(queue_);
+    flight_.wait();""",
+        "layout.route_queue",
+        "route: on late*",
+    ),
+    Mutant(
+        "route_sums_beside_the_queue",
+        "the host adds up rows of another memory",
+        "layout/routed.hpp",
+        "        detail::add(q, into, arrived);",
+        "        for (index_t i = 0; i < into.elements(); ++i) into.data[i] += X(to_acc(arrived.data[i]));",
+        "layout.route_queue",
+        "route: on late*",
+        faults=True,
+    ),
 ]

@@ -27,7 +27,7 @@ template <class Derived, class C>
 class forwarding {
 public:
   using memory_type = typename memory_type_of<C>::type;
-  static constexpr bool row_lists = has_row_lists<C>;
+  static constexpr bool row_lists = has_row_lists<C>, own_queue = has_own_queue<C>;
 
   /// The communicator inside, for what only its model offers.
   constexpr C const& inner() const noexcept { return inner_; }

@@ -45,6 +45,7 @@ class local {
 public:
   using memory_type = typename Queue::memory_type;
   static constexpr bool row_lists = Queue::finished_on_return; ///< work that runs later could find the list gone
+  static constexpr bool own_queue = !Queue::finished_on_return;
   class token;
   class publication;
 

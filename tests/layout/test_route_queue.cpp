@@ -1,0 +1,200 @@
+// Routes on queues whose work is done later, over memory that the host cannot touch: the bits of threads and host memory, in every
+// interleaving; and what is sent by a communicator that knows no queue is there before it is called.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <mutex>
+#include <random>
+
+#include <sp/batch.hpp>
+#include <sp/local.hpp>
+#include <sp/route.hpp>
+#include <sp/threads.hpp>
+
+#include "support/late_queue.hpp"
+#include "support/tensors.hpp"
+
+namespace test_route_queue {
+namespace {
+
+using sp::head_cut;
+using sp::index_t;
+using sp::landing;
+using sp::mapping;
+using sp::routed;
+using support::interleaving;
+using support::late_queue;
+using late_ranks = sp::local<late_queue>;
+
+/// A rank with host memory on the caller's thread.
+struct host_place {
+  using ranks = sp::threads;
+  ranks const& comm;
+  sp::pool memory{};
+  explicit host_place(ranks const& c) : comm(c) {}
+  auto context() { return sp::context(memory, memory); }
+  template <class T, int R>
+  struct tensor {
+    std::vector<T> values;
+    std::array<index_t, std::size_t(R)> extents;
+    tensor(host_place&, std::array<index_t, std::size_t(R)> e, std::vector<T> v) : values(std::move(v)), extents(e) {}
+    sp::view<T, R> operator*() { return {values.data(), extents}; }
+    std::vector<T> download() const { return values; }
+  };
+};
+
+/// A rank whose work is done later in another memory.
+struct late_place {
+  using ranks = late_ranks;
+  ranks const& comm;
+  support::elsewhere_pool memory;
+  explicit late_place(ranks const& c) : comm(c), memory(c.queue()) {}
+  auto context() { return sp::context(comm.queue(), memory, memory); }
+  template <class T, int R>
+  struct tensor : support::elsewhere_tensor<T, R> {
+    tensor(late_place& p, std::array<index_t, std::size_t(R)> e, std::vector<T> v)
+        : support::elsewhere_tensor<T, R>(p.memory, e, v) {}
+  };
+};
+
+template <class T>
+std::vector<T> numbers(unsigned seed, index_t n) {
+  std::minstd_rand g(seed + 1);
+  std::vector<T> v;
+  for (index_t i = 0; i < n; ++i) v.push_back(sp::from_acc<T>(sp::accumulate_t<T>(double(g() % 2001) / 7 - 143)));
+  return v;
+}
+
+struct moves {
+  sp::layout fine, other;
+  std::vector<mapping> map;
+  sp::heads on;
+};
+
+/// Rows between two layouts stored, and summed on their way back in three types at once; heads to everybody and back.
+template <class Place, class Wrap>
+std::vector<double> results_of(moves const& m, typename Place::ranks const& comm, Wrap&& wrap) {
+  Place here(comm);
+  auto const sends = wrap(comm);
+  int const me = comm.rank(), size = comm.size();
+  auto ctx = here.context();
+  sp::route const there = sp::route::between(m.fine, m.other, m.map, me), back = there.transposed();
+  index_t const a = there.from_rows(), b = there.to_rows(), h = m.on.kv_count;
+  auto make = [&]<class T>(T, int what, index_t rows, index_t heads) {
+    return typename Place::template tensor<T, 3>(here, {rows, heads, 3}, numbers<T>(unsigned(what * 16 + me), rows * heads * 3));
+  };
+  auto x = make(1.0F, 1, a, h), y = make(1.0F, 2, b, h), dx = make(1.0F, 3, a, h);
+  auto narrow = make(sp::bf16{}, 4, b, h), dnarrow = make(sp::bf16{}, 5, a, h);
+  auto wide = make(1.0, 6, b, h), dwide = make(1.0, 7, a, h);
+  sp::exchange(sends, "there", ctx, routed(there, *x, *y)).wait();
+  {
+    auto two_at_once = sp::exchange(sends, "back", ctx, routed(back, *y, *dx, head_cut{}, landing::sum_to),
+                                    routed(back, *narrow, *dnarrow, head_cut{}, landing::sum_to));
+    sp::exchange(sends, "back", ctx, routed(back, *wide, *dwide, head_cut{}, landing::sum)).wait();
+    two_at_once.wait();
+  }
+  mapping const all = sp::identity_map(sp::unbounded);
+  sp::route const out = sp::route::to_everybody(m.fine, 0, 1, size, me, m.fine.grouped(size, 1).runs(0), {&all, 1}),
+                  home = out.transposed();
+  head_cut const cut{head_cut::side::from, m.on, head_cut::kind::kv}, arriving{head_cut::side::to, m.on, head_cut::kind::kv};
+  index_t const share = cut.of_peer(me, size).count;
+  auto by_heads = make(1.0F, 8, out.to_rows(), share);
+  auto rows = make(sp::bf16{}, 9, a, h), everybody = make(sp::bf16{}, 10, out.to_rows(), h);
+  sp::exchange(sends, "heads", ctx, routed(out, *dx, *by_heads, cut)).wait();
+  sp::exchange(sends, "tokens", ctx, routed(home, *by_heads, *dnarrow, arriving, landing::sum)).wait();
+  sp::exchange_with_everybody(sends, "everybody", ctx, routed(out, *rows, *everybody)).wait();
+
+  std::vector<double> result;
+  auto note = [&](auto const&... tensors) {
+    auto one = [&](auto const& values) {
+      for (auto const& v : values) result.push_back(double(sp::to_acc(v)));
+    };
+    (one(tensors.download()), ...);
+  };
+  note(y, dx, dnarrow, dwide, by_heads, everybody);
+  return result;
+}
+
+/// Of all ranks, in their order.
+template <class Place, class Wrap, class... More>
+std::vector<std::vector<double>> all_results(moves const& m, Wrap&& wrap, More&&... more) {
+  std::vector<std::vector<double>> all(std::size_t(m.fine.parts()));
+  Place::ranks::run(
+      m.fine.parts(), [&](auto const& comm) { all[std::size_t(comm.rank())] = results_of<Place>(m, comm, wrap); }, more...);
+  return all;
+}
+
+moves random_moves(std::mt19937& g, int parts) {
+  auto pick = [&](index_t a, index_t b) { return a + index_t(g() % std::uint32_t(b - a + 1)); };
+  auto cut = [&](index_t n) {
+    std::vector<index_t> cu{0};
+    while (cu.back() < n) cu.push_back(sp::min(n, cu.back() + pick(1, n / 2 + 1)));
+    sp::documents const docs = sp::packed(std::span<index_t const>(cu));
+    return pick(0, 1) ? sp::layout(docs, sp::zigzag{}, parts) : sp::layout(docs, sp::striped{sp::scope::stream}, parts);
+  };
+  index_t const a = pick(1, 30), b = pick(1, 30);
+  moves m{cut(a), cut(b), {}, sp::all_heads(6, pick(1, 3))};
+  for (index_t at = pick(0, 2); at < b;) {
+    index_t const first = pick(0, a - 1), count = pick(1, sp::min(a - first, b - at));
+    m.map.push_back({first, at, count});
+    at += count + pick(0, 2);
+  }
+  return m;
+}
+
+/// Knows no queue: what it is told to send is in memory, and what it received is so after wait().
+class blocking {
+public:
+  using memory_type = support::elsewhere;
+  explicit blocking(late_ranks const& ranks, std::atomic<int>* early) : ranks_(ranks), early_(early) { watch(); }
+  int rank() const { return ranks_.rank(); }
+  int size() const { return ranks_.size(); }
+  struct token {
+    late_ranks::token inner;
+    blocking const* of;
+    void wait() {
+      inner.wait();
+      of->ranks_.queue().synchronize();
+      of->watch();
+    }
+  };
+  token exchange(sp::traffic const& t) const {
+    *early_ += given_->load() != done_->load();
+    return {ranks_.exchange(t), this};
+  }
+
+private:
+  /// From now on the queue has work that is not done before somebody waits for it.
+  void watch() const {
+    ++*given_;
+    ranks_.queue().give([done = done_] { ++*done; });
+  }
+  late_ranks ranks_;
+  std::atomic<int>* early_;
+  std::shared_ptr<std::atomic<int>> given_ = std::make_shared<std::atomic<int>>(0), done_ = std::make_shared<std::atomic<int>>(0);
+};
+static_assert(sp::has_own_queue<late_ranks> && !sp::has_own_queue<blocking> && !sp::has_own_queue<sp::threads>);
+
+} // namespace
+
+TEST_CASE("route: on late queues rows land and are added up with the bits of host memory, 1 to 8 ranks [asan][tsan]") {
+  std::mt19937 g(3);
+  auto as_it_is = [](auto const& comm) { return comm; };
+  std::atomic<int> early{0};
+  for (int round = 0; round < 16; ++round) {
+    int const parts = round % 8 + 1;
+    CAPTURE(round);
+    moves const m = random_moves(g, parts);
+    auto const wanted = all_results<host_place>(m, as_it_is);
+    auto const how = interleaving(round % 3);
+    auto queue_of = [&](int r) { return late_queue(unsigned(round * 8 + r), how); };
+    sp::threads_options options;
+    CHECK(all_results<late_place>(m, as_it_is, options, queue_of) == wanted);
+    if (round >= 8) continue;
+    CHECK(all_results<late_place>(
+              m, [&](late_ranks const& comm) { return blocking(comm, &early); }, options, queue_of) == wanted);
+  }
+  CHECK(early == 0);
+}
+
+} // namespace test_route_queue
