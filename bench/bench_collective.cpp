@@ -10,7 +10,7 @@
 #include <memory>
 #include <vector>
 
-#include <sp/collective/operations.hpp>
+#include <sp/collective/reductions.hpp>
 #include <sp/core/pause.hpp>
 #include <sp/threads.hpp>
 

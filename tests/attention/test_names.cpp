@@ -56,10 +56,10 @@ void all_reduce(comm<Tag> const& c, More&&... more) {
   called += "all_reduce ";
   sp::all_reduce(c, more...);
 }
-template <class Tag>
-void agree(comm<Tag> const& c, sp::fingerprint const& mine, sp::allocator& scratch) {
+template <class Tag, class... More>
+void agree(comm<Tag> const& c, sp::fingerprint const& mine, More&&... more) {
   called += "agree ";
-  sp::agree(c, mine, scratch);
+  sp::agree(c, mine, more...);
 }
 template <class Tag>
 sp::index_t group_stride(comm<Tag> const&) {

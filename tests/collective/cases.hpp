@@ -13,7 +13,7 @@
 #include <vector>
 
 #include <sp/collective/decorators/chaos.hpp>
-#include <sp/collective/operations.hpp>
+#include <sp/collective/reductions.hpp>
 
 #include "collective/pieces.hpp"
 

@@ -7,7 +7,7 @@
 #include <sp/collective/decorators/chaos.hpp>
 #include <sp/collective/decorators/checksummed.hpp>
 #include <sp/collective/decorators/counting.hpp>
-#include <sp/collective/operations.hpp>
+#include <sp/collective/reductions.hpp>
 #include <sp/mesh/group.hpp>
 #include <sp/threads.hpp>
 

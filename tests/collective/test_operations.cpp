@@ -7,7 +7,7 @@
 #include <deque>
 #include <string>
 
-#include <sp/collective/operations.hpp>
+#include <sp/collective/reductions.hpp>
 #include <sp/collective/solo.hpp>
 #include <sp/threads.hpp>
 

@@ -8,7 +8,7 @@
 #include <new>
 #include <thread>
 
-#include <sp/collective/operations.hpp>
+#include <sp/collective/reductions.hpp>
 #include <sp/threads.hpp>
 
 #include "faults/step.hpp"

@@ -11,7 +11,7 @@
 #include <sp/route.hpp>
 #include <sp/threads.hpp>
 
-#include "support/late_queue.hpp"
+#include "support/places.hpp"
 #include "support/tensors.hpp"
 
 namespace test_route_queue {
@@ -22,40 +22,11 @@ using sp::index_t;
 using sp::landing;
 using sp::mapping;
 using sp::routed;
+using support::host_place;
 using support::interleaving;
+using support::late_place;
 using support::late_queue;
 using late_ranks = sp::local<late_queue>;
-
-/// A rank with host memory on the caller's thread.
-struct host_place {
-  using ranks = sp::threads;
-  ranks const& comm;
-  sp::pool memory{};
-  explicit host_place(ranks const& c) : comm(c) {}
-  auto context() { return sp::context(memory, memory); }
-  template <class T, int R>
-  struct tensor {
-    std::vector<T> values;
-    std::array<index_t, std::size_t(R)> extents;
-    tensor(host_place&, std::array<index_t, std::size_t(R)> e, std::vector<T> v) : values(std::move(v)), extents(e) {}
-    sp::view<T, R> operator*() { return {values.data(), extents}; }
-    std::vector<T> download() const { return values; }
-  };
-};
-
-/// A rank whose work is done later in another memory.
-struct late_place {
-  using ranks = late_ranks;
-  ranks const& comm;
-  support::elsewhere_pool memory;
-  explicit late_place(ranks const& c) : comm(c), memory(c.queue()) {}
-  auto context() { return sp::context(comm.queue(), memory, memory); }
-  template <class T, int R>
-  struct tensor : support::elsewhere_tensor<T, R> {
-    tensor(late_place& p, std::array<index_t, std::size_t(R)> e, std::vector<T> v)
-        : support::elsewhere_tensor<T, R>(p.memory, e, v) {}
-  };
-};
 
 template <class T>
 std::vector<T> numbers(unsigned seed, index_t n) {

@@ -7,7 +7,7 @@
 #include <optional>
 #include <random>
 
-#include <sp/collective/operations.hpp>
+#include <sp/collective/reductions.hpp>
 #include <sp/counting.hpp>
 #include <sp/threads.hpp>
 

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <thread>
 
+#include <sp/collective/reductions.hpp>
 #include <sp/mesh.hpp>
 #include <sp/reference.hpp>
 #include <sp/relayout.hpp>

@@ -152,7 +152,15 @@ void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& mem
   (void)sp::exchange_scratch(ranks, keys, grads);
   sp::gather_loss loss{ranks, sp::averaged{2}};
   loss.backward(loss.forward(losses, labels), labels, losses);
-  loss.backward(sp::context(memory, memory), loss.forward(losses, labels, memory), labels, losses);
+  sp::context const ctx(memory, memory);
+  auto const queued = loss.forward(ctx, losses, labels);
+  loss.backward(ctx, queued, labels, losses);
+  loss.backward(ctx, sp::read(ctx.queue, queued), labels, losses);
+  sp::view<double, 1> const numbers;
+  sp::all_reduce(ranks, numbers, ctx).wait();
+  sp::reduce_scatter(ranks, {&numbers, 1}, numbers, ctx).wait();
+  sp::broadcast(ranks, {}, 0, ctx.queue).wait();
+  sp::barrier(ranks, ctx).wait();
   sp::gather_tokens<Comm>(ranks).backward(batch, sp::view<T const, 3>(x), x);
 }
 

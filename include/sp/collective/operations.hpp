@@ -1,9 +1,10 @@
-// The collectives, one free function each: a communicator's own ability where it has one, its grouped exchange otherwise.
-// Fallback sums run in rank order and give the same bits on every rank; small arrays come from the caller's allocator.
+// The collectives that move bytes, one free function each: a communicator's own ability where it has one, its grouped exchange otherwise.
+// With a queue they are operations of that queue and return tokens; without one they work on host memory. Sums: reductions.hpp.
 #pragma once
 
 #include <sp/collective/parcels.hpp>
 #include <sp/core/context.hpp>
+#include <sp/core/elementwise.hpp>
 
 namespace sp {
 
@@ -89,29 +90,31 @@ private:
   Token inner_;
 };
 
-/// Values up to this many are summed by everybody: one exchange instead of two.
-inline constexpr index_t small_all_reduce = 256;
-
-/// Number of values in one rank's part at most.
-[[nodiscard]] constexpr index_t largest_cut(index_t n, int parts) { return ceil_div(n, parts); }
-
-/// What reduce_scatter allocates for parts of n values.
-template <class T>
-struct reduce_scatter_memory {
-  owned<T, 2> values; // (ranks, n): the parts of the other ranks; the own row is not used
-  parcel_builder sends, receives;
-  reduce_scatter_memory(allocator& from, index_t n, int ranks)
-      : values(from, {ranks, n}), sends(from, ranks, ranks), receives(from, ranks, ranks) {}
+/// What an operation returns that is done, or ordered before all later work of its queue, when the call returns.
+struct done_token {
+  void wait() const noexcept {}
 };
 
-/// result(i) = sum over r, in rank order, of row r of `values`, where row `rank` is `mine` instead. result may be `mine`.
-template <class T>
-void sum_in_rank_order(view<T, 2> const& values, view<T, 1> const& mine, int rank, view<T, 1> const& result) {
-  for (index_t i = 0; i < result.extent(0); ++i) {
-    T sum = rank == 0 ? mine(i) : values(0, i);
-    for (index_t r = 1; r < values.extent(0); ++r) sum = static_cast<T>(sum + (r == rank ? mine(i) : values(r, i)));
-    result(i) = sum;
+/// The token of a model's own operation, which may return nothing.
+template <class Start>
+auto token_of(Start&& start) {
+  if constexpr (token<decltype(start())>) {
+    return start();
+  } else {
+    start();
+    return done_token();
   }
+}
+
+/// Bytes that use(context) takes from the scratch of a context of `q`, lists of the host apart where these are not in it.
+template <queue Q, class Use>
+index_t counted_scratch(Q const& q, Use&& use) {
+  basic_byte_counter<typename Q::memory_type> counter;
+  byte_counter tables;
+  context<Q> ctx(q, counter, counter);
+  if constexpr (!std::is_same_v<typename Q::memory_type, host_memory>) ctx.tables = &tables;
+  use(ctx);
+  return counter.bytes();
 }
 
 } // namespace detail
@@ -149,94 +152,6 @@ template <communicator C>
   return sp::all_gather_v(c, primitive, mine, receives, tables, inline_queue{});
 }
 
-/// mine = sum over all ranks, in rank order, of the parts[rank()] they give. parts[r] has the extent of rank r's `mine` on every
-/// rank; mine may be parts[rank()] itself. Blocking. The fallback needs scratch for size() times mine, and host memory.
-template <communicator C, class T>
-void reduce_scatter(C const& c, std::type_identity_t<std::span<view<T, 1, typename C::memory_type> const>> parts,
-                    view<T, 1, typename C::memory_type> mine, allocator& scratch, char const* primitive = "reduce_scatter") {
-  static_assert(std::is_arithmetic_v<T>, "sp::reduce_scatter sums arithmetic types; widen bf16 and fp16 to float first");
-  int const rank = c.rank(), size = c.size();
-  if (parts.size() != std::size_t(size) || parts[std::size_t(rank)].extent(0) != mine.extent(0))
-    fail({errc::invalid_shape,
-          std::to_string(parts.size()) + " parts were given to " + std::to_string(size) +
-              " ranks, or the own part and the result differ in extent",
-          "Give one part per rank", primitive, rank, size});
-  if constexpr (has_reduce_scatter<C, T>) {
-    c.reduce_scatter(parts, mine);
-  } else {
-    static_assert(
-        std::is_same_v<typename C::memory_type, host_memory>,
-        "sp::reduce_scatter cannot sum this memory on the CPU: the communicator needs a member reduce_scatter(parts, mine)");
-    detail::reduce_scatter_memory<T> memory(scratch, mine.extent(0), size);
-    for (int r = 0; r < size; ++r) {
-      if (r == rank) continue;
-      memory.sends.open(r);
-      memory.sends.add(parts[std::size_t(r)]);
-      memory.receives.open(r);
-      memory.receives.add(memory.values.tensor.narrow(0, r, 1));
-    }
-    c.exchange(traffic{primitive, memory.sends.parcels(), memory.receives.parcels()}).wait();
-    detail::sum_in_rank_order(memory.values.tensor, parts[std::size_t(rank)], rank, mine);
-  }
-}
-
-namespace detail {
-
-/// Everybody gets everybody's values and sums them itself: one exchange.
-template <communicator C, class T>
-void all_reduce_small(C const& c, view<T, 1> v, allocator& scratch, char const* primitive) {
-  int const rank = c.rank(), size = c.size();
-  owned<T, 2> values(scratch, {size, v.extent(0)}); // (ranks, n); the own row is not used
-  parcel_builder receives(scratch, size, size);
-  piece const mine = as_piece(v);
-  for (int r = 0; r < size; ++r) {
-    receives.open(r);
-    if (r != rank) receives.add(values.tensor.narrow(0, r, 1));
-  }
-  sp::all_gather_v(c, primitive, {&mine, 1}, receives.parcels(), scratch).wait();
-  sum_in_rank_order(values.tensor, v, rank, v);
-}
-
-/// Rank r sums part r, then everybody gets everybody's part: 2 (size - 1) / size of the bytes sent by each rank.
-template <communicator C, class T>
-void all_reduce_large(C const& c, view<T, 1> v, allocator& scratch, char const* primitive) {
-  int const rank = c.rank(), size = c.size();
-  auto part = [&](int r) {
-    return v.narrow(0, cut(v.extent(0), r, size), cut(v.extent(0), r + 1, size) - cut(v.extent(0), r, size));
-  };
-  owned<view<T, 1>, 1> parts(scratch, {size});
-  for (int r = 0; r < size; ++r) parts.tensor(r) = part(r);
-  sp::reduce_scatter(c, {parts.tensor.data, std::size_t(size)}, part(rank), scratch, primitive);
-  parcel_builder receives(scratch, size, size);
-  for (int r = 0; r < size; ++r) {
-    receives.open(r);
-    if (r != rank) receives.add(part(r));
-  }
-  piece const mine = as_piece(part(rank));
-  sp::all_gather_v(c, primitive, {&mine, 1}, receives.parcels(), scratch).wait();
-}
-
-} // namespace detail
-
-/// v = sum of everybody's v, the same bits on every rank; the fallback adds in rank order. Blocking.
-/// The fallback needs host memory, and scratch as all_reduce_scratch() says.
-template <communicator C, class T>
-void all_reduce(C const& c, view<T, 1, typename C::memory_type> v, basic_allocator<typename C::memory_type>& scratch,
-                char const* primitive = "all_reduce") {
-  static_assert(std::is_arithmetic_v<T>, "sp::all_reduce sums arithmetic types; widen bf16 and fp16 to float first");
-  if constexpr (has_all_reduce<C, T>) {
-    c.all_reduce(v);
-  } else {
-    static_assert(std::is_same_v<typename C::memory_type, host_memory>,
-                  "sp::all_reduce cannot sum this memory on the CPU: the communicator needs a member all_reduce(view)");
-    if (c.size() == 1) return;
-    if (v.extent(0) <= detail::small_all_reduce)
-      detail::all_reduce_small(c, v, scratch, primitive);
-    else
-      detail::all_reduce_large(c, v, scratch, primitive);
-  }
-}
-
 /// Bytes that all_gather_v takes from its allocator.
 [[nodiscard]] inline index_t all_gather_scratch(int ranks) {
   byte_counter counter;
@@ -244,63 +159,76 @@ void all_reduce(C const& c, view<T, 1, typename C::memory_type> v, basic_allocat
   return counter.bytes();
 }
 
-/// Bytes that reduce_scatter takes from its allocator for an own part of n values.
-template <class T>
-[[nodiscard]] index_t reduce_scatter_scratch(index_t n, int ranks) {
-  byte_counter counter;
-  detail::reduce_scatter_memory<T> memory(counter, n, ranks);
-  return counter.bytes();
-}
-
-/// Bytes that all_reduce takes from its allocator for n values.
-template <class T>
-[[nodiscard]] index_t all_reduce_scratch(index_t n, int ranks) {
-  byte_counter counter;
-  if (n <= detail::small_all_reduce) {
-    owned<T, 2> values(counter, {ranks, n});
-  } else {
-    owned<view<T, 1>, 1> parts(counter, {ranks});
-    detail::reduce_scatter_memory<T> memory(counter, detail::largest_cut(n, ranks), ranks);
-  }
-  parcel_builder receives(counter, ranks, ranks);
-  return counter.bytes() + all_gather_scratch(ranks);
-}
-
-/// The root's pieces to everybody's pieces. Blocking. The fallback takes log2(size) exchanges and no scratch: in round k the
-/// first 2^k ranks, counted from the root, send to the next 2^k.
-template <communicator C>
-void broadcast(C const& c, std::span<piece const> pieces, int root, char const* primitive = "broadcast") {
+/// The root's pieces to everybody's pieces, as an operation of a queue, see exchange(). The fallback takes log2(size) exchanges and no
+/// scratch: in round k the first 2^k ranks, counted from the root, send to the next 2^k.
+template <communicator C, queue Q>
+[[nodiscard]] auto broadcast(C const& c, std::span<piece const> pieces, int root, Q const& q,
+                             char const* primitive = "broadcast") {
   int const size = c.size();
   if (root < 0 || root >= size)
     fail({errc::bad_state, "rank " + std::to_string(root) + " is not in the group", "Name a rank of this group as root",
           primitive, c.rank(), size});
-  if constexpr (has_broadcast<C>) {
-    c.broadcast(pieces, root);
+  if constexpr (requires { c.broadcast(pieces, root, q); }) {
+    return detail::token_of([&]() -> decltype(auto) { return c.broadcast(pieces, root, q); });
+  } else if constexpr (has_broadcast<C>) {
+    detail::finish_before_sending<C>(q);
+    return detail::token_of([&]() -> decltype(auto) { return c.broadcast(pieces, root); });
   } else {
     int const place = (c.rank() - root + size) % size;
     for (int have = 1; have < size; have *= 2) {
       bool const gives = place < have && place + have < size, takes = place >= have && place < 2 * have;
       parcel const p{(place + (gives ? have : -have) + root + size) % size, pieces};
       std::span<parcel const> const one(&p, 1), none;
-      c.exchange(traffic{primitive, gives ? one : none, takes ? one : none}).wait();
+      sp::exchange(c, traffic{primitive, gives ? one : none, takes ? one : none}, q).wait();
     }
+    return detail::done_token();
   }
 }
+/// The same, blocking, over host memory.
+template <communicator C>
+void broadcast(C const& c, std::span<piece const> pieces, int root, char const* primitive = "broadcast") {
+  sp::broadcast(c, pieces, root, inline_queue(), primitive).wait();
+}
 
-/// Nobody leaves before everybody has come. The fallback sends one byte to the rank 1, 2, 4, ... further on.
+namespace detail {
+/// Sends one byte to the rank 1, 2, 4, ... further on; `out` and `in` are bytes that nobody reads.
+template <communicator C, queue Q>
+void barrier_by_messages(C const& c, piece const& out, piece const& in, Q const& q) {
+  for (int step = 1; step < c.size(); step *= 2) {
+    parcel const to{(c.rank() + step) % c.size(), {&out, 1}}, from{(c.rank() + c.size() - step) % c.size(), {&in, 1}};
+    sp::exchange(c, traffic{"barrier", {&to, 1}, {&from, 1}}, q).wait();
+  }
+}
+} // namespace detail
+
+/// Nobody's queue goes on before everybody has come and everybody's queue has done what it was given: an operation of the context's
+/// queue, see exchange(). The fallback takes two bytes of context.scratch.
+template <communicator C, class Queue>
+[[nodiscard]] auto barrier(C const& c, context<Queue> const& ctx) {
+  if constexpr (requires { c.barrier(ctx.queue); }) {
+    return detail::token_of([&]() -> decltype(auto) { return c.barrier(ctx.queue); });
+  } else if constexpr (has_barrier<C>) {
+    detail::finish_before_sending<C>(ctx.queue);
+    return detail::token_of([&]() -> decltype(auto) { return c.barrier(); });
+  } else {
+    owned<char, 2, typename Queue::memory_type> bytes(*ctx.scratch, {2, 1});
+    sp::fill(ctx.queue, bytes.tensor, 0);
+    detail::barrier_by_messages(c, as_piece(bytes.tensor.rows(0, 1)), as_piece(bytes.tensor.rows(1, 1)), ctx.queue);
+    return detail::done_token();
+  }
+}
+/// The same, blocking, over host memory.
 template <communicator C>
 void barrier(C const& c) {
   if constexpr (has_barrier<C>) {
-    c.barrier();
+    detail::token_of([&]() -> decltype(auto) { return c.barrier(); }).wait();
   } else {
-    static_assert(std::is_same_v<typename C::memory_type, host_memory>,
-                  "sp::barrier cannot send a byte of this memory: the communicator needs a member barrier()");
+    static_assert(
+        std::is_same_v<typename C::memory_type, host_memory>,
+        "sp::barrier cannot send a byte of this memory without a queue: give a context of that memory, or a communicator "
+        "with a member barrier()");
     char out = 0, in = 0;
-    piece const sent = as_piece(view<char, 1>(&out, {1})), got = as_piece(view<char, 1>(&in, {1}));
-    for (int step = 1; step < c.size(); step *= 2) {
-      parcel const to{(c.rank() + step) % c.size(), {&sent, 1}}, from{(c.rank() + c.size() - step) % c.size(), {&got, 1}};
-      c.exchange(traffic{"barrier", {&to, 1}, {&from, 1}}).wait();
-    }
+    detail::barrier_by_messages(c, as_piece(view<char, 1>(&out, {1})), as_piece(view<char, 1>(&in, {1})), inline_queue());
   }
 }
 

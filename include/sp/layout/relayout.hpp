@@ -42,22 +42,33 @@ public:
     map_ = all.value();
   }
 
-  /// out (rows of `to`, ...) = in (rows of `from`, ...) along the map; rows nobody maps to get `value`.
+  /// out (rows of `to`, ...) = in (rows of `from`, ...) along the map; rows nobody maps to get `value`. Ordered before all later work of
+  /// the context's queue when the call returns.
+  template <communicator C, class Queue, class From, class T, int R>
+  void apply(C const& comm, context<Queue> const& ctx, detail::view_on<Queue, From, R> in, detail::view_on<Queue, T, R> out,
+             std::type_identity_t<T> value = T{}) const {
+    static_assert(detail::require_rows_move<From, T>());
+    check_all(".apply", comm, in, out, there_, ctx);
+    sp::fill(ctx.queue, out, value);
+    sp::exchange(comm, "relayout", ctx, routed(there_, in, out)).wait();
+  }
   template <communicator C, class From, class T, int R>
   void apply(C const& comm, view<From, R> in, view<T, R> out, allocator& scratch, std::type_identity_t<T> value = T{}) const {
-    static_assert(detail::require_rows_move<From, T>());
-    check_all(".apply", comm, in, out, there_, scratch);
-    sp::fill(out, value);
-    sp::exchange(comm, "relayout", scratch, routed(there_, in, out)).wait();
+    apply(comm, context(scratch, scratch), in, out, value);
   }
 
   /// The transpose, for gradients: din (rows of `from`, ...) = sum over everything a row was mapped to, in order of rank and rounded
   /// once.
+  template <communicator C, class Queue, class From, class T, int R>
+  void apply_transposed(C const& comm, context<Queue> const& ctx, detail::view_on<Queue, From, R> dout,
+                        detail::view_on<Queue, T, R> din) const {
+    static_assert(detail::require_rows_move<From, T>());
+    check_all(".apply_transposed", comm, dout, din, back_, ctx);
+    sp::exchange(comm, "relayout", ctx, routed(back_, dout, din, head_cut{}, landing::sum)).wait();
+  }
   template <communicator C, class From, class T, int R>
   void apply_transposed(C const& comm, view<From, R> dout, view<T, R> din, allocator& scratch) const {
-    static_assert(detail::require_rows_move<From, T>());
-    check_all(".apply_transposed", comm, dout, din, back_, scratch);
-    sp::exchange(comm, "relayout", scratch, routed(back_, dout, din, head_cut{}, landing::sum)).wait();
+    apply_transposed(comm, context(scratch, scratch), dout, din);
   }
 
 private:
@@ -74,9 +85,9 @@ private:
     }
   }
 
-  template <class C, class A, class B, int R>
-  void check_all(char const* call, C const& comm, view<A, R> const& in, view<B, R> const& out, route const& rows,
-                 allocator& scratch) const {
+  template <class C, class A, class B, int R, class M, class Queue>
+  void check_all(char const* call, C const& comm, view<A, R, M> const& in, view<B, R, M> const& out, route const& rows,
+                 context<Queue> const& ctx) const {
     auto local = [&] { check(comm, in, out, rows.from_rows(), rows.to_rows()); };
     if (checks_ < 2) return local();
     fingerprint f("relayout", call, comm.rank());
@@ -85,11 +96,11 @@ private:
     f.number("check level", checks_).element<B>("element type").hash("sharding", from_).hash("row shape", row.value());
     f.hash("sharding moved to", to_).hash("map", map_);
     located({"relayout", "", comm.rank(), comm.size()},
-            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { sp::agree(comm, mine, scratch); }); });
+            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { sp::agree(comm, mine, ctx); }); });
   }
 
-  template <class C, class A, class B, int R>
-  void check(C const& comm, view<A, R> const& in, view<B, R> const& out, index_t in_rows, index_t out_rows) const {
+  template <class C, class A, class B, int R, class M>
+  void check(C const& comm, view<A, R, M> const& in, view<B, R, M> const& out, index_t in_rows, index_t out_rows) const {
     if (auto const here = detail::group_place::in(comm); place_ != here)
       fail({errc::bad_state, "the relayout was made for " + place_.text() + ", this is " + here.text() + " of its group",
             "Make the relayout over the ranks of the same group", "relayout", comm.rank(), comm.size()});

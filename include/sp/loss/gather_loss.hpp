@@ -2,9 +2,9 @@
 // How losses are reduced, when N is divided out and what happens to parameter gradients are three separate, named choices.
 #pragma once
 
-#include <sp/core/context.hpp>
-#include <sp/core/elementwise.hpp>
+#include <sp/collective/reductions.hpp>
 #include <sp/loss/gather_tokens.hpp>
+#include <sp/loss/loss_result.hpp>
 
 namespace sp {
 
@@ -44,22 +44,47 @@ struct loss_term {
 /// Twice, because one is summed over ranks in place.
 template <class M>
 struct store_loss {
-  view<double, 2, M> to;
+  view<double, 1, M> to; // the numbers of a queued_loss
   SP_BOTH void operator()(index_t, counted_loss const& x) const {
-    for (index_t i = 0; i < 2; ++i) to(i, 0) = x.sum, to(i, 1) = x.count;
+    for (index_t i = 0; i < 4; i += 2) to(i) = x.sum, to(i + 1) = x.count;
   }
 };
-template <class T, class Label, class M>
+/// The loss and what backward multiplies by, from the sums over ranks.
+template <class M>
+struct scaled_loss {
+  view<double, 1, M> to; // the numbers of a queued_loss
+  double contract;
+  bool divided;
+  SP_BOTH void operator()(index_t) const {
+    double const n = to(3), inverse = !divided ? 1 : n > 0 ? 1 / n : 0; // no valid token anywhere: loss 0, gradient 0
+    to(2) *= inverse;
+    to(4) = contract * inverse;
+  }
+};
+
+/// The gradient of a row that counts: a number, or one that the queue has.
+template <class T>
+struct known_gradient {
+  T value;
+  SP_BOTH T operator()() const { return value; }
+};
+template <class T, class M>
+struct queued_gradient {
+  view<double const, 1, M> scale; // (1)
+  double upstream;
+  SP_BOTH T operator()() const { return from_acc<T>(static_cast<accumulate_t<T>>(upstream * scale(0))); }
+};
+template <class T, class Label, class M, class Gradient>
 struct loss_gradient {
   view<T, 1, M> dlosses;
   view<Label, 1, M> labels;
   index_t ignore;
-  T gradient;
+  Gradient gradient;
   SP_BOTH void operator()(index_t i) const { operator()(0, i); }
   /// The same as the term of a sum: 1 for a row that counts.
   SP_BOTH index_t operator()(index_t, index_t t) const {
     bool const counts = index_t(labels(t)) != ignore;
-    dlosses(t) = counts ? gradient : T{};
+    dlosses(t) = counts ? gradient() : T{};
     return counts;
   }
 };
@@ -75,13 +100,6 @@ struct illegal_loss {
 };
 
 inline constexpr char const *reduction_words[] = {"sum", "mean"}, *divide_words[] = {"now", "later"};
-
-/// Which forward call a loss_result comes from, as far as numbers tell: no two objects have one number, copies share theirs.
-struct loss_origin {
-  std::uint64_t object = 0;
-  group_place place{};
-  index_t rows = 0, counted = 0; ///< of this rank: labels, and those that are not ignored
-};
 } // namespace detail
 
 /// What a gather_loss is made with. One value for all ranks.
@@ -90,39 +108,6 @@ struct loss_options {
   sp::divide divide = divide::now;
   index_t ignore_index = -100; ///< rows with this label count neither in the loss nor in num_tokens; a value of the labels' type
   int checks = 1; ///< 0 none, 1 shapes, 2 also: ranks compare options and types first, 3 also: NaN and infinities are refused
-};
-
-/// The same on every rank, but for where it comes from. loss is the sum over valid tokens, divided by num_tokens for a mean that
-/// divides now (0 if there are none).
-struct loss_result {
-  double loss = 0;
-  index_t num_tokens = 0;
-  double scale = 0;           ///< what backward multiplies by: contract x (1 / N where N is divided now)
-  bool divided = false;       ///< whether loss and scale hold 1 / N: a mean that divides now
-  detail::loss_origin from{}; ///< what backward and loss_sum compare
-};
-
-/// Sum and count over micro-batches for divide::later: add every loss_result, multiply parameter gradients by gradient_scale() once.
-struct loss_sum {
-  double sum = 0;
-  index_t num_tokens = 0;
-  detail::group_place place{}; ///< of the results: nowhere until the first that forward made
-  /// bad_state for a result that is divided already (a mean of means is not the mean over all tokens), and for one of another group
-  /// than those before, as far as this rank's place in it differs. A result made by hand (of a checkpoint, say) is of no group.
-  void add(loss_result const& r) {
-    if (r.divided)
-      fail({errc::bad_state,
-            "a loss divided by its " + std::to_string(r.num_tokens) + " tokens already is added to a sum over micro-batches",
-            "Make the gather_loss with .divide = sp::divide::later", "loss_sum.add"});
-    if (place.nowhere()) place = r.from.place;
-    if (!r.from.place.nowhere() && place != r.from.place)
-      fail({errc::bad_state, "a loss of " + r.from.place.text() + " is added to losses of " + place.text(),
-            "Sum over micro-batches of one group", "loss_sum.add"});
-    sum += r.loss;
-    num_tokens += r.num_tokens;
-  }
-  [[nodiscard]] double mean() const { return num_tokens > 0 ? sum / double(num_tokens) : 0; }
-  [[nodiscard]] double gradient_scale() const { return num_tokens > 0 ? 1 / double(num_tokens) : 0; }
 };
 
 /// Contract: sp::summed or sp::averaged. The group is every rank that shares the loss: sequence and data axes (mesh.along(...)).
@@ -149,35 +134,28 @@ public:
 
   Comm const& group() const noexcept { return comm_; }
 
-  /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group. Losses of ignored rows are not read. The result is
-  /// for the host: it waits for the queue.
+  /// losses (tokens), labels (tokens) of this rank -> the loss of the whole group, in memory of the queue that context.kept gives: it waits
+  /// for no work. sp::read(queue, result) brings it to the host. Losses of ignored rows are not read.
   template <class Queue, class T, class Label>
-  [[nodiscard]] loss_result forward(context<Queue> const& ctx, view<T, 1, typename Queue::memory_type> losses,
-                                    view<Label, 1, typename Queue::memory_type> labels) const {
+  [[nodiscard]] queued_loss<typename Queue::memory_type> forward(context<Queue> const& ctx, detail::view_on<Queue, T, 1> losses,
+                                                                 detail::view_on<Queue, Label, 1> labels) const {
     using M = typename Queue::memory_type;
     require_signed<std::remove_const_t<Label>>();
     check_forward<std::remove_const_t<T>, std::remove_const_t<Label>>(ctx, losses, labels);
-    owned<double, 2, M> both(*ctx.scratch, {2, 2}); // (own and all, sum and count): counts are exact in double up to 2^53
+    bool const divided = options_.reduce == reduction::mean && options_.divide == divide::now;
+    queued_loss<M> r(*ctx.kept, divided, {id_, detail::group_place::in(comm_), losses.extent(0)});
+    auto const numbers = r.numbers_.tensor; // counts are exact in double up to 2^53
     ctx.queue.sums(1, losses.extent(0), detail::loss_term<T, Label, M>{losses, labels, options_.ignore_index},
-                   detail::store_loss<M>{both.tensor});
-    view<double, 1, M> const all(both.tensor.data + 2, 2);
-    sp::all_reduce(comm_, all, *ctx.scratch, "gather_loss");
-    double own_and_all[4];
-    detail::read_now(ctx.queue, view(own_and_all, 2, 2), both.tensor);
-    loss_result r{own_and_all[2], index_t(own_and_all[3]), contract_.factor()};
-    r.from = {id_, detail::group_place::in(comm_), losses.extent(0), index_t(own_and_all[1])};
-    if (options_.reduce == reduction::mean && options_.divide == divide::now) {
-      double inverse = r.num_tokens > 0 ? 1 / double(r.num_tokens) : 0; // no valid token anywhere: loss 0, gradient 0
-      r.loss *= inverse;
-      r.scale *= inverse;
-      r.divided = true;
-    }
+                   detail::store_loss<M>{numbers});
+    sp::all_reduce(comm_, numbers.rows(2, 2), ctx, "gather_loss").wait();
+    ctx.queue.for_each(std::array<index_t, 1>{1}, detail::scaled_loss<M>{numbers, contract_.factor(), divided});
     return r;
   }
 
+  /// The same for the host.
   template <class T, class Label>
   [[nodiscard]] loss_result forward(view<T, 1> losses, view<Label, 1> labels, allocator& scratch) const {
-    return forward(context(scratch, scratch), losses, labels);
+    return sp::read(inline_queue(), forward(context(scratch, scratch), losses, labels));
   }
   template <class T, class Label>
   [[nodiscard]] loss_result forward(view<T, 1> losses, view<Label, 1> labels) const {
@@ -197,19 +175,27 @@ public:
   template <class Queue, class T, class Label>
   void backward(context<Queue> const& ctx, loss_result const& r, view<Label, 1, typename Queue::memory_type> labels,
                 view<T, 1, typename Queue::memory_type> dlosses, double upstream = 1) const {
-    using M = typename Queue::memory_type;
-    require_signed<std::remove_const_t<Label>>();
-    if (options_.checks > 0) {
-      check(dlosses, labels);
-      require_made_here(r.from, labels.extent(0));
-    }
-    if (options_.checks > 2 && !detail::is_finite(upstream * r.scale))
-      fail({errc::non_finite, "the gradient of the loss is scaled by " + std::to_string(upstream * r.scale),
-            "Find where upstream comes from", "gather_loss", comm_.rank(), comm_.size()});
+    check_backward(r.from, labels, dlosses);
+    require_finite_scale(upstream * r.scale);
     T const gradient = from_acc<T>(static_cast<accumulate_t<T>>(upstream * r.scale));
-    detail::loss_gradient<T, Label, M> const rows{dlosses, labels, options_.ignore_index, gradient};
+    auto const rows = gradient_rows(dlosses, labels, detail::known_gradient<T>{gradient});
     if (!detail::runs_on_host<Queue> || options_.checks == 0) return ctx.queue.for_each(dlosses.extents, rows);
     require_same_count(r.from, labels.extent(0), detail::sum_now(ctx.queue, *ctx.scratch, dlosses.extent(0), rows));
+  }
+  /// The same with a loss that the host has not read: it waits for no work below check level 3.
+  template <class Queue, class T, class Label>
+  void backward(context<Queue> const& ctx, queued_loss<typename Queue::memory_type> const& r,
+                view<Label, 1, typename Queue::memory_type> labels, view<T, 1, typename Queue::memory_type> dlosses,
+                double upstream = 1) const {
+    if constexpr (detail::runs_on_host<Queue>) {
+      backward(ctx, sp::read(ctx.queue, r), labels, dlosses, upstream);
+    } else {
+      r.require();
+      check_backward(r.from_, labels, dlosses);
+      if (options_.checks > 2) require_finite_scale(upstream * sp::read(ctx.queue, r).scale);
+      detail::queued_gradient<T, typename Queue::memory_type> const gradient{r.values().rows(2, 1), upstream};
+      ctx.queue.for_each(dlosses.extents, gradient_rows(dlosses, labels, gradient));
+    }
   }
   template <class T, class Label>
   void backward(loss_result const& r, view<Label, 1> labels, view<T, 1> dlosses, double upstream = 1) const {
@@ -224,6 +210,23 @@ private:
         std::is_integral_v<Label> && std::is_signed_v<Label>,
         "sp::gather_loss: labels must be signed integers: ignore_index is negative (-100), and a label of an unsigned type "
         "can never be it.");
+  }
+
+  template <class T, class Label, class M>
+  void check_backward(detail::loss_origin const& from, view<Label, 1, M> const& labels, view<T, 1, M> const& dlosses) const {
+    require_signed<std::remove_const_t<Label>>();
+    if (options_.checks == 0) return;
+    check(dlosses, labels);
+    require_made_here(from, labels.extent(0));
+  }
+  void require_finite_scale(double scale) const {
+    if (options_.checks > 2 && !detail::is_finite(scale))
+      fail({errc::non_finite, "the gradient of the loss is scaled by " + std::to_string(scale), "Find where upstream comes from",
+            "gather_loss", comm_.rank(), comm_.size()});
+  }
+  template <class T, class Label, class M, class Gradient>
+  auto gradient_rows(view<T, 1, M> const& dlosses, view<Label, 1, M> const& labels, Gradient const& gradient) const {
+    return detail::loss_gradient<T, Label, M, Gradient>{dlosses, labels, options_.ignore_index, gradient};
   }
 
   void require_made_here(detail::loss_origin const& from, index_t rows) const {
@@ -256,21 +259,17 @@ private:
       if (options_.checks > 0) check(losses, labels);
       if (options_.checks > 2) require_finite<T, Label>(ctx, losses, labels);
     };
-    if (options_.checks < 2) return local();
-    if constexpr (detail::on_host_memory<Queue>)
-      agree_on_forward<T>(*ctx.scratch, local);
-    else
-      detail::refuse_checks_of_host(options_.checks);
+    options_.checks < 2 ? local() : agree_on_forward<T>(ctx, local);
   }
 
-  template <class T, class Local>
-  void agree_on_forward(allocator& scratch, Local const& local) const {
+  template <class T, class Queue, class Local>
+  void agree_on_forward(context<Queue> const& ctx, Local const& local) const {
     fingerprint f("gather_loss", ".forward", comm_.rank());
     f.number("check level", options_.checks).element<T>("element type");
     f.word("reduction", options_.reduce, detail::reduction_words).word("divide", options_.divide, detail::divide_words);
     f.number("ignore_index", options_.ignore_index).real("gradient contract", contract_.factor());
     located({"gather_loss", "", comm_.rank(), comm_.size()},
-            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { sp::agree(comm_, mine, scratch); }); });
+            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { sp::agree(comm_, mine, ctx); }); });
   }
 
   template <class T, class Label, class Queue>

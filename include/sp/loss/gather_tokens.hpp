@@ -38,11 +38,21 @@ public:
   }
   Comm const& group() const noexcept { return comm_; }
 
-  /// Local below level 2; from there on all ranks prepare together.
+  /// Local below level 2; from there on all ranks prepare together, which over other memory than the host's takes a context.
   [[nodiscard]] prepared prepare(batch const& b) const {
     if (options_.checks < 2) return prepare_alone(b);
+    if constexpr (std::is_same_v<typename Comm::memory_type, host_memory>) {
+      pool memory;
+      return prepare(b, context(memory, memory));
+    } else {
+      fail({errc::unsupported, "from check level 2 on ranks compare what they prepare, over memory of a queue",
+            "Call prepare(batch, context)", "gather_tokens", comm_.rank(), comm_.size()});
+    }
+  }
+  template <class Queue>
+  [[nodiscard]] prepared prepare(batch const& b, context<Queue> const& ctx) const {
+    if (options_.checks < 2) return prepare_alone(b);
     prepared p;
-    pool memory;
     fingerprint f("gather_tokens", ".prepare", comm_.rank());
     auto local = [&] {
       p = prepare_alone(b);
@@ -51,39 +61,55 @@ public:
       f.number("check level", options_.checks);
       describe(f, b, p);
     };
-    compare(f, memory, local);
+    compare(f, ctx, local);
     return p;
   }
 
-  /// local (batch.tokens(), ...) of every rank -> global (stream, ...) in stream order; positions in no document get `value`.
-  template <class From, class T, int R>
-  void forward(batch const& b, prepared const& p, view<From, R> local, view<T, R> global, allocator& scratch,
-               std::type_identity_t<T> value = T{}) const {
+  /// local (batch.tokens(), ...) of every rank -> global (stream, ...) in stream order; positions in no document get `value`. Ordered
+  /// before all later work of the context's queue when the call returns.
+  template <class Queue, class From, class T, int R>
+  void forward(batch const& b, prepared const& p, context<Queue> const& ctx, detail::view_on<Queue, From, R> local,
+               detail::view_on<Queue, T, R> global, std::type_identity_t<T> value = T{}) const {
     static_assert(detail::require_rows_move<From, T>());
     auto check = [&] {
       require_made_here(b, p);
-      detail::check_global<T, T const, R>(b, global, local, "gather_tokens");
+      detail::check_global<T, T const, R, typename Queue::memory_type>(b, global, local, "gather_tokens");
     };
-    options_.checks > 1 ? compare_forward(b, p, local, scratch, check) : check();
-    sp::fill(global, value);
-    sp::exchange_with_everybody(comm_, "gather_tokens", scratch, routed(p.rows, local, global)).wait();
+    options_.checks > 1 ? compare_forward(b, p, local, ctx, check) : check();
+    sp::fill(ctx.queue, global, value);
+    sp::exchange_with_everybody(comm_, "gather_tokens", ctx, routed(p.rows, local, global)).wait();
+  }
+  template <class From, class T, int R>
+  void forward(batch const& b, prepared const& p, view<From, R> local, view<T, R> global, allocator& scratch,
+               std::type_identity_t<T> value = T{}) const {
+    forward(b, p, context(scratch, scratch), local, global, value);
   }
 
   /// dlocal (batch.tokens(), ...) = own rows of dglobal (stream, ...); slack rows 0. Every rank holds the same dglobal, so nothing is
   /// sent and nothing is scaled; what happens to parameter gradients afterwards is the loss's contract.
+  template <class Queue, class From, class T, int R>
+  void backward(batch const& b, context<Queue> const& ctx, detail::view_on<Queue, From, R> dglobal,
+                detail::view_on<Queue, T, R> dlocal) const {
+    sp::split(ctx.queue, b, dglobal, dlocal);
+  }
   template <class From, class T, int R>
   void backward(batch const& b, view<From, R> dglobal, view<T, R> dlocal) const {
     sp::split(b, dglobal, dlocal);
   }
 
-  /// The short form, with memory of the batch, which keeps the plan.
-  template <class From, class T, int R>
-  void forward(batch const& b, view<From, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
+  /// The short forms: the batch keeps the plan, and without a context gives the memory.
+  template <class Queue, class From, class T, int R>
+  void forward(batch const& b, context<Queue> const& ctx, detail::view_on<Queue, From, R> local,
+               detail::view_on<Queue, T, R> global, std::type_identity_t<T> value = T{}) const {
     // where prepare is collective, only what this object made: at an equal place in another group a peer would not find it
     auto fits = [&](prepared const& x) { return made_here(b, x) && (options_.checks < 2 || x.object == id_); };
-    auto make = [&] { return prepare(b); };
+    auto make = [&] { return prepare(b, ctx); };
     auto const p = b.cached<prepared>(fits, make, life_);
-    forward(b, *p, local, global, b.memory(), value);
+    forward(b, *p, ctx, local, global, value);
+  }
+  template <class From, class T, int R>
+  void forward(batch const& b, view<From, R> local, view<T, R> global, std::type_identity_t<T> value = T{}) const {
+    forward(b, context(b.memory(), b.memory()), local, global, value);
   }
 
 private:
@@ -119,20 +145,21 @@ private:
   void describe(fingerprint& f, batch const& b, prepared const& p) const {
     f.hash("documents", p.documents).hash("sharding", p.sharding).hash("tokens", b.token_digest());
   }
-  template <class Check>
-  void compare(fingerprint& f, allocator& scratch, Check&& check) const {
+  template <class Queue, class Check>
+  void compare(fingerprint& f, context<Queue> const& ctx, Check&& check) const {
     located({"gather_tokens", "", comm_.rank(), comm_.size()},
-            [&] { detail::check_together(f, check, [&](fingerprint const& mine) { sp::agree(comm_, mine, scratch); }); });
+            [&] { detail::check_together(f, check, [&](fingerprint const& mine) { sp::agree(comm_, mine, ctx); }); });
   }
-  template <class T, int R, class Check>
-  void compare_forward(batch const& b, prepared const& p, view<T, R> const& local, allocator& scratch, Check&& check) const {
+  template <class T, int R, class M, class Queue, class Check>
+  void compare_forward(batch const& b, prepared const& p, view<T, R, M> const& local, context<Queue> const& ctx,
+                       Check&& check) const {
     fingerprint f("gather_tokens", ".forward", comm_.rank());
     f.number("check level", options_.checks).element<std::remove_const_t<T>>("element type");
     describe(f, b, p);
     digest row(R);
     for (int d = 1; d < R; ++d) row.add(local.extent(d));
     f.hash("row shape", row.value());
-    compare(f, scratch, check);
+    compare(f, ctx, check);
   }
 
   Comm comm_;

@@ -78,7 +78,7 @@ MUTANTS = [
     Mutant(
         "sum_own_first",
         "every rank adds its own value first, so ranks end with different bits",
-        "collective/operations.hpp",
+        "collective/reductions.hpp",
         "T sum = rank == 0 ? mine(i) : values(0, i);\n"
         "    for (index_t r = 1; r < values.extent(0); ++r) sum = static_cast<T>(sum + (r == rank ? mine(i) : values(r, i)));",
         "T sum = mine(i);\n"

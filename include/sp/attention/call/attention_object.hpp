@@ -69,17 +69,10 @@ public:
   [[nodiscard]] auto prepare(batch const& q, batch const& k) const { return prepare(q, k, self().mask()); }
   [[nodiscard]] auto prepare(batch const& q, batch const& k, sp::mask const& mask) const {
     return located(at(".prepare"), [&] {
-      if (self().checks() < 2) return prepare_alone(q, k, mask);
-      using prepared = decltype(prepare_alone(q, k, mask));
-      pool memory;
-      std::optional<prepared> p;
-      detail::together(
-          self(), ".prepare", memory, [&] { p.emplace(prepare_alone(q, k, mask)); },
-          [&](fingerprint& f) {
-            p->checked.describe(f);
-            self().describe(f, *p, 0, {});
-          });
-      return std::move(*p);
+      if constexpr (std::is_same_v<memory_of<Derived>, host_memory>) {
+        if (self().checks() > 1) return prepare_together(q, k, mask);
+      } // elsewhere there is no queue to compare on: calls compare the same
+      return prepare_alone(q, k, mask);
     });
   }
 
@@ -198,14 +191,14 @@ public:
                                       [[maybe_unused]] Queue const& queue = {}) const {
     return located(at(".scratch_bytes"), [&] {
       if (self().checks() > 0) require_same_configuration(p.checked.identity, identity_);
-      counting_guarded canaries(self().checks() > 2);
+      counting_guarded canaries(self().checks() > 2 && runs_on_host<Queue>);
       heads const all = all_heads(s.q_heads, s.kv_heads);
       index_t call = 0;
       if constexpr (requires { self().template scratch_for<T>(p, all, s, queue); })
         call = self().template scratch_for<T>(p, all, s, queue);
       else
         call = self().template scratch_for<T>(p, all, s);
-      index_t const agreement = self().checks() > 1 ? agreement_scratch(ranks_of(self())) : 0;
+      index_t const agreement = self().checks() > 1 ? agreement_scratch(ranks_of(self()), queue) : 0;
       // at level 3 ranks also compare their results, above blocks of the call that a stack cannot give back before
       return self().checks() > 2 ? call + agreement : max(call, agreement);
     });
@@ -261,11 +254,7 @@ private:
         self().check_call(io.on, io.sinks.data != nullptr);
       };
       auto run = [&] {
-        if constexpr (on_host_memory<Queue>) {
-          if (self().checks() > 1) return detail::forward_together(self(), p, ctx, io, arguments);
-        } else {
-          refuse_checks_of_host(self().checks());
-        }
+        if (self().checks() > 1) return detail::forward_together(self(), p, ctx, io, arguments);
         arguments();
         return self().run_forward(p, ctx, io);
       };
@@ -299,16 +288,23 @@ private:
         if (io.extras.dsinks.data && !io.extras.accumulate) sp::fill(c.queue, io.extras.dsinks, accumulate_t<T>{});
         self().run_backward(p, c, std::as_const(s), io);
       };
-      if constexpr (on_host_memory<Queue>) {
-        self().checks() > 1 ? detail::backward_together(self(), p, ctx, s, io, arguments, run) : (arguments(), run(ctx));
-      } else {
-        refuse_checks_of_host(self().checks());
-        arguments(), run(ctx);
-      }
+      self().checks() > 1 ? detail::backward_together(self(), p, ctx, s, io, arguments, run) : (arguments(), run(ctx));
       auto const used = std::forward<Saved>(s); // only now: until here a caller may try again
     });
   }
 
+  auto prepare_together(batch const& q, batch const& k, sp::mask const& mask) const {
+    using prepared = decltype(prepare_alone(q, k, mask));
+    pool memory;
+    std::optional<prepared> p;
+    detail::together(
+        self(), ".prepare", context(memory, memory), [&] { p.emplace(prepare_alone(q, k, mask)); },
+        [&](fingerprint& f) {
+          p->checked.describe(f);
+          self().describe(f, *p, 0, {});
+        });
+    return std::move(*p);
+  }
   auto prepare_alone(batch const& q, batch const& k, sp::mask const& mask) const {
     if (q.part() != k.part() || q.parts() != k.parts())
       fail({errc::invalid_shape,

@@ -151,32 +151,60 @@ void throw_if_different(std::span<typename Fingerprint::record_type const> all, 
   ranks.throw_if_fields_differ();
 }
 
+/// Memory of an agreement: records as the host reads them, and as they travel where that is other memory, or work that runs later.
+template <class Record, class Queue>
+struct agreement_memory {
+  static constexpr bool apart = !runs_on_host<Queue>;
+  using memory_type = std::conditional_t<apart, typename Queue::memory_type, host_memory>;
+  owned<Record, 1> all;                                // (ranks)
+  owned<Record, 1, typename Queue::memory_type> there; // (ranks), or empty
+
+  agreement_memory(context<Queue> const& ctx, index_t ranks)
+      : all(*ctx.tables, {ranks}), there(*ctx.scratch, {apart ? ranks : 0}) {}
+  /// The records that travel.
+  view<Record, 1, memory_type> travelling() const {
+    if constexpr (apart)
+      return there.tensor;
+    else
+      return all.tensor;
+  }
+  /// The first n records to where they travel, or back to the host; it waits for the queue.
+  void move(Queue const& q, index_t n, bool back) const {
+    if constexpr (apart) {
+      piece const here = as_piece(all.tensor.rows(0, n)), away = as_piece(there.tensor.rows(0, n));
+      back ? q.copy({&here, 1}, {&away, 1}) : q.copy({&away, 1}, {&here, 1});
+      q.synchronize();
+    }
+  }
+};
+
 /// The records of ranks that are spread over one group or over nested groups (a mesh): gathered one group after the other.
-template <class Fingerprint>
+template <class Fingerprint, class Queue>
 class agreement {
 public:
   using record = typename Fingerprint::record_type;
-  agreement(Fingerprint const& mine, index_t ranks, allocator& scratch) : scratch_(scratch), all_(scratch, {ranks}), mine_(mine) {
-    all_.tensor(0) = mine.record();
+  agreement(Fingerprint const& mine, index_t ranks, context<Queue> const& ctx) : ctx_(ctx), memory_(ctx, ranks), mine_(mine) {
+    memory_.all.tensor(0) = mine.record();
+    memory_.move(ctx_.queue, 1, false);
   }
 
   /// After it every rank of `comm` holds what any of them held before.
   template <communicator C>
   void gather(C const& comm, char const* primitive) {
-    static_assert(std::is_same_v<typename C::memory_type, host_memory>,
-                  "sp: check levels 2 and 3 send records from host memory, which this communicator does not read");
     index_t const n = comm.size(), me = comm.rank();
     if (n == 1) return;
-    auto part = [&](index_t r) { return all_.tensor.narrow(0, r * have_, have_); };
+    auto const all = memory_.travelling();
+    auto part = [&](index_t r) { return all.narrow(0, r * have_, have_); };
     piece const sent = as_piece(part(me)), held = as_piece(part(0));
-    if (me > 0) copy({&sent, 1}, {&held, 1});
-    parcel_builder receives(scratch_, n, n);
+    if (me > 0) ctx_.queue.copy({&sent, 1}, {&held, 1});
+    parcel_builder receives(*ctx_.tables, n, n);
     for (index_t r = 0; r < n; ++r) {
       receives.open(int(r));
       if (r != me) receives.add(part(r));
     }
-    sp::all_gather_v(comm, primitive, {&sent, 1}, receives.parcels(), scratch_).wait();
+    sp::all_gather_v(comm, primitive, {&sent, 1}, receives.parcels(), *ctx_.tables, ctx_.queue).wait();
     have_ *= n;
+    memory_.move(ctx_.queue, have_, true);
   }
   /// Where ranks are about to throw, nobody leaves before everybody has all records: the first to end the communicator would
   /// otherwise turn the mismatch into `aborted` for those who still wait for records.
@@ -185,24 +213,24 @@ public:
     if (unanimous()) return;
 #if defined(__cpp_exceptions)
     try {
-      sp::barrier(comm);
+      sp::barrier(comm, ctx_).wait();
     } catch (error const&) { // the mismatch is the cause, whatever has become of the transport
     }
 #else
-    sp::barrier(comm);
+    sp::barrier(comm, ctx_).wait();
 #endif
   }
   void throw_if_different() const { detail::throw_if_different(records(), mine_); }
 
 private:
-  std::span<record const> records() const { return {all_.tensor.data, std::size_t(have_)}; }
+  std::span<record const> records() const { return {memory_.all.tensor.data, std::size_t(have_)}; }
   bool unanimous() const {
     auto const all = records();
     return every(all, [&](record const& r) { return !r.refused() && r.same_call(mine_.record()); });
   }
 
-  allocator& scratch_;
-  owned<record, 1> all_; ///< of the first have_ ranks
+  context<Queue> const& ctx_;
+  agreement_memory<record, Queue> memory_; ///< of the first have_ ranks
   Fingerprint const& mine_;
   index_t have_ = 1;
 };
@@ -212,23 +240,31 @@ private:
 /// What ledgers and errors of a transport call the messages of an agreement.
 inline constexpr char const* agreement_primitive = "check";
 
-/// Compares everybody's `mine` and returns if they agree; otherwise every rank throws rank_mismatch. Blocking; one all-gather of
-/// sizeof(call_record) bytes per rank. A rank whose fingerprint has refused() returns and throws its own error next, the others
-/// throw now. Nothing is left half done: after a rank_mismatch of this kind the communicator can be used on.
-template <communicator C>
-void agree(C const& comm, fingerprint const& mine, allocator& scratch, char const* primitive = agreement_primitive) {
-  detail::agreement all(mine, comm.size(), scratch);
+/// Compares everybody's `mine` and returns if they agree; otherwise every rank throws rank_mismatch. Blocking, whatever the queue; one
+/// all-gather of sizeof(call_record) bytes per rank, in memory of the queue. A rank whose fingerprint has refused() returns and throws
+/// its own error next, the others throw now. Nothing is left half done: after a rank_mismatch of this kind the communicator can be used
+/// on.
+template <communicator C, class Queue>
+void agree(C const& comm, fingerprint const& mine, context<Queue> const& ctx, char const* primitive = agreement_primitive) {
+  detail::agreement all(mine, comm.size(), ctx);
   all.gather(comm, primitive);
   all.barrier_if_different(comm);
   all.throw_if_different();
 }
+/// The same over host memory, on the caller's thread.
+template <communicator C>
+void agree(C const& comm, fingerprint const& mine, allocator& scratch, char const* primitive = agreement_primitive) {
+  sp::agree(comm, mine, context(scratch, scratch), primitive);
+}
 
-/// Bytes an agreement over `ranks` ranks takes from its allocator, in one group or in nested ones.
-[[nodiscard]] inline index_t agreement_scratch(index_t ranks) {
-  byte_counter c;
-  owned<call_record, 1> all(c, {ranks});
-  parcel_builder receives(c, ranks, ranks);
-  return c.bytes() + all_gather_scratch(int(ranks));
+/// Bytes that an agreement over `ranks` ranks, in one group or in nested ones, takes from the scratch of a context of `q`.
+template <queue Q = inline_queue>
+[[nodiscard]] index_t agreement_scratch(index_t ranks, Q const& q = {}) {
+  return detail::counted_scratch(q, [&](context<Q> const& ctx) {
+    detail::agreement_memory<call_record, Q> memory(ctx, ranks);
+    parcel_builder receives(*ctx.tables, ranks, ranks);
+    owned<parcel, 1> sends(*ctx.tables, {ranks});
+  });
 }
 
 namespace detail {
@@ -260,17 +296,6 @@ void check_together(fingerprint& f, Local&& local, Compare&& compare) {
   local();
 #endif
   compare(f);
-}
-
-/// Whether a queue works on the memory through which ranks compare calls, and in which canaries stand.
-template <class Queue>
-inline constexpr bool on_host_memory = std::is_same_v<typename Queue::memory_type, host_memory>;
-/// A call on another memory is refused at these levels.
-inline void refuse_checks_of_host(int level) {
-  if (level > 1)
-    fail({errc::unsupported,
-          "check level " + std::to_string(level) + " compares ranks through host memory, and this call is on another",
-          "Make the object with .checks = 1"});
 }
 
 /// Levels are 0, 1, 2 and 3.
