@@ -218,6 +218,34 @@ TEST_CASE("route: transposed twice it is itself, and lists are joined and shared
   CHECK(heads.lands().rows(3) == 8000);
 }
 
+TEST_CASE("route: made of lists of rows it is the route between the layouts that the lists are of") {
+  random_moves random(11);
+  layout const from = random.cut(60, 4), to = random.cut(50, 4);
+  sp::route const r = sp::route::between(from, to, random.map(60, 50), 1);
+  auto listed = [](sp::detail::row_lists const& all) {
+    return [&all](int part, auto&& add) {
+      for (sp::row_range const& x : all.of(part)) add(x.first, x.step, x.count);
+    };
+  };
+  auto const same = sp::route::of_rows(1, 4, r.from_rows(), r.to_rows(), listed(r.sends()), listed(r.lands()));
+  CHECK((same.place() == r.place() && same.from_rows() == from.tokens(1) && same.to_rows() == to.tokens(1)));
+  for (int p = 0; p < 4; ++p) {
+    CHECK(std::ranges::equal(same.sends().of(p), r.sends().of(p)));
+    CHECK(std::ranges::equal(same.lands().of(p), r.lands().of(p)));
+  }
+  auto refused = [](index_t first, index_t step, index_t count) {
+    return failure_of([=] {
+      static_cast<void>(sp::route::of_rows(
+          0, 1, 9, 9, [](int, auto&&) {}, [=](int, auto&& add) { add(first, step, count); }));
+    });
+  };
+  static_cast<void>(sp::route::of_rows(
+      0, 1, 9, 9, [](int, auto&& add) { add(8, -4, 3); }, [](int, auto&& add) { add(9, 1, 0), add(0, 4, 3); }));
+  CHECK(says(refused(7, 1, 3), errc::invalid_shape, "3 rows from row 7 on, 1 apart, are listed of 9"));
+  CHECK(says(refused(1, -1, 3), errc::invalid_shape, "3 rows from row 1 on, -1 apart"));
+  CHECK(says(refused(0, 1, -1), errc::invalid_shape, "-1 rows from row 0 on"));
+}
+
 TEST_CASE("route: ranges that continue each other are one, others are not") {
   sp::detail::row_lists l;
   l.open();

@@ -118,6 +118,25 @@ public:
     return {{self, members}, from.tokens(first + self * stride), count_of(to), std::move(sends), std::move(lands)};
   }
 
+  /// Of lists of rows, seen from `part`: sends(p, add) calls add(first, step, count) for those of my `from_rows` that go to part p, and
+  /// lands(p, add) for those of my `to_rows` in which what p sends lands. Both ends of a pair list as many rows, in one order.
+  /// invalid_shape for rows that are not there.
+  template <class Sends, class Lands>
+  [[nodiscard]] static route of_rows(int part, int parts, index_t from_rows, index_t to_rows, Sends&& sends, Lands&& lands) {
+    auto listed = [&](index_t rows, auto& of_part) {
+      auto all = std::make_shared<detail::row_lists>();
+      for (int p = 0; p < parts; ++p) {
+        all->open();
+        of_part(p, [&](index_t first, index_t step, index_t count) {
+          check_rows(first, step, count, rows);
+          all->add(first, step, count);
+        });
+      }
+      return all;
+    };
+    return {{part, parts}, from_rows, to_rows, listed(from_rows, sends), listed(to_rows, lands)};
+  }
+
   /// The way back: what landed is sent to where it came from. Shares the lists.
   [[nodiscard]] route transposed() const { return {place_, to_rows_, from_rows_, lands_, sends_}; }
 
@@ -133,6 +152,14 @@ public:
 
 private:
   using lists = std::shared_ptr<detail::row_lists const>;
+  static void check_rows(index_t first, index_t step, index_t count, index_t rows) {
+    index_t const last = first + (max(count, 1) - 1) * step;
+    if (count < 0 || (count > 0 && (min(first, last) < 0 || max(first, last) >= rows)))
+      fail({errc::invalid_shape,
+            std::to_string(count) + " rows from row " + std::to_string(first) + " on, " + std::to_string(step) +
+                " apart, are listed of " + std::to_string(rows),
+            "List rows of the tensor that is sent, or that is written"});
+  }
   route(detail::group_place place, index_t from_rows, index_t to_rows, lists sends, lists lands)
       : place_(place), from_rows_(from_rows), to_rows_(to_rows), sends_(std::move(sends)), lands_(std::move(lands)) {}
 
