@@ -157,14 +157,21 @@ private:
   }
 };
 
+/// What the host reads of a tensor; of other memory than its own see elsewhere.hpp.
+template <class Comm, class T>
+sp::view<T, 2> readable(Comm const&, sp::view<T, 2> const& v) {
+  return v;
+}
+
 /// lse out of what forward saved: (rows of the innermost ring, its heads).
 template <class T, class C, class B, class Saved>
-void collect_lse(sp::ring_attention<C, B> const&, Saved const& saved, sp::layout const&, int, sp::batch const& b,
+void collect_lse(sp::ring_attention<C, B> const& o, Saved const& saved, sp::layout const&, int, sp::batch const& b,
                  std::span<sp::run const> runs, sp::heads on, index_t heads, outcome<T>& to) {
   auto rows = stream_rows(b, runs);
+  auto const lse = readable(o.group(), saved.lse.tensor);
   for (std::size_t i = 0; i < rows.size(); ++i)
     for (index_t h = 0; h < on.q_count; ++h)
-      if (rows[i] >= 0) to.lse[std::size_t(rows[i] * heads + on.q_begin + h)] = saved.lse.tensor(index_t(i), h);
+      if (rows[i] >= 0) to.lse[std::size_t(rows[i] * heads + on.q_begin + h)] = lse(index_t(i), h);
 }
 template <class T, class K, class Saved>
 void collect_lse(sp::whole_attention<K> const&, Saved const&, sp::layout const&, int, sp::batch const&, std::span<sp::run const>,
@@ -177,9 +184,10 @@ void collect_lse(sp::ulysses_attention<C, I> const& o, Saved const& saved, sp::l
   collect_lse<T>(o.inner(), saved.inner, whole, at, b, whole.runs(at), sp::heads_of(on, o.group().rank(), size), heads, to);
 }
 
-/// prepare, forward, backward of one object on one rank.
+/// prepare, forward, backward of one object on one rank. Objects of other memory: elsewhere.hpp.
 template <class T, class Object>
-void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, rank_tensors<T>& x, outcome<T>& to) {
+void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, rank_tensors<T>& x,
+          outcome<T>& to) requires(std::is_same_v<typename Object::memory_type, sp::host_memory>) {
   auto forward_extras = x.extras(t, false), backward_extras = x.extras(t, true);
   auto keep_lse = [&](auto const& saved) {
     collect_lse<T>(attn, saved, b.layout(), b.part(), b, b.runs(), sp::all_heads(t.q_heads, t.kv_heads), t.q_heads, to);

@@ -105,8 +105,8 @@ struct device_queue {
   using memory_type = sp::device_memory;
   static constexpr bool finished_on_return = false;
   using event = int;
-  template <class Body>
-  void for_each(std::array<sp::index_t, 1>, Body const&) const {}
+  template <std::size_t Rank, class Body>
+  void for_each(std::array<sp::index_t, Rank>, Body const&) const {}
   template <class Term, class Store>
   void sums(sp::index_t, sp::index_t, Term const&, Store const&) const {}
   void copy(std::span<sp::piece const>, std::span<sp::piece const>) const {}
@@ -127,6 +127,26 @@ void order(sp::local<device_queue> const& ranks) {
   half.reduce_scatter({&values, 1}, values);
   half.queue().synchronize();
   half.abort({});
+}
+/// What a pool of a device would be.
+class device_memory_of final : public sp::basic_allocator<sp::device_memory> {
+public:
+  void* allocate(std::size_t) override { return nullptr; }
+  void deallocate(void*, std::size_t) noexcept override {}
+};
+
+/// A ring of them, for tensors that the host does not read.
+template <class T>
+void attend_on_devices(sp::local<device_queue> const& ranks, sp::batch const& batch) {
+  device_memory_of memory;
+  sp::ring_attention const attention{ranks, sp::basic_reference<sp::device_memory>{}};
+  auto const prepared = attention.prepare(batch);
+  sp::context const ctx(ranks.queue(), memory, memory);
+  sp::view<T, 3, sp::device_memory> const x;
+  attention.backward(prepared, ctx, attention.forward(prepared, ctx, x, x, x, x), x, x, x, x, x, x, x, x);
+  (void)(attention.template scratch_bytes<T>(prepared, {}) + attention.template scratch_bytes<T>(prepared, {}, ranks.queue()));
+  (void)sp::route::of_rows(
+      0, 1, 0, 0, [](int, auto&&) {}, [](int, auto&&) {});
 }
 
 /// Data movement and losses.
@@ -182,7 +202,11 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   everything<sp::bf16>(ranks, batch, batch.memory());
   everything<sp::fp16>(ranks, batch, batch.memory());
   attend<float>(sp::ring_attention{ranks, sp::cpu{sp::alibi{}}}, batch, batch.memory());
-  sp::local<device_queue>::run(2, order);
+  sp::local<device_queue>::run(2, [&](sp::local<device_queue> const& devices) {
+    order(devices);
+    attend_on_devices<float>(devices, batch);
+    attend_on_devices<sp::bf16>(devices, batch);
+  });
   on_threads(ranks, batch, batch.memory(), sp::workers{2, {.ranks = 2}});
   pool_of_threads pool;
   on_threads(ranks, batch, batch.memory(), sp::workers_ref{pool});

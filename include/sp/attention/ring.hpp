@@ -72,7 +72,7 @@ public:
   template <class T>
   struct saved {
     using element_type = T;
-    owned<accumulate_t<T>, 2> lse;
+    owned<accumulate_t<T>, 2, memory_type> lse;
     detail::saved_list<backend_saved> by_backend;
     detail::saved_token token;
   };
@@ -127,16 +127,15 @@ public:
   void identify(digest& d) const { d.add(wanted_schedule()).add(kernel_identity_); }
 
   template <class T, class Queue>
-  saved<T> run_forward(prepared const& p, context<Queue> const& ctx, detail::forward_io<T> const& io) const {
-    static_assert(detail::require_done_on_return<Queue>());
+  saved<T> run_forward(prepared const& p, context<Queue> const& ctx, detail::forward_io<T, memory_type> const& io) const {
     using A = accumulate_t<T>;
     auto const& g = p.geometry;
     saved<T> s{{*ctx.kept, {g.q_rows, io.on.q_count}}, {}, detail::saved_token(true)};
-    detail::accumulator<T, 3> out(*ctx.scratch, io.out);
-    attention_state<T> state{out.begin(ctx.queue, false), s.lse.tensor};
+    detail::accumulator<T, 3, memory_type> out(*ctx.scratch, io.out);
+    attention_state<T, memory_type> state{out.begin(ctx.queue, false), s.lse.tensor};
     sp::fill(ctx.queue, state.lse, detail::minus_infinity<A>);
     auto const call = call_of(g, ctx, io.on, io.q.extent(2));
-    kv_views<T> own{io.k, io.v};
+    kv_views<T, memory_type> own{io.k, io.v};
     detail::with_schedule(call, [&](auto how) { how.template forward<T>(call, io.q, own, state, s.by_backend); });
     if (io.sinks.data) detail::apply_sinks<A>(ctx.queue, io.on, io.sinks, state.out, state.lse);
     out.finish(ctx.queue);
@@ -144,16 +143,17 @@ public:
   }
 
   template <class T, class Queue, class G>
-  void run_backward(prepared const& p, context<Queue> const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
+  void run_backward(prepared const& p, context<Queue> const& ctx, saved<T> const& s,
+                    detail::backward_io<T, G, memory_type> const& io) const {
     using A = accumulate_t<T>;
     auto const& g = p.geometry;
-    owned<A, 2> delta(*ctx.scratch, {g.q_rows, io.on.q_count}); // (tokens, q heads)
+    owned<A, 2, memory_type> delta(*ctx.scratch, {g.q_rows, io.on.q_count}); // (tokens, q heads)
     detail::row_delta<T>(ctx.queue, io.out, io.dout, delta.tensor);
-    detail::accumulator<T, 3> dq(*ctx.scratch, io.dq);
-    detail::accumulator<G, 3> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
+    detail::accumulator<T, 3, memory_type> dq(*ctx.scratch, io.dq);
+    detail::accumulator<G, 3, memory_type> dk(*ctx.scratch, io.dk), dv(*ctx.scratch, io.dv);
     bool add = io.extras.accumulate;
-    query_grad<T> queries{io.q, io.out, io.dout, s.lse.tensor, delta.tensor, dq.begin(ctx.queue, add)};
-    key_grad<T> keys{io.k, io.v, dk.begin(ctx.queue, add), dv.begin(ctx.queue, add)};
+    query_grad<T, memory_type> queries{io.q, io.out, io.dout, s.lse.tensor, delta.tensor, dq.begin(ctx.queue, add)};
+    key_grad<T, memory_type> keys{io.k, io.v, dk.begin(ctx.queue, add), dv.begin(ctx.queue, add)};
     auto const call = call_of(g, ctx, io.on, io.q.extent(2));
     detail::with_schedule(call, [&](auto how) { how.template backward<T>(call, queries, keys, s.by_backend); });
     if (io.extras.sinks.data)
@@ -180,24 +180,22 @@ public:
 
   template <class T>
   index_t saved_for(prepared const& p, heads on, attention_shape const&) const {
-    byte_counter c;
-    owned<accumulate_t<T>, 2> lse(c, {p.geometry.q_rows, on.q_count});
+    basic_byte_counter<memory_type> c;
+    owned<accumulate_t<T>, 2, memory_type> lse(c, {p.geometry.q_rows, on.q_count});
     return c.bytes();
   }
 
-  template <class T, class Queue = inline_queue>
-  index_t scratch_for(prepared const& p, heads on, attention_shape const& s, Queue const& queue = {}) const {
-    detail::queued_backend<Queue, Backend> const backend{queue, backend_};
-    return detail::ring_scratch_bytes<T>(comm_, backend, p.geometry, on, s, options_.head_chunks);
-  }
+  template <class T, class Queue = std::conditional_t<std::is_same_v<memory_type, host_memory>, inline_queue,
+                                                      detail::some_queue<memory_type>>>
+    requires(std::same_as<typename Queue::memory_type, memory_type>)
+  index_t scratch_for(prepared const& p, heads on, attention_shape const& s, Queue const& queue = {})
+  const { return detail::ring_scratch_bytes<T>(comm_, backend_, queue, p.geometry, on, s, options_.head_chunks); }
 
 private:
   template <class Queue>
-  detail::ring_call<Comm, detail::queued_backend<Queue, Backend>> call_of(detail::ring_geometry<Backend> const& g,
-                                                                          context<Queue> const& ctx, heads on,
-                                                                          index_t dim) const {
-    return {
-        comm_, {ctx.queue, backend_}, g, *ctx.scratch, {on, detail::scale_of(options_, dim), ctx.random}, options_.head_chunks};
+  detail::ring_call<Comm, Backend, Queue> call_of(detail::ring_geometry<Backend> const& g, context<Queue> const& ctx, heads on,
+                                                  index_t dim) const {
+    return {comm_, backend_, g, ctx, {on, detail::scale_of(options_, dim), ctx.random}, options_.head_chunks};
   }
 
   /// What the option means here, whether it can be done or not. One rank has nobody to meet: every schedule is one step over its keys.

@@ -31,10 +31,10 @@ MUTANTS = [
     ),
     Mutant(
         "cast_in_flight_not_promised",
-        "scratch_bytes of a cast leaves out what arrives for the own keys",
+        "scratch_bytes of a cast leaves out the gradients of values",
         "attention/ring/cast.hpp",
-        "    cast_gradients<T, Comm>(c.comm, c.scratch, c.geometry.held, buffers.widest);\n",
-        "    held_keys alone = c.geometry.held;\n    alone.rows = {};\n    cast_gradients<T, Comm>(c.comm, c.scratch, alone, buffers.widest);\n",
+        "    cast_gradients<T, Call> const gradients(c, buffers.widest());\n",
+        "    cast_gradients<T, Call> const gradients(c, {buffers.widest().k, {}});\n",
         "mutation.memory",
         "memory: exactly*",
     ),

@@ -2,6 +2,7 @@
 from mutants.mutant import Mutant
 
 RING = ("attention.queues", "queues: row arithmetic*")
+RINGS_ELSEWHERE = ("conformance.elsewhere", "elsewhere: rings*")
 
 MUTANTS = [
     Mutant(
@@ -76,5 +77,72 @@ MUTANTS = [
         "layout.route_queue",
         "route: on late*",
         faults=True,
+    ),
+    Mutant(
+        "gradients_added_before_they_come",
+        "a rank adds what the ranks before it found for keys before it waits for it",
+        "attention/ring/rotate.hpp",
+        "    gradients.wait();\n    if (step > 1) {\n      add(queue, share.dk, sums[received].k_rows(rows));\n      add(queue, share.dv, sums[received].v_rows(rows));\n    }\n",
+        "    if (step > 1) {\n      add(queue, share.dk, sums[received].k_rows(rows));\n      add(queue, share.dv, sums[received].v_rows(rows));\n    }\n    gradients.wait();\n",
+        *RINGS_ELSEWHERE,
+    ),
+    Mutant(
+        "rows_given_back_while_read",
+        "a rank gives back what it has shown to others while their queues still read it",
+        "attention/ring/pull.hpp",
+        "    c.template backward<T>(*g.keys, c.numbers, all_rows, own_keys, by_backend.at(0));\n    published.release();\n",
+        "    published.release();\n    c.template backward<T>(*g.keys, c.numbers, all_rows, own_keys, by_backend.at(0));\n",
+        *RINGS_ELSEWHERE,
+    ),
+    Mutant(
+        "stand_in_given_back_early",
+        "what stands for keys that are not at hand is given back before the kernel reads it",
+        "attention/ring/cast.hpp",
+        "    sp::fill(call_.ctx.queue, absent_.tensor, T{});\n",
+        "    sp::fill(call_.ctx.queue, absent_.tensor, T{});\n    absent_.memory = {};\n",
+        *RINGS_ELSEWHERE,
+    ),
+    Mutant(
+        "stand_in_of_the_pool",
+        "what stands for keys that are not at hand is whatever the memory held",
+        "attention/ring/cast.hpp",
+        "    sp::fill(call_.ctx.queue, absent_.tensor, T{});\n",
+        "",
+        *RINGS_ELSEWHERE,
+    ),
+    Mutant(
+        "gradients_zeroed_by_the_host",
+        "a ring zeroes the gradients of keys on the caller's thread",
+        "attention/ring/rotate.hpp",
+        "    sp::fill(queue, share.dk, A{});\n",
+        "    for_each_index(share.dk.extents, fill_body<A, 3, memory_type>{share.dk, A{}});\n",
+        *RINGS_ELSEWHERE,
+        faults=True,
+    ),
+    Mutant(
+        "ring_waits_for_its_queue",
+        "a ring waits for all work of its queue before it sends keys",
+        "attention/ring/rotate.hpp",
+        "    receive_.add(receive_v);\n",
+        "    receive_.add(receive_v);\n    call_.ctx.queue.synchronize();\n",
+        *RINGS_ELSEWHERE,
+    ),
+    Mutant(
+        "shown_before_written",
+        "a rank shows tensors that its queue has not written yet to ranks that know no queues",
+        "attention/ring/pull.hpp",
+        "published_((finish_before_sending<comm>(c.ctx.queue), c.comm.publish(primitive, mine)))",
+        "published_(c.comm.publish(primitive, mine))",
+        "conformance.elsewhere",
+        "elsewhere: keys are pulled*",
+    ),
+    Mutant(
+        "released_before_read",
+        "a rank says that it is done with the tensors of others while its queue still reads them",
+        "attention/ring/pull.hpp",
+        "    finish_before_sending<comm>(call_.ctx.queue); // what reads the tensors of others\n",
+        "",
+        "conformance.elsewhere",
+        "elsewhere: keys are pulled*",
     ),
 ]

@@ -21,8 +21,8 @@ template <class Queue>
 constexpr bool require_done_on_return() {
   static_assert(
       runs_on_host<Queue>,
-      "sp: a ring and an exchange of heads run on queues of host memory whose work is done when a call returns; the queue "
-      "of this context says by finished_on_return that its work is not.");
+      "sp: an exchange of heads runs on queues of host memory whose work is done when a call returns; the queue of this "
+      "context says by finished_on_return that its work is not.");
   return true;
 }
 

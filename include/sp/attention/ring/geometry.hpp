@@ -44,37 +44,37 @@ struct ring_layouts {
   std::vector<placed_run> queries() const { return place(q.runs(part)); }
 };
 
-/// A kernel on the queue of a call, with the interface of a kernel on the caller's thread.
-template <class Queue, class Backend>
-struct queued_backend {
-  using backend_type = Backend;
-  using plan = typename Backend::plan;
-  using saved = typename Backend::saved;
-  Queue const& queue;
-  Backend const& backend;
-
-  template <class T>
-  saved forward(plan const& p, allocator& scratch, call_params const& n, view<T const, 3> q, std::span<kv_views<T> const> keys,
-                attention_state<T> state) const {
-    return forward_on<T>(queue, backend, p, scratch, n, q, keys, state);
-  }
-  template <class T>
-  void backward(plan const& p, allocator& scratch, call_params const& n, std::span<query_grad<T> const> queries,
-                std::span<key_grad<T> const> keys, saved const& s) const {
-    backward_on<T>(queue, backend, p, scratch, n, queries, keys, s);
-  }
-};
-
-/// A call as its schedule sees it. Backend: a queued_backend.
-template <class Comm, class Backend>
+/// A call as its schedule sees it: whom it exchanges keys with, on which queue it runs, and where its memory comes from.
+template <class Comm, class Backend, class Queue>
 struct ring_call {
+  using communicator_type = Comm;
+  using backend_type = Backend;
+  using queue_type = Queue;
+  using memory_type = typename Queue::memory_type;
   Comm const& comm;
-  Backend backend;
-  ring_geometry<typename Backend::backend_type> const& geometry;
-  allocator& scratch;
+  Backend const& backend;
+  ring_geometry<Backend> const& geometry;
+  context<Queue> const& ctx;
   call_params numbers;
   index_t head_chunks;
+
+  /// The kernel on the queue of the call; `n` are the numbers of a chunk of heads.
+  template <class T>
+  typename Backend::saved forward(typename Backend::plan const& plan, call_params const& n, view_on<Queue, T const, 3> q,
+                                  std::span<kv_views<T, memory_type> const> keys, attention_state<T, memory_type> state) const {
+    return forward_on<T>(ctx.queue, backend, plan, *ctx.scratch, n, q, keys, state);
+  }
+  template <class T>
+  void backward(typename Backend::plan const& plan, call_params const& n, std::span<query_grad<T, memory_type> const> queries,
+                std::span<key_grad<T, memory_type> const> keys, typename Backend::saved const& s) const {
+    backward_on<T>(ctx.queue, backend, plan, *ctx.scratch, n, queries, keys, s);
+  }
 };
+
+/// What an exchange of a call is waited for by.
+template <class Call>
+using exchange_token = decltype(sp::exchange(std::declval<typename Call::communicator_type const&>(),
+                                             std::declval<traffic const&>(), std::declval<typename Call::queue_type const&>()));
 
 /// A schedule that any communicator and kernel can run. One that needs more says what they lack.
 struct runs_anywhere {
@@ -83,14 +83,15 @@ struct runs_anywhere {
 };
 
 /// Keys and values with heads and dims of a call, in memory of their own.
-template <class T, class E>
+template <class E, class M>
 struct key_buffer {
-  owned<E, 3> k, v; // (rows, kv heads, dim), (rows, kv heads, value dim)
+  owned<E, 3, M> k, v; // (rows, kv heads, dim), (rows, kv heads, value dim)
   key_buffer() = default;
-  key_buffer(allocator& a, index_t rows, kv_views<T> const& like)
+  template <class T>
+  key_buffer(basic_allocator<M>& a, index_t rows, kv_views<T, M> const& like)
       : k(a, {rows, like.k.extent(1), like.k.extent(2)}), v(a, {rows, like.v.extent(1), like.v.extent(2)}) {}
-  view<E, 3> k_rows(index_t n) const { return k.tensor.rows(0, n); }
-  view<E, 3> v_rows(index_t n) const { return v.tensor.rows(0, n); }
+  view<E, 3, M> k_rows(index_t n) const { return k.tensor.rows(0, n); }
+  view<E, 3, M> v_rows(index_t n) const { return v.tensor.rows(0, n); }
 };
 
 } // namespace sp::detail

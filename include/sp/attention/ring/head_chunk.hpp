@@ -22,15 +22,20 @@ struct head_chunk {
     r.on.kv_count = b - a;
     return r;
   }
+  /// The numbers of a call for these heads.
+  call_params numbers(call_params n) const {
+    n.heads = on;
+    return n;
+  }
   /// How many chunks there are if so many are wanted: none of them is without kv heads.
   static index_t number(heads whole, index_t wanted) { return max(1, min(wanted, whole.kv_count)); }
 
-  template <class E, int R>
-  view<E, R> queries(view<E, R> const& v) const {
+  template <class E, int R, class M>
+  view<E, R, M> queries(view<E, R, M> const& v) const {
     return v.narrow(1, q, on.q_count);
   }
-  template <class E>
-  view<E, 3> keys(view<E, 3> const& v) const {
+  template <class E, class M>
+  view<E, 3, M> keys(view<E, 3, M> const& v) const {
     return v.narrow(1, kv, on.kv_count);
   }
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/layout/key_cast.hpp>
+#include <sp/layout/route.hpp>
 
 namespace sp::detail {
 
@@ -13,19 +14,36 @@ struct shared_rows {
   std::size_t own = 0;            ///< the source before which the own share comes
 };
 
-/// A cast and the order of its sums. `arrived` rows stand reader by reader, as each of them holds them.
+/// A cast and the order of its sums.
 struct held_keys {
   key_cast rows;
+  route to_readers; ///< own rows, and what is received: owner by owner
+  route to_owners;  ///< what was found for the rows received, and what readers found for own rows: reader by reader
   std::vector<shared_rows> shared;
-  std::vector<index_t> sources; ///< first arrived row of each, by shared_rows
+  std::vector<index_t> sources; ///< first row that a reader found of each, by shared_rows
   index_t absent_rows = 0;      ///< rows of the table that nobody holds
-
-  index_t sent_intervals() const {
-    index_t n = 0;
-    for (int r = 0; r < rows.parts(); ++r) n += index_t(rows.sent(r).size());
-    return n;
-  }
 };
+
+/// Fills in the ways of keys and of their gradients; this part has `own` key rows.
+template <class Held>
+void prepare_routes(Held& held, index_t own) {
+  key_cast const& rows = held.rows;
+  auto each_sent = [&](int reader, auto&& add) {
+    for (interval const& i : rows.sent(reader)) add(i.first, 1, i.count);
+  };
+  auto one_behind_the_other = [](auto&& count) { // asked for in the order of parts
+    return [count, at = index_t{0}](int part, auto&& add) mutable {
+      add(at, 1, count(part));
+      at += count(part);
+    };
+  };
+  auto received = [&](int owner) { return rows.rows_received(owner); };
+  auto sent = [&](int reader) { return rows.rows_sent(reader); };
+  int const me = rows.part(), all = rows.parts();
+  held.to_readers = route::of_rows(me, all, own, rows.rows_received(), each_sent, one_behind_the_other(received));
+  held.to_owners =
+      route::of_rows(me, all, rows.rows_received(), rows.rows_sent(), one_behind_the_other(received), one_behind_the_other(sent));
+}
 
 /// Reads the intervals that one reader is sent, row after row.
 struct sent_cursor {

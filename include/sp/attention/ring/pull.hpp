@@ -7,9 +7,8 @@
 namespace sp::detail {
 
 /// A published tensor as this rank's own looks like, with the peer's rows; short_message if it does not.
-template <class E, int R>
-view<E, R> pulled(std::span<piece const> from, std::size_t i, int peer, index_t rows,
-                  std::type_identity_t<view<E, R>> const& own) {
+template <class E, int R, class M>
+view<E, R, M> pulled(std::span<piece const> from, std::size_t i, int peer, index_t rows, view<E, R, M> const& own) {
   bool same = i < from.size() && from[i].rank == R && from[i].element == index_t(sizeof(E)) && from[i].extents[0] == rows;
   for (int d = 1; same && d < R; ++d) same = from[i].extents[std::size_t(d)] == own.extent(d);
   if (!same) {
@@ -20,14 +19,33 @@ view<E, R> pulled(std::span<piece const> from, std::size_t i, int peer, index_t 
     e.peer = peer;
     fail(std::move(e));
   }
-  return as_view<E, R>(from[i]);
+  return as_view<E, R, M>(from[i]);
 }
 
-template <class T>
-struct pull_backward_scratch {
-  owned<key_grad<T>, 1> keys;
-  owned<query_grad<T>, 1> rows;
-  pull_backward_scratch(allocator& a, int size) : keys(a, {size}), rows(a, {size}) {}
+/// What this rank shows to all others while it lives until release(): as its queue's earlier work wrote it, and for their queues to read.
+template <class Call>
+class shown {
+public:
+  shown(Call const& c, char const* primitive, std::span<piece const> mine)
+      : call_(c), published_((finish_before_sending<comm>(c.ctx.queue), c.comm.publish(primitive, mine))) {}
+  std::span<piece const> of(int rank) const { return published_.of(rank); }
+  void release() {
+    finish_before_sending<comm>(call_.ctx.queue); // what reads the tensors of others
+    published_.release();
+  }
+
+private:
+  using comm = typename Call::communicator_type;
+  Call const& call_;
+  decltype(std::declval<comm const&>().publish("", std::span<piece const>())) published_;
+};
+
+/// Everybody's tensors, in the order of ranks.
+template <class T, class M>
+struct pull_backward_tables {
+  owned<key_grad<T, M>, 1> keys;
+  owned<query_grad<T, M>, 1> rows;
+  pull_backward_tables(allocator& a, int size) : keys(a, {size}), rows(a, {size}) {}
 };
 
 /// Nobody sends: keys, and in the backward pass queries too, are read where they lie.
@@ -46,52 +64,50 @@ struct pull_schedule {
     g.keys.emplace(backend.prepare({table_of(l.q), place(l.k.runs(l.part)), l.mask}));
   }
 
-  template <class T, class Comm, class Backend, class SavedList>
-  static void forward(ring_call<Comm, Backend> const& c, view<T const, 3> q, kv_views<T> own, attention_state<T> state,
+  template <class T, class Call, class M, class SavedList>
+  static void forward(Call const& c, view<T const, 3, M> q, kv_views<T, M> own, attention_state<T, M> state,
                       SavedList& by_backend) {
     auto const& g = c.geometry;
-    owned<kv_views<T>, 1> everybody(c.scratch, {g.size});
+    owned<kv_views<T, M>, 1> everybody(*c.ctx.tables, {g.size});
     piece mine[] = {as_piece(own.k), as_piece(own.v)};
-    auto published = c.comm.publish("ring.forward.publish", mine);
+    shown<Call> published(c, "ring.forward.publish", mine);
     for (int r = 0; r < g.size; ++r) {
       std::span<piece const> p = published.of(r);
-      everybody.tensor(r) = {pulled<T const, 3>(p, 0, r, g.rows_of(r), own.k), pulled<T const, 3>(p, 1, r, g.rows_of(r), own.v)};
+      everybody.tensor(r) = {pulled(p, 0, r, g.rows_of(r), own.k), pulled(p, 1, r, g.rows_of(r), own.v)};
     }
-    std::span<kv_views<T> const> keys(everybody.tensor.data, std::size_t(g.size));
-    by_backend.push(c.backend.template forward<T>(g.steps[0], c.scratch, c.numbers, q, keys, state));
+    std::span<kv_views<T, M> const> keys(everybody.tensor.data, std::size_t(g.size));
+    by_backend.push(c.template forward<T>(g.steps[0], c.numbers, q, keys, state));
     published.release();
   }
 
   /// Two reads, no writes to peers: dq of my rows from everybody's keys; dk, dv of my keys from everybody's rows.
-  template <class T, class Comm, class Backend, class SavedList>
-  static void backward(ring_call<Comm, Backend> const& c, query_grad<T> const& queries, key_grad<T> const& own,
-                       SavedList const& by_backend) {
-    using A = accumulate_t<T>;
+  template <class T, class Call, class M, class SavedList>
+  static void backward(Call const& c, query_grad<T, M> const& queries, key_grad<T, M> const& own, SavedList const& by_backend) {
     auto const& g = c.geometry;
-    pull_backward_scratch<T> here(c.scratch, g.size);
+    pull_backward_tables<T, M> here(*c.ctx.tables, g.size);
     auto& keys = here.keys;
     auto& rows = here.rows;
     piece mine[] = {as_piece(own.k),        as_piece(own.v),       as_piece(queries.q),    as_piece(queries.out),
                     as_piece(queries.dout), as_piece(queries.lse), as_piece(queries.delta)};
-    auto published = c.comm.publish("ring.backward.publish", mine);
+    shown<Call> published(c, "ring.backward.publish", mine);
     for (int r = 0; r < g.size; ++r) {
       std::span<piece const> p = published.of(r);
       index_t n_keys = g.rows_of(r), n_rows = g.query_rows[std::size_t(r)];
-      keys.tensor(r) = {pulled<T const, 3>(p, 0, r, n_keys, own.k), pulled<T const, 3>(p, 1, r, n_keys, own.v), {}, {}};
-      rows.tensor(r) = {pulled<T const, 3>(p, 2, r, n_rows, queries.q),     pulled<T const, 3>(p, 3, r, n_rows, queries.out),
-                        pulled<T const, 3>(p, 4, r, n_rows, queries.dout),  pulled<A const, 2>(p, 5, r, n_rows, queries.lse),
-                        pulled<A const, 2>(p, 6, r, n_rows, queries.delta), {}};
+      keys.tensor(r) = {pulled(p, 0, r, n_keys, own.k), pulled(p, 1, r, n_keys, own.v), {}, {}};
+      rows.tensor(r) = {pulled(p, 2, r, n_rows, queries.q),     pulled(p, 3, r, n_rows, queries.out),
+                        pulled(p, 4, r, n_rows, queries.dout),  pulled(p, 5, r, n_rows, queries.lse),
+                        pulled(p, 6, r, n_rows, queries.delta), {}};
     }
-    std::span<key_grad<T> const> all_keys(keys.tensor.data, std::size_t(g.size)), own_keys(&own, 1);
-    std::span<query_grad<T> const> all_rows(rows.tensor.data, std::size_t(g.size)), own_rows(&queries, 1);
-    c.backend.template backward<T>(g.steps[0], c.scratch, c.numbers, own_rows, all_keys, by_backend.at(0));
-    c.backend.template backward<T>(*g.keys, c.scratch, c.numbers, all_rows, own_keys, by_backend.at(0));
+    std::span<key_grad<T, M> const> all_keys(keys.tensor.data, std::size_t(g.size)), own_keys(&own, 1);
+    std::span<query_grad<T, M> const> all_rows(rows.tensor.data, std::size_t(g.size)), own_rows(&queries, 1);
+    c.template backward<T>(g.steps[0], c.numbers, own_rows, all_keys, by_backend.at(0));
+    c.template backward<T>(*g.keys, c.numbers, all_rows, own_keys, by_backend.at(0));
     published.release();
   }
 
-  template <class T, class Comm, class Backend>
-  static void take_scratch(ring_call<Comm, Backend> const& c, kv_views<T> const&) {
-    pull_backward_scratch<T>(c.scratch, c.geometry.size);
+  template <class T, class Call, class M>
+  static void take_scratch(Call const& c, kv_views<T, M> const&) {
+    pull_backward_tables<T, M>(*c.ctx.tables, c.geometry.size);
   }
 };
 

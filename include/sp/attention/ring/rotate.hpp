@@ -7,15 +7,19 @@
 namespace sp::detail {
 
 /// One message to the next rank and one from the previous, in flight until wait(). Nothing is allocated after construction.
-template <class Comm>
+template <class Call>
 class hop {
 public:
-  hop(Comm const& comm, allocator& scratch)
-      : comm_(comm), send_(scratch, 1, 2), receive_(scratch, 1, 2), next_((comm.rank() + 1) % comm.size()),
-        previous_((comm.rank() + comm.size() - 1) % comm.size()) {}
+  using memory_type = typename Call::memory_type;
 
+  explicit hop(Call const& c)
+      : call_(c), send_(*c.ctx.tables, 1, 2), receive_(*c.ctx.tables, 1, 2), next_((c.comm.rank() + 1) % c.comm.size()),
+        previous_((c.comm.rank() + c.comm.size() - 1) % c.comm.size()) {}
+
+  /// Work that the queue was given before may still read what is received into, and write what is sent.
   template <class A, class B>
-  void post(char const* primitive, view<A, 3> send_k, view<A, 3> send_v, view<B, 3> receive_k, view<B, 3> receive_v) {
+  void post(char const* primitive, view<A, 3, memory_type> send_k, view<A, 3, memory_type> send_v,
+            view<B, 3, memory_type> receive_k, view<B, 3, memory_type> receive_v) {
     send_.clear();
     send_.open(next_);
     send_.add(send_k);
@@ -24,7 +28,7 @@ public:
     receive_.open(previous_);
     receive_.add(receive_k);
     receive_.add(receive_v);
-    flight_.emplace(sp::exchange(comm_, traffic{primitive, send_.parcels(), receive_.parcels()}));
+    flight_.emplace(sp::exchange(call_.comm, traffic{primitive, send_.parcels(), receive_.parcels()}, call_.ctx.queue));
   }
   void wait() {
     if (!flight_) return;
@@ -33,44 +37,47 @@ public:
   }
 
 private:
-  Comm const& comm_;
+  Call const& call_;
   parcel_builder send_, receive_;
   int next_, previous_;
-  std::optional<decltype(sp::exchange(std::declval<Comm const&>(), std::declval<traffic const&>()))> flight_;
+  std::optional<exchange_token<Call>> flight_;
 };
 
-template <class T, class Comm>
+template <class T, class Call>
 struct rotate_forward_scratch {
-  key_buffer<T, T> buffers[2];
-  hop<Comm> keys;
-  rotate_forward_scratch(Comm const& comm, allocator& a, index_t widest, kv_views<T> const& like)
-      : buffers{{a, widest, like}, {a, widest, like}}, keys(comm, a) {}
+  using memory_type = typename Call::memory_type;
+  key_buffer<T, memory_type> buffers[2];
+  hop<Call> keys;
+  rotate_forward_scratch(Call const& c, kv_views<T, memory_type> const& like)
+      : buffers{{*c.ctx.scratch, c.geometry.widest(), like}, {*c.ctx.scratch, c.geometry.widest(), like}}, keys(c) {}
 };
 
-template <class T, class Comm>
-struct rotate_backward_scratch : rotate_forward_scratch<T, Comm> {
-  key_buffer<T, accumulate_t<T>> sums[3];
-  hop<Comm> gradients;
+template <class T, class Call>
+struct rotate_backward_scratch : rotate_forward_scratch<T, Call> {
+  using typename rotate_forward_scratch<T, Call>::memory_type;
+  using A = accumulate_t<T>;
+  using grad = key_grad<T, memory_type>;
+  typename Call::queue_type const& queue;
+  key_buffer<A, memory_type> sums[3];
+  hop<Call> gradients;
   int computed = 0, received = 1, sent = 2; ///< which of the sums is what
-  rotate_backward_scratch(Comm const& comm, allocator& a, index_t widest, index_t own, kv_views<T> const& like)
-      : rotate_forward_scratch<T, Comm>(comm, a, widest, like), sums{{a, max(widest, own), like},
-                                                                     {a, max(widest, own), like},
-                                                                     {a, max(widest, own), like}},
-        gradients(comm, a) {}
+
+  rotate_backward_scratch(Call const& c, kv_views<T, memory_type> const& like)
+      : rotate_backward_scratch(c, max(c.geometry.widest(), c.geometry.rows_of(c.geometry.rank)), like) {}
 
   /// Zeroed gradients for keys of another rank.
-  key_grad<T> share_of(kv_views<T> const& held, index_t rows) {
-    key_grad<T> share{held.k, held.v, sums[computed].k_rows(rows), sums[computed].v_rows(rows)};
-    fill(share.dk, accumulate_t<T>{});
-    fill(share.dv, accumulate_t<T>{});
+  grad share_of(kv_views<T, memory_type> const& held, index_t rows) {
+    grad share{held.k, held.v, sums[computed].k_rows(rows), sums[computed].v_rows(rows)};
+    sp::fill(queue, share.dk, A{});
+    sp::fill(queue, share.dv, A{});
     return share;
   }
   /// Adds what the ranks before me found for these keys, and sends the sum after the keys; that of the next keys is on its way.
-  void pass_on(int step, key_grad<T> const& share, index_t rows, index_t next_rows) {
+  void pass_on(int step, grad const& share, index_t rows, index_t next_rows) {
     gradients.wait();
     if (step > 1) {
-      add(share.dk, sums[received].k_rows(rows));
-      add(share.dv, sums[received].v_rows(rows));
+      add(queue, share.dk, sums[received].k_rows(rows));
+      add(queue, share.dv, sums[received].v_rows(rows));
     }
     int free = sent;
     sent = computed, computed = received, received = free;
@@ -78,11 +85,17 @@ struct rotate_backward_scratch : rotate_forward_scratch<T, Comm> {
                    sums[received].v_rows(next_rows));
   }
   /// The last hop: what everybody found for my own keys.
-  void come_home(key_grad<T> const& own) {
+  void come_home(grad const& own) {
     gradients.wait();
-    add(own.dk, sums[received].k_rows(own.dk.extent(0)));
-    add(own.dv, sums[received].v_rows(own.dv.extent(0)));
+    add(queue, own.dk, sums[received].k_rows(own.dk.extent(0)));
+    add(queue, own.dv, sums[received].v_rows(own.dv.extent(0)));
   }
+
+private:
+  rotate_backward_scratch(Call const& c, index_t rows, kv_views<T, memory_type> const& like)
+      : rotate_forward_scratch<T, Call>(c, like),
+        queue(c.ctx.queue), sums{{*c.ctx.scratch, rows, like}, {*c.ctx.scratch, rows, like}, {*c.ctx.scratch, rows, like}},
+        gradients(c) {}
 };
 
 /// Keys meet queries rank by rank.
@@ -96,18 +109,18 @@ struct rotate_schedule : runs_anywhere {
   }
 
   /// Step s: the keys of rank r - s are folded while those of r - s - 1 are in flight.
-  template <class T, class Comm, class Backend, class SavedList>
-  static void forward(ring_call<Comm, Backend> const& c, view<T const, 3> q, kv_views<T> own, attention_state<T> state,
+  template <class T, class Call, class M, class SavedList>
+  static void forward(Call const& c, view<T const, 3, M> q, kv_views<T, M> own, attention_state<T, M> state,
                       SavedList& by_backend) {
     auto const& g = c.geometry;
-    rotate_forward_scratch<T, Comm> here(c.comm, c.scratch, g.widest(), own);
-    kv_views<T> held = own;
+    rotate_forward_scratch<T, Call> here(c, own);
+    kv_views<T, M> held = own;
     for (int s = 0; s < g.size; ++s) {
       auto& next = here.buffers[s % 2];
       index_t rows = g.rows_of(g.source(s + 1));
       if (s + 1 < g.size) here.keys.post("ring.forward.keys", held.k, held.v, next.k_rows(rows), next.v_rows(rows));
-      by_backend.push(c.backend.template forward<T>(g.steps[std::size_t(s)], c.scratch, c.numbers, q,
-                                                    std::span<kv_views<T> const>(&held, 1), state));
+      by_backend.push(
+          c.template forward<T>(g.steps[std::size_t(s)], c.numbers, q, std::span<kv_views<T, M> const>(&held, 1), state));
       here.keys.wait();
       held = {next.k_rows(rows), next.v_rows(rows)};
     }
@@ -115,19 +128,18 @@ struct rotate_schedule : runs_anywhere {
 
   /// Keys travel as in forward; their gradients follow one step behind, each rank adding its share, and the last hop brings them
   /// home. The own block's gradients never leave. (P - 1) hops of each.
-  template <class T, class Comm, class Backend, class SavedList>
-  static void backward(ring_call<Comm, Backend> const& c, query_grad<T> const& queries, key_grad<T> const& own,
-                       SavedList const& by_backend) {
+  template <class T, class Call, class M, class SavedList>
+  static void backward(Call const& c, query_grad<T, M> const& queries, key_grad<T, M> const& own, SavedList const& by_backend) {
     auto const& g = c.geometry;
-    kv_views<T> held{own.k, own.v};
-    rotate_backward_scratch<T, Comm> here(c.comm, c.scratch, g.widest(), g.rows_of(g.rank), held);
+    kv_views<T, M> held{own.k, own.v};
+    rotate_backward_scratch<T, Call> here(c, held);
     for (int s = 0; s < g.size; ++s) {
       auto& next = here.buffers[s % 2];
       index_t rows = g.rows_of(g.source(s)), next_rows = g.rows_of(g.source(s + 1));
       if (s + 1 < g.size) here.keys.post("ring.backward.keys", held.k, held.v, next.k_rows(next_rows), next.v_rows(next_rows));
-      key_grad<T> share = s == 0 ? own : here.share_of(held, rows);
-      c.backend.template backward<T>(g.steps[std::size_t(s)], c.scratch, c.numbers, std::span<query_grad<T> const>(&queries, 1),
-                                     std::span<key_grad<T> const>(&share, 1), by_backend.at(s));
+      key_grad<T, M> share = s == 0 ? own : here.share_of(held, rows);
+      c.template backward<T>(g.steps[std::size_t(s)], c.numbers, std::span<query_grad<T, M> const>(&queries, 1),
+                             std::span<key_grad<T, M> const>(&share, 1), by_backend.at(s));
       if (s > 0) here.pass_on(s, share, rows, next_rows);
       here.keys.wait();
       held = {next.k_rows(next_rows), next.v_rows(next_rows)};
@@ -135,9 +147,9 @@ struct rotate_schedule : runs_anywhere {
     if (g.size > 1) here.come_home(own);
   }
 
-  template <class T, class Comm, class Backend>
-  static void take_scratch(ring_call<Comm, Backend> const& c, kv_views<T> const& own) {
-    rotate_backward_scratch<T, Comm>(c.comm, c.scratch, c.geometry.widest(), c.geometry.rows_of(c.geometry.rank), own);
+  template <class T, class Call, class M>
+  static void take_scratch(Call const& c, kv_views<T, M> const& own) {
+    rotate_backward_scratch<T, Call>(c, own);
   }
 };
 

@@ -24,10 +24,10 @@ using ring_schedules = schedule_list<rotate_schedule, cast_schedule, pull_schedu
 static_assert(ring_schedules::in_order);
 
 /// visit() for this communicator and kernel: a schedule that they cannot run is not compiled for them.
-template <class Comm, class Backend, class F>
-void with_schedule(ring_call<Comm, Backend> const& c, F&& f) {
+template <class Call, class F>
+void with_schedule(Call const& c, F&& f) {
   ring_schedules::visit(c.geometry.how, [&](auto s) {
-    if constexpr (!decltype(s)::template missing<Comm, Backend>) f(s);
+    if constexpr (!decltype(s)::template missing<typename Call::communicator_type, typename Call::backend_type>) f(s);
   });
 }
 

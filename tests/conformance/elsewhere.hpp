@@ -1,0 +1,159 @@
+// A world of the conformance trials whose ranks work on late queues, in memory that the host cannot touch: stands for devices.
+// Include it before objects of that memory are run; a trial's tensors lie there with their strides and canaries, and come back afterwards.
+#pragma once
+
+#include <sp/local.hpp>
+
+#include "run.hpp"
+#include "support/late_queue.hpp"
+
+namespace support { // where run.hpp finds it by the tag of the tensor
+
+/// What the host reads of a tensor elsewhere: a copy.
+template <class T>
+struct elsewhere_copy {
+  std::vector<T> values;
+  sp::view<T, 2> v;
+  T operator()(sp::index_t i, sp::index_t j) const { return v(i, j); }
+};
+template <class Comm, class T>
+elsewhere_copy<T> readable(Comm const& comm, sp::view<T, 2, elsewhere> const& there) {
+  elsewhere_copy<T> here{std::vector<T>(std::size_t(there.elements())), {}};
+  here.v = {here.values.data(), there.extents};
+  sp::detail::read_now(comm.inner().queue(), here.v, there);
+  return here;
+}
+
+} // namespace support
+
+namespace conformance {
+
+using support::elsewhere;
+using late_ranks = sp::local<support::late_queue>;
+
+/// As in_threads. Queues differ by rank and by seed.
+struct in_late_threads {
+  static constexpr bool peers_share_memory = true;
+  unsigned seed;
+  support::interleaving how;
+
+  template <class T, class Body>
+  void run(int ranks, outcome<T>& to, Body const& body) const {
+    late_ranks::run(
+        ranks, [&](late_ranks const& comm) { body(comm, to); }, patient(),
+        [this](int rank) { return support::late_queue(seed * 16 + unsigned(rank), how); });
+  }
+};
+
+/// Ranks that show each other memory elsewhere, by barriers of their threads that know no queue.
+class host_barriers {
+public:
+  using memory_type = elsewhere;
+  host_barriers(sp::threads ranks, support::late_queue queue) : ranks_(std::move(ranks)), queue_(std::move(queue)) {}
+  int rank() const { return ranks_.rank(); }
+  int size() const { return ranks_.size(); }
+  sp::threads::token exchange(sp::traffic const& t) const { return ranks_.exchange(t); }
+  sp::threads::publication publish(char const* primitive, std::span<sp::piece const> mine) const {
+    return ranks_.publish(primitive, mine);
+  }
+  support::late_queue const& queue() const { return queue_; }
+
+private:
+  sp::threads ranks_;
+  support::late_queue queue_;
+};
+struct behind_host_barriers {
+  static constexpr bool peers_share_memory = true;
+  unsigned seed;
+  support::interleaving how;
+
+  template <class T, class Body>
+  void run(int ranks, outcome<T>& to, Body const& body) const {
+    sp::threads::run(
+        ranks,
+        [&](sp::threads const& comm) {
+          body(host_barriers(comm, support::late_queue(seed * 16 + unsigned(comm.rank()), how)), to);
+        },
+        patient());
+  }
+};
+
+/// A tensor of a trial in memory elsewhere, canaries included.
+template <class T>
+class moved_tensor {
+public:
+  moved_tensor(support::elsewhere_pool& pool, strided_tensor<T>& host)
+      : host_(host), block_(pool, {index_t(host.data.size())}, host.data) {}
+  operator sp::view<T, 3, elsewhere>() const {
+    return {block_->data + (host_.v.data - host_.data.data()), host_.v.extents, host_.v.strides};
+  }
+  void bring_back() {
+    auto const all = block_.download();
+    std::copy(all.begin(), all.end(), host_.data.begin());
+  }
+
+private:
+  strided_tensor<T>& host_;
+  support::elsewhere_tensor<T, 1> block_;
+};
+
+/// All tensors of one rank.
+template <class T>
+struct moved_tensors {
+  rank_tensors<T>& host;
+  moved_tensor<T> q, k, v, out, dout, dq, dk, dv;
+  support::elsewhere_tensor<acc<T>, 1> sinks, dsinks;
+
+  moved_tensors(support::elsewhere_pool& pool, rank_tensors<T>& x)
+      : host(x), q(pool, x.q), k(pool, x.k), v(pool, x.v), out(pool, x.out), dout(pool, x.dout), dq(pool, x.dq), dk(pool, x.dk),
+        dv(pool, x.dv), sinks(pool, {index_t(x.sinks.size())}, x.sinks), dsinks(pool, {index_t(x.dsinks.size())}, x.dsinks) {}
+  sp::attention_extras<T, elsewhere> extras(trial const& t, bool backward) const {
+    sp::attention_extras<T, elsewhere> e;
+    if (t.sinks) e.sinks = *sinks;
+    if (t.sinks && backward) e.dsinks = *dsinks;
+    e.accumulate = backward && t.accumulate;
+    return e;
+  }
+  void bring_back() {
+    for (auto* x : {&q, &k, &v, &out, &dout, &dq, &dk, &dv}) x->bring_back();
+    host.dsinks = dsinks.download();
+  }
+};
+
+/// The trials at which nothing runs before forward, or backward, has returned. What ranks compare is waited for.
+inline bool held_back(trial const& t) { return t.checks < 2 && t.seed / 2 % 3 == 0; }
+
+/// step() on the queue of the object's ranks, at even seeds in a workspace of scratch_bytes.
+template <class T, class Object>
+void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, rank_tensors<T>& x,
+          outcome<T>& to) requires(std::is_same_v<typename Object::memory_type, elsewhere>) {
+  using view = sp::view<T, 3, elsewhere>;
+  support::late_queue const queue = attn.group().inner().queue();
+  support::elsewhere_pool memory(queue), pool(queue), kept(queue);
+  {
+    moved_tensors<T> there(memory, x);
+    auto const prepared = t.cross ? attn.prepare(b, kb) : attn.prepare(b);
+    index_t const bytes = attn.template scratch_bytes<T>(prepared, {t.q_heads, t.kv_heads, t.dim, t.value_dim}, queue);
+    support::elsewhere_tensor<char, 1> const block(memory, {bytes});
+    sp::basic_workspace<elsewhere> workspace(block->data, std::size_t(bytes));
+    support::allocator_of<elsewhere>& scratch = t.seed % 2 ? static_cast<support::allocator_of<elsewhere>&>(pool) : workspace;
+    sp::context const ctx(queue, scratch, kept, t.random());
+    auto held = [&](auto&& f) { // a hidden synchronisation throws
+      if (!held_back(t)) return f();
+      support::late_queue::hold const nothing_runs(queue);
+      return f();
+    };
+    auto saved = held([&] {
+      return attn.forward(prepared, ctx, view(there.q), view(there.k), view(there.v), view(there.out), there.extras(t, false));
+    });
+    collect_lse<T>(attn, saved, b.layout(), b.part(), b, b.runs(), sp::all_heads(t.q_heads, t.kv_heads), t.q_heads, to);
+    held([&] {
+      attn.backward(prepared, ctx, std::move(saved), view(there.q), view(there.k), view(there.v), view(there.out),
+                    view(there.dout), view(there.dq), view(there.dk), view(there.dv), there.extras(t, true));
+    });
+    there.bring_back();
+  }
+  if (memory.blocks_out() + pool.blocks_out() + kept.blocks_out() != 0) to.complain("memory is still in use after backward");
+}
+
+} // namespace conformance
