@@ -67,9 +67,9 @@ struct idle_attention {
   index_t q_rows(prepared const& p) const { return p.rows; }
   index_t k_rows(prepared const& p) const { return p.rows; }
   void check_call(sp::heads, bool) const {}
-  prepared prepare_layouts(sp::layout const& q, sp::layout const&, int part, std::vector<sp::slice> const&,
-                           sp::mask const&) const {
-    return {q.tokens(part)};
+  void prepare_layouts(prepared& p, sp::layout const& q, sp::layout const&, int part, std::vector<sp::slice> const&,
+                       sp::mask const&) const {
+    p.rows = q.tokens(part);
   }
   void identify(sp::digest&) const {}
   template <class F>

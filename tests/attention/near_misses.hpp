@@ -31,8 +31,9 @@ struct complete {
   index_t q_rows(prepared const& p) const { return p.rows; }
   index_t k_rows(prepared const& p) const { return p.rows; }
   void check_call(heads, bool) const {}
-  prepared prepare_layouts(layout const& q, layout const&, int part, std::vector<sp::slice> const&, sp::mask const&) const {
-    return {q.tokens(part)};
+  void prepare_layouts(prepared& p, layout const& q, layout const&, int part, std::vector<sp::slice> const&,
+                       sp::mask const&) const {
+    p.rows = q.tokens(part);
   }
   void identify(sp::digest&) const {}
   template <class F>
@@ -68,6 +69,11 @@ private:
 
 struct unchecked_prepared : complete {
   struct prepared {};
+};
+struct prepared_without_default : complete {
+  struct prepared : complete::prepared {
+    explicit prepared(int);
+  };
 };
 struct no_name : complete {
   static constexpr int name = 0;

@@ -42,7 +42,7 @@ static_assert(sp::inner_attention_of<sp::ring_attention<sp::solo, least_backend>
 static_assert(sp::inner_attention_of<sp::ulysses_attention<sp::solo, sp::ring_attention<sp::solo, least_backend>>, float>);
 static_assert(sp::inner_attention_of<sp::whole_attention<least_whole_kernel>, float>);
 
-static_assert(!sp::inner_attention<unchecked_prepared>);
+static_assert(!sp::inner_attention<unchecked_prepared> && !sp::inner_attention<prepared_without_default>);
 static_assert(!sp::inner_attention<no_name>);
 static_assert(!sp::inner_attention<no_group>);
 static_assert(!sp::inner_attention<no_mask>);

@@ -6,7 +6,7 @@
 // EXPECT: add `sp::heads local_heads_of\(sp::heads\) const`
 // EXPECT: add `q_rows\(prepared\)` and `k_rows\(prepared\)`
 // EXPECT: add `check_call\(sp::heads, bool\) const`
-// EXPECT: add `prepared prepare_layouts\(layout, layout, int part, std::vector<sp::slice>, sp::mask\) const`
+// EXPECT: add `void prepare_layouts\(prepared&, layout, layout, int part, std::vector<sp::slice>, sp::mask\) const`
 // EXPECT: add `identify\(sp::digest&\) const`
 // EXPECT: add `each_group\(f\) const`
 // EXPECT: add `int sequence_rank\(\) const`

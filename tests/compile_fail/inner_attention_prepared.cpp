@@ -1,6 +1,6 @@
 // What runs inside Ulysses and keeps no checked geometry in its prepared batch is told which member to add.
 // Alone in its file: the sentences about members that take a prepared batch follow from this one.
-// EXPECT: type `prepared`; add it, with a member `sp::detail::checked_geometry checked`
+// EXPECT: type `prepared` with a default; add it, with a member `sp::detail::checked_geometry checked`
 #include "../attention/near_misses.hpp"
 
 using namespace near_miss;

@@ -31,10 +31,14 @@ struct no_sums : sp::inline_queue {
 struct no_lane : sp::inline_queue {
   void lane() const = delete;
 };
+struct no_upload : sp::inline_queue {
+  void upload() const = delete;
+};
 struct no_synchronize : sp::inline_queue {
   void synchronize() const = delete;
 };
-static_assert(!sp::queue<no_sums> && !sp::queue<no_lane> && !sp::queue<no_synchronize> && !sp::queue<int>);
+static_assert(!sp::queue<no_sums> && !sp::queue<no_upload> && !sp::queue<no_lane> && !sp::queue<no_synchronize> &&
+              !sp::queue<int>);
 
 /// A tensor of rank 3 in a wider block: heads of a packed tensor, every other row, channels or rows backwards.
 template <class T>
@@ -185,7 +189,8 @@ TEST_CASE("context: deduced from two allocators for the caller's thread, from a 
   sp::context const other(counting_queue<apart>(work), there, there, {5, 6});
   static_assert(std::is_same_v<decltype(host), sp::context<> const>);
   static_assert(std::is_same_v<decltype(other), sp::context<counting_queue<apart>> const>);
-  static_assert(sizeof(host) == sizeof(void*) * 2 + sizeof(sp::random_key)); // the caller's thread takes no room
+  static_assert(sizeof(host) ==
+                sizeof(void*) * 3 + sizeof(sp::random_key) + sizeof(sp::table_room)); // the caller's thread takes no room
   CHECK((host.scratch == &scratch && host.kept == &kept && keyed.random == sp::random_key{3, 4}));
   CHECK((other.scratch == &there && other.random == sp::random_key{5, 6}));
   auto const moved = keyed.with(kept, scratch);

@@ -14,9 +14,10 @@ struct apart {};
 
 /// What a counting_queue was given.
 struct counted_work {
-  sp::index_t passes = 0, indices = 0; ///< calls of for_each and of their bodies
-  sp::index_t sums = 0, terms = 0;     ///< single sums, and what they added up
-  sp::index_t copies = 0, waits = 0;   ///< calls of copy and of synchronize
+  sp::index_t passes = 0, indices = 0;   ///< calls of for_each and of their bodies
+  sp::index_t sums = 0, terms = 0;       ///< single sums, and what they added up
+  sp::index_t copies = 0, waits = 0;     ///< calls of copy and of synchronize
+  sp::index_t uploads = 0, uploaded = 0; ///< calls of upload, and their bytes
   friend bool operator==(counted_work const&, counted_work const&) = default;
 };
 
@@ -48,6 +49,11 @@ public:
   void copy(std::span<sp::piece const> to, std::span<sp::piece const> from) const {
     ++work_->copies;
     sp::copy(to, from);
+  }
+  void upload(std::byte* to, std::span<std::byte const> bytes) const {
+    ++work_->uploads;
+    work_->uploaded += sp::index_t(bytes.size());
+    sp::inline_queue::upload(to, bytes);
   }
   event record() const { return {}; }
   void wait(event) const {}

@@ -70,6 +70,12 @@ public:
     if (both_->refuses) throw std::runtime_error("this queue takes no copies");
     give([t = relocated_pieces(to), f = relocated_pieces(from)] { sp::copy(t, f); });
   }
+  /// The bytes are taken along: the caller's are gone, or others, when the work runs.
+  void upload(std::byte* to, std::span<std::byte const> bytes) const {
+    give([there = elsewhere_region::get().real(to), taken = std::vector<std::byte>(bytes.begin(), bytes.end())] {
+      sp::inline_queue::upload(there, taken);
+    });
+  }
   [[nodiscard]] event record() const {
     std::lock_guard const lock(device().mutex);
     return {mine_, mine_->given};

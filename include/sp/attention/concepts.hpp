@@ -21,7 +21,8 @@ struct any_visitor {
 // ---- whatever the element type ---------------------------------------------------------------------------------------------------
 
 template <class A>
-concept gives_prepared = std::movable<typename A::prepared> && requires(typename A::prepared& p) {
+concept gives_prepared = std::movable<typename A::prepared> && std::default_initializable<typename A::prepared> &&
+    requires(typename A::prepared& p) {
   { p.checked } -> std::same_as<checked_geometry&>;
 };
 template <class A>
@@ -54,11 +55,23 @@ template <class A>
 concept gives_check_call = requires(A const& a, heads whole, bool sinks) {
   a.check_call(whole, sinks);
 };
-template <class A>
-concept gives_prepare_layouts = requires(A const& a, layout const& q, layout const& k, int part, std::vector<slice> const& slices,
-                                         sp::mask const& mask) {
-  { a.prepare_layouts(q, k, part, slices, mask) } -> std::same_as<typename A::prepared>;
+/// prepare_layouts with some more arguments behind those that all have: a context, or none.
+template <class A, class... Context>
+concept prepares_layouts = requires(A const& a, typename A::prepared& p, layout const& q, layout const& k, int part,
+                                    std::vector<slice> const& slices, sp::mask const& mask, Context const&... c) {
+  a.prepare_layouts(p, q, k, part, slices, mask, c...);
 };
+template <class A>
+concept gives_prepare_layouts = prepares_layouts<A> || prepares_layouts<A, no_context>;
+/// Calls it with the context where it takes one.
+template <class A, class Context>
+void prepare_layouts(A const& a, typename A::prepared& p, layout const& q, layout const& k, int part,
+                     std::vector<slice> const& slices, sp::mask const& mask, [[maybe_unused]] Context const& c) {
+  if constexpr (prepares_layouts<A, Context>)
+    a.prepare_layouts(p, q, k, part, slices, mask, c);
+  else
+    a.prepare_layouts(p, q, k, part, slices, mask);
+}
 template <class A>
 concept gives_identify = requires(A const& a, digest& d) {
   a.identify(d);
@@ -132,7 +145,8 @@ concept gives_each_lse = requires(A const& a, typename A::template saved<T> cons
 ///     local_heads_of(whole)                         the heads of `whole` that this rank computes
 ///     q_rows(prepared), k_rows(prepared)            rows of this rank's tensors
 ///     check_call(whole, sinks given)                refuses numbers of a call that it cannot serve, before anything is sent
-///     prepare_layouts(q, k, part, slices, mask)     -> prepared, for the rows of that part of both layouts
+///     prepare_layouts(prepared, q, k, part, slices, mask)   makes it for the rows of that part of both layouts, whatever it held;
+///                                                   where it keeps tables (core/table.hpp): in the context that is a last argument
 ///     identify(digest)                              adds what prepare_layouts makes its geometry of besides places in groups:
 ///                                                   schedule, kernel (kernel_identity)
 ///     each_group(f)                                 f(communicator) for each one it sends over (check level 2)

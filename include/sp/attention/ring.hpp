@@ -104,8 +104,9 @@ public:
     if constexpr (requires { backend_.check(whole); }) backend_.check(whole);
   }
 
-  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,
-                           [[maybe_unused]] sp::mask const& mask) const {
+  template <class Context>
+  void prepare_layouts(prepared& out, layout const& q, layout const& k, int part, std::vector<slice> const& slices,
+                       [[maybe_unused]] sp::mask const& mask, Context const& context) const {
     if (q.parts() != comm_.size() || k.parts() != comm_.size() || part != comm_.rank())
       fail({errc::invalid_shape,
             "the batch is cut for " + std::to_string(q.parts()) + " (keys " + std::to_string(k.parts()) +
@@ -113,15 +114,16 @@ public:
                 " ranks and this is rank " + std::to_string(comm_.rank()),
             "Make the batch over the ranks of the same group"});
     if constexpr (requires { requires Backend::needs_alignment; }) detail::refuse_unaligned(mask, q.docs(), k.docs(), "ALiBi");
-    prepared out{{comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part), {}, {}, {}, {}, {}}, {}};
     auto& g = out.geometry;
+    g.begin(comm_.rank(), comm_.size(), chosen_schedule(), q.tokens(part));
     for (int r = 0; r < g.size; ++r) {
       g.key_rows.push_back(k.tokens(r));
       g.query_rows.push_back(q.tokens(r));
     }
+    detail::planner<Backend, Context> const plans{backend_, context};
     detail::ring_layouts const from{q, k, part, slices};
-    detail::ring_schedules::visit(g.how, [&](auto how) { how.prepare(backend_, g, from); });
-    return out;
+    detail::ring_schedules::visit(g.how, [&](auto how) { how.prepare(plans, g, from); });
+    g.end();
   }
 
   void identify(digest& d) const { d.add(wanted_schedule()).add(kernel_identity_); }

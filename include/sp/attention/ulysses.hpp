@@ -107,8 +107,9 @@ public:
   index_t k_rows(prepared const& p) const noexcept { return p.keys.mine(); }
   void check_call(heads whole, bool sinks) const { inner_.check_call(whole, sinks); }
 
-  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,
-                           sp::mask const& mask) const {
+  template <class Context>
+  void prepare_layouts(prepared& out, layout const& q, layout const& k, int part, std::vector<slice> const& slices,
+                       sp::mask const& mask, Context const& context) const {
     int size = comm_.size(), stride = int(sp::group_stride(comm_));
     if (q.parts() % (size * stride) != 0 || q.parts() != k.parts() || part / stride % size != comm_.rank())
       fail({errc::invalid_shape,
@@ -122,10 +123,14 @@ public:
       return rows(route::to_everybody(members, first, stride, size, comm_.rank(), whole.runs(at), {&all, 1}));
     };
     layout const q_whole = q.grouped(size, stride);
-    rows const q_rows = rows_between(q, q_whole);
-    if (&q == &k) return {q_rows, q_rows, inner_.prepare_layouts(q_whole, q_whole, at, slices, mask), {}};
+    out.queries = rows_between(q, q_whole);
+    if (&q == &k) {
+      out.keys = out.queries;
+      return detail::prepare_layouts(inner_, out.inner, q_whole, q_whole, at, slices, mask, context);
+    }
     layout const k_whole = k.grouped(size, stride);
-    return {q_rows, rows_between(k, k_whole), inner_.prepare_layouts(q_whole, k_whole, at, slices, mask), {}};
+    out.keys = rows_between(k, k_whole);
+    detail::prepare_layouts(inner_, out.inner, q_whole, k_whole, at, slices, mask, context);
   }
   void identify(digest& d) const { inner_.identify(d); }
 

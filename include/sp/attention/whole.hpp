@@ -62,8 +62,8 @@ public:
   template <class T, class F>
   void each_lse(saved<T> const&, F&&) const {}
 
-  prepared prepare_layouts(layout const& q, layout const& k, int part, std::vector<slice> const& slices,
-                           [[maybe_unused]] sp::mask const& mask) const {
+  void prepare_layouts(prepared& out, layout const& q, layout const& k, int part, std::vector<slice> const& slices,
+                       [[maybe_unused]] sp::mask const& mask) const {
     if (q.parts() != 1)
       fail({errc::unsupported, "a kernel without lse was given a part of the keys (" + std::to_string(q.parts()) + " ring ranks)",
             "Use it under Ulysses over all ranks (ring = 1), or return the lse"});
@@ -80,7 +80,9 @@ public:
               "the kernel does not accept document " + std::to_string(list[i].document) + " under this mask",
               "Use a mask it knows, or another kernel"});
     }
-    return {std::move(list), q.tokens(part), k.tokens(part), {}};
+    out.documents = std::move(list);
+    out.q_rows = q.tokens(part);
+    out.k_rows = k.tokens(part);
   }
 
   template <class T, class Queue>

@@ -121,12 +121,19 @@ public:
   /// unsupported_mask when neither the kernel nor the fallback takes a block.
   [[nodiscard]] plan prepare(problem const& p) const {
     plan out;
+    refresh(out, p);
+    return out;
+  }
+  /// The plan of another problem, in the memory of a plan that is not needed any more.
+  void refresh(plan& out, problem const& p) const {
+    out.blocks.clear();
+    out.fallbacks.clear();
+    out.rows = 0;
     for_each_block(std::span(p.q), std::span(p.k), std::span(p.mask), [&](block const& b) {
       detail::for_each_piece(
           kernel_, b, [&](block const& piece, bool accepted) { accepted ? out.blocks.push_back(piece) : refused(piece, out); });
     });
     for (block const& b : out.blocks) out.rows = max(out.rows, b.rows);
-    return out;
   }
 
   template <class T, queue Queue = inline_queue>

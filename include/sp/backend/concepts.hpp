@@ -6,10 +6,8 @@
 #include <span>
 #include <vector>
 
+#include <sp/core/context.hpp>
 #include <sp/core/dtype.hpp>
-#include <sp/core/memory.hpp>
-#include <sp/core/philox.hpp>
-#include <sp/core/queue.hpp>
 #include <sp/geometry/block.hpp>
 #include <sp/geometry/heads.hpp>
 
@@ -106,6 +104,7 @@ struct some_queue {
   template <class Term, class Store>
   void sums(index_t, index_t, Term const&, Store const&) const;
   void copy(std::span<piece const>, std::span<piece const>) const;
+  void upload(std::byte*, std::span<std::byte const>) const;
   event record() const;
   void wait(event) const;
   some_queue lane() const;
@@ -132,16 +131,30 @@ concept computes_tables = requires(B const b, typename B::plan const plan, basic
 template <class B, class T, class Q>
 concept takes_queue = queue<Q> && detail::computes_tables<B, T, Q>;
 
-/// A kernel that takes rows as a `problem` lists them. prepare() is called once per step; forward() goes on from `state` with all keys;
+/// A backend that keeps tables in the memory of its queue:
+///
+///     prepare(problem, context) -> plan   takes them from context.kept and has them uploaded by context.queue
+///     refresh(plan, problem, context)     rewrites them for another problem, where they are: a graph that was captured may read them
+template <class B, class Q>
+concept keeps_tables = queue<Q> && requires(B const b, problem const p, typename B::plan& made, context<Q> const& c) {
+  { b.prepare(p, c) } -> std::same_as<typename B::plan>;
+  b.refresh(made, p, c);
+};
+namespace detail {
+template <class B>
+concept prepares_on_host = requires(B const b, problem const p) {
+  { b.prepare(p) } -> std::same_as<typename B::plan>;
+};
+} // namespace detail
+
+/// A kernel that takes rows as a `problem` lists them. prepare(problem) is called once per step, or with a context (keeps_tables); forward() goes on from `state` with all keys;
 /// backward() adds to dq, dk and dv. What forward() returns is handed to backward() untouched. A kernel whose results do not depend on
 /// which tensor holds a row gives the same bits for every sharding. One whose sums also depend on where a key stands among keys that are
 /// `key_tile` positions of its document apart at most, counted from its begin, says so by a static constexpr member of that name. Its calls
 /// are without a queue, on the caller's thread, or take any queue of its memory as last argument, or both.
 template <class B, class T>
-concept attention_backend = requires(B const b, problem p) {
-  { b.prepare(p) } -> std::same_as<typename B::plan>;
-}
-&&(detail::computes_tables<B, T> || takes_queue<B, T, detail::some_queue<typename B::memory_type>>);
+concept attention_backend = (detail::prepares_on_host<B> || keeps_tables<B, detail::some_queue<typename B::memory_type>>)&&(
+    detail::computes_tables<B, T> || takes_queue<B, T, detail::some_queue<typename B::memory_type>>);
 
 namespace detail {
 /// A kernel that takes no queue runs on the caller's thread, which is right for queues of the host alone.
@@ -153,6 +166,39 @@ constexpr bool require_queue_taken() {
       "and backward the queue as last argument.");
   return taken;
 }
+template <class B, class Context>
+inline constexpr bool keeps_tables_in = false;
+template <class B, class Q>
+inline constexpr bool keeps_tables_in<B, context<Q>> = keeps_tables<B, Q>;
+
+/// A kernel whose plans are made and remade in a context, or without one (no_context). What it does not take it is not given; a plan that
+/// it cannot rewrite is made again.
+template <class Backend, class Context>
+struct planner {
+  using plan = typename Backend::plan;
+  static constexpr bool in_context = keeps_tables_in<Backend, Context>;
+  static_assert(in_context || prepares_on_host<Backend>,
+                "sp: this kernel keeps tables in the memory of its queue: prepare with the context of its calls, prepare(batch, "
+                "context).");
+  Backend const& backend;
+  Context const& where;
+
+  [[nodiscard]] plan prepare(problem const& p) const {
+    if constexpr (in_context)
+      return backend.prepare(p, where);
+    else
+      return backend.prepare(p);
+  }
+  void refresh(plan& made, problem const& p) const {
+    if constexpr (in_context)
+      backend.refresh(made, p, where);
+    else if constexpr (requires { backend.refresh(made, p); })
+      backend.refresh(made, p);
+    else
+      made = backend.prepare(p);
+  }
+};
+
 /// Calls a backend on a queue.
 template <class T, class B, class Q, class M, class Keys>
 typename B::saved forward_on(Q const& queue, B const& backend, typename B::plan const& plan, basic_allocator<M>& scratch,

@@ -16,13 +16,24 @@ inline allocator& tables_of_thread() {
 }
 } // namespace detail
 
+/// How much room an sp::table of a prepared geometry has, so that refresh() can write larger batches into it. Such tables are integers in the
+/// memory of a queue that is not the host's; over host memory there are none, and refresh() takes any batch.
+struct table_room {
+  double times = 1;  ///< of what the batch that is prepared needs
+  index_t least = 0; ///< entries of each table
+  /// Entries of a table that now needs n.
+  [[nodiscard]] constexpr index_t capacity(index_t n) const {
+    return max(least, times > 1 ? max(n, index_t(double(n) * times)) : n);
+  }
+};
+
 /// Handed to the calls of attention objects and losses, which hand the queue on to kernels. Not shared between threads. Memory of both
 /// allocators is of the queue's kind; each belongs to this queue alone.
 template <class Queue = inline_queue>
 struct context {
   static_assert(sp::queue<Queue>,
                 "sp::context: the first of three arguments must be a queue: copyable, with memory_type, "
-                "finished_on_return, for_each, sums, copy, record, wait, lane and synchronize; sp::inline_queue "
+                "finished_on_return, for_each, sums, copy, upload, record, wait, lane and synchronize; sp::inline_queue "
                 "is one. Without a queue, give scratch and kept alone.");
   using queue_type = Queue;
   using memory_type = typename Queue::memory_type;
@@ -30,10 +41,11 @@ struct context {
 
   [[no_unique_address]] Queue queue;
   allocator_type* scratch; ///< given back when everything that uses it is ordered before the queue's later work
-  allocator_type* kept;    ///< what `saved` holds until the backward pass
+  allocator_type* kept;    ///< what `saved` holds until the backward pass, and `prepared` while it lives
   allocator* tables;       ///< of lists that the host alone reads and writes during a call. Unless set: scratch, or a pool of the
                            ///< calling thread where scratch is no host memory
   random_key random{};
+  table_room room{}; ///< read by prepare()
 
   context(Queue where, allocator_type& scratch_memory, allocator_type& saved_memory, random_key key = {})
       : queue(std::move(where)), scratch(&scratch_memory), kept(&saved_memory), random(key) {
@@ -56,5 +68,10 @@ struct context {
 context(allocator&, allocator&, random_key = {})->context<inline_queue>;
 template <class Queue, class M>
 context(Queue, basic_allocator<M>&, basic_allocator<M>&, random_key = {}) -> context<Queue>;
+
+namespace detail {
+/// Stands for the context where something is prepared without one: integers of the host alone.
+struct no_context {};
+} // namespace detail
 
 } // namespace sp

@@ -36,6 +36,7 @@ struct any_task {
 ///     sums(outputs, terms, term, store)  store(i, sum of term(i, t) over t < terms): in an order that depends on `terms` only.
 ///                                        The type of a sum is the type that term returns
 ///     copy(to, from)                     the bytes of `from` into `to`, both read end to end
+///     upload(to, bytes)                  bytes of the host to the address `to` of its memory; they may change as soon as it returns
 ///     record() -> event                  a point behind all work given so far
 ///     wait(event)                        work given from now on starts behind that point, of whichever queue it is
 ///     lane() -> queue                    the one queue beside it on which its communication runs
@@ -44,12 +45,14 @@ struct any_task {
 /// Bodies are trivially copyable structs at namespace scope that hold views and numbers.
 template <class Q>
 concept queue = std::copyable<Q> &&
-    requires(Q const q, std::span<piece const> pieces, detail::any_body body, detail::any_term term, detail::any_store store) {
+    requires(Q const q, std::span<piece const> pieces, std::byte* bytes, std::span<std::byte const> host_bytes,
+             detail::any_body body, detail::any_term term, detail::any_store store) {
   typename Q::memory_type;
   { Q::finished_on_return } -> std::convertible_to<bool>;
   q.for_each(std::array<index_t, 1>{}, body);
   q.sums(index_t{}, index_t{}, term, store);
   q.copy(pieces, pieces);
+  q.upload(bytes, host_bytes);
   { q.record() } -> std::movable;
   q.wait(q.record());
   q.lane();
@@ -124,6 +127,9 @@ struct inline_queue {
     detail::sums_in_order(0, outputs, terms, term, store);
   }
   void copy(std::span<piece const> to, std::span<piece const> from) const { sp::copy(to, from); }
+  static void upload(std::byte* to, std::span<std::byte const> bytes) {
+    if (!bytes.empty()) std::memcpy(to, bytes.data(), bytes.size());
+  }
   /// One task after the other.
   template <class Task>
   constexpr void parallel(index_t n, Task const& task) const {

@@ -2,8 +2,7 @@
 // checks its arguments before any communication, at level 2 together with the other ranks, and puts primitive and rank on errors.
 #pragma once
 
-#include <optional>
-
+#include <sp/attention/call/prepare_calls.hpp>
 #include <sp/attention/call/rank_agreement.hpp>
 #include <sp/attention/call/required_members.hpp>
 
@@ -57,24 +56,14 @@ constexpr void require_prepared_operand() {
 /// Derived models inner_attention (concepts.hpp) and names itself here: class ring_attention : attention_object<ring_attention>.
 /// Sealed: only Derived itself can be made of it.
 template <class Derived>
-class attention_object : public named_calls<attention_object<Derived>, float>,
+class attention_object : public prepare_calls<attention_object<Derived>>,
+                         public named_calls<attention_object<Derived>, float>,
                          public named_calls<attention_object<Derived>, double>,
                          public named_calls<attention_object<Derived>, bf16>,
                          public named_calls<attention_object<Derived>, fp16> {
 public:
-  /// Self attention over a batch, under the object's mask or one of the step's own (prefix lengths, image spans).
-  [[nodiscard]] auto prepare(batch const& b) const { return prepare(b, b, self().mask()); }
-  [[nodiscard]] auto prepare(batch const& b, sp::mask const& mask) const { return prepare(b, b, mask); }
-  /// Queries of one batch, keys of another: cross attention, decode. Documents pair up by index.
-  [[nodiscard]] auto prepare(batch const& q, batch const& k) const { return prepare(q, k, self().mask()); }
-  [[nodiscard]] auto prepare(batch const& q, batch const& k, sp::mask const& mask) const {
-    return located(at(".prepare"), [&] {
-      if constexpr (std::is_same_v<memory_of<Derived>, host_memory>) {
-        if (self().checks() > 1) return prepare_together(q, k, mask);
-      } // elsewhere there is no queue to compare on: calls compare the same
-      return prepare_alone(q, k, mask);
-    });
-  }
+  using prepare_calls<attention_object>::prepare;
+  using prepare_calls<attention_object>::refresh;
 
   /// The prepared geometry of a batch, made once and kept with it: what the short forms below use. Objects of equal place, mask,
   /// schedule and kernel share it below check level 2; from there on, where prepare() is collective, an object and its copies do. A
@@ -216,6 +205,8 @@ public:
 private:
   template <class, class>
   friend class named_calls;
+  template <class>
+  friend class prepare_calls;
   friend Derived;
   attention_object() = default; // for Derived alone
 
@@ -293,28 +284,57 @@ private:
     });
   }
 
-  auto prepare_together(batch const& q, batch const& k, sp::mask const& mask) const {
-    using prepared = decltype(prepare_alone(q, k, mask));
-    pool memory;
-    std::optional<prepared> p;
-    detail::together(
-        self(), ".prepare", context(memory, memory), [&] { p.emplace(prepare_alone(q, k, mask)); },
-        [&](fingerprint& f) {
-          p->checked.describe(f);
-          self().describe(f, *p, 0, {});
-        });
-    return std::move(*p);
+  template <class Context>
+  auto prepare_in(Context const& c, batch const& q, batch const& k, sp::mask const& mask) const {
+    typename Derived::prepared p{};
+    prepare_into(".prepare", p, c, q, k, mask);
+    return p;
   }
-  auto prepare_alone(batch const& q, batch const& k, sp::mask const& mask) const {
+  /// Prepared by an object of equal configuration, or by none: then it is as good as new.
+  template <class Prepared, class Context>
+  void prepare_into(char const* call, Prepared& p, Context const& c, batch const& q, batch const& k, sp::mask const& mask) const {
+    static_assert(std::is_same_v<Prepared, typename Derived::prepared>,
+                  "sp: refresh() takes what prepare() of this attention object returned.");
+    if constexpr (requires { typename Context::queue_type; })
+      static_assert(require_one_memory<Derived, typename Context::queue_type>());
+    bool written = false;
+    auto write = [&] {
+      if (p.checked.identity.configuration != 0) require_same_configuration(p.checked.identity, identity_);
+      written = true;
+      prepare_alone(p, c, q, k, mask);
+    };
+    auto describe = [&](fingerprint& f) {
+      p.checked.describe(f);
+      self().describe(f, p, 0, {});
+    };
+    located(at(call), [&] {
+      try {
+        if (self().checks() < 2) return write();
+        if constexpr (std::is_same_v<memory_of<Derived>, host_memory>) {
+          pool memory; // how much scratch calls take is known when this is done
+          detail::together(self(), call, context(memory, memory), write, describe);
+        } else if constexpr (std::is_same_v<Context, no_context>) {
+          write(); // there is no queue to compare on: calls compare the same
+        } else {
+          detail::together(self(), call, c, write, describe);
+        }
+      } catch (...) {
+        if (written) p.checked = {}; // of no batch
+        throw;
+      }
+    });
+  }
+
+  template <class Prepared, class Context>
+  void prepare_alone(Prepared& p, Context const& c, batch const& q, batch const& k, sp::mask const& mask) const {
     if (q.part() != k.part() || q.parts() != k.parts())
       fail({errc::invalid_shape,
             "queries are part " + std::to_string(q.part()) + " of " + std::to_string(q.parts()) + ", keys part " +
                 std::to_string(k.part()) + " of " + std::to_string(k.parts()),
             "Make both batches over the same ranks"});
     auto list = rebase(slices(mask, q.source(), k.source()), q.source(), q.docs(), k.source(), k.docs());
-    auto p = self().prepare_layouts(q.layout(), k.layout(), q.part(), list, mask);
+    detail::prepare_layouts(self(), p, q.layout(), k.layout(), q.part(), list, mask, c);
     p.checked = checked_geometry(identity_over(q, k, mask), self().checks(), id_, q, k);
-    return p;
   }
 
   std::uint64_t id_ = new_serial(); ///< tells what this object saved from what another did; copies share it

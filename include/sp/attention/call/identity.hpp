@@ -37,7 +37,7 @@ inline void require_same_configuration(geometry_identity const& g, geometry_iden
   if (g.configuration == mine.configuration) [[likely]]
     return;
   fail({errc::bad_state,
-        g.configuration == 0 ? "this geometry was not made by prepare()"
+        g.configuration == 0 ? "this geometry was not made by prepare(), or refreshing it failed"
         : g.place != mine.place
             ? "this geometry was prepared by " + g.place.text() + " of a sequence, this object is " + mine.place.text()
             : "this geometry was prepared by an object with another place in its groups, another schedule or another kernel",

@@ -29,7 +29,7 @@ constexpr bool require_done_on_return() {
 /// One sentence for each member that an object lacks.
 template <class A>
 constexpr bool require_inner_attention() {
-  static_assert(gives_prepared<A>, "sp: an attention object has a movable type `prepared`; add it, with a member "
+  static_assert(gives_prepared<A>, "sp: an attention object has a movable type `prepared` with a default; add it, with a member "
                                    "`sp::detail::checked_geometry checked`.");
   static_assert(gives_name<A>, "sp: an attention object has a name for errors; add `static constexpr char const* name`.");
   static_assert(gives_group<A>,
@@ -43,9 +43,8 @@ constexpr bool require_inner_attention() {
   static_assert(gives_check_call<A>,
                 "sp: an attention object may refuse a call before it begins; add `check_call(sp::heads, bool) "
                 "const`, which may do nothing.");
-  static_assert(gives_prepare_layouts<A>,
-                "sp: an attention object prepares the geometry of a batch; add `prepared prepare_layouts("
-                "layout, layout, int part, std::vector<sp::slice>, sp::mask) const`.");
+  static_assert(gives_prepare_layouts<A>, "sp: an attention object prepares the geometry of a batch; add `void prepare_layouts("
+                                          "prepared&, layout, layout, int part, std::vector<sp::slice>, sp::mask) const`.");
   static_assert(gives_identify<A>,
                 "sp: an attention object says what its geometry depends on; add `identify(sp::digest&) const`, "
                 "which adds its schedule and kernel, and may do nothing.");

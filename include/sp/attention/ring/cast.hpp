@@ -188,14 +188,15 @@ struct cast_schedule : runs_anywhere {
   static constexpr schedule how = schedule::cast;
   static constexpr char const* name = "cast";
 
-  template <class Backend>
-  static void prepare(Backend const& backend, ring_geometry<Backend>& g, ring_layouts const& l) {
+  template <class Planner, class Backend>
+  static void prepare(Planner const& plans, ring_geometry<Backend>& g, ring_layouts const& l) {
+    g.held = {};
     g.held.rows = key_cast(l.q, l.k, l.mask, l.part);
     prepare_routes(g.held, l.k.tokens(l.part));
     prepare_sums(g.held);
     auto table = g.held.rows.table(l.k);
     if constexpr (requires { Backend::key_tile; }) g.held.absent_rows = complete_tiles(table, l.mask, Backend::key_tile, g.size);
-    g.steps.push_back(backend.prepare({l.queries(), std::move(table), l.mask}));
+    g.add_step(plans, {l.queries(), std::move(table), l.mask});
   }
 
   template <class T, class Call, class M, class SavedList>

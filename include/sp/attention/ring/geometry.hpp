@@ -25,6 +25,34 @@ struct ring_geometry {
   std::optional<typename Backend::plan> keys; ///< pull, backward: everybody's queries against this rank's keys
   held_keys held;                             ///< cast
 
+  /// What is prepared in place of what another batch left, whose plans are rewritten.
+  void begin(int my_rank, int ranks, sp::schedule chosen, index_t rows) {
+    rank = my_rank, size = ranks, how = chosen, q_rows = rows, planned_ = 0;
+    key_rows.clear();
+    query_rows.clear();
+  }
+  template <class Planner>
+  void add_step(Planner const& plans, problem const& p) {
+    if (planned_ < steps.size())
+      plans.refresh(steps[planned_], p);
+    else
+      steps.push_back(plans.prepare(p));
+    ++planned_;
+  }
+  template <class Planner>
+  void set_keys(Planner const& plans, problem const& p) {
+    if (keys)
+      plans.refresh(*keys, p);
+    else
+      keys.emplace(plans.prepare(p));
+  }
+  /// A geometry of this configuration has as many steps for every batch.
+  void end() const {
+    if (planned_ != steps.size())
+      fail({errc::bad_state, "this geometry has steps of another schedule",
+            "Refresh what an object of the same schedule prepared"});
+  }
+
   int source(int step) const { return (rank - step + size) % size; }
   index_t rows_of(int r) const { return key_rows[std::size_t(r)]; }
   index_t widest() const {
@@ -33,6 +61,9 @@ struct ring_geometry {
       if (r != rank) n = max(n, rows_of(r));
     return n;
   }
+
+private:
+  std::size_t planned_ = 0;
 };
 
 /// Who owns what, and who may see whom: what a schedule prepares its plans from.

@@ -58,10 +58,10 @@ struct pull_schedule {
                                              ? "this kernel keeps state from forward, which a pull schedule cannot hand back"
                                              : nullptr;
 
-  template <class Backend>
-  static void prepare(Backend const& backend, ring_geometry<Backend>& g, ring_layouts const& l) {
-    g.steps.push_back(backend.prepare({l.queries(), table_of(l.k), l.mask}));
-    g.keys.emplace(backend.prepare({table_of(l.q), place(l.k.runs(l.part)), l.mask}));
+  template <class Planner, class Backend>
+  static void prepare(Planner const& plans, ring_geometry<Backend>& g, ring_layouts const& l) {
+    g.add_step(plans, {l.queries(), table_of(l.k), l.mask});
+    g.set_keys(plans, {table_of(l.q), place(l.k.runs(l.part)), l.mask});
   }
 
   template <class T, class Call, class M, class SavedList>

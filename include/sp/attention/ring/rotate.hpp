@@ -103,9 +103,9 @@ struct rotate_schedule : runs_anywhere {
   static constexpr schedule how = schedule::rotate;
   static constexpr char const* name = "rotate";
 
-  template <class Backend>
-  static void prepare(Backend const& backend, ring_geometry<Backend>& g, ring_layouts const& l) {
-    for (int s = 0; s < g.size; ++s) g.steps.push_back(backend.prepare({l.queries(), place(l.k.runs(g.source(s))), l.mask}));
+  template <class Planner, class Backend>
+  static void prepare(Planner const& plans, ring_geometry<Backend>& g, ring_layouts const& l) {
+    for (int s = 0; s < g.size; ++s) g.add_step(plans, {l.queries(), place(l.k.runs(g.source(s))), l.mask});
   }
 
   /// Step s: the keys of rank r - s are folded while those of r - s - 1 are in flight.

@@ -38,7 +38,7 @@ template <class Queue>
 class local {
   static_assert(sp::queue<Queue>,
                 "sp::local: the template argument must be a queue: sp::inline_queue, or a copyable handle with memory_type, "
-                "finished_on_return, for_each, sums, copy, record, wait, lane and synchronize.");
+                "finished_on_return, for_each, sums, copy, upload, record, wait, lane and synchronize.");
   static_assert(std::copyable<decltype(std::declval<Queue const&>().record())>,
                 "sp::local: ranks hand each other events, so the events of its queue must be copyable.");
 

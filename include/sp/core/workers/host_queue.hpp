@@ -73,6 +73,7 @@ public:
       copy_segments(t, f, min(last * unit, bytes) - first * unit);
     });
   }
+  static void upload(std::byte* to, std::span<std::byte const> bytes) { inline_queue::upload(to, bytes); }
 
   [[nodiscard]] static constexpr event record() noexcept { return {}; }
   static constexpr void wait(event) noexcept {}
