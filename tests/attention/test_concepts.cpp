@@ -34,6 +34,31 @@ struct least_backend {
   template <class T>
   index_t scratch_bytes(plan const&, heads const&, index_t dim, index_t value_dim) const;
 };
+/// The same with tables, and types that lack something of that.
+struct least_tables : least_backend {
+  template <class Queue>
+  plan prepare(sp::problem const&, sp::context<Queue> const&) const;
+  template <class Queue>
+  void refresh(plan&, sp::problem const&, sp::context<Queue> const&) const;
+};
+struct tables_made_once : least_backend {
+  template <class Queue>
+  plan prepare(sp::problem const&, sp::context<Queue> const&) const;
+};
+struct tables_without_context : least_tables {
+  void refresh(plan&, sp::problem const&) const;
+};
+struct tables_of_another_plan : least_tables {
+  template <class Queue>
+  int prepare(sp::problem const&, sp::context<Queue> const&) const;
+};
+using host_queue = sp::inline_queue;
+static_assert(sp::attention_backend<least_tables, float> && sp::keeps_tables<least_tables, host_queue>);
+static_assert(!sp::keeps_tables<least_backend, host_queue> && !sp::keeps_tables<least_tables, int>);
+static_assert(!sp::attention_backend<tables_made_once, float> && !sp::attention_backend<tables_without_context, float> &&
+              !sp::attention_backend<tables_of_another_plan, float>);
+static_assert(sp::inner_attention_of<sp::ring_attention<sp::solo, least_tables>, float>);
+
 struct least_whole_kernel {
   using memory_type = sp::host_memory;
   void forward(sp::whole_call<float> const&) const;

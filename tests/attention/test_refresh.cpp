@@ -4,10 +4,12 @@
 
 #include <atomic>
 
+#include <sp/local.hpp>
 #include <sp/ulysses.hpp>
 
 #include "mutation/problem.hpp"
 #include "support/failure.hpp"
+#include "support/late_queue.hpp"
 
 namespace test_refresh {
 namespace {
@@ -71,6 +73,60 @@ auto const ring = [](sp::threads const& c, sp::mesh const& m, sp::attention_opti
 };
 auto const usp = [](sp::threads const& c, sp::mesh const& m, sp::attention_options const& o) {
   return sp::ulysses_attention{m.ulysses(c), ring(c, m, o), {sp::keep::output}};
+};
+
+/// A kernel over tables in memory that the host cannot read: for each plan the rows of its queries, and how many keys there are.
+struct with_table : sp::basic_reference<support::elsewhere> {
+  using base = sp::basic_reference<support::elsewhere>;
+  using memory_type = support::elsewhere;
+  struct plan : base::plan {
+    sp::table<index_t, support::elsewhere> numbers;
+  };
+  static std::vector<index_t> numbers_of(sp::problem const& p) {
+    std::vector<index_t> list;
+    for (auto const& r : p.q) list.push_back(r.positions.begin);
+    for (auto const& r : p.k) list.push_back(-r.positions.count);
+    return list;
+  }
+  template <class Queue>
+  plan prepare(sp::problem const& p, sp::context<Queue> const& ctx) const {
+    plan made;
+    refresh(made, p, ctx);
+    return made;
+  }
+  template <class Queue>
+  void refresh(plan& made, sp::problem const& p, sp::context<Queue> const& ctx) const {
+    base::refresh(made, p);
+    made.numbers.assign(ctx, numbers_of(p));
+  }
+};
+/// Documents of six tokens each.
+std::vector<index_t> short_documents(index_t n) {
+  std::vector<index_t> cu;
+  for (index_t i = 0; i <= n; ++i) cu.push_back(6 * i);
+  return cu;
+}
+/// Reads a table by the address it had when this was made, as a graph does that was captured.
+struct captured_pass {
+  sp::view<index_t const, 1, support::elsewhere> table;
+  sp::view<index_t, 1, support::elsewhere> to;
+  void operator()(index_t i) const { to(i) = table(i); }
+};
+
+/// A kernel without lse: element-wise, on any queue.
+template <class M>
+struct rows {
+  using memory_type = M;
+  template <class T, class Queue = sp::inline_queue>
+  void forward(sp::whole_call<T, M> const& c, Queue const& q = {}) const {
+    sp::assign(q, c.out, c.q);
+  }
+  template <class T, class Queue = sp::inline_queue>
+  void backward(sp::whole_grad<T, M> const& g, Queue const& q = {}) const {
+    sp::assign(q, g.dq, g.dout);
+    sp::assign(q, g.dk, g.k);
+    sp::assign(q, g.dv, g.dout);
+  }
 };
 
 } // namespace
@@ -143,6 +199,86 @@ TEST_CASE("refresh: from level 2 on ranks agree; after an error no call takes th
       },
       patience);
   CHECK(good == 3 * w.ring);
+}
+
+TEST_CASE(
+    "refresh: tables of a kernel keep their addresses, a pass that captured them reads the new batch, too little room is said") {
+  using support::late_queue;
+  std::atomic<int> good{0};
+  sp::local<late_queue>::run(3, [&](sp::local<late_queue> const& ranks) {
+    support::elsewhere_pool memory(ranks.queue());
+    sp::context ctx(ranks.queue(), memory, memory);
+    ctx.room = {.times = 1, .least = 24};
+    auto batch = [&](std::vector<index_t> cu) { return sp::batch(sp::documents::packed(cu), sp::zigzag{}, ranks); };
+    auto const a = batch({0, 9, 10, 31}), b = batch({0, 2, 15, 16, 17, 40}), large = batch(short_documents(40));
+    for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull}) {
+      sp::ring_attention const object{ranks, with_table{}, {.mask = sp::causal(), .schedule = how}};
+      auto prepared = object.prepare(a, ctx);
+      support::elsewhere_tensor<index_t, 1> read(memory, {24});
+      auto& step = prepared.geometry.steps.back().numbers;
+      captured_pass const pass{{step.values().data, {24}}, *read};
+      auto replay = [&] {
+        ranks.queue().for_each(read->extents, pass);
+        auto list = read.download();
+        list.resize(std::size_t(step.size()));
+        return list;
+      };
+      auto const first = replay();
+      auto as_prepared = [&](sp::batch const& x) {
+        auto const anew = object.prepare(x, ctx);
+        auto const& t = anew.geometry.steps.back().numbers;
+        support::elsewhere_tensor<index_t, 1> values(memory, {t.size()});
+        ranks.queue().for_each(values->extents, captured_pass{t.values(), *values});
+        return values.download();
+      };
+      good += first == as_prepared(a) && first.size() > 2;
+      {
+        late_queue::hold const held(ranks.queue()); // refreshing waits for nothing
+        object.refresh(prepared, b, ctx);
+      }
+      good += step.values().data == pass.table.data && replay() == as_prepared(b) && first != as_prepared(b);
+      auto const e = failure_of([&] { return object.refresh(prepared, large, ctx), 0; });
+      good += says(e, errc::workspace_too_small, "there is room for 24") && e.primitive == "ring_attention.refresh";
+      object.refresh(prepared, a, ctx);
+      good += step.values().data == pass.table.data && replay() == first;
+    }
+  });
+  CHECK(good == 3 * 3 * 4);
+}
+
+TEST_CASE("refresh: whole documents in memory that faults on the host have the bits of the host [asan]") {
+  using support::elsewhere;
+  using support::operand;
+  auto batch = [](std::vector<index_t> cu) { return sp::batch(sp::documents::packed(cu), sp::contiguous{}, sp::solo{}); };
+  sp::batch const list[] = {batch({0, 5, 5, 12}), batch({0, 1, 20}), batch({0, 4})};
+  support::late_queue const queue(5);
+  support::elsewhere_pool memory(queue);
+  sp::context const ctx(queue, memory, memory);
+  sp::whole_attention<rows<elsewhere>> const object{rows<elsewhere>{}};
+  sp::whole_attention<rows<sp::host_memory>> const on_host{rows<sp::host_memory>{}};
+  decltype(on_host)::prepared host_prepared;
+  decltype(object)::prepared prepared;
+  sp::pool pool;
+  sp::context const host_ctx(pool, pool);
+  for (sp::batch const& b : list) {
+    support::attention_tensors<float> host(b, {3, 3, 4, 4});
+    std::vector<std::unique_ptr<support::elsewhere_tensor<float, 3>>> there;
+    for (auto* v : {&host.q, &host.k, &host.v, &host.out, &host.dout, &host.dq, &host.dk, &host.dv})
+      there.push_back(std::make_unique<support::elsewhere_tensor<float, 3>>(
+          memory, v->extents, std::vector<float>(v->data, v->data + v->elements())));
+    auto at = [&](operand name) { return **there[std::size_t(name)]; };
+    object.refresh(prepared, b, ctx);
+    auto saved = object.forward(prepared, ctx, at(operand::q), at(operand::k), at(operand::v), at(operand::out));
+    object.backward(prepared, ctx, std::move(saved), at(operand::q), at(operand::k), at(operand::v), at(operand::out),
+                    at(operand::dout), at(operand::dq), at(operand::dk), at(operand::dv));
+    on_host.refresh(host_prepared, b, host_ctx);
+    host.both(on_host, host_prepared, host_ctx);
+    support::attention_tensors<float> anew(b, {3, 3, 4, 4});
+    anew.both(on_host, on_host.prepare(b), host_ctx);
+    CHECK(host.results() == anew.results());
+    for (operand name : {operand::out, operand::dq, operand::dk, operand::dv})
+      CHECK(there[std::size_t(name)]->download() == host[name]);
+  }
 }
 
 } // namespace test_refresh

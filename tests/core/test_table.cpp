@@ -17,7 +17,7 @@ namespace test_table {
 namespace {
 
 using sp::index_t;
-using sp::detail::table;
+using sp::table;
 using support::apart;
 using support::counted_work;
 using support::counting_queue;

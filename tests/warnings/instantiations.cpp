@@ -44,6 +44,8 @@ void attend(Attention const& attention, sp::batch const& batch, sp::allocator& m
   sp::context const on_queue(sp::inline_queue{}, memory, memory);
   attention.infer(*attention.prepared_for(batch), on_queue, x, x, x, x);
   attention.infer(prepared, on_queue, {.q = x, .k = x, .v = x, .out = x});
+  prepared = attention.prepare(batch, on_queue);
+  attention.refresh(prepared, batch, batch, sp::window(4), on_queue);
 }
 
 template <class T>
@@ -116,6 +118,41 @@ struct device_queue {
   device_queue lane() const { return {}; }
   void synchronize() const {}
 };
+
+/// A kernel that keeps a table in the memory of its queue.
+struct with_table {
+  using memory_type = sp::device_memory;
+  using saved = sp::nothing;
+  using plan = sp::table<sp::index_t, sp::device_memory>;
+  template <class Queue>
+  plan prepare(sp::problem const& p, sp::context<Queue> const& ctx) const {
+    plan made;
+    refresh(made, p, ctx);
+    return made;
+  }
+  template <class Queue>
+  void refresh(plan& made, sp::problem const& p, sp::context<Queue> const& ctx) const {
+    made.assign(ctx, {sp::index_t(p.mask.size())});
+  }
+  template <class T, class Queue>
+  saved forward(plan const&, sp::basic_allocator<memory_type>&, sp::call_params const&, sp::view<T const, 3, memory_type>,
+                std::span<sp::kv_views<T, memory_type> const>, sp::attention_state<T, memory_type>, Queue const&) const;
+  template <class T, class Queue>
+  void backward(plan const&, sp::basic_allocator<memory_type>&, sp::call_params const&,
+                std::span<sp::query_grad<T, memory_type> const>, std::span<sp::key_grad<T, memory_type> const>, saved const&,
+                Queue const&) const;
+};
+
+/// Prepared once, refreshed for every batch.
+void prepare_on(sp::local<device_queue> const& ranks, sp::batch const& batch, sp::basic_allocator<sp::device_memory>& memory) {
+  sp::context const ctx(ranks.queue(), memory, memory);
+  sp::ring_attention const ring{ranks, with_table{}};
+  auto prepared = ring.prepare(batch, ctx);
+  ring.refresh(prepared, batch, ctx);
+  sp::ulysses_attention const around{ranks, ring};
+  auto inside = around.prepare(batch, sp::window(4), ctx);
+  around.refresh(inside, batch, ctx);
+}
 
 /// All that ranks over a queue do.
 void order(sp::local<device_queue> const& ranks) {
@@ -207,6 +244,8 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
     order(devices);
     attend_on_devices<float>(devices, batch);
     attend_on_devices<sp::bf16>(devices, batch);
+    sp::basic_workspace<sp::device_memory> memory(nullptr, 0);
+    prepare_on(devices, batch, memory);
   });
   on_threads(ranks, batch, batch.memory(), sp::workers{2, {.ranks = 2}});
   pool_of_threads pool;

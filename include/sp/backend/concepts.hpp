@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include <sp/core/context.hpp>
 #include <sp/core/dtype.hpp>
+#include <sp/core/table.hpp>
 #include <sp/geometry/block.hpp>
 #include <sp/geometry/heads.hpp>
 

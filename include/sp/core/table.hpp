@@ -6,7 +6,7 @@
 
 #include <sp/core/context.hpp>
 
-namespace sp::detail {
+namespace sp {
 
 /// What work of a queue of memory M reads. Empty until it is assigned; movable.
 template <class T, class M>
@@ -65,4 +65,4 @@ private:
   bool made_ = false;
 };
 
-} // namespace sp::detail
+} // namespace sp
