@@ -1,5 +1,5 @@
 // Routes on queues whose work is done later, over memory that the host cannot touch: the bits of threads and host memory, in every
-// interleaving; and what is sent by a communicator that knows no queue is there before it is called.
+// interleaving, with tables of who lands where and without; what is sent by a communicator that knows no queue is there before it is called.
 #include <doctest/doctest.h>
 
 #include <atomic>
@@ -20,6 +20,7 @@ namespace {
 using sp::head_cut;
 using sp::index_t;
 using sp::landing;
+using sp::landing_table;
 using sp::mapping;
 using sp::routed;
 using support::host_place;
@@ -40,6 +41,7 @@ struct moves {
   sp::layout fine, other;
   std::vector<mapping> map;
   sp::heads on;
+  bool tables = true; ///< sums are one pass
 };
 
 /// Rows between two layouts stored, and summed on their way back in three types at once; heads to everybody and back.
@@ -49,19 +51,26 @@ std::vector<double> results_of(moves const& m, typename Place::ranks const& comm
   auto const sends = wrap(comm);
   int const me = comm.rank(), size = comm.size();
   auto ctx = here.context();
+  ctx.room.least = 256;
   sp::route const there = sp::route::between(m.fine, m.other, m.map, me), back = there.transposed();
   index_t const a = there.from_rows(), b = there.to_rows(), h = m.on.kv_count;
-  auto make = [&]<class T>(T, int what, index_t rows, index_t heads) {
-    return typename Place::template tensor<T, 3>(here, {rows, heads, 3}, numbers<T>(unsigned(what * 16 + me), rows * heads * 3));
+  auto make = [&]<class T>(T, int what, index_t rows, index_t heads, index_t dim = 3) {
+    return
+        typename Place::template tensor<T, 3>(here, {rows, heads, dim}, numbers<T>(unsigned(what * 16 + me), rows * heads * dim));
   };
+  landing_table<typename Place::ranks::memory_type> back_table, home_table;
+  if (m.tables) {
+    back_table.assign(ctx, there);
+    back_table.assign(ctx, back); // of the route that was assigned last
+  }
   auto x = make(1.0F, 1, a, h), y = make(1.0F, 2, b, h), dx = make(1.0F, 3, a, h);
   auto narrow = make(sp::bf16{}, 4, b, h), dnarrow = make(sp::bf16{}, 5, a, h);
   auto wide = make(1.0, 6, b, h), dwide = make(1.0, 7, a, h);
   sp::exchange(sends, "there", ctx, routed(there, *x, *y)).wait();
   {
-    auto two_at_once = sp::exchange(sends, "back", ctx, routed(back, *y, *dx, head_cut{}, landing::sum_to),
-                                    routed(back, *narrow, *dnarrow, head_cut{}, landing::sum_to));
-    sp::exchange(sends, "back", ctx, routed(back, *wide, *dwide, head_cut{}, landing::sum)).wait();
+    auto two_at_once = sp::exchange(sends, "back", ctx, routed(back, *y, *dx, head_cut{}, landing::sum_to, &back_table),
+                                    routed(back, *narrow, *dnarrow, head_cut{}, landing::sum_to, &back_table));
+    sp::exchange(sends, "back", ctx, routed(back, *wide, *dwide, head_cut{}, landing::sum, &back_table)).wait();
     two_at_once.wait();
   }
   mapping const all = sp::identity_map(sp::unbounded);
@@ -72,7 +81,20 @@ std::vector<double> results_of(moves const& m, typename Place::ranks const& comm
   auto by_heads = make(1.0F, 8, out.to_rows(), share);
   auto rows = make(sp::bf16{}, 9, a, h), everybody = make(sp::bf16{}, 10, out.to_rows(), h);
   sp::exchange(sends, "heads", ctx, routed(out, *dx, *by_heads, cut)).wait();
-  sp::exchange(sends, "tokens", ctx, routed(home, *by_heads, *dnarrow, arriving, landing::sum)).wait();
+  if (m.tables) home_table.assign(ctx, home);
+  sp::exchange(sends, "tokens", ctx, routed(home, *by_heads, *dnarrow, arriving, landing::sum, &home_table)).wait();
+  // each element once: added to what is there, in the type of the tensor; a last dimension of more than one pass of a body
+  head_cut const of_q{head_cut::side::to, m.on, head_cut::kind::q};
+  auto by_q = make(1.0F, 11, out.to_rows(), of_q.of_peer(me, size).count, 19);
+  auto dq = make(sp::bf16{}, 12, a, m.on.q_count, 19);
+  sp::exchange(sends, "tokens", ctx, routed(home, *by_q, *dq, of_q, landing::sum_to, &home_table)).wait();
+  typename Place::template tensor<float, 2> lse(here, {b, h}, numbers<float>(unsigned(13 * 16 + me), b * h));
+  typename Place::template tensor<sp::fp16, 2> dlse(here, {a, h}, numbers<sp::fp16>(unsigned(14 * 16 + me), a * h));
+  typename Place::template tensor<double, 1> plain(here, {b}, numbers<double>(unsigned(15 * 16 + me), b)),
+      done(here, {a}, numbers<double>(unsigned(16 * 16 + me), a));
+  sp::exchange(sends, "lower ranks", ctx, routed(back, *lse, *dlse, head_cut{}, landing::sum, &back_table),
+               routed(back, *plain, *done, head_cut{}, landing::sum_to, &back_table))
+      .wait();
   sp::exchange_with_everybody(sends, "everybody", ctx, routed(out, *rows, *everybody)).wait();
 
   std::vector<double> result;
@@ -82,7 +104,7 @@ std::vector<double> results_of(moves const& m, typename Place::ranks const& comm
     };
     (one(tensors.download()), ...);
   };
-  note(y, dx, dnarrow, dwide, by_heads, everybody);
+  note(y, dx, dnarrow, dwide, by_heads, everybody, dq, dlse, done);
   return result;
 }
 
@@ -155,13 +177,15 @@ TEST_CASE("route: on late queues rows land and are added up with the bits of hos
   for (int round = 0; round < 16; ++round) {
     int const parts = round % 8 + 1;
     CAPTURE(round);
-    moves const m = random_moves(g, parts);
+    moves m = random_moves(g, parts);
     auto const wanted = all_results<host_place>(m, as_it_is);
     auto const how = interleaving(round % 3);
+    m.tables = round % 2 == 0;
     auto queue_of = [&](int r) { return late_queue(unsigned(round * 8 + r), how); };
     sp::threads_options options;
     CHECK(all_results<late_place>(m, as_it_is, options, queue_of) == wanted);
     if (round >= 8) continue;
+    m.tables = !m.tables;
     CHECK(all_results<late_place>(
               m, [&](late_ranks const& comm) { return blocking(comm, &early); }, options, queue_of) == wanted);
   }

@@ -53,7 +53,7 @@ constexpr Integer round_up(Integer n, std::type_identity_t<Integer> multiple) {
 }
 
 /// The one cut rule, for tokens and heads alike: part p of n items over `parts` is [cut(n, p, parts), cut(n, p + 1, parts)).
-constexpr index_t cut(index_t n, index_t p, index_t parts) {
+SP_BOTH constexpr index_t cut(index_t n, index_t p, index_t parts) {
   // floor(p n / parts) without overflow: n = a parts + b gives p a + floor(p b / parts)
   return p * (n / parts) + p * (n % parts) / parts;
 }

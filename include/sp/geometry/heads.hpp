@@ -33,14 +33,21 @@ struct heads {
   return {0, q_heads, 0, kv_heads, q_heads / kv_heads};
 }
 
+namespace detail {
+/// heads_of() of a part that there is.
+[[nodiscard]] SP_BOTH constexpr heads share_of(heads const& whole, index_t part, index_t parts) noexcept {
+  index_t const q0 = whole.q_begin + cut(whole.q_count, part, parts), q1 = whole.q_begin + cut(whole.q_count, part + 1, parts);
+  index_t const kv0 = q0 / whole.q_per_kv;
+  index_t const kv1 = q0 < q1 ? (q1 - 1) / whole.q_per_kv + 1 : kv0;
+  return {q0, q1 - q0, kv0, kv1 - kv0, whole.q_per_kv};
+}
+} // namespace detail
+
 /// Part `part` of `parts` of some heads: q heads by the one cut rule, and the kv heads they use. Cuts nest.
 [[nodiscard]] constexpr heads heads_of(heads const& whole, index_t part, index_t parts) {
   if (parts <= 0 || part < 0 || part >= parts)
     fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts), "0 <= part < parts"});
-  index_t q0 = whole.q_begin + cut(whole.q_count, part, parts), q1 = whole.q_begin + cut(whole.q_count, part + 1, parts);
-  index_t kv0 = q0 / whole.q_per_kv;
-  index_t kv1 = q0 < q1 ? (q1 - 1) / whole.q_per_kv + 1 : kv0;
-  return {q0, q1 - q0, kv0, kv1 - kv0, whole.q_per_kv};
+  return detail::share_of(whole, part, parts);
 }
 
 /// The share of rank `part` of `parts` in a model's heads.

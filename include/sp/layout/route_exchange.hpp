@@ -3,7 +3,7 @@
 #pragma once
 
 #include <sp/collective/operations.hpp>
-#include <sp/layout/routed.hpp>
+#include <sp/layout/arrivals.hpp>
 
 namespace sp {
 

@@ -5,7 +5,7 @@
 #include <sp/core/elementwise.hpp>
 #include <sp/core/memory.hpp>
 #include <sp/geometry/heads.hpp>
-#include <sp/layout/route.hpp>
+#include <sp/layout/landing_table.hpp>
 
 namespace sp {
 
@@ -22,8 +22,8 @@ struct head_cut {
     index_t first = 0, count = 0;
   };
   /// What a peer has of the tensor that is cut.
-  [[nodiscard]] constexpr range of_peer(int peer, int peers) const {
-    heads const share = heads_of(all, peer, peers);
+  [[nodiscard]] SP_BOTH constexpr range of_peer(index_t peer, index_t peers) const {
+    heads const share = detail::share_of(all, peer, peers);
     if (heads_of_rows == kind::q) return {share.q_begin - all.q_begin, share.q_count};
     return {share.kv_begin - all.kv_begin, share.kv_count};
   }
@@ -57,14 +57,16 @@ struct routed {
   view<To, R, Memory> to;           // (rows of its destination, ...)
   head_cut cut{};
   landing lands = landing::store;
+  landing_table<Memory> const* table = nullptr; ///< of the route, where there is one; stays alive as the route does
 
   template <class A>
   routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by = {})
       : along(&rows), from(sent), to(landed), cut(by) {}
   template <class A>
     requires(Sums)
-  routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by, landing how)
-      : along(&rows), from(sent), to(landed), cut(by), lands(how) {}
+  routed(route const& rows, view<A, R, Memory> sent, view<To, R, Memory> landed, head_cut by, landing how,
+         landing_table<Memory> const* inverse = nullptr)
+      : along(&rows), from(sent), to(landed), cut(by), lands(how), table(inverse) {}
   template <class... More>
   routed(route const&&, More const&...) = delete; // a route that would be gone before the rows have landed
 };
@@ -73,7 +75,8 @@ routed(route const&, view<A, R, M>, view<To, R, M>) -> routed<std::remove_const_
 template <class A, class To, int R, class M>
 routed(route const&, view<A, R, M>, view<To, R, M>, head_cut) -> routed<std::remove_const_t<A>, To, R, false, M>;
 template <class A, class To, int R, class M>
-routed(route const&, view<A, R, M>, view<To, R, M>, head_cut, landing) -> routed<std::remove_const_t<A>, To, R, true, M>;
+routed(route const&, view<A, R, M>, view<To, R, M>, head_cut, landing, landing_table<M> const* = nullptr)
+    -> routed<std::remove_const_t<A>, To, R, true, M>;
 
 namespace detail {
 
@@ -97,92 +100,6 @@ inline piece piece_of(piece const& whole, head_cut::range const& part, index_t r
   }
   return p;
 }
-
-/// What an operand keeps until its rows have landed: nothing where they are only stored.
-template <class Operand>
-struct arrivals {
-  template <class M>
-  arrivals(basic_allocator<M>&, Operand const&) {}
-  piece place(Operand const& o, int) { return as_piece(o.to); }
-  template <class Queue>
-  void finish(Queue const&, Operand const&) const {}
-};
-
-/// Rows that have arrived and are to be added up, as they were sent, and the sums of those whose type is not the one of sums.
-template <class From, class To, int R, class M>
-class arrivals<routed<From, To, R, true, M>> {
-public:
-  using A = accumulate_t<To>;
-  using move = routed<From, To, R, true, M>;
-
-  arrivals(basic_allocator<M>& scratch, move const& o) {
-    if (o.lands == landing::store) return;
-    index_t n = 0;
-    for (int p = 0; p < o.along->size(); ++p) n += elements(arriving(o, p));
-    rows_ = owned<From, 1, M>(scratch, {n});
-    if constexpr (!std::is_same_v<To, A>)
-      if (!once(o)) sums_ = owned<A, R, M>(scratch, o.to.extents);
-  }
-
-  /// Where the rows of peer `p` arrive; peers in order.
-  piece place(move const& o, int p) {
-    auto const extents = arriving(o, p);
-    view<From, R, M> const v(rows_.tensor.data + used_, extents);
-    used_ += elements(extents);
-    return as_piece(v);
-  }
-  /// Behind the exchange, as work of `q`.
-  template <class Queue>
-  void finish(Queue const& q, move const& o) const {
-    if (o.lands == landing::store) return;
-    bool const onto = o.lands == landing::sum_to;
-    if constexpr (!std::is_same_v<To, A>)
-      if (!once(o)) {
-        sp::fill(q, sums_.tensor, A{});
-        add_up(q, o, sums_.tensor);
-        return onto ? detail::add(q, o.to, sums_.tensor) : sp::assign(q, o.to, sums_.tensor);
-      }
-    if (!onto) sp::fill(q, o.to, To{});
-    add_up(q, o, o.to);
-  }
-
-private:
-  using extents_type = std::array<index_t, std::size_t(R)>;
-  static head_cut::range heads(move const& o, int p) {
-    return heads_with(p, o.along->size(), o.cut, head_cut::side::to, R > 1 ? o.to.extents[R > 1] : 1);
-  }
-  static extents_type arriving(move const& o, int p) {
-    extents_type e = o.to.extents;
-    if constexpr (R > 1) e[1] = heads(o, p).count;
-    e[0] = o.along->lands().rows(p);
-    return e;
-  }
-  static index_t elements(extents_type const& e) { return view<From, R, M>(nullptr, e).elements(); }
-  /// Each element arrives once at most, so that adding it rounds once.
-  static bool once(move const& o) {
-    return o.cut.of == head_cut::side::to && o.cut.copies(o.along->size()) == o.cut.count() && o.along->lands().distinct();
-  }
-  template <class Queue, class X>
-  void add_up(Queue const& q, move const& o, view<X, R, M> sums) const {
-    From const* at = rows_.tensor.data;
-    for (int p = 0; p < o.along->size(); ++p) {
-      extents_type extents = arriving(o, p);
-      head_cut::range const part = heads(o, p);
-      for (row_range const& r : o.along->lands().of(p)) {
-        extents[0] = r.count;
-        view<From const, R, M> const arrived(at, extents);
-        at += arrived.elements();
-        view<X, R, M> into = sums.rows(r.first, r.count, r.step);
-        if constexpr (R > 1) into = into.narrow(1, part.first, part.count);
-        detail::add(q, into, arrived);
-      }
-    }
-  }
-
-  owned<From, 1, M> rows_;
-  owned<A, R, M> sums_;
-  index_t used_ = 0;
-};
 
 } // namespace detail
 } // namespace sp
