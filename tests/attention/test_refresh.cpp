@@ -75,6 +75,24 @@ auto const usp = [](sp::threads const& c, sp::mesh const& m, sp::attention_optio
   return sp::ulysses_attention{m.ulysses(c), ring(c, m, o), {sp::keep::output}};
 };
 
+/// A kernel that cannot rewrite a plan.
+struct counting_rows {
+  using memory_type = sp::host_memory;
+  using saved = sp::nothing;
+  using plan = index_t;
+  plan prepare(sp::problem const& p) const {
+    index_t n = 0;
+    for (auto const& r : p.q) n += r.positions.count;
+    return n;
+  }
+  template <class T>
+  saved forward(plan const&, sp::allocator&, sp::call_params const&, sp::view<T const, 3>, std::span<sp::kv_views<T> const>,
+                sp::attention_state<T>) const;
+  template <class T>
+  void backward(plan const&, sp::allocator&, sp::call_params const&, std::span<sp::query_grad<T> const>,
+                std::span<sp::key_grad<T> const>, saved const&) const;
+};
+
 /// A kernel over tables in memory that the host cannot read: for each plan the rows of its queries, and how many keys there are.
 struct with_table : sp::basic_reference<support::elsewhere> {
   using base = sp::basic_reference<support::elsewhere>;

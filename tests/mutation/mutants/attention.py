@@ -170,7 +170,7 @@ MUTANTS = [
     Mutant(
         "shared_kv_not_summed",
         "of a kv head that several ranks use, the gradient of the last one wins",
-        "layout/routed.hpp",
+        "layout/arrivals.hpp",
         "        detail::add(q, into, arrived);",
         "        sp::assign(q, into, arrived);",
         "mutation.ulysses",

@@ -167,7 +167,7 @@ MUTANTS = [
     Mutant(
         "route_forgets_old_value",
         "a sum onto what is there starts at zero",
-        "layout/routed.hpp",
+        "layout/arrivals.hpp",
         "if (!onto) sp::fill(q, o.to, To{});",
         "sp::fill(q, o.to, To{});",
         "layout.route",
@@ -176,7 +176,7 @@ MUTANTS = [
     Mutant(
         "route_rounds_every_addition",
         "sums of 16 bits are rounded after every rank",
-        "layout/routed.hpp",
+        "layout/arrivals.hpp",
         "return o.cut.of == head_cut::side::to && o.cut.copies(o.along->size()) == o.cut.count() && o.along->lands().distinct();",
         "return true;",
         "layout.route",

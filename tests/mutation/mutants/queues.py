@@ -1,8 +1,13 @@
-# Bugs planted in: work of queues, and what the host reads of it.
+# Bugs planted in: work of queues, what the host reads of it, and the tables that it reads.
 from mutants.mutant import Mutant
 
 RING = ("attention.queues", "queues: row arithmetic*")
 RINGS_ELSEWHERE = ("conformance.elsewhere", "elsewhere: rings*")
+TABLE = ("core.table", "table: elsewhere*")
+KERNEL = ("attention.refresh", "refresh: tables*")
+ANEW = ("attention.refresh", "refresh: rings*")
+SAVED = ("attention.refresh", "refresh: saved*")
+ROUTE = ("layout.route_queue", "route: on late*")
 
 MUTANTS = [
     Mutant(
@@ -71,7 +76,7 @@ MUTANTS = [
     Mutant(
         "route_sums_beside_the_queue",
         "the host adds up rows of another memory",
-        "layout/routed.hpp",
+        "layout/arrivals.hpp",
         "        detail::add(q, into, arrived);",
         "        for (index_t i = 0; i < into.elements(); ++i) into.data[i] += X(to_acc(arrived.data[i]));",
         "layout.route_queue",
@@ -144,5 +149,112 @@ MUTANTS = [
         "",
         "conformance.elsewhere",
         "elsewhere: keys are pulled*",
+    # tables, and batches put in the place of others
+    Mutant("table_moves", "each batch takes another block", "core/table.hpp", "    if (!made_) {\n", "    {\n", *TABLE),
+    Mutant(
+        "table_without_room",
+        "room for more is not taken",
+        "core/table.hpp",
+        "c.room.capacity(index_t(values.size()))",
+        "index_t(values.size())",
+        *TABLE,
+    ),
+    Mutant(
+        "table_overflows",
+        "a batch that is too large is written behind the block",
+        "core/table.hpp",
+        "if (index_t(values.size()) > capacity())",
+        "if (index_t(values.size()) > 2 * capacity())",
+        *TABLE,
+    ),
+    Mutant(
+        "kernel_tables_stale",
+        "a plan keeps the tables of the batch before",
+        "backend/concepts.hpp",
+        "      backend.refresh(made, p, where);\n",
+        "      static_cast<void>(made);\n",
+        *KERNEL,
+    ),
+    Mutant(
+        "kernel_tables_made_again",
+        "a plan is made again elsewhere instead of being rewritten",
+        "backend/concepts.hpp",
+        "      backend.refresh(made, p, where);\n",
+        "      made = backend.prepare(p, where);\n",
+        *KERNEL,
+    ),
+    Mutant(
+        "steps_of_both_batches",
+        "the plans of the batch before stay in front",
+        "attention/ring/geometry.hpp",
+        "if (planned_ < steps.size())",
+        "if (planned_ > steps.size())",
+        *ANEW,
+    ),
+    Mutant(
+        "queries_of_the_batch_before",
+        "a kernel that cannot rewrite a plan keeps it",
+        "backend/concepts.hpp",
+        "      made = backend.prepare(p);\n",
+        "      static_cast<void>(p);\n",
+        "attention.refresh",
+        "refresh: a kernel*",
+    ),
+    Mutant(
+        "identity_of_the_batch_before",
+        "a refreshed geometry says that it is of the batch it was prepared for",
+        "attention/call/attention_object.hpp",
+        "    p.checked = checked_geometry(",
+        "    if (p.checked.identity.configuration == 0) p.checked = checked_geometry(",
+        *SAVED,
+    ),
+    Mutant(
+        "geometry_after_a_failed_refresh",
+        "a geometry that ranks did not agree on is taken by calls",
+        "attention/call/attention_object.hpp",
+        "if (written) p.checked = {};",
+        "static_cast<void>(written);",
+        "attention.refresh",
+        "refresh: from level 2*",
+    ),
+    Mutant(
+        "geometry_of_another_schedule_lost",
+        "what another object prepared is spoilt by a refresh that is refused",
+        "attention/call/attention_object.hpp",
+        "if (written) p.checked = {};",
+        "p.checked = {};",
+        *SAVED,
+    ),
+    Mutant(
+        "landing_rows_of_one_peer",
+        "the rows of every peer are looked for where those of the first one are",
+        "layout/landing_table.hpp",
+        "      before += row;\n",
+        "",
+        *ROUTE,
+    ),
+    Mutant(
+        "landing_table_of_the_first_route",
+        "a table that is assigned again keeps who lands where",
+        "layout/landing_table.hpp",
+        "    arrivals_.assign(c, std::move(sorted));\n",
+        "    if (!arrivals_.made()) arrivals_.assign(c, std::move(sorted));\n",
+        *ROUTE,
+    ),
+    Mutant(
+        "landing_heads_of_the_first_peer",
+        "peers that send the same rows are taken to have the same heads",
+        "layout/arrivals.hpp",
+        "cut.of_peer(x.peer + repeat, peers)",
+        "cut.of_peer(x.peer, peers)",
+        *ROUTE,
+    ),
+    Mutant(
+        "one_pass_forgets_old_value",
+        "a sum of 16 bits onto what is there takes its place",
+        "layout/arrivals.hpp",
+        "behind_old ? to_acc(x) + sum[d] : sum[d]",
+        "sum[d]",
+        *ROUTE,
     ),
 ]
