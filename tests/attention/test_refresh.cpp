@@ -219,6 +219,18 @@ TEST_CASE("refresh: from level 2 on ranks agree; after an error no call takes th
   CHECK(good == 3 * w.ring);
 }
 
+TEST_CASE("refresh: a kernel that cannot rewrite a plan makes it again, in a context that it does not take") {
+  auto batch = [](index_t n) { return sp::batch(sp::packed{0, n}, sp::contiguous{}, sp::solo{}); };
+  auto const one = batch(7), other = batch(12);
+  sp::ring_attention const object{sp::solo{}, counting_rows{}};
+  sp::pool memory;
+  sp::context const ctx(memory, memory);
+  auto prepared = object.prepare(one, ctx);
+  CHECK((prepared.geometry.steps.size() == 1 && prepared.geometry.steps[0] == 7));
+  object.refresh(prepared, other, ctx);
+  CHECK((prepared.geometry.steps.size() == 1 && prepared.geometry.steps[0] == 12 && object.q_rows(prepared) == 12));
+}
+
 TEST_CASE(
     "refresh: tables of a kernel keep their addresses, a pass that captured them reads the new batch, too little room is said") {
   using support::late_queue;

@@ -82,7 +82,8 @@ std::vector<double> results_of(moves const& m, typename Place::ranks const& comm
   auto rows = make(sp::bf16{}, 9, a, h), everybody = make(sp::bf16{}, 10, out.to_rows(), h);
   sp::exchange(sends, "heads", ctx, routed(out, *dx, *by_heads, cut)).wait();
   if (m.tables) home_table.assign(ctx, home);
-  sp::exchange(sends, "tokens", ctx, routed(home, *by_heads, *dnarrow, arriving, landing::sum, &home_table)).wait();
+  auto dheads = make(sp::bf16{}, 17, a, h);
+  sp::exchange(sends, "tokens", ctx, routed(home, *by_heads, *dheads, arriving, landing::sum, &home_table)).wait();
   // each element once: added to what is there, in the type of the tensor; a last dimension of more than one pass of a body
   head_cut const of_q{head_cut::side::to, m.on, head_cut::kind::q};
   auto by_q = make(1.0F, 11, out.to_rows(), of_q.of_peer(me, size).count, 19);
@@ -104,7 +105,7 @@ std::vector<double> results_of(moves const& m, typename Place::ranks const& comm
     };
     (one(tensors.download()), ...);
   };
-  note(y, dx, dnarrow, dwide, by_heads, everybody, dq, dlse, done);
+  note(y, dx, dnarrow, dwide, by_heads, everybody, dheads, dq, dlse, done);
   return result;
 }
 

@@ -149,6 +149,7 @@ MUTANTS = [
         "",
         "conformance.elsewhere",
         "elsewhere: keys are pulled*",
+    ),
     # tables, and batches put in the place of others
     Mutant("table_moves", "each batch takes another block", "core/table.hpp", "    if (!made_) {\n", "    {\n", *TABLE),
     Mutant(
