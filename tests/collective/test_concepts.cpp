@@ -130,6 +130,29 @@ static_assert(!sp::has_broadcast<broadcast_without_root> && !sp::has_barrier<bar
 static_assert(!sp::has_reduce_scatter<reduce_scatter_without_result, float> &&
               !sp::has_all_reduce<all_reduce_of_device_memory, float>);
 
+// on a queue: as last argument, of that type
+struct queue {};
+struct able_on_queue : base, abilities {
+  token exchange(traffic const&) const { return {}; }
+  token exchange(traffic const&, queue) const { return {}; }
+  token all_to_all_v(traffic const&, queue) const { return {}; }
+  token all_gather_v(traffic const&, queue) const { return {}; }
+  token all_reduce(view<float, 1>, queue) const { return {}; }
+  token reduce_scatter(std::span<view<float, 1> const>, view<float, 1>, queue) const { return {}; }
+  token broadcast(std::span<piece const>, int, queue) const { return {}; }
+  token barrier(queue) const { return {}; }
+};
+template <class C, class... Q>
+constexpr bool every_ability =
+    sp::has_exchange<C, Q...>&& sp::has_all_to_all_v<C, Q...>&& sp::has_all_gather_v<C, Q...>&& sp::has_all_reduce<
+        C, float, Q...>&& sp::has_reduce_scatter<C, float, Q...>&& sp::has_broadcast<C, Q...>&& sp::has_barrier<C, Q...>;
+template <class C, class... Q>
+constexpr bool any_ability = sp::has_exchange<C, Q...> || sp::has_all_to_all_v<C, Q...> || sp::has_all_gather_v<C, Q...> ||
+                             sp::has_all_reduce<C, float, Q...> || sp::has_reduce_scatter<C, float, Q...> ||
+                             sp::has_broadcast<C, Q...> || sp::has_barrier<C, Q...>;
+static_assert(every_ability<able_on_queue, queue> && !any_ability<able_on_queue, int>);
+static_assert(every_ability<able> && !any_ability<able, queue> && sp::has_exchange<base> && !any_ability<base, queue>);
+
 struct splits : base {
   base split(int, int) const { return {}; }
 };

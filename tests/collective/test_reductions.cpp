@@ -110,6 +110,62 @@ TEST_CASE("reductions: on late queues sums, broadcast and barrier have the bits 
   }
 }
 
+namespace {
+
+/// Takes the queue of each operation and writes down which it was given.
+struct on_a_queue {
+  using memory_type = support::elsewhere;
+  std::string* log;
+  using token = sp::solo::token;
+  using queue = support::late_queue;
+  using row = sp::view<float, 1, support::elsewhere>;
+  int rank() const { return 0; }
+  int size() const { return 1; }
+  token exchange(sp::traffic const&) const { return *log += "exchange ", token(); }
+  token exchange(sp::traffic const&, queue) const { return *log += "exchange* ", token(); }
+  token all_to_all_v(sp::traffic const&, queue) const { return *log += "all_to_all_v* ", token(); }
+  token all_gather_v(sp::traffic const&, queue) const { return *log += "all_gather_v* ", token(); }
+  token all_reduce(row, queue) const { return *log += "all_reduce* ", token(); }
+  void reduce_scatter(std::span<row const>, row, queue) const { *log += "reduce_scatter* "; }
+  token broadcast(std::span<sp::piece const>, int, queue) const { return *log += "broadcast* ", token(); }
+  void barrier(queue) const { *log += "barrier* "; }
+};
+
+std::string asked_of(auto const& c, std::string& log) {
+  support::late_queue const q;
+  support::elsewhere_pool memory(q);
+  sp::context const ctx(q, memory, memory);
+  support::elsewhere_tensor<float, 1> v(memory, {4}, {1, 2, 3, 4});
+  sp::piece const p = sp::as_piece(*v);
+  sp::parcel const own{0, {&p, 1}};
+  sp::traffic const t{"x", {&own, 1}, {&own, 1}};
+  log.clear();
+  support::late_queue::hold const nobody_waits(q);
+  sp::exchange(c, t, q).wait();
+  sp::all_to_all_v(c, t, q).wait();
+  sp::all_gather_v(c, "x", {&p, 1}, {&own, 1}, *ctx.tables, q).wait();
+  sp::all_reduce(c, *v, ctx).wait();
+  sp::reduce_scatter(c, {&*v, 1}, *v, ctx).wait();
+  sp::broadcast(c, {&p, 1}, 0, q).wait();
+  sp::barrier(c, ctx).wait();
+  return log;
+}
+
+} // namespace
+
+TEST_CASE("reductions: groups and decorators hand the queue on, and those that read bytes on the host refuse it") {
+  std::string log;
+  std::string const all = "exchange* all_to_all_v* all_gather_v* all_reduce* reduce_scatter* broadcast* barrier* ";
+  on_a_queue const c{&log};
+  sp::ledger counts;
+  CHECK(asked_of(c, log) == all);
+  CHECK(asked_of(sp::group{sp::counting{sp::chaos{c, sp::chaos_options{}}, counts}}, log) == all);
+  CHECK((counts.of("x").operations == 3 && counts.of("barrier").operations == 1 && counts.of("all_reduce").operations == 1));
+  auto const e = support::failure_of([&] { sp::chaos{c, sp::chaos_options{.corrupt_at = 0}}; });
+  CHECK(support::says(e, sp::errc::unsupported, "flips bits on the host"));
+  static_assert(!sp::has_exchange<sp::chaos<sp::threads>, sp::inline_queue> && sp::has_exchange<sp::chaos<sp::threads>>);
+}
+
 TEST_CASE("reductions: scratch of a queue's memory is what is promised, and lists are in tables [asan]") {
   support::on_all_ranks<late_place>(3, [&](late_place& here) {
     bare const c(here.comm);

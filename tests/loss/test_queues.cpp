@@ -8,8 +8,10 @@
 #include <random>
 
 #include <sp/batch.hpp>
+#include <sp/counting.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/gather_tokens.hpp>
+#include <sp/mesh.hpp>
 #include <sp/relayout.hpp>
 
 #include "support/failure.hpp"
@@ -62,10 +64,11 @@ std::vector<T> numbers(unsigned seed, index_t n) {
 }
 
 struct results {
-  std::vector<double> values;        ///< of all tensors that were written
-  double loss = 0, scale = 0;        ///< as read
-  double own_sum = 0, own_count = 0; ///< of this rank, in float64
-  double largest_error = 0;          ///< of sums in float against sums in double
+  std::vector<double> values;         ///< of all tensors that were written
+  double loss = 0, scale = 0;         ///< as read
+  double own_sum = 0, own_count = 0;  ///< of this rank, in float64
+  double largest_error = 0;           ///< of sums in float against sums in double
+  std::vector<sp::ledger_entry> sent; ///< by gathers, relayouts and comparisons
   friend bool operator==(results const&, results const&) = default;
 };
 
@@ -84,8 +87,11 @@ public:
 
   results run() {
     auto const ctx = here.context();
-    sp::gather_tokens const gather{here.comm, {.checks = x.checks}};
-    sp::gather_loss const loss{here.comm, sp::averaged{2}, {.ignore_index = ignored, .checks = x.checks}};
+    sp::ledger counts;
+    sp::mesh const mesh{sp::axis::data{1}, sp::axis::ring{x.parts}};
+    sp::counting const ranks{mesh.ring(here.comm), counts};
+    sp::gather_tokens const gather{ranks, {.checks = x.checks}};
+    sp::gather_loss const loss{ranks, sp::averaged{2}, {.ignore_index = ignored, .checks = x.checks}};
     sp::relayout const move(b.layout(), c.layout(), sp::document_map(b.docs(), c.docs()), b.part(), {.checks = x.checks});
     auto const plan = gather.prepare(b, ctx);
     std::optional<hold> nobody_waits;
@@ -94,9 +100,9 @@ public:
     gather.forward(b, plan, ctx, *local, *gathered, sp::bf16(3));
     gather.backward(b, ctx, *gathered, *dlocal);
     gather.forward(b, ctx, *weights, *all_weights, -1);
-    move.apply(here.comm, ctx, *local, *moved, sp::bf16(5));
-    move.apply_transposed(here.comm, ctx, *back_from, *back);
-    move.apply_transposed(here.comm, ctx, *wide_from, *wide);
+    move.apply(ranks, ctx, *local, *moved, sp::bf16(5));
+    move.apply_transposed(ranks, ctx, *back_from, *back);
+    move.apply_transposed(ranks, ctx, *wide_from, *wide);
     auto const queued = loss.forward(ctx, *losses, *shifted);
     loss.backward(ctx, queued, *shifted, *dlosses, 0.75);
     if (nobody_waits) nobody_waits->end();
@@ -105,6 +111,7 @@ public:
     loss.backward(ctx, r, *shifted, *dlosses_again, 0.75);
     results out = all_that_was_written();
     out.loss = r.loss, out.scale = r.scale;
+    for (char const* name : {"gather_tokens", "relayout", "check"}) out.sent.push_back(counts.of(name));
     return out;
   }
 

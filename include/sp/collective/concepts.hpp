@@ -56,42 +56,50 @@ concept has_own_queue = communicator<C> && requires {
   requires bool(C::own_queue);
 };
 
+/// The exchange as work of a queue, which is the last argument. So may any of the abilities below be: that C has it is asked with the
+/// type of the queue behind the others, as in has_barrier<C, Queue>.
+template <class C, class... Queue>
+concept has_exchange = communicator<C> && requires(C const c, traffic const& t, Queue const&... q) {
+  { c.exchange(t, q...) } -> token;
+};
+
 /// Parcels for everybody at once, in one call that beats the grouped exchange.
-template <class C>
-concept has_all_to_all_v = communicator<C> && requires(C const c, traffic const& t) {
-  { c.all_to_all_v(t) } -> token;
+template <class C, class... Queue>
+concept has_all_to_all_v = communicator<C> && requires(C const c, traffic const& t, Queue const&... q) {
+  { c.all_to_all_v(t, q...) } -> token;
 };
 
 /// Everybody's pieces to everybody: sends holds one parcel (its peer is ignored), receives one per rank. The own receive parcel
 /// may be empty: the own part is then in place already.
-template <class C>
-concept has_all_gather_v = communicator<C> && requires(C const c, traffic const& t) {
-  { c.all_gather_v(t) } -> token;
+template <class C, class... Queue>
+concept has_all_gather_v = communicator<C> && requires(C const c, traffic const& t, Queue const&... q) {
+  { c.all_gather_v(t, q...) } -> token;
 };
 
-/// Sum of everybody's values, the same bits on every rank.
-template <class C, class T>
-concept has_all_reduce = communicator<C> && requires(C const c, view<T, 1, typename C::memory_type> v) {
-  c.all_reduce(v);
+/// Sum of everybody's values, the same bits on every rank. What this and the next three return may be a token; else they are done when
+/// they return, or ordered before all later work of their queue.
+template <class C, class T, class... Queue>
+concept has_all_reduce = communicator<C> && requires(C const c, view<T, 1, typename C::memory_type> v, Queue const&... q) {
+  c.all_reduce(v, q...);
 };
 
 /// Rank r ends with the sum over all ranks of the r-th of `parts`, written to `mine`.
-template <class C, class T>
-concept has_reduce_scatter = communicator<C> &&
-    requires(C const c, std::span<view<T, 1, typename C::memory_type> const> parts, view<T, 1, typename C::memory_type> mine) {
-  c.reduce_scatter(parts, mine);
+template <class C, class T, class... Queue>
+concept has_reduce_scatter = communicator<C> && requires(C const c, std::span<view<T, 1, typename C::memory_type> const> parts,
+                                                         view<T, 1, typename C::memory_type> mine, Queue const&... q) {
+  c.reduce_scatter(parts, mine, q...);
 };
 
 /// The root's pieces to everybody.
-template <class C>
-concept has_broadcast = communicator<C> && requires(C const c, std::span<piece const> pieces, int root) {
-  c.broadcast(pieces, root);
+template <class C, class... Queue>
+concept has_broadcast = communicator<C> && requires(C const c, std::span<piece const> pieces, int root, Queue const&... q) {
+  c.broadcast(pieces, root, q...);
 };
 
 /// Nobody leaves before everybody has come.
-template <class C>
-concept has_barrier = communicator<C> && requires(C const c) {
-  c.barrier();
+template <class C, class... Queue>
+concept has_barrier = communicator<C> && requires(C const c, Queue const&... q) {
+  c.barrier(q...);
 };
 
 /// Groups within a group: ranks that give the same color, ordered by key (then by rank).

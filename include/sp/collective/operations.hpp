@@ -2,6 +2,7 @@
 // With a queue they are operations of that queue and return tokens; without one they work on host memory. Sums: reductions.hpp.
 #pragma once
 
+#include <sp/collective/done_token.hpp>
 #include <sp/collective/parcels.hpp>
 #include <sp/core/context.hpp>
 #include <sp/core/elementwise.hpp>
@@ -45,7 +46,7 @@ template <communicator C>
 template <communicator C, queue Q>
 [[nodiscard]] auto exchange(C const& c, traffic const& t, Q const& q) {
   detail::require_readable(c, t);
-  if constexpr (requires { c.exchange(t, q); }) {
+  if constexpr (has_exchange<C, Q>) {
     return c.exchange(t, q);
   } else {
     detail::finish_before_sending<C>(q);
@@ -65,7 +66,7 @@ template <communicator C>
 /// The same as an operation of a queue, see exchange().
 template <communicator C, queue Q>
 [[nodiscard]] auto all_to_all_v(C const& c, traffic const& t, Q const& q) {
-  if constexpr (requires { c.all_to_all_v(t, q); }) {
+  if constexpr (has_all_to_all_v<C, Q>) {
     detail::require_readable(c, t);
     return c.all_to_all_v(t, q);
   } else if constexpr (has_all_to_all_v<C>) {
@@ -90,22 +91,6 @@ private:
   Token inner_;
 };
 
-/// What an operation returns that is done, or ordered before all later work of its queue, when the call returns.
-struct done_token {
-  void wait() const noexcept {}
-};
-
-/// The token of a model's own operation, which may return nothing.
-template <class Start>
-auto token_of(Start&& start) {
-  if constexpr (token<decltype(start())>) {
-    return start();
-  } else {
-    start();
-    return done_token();
-  }
-}
-
 /// Bytes that use(context) takes from the scratch of a context of `q`, lists of the host apart where these are not in it.
 template <queue Q, class Use>
 index_t counted_scratch(Q const& q, Use&& use) {
@@ -128,13 +113,14 @@ template <communicator C, queue Q>
   bool own_in_place = true;
   for (parcel const& p : receives)
     if (p.peer == c.rank() && total_bytes(p.pieces) > 0) own_in_place = false;
-  index_t const count = has_all_gather_v<C> ? 1 : c.size();
+  constexpr bool in_one = has_all_gather_v<C> || has_all_gather_v<C, Q>;
+  index_t const count = in_one ? 1 : c.size();
   owned<parcel, 1> sends(tables, {count}); // (ranks) or (1)
   traffic const t{primitive, {sends.tensor.data, std::size_t(count)}, receives};
-  if constexpr (has_all_gather_v<C>) {
+  if constexpr (in_one) {
     sends.tensor(0) = {c.rank(), mine};
     detail::require_readable(c, t);
-    if constexpr (requires { c.all_gather_v(t, q); }) {
+    if constexpr (has_all_gather_v<C, Q>) {
       return detail::parcel_token(std::move(sends), c.all_gather_v(t, q));
     } else {
       detail::finish_before_sending<C>(q);
@@ -168,7 +154,7 @@ template <communicator C, queue Q>
   if (root < 0 || root >= size)
     fail({errc::bad_state, "rank " + std::to_string(root) + " is not in the group", "Name a rank of this group as root",
           primitive, c.rank(), size});
-  if constexpr (requires { c.broadcast(pieces, root, q); }) {
+  if constexpr (has_broadcast<C, Q>) {
     return detail::token_of([&]() -> decltype(auto) { return c.broadcast(pieces, root, q); });
   } else if constexpr (has_broadcast<C>) {
     detail::finish_before_sending<C>(q);
@@ -205,7 +191,7 @@ void barrier_by_messages(C const& c, piece const& out, piece const& in, Q const&
 /// queue, see exchange(). The fallback takes two bytes of context.scratch.
 template <communicator C, class Queue>
 [[nodiscard]] auto barrier(C const& c, context<Queue> const& ctx) {
-  if constexpr (requires { c.barrier(ctx.queue); }) {
+  if constexpr (has_barrier<C, Queue>) {
     return detail::token_of([&]() -> decltype(auto) { return c.barrier(ctx.queue); });
   } else if constexpr (has_barrier<C>) {
     detail::finish_before_sending<C>(ctx.queue);

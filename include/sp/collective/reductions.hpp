@@ -117,7 +117,7 @@ template <communicator C, class Queue, class T>
                                   view<T, 1, typename C::memory_type> mine, context<Queue> const& ctx,
                                   char const* primitive = "reduce_scatter") {
   detail::check_parts(c, parts, mine, primitive);
-  if constexpr (requires { c.reduce_scatter(parts, mine, ctx.queue); })
+  if constexpr (has_reduce_scatter<C, T, Queue>)
     return detail::token_of([&]() -> decltype(auto) { return c.reduce_scatter(parts, mine, ctx.queue); });
   else if constexpr (has_reduce_scatter<C, T>) {
     detail::finish_before_sending<C>(ctx.queue);
@@ -187,7 +187,7 @@ template <communicator C, class Queue, class T>
 [[nodiscard]] auto all_reduce(C const& c, view<T, 1, typename C::memory_type> v, context<Queue> const& ctx,
                               char const* primitive = "all_reduce") {
   static_assert(std::is_arithmetic_v<T>, "sp::all_reduce sums arithmetic types; widen bf16 and fp16 to float first");
-  if constexpr (requires { c.all_reduce(v, ctx.queue); })
+  if constexpr (has_all_reduce<C, T, Queue>)
     return detail::token_of([&]() -> decltype(auto) { return c.all_reduce(v, ctx.queue); });
   else if constexpr (has_all_reduce<C, T>) {
     detail::finish_before_sending<C>(ctx.queue);

@@ -111,7 +111,7 @@ public:
   void wait() {
     state_->delay();
     inner_.wait();
-    if (!victim_.empty()) flip_bit(victim_, state_->draw());
+    if (!victim_.empty()) flip_bit(victim_, state_->draw()); // which the host can read: chaos was not made otherwise
   }
 
 private:
@@ -123,7 +123,8 @@ private:
 
 } // namespace detail
 
-/// Wraps a communicator for tests. Handles of one rank, and groups made by its split(), share the counters.
+/// Wraps a communicator for tests. Handles of one rank, and groups made by its split(), share the counters. It flips bits on the host:
+/// `corrupt_at` is `unsupported` over another memory and over work that is done later.
 template <class C>
 class chaos : public detail::forwarding<chaos<C>, C> {
   static_assert(communicator<C>, "sp::chaos wraps a communicator: give it rank(), size(), exchange(traffic) and memory_type");
@@ -131,8 +132,13 @@ class chaos : public detail::forwarding<chaos<C>, C> {
 
 public:
   using base::rank, base::size;
+  static constexpr bool forwards_queues = !std::is_same_v<typename base::memory_type, host_memory>;
 
   chaos(C inner, chaos_options options) : base(std::move(inner)), state_(std::make_shared<detail::chaos_state>()) {
+    constexpr bool arrives_on_host = !forwards_queues && !has_own_queue<C>;
+    if (!arrives_on_host && options.corrupt_at >= 0)
+      fail({errc::unsupported, "chaos flips bits on the host, which cannot touch what this communicator receives",
+            "Leave corrupt_at at -1", "chaos", rank(), size()});
     state_->options = options;
     state_->rank = rank();
   }

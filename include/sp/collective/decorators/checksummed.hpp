@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <sp/collective/decorators/forwarding.hpp>
+#include <sp/collective/done_token.hpp>
 #include <sp/collective/solo.hpp>
 #include <sp/core/digest.hpp>
 
@@ -142,9 +143,12 @@ class checksummed : public detail::forwarding<checksummed<C>, C> {
   using base = detail::forwarding<checksummed<C>, C>;
   static_assert(std::is_same_v<typename base::memory_type, host_memory>,
                 "sp::checksummed reads messages on the CPU: host memory only");
+  static_assert(!has_own_queue<C>, "sp::checksummed reads messages on the CPU when an operation has returned: it cannot wrap a "
+                                   "communicator whose operations are work of a queue of its own");
 
 public:
   using base::inner, base::rank, base::size;
+  static constexpr bool forwards_queues = false;
 
   explicit checksummed(C comm) : base(std::move(comm)), state_(std::make_shared<detail::checksummed_state>(size())) {}
 
@@ -189,7 +193,7 @@ private:
     f->open({"broadcast", {&all, 1}, {}});
     parcel const with_checksum =
         f->with_trailer(all, rank() == root ? detail::checksummed_exchange::checksum(pieces, seed) : std::uint64_t{0});
-    call(with_checksum.pieces);
+    detail::token_of([&]() -> decltype(auto) { return call(with_checksum.pieces); }).wait();
     ++state_->broadcasts;
     if (detail::checksummed_exchange::checksum(pieces, seed) != f->trailers[0])
       detail::fail_checksum(inner(), "broadcast", root, total_bytes(pieces));

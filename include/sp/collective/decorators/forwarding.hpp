@@ -22,12 +22,19 @@ struct memory_type_of<C> {
 /// Derived is the decorator, C the communicator inside. Each public ability calls the hook `do_<ability>(arguments, call)` of Derived,
 /// where `call` is the wrapped ability. A hook that Derived does not write is one of those below: they change nothing, and those
 /// of blocking abilities go through do_blocking, so that a decorator can say one thing for all of them. Derived makes this
-/// class its friend if its hooks are private.
+/// class its friend if its hooks are private. An ability that takes a queue as last argument is the same ability: its hooks see what is to
+/// be done, not when; a Derived that reads bytes says forwards_queues = false, and is called when they are there.
 template <class Derived, class C>
 class forwarding {
+  /// Whether Derived passes operations on that take these arguments besides: none, or a queue.
+  template <class... Queue>
+  static consteval bool forwarded() {
+    return sizeof...(Queue) == 0 || Derived::forwards_queues;
+  }
+
 public:
   using memory_type = typename memory_type_of<C>::type;
-  static constexpr bool row_lists = has_row_lists<C>, own_queue = has_own_queue<C>;
+  static constexpr bool row_lists = has_row_lists<C>, own_queue = has_own_queue<C>, forwards_queues = true;
 
   /// The communicator inside, for what only its model offers.
   constexpr C const& inner() const noexcept { return inner_; }
@@ -37,31 +44,42 @@ public:
   constexpr index_t stride() const requires requires(C const& c) { c.stride(); }
   { return inner_.stride(); }
 
-  [[nodiscard]] auto exchange(traffic const& t) const {
-    return self().do_exchange(t, [&](traffic const& sent) { return inner_.exchange(sent); });
+  template <class... Queue>
+    requires(forwarded<Queue...>() && has_exchange<C, Queue...>)
+  [[nodiscard]] auto exchange(traffic const& t, Queue const&... q) const {
+    return self().do_exchange(t, [&](traffic const& sent) { return inner_.exchange(sent, q...); });
   }
-  [[nodiscard]] auto all_to_all_v(traffic const& t) const requires has_all_to_all_v<C> {
-    return self().do_exchange(t, [&](traffic const& sent) { return inner_.all_to_all_v(sent); });
+  template <class... Queue>
+    requires(forwarded<Queue...>() && has_all_to_all_v<C, Queue...>)
+  [[nodiscard]] auto all_to_all_v(traffic const& t, Queue const&... q) const {
+    return self().do_exchange(t, [&](traffic const& sent) { return inner_.all_to_all_v(sent, q...); });
   }
-  [[nodiscard]] auto all_gather_v(traffic const& t) const requires has_all_gather_v<C> {
-    return self().do_all_gather_v(t, [&](traffic const& sent) { return inner_.all_gather_v(sent); });
+  template <class... Queue>
+    requires(forwarded<Queue...>() && has_all_gather_v<C, Queue...>)
+  [[nodiscard]] auto all_gather_v(traffic const& t, Queue const&... q) const {
+    return self().do_all_gather_v(t, [&](traffic const& sent) { return inner_.all_gather_v(sent, q...); });
   }
-  template <class T>
-    requires has_all_reduce<C, T>
-  decltype(auto) all_reduce(view<T, 1, memory_type> values) const {
-    return self().do_all_reduce(values, [&]() -> decltype(auto) { return inner_.all_reduce(values); });
+  template <class T, class... Queue>
+    requires(forwarded<Queue...>() && has_all_reduce<C, T, Queue...>)
+  decltype(auto) all_reduce(view<T, 1, memory_type> values, Queue const&... q) const {
+    return self().do_all_reduce(values, [&]() -> decltype(auto) { return inner_.all_reduce(values, q...); });
   }
-  template <class T>
-    requires has_reduce_scatter<C, T>
-  decltype(auto) reduce_scatter(std::span<view<T, 1, memory_type> const> parts, view<T, 1, memory_type> mine) const {
-    return self().do_reduce_scatter(parts, mine, [&]() -> decltype(auto) { return inner_.reduce_scatter(parts, mine); });
+  template <class T, class... Queue>
+    requires(forwarded<Queue...>() && has_reduce_scatter<C, T, Queue...>)
+  decltype(auto) reduce_scatter(std::span<view<T, 1, memory_type> const> parts, view<T, 1, memory_type> mine,
+                                Queue const&... q) const {
+    return self().do_reduce_scatter(parts, mine, [&]() -> decltype(auto) { return inner_.reduce_scatter(parts, mine, q...); });
   }
-  decltype(auto) broadcast(std::span<piece const> pieces, int root) const requires has_broadcast<C> {
+  template <class... Queue>
+    requires(forwarded<Queue...>() && has_broadcast<C, Queue...>)
+  decltype(auto) broadcast(std::span<piece const> pieces, int root, Queue const&... q) const {
     return self().do_broadcast(pieces, root,
-                               [&](std::span<piece const> sent) -> decltype(auto) { return inner_.broadcast(sent, root); });
+                               [&](std::span<piece const> sent) -> decltype(auto) { return inner_.broadcast(sent, root, q...); });
   }
-  decltype(auto) barrier() const requires has_barrier<C> {
-    return self().do_blocking("barrier", [&]() -> decltype(auto) { return inner_.barrier(); });
+  template <class... Queue>
+    requires(forwarded<Queue...>() && has_barrier<C, Queue...>)
+  decltype(auto) barrier(Queue const&... q) const {
+    return self().do_blocking("barrier", [&]() -> decltype(auto) { return inner_.barrier(q...); });
   }
   /// Groups within this group, decorated alike.
   [[nodiscard]] auto split(int color, int key) const requires splittable<C> {
