@@ -123,6 +123,32 @@ TEST_CASE("lifetime: a step with a new batch takes the memory of the one before,
   });
 }
 
+TEST_CASE("lifetime: thirty-two layers made alike take one geometry of a batch, which the first of them prepares") {
+  every_object(3, 1, [](sp::threads const& c, auto const& first) {
+    using object = std::remove_cvref_t<decltype(first)>;
+    auto layer = [&] { // of its own options and kernel, by value as the first
+      if constexpr (requires { first.inner(); })
+        return object{first.group(), {first.inner().group(), sp::reference{}, first.inner().options()}, first.options()};
+      else
+        return object{first.group(), sp::reference{}, first.options()};
+    };
+    for (int step = 0; step < 2; ++step) {
+      sp::batch const b = batch_of(c);
+      void const* const shared = &*first.prepared_for(b);
+      for (int i = 1; i < 32; ++i) {
+        object const other = layer();
+#ifndef SP_TEST_SANITIZED
+        long const before = support::allocations_of_thread;
+#endif
+        CHECK(&*other.prepared_for(b) == shared);
+#ifndef SP_TEST_SANITIZED
+        CHECK(support::allocations_of_thread == before);
+#endif
+      }
+    }
+  });
+}
+
 TEST_CASE(
     "lifetime: what a phase needed and the steps after it do not goes back to the system, and all of it when asked [asan]") {
   sp::release_idle_memory();

@@ -102,7 +102,8 @@ public:
     gather.forward(b, ctx, *weights, *all_weights, -1);
     move.apply(ranks, ctx, *local, *moved, sp::bf16(5));
     move.apply_transposed(ranks, ctx, *back_from, *back);
-    move.apply_transposed(ranks, ctx, *wide_from, *wide);
+    auto const who_lands = move.transposed_table(ctx); // uploaded, and one pass instead of one for each range
+    move.apply_transposed(ranks, ctx, *wide_from, *wide, &who_lands);
     auto const queued = loss.forward(ctx, *losses, *shifted);
     loss.backward(ctx, queued, *shifted, *dlosses, 0.75);
     if (nobody_waits) nobody_waits->end();

@@ -58,17 +58,25 @@ public:
   }
 
   /// The transpose, for gradients: din (rows of `from`, ...) = sum over everything a row was mapped to, in order of rank and rounded
-  /// once.
+  /// once. With a table from transposed_table() it is one pass over din; it stays alive until that pass has run.
   template <communicator C, class Queue, class From, class T, int R>
   void apply_transposed(C const& comm, context<Queue> const& ctx, detail::view_on<Queue, From, R> dout,
-                        detail::view_on<Queue, T, R> din) const {
+                        detail::view_on<Queue, T, R> din,
+                        landing_table<typename Queue::memory_type> const* table = nullptr) const {
     static_assert(detail::require_rows_move<From, T>());
     check_all(".apply_transposed", comm, dout, din, back_, ctx);
-    sp::exchange(comm, "relayout", ctx, routed(back_, dout, din, head_cut{}, landing::sum)).wait();
+    sp::exchange(comm, "relayout", ctx, routed(back_, dout, din, head_cut{}, landing::sum, table)).wait();
   }
   template <communicator C, class From, class T, int R>
   void apply_transposed(C const& comm, view<From, R> dout, view<T, R> din, allocator& scratch) const {
     apply_transposed(comm, context(scratch, scratch), dout, din);
+  }
+  /// What every apply_transposed() on queues of this memory may be given; nothing over the host's. In memory of context.kept.
+  template <class Queue>
+  [[nodiscard]] landing_table<typename Queue::memory_type> transposed_table(context<Queue> const& ctx) const {
+    landing_table<typename Queue::memory_type> table;
+    table.assign(ctx, back_);
+    return table;
   }
 
 private:
