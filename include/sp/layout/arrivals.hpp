@@ -35,12 +35,15 @@ struct sum_arrivals {
   SP_BOTH void operator()(index_t i, index_t h, index_t a, index_t part) const {
     index_t const begin = part * together, n = min(together, to.extent(3) - begin);
     A sum[std::size_t(together)];
+    bool lands = !from_old; // what nothing lands in stays as it is
     for (index_t d = 0; d < n; ++d) sum[d] = from_old ? to_acc(to(i, h, a, begin + d)) : A{};
     for (index_t repeat = 0; repeat < table.repeats; ++repeat)
       for (index_t e = table.first(i); e < table.first(i + 1); ++e)
-        if (From const* const x = place(table.arrivals(e), repeat, h, a))
+        if (From const* const x = place(table.arrivals(e), repeat, h, a)) {
+          lands = true;
           for (index_t d = 0; d < n; ++d) sum[d] = sum[d] + static_cast<A>(to_acc(x[begin + d]));
-    for (index_t d = 0; d < n; ++d) {
+        }
+    for (index_t d = 0; lands && d < n; ++d) {
       To& x = to(i, h, a, begin + d);
       x = from_acc<To>(behind_old ? to_acc(x) + sum[d] : sum[d]);
     }
