@@ -123,6 +123,19 @@ struct moved_tensors {
 /// The trials at which nothing runs before forward, or backward, has returned. What ranks compare is waited for.
 inline bool held_back(trial const& t) { return t.checks < 2 && t.seed / 2 % 3 == 0; }
 
+/// The geometry of a step, by seed: without tables, with tables, or in the place of another batch.
+template <class Object, class Context>
+auto prepared_for(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, Context ctx) {
+  if (t.seed % 3 == 0) return t.cross ? attn.prepare(b, kb) : attn.prepare(b);
+  if (t.seed % 3 == 1) return t.cross ? attn.prepare(b, kb, ctx) : attn.prepare(b, ctx);
+  auto other = [&](index_t tokens) { return sp::batch{sp::packed{0, 3, tokens}, sp::contiguous{}, b.part(), b.parts()}; };
+  sp::batch const queries = other(11), keys = other(17);
+  ctx.room.least = 8 * (t.docs.length() + t.keys().length() + 2); // 8 ranks
+  auto prepared = t.cross ? attn.prepare(queries, keys, sp::full(), ctx) : attn.prepare(queries, sp::full(), ctx);
+  t.cross ? attn.refresh(prepared, b, kb, ctx) : attn.refresh(prepared, b, ctx);
+  return prepared;
+}
+
 /// step() on the queue of the object's ranks, at even seeds in a workspace of scratch_bytes.
 template <class T, class Object>
 void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, rank_tensors<T>& x,
@@ -132,7 +145,7 @@ void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch cons
   support::elsewhere_pool memory(queue), pool(queue), kept(queue);
   {
     moved_tensors<T> there(memory, x);
-    auto const prepared = t.cross ? attn.prepare(b, kb) : attn.prepare(b);
+    auto const prepared = prepared_for(attn, t, b, kb, sp::context(queue, pool, kept));
     index_t const bytes = attn.template scratch_bytes<T>(prepared, {t.q_heads, t.kv_heads, t.dim, t.value_dim}, queue);
     support::elsewhere_tensor<char, 1> const block(memory, {bytes});
     sp::basic_workspace<elsewhere> workspace(block->data, std::size_t(bytes));
