@@ -11,6 +11,7 @@
 #include <sp/route.hpp>
 #include <sp/threads.hpp>
 
+#include "support/counting_queue.hpp"
 #include "support/places.hpp"
 #include "support/tensors.hpp"
 
@@ -136,6 +137,17 @@ moves random_moves(std::mt19937& g, int parts) {
   return m;
 }
 
+/// A rank of other memory that is alone: nothing is sent.
+struct alone {
+  using memory_type = support::apart;
+  struct token {
+    void wait() {}
+  };
+  int rank() const { return 0; }
+  int size() const { return 1; }
+  token exchange(sp::traffic const&) const { return {}; }
+};
+
 /// Knows no queue: what it is told to send is in memory, and what it received is so after wait().
 class blocking {
 public:
@@ -191,6 +203,34 @@ TEST_CASE("route: on late queues rows land and are added up with the bits of hos
               m, [&](late_ranks const& comm) { return blocking(comm, &early); }, options, queue_of) == wanted);
   }
   CHECK(early == 0);
+}
+
+TEST_CASE("route: with a table a sum is one pass, however many ranges of rows land, and takes no memory for sums") {
+  sp::layout const l(sp::packed{0, 12}, sp::contiguous{}, 1);
+  std::vector<mapping> const map{{9, 0, 3}, {5, 3, 2}, {2, 6, 2}, {0, 0, 6}};
+  sp::route const back = sp::route::between(l, l, map, 0).transposed();
+  REQUIRE(back.lands().ranges() == 4);
+  std::vector<sp::bf16> from(12 * 2 * 3), to(from.size());
+  using view = sp::view<sp::bf16, 3, support::apart>;
+  support::plain_memory<support::apart> memory;
+  auto sum = [&](landing_table<support::apart> const* table) {
+    support::counted_work work;
+    sp::context const ctx(support::counting_queue<support::apart>(work), memory, memory);
+    auto operand = routed(back, view(from.data(), 12, 2, 3), view(to.data(), 12, 2, 3), head_cut{}, landing::sum_to, table);
+    index_t const bytes = sp::exchange_scratch(alone{}, ctx.queue, operand);
+    sp::exchange(alone{}, "sum", ctx, operand).wait();
+    return std::pair(work.passes, bytes);
+  };
+  support::counted_work uploads;
+  landing_table<support::apart> table;
+  auto const [passes, bytes] = sum(&table); // not assigned yet: as without
+  CHECK(passes == 1 + 4 + 1);
+  table.assign(sp::context(support::counting_queue<support::apart>(uploads), memory, memory), back);
+  CHECK(uploads.uploads == 2);
+  auto const [passes_by_table, bytes_by_table] = sum(&table);
+  CHECK(passes_by_table == 1);
+  CHECK(bytes_by_table < bytes);
+  CHECK(sum(nullptr) == std::pair(passes, bytes));
 }
 
 } // namespace test_route_queue
