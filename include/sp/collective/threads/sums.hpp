@@ -15,7 +15,7 @@ struct sum_of_ranks {
   view<T const, 1, M> from[most];
   int ranks;
 
-  constexpr void operator()(index_t i) const {
+  SP_BOTH constexpr void operator()(index_t i) const {
     T sum = from[0](i);
     for (int r = 1; r < ranks; ++r) sum = static_cast<T>(sum + from[r](i));
     to(i) = sum;
