@@ -2,6 +2,7 @@
 // copy() moves one list into another bitwise; lists may be cut differently as long as their byte counts agree.
 #pragma once
 
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <span>
@@ -16,6 +17,17 @@ struct row_range {
   friend constexpr bool operator==(row_range const&, row_range const&) = default;
 };
 
+/// Rows in the order in which they move.
+struct row_list : std::span<row_range const> {
+  constexpr row_list() = default;
+  template <class Ranges>
+    requires(std::is_convertible_v<Ranges const&, std::span<row_range const>>)
+  constexpr row_list(Ranges const& ranges, std::uint64_t number = 0) : std::span<row_range const>(ranges), serial(number) {}
+
+  /// Lists of one serial are equal, as long as the process lives: a transport may keep what it makes of one. 0: it may not.
+  std::uint64_t serial = 0;
+};
+
 /// A strided block of up to four dimensions; strides count bytes. One that lists its rows holds those of the first dimension that the
 /// list names, in its order; extents[0] is then their number, and the list stays alive as long as the piece is used.
 struct piece {
@@ -26,7 +38,7 @@ struct piece {
   int rank = 0;
   std::array<index_t, max_rank> extents{};
   std::array<index_t, max_rank> strides{};
-  std::span<row_range const> rows{}; ///< empty: rows 0, 1, 2, ...
+  row_list rows{}; ///< empty: rows 0, 1, 2, ...
 
   [[nodiscard]] constexpr index_t elements() const noexcept {
     index_t n = 1;

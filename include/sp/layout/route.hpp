@@ -6,6 +6,7 @@
 
 #include <sp/core/group_place.hpp>
 #include <sp/core/piece.hpp>
+#include <sp/core/serial.hpp>
 #include <sp/layout/layout.hpp>
 #include <sp/layout/row_match.hpp>
 
@@ -17,7 +18,7 @@ namespace detail {
 class row_lists {
 public:
   /// Opens the list of the next peer.
-  void open() { lists_.push_back({ranges_.size(), ranges_.size(), 0}); }
+  void open() { lists_.push_back({ranges_.size(), ranges_.size(), 0, new_serial()}); }
   /// The next peer has the list of the peer before it.
   void repeat() {
     lists_.push_back(lists_.back());
@@ -37,9 +38,9 @@ public:
   }
 
   [[nodiscard]] int peers() const noexcept { return int(lists_.size()); }
-  [[nodiscard]] std::span<row_range const> of(int peer) const noexcept {
+  [[nodiscard]] row_list of(int peer) const noexcept {
     list const& l = at(peer);
-    return {ranges_.data() + l.begin, l.end - l.begin};
+    return {std::span(ranges_.data() + l.begin, l.end - l.begin), l.serial};
   }
   [[nodiscard]] index_t rows(int peer) const noexcept { return at(peer).rows; }
   /// No row is in one peer's list twice. Told from lists whose rows rise; others may say no although it is so.
@@ -65,6 +66,7 @@ private:
   struct list {
     std::size_t begin = 0, end = 0;
     index_t rows = 0;
+    std::uint64_t serial = 0; ///< lists that are equal because one repeats the other share it
     bool repeats = false, rises = true;
   };
   list const& at(int peer) const noexcept { return lists_[std::size_t(peer)]; }

@@ -86,7 +86,7 @@ inline head_cut::range heads_with(int peer, int peers, head_cut const& cut, head
 }
 
 /// The part of `whole` (rows, heads, ...) that moves with a peer; without bytes, if there is none.
-inline piece piece_of(piece const& whole, head_cut::range const& part, index_t rows, std::span<row_range const> list) {
+inline piece piece_of(piece const& whole, head_cut::range const& part, index_t rows, row_list const& list) {
   piece p = whole;
   p.extents[0] = rows;
   p.extents[1] = part.count;

@@ -224,6 +224,7 @@ public:
                                 "sp::mpi", f->world(), f->ranks()}};
       });
     best_effort([&] { f->terminate(); });
+    f->link_.types().clear();
     families().keep(std::move(family));
     best_effort([] { free_terminated(); });
   }

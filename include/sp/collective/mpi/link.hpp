@@ -2,15 +2,6 @@
 // Buffers are reused; MPI's errors are kept for the caller to look at; the communicator is freed only when nothing is under way.
 #pragma once
 
-// The C++ classes that old mpi.h files bring along need a library of their own; the C functions are all that is used here.
-#ifndef OMPI_SKIP_MPICXX
-#define OMPI_SKIP_MPICXX 1
-#endif
-#ifndef MPICH_SKIP_MPICXX
-#define MPICH_SKIP_MPICXX 1
-#endif
-#include <mpi.h>
-
 #include <chrono>
 #include <cstdint>
 #include <cstring>
@@ -21,8 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include <sp/core/error.hpp>
-#include <sp/core/index.hpp>
+#include <sp/collective/mpi/types.hpp>
 
 namespace sp {
 
@@ -84,26 +74,6 @@ struct mpi_control {
   }
 };
 
-inline std::string mpi_error_text(int code) {
-  char text[MPI_MAX_ERROR_STRING + 1]{};
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  return "MPI error " + std::to_string(code) + ": " + std::string(text, std::size_t(length));
-}
-
-inline void mpi_check(int code, char const* call) {
-  if (code != MPI_SUCCESS)
-    fail({errc::backend_error, std::string(call) + " failed, " + mpi_error_text(code), "See the text of your MPI", "sp::mpi"});
-}
-
-/// MPI is between MPI_Init and MPI_Finalize.
-inline bool mpi_is_running() {
-  int begun = 0, over = 0;
-  MPI_Initialized(&begun);
-  if (begun) MPI_Finalized(&over);
-  return begun && !over;
-}
-
 /// Buffers for chunks of large parcels; they are kept for the next one.
 class mpi_chunk_memory {
 public:
@@ -125,7 +95,7 @@ private:
   std::size_t made_ = 0;
 };
 
-class mpi_link {
+class mpi_link : public mpi_calls {
 public:
   static constexpr int control_tag = 0, first_data_tag = 1, data_tags = 16384;
   static constexpr std::size_t smallest_capacity = sizeof(mpi_control) + 2048; ///< room for the texts of a failure
@@ -162,19 +132,10 @@ public:
   MPI_Comm comm() const noexcept { return comm_; }
   [[nodiscard]] int next_data_tag() noexcept { return first_data_tag + int(tags_used_++ % data_tags); }
   mpi_chunk_memory& chunk_memory() noexcept { return chunk_memory_; }
+  mpi_types& types() noexcept { return types_; }
   /// Bytes of a large parcel have moved: who waits for them goes on polling.
   void note_movement() noexcept { moved_ = true; }
   [[nodiscard]] bool take_movement() noexcept { return std::exchange(moved_, false); }
-  /// MPI_SUCCESS, or the first error of any call.
-  int error() const noexcept { return error_; }
-  char const* failed_call() const noexcept { return failed_call_; }
-  bool good(int code, char const* call) {
-    if (code != MPI_SUCCESS && error_ == MPI_SUCCESS) {
-      error_ = code;
-      failed_call_ = call;
-    }
-    return code == MPI_SUCCESS;
-  }
 
   void send(int peer, mpi_control const& m) {
     send(peer, m, 0, [](std::byte*) {});
@@ -297,9 +258,8 @@ private:
   std::size_t sent_at_ = 0;
   std::uint64_t tags_used_ = 0;
   mpi_chunk_memory chunk_memory_;
+  mpi_types types_;
   bool moved_ = false;
-  int error_ = MPI_SUCCESS;
-  char const* failed_call_ = "";
 };
 
 } // namespace detail

@@ -17,9 +17,13 @@ struct mpi_shape {
   index_t runs = 0;
   index_t lengths[mpi_control::most_cuts]{}; ///< of the first runs
 
-  explicit mpi_shape(std::span<piece const> pieces) {
+  mpi_shape(mpi_types& types, std::span<piece const> pieces) {
     std::byte* end = nullptr;
-    for (piece const& p : pieces) for_each_plain(p, [&](piece const& plain) { add(plain, end); });
+    for (piece const& p : pieces)
+      if (p.rows.size() > std::size_t(mpi_control::most_cuts) && p.bytes() > 0)
+        runs += types.runs(p) + mpi_control::most_cuts, end = nullptr; // too many to be listed, and counted once for all calls
+      else
+        for_each_plain(p, [&](piece const& plain) { add(plain, end); });
   }
   /// A few long runs: each is a message of its own, straight from memory to memory.
   bool few() const {
@@ -34,7 +38,7 @@ private:
   void add(piece const& p, std::byte*& end) {
     index_t const bytes = p.bytes();
     if (bytes == 0) return;
-    index_t const run = max(segment_cursor({&p, 1}).left(), 1);
+    index_t const run = run_length(p);
     if (run < bytes) {
       runs += bytes / run + mpi_control::most_cuts; // too many to be listed
     } else if (runs > 0 && runs <= mpi_control::most_cuts && p.data == end) {
@@ -49,54 +53,11 @@ private:
 
 // How bytes that do not lie in one row travel; the rules are from bench_mpi, on Open MPI 4.1 over shared memory.
 // A few long runs (keys and values, say) as a message each: 0.4 of the time of a derived datatype, which would be copied piecewise.
-// All else by a derived datatype: 0.55 to 0.95 of the time of packing, whether runs are of 16 bytes or of 64 KiB, because packing
-// goes over the bytes twice more. Packed are runs below 16 bytes, parcels beyond one message (both sides would have to cut their
-// types at the same byte), and what the receiver wants in messages that do not fit the runs of the sender.
+// All else by derived datatypes: 0.55 to 0.95 of the time of packing, whether runs are of 16 bytes or of 64 KiB, because packing
+// goes over the bytes twice more. A few long pieces are a message and a type each, so that types of rows that are listed can be kept
+// though tensors move. Packed are runs below 16 bytes, parcels beyond one message (both sides would have to cut their types at the
+// same byte), and what the receiver wants in messages that begin or end within pieces of the sender.
 inline constexpr index_t shortest_typed_run = 16;
-
-/// A committed type of all bytes of `pieces`, at absolute addresses.
-class mpi_type {
-public:
-  mpi_type(mpi_link& link, std::span<piece const> pieces, std::vector<MPI_Datatype>& types, std::vector<MPI_Aint>& places,
-           std::vector<int>& ones) {
-    types.clear();
-    places.clear();
-    for (piece const& listed : pieces)
-      for_each_plain(listed, [&](piece const& p) {
-        if (p.bytes() == 0) return;
-        types.push_back(of(link, p));
-        places.push_back(0);
-        link.good(MPI_Get_address(p.data, &places.back()), "MPI_Get_address");
-      });
-    ones.assign(types.size(), 1);
-    link.good(MPI_Type_create_struct(int(types.size()), ones.data(), places.data(), types.data(), &type_),
-              "MPI_Type_create_struct");
-    link.good(MPI_Type_commit(&type_), "MPI_Type_commit");
-    for (MPI_Datatype& t : types) MPI_Type_free(&t);
-  }
-  mpi_type(mpi_type const&) = delete;
-  ~mpi_type() { MPI_Type_free(&type_); } // messages under way keep what they need
-  MPI_Datatype get() const { return type_; }
-
-private:
-  /// Runs of bytes, in a vector for each dimension around them.
-  static MPI_Datatype of(mpi_link& link, piece const& p) {
-    index_t const run = segment_cursor({&p, 1}).left();
-    int around = p.rank; // dimensions outside a run
-    for (index_t length = p.element; length < run && around > 0;) length *= p.extents[std::size_t(--around)];
-    while (around > 0 && p.extents[std::size_t(around - 1)] == 1) --around;
-    MPI_Datatype type = MPI_BYTE;
-    link.good(MPI_Type_contiguous(int(run), MPI_BYTE, &type), "MPI_Type_contiguous");
-    for (int d = around; d-- > 0;) {
-      MPI_Datatype inner = type;
-      link.good(MPI_Type_create_hvector(int(p.extents[std::size_t(d)]), 1, MPI_Aint(p.strides[std::size_t(d)]), inner, &type),
-                "MPI_Type_create_hvector");
-      MPI_Type_free(&inner);
-    }
-    return type;
-  }
-  MPI_Datatype type_ = MPI_DATATYPE_NULL;
-};
 
 /// One direction of one parcel. Reused: a steady state allocates nothing but what MPI does itself.
 class mpi_payload {
@@ -108,21 +69,14 @@ public:
             mpi_options const& options) {
     if (call.purpose == mpi_control::in_chunks)
       return chunks_.send(link, peer, call.tag, pieces, bytes, std::clamp<index_t>(call.cuts[0], 1, mpi_chunk_memory::bytes));
-    index_t const largest = options.largest_message;
     receiving_ = false;
-    pieces_ = pieces;
-    bytes_ = bytes;
     bool const cuts = call.purpose >= 2 && call.purpose <= mpi_control::most_cuts &&
                       std::accumulate(call.cuts, call.cuts + call.purpose, index_t{0}) == bytes;
-    if (cuts)
-      cut_.assign(call.cuts, call.cuts + call.purpose);
-    else
-      cut_.assign(1, bytes);
-    typed_ = false;
-    staged_ = !direct();
-    if (staged_ && !cuts) typed_ = may_be_typed(mpi_shape(pieces), largest);
-    staged_ = staged_ && !typed_;
-    if (staged_) {
+    cut_.assign(call.cuts, call.cuts + (cuts ? call.purpose : 0));
+    if (!cuts) cut_.push_back(bytes);
+    index_t const largest = options.largest_message;
+    begin(pieces, bytes);
+    if (!direct() && !typed(mpi_shape(link.types(), pieces), largest)) {
       stage();
       piece const packed = flat(memory_.get(), bytes);
       copy({&packed, 1}, pieces);
@@ -142,23 +96,17 @@ public:
     }
     receiving_ = true;
     cancelled_ = false;
-    pieces_ = pieces;
-    bytes_ = bytes;
-    mpi_shape const shape(pieces);
-    bool const few = shape.few();
-    if (few) {
-      call.purpose = int(shape.runs);
-      std::copy_n(shape.lengths, shape.runs, call.cuts);
-    }
-    if (few)
+    begin(pieces, bytes);
+    mpi_shape const shape(link.types(), pieces);
+    if (shape.few())
       cut_.assign(shape.lengths, shape.lengths + shape.runs);
-    else
+    else if (!may_be_typed(shape) || !cut_by_pieces(largest))
       cut_.assign(1, bytes);
-    typed_ = false;
-    staged_ = !direct();
-    if (staged_) typed_ = may_be_typed(shape, largest);
-    staged_ = staged_ && !typed_;
-    if (staged_) stage();
+    if (cut_.size() > 1) {
+      call.purpose = int(cut_.size());
+      std::copy(cut_.begin(), cut_.end(), call.cuts);
+    }
+    if (!direct() && !typed(shape, largest)) stage();
     post(link, largest, [&](void* to, int count, MPI_Datatype type, MPI_Request* r) {
       link.good(MPI_Irecv(to, count, type, peer, call.tag, link.comm(), r), "MPI_Irecv");
     });
@@ -207,6 +155,13 @@ public:
   }
 
 private:
+  /// From one place on, cut to the largest message that is allowed; or of pieces, by a type.
+  struct message {
+    std::byte* at;
+    index_t bytes;
+    std::span<piece const> pieces{};
+  };
+
   bool is_complete() noexcept {
     bool all = true;
     for (MPI_Request& r : requests_)
@@ -222,15 +177,20 @@ private:
     p.strides[0] = 1;
     return p;
   }
-  /// Finds where each message begins; false if one of them does not lie in one row.
+  void begin(std::span<piece const> pieces, index_t bytes) {
+    pieces_ = pieces;
+    bytes_ = bytes;
+    staged_ = false;
+  }
+  /// Every message lies in one row of the caller's memory; false if one does not.
   bool direct() {
-    begins_.clear();
+    messages_.clear();
     segment_cursor c(pieces_);
     for (index_t const length : cut_) {
       if (c.done()) return false;
-      begins_.push_back(c.data());
+      message const& m = messages_.emplace_back(c.data(), length);
       for (index_t covered = 0; covered < length;) {
-        if (c.done() || c.data() != begins_.back() + covered) return false;
+        if (c.done() || c.data() != m.at + covered) return false;
         index_t const n = min(c.left(), length - covered);
         covered += n;
         c.advance(n);
@@ -238,33 +198,61 @@ private:
     }
     return c.done();
   }
-  bool may_be_typed(mpi_shape const& shape, index_t largest) const {
-    return bytes_ <= largest && bytes_ >= shortest_typed_run * shape.runs;
+  bool may_be_typed(mpi_shape const& shape) const { return bytes_ >= shortest_typed_run * shape.runs; }
+  /// Every message is made of whole pieces, of which MPI can be given types.
+  bool typed(mpi_shape const& shape, index_t largest) {
+    if (!may_be_typed(shape)) return false;
+    messages_.clear();
+    std::size_t next = 0;
+    for (index_t const length : cut_) {
+      while (next < pieces_.size() && pieces_[next].bytes() == 0) ++next;
+      std::size_t const first = next;
+      index_t held = 0;
+      while (next < pieces_.size() && held < length) held += pieces_[next++].bytes();
+      if (held != length || length > largest) return false;
+      messages_.push_back({nullptr, length, pieces_.subspan(first, next - first)});
+    }
+    return true;
+  }
+  /// A message for each piece, if they are few and long.
+  bool cut_by_pieces(index_t largest) {
+    cut_.clear();
+    for (piece const& p : pieces_)
+      if (index_t const bytes = p.bytes(); bytes > 0) {
+        if (bytes < mpi_shape::worth_a_message || bytes > largest || cut_.size() == std::size_t(mpi_control::most_cuts))
+          return false;
+        cut_.push_back(bytes);
+      }
+    return true;
   }
   void stage() {
+    staged_ = true;
     if (room_ < bytes_) {
       memory_.reset(new std::byte[std::size_t(bytes_)]); // not zeroed, which make_unique would do
       room_ = bytes_;
     }
-    begins_.clear();
+    messages_.clear();
     index_t at = 0;
     for (index_t const length : cut_) {
-      begins_.push_back(memory_.get() + at);
+      messages_.push_back({memory_.get() + at, length, {}});
       at += length;
     }
   }
   template <class Start>
   void post(mpi_link& link, index_t largest, Start&& start) {
-    if (typed_) {
-      mpi_type const type(link, pieces_, types_, places_, ones_);
-      requests_.push_back(MPI_REQUEST_NULL);
-      return start(MPI_BOTTOM, 1, type.get(), &requests_.back());
-    }
-    for (std::size_t i = 0; i < cut_.size(); ++i)
-      for (index_t at = 0; at < cut_[i]; at += largest) {
+    for (message const& m : messages_) {
+      mpi_type room;
+      auto const typed = [&](void* at, MPI_Datatype type) {
         requests_.push_back(MPI_REQUEST_NULL);
-        start(begins_[i] + at, int(min(largest, cut_[i] - at)), MPI_BYTE, &requests_.back());
+        start(at, 1, type, &requests_.back());
+      };
+      if (m.pieces.size() == 1) typed(m.pieces[0].data, link.types().of(link, m.pieces[0], room));
+      if (m.pieces.size() > 1) typed(MPI_BOTTOM, link.types().of(link, m.pieces, room));
+      for (index_t at = 0; m.pieces.empty() && at < m.bytes; at += largest) {
+        requests_.push_back(MPI_REQUEST_NULL);
+        start(m.at + at, int(min(largest, m.bytes - at)), MPI_BYTE, &requests_.back());
       }
+    }
   }
   index_t arrived() const {
     index_t sum = 0;
@@ -278,16 +266,13 @@ private:
 
   std::vector<MPI_Request> requests_; ///< empty when nothing is under way
   std::vector<MPI_Status> statuses_;
-  std::vector<MPI_Datatype> types_;
-  std::vector<MPI_Aint> places_;
-  std::vector<int> ones_;
   std::unique_ptr<std::byte[]> memory_; ///< for pieces that are packed
   index_t room_ = 0;
   std::span<piece const> pieces_;
-  std::vector<index_t> cut_;       ///< bytes of each message, before they are cut to the largest
-  std::vector<std::byte*> begins_; ///< of each
+  std::vector<index_t> cut_; ///< bytes of each message
+  std::vector<message> messages_;
   index_t bytes_ = 0;
-  bool typed_ = false, staged_ = false, receiving_ = false, cancelled_ = false;
+  bool staged_ = false, receiving_ = false, cancelled_ = false;
   mpi_chunks chunks_; ///< instead of all this, where parcels are owned
 };
 
