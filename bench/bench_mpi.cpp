@@ -1,12 +1,15 @@
-// sp::mpi against plain MPI between two processes, and strided rows packed by hand against derived datatypes of MPI.
-// Run by mpirun -n 2; prints times and ratios, and fails if bytes arrive wrong. SP_BENCH_TINY=1 runs the smallest sizes only.
+// sp::mpi against plain MPI between two processes, and strided rows packed by hand against derived datatypes of MPI. Among any number:
+// heads for tokens along a prepared route, of few and of many packed documents.
+// Run by mpirun -n 2 or more; prints times and ratios, and fails if bytes arrive wrong. SP_BENCH_TINY=1 runs the smallest sizes only.
 #include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
+#include <sp/batch.hpp>
 #include <sp/mpi.hpp>
+#include <sp/route.hpp>
 
 namespace {
 
@@ -160,6 +163,28 @@ void two_blocks(sp::mpi const& c, index_t bytes) {
     std::printf("%12lld %12.2f %12.2f %12.2f %8.2f %12.2f\n", (long long)bytes, types, by_hand, twice, types / by_hand, ours);
 }
 
+/// q, k and v of zigzag ranks to all tokens of two heads a rank, as Ulysses does in every layer: the same bytes in few runs and in many.
+void heads_for_tokens(sp::mpi const& c, index_t tokens, index_t dim, index_t documents) {
+  std::vector<index_t> cu;
+  for (index_t d = 0; d <= documents; ++d) cu.push_back(sp::cut(tokens, d, documents));
+  sp::batch const b(sp::packed(std::span<index_t const>(cu)), sp::zigzag{}, c);
+  sp::run const all{0, tokens, 1};
+  sp::mapping const map{0, 0, tokens};
+  index_t const heads = 2 * c.size();
+  auto const r = sp::route::to_everybody(b.layout(), 0, 1, c.size(), c.rank(), {&all, 1}, {&map, 1});
+  std::vector<float> from(std::size_t(3 * b.tokens() * heads * dim), 1), to(std::size_t(3 * tokens * 2 * dim));
+  auto routed = [&](index_t i) {
+    sp::view<float, 3> const x(from.data() + i * b.tokens() * heads * dim, {b.tokens(), heads, dim});
+    sp::view<float, 3> const y(to.data() + i * tokens * 2 * dim, {tokens, 2, dim});
+    return sp::routed(r, x, y, sp::head_cut{sp::head_cut::side::from, sp::all_heads(heads, heads)});
+  };
+  sp::pool scratch;
+  double const us = time_of(index_t(to.size() * sizeof(float)) / 8,
+                            [&] { sp::exchange(c, "heads", scratch, routed(0), routed(1), routed(2)).wait(); });
+  expect(std::count(to.begin(), to.end(), 1.0f) == std::ptrdiff_t(to.size()), "heads for tokens");
+  if (rank == 0) std::printf("%12lld %12lld %12.2f\n", (long long)(to.size() * sizeof(float)), (long long)documents, us);
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -167,12 +192,23 @@ int main(int argc, char** argv) {
   int size = 0;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
-  if (size != 2) {
-    if (rank == 0) std::fprintf(stderr, "bench_mpi: run it with mpirun -n 2\n");
+  if (size < 2) {
+    std::fprintf(stderr, "bench_mpi: run it with mpirun -n 2 or more\n");
     MPI_Finalize();
     return 2;
   }
   {
+    using parcels = sp::mpi_options::parcels;
+    sp::mpi const owned{MPI_COMM_WORLD}, world{MPI_COMM_WORLD, {.large_parcels = parcels::direct}};
+    for (sp::mpi const* c : {&world, &owned}) {
+      if (rank == 0)
+        std::printf("\nheads for tokens, large parcels %s\n%12s %12s %12s\n", c == &world ? "direct" : "owned", "bytes",
+                    "documents", "us");
+      for (index_t documents : {10, 1000})
+        if (!tiny || documents == 10) heads_for_tokens(*c, tiny ? 800 : 8000, 8, documents);
+    }
+  }
+  if (size == 2) {
     using parcels = sp::mpi_options::parcels;
     sp::mpi const owned{MPI_COMM_WORLD}, world{MPI_COMM_WORLD, {.large_parcels = parcels::direct}};
     contiguous(owned, world);
