@@ -20,6 +20,7 @@ public:
     std::uint64_t const number = entered_;
     open_exchange& e = unused_exchange(exchanges_, number, rank_, t.primitive);
     check_peers(rank_, t, marks_);
+    family_->link().types().begin_exchange();
     e.flight = recorder().begin(flight_, operation_kind::exchange, t.primitive);
     copy_own(t, e.flight);
     e.used = 0;

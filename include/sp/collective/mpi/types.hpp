@@ -71,21 +71,33 @@ public:
     return room.get();
   }
 
+  /// An exchange begins. Now and then, what none has asked for since the last time is freed: lists of steps that are over, mostly.
+  void begin_exchange() {
+    if (++exchanges_ % patience != 0) return;
+    for (auto at = kept_.begin(); at != kept_.end();)
+      if (std::exchange(at->second.used, false)) {
+        ++at;
+      } else {
+        ranges_ -= at->second.ranges;
+        at = kept_.erase(at);
+      }
+  }
   void clear() noexcept {
     kept_.clear();
     ranges_ = 0;
   }
 
 private:
-  /// Ranges of rows for which types are kept: Open MPI takes about a hundred bytes for each.
-  static constexpr index_t most_ranges = index_t{1} << 18;
+  /// Ranges of rows for which types are kept: Open MPI takes 300 bytes for each, 40 MiB for all.
+  static constexpr index_t most_ranges = index_t{1} << 17;
+  static constexpr int patience = 128; ///< exchanges
   /// List, size of an element, extents but the first, strides.
   using key = std::array<std::uint64_t, 2 * piece::max_rank + 1>;
   struct kept {
     index_t runs = 0;
     index_t ranges = 0;
     mpi_type type{};
-    bool used = true; ///< since the last sweep
+    bool used = true; ///< lately
   };
 
   static key key_of(piece const& p) {
@@ -99,7 +111,6 @@ private:
   /// What is kept for a piece, or null if nothing may be kept for it.
   kept* find(piece const& p) {
     if (p.rows.empty() || p.rows.serial == 0) return nullptr;
-    if (++uses_ > max(index_t{1024}, 8 * index_t(kept_.size()))) sweep();
     key const k = key_of(p);
     if (auto const at = kept_.find(k); at != kept_.end()) {
       at->second.used = true;
@@ -111,18 +122,6 @@ private:
     ranges_ += ranges;
     return fresh;
   }
-  /// Frees what nobody has asked for since the last time: lists of steps that are over, mostly.
-  void sweep() {
-    uses_ = 0;
-    for (auto at = kept_.begin(); at != kept_.end();)
-      if (std::exchange(at->second.used, false)) {
-        ++at;
-      } else {
-        ranges_ -= at->second.ranges;
-        at = kept_.erase(at);
-      }
-  }
-
   static index_t count_runs(piece const& p) {
     index_t n = 0;
     for_each_plain(p, [&](piece const& part) {
@@ -178,7 +177,8 @@ private:
   }
 
   std::map<key, kept> kept_;
-  index_t ranges_ = 0, uses_ = 0; ///< ranges of all that is kept; how often something was asked for since the last sweep
+  index_t ranges_ = 0; ///< of all that is kept
+  unsigned exchanges_ = 0;
 };
 
 } // namespace sp::detail
