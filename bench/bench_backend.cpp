@@ -1,5 +1,5 @@
 // The CPU backend: useful GF/s of forward and backward per element type, full and causal, and what several threads gain; the cost of
-// handing out work. Forward counts 4 rows keys dim per visible pair and head, backward 2.5 times that. SP_BENCH_TINY=1: smallest size only.
+// handing out work, and what passes and copies gain from it. Forward counts 4 rows keys dim per visible pair and head, backward 2.5 times that. SP_BENCH_TINY=1: smallest size only.
 #include <benchmark/benchmark.h>
 
 #include <chrono>
@@ -113,6 +113,32 @@ void gain(benchmark::State& state) {
   state.counters["gain"] = best[0] / best[1];
 }
 
+/// Element-wise passes and copies of `elements` floats, by one thread and by several in turn, as in gain().
+void pass_gain(benchmark::State& state, int what) {
+  index_t const n = state.range(1);
+  std::vector<float> from(std::size_t(n), 1.0f), to(from);
+  sp::view<float, 2> const x(to.data(), {n / 64, 64});
+  sp::view<float const, 2> const y(from.data(), {n / 64, 64});
+  sp::piece const a = sp::as_piece(x), b = sp::as_piece(y);
+  auto pass = [&](auto const& queue) {
+    if (what == 0) sp::fill(queue, x, 2.0f);
+    if (what == 1) sp::detail::add(queue, x, y);
+    if (what == 2) queue.copy({&a, 1}, {&b, 1});
+    benchmark::ClobberMemory();
+  };
+  sp::workers const several{int(state.range(0))};
+  double best[2] = {1e30, 1e30};
+  for (auto _ : state)
+    for (int who : {0, 1}) {
+      auto const start = std::chrono::steady_clock::now();
+      who == 0 ? pass(sp::inline_queue{}) : pass(several);
+      best[who] = std::min(best[who], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+  state.counters["one_us"] = 1e6 * best[0];
+  state.counters["several_us"] = 1e6 * best[1];
+  state.counters["gain"] = best[0] / best[1];
+}
+
 /// A call of parallel() whose tasks do nothing: threads that poll, and threads that sleep.
 void empty_parallel(benchmark::State& state) {
   sp::workers const queue{int(state.range(0)), {.spin = int(state.range(1))}};
@@ -159,6 +185,14 @@ void thread_counts(benchmark::internal::Benchmark* b) {
 }
 BENCHMARK_TEMPLATE(gain, float, false)->Name("cpu/gain/forward/float")->Apply(thread_counts);
 BENCHMARK_TEMPLATE(gain, float, true)->Name("cpu/gain/backward/float")->Apply(thread_counts);
+void pass_sizes(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"threads", "elements"})->UseRealTime();
+  for (index_t elements : {1 << 14, 1 << 16, 1 << 20, 1 << 23})
+    if (elements == 1 << 14 || std::getenv("SP_BENCH_TINY") == nullptr) b->Args({2, elements});
+}
+BENCHMARK_CAPTURE(pass_gain, fill, 0)->Name("pass/gain/fill")->Apply(pass_sizes);
+BENCHMARK_CAPTURE(pass_gain, add, 1)->Name("pass/gain/add")->Apply(pass_sizes);
+BENCHMARK_CAPTURE(pass_gain, copy, 2)->Name("pass/gain/copy")->Apply(pass_sizes);
 BENCHMARK(empty_parallel)->ArgNames({"threads", "spin"})->ArgsProduct({{1, 2, 4}, {0, 1000}})->UseRealTime();
 
 } // namespace

@@ -9,6 +9,7 @@
 
 #include <sp/local.hpp>
 #include <sp/threads.hpp>
+#include <sp/workers.hpp>
 
 #include "collective/cases.hpp"
 #include "support/failure.hpp"
@@ -261,6 +262,22 @@ TEST_CASE("local: no operation waits for the work of a queue: whole programs are
   for (int size : {1, 2, 5})
     for (auto how : {interleaving::random, interleaving::lane_last, interleaving::lane_first})
       CHECK(elsewhere_of<late_queue::hold>(size, 4, how) == on_the_host(size, 4));
+}
+
+TEST_CASE("local: ranks whose passes and copies are work of several threads have the bits of one thread each") {
+  static_assert(sp::has_row_lists<sp::local<sp::workers>>);
+  for (int size : {1, 2, 5}) {
+    sp::workers const shared{size + 2, {.ranks = size, .spin = size % 2 * 100, .smallest_share = 1}};
+    results all_of(static_cast<std::size_t>(size));
+    sp::local<sp::workers>::run(
+        size,
+        [&](sp::local<sp::workers> const& c) {
+          sp::pool memory;
+          all_of[std::size_t(c.rank())] = program<sp::workers>(c, memory, 6).run<no_hold>();
+        },
+        patient, [&](int) { return shared; });
+    CHECK(all_of == on_the_host(size, 6));
+  }
 }
 
 TEST_CASE("local: over a queue that every wait synchronises it passes what every communicator passes") {

@@ -184,10 +184,11 @@ void collect_lse(sp::ulysses_attention<C, I> const& o, Saved const& saved, sp::l
   collect_lse<T>(o.inner(), saved.inner, whole, at, b, whole.runs(at), sp::heads_of(on, o.group().rank(), size), heads, to);
 }
 
-/// prepare, forward, backward of one object on one rank. Objects of other memory: elsewhere.hpp.
-template <class T, class Object>
-void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, rank_tensors<T>& x,
-          outcome<T>& to) requires(std::is_same_v<typename Object::memory_type, sp::host_memory>) {
+/// prepare, forward, backward of one object on one rank, as work of `queue`; a call in short form has the caller's thread. Objects of
+/// other memory: elsewhere.hpp.
+template <class T, class Object, class Queue = sp::inline_queue>
+void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, rank_tensors<T>& x, outcome<T>& to,
+          Queue const& queue = {}) requires(std::is_same_v<typename Object::memory_type, sp::host_memory>) {
   auto forward_extras = x.extras(t, false), backward_extras = x.extras(t, true);
   auto keep_lse = [&](auto const& saved) {
     collect_lse<T>(attn, saved, b.layout(), b.part(), b, b.runs(), sp::all_heads(t.q_heads, t.kv_heads), t.q_heads, to);
@@ -200,7 +201,7 @@ void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch cons
   }
   auto prepared = t.cross ? attn.prepare(b, kb) : attn.prepare(b);
   sp::pool scratch, kept;
-  sp::context<> ctx{scratch, kept, t.random()};
+  sp::context<Queue> ctx{queue, scratch, kept, t.random()};
   auto saved = attn.forward(prepared, ctx, x.q.read(), x.k.read(), x.v.read(), x.out.v, forward_extras);
   keep_lse(saved);
   attn.backward(prepared, ctx, std::move(saved), x.q.read(), x.k.read(), x.v.read(), x.out.v, x.dout.read(), x.dq.v, x.dk.v,
@@ -253,25 +254,26 @@ auto nested_ulysses(trial const& t, Kernel const& kernel, sp::attention_options 
 }
 
 /// The trial's object on one rank.
-template <object_kind Object, class T, class Kernel, class Comm>
-void run_rank(trial const& t, inputs<T> const& in, Kernel const& kernel, Comm const& comm, outcome<T>& to) {
+template <object_kind Object, class T, class Kernel, class Comm, class... Queue>
+void run_rank(trial const& t, inputs<T> const& in, Kernel const& kernel, Comm const& comm, outcome<T>& to,
+              Queue const&... queue) {
   auto options = [](bool padded) { return sp::batch_options{padded ? sp::shapes::padded : sp::shapes::ragged}; };
   sp::batch b(t.docs, t.sharding, comm, options(t.padded)),
       kb(t.keys(), t.sharding_of_keys(), comm, options(t.keys_are_padded()));
   rank_tensors<T> x(t, in, b, kb);
   sp::attention_options how{
       .mask = t.mask, .scale = t.scale, .schedule = t.how, .head_chunks = t.head_chunks, .checks = t.checks};
-  if constexpr (Object == object_kind::nested) step<T>(nested_ulysses(t, kernel, how, comm), t, b, kb, x, to);
-  if constexpr (Object == object_kind::ring) step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to);
+  if constexpr (Object == object_kind::nested) step<T>(nested_ulysses(t, kernel, how, comm), t, b, kb, x, to, queue...);
+  if constexpr (Object == object_kind::ring) step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to, queue...);
   if constexpr (Object == object_kind::ulysses)
-    step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep}}, t, b, kb, x, to);
+    step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep}}, t, b, kb, x, to, queue...);
   if constexpr (Object == object_kind::usp) {
     sp::axis::ring ring{t.ring};
     sp::axis::ulysses ulysses{t.ulysses};
     sp::mesh mesh = t.ring_is_fast ? sp::mesh{ulysses, ring} : sp::mesh{ring, ulysses};
     step<T>(
         sp::ulysses_attention{mesh.ulysses(comm), sp::ring_attention{mesh.ring(comm), kernel, how}, sp::ulysses_options{t.keep}},
-        t, b, kb, x, to);
+        t, b, kb, x, to, queue...);
   }
   x.give(t, to, comm.rank());
 }

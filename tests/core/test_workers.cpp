@@ -280,6 +280,7 @@ TEST_CASE("workers: numbers that make no sense, and threads that the system does
   CHECK(says(failure_of([] { return sp::workers{100000}; }), errc::bad_state, "100000 threads"));
   CHECK(says(failure_of([] { return sp::workers(2, {.ranks = 0}); }), errc::bad_state, "0 ranks"));
   CHECK(says(failure_of([] { return sp::workers(2, {.spin = -1}); }), errc::bad_state, "-1 polls"));
+  CHECK(says(failure_of([] { return sp::workers(2, {.smallest_share = 0}); }), errc::bad_state, "shares of 0"));
   one_thread_each none{0};
   CHECK(says(failure_of([&] { return sp::workers_ref{none}; }), errc::bad_state, "0 threads"));
 
@@ -373,6 +374,7 @@ void check_passes(Queue const& queue) {
 TEST_CASE("workers: passes, sums and copies are those of one thread [asan]") {
   check_passes(sp::inline_queue{});
   check_passes(sp::workers{3});
+  check_passes(sp::workers{3, {.smallest_share = 1}});
   one_thread_each pool{4};
   check_passes(sp::workers_ref{pool});
 }

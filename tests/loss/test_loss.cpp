@@ -17,6 +17,7 @@
 #include <sp/gather_loss.hpp>
 #include <sp/mesh.hpp>
 #include <sp/threads.hpp>
+#include <sp/workers.hpp>
 
 #include "support/failure.hpp"
 #include "support/tensors.hpp"
@@ -189,6 +190,30 @@ TEST_CASE("VeOmni#338, ms-swift#10035: loss scale: a rank with no valid token; n
       check_step(stream(24, 3, 0), docs, sp::contiguous{}, parts, average, {}); // nobody: loss 0, gradient 0, no NaN
       check_step(stream(24, 3, 0), docs, sp::contiguous{}, parts, average, {.reduce = sp::reduction::sum});
     }
+}
+
+TEST_CASE("loss: on several threads of each rank the bits of one, ragged and padded") {
+  constexpr int parts = 3;
+  stream const s(37, 5, 3);
+  sp::workers const shared{parts + 2, {.ranks = parts, .smallest_share = 1}};
+  std::atomic<int> good{0};
+  sp::threads::run(parts, [&](sp::threads const& c) {
+    for (auto shapes : {sp::shapes::ragged, sp::shapes::padded}) {
+      sp::batch const b(sp::packed{0, 0, 13, 14, 37}, sp::zigzag{}, c, {shapes});
+      share one(b, s), several(b, s);
+      sp::gather_loss const loss(c, sp::averaged{parts});
+      sp::pool memory;
+      sp::context const here(memory, memory);
+      sp::context const there(shared, memory, memory);
+      auto const r = loss.forward(here, one.loss_view(), one.label_view());
+      auto const q = loss.forward(there, several.loss_view(), several.label_view());
+      loss.backward(here, r, one.label_view(), one.gradient_view());
+      loss.backward(there, q, several.label_view(), several.gradient_view());
+      double const x = sp::read(here.queue, r).loss, y = sp::read(there.queue, q).loss;
+      good += std::memcmp(&x, &y, sizeof(double)) == 0 && support::same_bits(one.dlosses, several.dlosses);
+    }
+  });
+  CHECK(good == 2 * parts);
 }
 
 TEST_CASE("loss: no valid token anywhere gives exact zeros") {

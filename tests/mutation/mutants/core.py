@@ -301,4 +301,22 @@ MUTANTS = [
         "core.workers",
         "workers: passes*",
     ),
+    Mutant(
+        "workers_do_a_place_twice",
+        "where two tiles meet, both do the first place of the second",
+        "core/workers/host_queue.hpp",
+        "share(cut(n, i, shares), cut(n, i + 1, shares));",
+        "share(cut(n, i, shares), min(n, cut(n, i + 1, shares) + 1));",
+        "core.workers",
+        "workers: passes*",
+    ),
+    Mutant(
+        "workers_copy_from_another_place",
+        "a tile of a copy reads one element behind its place",
+        "core/workers/host_queue.hpp",
+        "f(from, first * unit);",
+        "f(from, first * unit + (first > 0 ? 8 : 0));",
+        "core.workers",
+        "workers: passes*",
+    ),
 ]

@@ -15,6 +15,7 @@ namespace sp {
 struct workers_options {
   int ranks = 1; ///< how many ranks of this process, or other threads, use them at the same time; each of these computes as well
   int spin = 1000; ///< polls before a thread falls asleep, 0 to a billion; threads that outnumber the cores never poll
+  index_t smallest_share = 8192; ///< elements, terms of sums, or 64 bytes of a copy: what another thread is asked for at least
 };
 
 /// A task_queue. The count includes the callers: sp::workers{4} starts three, and sp::workers{8, {.ranks = 2}} six, which help whichever of
@@ -31,6 +32,10 @@ public:
             "Give 1 to " + std::to_string(most) + " threads, or 0 for all cores, and one rank at least"});
     if (options.spin < 0 || options.spin > 1'000'000'000)
       fail({errc::bad_state, std::to_string(options.spin) + " polls were asked for (spin)", "Give 0 to a billion"});
+    if (options.smallest_share < 1)
+      fail({errc::bad_state, "shares of " + std::to_string(options.smallest_share) + " elements were asked for",
+            "Give 1 at least"});
+    smallest_share_ = options.smallest_share;
     int const here = cores();
     if (count == all_cores) count = here;
     int const helpers = count > options.ranks ? count - options.ranks : 0;
@@ -40,6 +45,9 @@ public:
 
   /// How many threads one call uses at most: its share, rounded up.
   [[nodiscard]] int threads() const noexcept { return threads_; }
+
+  /// See workers_options.
+  [[nodiscard]] index_t smallest_share() const noexcept { return smallest_share_; }
 
   /// Cores that this process may run on.
   [[nodiscard]] static int cores() {
@@ -62,6 +70,7 @@ private:
 
   std::shared_ptr<detail::thread_set> set_; ///< null: no thread but the caller's
   int threads_ = 1;
+  index_t smallest_share_;
 };
 
 static_assert(task_queue<workers>);
