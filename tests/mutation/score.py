@@ -8,6 +8,7 @@ they are. Exit status 0 only if all are caught; the last line is "N caught, M su
 """
 import argparse
 import concurrent.futures
+import functools
 import os
 import pathlib
 import queue
@@ -261,37 +262,49 @@ TEST_CASE("same") { CHECK(same(3) == 3); }
         ],
     }
     global RUN_SECONDS
-    RUN_SECONDS = 5
+    RUN_SECONDS = 3
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         for name, text in {"include/sp/probe.hpp": header, "tests/probe/test_probe.cpp": test}.items():
             (root / name).parent.mkdir(parents=True)
             (root / name).write_text(text)
         suite = Suite(root, root / "build", 1)
-        failures = 0
+        probe = lambda *what: Mutant("probe", "a probe", "probe.hpp", what[0], what[1], "probe.probe", *what[2:])
+        failures = len(suite.control([probe("", "", "twice"), probe("", "", "same")]))
         for fate, plants in fates.items():
-            for old, new, case, *faults in plants:
-                counts = measure(suite, [Mutant("probe", "a probe", "probe.hpp", old, new, "probe.probe", case, *faults)])
+            for old, new, *case in plants:
+                counts = suite.score([probe(old, new, *case)])
                 good = counts == tuple(int(fate == f) for f in ("caught", "survived", "broken"))
                 failures += not good
                 print(f"{'as expected' if good else 'WRONG'}: {old!r} -> {new!r} is {fate}\n")
-        failures += measure(suite, [Mutant("probe", "a probe", "probe.hpp", "2 * x", "3 * x", "probe.probe", "nothing")]) is not None
+        failures += measure(suite, [probe("2 * x", "3 * x", "nothing")]) is not None
     print(f"{failures} of {sum(len(p) for p in fates.values()) + 1} fates were not told")
     return 1 if failures else 0
 
 
-def first_of_each_area(mutants):
-    """A sample: the first bug of every layer of the headers."""
-    first = {}
+@functools.cache
+def text_read(test):
+    """How much of this project's text a test includes, which tells how long it takes to build."""
+    files = [ROOT / "tests" / (test.replace(".", "/test_", 1) + ".cpp")]
+    for file in files:
+        for name in re.findall(r'^#include [<"](.+)[>"]', file.read_text(), re.MULTILINE):
+            found = [f / name for f in (file.parent, ROOT / "include", ROOT / "tests") if (f / name).is_file()]
+            files += [f for f in found[:1] if f not in files]
+    return sum(f.stat().st_size for f in files)
+
+
+def one_of_each_area(mutants):
+    """A sample: of every layer of the headers the first bug among those whose test is the quickest to build."""
+    areas = {}
     for m in mutants:
-        first.setdefault(m.file.split("/")[0], m)
-    return list(first.values())
+        areas.setdefault(m.file.split("/")[0], []).append(m)
+    return [min(area, key=lambda m: text_read(m.test)) for area in areas.values()]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="these mutants only")
-    parser.add_argument("--sample", action="store_true", help="the first mutant of every area only")
+    parser.add_argument("--sample", action="store_true", help="one mutant of every area only")
     parser.add_argument("--list", action="store_true", help="what there is")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many are built at once")
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/mutation", help="where; emptied first")
@@ -309,8 +322,8 @@ def main():
         sys.exit(f"no such mutant, or a name twice: {', '.join(sorted(unknown) or names)}")
     chosen = [m for m in MUTANTS if not arguments.names or m.name in arguments.names]
     if arguments.sample:
-        chosen = first_of_each_area(chosen)
-        print(f"the first mutant of every area: {len(chosen)} of {len(names)}")
+        chosen = one_of_each_area(chosen)
+        print(f"one mutant of every area: {len(chosen)} of {len(names)}")
     if arguments.list:
         for m in chosen:
             print(f"{m.name:32}{m.file}: {m.breaks}\n{'':32}{m.test}: {m.case}")
