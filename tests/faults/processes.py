@@ -39,10 +39,8 @@ class Job:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
-            end = time.monotonic() + limit
             try:
-                while self.process.poll() is None and time.monotonic() < end:
-                    time.sleep(0.01)
+                self.wait(time.monotonic() + limit)
                 self.ended = time.monotonic()
                 self.code = self.process.poll()
                 self.left = self.alive()
@@ -60,6 +58,18 @@ class Job:
                 fields = dict(re.findall(r"(\w+)=(\S*)", found[2].split(" what=")[0]))
                 fields["what"] = found[2].split(" what=")[1] if " what=" in found[2] else ""
                 self.lines.append((found[1], fields))
+
+    def wait(self, end):
+        """Until mpirun ends, but not long where it stays behind alone: nothing more comes of it."""
+        started, last_with_ranks, look = False, 0, 0
+        while self.process.poll() is None and (now := time.monotonic()) < end:
+            if now >= look:
+                look = now + 0.5
+                if self.alive() != [self.process.pid]:
+                    started, last_with_ranks = True, now
+                elif started and now > last_with_ranks + 4:
+                    return
+            time.sleep(0.01)
 
     def alive(self):
         """Processes of this job: those that have its tag among their arguments."""
