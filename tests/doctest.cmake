@@ -6,6 +6,8 @@
 # "// optimised: <why>" in a source: many numbers are computed, and optimising costs less than it saves. These sources are a program
 # of their own, because one function must not be compiled in two ways in one program.
 # "// flags: <flags>" in a source: it is about programs compiled in such a way, and is one by itself.
+# Layers with much code for the little that it computes are optimised lightly.
+set(sp_lightly_optimised_layers conformance)
 option(SP_TEST_UNITY "Compile the sources of a layer of tests in one piece" ON)
 
 # sp_test_main_library(<target> <source> <flag>...): the main function of test programs
@@ -65,7 +67,11 @@ function(sp_test_programs variable layer main)
   endif()
   if(quick)
     sp_test_program(test_${layer}_optimised ${main} ${quick})
-    target_compile_options(test_${layer}_optimised PRIVATE ${sp_optimised})
+    if(layer IN_LIST sp_lightly_optimised_layers)
+      target_compile_options(test_${layer}_optimised PRIVATE ${sp_lightly_optimised})
+    else()
+      target_compile_options(test_${layer}_optimised PRIVATE ${sp_optimised})
+    endif()
     set_target_properties(test_${layer}_optimised PROPERTIES UNITY_BUILD_BATCH_SIZE 2) # as heavy as a layer each
   endif()
 endfunction()
@@ -98,6 +104,10 @@ foreach(layer IN LISTS sp_test_layers)
     sp_test_entry(${layer}.${name} "${source}" ${layer} 300 ${program_${name}})
   endforeach()
 endforeach()
+
+if(SP_TEST_ALL) # random trials after those in which every two choices meet
+  set_tests_properties(conformance.double PROPERTIES ENVIRONMENT "SP_TEST_SECONDS=20")
+endif()
 
 # The guard in main.cpp, tested: a run without a test case fails, and so does a case without an assertion.
 sp_test_program(control.vacuous sp_test_main controls/vacuous.cpp)

@@ -5,16 +5,16 @@
 add_library(sp_fuzz_checks OBJECT fuzz/check_double.cpp fuzz/check_float.cpp fuzz/check_bf16.cpp fuzz/check_fp16.cpp)
 target_link_libraries(sp_fuzz_checks PRIVATE doctest::doctest sp_program_settings)
 target_include_directories(sp_fuzz_checks PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
-target_compile_options(sp_fuzz_checks PRIVATE ${sp_optimised})
+target_compile_options(sp_fuzz_checks PRIVATE ${sp_lightly_optimised})
 set_target_properties(sp_fuzz_checks PROPERTIES UNITY_BUILD ${SP_TEST_UNITY} UNITY_BUILD_BATCH_SIZE 2)
 target_sources(test_fuzz PRIVATE $<TARGET_OBJECTS:sp_fuzz_checks>)
-target_compile_options(test_fuzz PRIVATE ${sp_optimised}) # one function must not be compiled in two ways in one program
+target_compile_options(test_fuzz PRIVATE ${sp_lightly_optimised}) # one function must not be compiled in two ways in one program
 set_tests_properties(fuzz.differential fuzz.metamorphic fuzz.shrink PROPERTIES PROCESSORS 2)
 
 # The soak: sp_soak runs on threads, sp_soak_job is started by mpirun. tests/soak.sh builds these two in a tree of its own, optimised.
 sp_program(sp_soak soak/soak.cpp $<TARGET_OBJECTS:sp_fuzz_checks>)
 target_link_libraries(sp_soak PRIVATE doctest::doctest)
-target_compile_options(sp_soak PRIVATE ${sp_optimised})
+target_compile_options(sp_soak PRIVATE ${sp_lightly_optimised})
 target_include_directories(sp_soak PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}")
 set(sp_soak_kills 0)
 if(TARGET sp::mpi)

@@ -14,6 +14,9 @@ set(sp_asan_flags -O0 -fsanitize=address,undefined -fno-sanitize-recover=all -fn
 set(sp_tsan_flags -O0 -fsanitize=thread -fno-omit-frame-pointer -g1)
 set(sp_asan_environment "ASAN_OPTIONS=detect_stack_use_after_return=1;UBSAN_OPTIONS=print_stacktrace=1")
 set(sp_tsan_environment "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1")
+if(SP_TEST_ALL)
+  list(APPEND sp_asan_environment "SP_TEST_WIDE=1")
+endif()
 
 foreach(kind asan tsan)
   sp_test_main_library(sp_test_main_${kind} main.cpp ${sp_${kind}_flags})

@@ -260,9 +260,9 @@ inline trial draw(std::uint64_t seed, object_kind object, bool featured, bool pu
 }
 
 /// Seconds of random trials beyond the covering sample: none by default, so that every run tests the same cases; set it for a night.
-inline double seconds(double usual = 0) {
+inline double seconds() {
   char const* s = std::getenv("SP_TEST_SECONDS");
-  return s ? std::atof(s) : usual;
+  return s ? std::atof(s) : 0;
 }
 
 namespace detail {

@@ -4,13 +4,14 @@
 
 #include <atomic>
 #include <csignal>
-#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <string>
 
 #include <sys/resource.h>
 #include <unistd.h>
+
+#include "support/wide.hpp"
 
 namespace test_mpi_shared {
 
@@ -24,9 +25,6 @@ std::vector<outcome> shared_outcomes(int size, Body&& body, sp::mpi_options opti
   return outcomes(
       size, [&](sp::mpi const& c) { body(sp::mpi_shared(c)); }, options);
 }
-
-/// More moments at which a rank is stopped; SP_TEST_WIDE asks for them.
-bool wide() { return std::getenv("SP_TEST_WIDE") != nullptr; }
 
 template <class Body>
 void shared_good(int size, Body&& body) {
@@ -395,7 +393,7 @@ TEST_CASE("mpi shared: a rank that is stopped at any moment leaves nobody withou
   constexpr auto deadline = 150ms;
   auto const pids = shared_by_all(int(::getpid()));
   double longest = 0;
-  for (int trial = 0; trial < (wide() ? 30 : 15); ++trial) {
+  for (int trial = 0; trial < (support::wide() ? 30 : 15); ++trial) {
     auto attempt = [&] {
       MPI_Comm comm = MPI_COMM_NULL; // of its own: what is half made when a rank is stopped may still be finished late
       if (process() < 3) MPI_Comm_dup(first(3), &comm);
