@@ -1,4 +1,4 @@
-// Which key rows at least one query row sees: what a rank has to hold of everybody's keys, and who has to get what of its own.
+// Which key rows at least one query row sees, and which query rows see at least one key: what has to be where, and who has to get what.
 // Exact, from the blocks alone: a window that steps over keys leaves them out.
 #pragma once
 
@@ -34,6 +34,26 @@ constexpr void append_seen_keys(List& list, block const& b) {
   }
 }
 
+/// The block with queries and keys exchanged.
+constexpr block transposed(block const& b) {
+  return {b.k_tensor, b.k, b.keys, b.q_tensor, b.q, b.rows, b.k_pos, b.k_stride, b.q_pos, b.q_stride, -b.hi, -b.lo};
+}
+
+/// `count` lists of rows, filled by append(lists, block) for every block: in ascending order, and joined.
+template <class Lists, class Append>
+constexpr Lists rows_of_blocks(std::span<placed_run const> q, std::span<placed_run const> k, std::span<slice const> mask,
+                               int count, Append const& append) {
+  Lists seen(static_cast<std::size_t>(count));
+  for_each_block(q, k, mask, [&](block const& b) { append(seen, b); });
+  for (auto& rows : seen) {
+    detail::sort(rows, [](interval const& a, interval const& b) { return a.first < b.first; });
+    typename Lists::value_type joined;
+    for (interval const& i : rows) detail::append_rows(joined, i);
+    std::swap(rows, joined);
+  }
+  return seen;
+}
+
 } // namespace detail
 
 /// For each of `count` tensors, the key rows that at least one query row sees: intervals in ascending order that do not touch each other.
@@ -42,17 +62,19 @@ constexpr void append_seen_keys(List& list, block const& b) {
 template <class Lists = std::vector<std::vector<interval>>>
 [[nodiscard]] constexpr Lists seen_keys(std::span<placed_run const> q, std::span<placed_run const> k, std::span<slice const> mask,
                                         int count, bool by_queries) {
-  Lists seen(static_cast<std::size_t>(count));
-  for_each_block(q, k, mask, [&](block const& b) {
+  return detail::rows_of_blocks<Lists>(q, k, mask, count, [&](Lists& seen, block const& b) {
     detail::append_seen_keys(seen[static_cast<std::size_t>(by_queries ? b.q_tensor : b.k_tensor)], b);
   });
-  for (auto& rows : seen) {
-    detail::sort(rows, [](interval const& a, interval const& b) { return a.first < b.first; });
-    typename Lists::value_type joined;
-    for (interval const& i : rows) detail::append_rows(joined, i);
-    std::swap(rows, joined);
-  }
-  return seen;
+}
+
+/// For each of `count` tensors, the query rows that see at least one key row, as seen_keys() lists them. by_keys: the tensors are those of
+/// the keys (which of my queries see a key of each of them?), else those of the queries (which of each of them see a key of mine?).
+template <class Lists = std::vector<std::vector<interval>>>
+[[nodiscard]] constexpr Lists seeing_queries(std::span<placed_run const> q, std::span<placed_run const> k,
+                                             std::span<slice const> mask, int count, bool by_keys) {
+  return detail::rows_of_blocks<Lists>(q, k, mask, count, [&](Lists& seeing, block const& b) {
+    detail::append_seen_keys(seeing[static_cast<std::size_t>(by_keys ? b.k_tensor : b.q_tensor)], detail::transposed(b));
+  });
 }
 
 } // namespace sp

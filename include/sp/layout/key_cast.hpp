@@ -1,5 +1,5 @@
 // Who sends which key rows to whom where each rank gets exactly those that some query of its own sees.
-// Pure integers and no communication; both ends of a message find the same rows.
+// Pure integers and no communication; both ends of a message find the same rows. Queries on the same terms: query_cast.hpp.
 #pragma once
 
 #include <sp/geometry/seen_keys.hpp>
@@ -7,26 +7,18 @@
 
 namespace sp {
 
-/// The key rows that move to and from one part, a reader of everybody's keys and the owner of its own. With w = kv heads x (dim + value
-/// dim), e bytes per element and a bytes of the accumulate type, `part` sends rows_sent() w e bytes of keys in a forward pass, and
-/// rows_sent() w e + rows_received() w a of keys and gradients in a backward pass.
-class key_cast {
+namespace detail {
+
+/// The rows that one part, a reader of everybody's and the owner of its own, holds of each owner and sends to each reader.
+class cast_rows {
 public:
-  key_cast() = default;
-  /// Queries cut by q, keys by k (over the same parts), seen from `part`.
-  template <class Layout> // a template costs those who make one, not everybody who includes a ring
-  key_cast(Layout const& q, Layout const& k, std::span<slice const> mask, int part) : part_(part), parts_(k.parts()) {
-    append(seen_keys(place(q.runs(part)), table_of(k), mask, parts_, false));
-    auto sent = seen_keys(table_of(q), place(k.runs(part), part), mask, parts_, true);
-    sent[static_cast<std::size_t>(part)].clear();
-    append(sent);
-  }
+  cast_rows() = default;
 
   [[nodiscard]] int part() const noexcept { return part_; }
   [[nodiscard]] int parts() const noexcept { return parts_; }
-  /// Rows of `owner` that a query of this part sees; those of this part itself do not move.
+  /// Rows of `owner` that this part reads; those of this part itself do not move.
   [[nodiscard]] std::span<interval const> held(int owner) const noexcept { return list(owner); }
-  /// Own rows that a query of `reader` sees; none for this part itself.
+  /// Own rows that `reader` reads; none for this part itself.
   [[nodiscard]] std::span<interval const> sent(int reader) const noexcept { return list(parts_ + reader); }
   [[nodiscard]] index_t rows_received(int owner) const noexcept { return owner == part_ ? 0 : rows(owner); }
   [[nodiscard]] index_t rows_sent(int reader) const noexcept { return rows(parts_ + reader); }
@@ -42,13 +34,21 @@ public:
     return n;
   }
 
-  /// Everything at hand as a key table in document order: own rows where they stand, in tensor part(); the rows of another owner one
-  /// behind the other, in the tensor of its number.
-  template <class List = std::vector<placed_run>>
-  [[nodiscard]] List table(layout const& k) const {
-    List out;
+protected:
+  /// held and sent: a list of intervals for each part.
+  template <class Lists>
+  cast_rows(int part, Lists const& held, Lists sent) : part_(part), parts_(static_cast<int>(held.size())) {
+    append(held);
+    sent[static_cast<std::size_t>(part)].clear();
+    append(sent);
+  }
+
+  /// Calls f(run, packed) for the runs of everything at hand, owner by owner: tensor and row are those of its owner, `packed` is its first
+  /// row where the rows that are held of its owner stand one behind the other.
+  template <class F>
+  void for_each_run(layout const& l, F&& f) const {
     for (int owner = 0; owner < parts(); ++owner) {
-      auto const runs = place(k.runs(owner), owner);
+      auto const runs = place(l.runs(owner), owner);
       index_t packed = 0;
       auto run = runs.begin();
       for (interval const& rows : held(owner))
@@ -56,13 +56,14 @@ public:
           while (run->row + run->positions.count <= row) ++run;
           placed_run piece = run->sub({row - run->row, min(end, run->row + run->positions.count) - row});
           row += piece.positions.count;
-          if (owner != part_) piece.row = packed;
+          f(piece, packed);
           packed += piece.positions.count;
-          out.push_back(piece);
         }
     }
-    detail::sort(out, [](placed_run const& a, placed_run const& b) { return a.positions.begin < b.positions.begin; });
-    return out;
+  }
+  template <class List>
+  static void sort_by_position(List& list) {
+    detail::sort(list, [](placed_run const& a, placed_run const& b) { return a.positions.begin < b.positions.begin; });
   }
 
 private:
@@ -88,6 +89,34 @@ private:
   std::vector<interval> intervals_; ///< what is held of each part, then what is sent to each
   std::vector<std::size_t> first_{0};
   std::vector<index_t> rows_;
+};
+
+} // namespace detail
+
+/// The key rows that move to and from one part: a reader holds, and is sent, those that a query of its own sees. With w = kv heads x (dim +
+/// value dim), e bytes per element and a bytes of the accumulate type, `part` sends rows_sent() w e bytes of keys in a forward pass, and
+/// rows_sent() w e + rows_received() w a of keys and gradients in a backward pass.
+class key_cast : public detail::cast_rows {
+public:
+  key_cast() = default;
+  /// Queries cut by q, keys by k (over the same parts), seen from `part`.
+  template <class Layout> // a template costs those who make one, not everybody who includes a ring
+  key_cast(Layout const& q, Layout const& k, std::span<slice const> mask, int part)
+      : cast_rows(part, seen_keys(place(q.runs(part)), table_of(k), mask, k.parts(), false),
+                  seen_keys(table_of(q), place(k.runs(part), part), mask, k.parts(), true)) {}
+
+  /// Everything at hand as a key table in document order: own rows where they stand, in tensor part(); the rows of another owner one
+  /// behind the other, in the tensor of its number.
+  template <class List = std::vector<placed_run>>
+  [[nodiscard]] List table(layout const& k) const {
+    List out;
+    for_each_run(k, [&](placed_run piece, index_t packed) {
+      if (piece.tensor != part()) piece.row = packed;
+      out.push_back(piece);
+    });
+    sort_by_position(out);
+    return out;
+  }
 };
 
 } // namespace sp

@@ -150,7 +150,7 @@ MUTANTS = [
         "own_keys_packed",
         "the table of a cast says that own keys stand one behind the other, although they stay where they are",
         "layout/key_cast.hpp",
-        "if (owner != part_) piece.row = packed;",
+        "if (piece.tensor != part()) piece.row = packed;",
         "piece.row = packed;",
         "layout.key_cast",
         "key casts: rows held*",
