@@ -26,7 +26,7 @@ bool from(sp::error_info const& e, char const* primitive, sp::threads const& c) 
 
 TEST_CASE("identity: saved of another batch, mask or object is refused, and the right one still gives the oracle's gradients") {
   problem const p = self_attention();
-  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull}) {
+  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull, sp::schedule::pass_q}) {
     way const w{.ring = 3, .options = {.mask = p.mask, .schedule = how}};
     numbers found;
     sp::threads::run(

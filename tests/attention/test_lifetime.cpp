@@ -241,7 +241,7 @@ TEST_CASE("lifetime: backward that is refused before it sends can be made again,
 TEST_CASE(
     "lifetime: memory that is short is refused before anything is sent: a kernel with scratch, sums of bf16, all schedules") {
   sp::attention_shape const sizes{4, 2, 8, 8}; // of three ranks, two share a kv head
-  for (sp::schedule how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull})
+  for (sp::schedule how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull, sp::schedule::pass_q})
     for (int ring : {1, 3})
       sp::threads::run(
           3,

@@ -31,6 +31,7 @@ struct variant {
 variant const variants[] = {{"rotate", kind::ring},
                             {"cast", kind::ring, sp::schedule::cast},
                             {"pull", kind::ring, sp::schedule::pull},
+                            {"pass_q", kind::ring, sp::schedule::pass_q},
                             {"ulysses", kind::ulysses},
                             {"usp", kind::usp, sp::schedule::rotate, sp::keep::output},
                             {"whole", kind::ulysses, sp::schedule::rotate, sp::keep::heads, true}};

@@ -291,6 +291,7 @@ TEST_CASE(
                              {kind::ring, 3, sp::schedule::rotate},
                              {kind::ring, 3, sp::schedule::cast},
                              {kind::ring, 3, sp::schedule::pull},
+                             {kind::ring, 3, sp::schedule::pass_q},
                              {kind::ulysses, 3},
                              {kind::usp, 4}};
   for (arrangement const& how : all)

@@ -165,12 +165,12 @@ private:
   }
 
   void schedule(bool pulls) {
-    constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::cast,
-                                    sp::schedule::cast,   sp::schedule::pull, sp::schedule::automatic};
-    int const variant = pick(6);
+    constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::cast,      sp::schedule::cast,   sp::schedule::cast,
+                                    sp::schedule::pull,   sp::schedule::automatic, sp::schedule::pass_q, sp::schedule::pass_q};
+    int const variant = pick(8);
     t_.how = t_.object == object_kind::ulysses ? sp::schedule::automatic : how[variant];
     if (t_.how == sp::schedule::pull && !pulls) t_.how = sp::schedule::rotate;
-    t_.head_chunks = variant >= 1 && variant <= 3 ? variant : 1;
+    t_.head_chunks = variant >= 1 && variant <= 3 ? variant : variant == 7 ? 3 : 1;
     int const modes = pick(4);
     t_.keep = modes % 2 ? sp::keep::output : sp::keep::heads;
     t_.ring_is_fast = on_mesh() && modes / 2;

@@ -19,15 +19,15 @@ std::vector<T> values(sp::view<T, 3> const& v) {
 /// Calls f(comm, make) on each of three ranks for a ring of each schedule and both kinds of Ulysses.
 template <class F>
 void every_object(F&& f, int ranks = 3) {
-  for (int object = 0; object < 5; ++object)
+  for (int object = 0; object < 6; ++object)
     sp::threads::run(
         ranks,
         [&](sp::threads const& comm) {
-          constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull};
-          if (object < 3)
+          constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull, sp::schedule::pass_q};
+          if (object < 4)
             f(comm, sp::ring_attention{comm, sp::cpu{}, {.schedule = how[object]}});
           else
-            f(comm, sp::ulysses_attention{comm, sp::cpu{}, {}, {object == 3 ? sp::keep::heads : sp::keep::output}});
+            f(comm, sp::ulysses_attention{comm, sp::cpu{}, {}, {object == 4 ? sp::keep::heads : sp::keep::output}});
         },
         impatient());
 }
@@ -71,8 +71,8 @@ TEST_CASE("infer equals forward and keeps nothing") {
     good += same_bits(first, values(x.out));
     clean += untouched.peak_bytes() == 0 && scratch.bytes_in_use() == 0 && kept.bytes_in_use() == 0;
   });
-  CHECK(good == 15);
-  CHECK(clean == 15);
+  CHECK(good == 18);
+  CHECK(clean == 18);
 }
 
 TEST_CASE("accumulate adds to what the gradients hold, overwriting does not") {
@@ -97,7 +97,7 @@ TEST_CASE("accumulate adds to what the gradients hold, overwriting does not") {
       for (std::size_t j = 0; j < x[g].size(); ++j) worst = std::fmax(worst, std::fabs(2 * x[g][j] - y[g][j]));
     good += worst < 1e-13;
   });
-  CHECK(good == 15);
+  CHECK(good == 18);
 }
 
 TEST_CASE("two objects of different shapes alive at once, forward and backward interleaved over layers") {

@@ -173,14 +173,14 @@ private:
 } // namespace
 
 TEST_CASE("F1: the transport of any rank fails at any call of a ring [tsan]") {
-  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull}) {
+  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull, sp::schedule::pass_q}) {
     int n = fail_everywhere([&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, {.schedule = how, .head_chunks = 2}}; });
     CHECK(n >= (how == sp::schedule::pull ? 2 * ranks : 6 * ranks)); // a publish each way; or six exchanges at least
   }
 }
 
 TEST_CASE("F1: a kernel that throws on any rank at any step [tsan]") {
-  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull})
+  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull, sp::schedule::pass_q})
     for (int victim = 0; victim < ranks; ++victim)
       for (int at = 0; at < (how == sp::schedule::rotate ? 2 * ranks : 2); ++at) {
         aftermath a;

@@ -84,6 +84,32 @@ index_t rows_seen(std::vector<index_t> const& lengths, int kind, index_t ranks, 
   return rows;
 }
 
+/// Query rows of `asker` that see some key of `owner` under a causal mask, token by token.
+index_t rows_seeing(std::vector<index_t> const& lengths, int kind, index_t ranks, index_t asker, index_t owner) {
+  index_t rows = 0;
+  for (index_t n : lengths) {
+    index_t first = n; // key of the owner
+    for (index_t j = n - 1; j >= 0; --j)
+      if (owner_of(kind, j, n, ranks) == owner) first = j;
+    for (index_t i = first; i < n; ++i) rows += owner_of(kind, i, n, ranks) == asker;
+  }
+  return rows;
+}
+
+/// What one rank of a ring sends when queries travel. seeing(asker, owner): how many rows.
+struct pass_q_bytes {
+  tally queries, partials, queries_again, gradients;
+  template <class Seeing>
+  pass_q_bytes(std::size_t P, Seeing const& seeing, sp::attention_shape const& s, std::size_t r, index_t e, index_t acc_e) {
+    for (std::size_t p = 0; p < P; ++p) {
+      if (p == r) continue;
+      index_t const out = seeing(r, p) * s.q_heads, home = seeing(p, r) * s.q_heads;
+      queries.send(out * s.dim * e), partials.send(home * (s.value_dim + 1) * acc_e);
+      queries_again.send(out * ((s.dim + 2 * s.value_dim) * e + 2 * acc_e)), gradients.send(home * s.dim * acc_e);
+    }
+  }
+};
+
 /// What one rank of a ring sends: rows by member, kv heads of the call. seen(reader, owner): how many rows.
 struct ring_bytes {
   tally keys, gradients, cast, returned;
@@ -218,16 +244,77 @@ TEST_CASE("ring: bytes of rotate, cast and pull, enumerated token by token") {
       }
 }
 
-TEST_CASE("head chunks change the messages of cast, not its bytes") {
-  scene s{{41, 6}, 1, {12, 4, 8, 4}};
-  auto bytes = [&](index_t chunks) {
-    sp::attention_options options{.schedule = sp::schedule::cast, .head_chunks = chunks};
-    return step_ledgers<float>(3, s, s.sharding(), [&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, options}; });
+TEST_CASE("ring: bytes of pass_q, enumerated token by token") {
+  using T = sp::bf16;
+  for (auto const& s : scenes())
+    for (int P : {1, 3, 8}) {
+      auto ledgers = step_ledgers<T>(P, s, s.sharding(), [&](auto comm) {
+        return sp::ring_attention{comm, sp::cpu{}, {.schedule = sp::schedule::pass_q}};
+      });
+      for (std::size_t r = 0; r < std::size_t(P); ++r) {
+        auto seeing = [&](std::size_t a, std::size_t b) { return rows_seeing(s.lengths, s.kind, P, index_t(a), index_t(b)); };
+        pass_q_bytes want(std::size_t(P), seeing, s.shape, r, sizeof(T), sizeof(float));
+        check(ledgers[r], "ring.forward.queries", want.queries);
+        check(ledgers[r], "ring.forward.partials", want.partials);
+        check(ledgers[r], "ring.backward.queries", want.queries_again);
+        check(ledgers[r], "ring.backward.gradients", want.gradients);
+        CHECK(ledgers[r].total().bytes_sent ==
+              want.queries.bytes + want.partials.bytes + want.queries_again.bytes + want.gradients.bytes);
+      }
+    }
+}
+
+TEST_CASE(
+    "pass_q: one query of each sequence over 64K keys on 8 ranks sends what its form says, rotate a thousand times as much") {
+  constexpr int P = 8;
+  constexpr index_t sequences = 3, q_heads = 4, dim = 2, value_dim = 1, e = 2;
+  std::vector<index_t> ends, lengths;
+  for (index_t d = 0; d <= sequences; ++d) ends.push_back(d), lengths.push_back(65536 * d);
+  sp::documents const last = sp::packed(std::span<index_t const>(ends)), cache = sp::packed(std::span<index_t const>(lengths));
+  auto ledgers = [&](sp::schedule how) {
+    std::vector<sp::ledger> all{std::size_t(P)};
+    sp::threads::run(
+        P,
+        [&](sp::threads const& comm) {
+          auto const me = std::size_t(comm.rank());
+          sp::batch const q(last, sp::contiguous{sp::scope::stream}, comm), k(cache, sp::contiguous{sp::scope::document}, comm);
+          support::attention_tensors<sp::bf16> x(q.tokens(), k.tokens(), {q_heads, 1, dim, value_dim});
+          sp::ring_attention const ring{
+              sp::counting(comm, all[me]), idle{}, {.mask = sp::causal(sp::align::end), .schedule = how}};
+          sp::pool memory;
+          ring.infer(ring.prepare(q, k), sp::context(memory, memory), x.q, x.k, x.v, x.out);
+        },
+        impatient());
+    return all;
   };
-  auto one = bytes(1), three = bytes(3);
-  for (std::size_t r = 0; r < 3; ++r) {
-    CHECK(one[r].total().bytes_sent == three[r].total().bytes_sent);
-    CHECK(three[r].of("ring.forward.cast").messages == 3 * one[r].of("ring.forward.cast").messages);
+  auto const found = ledgers(sp::schedule::pass_q), rotated = ledgers(sp::schedule::rotate);
+  sp::layout const q(last, sp::contiguous{sp::scope::stream}, P), k(cache, sp::contiguous{sp::scope::document}, P);
+  auto const mask = sp::slices(sp::causal(sp::align::end), last, cache);
+  for (int r = 0; r < P; ++r) {
+    sp::query_cast const rows(q, k, mask, r);
+    auto const rank = std::size_t(r);
+    // whoever has a query asks the seven others, and answers those who have one
+    CHECK(rows.rows_sent() == (P - 1) * q.tokens(r));
+    CHECK(rows.rows_received() == sequences - q.tokens(r));
+    CHECK(found[rank].of("ring.forward.queries").bytes_sent == rows.rows_sent() * q_heads * dim * e);
+    CHECK(found[rank].of("ring.forward.partials").bytes_sent == rows.rows_received() * q_heads * (value_dim + 1) * 4);
+    CHECK(1000 * found[rank].total().bytes_sent < rotated[rank].total().bytes_sent);
+  }
+}
+
+TEST_CASE("head chunks change the messages of cast and pass_q, not their bytes") {
+  scene s{{41, 6}, 1, {12, 4, 8, 4}};
+  for (auto how : {sp::schedule::cast, sp::schedule::pass_q}) {
+    auto bytes = [&](index_t chunks) {
+      sp::attention_options options{.schedule = how, .head_chunks = chunks};
+      return step_ledgers<float>(3, s, s.sharding(), [&](auto comm) { return sp::ring_attention{comm, sp::cpu{}, options}; });
+    };
+    auto one = bytes(1), three = bytes(3);
+    char const* const first = how == sp::schedule::cast ? "ring.forward.cast" : "ring.forward.queries";
+    for (std::size_t r = 0; r < 3; ++r) {
+      CHECK(one[r].total().bytes_sent == three[r].total().bytes_sent);
+      CHECK(three[r].of(first).messages == 3 * one[r].of(first).messages);
+    }
   }
 }
 
@@ -360,13 +447,13 @@ TEST_CASE("copies of kv heads under uneven cuts") {
 
 TEST_CASE("ranks without tokens send and receive nothing") {
   scene s{{2}, 0, {4, 2, 8, 8}};
-  for (auto how : {sp::schedule::rotate, sp::schedule::cast}) {
+  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pass_q}) {
     auto ledgers = step_ledgers<float>(6, s, s.sharding(), [&](auto comm) {
       return sp::ring_attention{comm, sp::cpu{}, {.schedule = how}};
     });
     auto rows = rows_of(s.lengths, s.kind, 6, 1);
     for (std::size_t r = 0; r < 6; ++r)
-      if (rows[r] == 0 && how == sp::schedule::cast) CHECK(ledgers[r].of("ring.forward.cast").messages == 0);
+      if (rows[r] == 0 && how != sp::schedule::rotate) CHECK(ledgers[r].total().messages == 0);
   }
   auto ledgers = step_ledgers<float>(6, s, s.sharding(), [&](auto comm) { return sp::ulysses_attention{comm, sp::cpu{}}; });
   auto rows = rows_of(s.lengths, s.kind, 6, 1);

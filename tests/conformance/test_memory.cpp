@@ -11,7 +11,7 @@ namespace {
 /// Calls f(name, make(comm)) for every object and schedule.
 template <class F>
 void every_object(F&& f) {
-  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull}) {
+  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull, sp::schedule::pass_q}) {
     sp::attention_options options{.schedule = how, .head_chunks = 2};
     f("ring " + std::to_string(int(how)), [=](sp::threads const& c) { return sp::ring_attention{c, sp::cpu{}, options}; });
     f("usp " + std::to_string(int(how)), [=](sp::threads const& c) { return make_usp(c, 2, sp::cpu{}, options); });

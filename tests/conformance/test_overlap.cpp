@@ -116,8 +116,17 @@ TEST_CASE("cast: the next group of heads is in flight while one is computed") {
   }
 }
 
+TEST_CASE("pass_q: the queries of the next group of heads are in flight while one is computed") {
+  for (auto const& n : record(3, {.schedule = sp::schedule::pass_q, .head_chunks = 2})) {
+    CHECK(n.forward == journal{"post queries", "wait queries", "post queries", "compute", "post partials", "wait partials",
+                               "wait queries", "compute", "post partials", "wait partials"});
+    CHECK(n.backward == journal{"post queries", "wait queries", "post queries", "compute", "post gradients", "wait gradients",
+                                "wait queries", "compute", "post gradients", "wait gradients"});
+  }
+}
+
 TEST_CASE("one rank exchanges nothing") {
-  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::automatic}) {
+  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pass_q, sp::schedule::automatic}) {
     auto n = record(1, {.schedule = how});
     CHECK(n[0].forward == journal{"compute"});
     CHECK(n[0].backward == journal{"compute"});

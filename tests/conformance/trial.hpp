@@ -92,7 +92,7 @@ struct trial {
 private:
   std::string describe_ranks() const {
     static constexpr char const* objects[] = {"ring", "ulysses", "usp", "nested"};
-    static constexpr char const* schedules[] = {"automatic", "rotate", "cast", "pull"};
+    static constexpr char const* schedules[] = {"automatic", "rotate", "cast", "pull", "pass_q"};
     auto n = [](auto x) { return std::to_string(x); };
     return std::string(objects[int(object)]) + " P " + n(ranks) + " (ring " + n(ring) + " ulysses " + n(ulysses) +
            (ring_is_fast ? " strided" : "") + (outer > 1 ? " of which outside " + n(outer) + " at axis " + n(outer_place) : "") +

@@ -67,9 +67,9 @@ inline conformance::trial trial_of(recipe const& r, number s) {
   t.ulysses = s == usp ? int(r.degree) : s == ulysses ? t.ranks : 1;
   t.ring = t.ranks / t.ulysses;
   t.ring_is_fast = s == usp && r.strided;
-  constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull};
+  constexpr sp::schedule how[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull, sp::schedule::pass_q};
   t.how = s == ulysses ? sp::schedule::automatic : how[s == usp ? r.inner : s];
-  t.head_chunks = t.how == sp::schedule::cast ? r.groups : 1;
+  t.head_chunks = t.how == sp::schedule::cast || t.how == sp::schedule::pass_q ? r.groups : 1;
   t.keep = r.keep_output ? sp::keep::output : sp::keep::heads;
   auto cut = [&](number shard, bool stream, bool nested) {
     support::any_sharding way{int(shard), stream ? sp::scope::stream : sp::scope::document};
@@ -106,8 +106,9 @@ void run_strategy(conformance::trial const& t, conformance::inputs<T> const& in,
 
 /// Which bits a strategy shares with one rank: {out, lse, dq}, {dk, dv}. Gradients that start from a value round differently.
 inline std::pair<bool, bool> promised_bits(conformance::trial const& t) {
-  bool const local = t.ring == 1 && t.how != sp::schedule::cast && t.how != sp::schedule::rotate;
-  bool const rows = (t.how != sp::schedule::rotate || t.ring == 1) && !t.accumulate;
+  bool const whole = t.how == sp::schedule::pull || t.how == sp::schedule::automatic; // keys are not cut apart
+  bool const local = t.ring == 1 && whole;
+  bool const rows = (whole || t.how == sp::schedule::cast || t.ring == 1) && !t.accumulate;
   return {rows, rows && (t.how == sp::schedule::pull || local) && !conformance::shares_kv_heads(t)};
 }
 

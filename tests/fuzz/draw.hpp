@@ -132,9 +132,10 @@ inline recipe draw(std::uint64_t seed) {
   do r.degree = d.between(1, r.ranks);
   while (r.ranks % r.degree != 0);
   r.run.clear();
-  for (number s = 0; s < strategies; ++s)
+  constexpr number first[] = {rotate, cast, pull, ulysses, usp};
+  for (number s : first)
     if (d.one_in(2)) r.run.push_back(s);
-  if (r.run.empty()) r.run.push_back(d.between(0, strategies - 1));
+  if (r.run.empty()) r.run.push_back(first[d.between(0, 4)]);
   r.inner = d.between(0, 2);
   r.groups = d.between(1, 3);
   r.strided = d.one_in(2);
@@ -146,6 +147,9 @@ inline recipe draw(std::uint64_t seed) {
   detail::draw_problem(d, r);
   detail::draw_numbers(d, r);
   detail::draw_cuts_and_calls(d, r);
+  // last, so that what is above has the numbers that the soak has seen
+  if (d.one_in(3)) r.run.push_back(pass_q);
+  if (d.one_in(6)) r.inner = pass_q;
   return r;
 }
 

@@ -16,8 +16,8 @@ namespace fuzz {
 using number = std::int64_t;
 
 /// Ways to compute the same attention; a recipe runs several and compares them.
-enum strategy { rotate, cast, pull, ulysses, usp, strategies };
-inline constexpr std::string_view strategy_names[] = {"rotate", "cast", "pull", "ulysses", "usp"};
+enum strategy { rotate, cast, pull, pass_q, ulysses, usp, strategies };
+inline constexpr std::string_view strategy_names[] = {"rotate", "cast", "pull", "pass_q", "ulysses", "usp"};
 inline constexpr std::string_view type_names[] = {"double", "float", "bf16", "fp16"};
 inline constexpr std::string_view mask_names[] = {"causal", "full", "window", "prefix", "spans", "slices", "all"};
 inline constexpr std::string_view shard_names[] = {"contiguous", "zigzag", "striped"};
@@ -29,7 +29,7 @@ struct recipe {
   std::vector<number> run{rotate};     ///< strategies
   number ranks = 1, degree = 1;        ///< degree: ulysses ranks of usp, a divisor of ranks
   number inner = rotate;               ///< schedule of usp's ring
-  number groups = 1;                   ///< head chunks of cast
+  number groups = 1;                   ///< head chunks of cast and pass_q
   bool strided = false;                ///< usp: neighbours are in the same ring
   bool keep_output = false;            ///< ulysses keeps its output, not its heads
   std::vector<number> docs{1}, keys{}; ///< lengths; -n is a gap of n positions. No keys: self attention
@@ -158,8 +158,8 @@ inline std::string objection(recipe const& r) {
   }
   if (!r.keys.empty() && documents_in(r.keys) != documents_in(r.docs)) return "docs and keys differ in number";
   if (!in(r.ranks, 1, 8) || !in(r.degree, 1, r.ranks) || r.ranks % r.degree != 0) return "P is 1 to 8, and U divides it";
-  if (r.run.empty() || r.run.size() > strategies) return "run names one to five strategies";
-  if (!in(r.inner, 0, 2) || !in(r.groups, 1, 8)) return "inner is rotate, cast or pull; groups is 1 to 8";
+  if (r.run.empty() || r.run.size() > strategies) return "run names one to six strategies";
+  if (!in(r.inner, 0, 3) || !in(r.groups, 1, 8)) return "inner is rotate, cast, pull or pass_q; groups is 1 to 8";
   if (!in(r.kv_heads, 1, 64) || !in(r.q_heads, 1, 64) || r.q_heads % r.kv_heads != 0) return "hkv divides hq, both 1 to 64";
   if (!in(r.dim, 1, 256) || !in(r.value_dim, 1, 256)) return "dim and vdim are 1 to 256";
   for (number x : {r.a, r.b, r.c})

@@ -16,7 +16,7 @@ using outcome = conformance::outcome<double>;
 /// Cases that the relations are tried on: ring and Ulysses, over three ranks and more.
 constexpr char const* lines[] = {
     "case seed=1 run=rotate,cast,pull,ulysses P=3 docs=13,1,0,22 hq=3 hkv=3 dim=5 vdim=3",
-    "case seed=2 run=rotate,cast,pull,ulysses P=4 docs=9,30,2 hq=6 hkv=2 dim=8 vdim=8 shard=zigzag groups=2",
+    "case seed=2 run=rotate,cast,pull,pass_q,ulysses P=4 docs=9,30,2 hq=6 hkv=2 dim=8 vdim=8 shard=zigzag groups=2",
     "case seed=3 run=rotate,cast,pull,ulysses P=5 docs=-2,17,-1,8,-3 hq=5 dim=4 vdim=4 shard=striped padded=1",
     "case seed=4 run=rotate,pull,ulysses P=3 docs=70,5 hq=4 hkv=4 dim=4 vdim=4 shard=zigzag keep_output=1 order=4",
     "case seed=5 run=rotate,cast,ulysses P=8 docs=33,3,11 hq=8 hkv=4 dim=4 vdim=4 stream=1",

@@ -45,7 +45,7 @@ private:
 
 /// The ring's strategies in double, with the planted kernel on more than one rank.
 std::string planted(fuzz::recipe r) {
-  std::erase_if(r.run, [](fuzz::number s) { return s > fuzz::pull; });
+  std::erase_if(r.run, [](fuzz::number s) { return s > fuzz::pass_q; });
   if (r.run.empty() || r.type != 0 || r.softcap > 0 || r.dropout > 0 || r.alibi) return {};
   using T = double;
   conformance::inputs<T> const in(fuzz::trial_of(r, r.run[0]));
@@ -95,7 +95,7 @@ TEST_CASE("a line that is no case is refused with a sentence") {
   CHECK(refusal("case padded=2") == "case line: neither 0 nor 1: '2'");
   CHECK(refusal("case loud=nan") == "case line: a factor is out of range");
   CHECK(refusal("case hq=3 hkv=2") == "case line: hkv divides hq, both 1 to 64");
-  CHECK(refusal("case run=") == "case line: run names one to five strategies");
+  CHECK(refusal("case run=") == "case line: run names one to six strategies");
   CHECK(refusal("case docs=1999,2000,2000") == "case line: more than 4000 positions");
 }
 

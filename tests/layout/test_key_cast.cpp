@@ -1,4 +1,4 @@
-// Which key rows each rank holds and sends, against every pair of positions of random documents, masks, lengths and shardings.
+// Which key or query rows each rank holds and sends, against every pair of positions of random documents, masks, lengths and shardings.
 // Also what a window moves at 64K tokens, and that keys stand where everybody's would stand in the tiles of a kernel.
 #include <doctest/doctest.h>
 
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <sp/attention/ring/held_keys.hpp>
+#include <sp/attention/ring/passed_queries.hpp>
 #include <sp/batch.hpp>
 
 #include "support/sharding.hpp"
@@ -127,6 +127,19 @@ std::vector<index_t> rows_seen(problem const& p, int reader, int owner) {
   return list;
 }
 
+/// Rows of `owner` that see some key of `reader`, pair by pair.
+std::vector<index_t> rows_seeing(problem const& p, int reader, int owner) {
+  std::vector<index_t> list;
+  auto const queries = positions(p.q(), owner), keys = positions(p.k(), reader);
+  for (std::size_t i = 0; i < queries.size(); ++i) {
+    bool sees = false;
+    for (index_t j : keys)
+      for (sp::slice const& s : p.mask) sees = sees || s.sees(queries[i], j);
+    if (sees) list.push_back(index_t(i));
+  }
+  return list;
+}
+
 /// The rows of intervals, which ascend and do not touch each other; empty where they do.
 std::vector<index_t> rows_of(std::span<sp::interval const> intervals) {
   std::vector<index_t> list;
@@ -159,7 +172,71 @@ std::string wrong_table(problem const& p, sp::key_cast const& cast) {
   return rows == 0 ? "" : "rows are missing or twice";
 }
 
+/// Every row at hand stands at its position, in the order of owners.
+std::string wrong_query_table(problem const& p, sp::query_cast const& cast) {
+  std::vector<index_t> at; // positions of the rows, in the order in which they arrive
+  for (int owner = 0; owner < p.ranks; ++owner) {
+    auto const all = positions(p.q(), owner);
+    for (index_t row : rows_of(cast.held(owner))) at.push_back(all.at(std::size_t(row)));
+  }
+  std::size_t rows = 0;
+  index_t before = -1;
+  for (sp::placed_run const& r : cast.table(p.q())) {
+    if (r.positions.begin <= before) return "not in document order";
+    before = r.positions.begin;
+    for (index_t i = 0; i < r.positions.count; ++i, ++rows)
+      if (r.tensor != 0 || at.at(std::size_t(r.row + i)) != r.positions.at(i)) return "a row stands at another position";
+  }
+  return rows == at.size() ? "" : "rows are missing or twice";
+}
+
+/// Few queries, all of one rank, or documents without keys, and ranks that have neither.
+problem decode(unsigned seed) {
+  dice d(seed);
+  problem p;
+  p.ranks = int(d.between(1, 8));
+  std::vector<index_t> queries, keys;
+  for (index_t n = d.between(1, 3); n > 0; --n) queries.push_back(d.between(0, 2)), keys.push_back(d.between(0, 30));
+  p.q_docs = packed(queries, d), p.k_docs = packed(keys, d);
+  p.mask = sp::slices(d.heads() ? sp::full(sp::align::end) : sp::window(9, 0, sp::align::end), p.q_docs, p.k_docs);
+  p.q_cut = {any_sharding::contiguous, d.heads() ? sp::scope::stream : sp::scope::document};
+  p.k_cut = {int(d.between(0, 2)), sp::scope::document};
+  return p;
+}
+
 } // namespace
+
+TEST_CASE("query casts: rows held and sent are those that see some key there, and routes take them there and home [asan]") {
+  for (unsigned seed = 1; seed <= 200; ++seed) {
+    problem const p = seed % 2 ? decode(seed) : draw(seed);
+    CAPTURE(seed);
+    CAPTURE(p.ranks);
+    for (int part = 0; part < p.ranks; ++part) {
+      sp::query_cast const cast(p.q(), p.k(), p.mask, part);
+      auto const ways = sp::detail::pass_along(cast, p.q().tokens(part));
+      index_t received = 0, sent = 0, arrived = 0, found = 0;
+      for (int other = 0; other < p.ranks; ++other) {
+        auto const held = rows_seeing(p, part, other), out = rows_seeing(p, other, part);
+        auto const there = index_t(out.size()), here = index_t(held.size());
+        CHECK(rows_of(cast.held(other)) == held);
+        CHECK(rows_of(cast.read_by(other)) == out);
+        if (other != part) received += here, sent += there;
+        // arrived rows stand owner by owner, results reader by reader
+        auto const lands = ways.out.lands().of(other), comes = ways.home.lands().of(other);
+        CHECK((here == 0 ? lands.empty() : lands.size() == 1 && lands[0].first == arrived && lands[0].count == here));
+        CHECK((there == 0 ? comes.empty() : comes.size() == 1 && comes[0].first == found && comes[0].count == there));
+        CHECK(ways.out.sends().rows(other) == there);
+        CHECK(ways.home.sends().rows(other) == here);
+        arrived += here, found += there;
+      }
+      CHECK(cast.rows_received() == received);
+      CHECK(cast.rows_sent() == sent);
+      CHECK(ways.arrived_rows() == arrived);
+      CHECK(ways.result_rows() == found);
+      CHECK(wrong_query_table(p, cast) == "");
+    }
+  }
+}
 
 TEST_CASE("key casts: rows held and sent are those that somebody sees, and no others [asan]") {
   int stepped = 0;

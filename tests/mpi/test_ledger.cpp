@@ -84,6 +84,11 @@ TEST_CASE("ring casts: the ledger of threads") {
     return sp::ring_attention{comm, sp::cpu{}, {.schedule = sp::schedule::cast, .head_chunks = 3}};
   });
 }
+TEST_CASE("ring passes queries: the ledger of threads") {
+  compare<sp::mpi>({5}, [](auto comm) {
+    return sp::ring_attention{comm, sp::cpu{}, {.schedule = sp::schedule::pass_q, .head_chunks = 3}};
+  });
+}
 TEST_CASE("ring pulls: the ledger of threads") {
   compare<sp::mpi_shared>({3, 8}, [](auto comm) {
     return sp::ring_attention{comm, sp::cpu{}, {.schedule = sp::schedule::pull}};

@@ -178,12 +178,12 @@ struct way {
   sp::batch_options batch() const { return {padded ? sp::shapes::padded : sp::shapes::ragged}; }
 };
 
-/// By rotate, by cast in one, two and three chunks of heads, and by pull.
+/// By rotate, by cast in one, two and three chunks of heads, by pull, and by pass_q in one and three chunks.
 inline std::vector<sp::attention_options> every_schedule(sp::mask const& mask, double scale = 0) {
   std::vector<sp::attention_options> list;
-  for (auto [how, chunks] :
-       {std::pair(sp::schedule::rotate, 1), std::pair(sp::schedule::cast, 1), std::pair(sp::schedule::cast, 2),
-        std::pair(sp::schedule::cast, 3), std::pair(sp::schedule::pull, 1)})
+  for (auto [how, chunks] : {std::pair(sp::schedule::rotate, 1), std::pair(sp::schedule::cast, 1),
+                             std::pair(sp::schedule::cast, 2), std::pair(sp::schedule::cast, 3), std::pair(sp::schedule::pull, 1),
+                             std::pair(sp::schedule::pass_q, 1), std::pair(sp::schedule::pass_q, 3)})
     list.push_back({.mask = mask, .scale = scale, .schedule = how, .head_chunks = chunks});
   return list;
 }

@@ -80,7 +80,8 @@ TEST_CASE("memory: exactly the promised bytes are enough on 16 and 24 ranks, at 
     sp::keep keep = sp::keep::heads;
   } const ways[] = {{16, 1, sp::schedule::rotate}, {24, 1, sp::schedule::cast},
                     {24, 1, sp::schedule::pull},   {1, 16, sp::schedule::rotate, sp::keep::output},
-                    {12, 2, sp::schedule::rotate}, {3, 8, sp::schedule::cast}};
+                    {12, 2, sp::schedule::rotate}, {3, 8, sp::schedule::cast},
+                    {24, 1, sp::schedule::pass_q}};
   for (auto const& [ring, ulysses, how, keep] : ways)
     for (int level : {1, 2, 3}) {
       way const w{

@@ -60,7 +60,7 @@ TEST_CASE("ulysses: cross attention over padded shapes, slack holds NaN") {
 
 TEST_CASE("usp: groups in both orders, every schedule inside") {
   for (bool ring_is_fast : {false, true})
-    for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull})
+    for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull, sp::schedule::pass_q})
       check_all(self_attention(),
                 {.ring = 3, .ulysses = 2, .ring_is_fast = ring_is_fast, .options = {.schedule = how, .head_chunks = 2}});
 }

@@ -25,6 +25,8 @@ constexpr char const* name_of(sp::schedule how) {
     return "cast";
   case sp::schedule::pull:
     return "pull";
+  case sp::schedule::pass_q:
+    return "pass_q";
   }
   return nullptr;
 }
@@ -105,7 +107,7 @@ TEST_CASE("schedules: what a schedule needs is refused in a sentence where it is
   CHECK(support::says(refused(alone{}, sp::cpu{}, pull), sp::errc::unsupported, "cannot read each other's memory"));
   CHECK(support::says(refused(beside{}, remembering{}, pull), sp::errc::unsupported, "this kernel keeps state from forward"));
   CHECK(support::says(refused(alone{}, sp::cpu{}, sp::schedule(99)), sp::errc::unsupported, "no schedule number 99"));
-  for (auto how : {sp::schedule::rotate, sp::schedule::cast}) {
+  for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pass_q}) {
     sp::ring_attention const ring{alone{}, remembering{}, {.schedule = how}};
     CHECK(ring.prepare(sp::batch(sp::packed{0, 8}, sp::contiguous{}, alone{})).geometry.how == how);
   }

@@ -1,4 +1,4 @@
-// F15 for rings: rotate, cast and pull as pure data for every number of ranks up to 64, under every sharding, forward and backward.
+// F15 for rings: rotate, cast, pull and pass_q as pure data for every number of ranks up to 64, under every sharding, forward and backward.
 // No thread, no message: the real objects run rank by rank and what they asked for is checked, pair by pair and send by send.
 // optimised: up to 64 ranks
 #include <doctest/doctest.h>
@@ -47,6 +47,13 @@ void casts(study const& s, int ranks) {
     for (char const* primitive : {"ring.forward.cast", "ring.backward.cast", "ring.backward.gradients"})
       CHECK(exchanges(events, primitive) == (ranks == 1 ? 0 : 1));
 }
+/// Queries go out and results come home, once each.
+void passes(study const& s, int ranks) {
+  for (auto const& events : s.events)
+    for (char const* primitive :
+         {"ring.forward.queries", "ring.forward.partials", "ring.backward.queries", "ring.backward.gradients"})
+      CHECK(exchanges(events, primitive) == (ranks == 1 ? 0 : 1));
+}
 void sends_nothing(study const& s, int) {
   for (auto const& events : s.events)
     for (event const& e : events) CHECK((e.kind == event::publish || e.kind == event::release));
@@ -82,6 +89,16 @@ TEST_CASE("F15: pull, up to 64 ranks") {
   every_size(sp::schedule::pull, sp::zigzag{}, causal(), sends_nothing);
   every_size(sp::schedule::pull, sp::striped{}, full(), sends_nothing);
   every_size(sp::schedule::pull, sp::contiguous{}, window(5, 2), sends_nothing);
+}
+
+TEST_CASE("F15: pass_q, up to 64 ranks") {
+  every_size(sp::schedule::pass_q, sp::zigzag{}, causal(), passes, 5);
+  every_size(sp::schedule::pass_q, sp::striped{sp::scope::stream}, window(5, 2), passes, 9);
+  every_size(sp::schedule::pass_q, sp::contiguous{}, full(), passes, 9);
+  study const s = run(17, lengths(17), sp::zigzag{}, 8, 4, causal(), ring(sp::schedule::pass_q, causal().mask, 3));
+  CHECK(s.wrong == "");
+  CHECK(most_open(s.events) == 2); // the queries of the next chunk, and what comes home
+  CHECK(exchanges(s.events[0], "ring.forward.partials") == 3);
 }
 
 } // namespace schedules::test_ring

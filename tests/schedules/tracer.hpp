@@ -43,8 +43,11 @@ public:
   }
   bool sees(index_t i, index_t j) const { return sees_[std::size_t(i * tokens + j)]; }
 
-  /// The number that stands for a row of a tensor; exact in double, and different for all.
-  double id(tensor t, index_t position, index_t head) const { return double((index_t(t) * 4096 + position) * 4096 + head + 1); }
+  /// The number that stands for a row of a tensor; exact in double, and different for all. That of an lse is so large that merging equal
+  /// ones rounds to it again.
+  double id(tensor t, index_t position, index_t head) const {
+    return double((index_t(t) * 4096 + position) * 4096 + head + 1) * (t == lse ? 0x1p40 : 1);
+  }
   /// What one pair adds to the gradients: whole numbers that differ from pair to pair.
   static double weight(index_t position_q, index_t position_k, index_t head) {
     return double(1 + (position_q * 131 + position_k * 31 + head * 7) % 61);

@@ -200,6 +200,7 @@ void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& mem
   moves.apply(ranks, sp::view<T const, 3>(x), x, memory);
   moves.apply_transposed(ranks, sp::view<T const, 3>(x), x, memory);
   static_cast<void>(sp::key_cast(batch.layout(), batch.layout(), {}, 0).table(batch.layout()));
+  static_cast<void>(sp::query_cast(batch.layout(), batch.layout(), {}, 0).table(batch.layout()));
   sp::mapping const all = sp::identity_map(batch.layout().docs().length());
   auto const there = sp::route::between(batch.layout(), batch.layout(), {&all, 1}, ranks.rank()), back = there.transposed();
   sp::view<sp::accumulate_t<T>, 3> sums;

@@ -1,4 +1,4 @@
-// Ring attention: each rank keeps its queries and meets everybody's keys, by the schedule it was given. Exact, forward and backward.
+// Ring attention: the queries of each rank meet everybody's keys, by the schedule it was given. Exact, forward and backward.
 // A ring of one rank is local attention, which is what Ulysses runs inside when it is handed a backend.
 #pragma once
 

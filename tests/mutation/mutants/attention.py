@@ -544,4 +544,94 @@ MUTANTS = [
         "schedules.list",
         "schedules: what a schedule needs*",
     ),
+    Mutant(
+        "pass_q_forgets_a_rank",
+        "what the last rank found for a query is not merged",
+        "attention/ring/pass_q.hpp",
+        "for (int r = 0; r < way_.out.size(); ++r)",
+        "for (int r = 0; r + 1 < way_.out.size(); ++r)",
+        "mutation.ring",
+        "ring: every schedule*",
+    ),
+    Mutant(
+        "pass_q_lse_not_sent",
+        "partial outputs come home without their lse",
+        "attention/ring/pass_q.hpp",
+        """first_heads(home_out_, heads)),
+             routed(way_.home, first_heads(lse_, heads), first_heads(home_lse_, heads)));""",
+        "first_heads(home_out_, heads)));",
+        "mutation.ring",
+        "ring: every schedule*",
+    ),
+    Mutant(
+        "pass_q_merges_own_first",
+        "partial results are merged from the owner of the query on, so that bits depend on who owns it",
+        "attention/ring/pass_q.hpp",
+        """    index_t at = 0;
+    for (int r = 0; r < way_.out.size(); ++r)
+      for (row_range const& rows : way_.out.sends().of(r)) {
+        auto mine = [&](auto const& v) { return v.rows(rows.first, rows.count, rows.step); };
+        sp::merge<T>(queue, {mine(own.out), mine(own.lse)}, {out.rows(at, rows.count), lse.rows(at, rows.count)});
+        at += rows.count;
+      }
+""",
+        """    for (int i = 0; i < way_.out.size(); ++i) {
+      int const r = (i + way_.out.place().rank) % way_.out.size();
+      index_t at = 0;
+      for (int before = 0; before < r; ++before) at += way_.out.sends().rows(before);
+      for (row_range const& rows : way_.out.sends().of(r)) {
+        auto mine = [&](auto const& v) { return v.rows(rows.first, rows.count, rows.step); };
+        sp::merge<T>(queue, {mine(own.out), mine(own.lse)}, {out.rows(at, rows.count), lse.rows(at, rows.count)});
+        at += rows.count;
+      }
+    }
+""",
+        "mutation.pass_q",
+        "pass_q: while keys stay*",
+    ),
+    Mutant(
+        "pass_q_state_not_cleared",
+        "a chunk of heads goes on from what was found for the one before",
+        "attention/ring/pass_q.hpp",
+        "      sp::fill(queue, found.lse, minus_infinity<accumulate_t<T>>);\n",
+        "      if (i == 0) sp::fill(queue, found.lse, minus_infinity<accumulate_t<T>>);\n",
+        "mutation.ring",
+        "ring: every schedule*",
+    ),
+    Mutant(
+        "pass_q_gradients_overwrite",
+        "shares of dq that come home take the place of what dq is to be added to",
+        "attention/ring/pass_q.hpp",
+        "landing::sum_to",
+        "landing::sum",
+        "mutation.ring",
+        "ring: gradients are added*",
+    ),
+    Mutant(
+        "pass_q_queries_received_too_early",
+        "the queries of the next chunk of heads arrive where those of this one are still read",
+        "attention/ring/pass_q.hpp",
+        "view<T, 3, M> q(index_t chunk, index_t heads) const { return first_heads(q_[chunk % 2], heads); }",
+        "view<T, 3, M> q(index_t, index_t heads) const { return first_heads(q_[0], heads); }",
+        "schedules.ring",
+        "F15: pass_q*",
+    ),
+    Mutant(
+        "pass_q_way_home_not_promised",
+        "scratch_bytes leaves out what the exchange of gradients of queries takes",
+        "attention/ring/pass_q.hpp",
+        " + b.gradients(dq, taken);",
+        ";",
+        "mutation.memory",
+        "memory: exactly*",
+    ),
+    Mutant(
+        "pass_q_partials_not_waited",
+        "what comes home is merged before it has come",
+        "attention/ring/pass_q.hpp",
+        "exchange_named(c, \"ring.forward.partials\")).wait();",
+        "exchange_named(c, \"ring.forward.partials\"));",
+        "schedules.ring",
+        "F15: pass_q*",
+    ),
 ]

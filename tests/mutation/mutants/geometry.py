@@ -281,4 +281,13 @@ MUTANTS = [
         "layout.key_cast",
         "key casts: rows held*",
     ),
+    Mutant(
+        "transposed_window_not_turned",
+        "the bounds of a block keep their sides when queries and keys are exchanged",
+        "geometry/seen_keys.hpp",
+        "-b.hi, -b.lo}",
+        "b.lo, b.hi}",
+        "layout.key_cast",
+        "query casts: rows held*",
+    ),
 ]

@@ -8,12 +8,13 @@
 
 namespace sp {
 
-/// How keys reach queries in a ring.
+/// How queries and keys meet in a ring.
 enum class schedule {
   automatic, ///< pull where ranks share memory and the kernel keeps nothing from forward, rotate otherwise
   rotate,    ///< keys travel around the ring, the next ones in flight while a block is computed
   cast,      ///< each rank is sent the key rows that its queries see, in chunks of heads (head_chunks of them)
   pull,      ///< one pass over everybody's keys where they lie (peer memory)
+  pass_q,    ///< keys stay; queries go to those whose keys they see, and partial results come home (few queries: decode)
 };
 
 /// What an attention object is made with, besides communicator and kernel. One value for all ranks.
@@ -21,7 +22,7 @@ struct attention_options {
   sp::mask mask = causal();
   double scale = 0; ///< softmax scale, of either sign; 0 means 1 / sqrt(dim)
   sp::schedule schedule = schedule::automatic;
-  index_t head_chunks = 1; ///< cast: kv heads are sent in this many chunks, each in flight while the one before is computed
+  index_t head_chunks = 1; ///< cast, pass_q: heads are sent in this many chunks, each in flight while the one before is computed
   /// 0: none. 1: the arguments of every call, locally. 2: also, prepare, forward and backward begin with a small exchange in
   /// which the ranks compare arguments and options, and throw rank_mismatch together; prepare() becomes collective. 3: also,
   /// inputs and results are searched for NaN and infinities, and scratch and saved memory for writes outside of blocks. One value

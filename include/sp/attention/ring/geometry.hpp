@@ -6,6 +6,7 @@
 
 #include <sp/attention/call/options.hpp>
 #include <sp/attention/ring/held_keys.hpp>
+#include <sp/attention/ring/passed_queries.hpp>
 #include <sp/attention/row_arithmetic.hpp>
 #include <sp/backend/concepts.hpp>
 #include <sp/collective/operations.hpp>
@@ -24,6 +25,7 @@ struct ring_geometry {
       steps; ///< rotate: step s meets the keys of rank (rank - s) mod size; else one table of keys
   std::optional<typename Backend::plan> keys; ///< pull, backward: everybody's queries against this rank's keys
   held_keys held;                             ///< cast
+  passed_queries passed{};                    ///< pass_q
 
   /// What is prepared in place of what another batch left, whose plans are rewritten.
   void begin(int my_rank, int ranks, sp::schedule chosen, index_t rows) {

@@ -24,18 +24,21 @@ struct held_keys {
   index_t absent_rows = 0;      ///< rows of the table that nobody holds
 };
 
+/// For route::of_rows: count(part) rows for each part, one behind the other. Parts are asked for in their order.
+template <class Count>
+auto one_behind_the_other(Count const& count) {
+  return [&count, at = index_t{0}](int part, auto&& add) mutable {
+    add(at, 1, count(part));
+    at += count(part);
+  };
+}
+
 /// Fills in the ways of keys and of their gradients; this part has `own` key rows.
 template <class Held>
 void prepare_routes(Held& held, index_t own) {
   key_cast const& rows = held.rows;
   auto each_sent = [&](int reader, auto&& add) {
     for (interval const& i : rows.sent(reader)) add(i.first, 1, i.count);
-  };
-  auto one_behind_the_other = [](auto&& count) { // asked for in the order of parts
-    return [count, at = index_t{0}](int part, auto&& add) mutable {
-      add(at, 1, count(part));
-      at += count(part);
-    };
   };
   auto received = [&](int owner) { return rows.rows_received(owner); };
   auto sent = [&](int reader) { return rows.rows_sent(reader); };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/attention/ring/cast.hpp>
+#include <sp/attention/ring/pass_q.hpp>
 #include <sp/attention/ring/pull.hpp>
 #include <sp/attention/ring/rotate.hpp>
 
@@ -20,7 +21,7 @@ struct schedule_list {
   }
 };
 
-using ring_schedules = schedule_list<rotate_schedule, cast_schedule, pull_schedule>;
+using ring_schedules = schedule_list<rotate_schedule, cast_schedule, pull_schedule, pass_q_schedule>;
 static_assert(ring_schedules::in_order);
 
 /// visit() for this communicator and kernel: a schedule that they cannot run is not compiled for them.
