@@ -298,7 +298,7 @@ TEST_CASE("queues: check level 3 searches on the queue, in memory of any kind") 
   x.memory[1][3] = 1;
   work = {};
   call();
-  CHECK((work.sums == 4 && work.copies >= 4 && work.waits == work.copies)); // each search, and the records of this rank
+  CHECK((work.sums == 4 && work.copies >= 4 && work.waits == work.copies)); // only searches wait: ranks are alone
   CHECK(there.blocks == 0);
 }
 

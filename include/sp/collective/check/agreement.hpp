@@ -168,13 +168,13 @@ struct agreement_memory {
     else
       return all.tensor;
   }
-  /// The first n records to where they travel, or back to the host; it waits for the queue.
-  void move(Queue const& q, index_t n, bool back) const {
-    if constexpr (apart) {
-      piece const here = as_piece(all.tensor.rows(0, n)), away = as_piece(there.tensor.rows(0, n));
-      back ? q.copy({&here, 1}, {&away, 1}) : q.copy({&away, 1}, {&here, 1});
-      q.synchronize();
-    }
+  /// The record of this rank to where records travel.
+  void send([[maybe_unused]] Queue const& q) const {
+    if constexpr (apart) q.upload(reinterpret_cast<std::byte*>(there.tensor.data), std::as_bytes(std::span(all.tensor.data, 1)));
+  }
+  /// The first n records back to the host; it waits for the queue.
+  void fetch([[maybe_unused]] Queue const& q, [[maybe_unused]] index_t n) const {
+    if constexpr (apart) read_now(q, all.tensor.rows(0, n), there.tensor.rows(0, n));
   }
 };
 
@@ -185,7 +185,7 @@ public:
   using record = typename Fingerprint::record_type;
   agreement(Fingerprint const& mine, index_t ranks, context<Queue> const& ctx) : ctx_(ctx), memory_(ctx, ranks), mine_(mine) {
     memory_.all.tensor(0) = mine.record();
-    memory_.move(ctx_.queue, 1, false);
+    memory_.send(ctx_.queue);
   }
 
   /// After it every rank of `comm` holds what any of them held before.
@@ -204,7 +204,7 @@ public:
     }
     sp::all_gather_v(comm, primitive, {&sent, 1}, receives.parcels(), *ctx_.tables, ctx_.queue).wait();
     have_ *= n;
-    memory_.move(ctx_.queue, have_, true);
+    memory_.fetch(ctx_.queue, have_);
   }
   /// Where ranks are about to throw, nobody leaves before everybody has all records: the first to end the communicator would
   /// otherwise turn the mismatch into `aborted` for those who still wait for records.
