@@ -1,11 +1,13 @@
 // The CPU backend: useful GF/s of forward and backward per element type, full and causal, and what several threads gain; the cost of
-// handing out work, and what passes and copies gain from it. Forward counts 4 rows keys dim per visible pair and head, backward 2.5 times that. SP_BENCH_TINY=1: smallest size only.
+// handing out work, and what passes and copies gain from it. Forward counts 4 rows keys dim per visible pair and head, backward 2.5 times
+// that. SP_BENCH_TINY=1: smallest size only.
 #include <benchmark/benchmark.h>
 
 #include <chrono>
 #include <cstdlib>
 #include <random>
 
+#include <sp/core/elementwise.hpp>
 #include <sp/cpu.hpp>
 #include <sp/reference.hpp>
 #include <sp/workers.hpp>
