@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <sp/core/idle_pools.hpp>
@@ -209,6 +210,30 @@ TEST_CASE("workspace: a stack in the caller's block, at any alignment of it [asa
     }
     w.deallocate(a, 10);
   }
+}
+
+TEST_CASE("workspace: blocks below the top come back with it, in whatever order, while others stay [asan]") {
+  alignas(64) std::byte memory[20 * 64];
+  sp::workspace w(memory, sizeof memory);
+  void* const stays = w.allocate(1);
+  std::vector<int> order{0, 1, 2, 3};
+  do {
+    void* blocks[4];
+    for (void*& p : blocks) p = w.allocate(100);
+    for (int i : order) w.deallocate(blocks[i], 100);
+    void* const again = w.allocate(100);
+    CHECK(again == blocks[0]);
+    w.deallocate(again, 100);
+  } while (std::next_permutation(order.begin(), order.end()));
+  // two in turn, as exchanges that overlap take them: what lies below the top is not given out, and all of it comes back
+  void* last = w.allocate(64);
+  for (int i = 0; i < 8; ++i) {
+    void* const next = w.allocate(64);
+    CHECK(static_cast<std::byte*>(next) == static_cast<std::byte*>(last) + 64);
+    w.deallocate(std::exchange(last, next), 64);
+  }
+  w.deallocate(last, 64);
+  CHECK(static_cast<std::byte*>(w.allocate(1)) == static_cast<std::byte*>(stays) + 64);
 }
 
 TEST_CASE("workspace: too small says how much is needed and given, and stays usable") {

@@ -114,10 +114,16 @@ public:
     ++out_;
     return base_ + at;
   }
+  /// A block below the top comes back with the last one above it.
   void deallocate(void* p, std::size_t bytes) noexcept override {
     auto* block = static_cast<std::byte*>(p); // the top one, if no other block fits between its end and used_
-    if (aligned(block + bytes) == aligned(base_ + used_)) used_ = std::size_t(block - base_);
-    if (--out_ == 0) used_ = 0; // blocks freed out of order come back together
+    bool const top = aligned(block + bytes) == aligned(base_ + used_);
+    hole const back = joined({std::size_t(block - base_), aligned(block + bytes)});
+    if (top)
+      used_ = back.begin;
+    else if (holes_ < most_holes)
+      hole_[holes_++] = back; // else it comes back with the last block
+    if (--out_ == 0) used_ = 0, holes_ = 0;
   }
   [[nodiscard]] std::size_t room() const noexcept override {
     std::size_t const at = aligned(base_ + used_);
@@ -131,8 +137,28 @@ private:
     return round_up(address(p), alignment) - address(base_);
   }
 
+  /// Room of blocks that came back while another one lay above it, up to where the next one begins.
+  struct hole {
+    std::size_t begin, end;
+  };
+  /// With the holes on either side of it, which are holes no more.
+  hole joined(hole h) noexcept {
+    for (std::size_t i = 0; i < holes_;) {
+      if (hole_[i].end != h.begin && hole_[i].begin != h.end) {
+        ++i;
+        continue;
+      }
+      h = {hole_[i].end == h.begin ? hole_[i].begin : h.begin, hole_[i].end == h.begin ? h.end : hole_[i].end};
+      hole_[i] = hole_[--holes_];
+    }
+    return h;
+  }
+
   std::byte* base_;
   std::size_t bytes_, used_ = 0, out_ = 0;
+  static constexpr std::size_t most_holes = 8;
+  hole hole_[most_holes]{};
+  std::size_t holes_ = 0;
 };
 /// A fixed block of host memory.
 using workspace = basic_workspace<host_memory>;
