@@ -1,10 +1,13 @@
 // Attention objects over ranks on threads against one rank: two ranks per object and schedule, four (ring 2 x ulysses 2) for USP.
 // Manual time of the slowest rank, fixed iterations. Counters: tokens per second, ratio to half of one rank: 1 is ideal on two
-// cores, where the four ranks of USP share two cores; with four free cores their ideal is 0.5.
+// cores, where the four ranks of USP share two cores; with four free cores their ideal is 0.5. Last, Ulysses over a slow network: how
+// much of its exchanges chunks of heads hide.
 #include <chrono>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <random>
+#include <thread>
 
 #include <benchmark/benchmark.h>
 
@@ -23,15 +26,15 @@ enum class what { rotate, rotate_window, cast, cast_window, pull, ulysses, usp }
 struct tensors {
   std::vector<float> q, k, v, out, dout, dq, dk, dv;
   std::int64_t rows;
-  explicit tensors(std::int64_t n) : rows(n) {
+  explicit tensors(std::int64_t n, std::int64_t q_heads = heads, std::int64_t k_heads = kv_heads) : rows(n) {
     std::mt19937 bits(7);
     std::normal_distribution<float> normal;
     auto fill = [&](std::vector<float>& x, std::int64_t h) {
       x.resize(std::size_t(n * h * dim));
       for (float& y : x) y = normal(bits);
     };
-    for (auto* x : {&q, &out, &dout, &dq}) fill(*x, heads);
-    for (auto* x : {&k, &v, &dk, &dv}) fill(*x, kv_heads);
+    for (auto* x : {&q, &out, &dout, &dq}) fill(*x, q_heads);
+    for (auto* x : {&k, &v, &dk, &dv}) fill(*x, k_heads);
   }
   sp::view<float, 3> of(std::vector<float>& x) const {
     return {x.data(), {rows, std::int64_t(x.size()) / std::max<std::int64_t>(rows, 1) / dim, dim}};
@@ -43,8 +46,7 @@ struct seconds {
 };
 
 template <class Attention>
-seconds time_one(Attention const& attention, sp::batch const& b, auto const& comm) {
-  tensors t(b.tokens());
+seconds time_one(Attention const& attention, sp::batch const& b, auto const& comm, tensors t) {
   seconds s;
   for (int round = 0; round < 2; ++round) { // the first warms up
     sp::barrier(comm);
@@ -59,6 +61,11 @@ seconds time_one(Attention const& attention, sp::batch const& b, auto const& com
     s = {std::chrono::duration<double>(middle - start).count(), std::chrono::duration<double>(clock() - middle).count()};
   }
   return s;
+}
+
+template <class Attention>
+seconds time_one(Attention const& attention, sp::batch const& b, auto const& comm) {
+  return time_one(attention, b, comm, tensors(b.tokens()));
 }
 
 template <class Sharding>
@@ -117,5 +124,100 @@ SP_BENCH_BOTH(cast_window, what::cast_window, sp::zigzag{});
 SP_BENCH_BOTH(rotate_window, what::rotate_window, sp::zigzag{});
 SP_BENCH_BOTH(pull_zigzag, what::pull, sp::zigzag{});
 SP_BENCH_BOTH(usp_2x2_zigzag, what::usp, (sp::nested{sp::zigzag{}, 2}));
+
+// ---- overlap -------------------------------------------------------------------------------------------------------------------
+
+using steady = std::chrono::steady_clock;
+
+/// A communicator over a slow network: what a rank receives comes one message behind the other, each in the time that its bytes take,
+/// while the rank computes.
+template <class C>
+class slow {
+public:
+  using memory_type = typename C::memory_type;
+  static constexpr bool row_lists = sp::has_row_lists<C>;
+  struct token {
+    decltype(std::declval<C const&>().exchange({})) inner;
+    steady::time_point arrival;
+    void wait() {
+      inner.wait();
+      std::this_thread::sleep_until(arrival);
+    }
+  };
+  slow(C inner, double seconds_per_byte)
+      : inner_(std::move(inner)), per_byte_(seconds_per_byte), free_(std::make_shared<steady::time_point>()) {}
+  int rank() const { return inner_.rank(); }
+  int size() const { return inner_.size(); }
+  token exchange(sp::traffic const& t) const {
+    std::int64_t bytes = 0;
+    for (sp::parcel const& p : t.receives) bytes += p.peer == rank() ? 0 : sp::total_bytes(p.pieces);
+    auto const takes = std::chrono::duration_cast<steady::duration>(std::chrono::duration<double>(double(bytes) * per_byte_));
+    *free_ = std::max(*free_, steady::now()) + takes;
+    return {inner_.exchange(t), *free_};
+  }
+
+private:
+  C inner_;
+  double per_byte_;
+  std::shared_ptr<steady::time_point> free_; ///< when the network has brought all that was asked for
+};
+
+/// A kernel that takes no time.
+struct idle {
+  using memory_type = sp::host_memory;
+  template <class T>
+  void forward(sp::whole_call<T> const&) const {}
+  template <class T>
+  void backward(sp::whole_grad<T> const&) const {}
+};
+
+/// The slowest of two ranks, eight heads.
+template <class Kernel>
+seconds over_slow_network(Kernel kernel, double seconds_per_byte, std::int64_t chunks) {
+  seconds worst;
+  std::mutex lock;
+  sp::threads::run(2, [&](auto const& comm) {
+    sp::batch b(sp::documents::rectangular(1, tokens()), sp::contiguous{}, comm);
+    sp::ulysses_attention const attention{slow(comm, seconds_per_byte), kernel, {}, {.head_chunks = chunks}};
+    seconds const s = time_one(attention, b, comm, tensors(b.tokens(), 8, 8));
+    std::scoped_lock hold(lock);
+    worst = {std::max(worst.forward, s.forward), std::max(worst.backward, s.backward)};
+  });
+  return worst;
+}
+
+/// On a network whose exchanges take about as long as the computation. Counters in milliseconds, and the time against their sum.
+void overlap(benchmark::State& state, bool backward) {
+  auto of = [&](seconds const& s) { return backward ? s.backward : s.forward; };
+  double sums[4] = {};
+  double const received =
+      double(tokens()) * dim * 8 * sizeof(float) / 4; // of one tensor: half of the heads of the other rank's tokens
+  for (auto _ : state) {
+    double const compute = of(over_slow_network(sp::cpu{}, 0, 1));
+    double const per_byte = compute / (4 * received); // forward q, k, v and out, backward dout, dq, dk and dv
+    double const exchange = of(over_slow_network(idle{}, per_byte, 1)), at_once = of(over_slow_network(sp::cpu{}, per_byte, 1));
+    double const chunks = of(over_slow_network(sp::cpu{}, per_byte, state.range(0)));
+    state.SetIterationTime(chunks);
+    for (auto [i, x] : {std::pair(0, compute), std::pair(1, exchange), std::pair(2, at_once), std::pair(3, chunks)}) sums[i] += x;
+  }
+  auto ms = [&](double x) { return x * 1e3 / double(state.iterations()); };
+  state.counters["compute"] = ms(sums[0]);
+  state.counters["exchange"] = ms(sums[1]);
+  state.counters["sum"] = ms(sums[0] + sums[1]);
+  state.counters["one_chunk"] = ms(sums[2]);
+  state.counters["over_sum"] = sums[3] / (sums[0] + sums[1]);
+}
+BENCHMARK_CAPTURE(overlap, forward, false)
+    ->Arg(2)
+    ->Arg(4)
+    ->UseManualTime()
+    ->Iterations(tiny() ? 1 : 3)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(overlap, backward, true)
+    ->Arg(2)
+    ->Arg(4)
+    ->UseManualTime()
+    ->Iterations(tiny() ? 1 : 3)
+    ->Unit(benchmark::kMillisecond);
 
 } // namespace

@@ -33,6 +33,7 @@ struct arguments {
   sp::schedule schedule = sp::schedule::rotate;
   index_t head_chunks = 1;
   sp::keep keep = sp::keep::heads;
+  index_t ulysses_chunks = 1;
   bool sinks = false, accumulate = false, single = false; ///< single: float instead of double
   double cap = 30, dropped = 0.25;
   std::uint64_t seed = 3;
@@ -72,7 +73,7 @@ struct place {
     if (k == kind::ring)
       f(sp::ring_attention{all, a.make_kernel(), a.options()});
     else
-      f(sp::ulysses_attention{ulysses, sp::ring_attention{ring, a.make_kernel(), a.options()}, {a.keep}});
+      f(sp::ulysses_attention{ulysses, sp::ring_attention{ring, a.make_kernel(), a.options()}, {a.keep, a.ulysses_chunks}});
   }
   sp::batch batch(arguments const& a) const { return a.batch(all, ulysses.size()); }
 };

@@ -166,6 +166,14 @@ TEST_CASE("agreement: nested objects share a field, which is written from the in
   CHECK(outcome_of([&] { deep.number("keep", 1); }).is(errc::bad_state));
   fingerprint other("object", ".call", 0);
   other.number("keep", 1);
+  fingerprint chunks("object", ".call", 0), twins("object", ".call", 1);
+  for (index_t n : {4, 2}) chunks.next_number("chunks", n);
+  for (index_t n : {2, 4}) twins.next_number("chunks", n);
+  CHECK(!chunks.record().same_call(twins.record()));
+  CHECK((chunks.fields() == 1 && chunks.text_of(0, chunks.record().find("chunks")) == "4, 2"));
+  fingerprint large("object", ".call", 0);
+  large.next_number("chunks", sp::unbounded);
+  CHECK(large.text_of(0, large.record().find("chunks")) == "65535");
   CHECK(outcome_of([&] { other.next_word("keep", 1, words); }).is(errc::bad_state));
 }
 

@@ -173,6 +173,7 @@ private:
     t_.head_chunks = variant >= 1 && variant <= 3 ? variant : variant == 7 ? 3 : 1;
     int const modes = pick(4);
     t_.keep = modes % 2 ? sp::keep::output : sp::keep::heads;
+    if (t_.object != object_kind::ring) t_.ulysses_chunks = 1 + index_t(t_.seed >> 4) % 4;
     t_.ring_is_fast = on_mesh() && modes / 2;
     if (t_.object == object_kind::nested) t_.outer_place = r_.pick(3), t_.keep_inner = r_.one_in(2);
   }

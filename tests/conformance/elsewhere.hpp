@@ -16,12 +16,21 @@ struct elsewhere_copy {
   sp::view<T, 2> v;
   T operator()(sp::index_t i, sp::index_t j) const { return v(i, j); }
 };
-template <class Comm, class T>
-elsewhere_copy<T> readable(Comm const& comm, sp::view<T, 2, elsewhere> const& there) {
+template <class T>
+elsewhere_copy<T> copied(late_queue const& queue, sp::view<T, 2, elsewhere> const& there) {
   elsewhere_copy<T> here{std::vector<T>(std::size_t(there.elements())), {}};
   here.v = {here.values.data(), there.extents};
-  sp::detail::read_now(comm.inner().queue(), here.v, there);
+  sp::detail::read_now(queue, here.v, there);
   return here;
+}
+template <class Comm, class T>
+elsewhere_copy<T> readable(Comm const& comm, sp::view<T, 2, elsewhere> const& there) {
+  return copied(comm.inner().queue(), there);
+}
+/// A rank that is alone knows no queue: the step has waited for its own.
+template <class T>
+elsewhere_copy<T> readable(sp::detail::alone<elsewhere> const&, sp::view<T, 2, elsewhere> const& there) {
+  return copied(late_queue(), there);
 }
 
 } // namespace support
@@ -159,6 +168,7 @@ void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch cons
     auto saved = held([&] {
       return attn.forward(prepared, ctx, view(there.q), view(there.k), view(there.v), view(there.out), there.extras(t, false));
     });
+    queue.synchronize();
     collect_lse<T>(attn, saved, b.layout(), b.part(), b, b.runs(), sp::all_heads(t.q_heads, t.kv_heads), t.q_heads, to);
     held([&] {
       attn.backward(prepared, ctx, std::move(saved), view(there.q), view(there.k), view(there.v), view(there.out),

@@ -181,7 +181,10 @@ void collect_lse(sp::ulysses_attention<C, I> const& o, Saved const& saved, sp::l
                  std::span<sp::run const>, sp::heads on, index_t heads, outcome<T>& to) {
   int size = o.group().size(), stride = int(sp::group_stride(o.group())), at = sp::layout::group_of(part, size, stride);
   auto whole = l.grouped(size, stride);
-  collect_lse<T>(o.inner(), saved.inner, whole, at, b, whole.runs(at), sp::heads_of(on, o.group().rank(), size), heads, to);
+  sp::heads const mine = sp::heads_of(on, o.group().rank(), size);
+  for (index_t i = 0; i < saved.inner.count(); ++i)
+    collect_lse<T>(o.inner(), saved.inner.at(i), whole, at, b, whole.runs(at), sp::chunk_of(mine, i, saved.inner.count()), heads,
+                   to);
 }
 
 /// prepare, forward, backward of one object on one rank, as work of `queue`; a call in short form has the caller's thread. Objects of
@@ -247,10 +250,10 @@ auto nested_ulysses(trial const& t, Kernel const& kernel, sp::attention_options 
   sp::mesh const all{std::span<sp::axis::named const>(axes)};
   sp::group const outer_group(all.along(comm, {"outer"}).inner(), stride);
   Comm const groups = all.sequence(comm).inner();
-  sp::ulysses_options const keeps{t.keep_inner ? sp::keep::heads : sp::keep::output};
+  sp::ulysses_options const keeps{t.keep_inner ? sp::keep::heads : sp::keep::output, t.ulysses_chunks};
   return sp::ulysses_attention{
       outer_group, sp::ulysses_attention{inside.ulysses(groups), sp::ring_attention{inside.ring(groups), kernel, how}, keeps},
-      sp::ulysses_options{t.keep}};
+      sp::ulysses_options{t.keep, t.ulysses_chunks}};
 }
 
 /// The trial's object on one rank.
@@ -266,14 +269,14 @@ void run_rank(trial const& t, inputs<T> const& in, Kernel const& kernel, Comm co
   if constexpr (Object == object_kind::nested) step<T>(nested_ulysses(t, kernel, how, comm), t, b, kb, x, to, queue...);
   if constexpr (Object == object_kind::ring) step<T>(sp::ring_attention{sp::group(comm), kernel, how}, t, b, kb, x, to, queue...);
   if constexpr (Object == object_kind::ulysses)
-    step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep}}, t, b, kb, x, to, queue...);
+    step<T>(sp::ulysses_attention{sp::group(comm), kernel, how, {t.keep, t.ulysses_chunks}}, t, b, kb, x, to, queue...);
   if constexpr (Object == object_kind::usp) {
     sp::axis::ring ring{t.ring};
     sp::axis::ulysses ulysses{t.ulysses};
     sp::mesh mesh = t.ring_is_fast ? sp::mesh{ulysses, ring} : sp::mesh{ring, ulysses};
-    step<T>(
-        sp::ulysses_attention{mesh.ulysses(comm), sp::ring_attention{mesh.ring(comm), kernel, how}, sp::ulysses_options{t.keep}},
-        t, b, kb, x, to, queue...);
+    step<T>(sp::ulysses_attention{mesh.ulysses(comm), sp::ring_attention{mesh.ring(comm), kernel, how},
+                                  sp::ulysses_options{t.keep, t.ulysses_chunks}},
+            t, b, kb, x, to, queue...);
   }
   x.give(t, to, comm.rank());
 }

@@ -1,4 +1,4 @@
-// Rings on late queues, in memory that faults on the host: every schedule, forward and backward, has the bits of the same ring on the
+// Objects on late queues, in memory that faults on the host: every schedule, forward and backward, has the bits of the same object on the
 // host, and the numbers of the float64 oracle, however the lanes of the queues are interleaved. SP_TEST_SECONDS: more trials.
 #include <atomic>
 
@@ -60,17 +60,18 @@ struct tiles_of_two {
 /// What other memory leaves of a trial: no short form.
 trial on_queues(std::uint64_t seed, object_kind object, int ranks) {
   trial t = draw(seed, object, false, true);
-  t.ranks = t.ring = ranks;
+  if (object == object_kind::ring) t.ranks = t.ring = ranks;
+  if (object == object_kind::ulysses) t.ranks = t.ulysses = ranks;
   t.short_form = t.twice = false;
   return t;
 }
 
-template <class T, class World = in_late_threads>
+template <class T, object_kind Object = object_kind::ring, class World = in_late_threads>
 void same_on_any_queue(trial const& t, interleaving how) {
   inputs<T> in(t);
   outcome<T> host(t, t.ranks), late(t, t.ranks);
-  run<object_kind::ring>(t, in, tiles_of_two<sp::host_memory>{}, host);
-  run<object_kind::ring>(t, in, tiles_of_two<elsewhere>{}, late, as_it_is{}, World{unsigned(t.seed), how});
+  run<Object>(t, in, tiles_of_two<sp::host_memory>{}, host);
+  run<Object>(t, in, tiles_of_two<elsewhere>{}, late, as_it_is{}, World{unsigned(t.seed), how});
   std::string wrong = differing(late, host, true);
   if constexpr (std::is_same_v<T, double>) {
     auto const truth = expected(t, in);
@@ -97,13 +98,27 @@ TEST_CASE(
   MESSAGE(done << " trials");
 }
 
+TEST_CASE(
+    "elsewhere: ulysses and usp, in chunks of heads or at once, have the bits of the host and the numbers of the oracle [asan]") {
+  auto const end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds());
+  unsigned done = 0;
+  for (; done < trials || std::chrono::steady_clock::now() < end; ++done) {
+    auto const how = interleaving(done / 8 % 3);
+    if (done % 3 == 2)
+      same_on_any_queue<double, object_kind::usp>(on_queues(1 + done * 7919u, object_kind::usp, 0), how);
+    else
+      same_on_any_queue<double, object_kind::ulysses>(on_queues(1 + done * 7919u, object_kind::ulysses, 1 + int(done % 8)), how);
+  }
+  MESSAGE(done << " trials");
+}
+
 TEST_CASE("elsewhere: keys are pulled behind barriers that know no queue, once what they wait for has run") {
   int done = 0;
   for (unsigned seed = 1; done < 12; ++seed) {
     trial t = on_queues(seed, object_kind::ring, 2 + done % 3);
     if (held_back(t)) continue;
     t.how = sp::schedule::pull, t.checks = 1;
-    same_on_any_queue<double, behind_host_barriers>(t, interleaving(done++ % 3));
+    same_on_any_queue<double, object_kind::ring, behind_host_barriers>(t, interleaving(done++ % 3));
   }
 }
 

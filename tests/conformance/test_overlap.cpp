@@ -1,5 +1,5 @@
-// Overlap: the order in which a ring posts, computes and waits, seen by a recording communicator and a recording kernel.
-// While a block is computed the next keys are in flight; the whole sequence is written down here.
+// Overlap: the order in which a ring and Ulysses post, compute and wait, seen by a recording communicator and a recording kernel.
+// While a block is computed the next keys, or inputs, are in flight; the whole sequence is written down here.
 #include <doctest/doctest.h>
 
 #include "simple.hpp"
@@ -72,15 +72,17 @@ struct notes {
   journal forward, backward;
 };
 
-std::vector<notes> record(int ranks, sp::attention_options options) {
+/// make(recording communicator, recording kernel) is the object; every rank has `heads` q and kv heads.
+template <class Make>
+std::vector<notes> record(int ranks, sp::index_t heads, Make make) {
   std::vector<notes> out{std::size_t(ranks)};
   sp::threads::run(
       ranks,
       [&](sp::threads const& comm) {
         journal now;
         sp::batch b(sp::packed{0, 33}, sp::zigzag{}, comm);
-        attention_tensors<float> x(b, {4, 4, 8, 8});
-        sp::ring_attention attn(recording(comm, now), noting(now), options);
+        attention_tensors<float> x(b, {heads, heads, 8, 8});
+        auto const attn = make(recording(comm, now), noting(now));
         sp::pool memory;
         sp::context ctx(memory, memory);
         auto prepared = attn.prepare(b);
@@ -91,6 +93,13 @@ std::vector<notes> record(int ranks, sp::attention_options options) {
       },
       impatient());
   return out;
+}
+
+std::vector<notes> record(int ranks, sp::attention_options options) {
+  return record(ranks, 4, [&](auto comm, noting kernel) { return sp::ring_attention{comm, kernel, options}; });
+}
+std::vector<notes> record(int ranks, sp::index_t heads, sp::ulysses_options options) {
+  return record(ranks, heads, [&](auto comm, noting kernel) { return sp::ulysses_attention{comm, kernel, {}, options}; });
 }
 
 } // namespace
@@ -123,6 +132,31 @@ TEST_CASE("pass_q: the queries of the next group of heads are in flight while on
     CHECK(n.backward == journal{"post queries", "wait queries", "post queries", "compute", "post gradients", "wait gradients",
                                 "wait queries", "compute", "post gradients", "wait gradients"});
   }
+}
+
+/// What a pass does in one chunk, and in three, where `results` go home.
+journal at_once(std::string const& results) {
+  return {"post inputs", "wait inputs", "compute", "post " + results, "wait " + results};
+}
+journal in_three(std::string const& results) {
+  return {"post inputs", "wait inputs",                                                          // nothing to compute yet
+          "post inputs", "compute",         "post " + results, "wait inputs",                    // the first chunk
+          "post inputs", "compute",         "wait " + results, "post " + results, "wait inputs", // between two
+          "compute",     "wait " + results, "post " + results, "wait " + results};               // the last one
+}
+
+TEST_CASE("ulysses: the inputs of the next chunk and the results of the one before are in flight while one is computed") {
+  for (sp::keep keep : {sp::keep::heads, sp::keep::output})
+    for (int ranks : {1, 2}) {
+      for (auto const& n : record(ranks, 3 * ranks, {keep, 3})) {
+        CHECK(n.forward == in_three("output"));
+        CHECK(n.backward == in_three("gradients"));
+      }
+      for (auto const& n : record(ranks, 3 * ranks, sp::ulysses_options{keep})) {
+        CHECK(n.forward == at_once("output"));
+        CHECK(n.backward == at_once("gradients"));
+      }
+    }
 }
 
 TEST_CASE("one rank exchanges nothing") {

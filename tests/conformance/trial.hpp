@@ -31,6 +31,7 @@ struct trial {
   sp::schedule how = sp::schedule::rotate;
   index_t head_chunks = 1;
   sp::keep keep = sp::keep::heads;
+  index_t ulysses_chunks = 1;
   any_sharding sharding{}, key_sharding{}; ///< the keys' own counts in cross attention
   bool padded = false, key_padded = false;
   index_t q_heads = 1, kv_heads = 1, dim = 1, value_dim = 1;
@@ -97,7 +98,7 @@ private:
     return std::string(objects[int(object)]) + " P " + n(ranks) + " (ring " + n(ring) + " ulysses " + n(ulysses) +
            (ring_is_fast ? " strided" : "") + (outer > 1 ? " of which outside " + n(outer) + " at axis " + n(outer_place) : "") +
            (keep_inner ? ", inner heads kept" : "") + "), " + schedules[int(how)] + ", head chunks " + n(head_chunks) +
-           ", keep " + (keep == sp::keep::heads ? "heads" : "output");
+           ", keep " + (keep == sp::keep::heads ? "heads" : "output") + " in chunks " + n(ulysses_chunks);
   }
   static std::string describe(any_sharding const& s, bool with_padding) {
     static constexpr char const* names[] = {"contiguous", "zigzag", "striped"};

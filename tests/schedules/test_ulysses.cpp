@@ -12,11 +12,11 @@ constexpr int most_ranks = 64;
 
 std::vector<index_t> lengths(int ranks) { return {2 * ranks + 1, 0, 1, ranks / 2 + 1}; }
 
-auto ulysses(sp::mask const& mask, sp::keep kept) {
+auto ulysses(sp::mask const& mask, sp::keep kept, index_t chunks = 1) {
   return [=](record& all, int rank, tracer const& kernel) {
     rank_group world;
     for (int r = 0; r < int(all.events().size()); ++r) world.members.push_back(r);
-    return sp::ulysses_attention{recorder(all, world, rank), kernel, {.mask = mask}, {kept}};
+    return sp::ulysses_attention{recorder(all, world, rank), kernel, {.mask = mask}, {kept, chunks}};
   };
 }
 
@@ -36,12 +36,12 @@ auto usp(int ring, int degree, bool ring_is_near, sp::schedule how, sp::mask con
 
 sp::nested<sp::zigzag> zigzag_for(int ring, int degree, bool ring_is_near) { return {{}, degree, ring_is_near ? ring : 1}; }
 
-/// One exchange each for inputs and output, forward and backward.
-void four_exchanges(study const& s) {
+/// One exchange each for inputs and output of each chunk, forward and backward.
+void four_exchanges(study const& s, int chunks = 1) {
   for (auto const& events : s.events)
     for (char const* primitive :
          {"ulysses.forward.inputs", "ulysses.forward.output", "ulysses.backward.inputs", "ulysses.backward.gradients"})
-      CHECK(exchanges(events, primitive) == 1);
+      CHECK(exchanges(events, primitive) == chunks);
 }
 
 void every_usp(sp::schedule how, int ranks) {
@@ -73,6 +73,23 @@ TEST_CASE("F15: ulysses, up to 64 ranks, heads that do not divide") {
     ++good;
   }
   CHECK(good == most_ranks);
+}
+
+TEST_CASE(
+    "F15: ulysses in chunks of heads: as many on every rank, though ranks have more or fewer heads, and two exchanges open") {
+  for (auto [ranks, chunks] : {std::pair(1, 3), std::pair(2, 2), std::pair(3, 1), std::pair(4, 2), std::pair(7, 1)})
+    for (sp::keep kept : {sp::keep::heads, sp::keep::output}) {
+      rule const mask = causal();
+      study s =
+          run(ranks, lengths(ranks), sp::zigzag{}, 6, 3, mask, ulysses(mask.mask, kept, 5)); // at most 3, 2, 1, 2, 1 kv heads
+      INFO(ranks << " ranks, " << s.passes << " passes");
+      CHECK(s.wrong == "");
+      CHECK(most_open(s.events) == (chunks > 1 ? 2 : 1));
+      four_exchanges(s, chunks);
+    }
+  study s = run(9, lengths(9), sp::contiguous{}, 31, 31, causal(), ulysses(causal().mask, sp::keep::heads, 3)); // 3 or 4 heads
+  CHECK(s.wrong == "");
+  four_exchanges(s, 3);
 }
 
 TEST_CASE("F15: ulysses with a head or two for every rank, and kv heads that ranks share") {

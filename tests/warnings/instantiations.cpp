@@ -67,7 +67,7 @@ template <class T, class Comm, class... Features>
 void train(Comm const& ranks, sp::batch const& batch, sp::allocator& memory, Features... features) {
   attend<T>(sp::ring_attention{ranks, sp::cpu{features...}}, batch, memory);
   attend<T>(sp::ulysses_attention{ranks, sp::ring_attention{ranks, sp::reference{}}}, batch, memory);
-  attend<T>(sp::ulysses_attention{ranks, whole<T>{}}, batch, memory);
+  attend<T>(sp::ulysses_attention{ranks, whole<T>{}, {}, {.keep = sp::keep::output, .head_chunks = 2}}, batch, memory);
   attend<T>(sp::ring_attention{ranks, sp::blockwise{of_blocks<T>{}}}, batch, memory);
 }
 
@@ -173,11 +173,10 @@ public:
   void deallocate(void*, std::size_t) noexcept override {}
 };
 
-/// A ring of them, for tensors that the host does not read.
-template <class T>
-void attend_on_devices(sp::local<device_queue> const& ranks, sp::batch const& batch) {
+/// A ring or Ulysses of them, for tensors that the host does not read.
+template <class T, class Object>
+void attend_on_devices(Object const& attention, sp::local<device_queue> const& ranks, sp::batch const& batch) {
   device_memory_of memory;
-  sp::ring_attention const attention{ranks, sp::basic_reference<sp::device_memory>{}};
   auto const prepared = attention.prepare(batch);
   sp::context const ctx(ranks.queue(), memory, memory);
   sp::view<T, 3, sp::device_memory> const x;
@@ -243,8 +242,10 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   attend<float>(sp::ring_attention{ranks, sp::cpu{sp::alibi{}}}, batch, batch.memory());
   sp::local<device_queue>::run(2, [&](sp::local<device_queue> const& devices) {
     order(devices);
-    attend_on_devices<float>(devices, batch);
-    attend_on_devices<sp::bf16>(devices, batch);
+    sp::basic_reference<sp::device_memory> const kernel;
+    attend_on_devices<float>(sp::ring_attention{devices, kernel}, devices, batch);
+    attend_on_devices<sp::bf16>(sp::ring_attention{devices, kernel}, devices, batch);
+    attend_on_devices<sp::bf16>(sp::ulysses_attention{devices, kernel}, devices, batch);
     sp::basic_workspace<sp::device_memory> memory(nullptr, 0);
     prepare_on(devices, batch, memory);
   });

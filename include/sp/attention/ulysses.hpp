@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/attention/ring.hpp>
+#include <sp/attention/ulysses/memory.hpp>
 #include <sp/attention/whole.hpp>
 #include <sp/layout/route_exchange.hpp>
 #include <sp/mesh/group.hpp>
@@ -21,6 +22,11 @@ inline constexpr char const* keep_words[] = {"heads", "output"};
 /// What an ulysses_attention is made with, besides its communicator and what runs inside.
 struct ulysses_options {
   sp::keep keep = keep::heads;
+  /// Each rank's heads are exchanged in this many chunks: while one is computed, the inputs of the next and the results of the one before
+  /// are on their way, in forward and backward. A chunk takes kv heads whole: there are no more chunks than some rank has kv heads. One
+  /// around another Ulysses of several ranks exchanges all heads at once; that one has chunks of its own. Scratch holds two chunks at a
+  /// time; no bit of a result depends on their number. One value for all ranks.
+  index_t head_chunks = 1;
 };
 
 namespace detail {
@@ -53,14 +59,7 @@ class ulysses_attention : public detail::attention_object<ulysses_attention<Comm
 public:
   using memory_type = typename Comm::memory_type;
 
-  /// Rows of the group's ranks, and the group's rows in stream order: the way to heads, and the way back to tokens.
-  struct rows {
-    route to_heads, to_tokens;
-    rows() = default;
-    explicit rows(route r) : to_heads(std::move(r)), to_tokens(to_heads.transposed()) {}
-    index_t mine() const noexcept { return to_heads.from_rows(); }
-    index_t group() const noexcept { return to_heads.to_rows(); }
-  };
+  using rows = detail::ulysses_rows;
   struct prepared {
     rows queries, keys;
     typename Inner::prepared inner;
@@ -70,9 +69,9 @@ public:
   template <class T>
   struct saved {
     using element_type = T;
-    owned<T, 3> q, k, v; ///< keep::heads: (group's tokens, my heads, dim)
-    owned<T, 3> out;     ///< (group's tokens, my q heads, value dim)
-    typename Inner::template saved<T> inner;
+    detail::inputs_by_heads<T, memory_type> in; ///< keep::heads: q, k, v (group's tokens, my heads, dim)
+    detail::by_heads<T, memory_type> out;       ///< (group's tokens, my q heads, value dim)
+    detail::saved_chunks<typename Inner::template saved<T>> inner;
     detail::saved_token token;
   };
 
@@ -135,35 +134,41 @@ public:
   void identify(digest& d) const { inner_.identify(d); }
 
   template <class T, class Queue>
-  saved<T> run_forward(prepared const& p, context<Queue> const& ctx, detail::forward_io<T> const& io) const {
-    static_assert(detail::require_done_on_return<Queue>() && detail::require_inner_attention_of<Inner, T>());
-    heads mine = share(io.on, comm_.rank());
-    bool keep_all = options_.keep == keep::heads;
-    allocator& inputs = keep_all ? *ctx.kept : *ctx.scratch;
-    saved<T> s{by_heads(inputs, p.queries, io.q, mine.q_count),
-               by_heads(inputs, p.keys, io.k, mine.kv_count),
-               by_heads(inputs, p.keys, io.v, mine.kv_count),
-               by_heads(*ctx.kept, p.queries, io.out, mine.q_count),
-               {},
+  saved<T> run_forward(prepared const& p, context<Queue> const& ctx, detail::forward_io<T, memory_type> const& io) const {
+    static_assert(detail::require_inner_attention_of<Inner, T>());
+    heads_of_call const h = heads_in(io.on);
+    attention_shape const shape{0, 0, io.q.extent(2), io.v.extent(2)};
+    bool const keep_all = options_.keep == keep::heads;
+    saved<T> s{{*ctx.kept, keep_all ? room::all : room::nothing, h, p.queries, p.keys, shape},
+               {*ctx.kept, room::all, h, kind::q, p.queries.group(), shape.value_dim},
+               {detail::kept_on_host(*ctx.kept), h.chunks},
                detail::saved_token(true)};
-    sp::exchange(comm_, "ulysses.forward.inputs", *ctx.scratch, to_heads(p.queries, io.q, s.q.tensor, q_of(io.on)),
-                 to_heads(p.keys, io.k, s.k.tensor, kv_of(io.on)), to_heads(p.keys, io.v, s.v.tensor, kv_of(io.on)))
-        .wait();
-    s.inner = inner_.template run_forward<T>(p.inner, ctx, {mine, s.q.tensor, s.k.tensor, s.v.tensor, s.out.tensor, io.sinks});
-    sp::exchange(comm_, "ulysses.forward.output", *ctx.scratch,
-                 routed(p.queries.to_tokens, s.out.tensor, io.out, arriving(q_of(io.on))))
-        .wait();
-    if (!keep_all) s.q = {}, s.k = {}, s.v = {};
+    inputs<T> const passing(*ctx.scratch, keep_all ? room::nothing : room::two_chunks, h, p.queries, p.keys, shape);
+    inputs<T> const& in = keep_all ? s.in : passing;
+    auto arrive = [&](index_t i) {
+      return sp::exchange(comm_, "ulysses.forward.inputs", ctx, to_heads(p.queries, io.q, in.q, h, kind::q, i),
+                          to_heads(p.keys, io.k, in.k, h, kind::kv, i), to_heads(p.keys, io.v, in.v, h, kind::kv, i));
+    };
+    auto compute = [&](index_t i) {
+      s.inner.push(inner_.template run_forward<T>(
+          p.inner, ctx, {h.chunk(i).on, in.q.chunk(h, i), in.k.chunk(h, i), in.v.chunk(h, i), s.out.chunk(h, i), io.sinks}));
+    };
+    auto leave = [&](index_t i) {
+      return sp::exchange(comm_, "ulysses.forward.output", ctx,
+                          routed(p.queries.to_tokens, s.out.chunk(h, i), io.out, h.cut(side::to, kind::q, i)));
+    };
+    detail::overlapped(h.chunks, arrive, compute, leave);
     return s;
   }
 
   /// Where ranks share kv heads, their shares of dk and dv travel in the type of sums and are rounded once, after the sum.
   template <class T, class Queue, class G>
-  void run_backward(prepared const& p, context<Queue> const& ctx, saved<T> const& s, detail::backward_io<T, G> const& io) const {
-    if (kv_of(io.on).copies(comm_.size()) > io.on.kv_count)
-      backward_through<accumulate_t<T>>(p, ctx, s, io);
+  void run_backward(prepared const& p, context<Queue> const& ctx, saved<T> const& s,
+                    detail::backward_io<T, G, memory_type> const& io) const {
+    if (shared_kv(io.on))
+      backward_through<accumulate_t<T>>(p, ctx, s, io, true);
     else
-      backward_through<G>(p, ctx, s, io);
+      backward_through<G>(p, ctx, s, io, false);
   }
 
   // for check levels 2 and 3
@@ -179,33 +184,127 @@ public:
   void describe(fingerprint& f, prepared const& p, index_t dim, random_key key) const {
     inner_.describe(f, p.inner, dim, key);
     f.next_word("keep", options_.keep, detail::keep_words); // from the inside out, where Ulysses runs inside Ulysses
+    f.next_number("head chunks of ulysses", max(1, options_.head_chunks));
   }
   template <class T, class F>
   void each_lse(saved<T> const& s, F&& f) const {
-    inner_.each_lse(s.inner, f);
+    for (index_t i = 0; i < s.inner.count(); ++i) inner_.each_lse(s.inner.at(i), f);
   }
 
   template <class T>
   index_t saved_for(prepared const& p, heads on, attention_shape const& s) const {
-    heads mine = share(on, comm_.rank());
-    byte_counter c;
-    owned<T, 3> out(c, {p.queries.group(), mine.q_count, s.value_dim});
-    if (options_.keep == keep::heads) buffers<T>(c, p, mine, s);
-    return c.bytes() + inner_.template saved_for<T>(p.inner, mine, s);
+    heads_of_call const h = heads_in(on);
+    basic_byte_counter<memory_type> c;
+    if (options_.keep == keep::heads) inputs<T> const in(c, room::all, h, p.queries, p.keys, s);
+    by_heads<T> const out(c, room::all, h, kind::q, p.queries.group(), s.value_dim);
+    index_t of_chunks = 0;
+    for (index_t i = 0; i < h.chunks; ++i) of_chunks += inner_.template saved_for<T>(p.inner, h.chunk(i).on, s);
+    if constexpr (std::is_same_v<memory_type, host_memory>)
+      detail::saved_chunks<typename Inner::template saved<T>> const list(c, h.chunks);
+    return c.bytes() + of_chunks;
   }
+  /// What both passes take, and either the exchanges or, while none is on its way, what runs inside; of several chunks all of these.
   template <class T, class... Queue>
   index_t scratch_for(prepared const& p, heads on, attention_shape const& s, Queue const&... queue) const {
-    heads mine = share(on, comm_.rank());
     using A = accumulate_t<T>; // as which dk and dv may be exchanged: of shared kv heads here or in an enclosing object
-    byte_counter c;            // the backward pass: inputs by heads once more, and gradients
-    buffers<T, T>(c, p, mine, s);
-    buffers<T, A>(c, p, mine, s);
-    owned<T, 3> dout(c, {p.queries.group(), mine.q_count, s.value_dim});
-    index_t const out = gradients_scratch<T, A>(p, on, mine, s);
-    return c.bytes() + max(out, max(inputs_scratch<T>(p, on, mine, s), inner_scratch<T>(p, mine, s, queue...)));
+    heads_of_call const h = heads_in(on);
+    basic_byte_counter<memory_type> c;
+    backward_memory<T, A> const memory(c, options_.keep == keep::output, shared_kv(on), h, p.queries, p.keys, s);
+    index_t in = 0, out = 0, inner = 0;
+    for (index_t i = 0; i < h.chunks; ++i) {
+      in += inputs_scratch<T>(p, h, s, i);
+      out += gradients_scratch<T>(p, h, s, memory, i);
+      inner = max(inner, inner_scratch<T>(p, h.chunk(i).on, s, queue...));
+    }
+    return c.bytes() + (h.chunks == 1 ? max(out, max(in, inner)) : in + out + inner);
   }
 
 private:
+  using heads_of_call = detail::ulysses_heads;
+  using kind = head_cut::kind;
+  using side = head_cut::side;
+  using room = detail::room_for;
+  template <class T>
+  using by_heads = detail::by_heads<T, memory_type>;
+  template <class T>
+  using inputs = detail::inputs_by_heads<T, memory_type>;
+  template <class T, class Share>
+  using backward_memory = detail::backward_by_heads<T, Share, memory_type>;
+
+  /// An attention inside that cuts heads again would cut those of a chunk otherwise than all of them: it is given all at once.
+  heads_of_call heads_in(heads whole) const {
+    bool const cut_again = options_.head_chunks > 1 && inner_.local_heads_of(whole) != whole;
+    return {whole, comm_.rank(), comm_.size(), cut_again ? 1 : options_.head_chunks};
+  }
+  heads share(heads whole, int r) const { return heads_of(whole, r, comm_.size()); }
+  bool shared_kv(heads on) const { return head_cut{side::to, on, kind::kv}.copies(comm_.size()) > on.kv_count; }
+
+  template <class Share, class Queue, class T, class G>
+  void backward_through(prepared const& p, context<Queue> const& ctx, saved<T> const& s,
+                        detail::backward_io<T, G, memory_type> const& io, bool shared) const {
+    heads_of_call const h = heads_in(io.on);
+    attention_shape const shape{0, 0, io.q.extent(2), io.v.extent(2)};
+    backward_memory<T, Share> const m(*ctx.scratch, options_.keep == keep::output, shared, h, p.queries, p.keys, shape);
+    inputs<T> const& in = m.resend ? m.in : s.in;
+    auto compute = [&](index_t i) {
+      attention_extras<T, memory_type> const extras{io.extras.sinks, io.extras.dsinks, {}, false};
+      inner_.template run_backward<T>(p.inner, ctx, s.inner.at(i),
+                                      detail::backward_io<T, Share, memory_type>{
+                                          h.chunk(i).on, in.q.chunk(h, i), in.k.chunk(h, i), in.v.chunk(h, i), s.out.chunk(h, i),
+                                          m.dout.chunk(h, i), m.dq.chunk(h, i), m.dk.chunk(h, i), m.dv.chunk(h, i), extras});
+    };
+    detail::overlapped(
+        h.chunks, [&](index_t i) { return send_inputs(p, ctx, m, h, io, i); }, compute,
+        [&](index_t i) { return send_gradients(p, ctx, m, h, io, i); });
+  }
+
+  /// Chunk i of dout by heads, and of q, k and v where they were not kept.
+  template <class Queue, class T, class Share, class Io>
+  auto send_inputs(prepared const& p, context<Queue> const& ctx, backward_memory<T, Share> const& m, heads_of_call const& h,
+                   Io const& io, index_t i) const {
+    char const* const primitive = "ulysses.backward.inputs";
+    auto const dout = to_heads(p.queries, io.dout, m.dout, h, kind::q, i);
+    auto alone = [&] { return sp::exchange(comm_, primitive, ctx, dout); };
+    auto all = [&] {
+      return sp::exchange(comm_, primitive, ctx, dout, to_heads(p.queries, io.q, m.in.q, h, kind::q, i),
+                          to_heads(p.keys, io.k, m.in.k, h, kind::kv, i), to_heads(p.keys, io.v, m.in.v, h, kind::kv, i));
+    };
+    return detail::start_either(!m.resend, alone, all);
+  }
+
+  /// Chunk i of dq to its tokens, and of dk and dv; of shared kv heads all chunks behind the last one.
+  template <class Queue, class T, class Share, class Io>
+  auto send_gradients(prepared const& p, context<Queue> const& ctx, backward_memory<T, Share> const& m, heads_of_call const& h,
+                      Io const& io, index_t i) const {
+    char const* const primitive = "ulysses.backward.gradients";
+    bool const add = io.extras.accumulate;
+    auto const dq = to_tokens(p.queries, m.dq.chunk(h, i), io.dq, h.cut(side::to, kind::q, i), add, false);
+    auto alone = [&] { return sp::exchange(comm_, primitive, ctx, dq); };
+    auto all = [&] {
+      auto of_keys = [&](auto const& from, auto const& to) {
+        return m.shared ? to_tokens(p.keys, from.all(), to, h.uncut(side::to, kind::kv), add, true)
+                        : to_tokens(p.keys, from.chunk(h, i), to, h.cut(side::to, kind::kv, i), add, false);
+      };
+      return sp::exchange(comm_, primitive, ctx, dq, of_keys(m.dk, io.dk), of_keys(m.dv, io.dv));
+    };
+    return detail::start_either(m.shared && i + 1 < h.chunks, alone, all);
+  }
+
+  /// Chunk i of (tokens, heads, dim) -> (group's tokens, my heads of it, dim)
+  template <class E, class T>
+  static auto to_heads(rows const& x, view<E, 3, memory_type> const& from, by_heads<T> const& to, heads_of_call const& h, kind of,
+                       index_t i) {
+    return routed(x.to_heads, from, to.chunk(h, i), h.cut(side::from, of, i));
+  }
+  /// The way back of gradients, which are added up where ranks share kv heads, or to what is there.
+  template <class E, class T>
+  static auto to_tokens(rows const& x, view<E, 3, memory_type> const& from, view<T, 3, memory_type> const& to, head_cut cut,
+                        bool add, bool shared) {
+    return routed(x.to_tokens, from, to, cut, add ? landing::sum_to : shared ? landing::sum : landing::store);
+  }
+
+  // ---- bytes of scratch --------------------------------------------------------------------------------------------------------
+
   template <class T, class... Queue>
   index_t inner_scratch(prepared const& p, heads mine, attention_shape const& s, [[maybe_unused]] Queue const&... queue) const {
     if constexpr (requires { inner_.template scratch_for<T>(p.inner, mine, s, queue...); })
@@ -213,103 +312,38 @@ private:
     else
       return inner_.template scratch_for<T>(p.inner, mine, s);
   }
-
-  /// Share: element type of dk and dv by heads, as they are exchanged.
-  template <class Share, class Queue, class T, class G>
-  void backward_through(prepared const& p, context<Queue> const& ctx, saved<T> const& s,
-                        detail::backward_io<T, G> const& io) const {
-    heads mine = share(io.on, comm_.rank());
-    allocator& scratch = *ctx.scratch;
-    bool const add = io.extras.accumulate;
-    bool const resend = options_.keep == keep::output; // inputs by heads were not kept
-    auto dout = by_heads(scratch, p.queries, io.dout, mine.q_count);
-    owned<T, 3> q, k, v;
-    if (resend) {
-      q = by_heads(scratch, p.queries, io.q, mine.q_count);
-      k = by_heads(scratch, p.keys, io.k, mine.kv_count);
-      v = by_heads(scratch, p.keys, io.v, mine.kv_count);
-    }
-    auto dq = by_heads(scratch, p.queries, io.q, mine.q_count);
-    auto dk = by_heads<Share>(scratch, p.keys, io.k, mine.kv_count), dv = by_heads<Share>(scratch, p.keys, io.v, mine.kv_count);
-    auto const in = to_heads(p.queries, io.dout, dout.tensor, q_of(io.on));
-    char const* const primitive = "ulysses.backward.inputs";
-    if (resend)
-      sp::exchange(comm_, primitive, scratch, in, to_heads(p.queries, io.q, q.tensor, q_of(io.on)),
-                   to_heads(p.keys, io.k, k.tensor, kv_of(io.on)), to_heads(p.keys, io.v, v.tensor, kv_of(io.on)))
-          .wait();
-    else
-      sp::exchange(comm_, primitive, scratch, in).wait();
-    attention_extras<T> extras{io.extras.sinks, io.extras.dsinks, {}, false};
-    auto const &by_q = resend ? q : s.q, &by_k = resend ? k : s.k, &by_v = resend ? v : s.v;
-    detail::backward_io<T, Share> whole{mine,        by_q.tensor, by_k.tensor, by_v.tensor, s.out.tensor,
-                                        dout.tensor, dq.tensor,   dk.tensor,   dv.tensor,   extras};
-    inner_.template run_backward<T>(p.inner, ctx, s.inner, whole);
-    sp::exchange(comm_, "ulysses.backward.gradients", scratch, to_tokens(p.queries, dq.tensor, io.dq, q_of(io.on), add),
-                 to_tokens(p.keys, dk.tensor, io.dk, kv_of(io.on), add), to_tokens(p.keys, dv.tensor, io.dv, kv_of(io.on), add))
-        .wait();
+  /// The exchange of all inputs of a chunk takes the same lists whatever the dim: of dout, q, k, v.
+  template <class T>
+  index_t inputs_scratch(prepared const& p, heads_of_call const& h, attention_shape const& s, index_t i) const {
+    auto in = [&](rows const& x, kind of, index_t all) {
+      return routed(x.to_heads, shaped<T>(x.mine(), all, s.dim), shaped<T>(x.group(), h.range(of, i).count, s.dim),
+                    h.cut(side::from, of, i));
+    };
+    auto const q = in(p.queries, kind::q, h.all.q_count), k = in(p.keys, kind::kv, h.all.kv_count);
+    return exchange_bytes(q, q, k, k);
   }
-
-  heads share(heads whole, int r) const { return heads_of(whole, r, comm_.size()); }
-
-  /// The tensor that holds all heads is the one that is sent: each peer is sent its own.
-  static head_cut q_of(heads on) { return {head_cut::side::from, on, head_cut::kind::q}; }
-  static head_cut kv_of(heads on) { return {head_cut::side::from, on, head_cut::kind::kv}; }
-  /// It is the one that is received: each peer sends its own.
-  static head_cut arriving(head_cut cut) {
-    cut.of = head_cut::side::to;
-    return cut;
+  /// The way back of the gradients of a chunk, if they are added to what is there.
+  template <class T, class Share>
+  index_t gradients_scratch(prepared const& p, heads_of_call const& h, attention_shape const& s,
+                            backward_memory<T, Share> const& m, index_t i) const {
+    auto out = [&](rows const& x, auto const& from, kind of, index_t dim, bool shared) {
+      auto const here = shaped<typename std::remove_cvref_t<decltype(from)>::element_type>(
+          x.group(), shared ? h.count(of) : h.range(of, i).count, dim);
+      return to_tokens(x, here, shaped<T>(x.mine(), of == kind::q ? h.all.q_count : h.all.kv_count, dim),
+                       shared ? h.uncut(side::to, of) : h.cut(side::to, of, i), true, shared);
+    };
+    auto const dq = out(p.queries, m.dq, kind::q, s.dim, false);
+    if (m.shared && i + 1 < h.chunks) return exchange_bytes(dq);
+    return exchange_bytes(dq, out(p.keys, m.dk, kind::kv, s.dim, m.shared), out(p.keys, m.dv, kind::kv, s.value_dim, m.shared));
   }
-  /// (tokens, heads, dim) -> (group's tokens, my heads, dim)
-  template <class E, class T>
-  static auto to_heads(rows const& x, view<E, 3> const& from, view<T, 3> const& to, head_cut cut) {
-    return routed(x.to_heads, from, to, cut);
-  }
-  /// The way back of gradients, which are added up where ranks share kv heads, or to what is there.
-  template <class E, class T>
-  auto to_tokens(rows const& x, view<E, 3> const& from, view<T, 3> const& to, head_cut cut, bool add) const {
-    bool const once = cut.copies(comm_.size()) == cut.count();
-    return routed(x.to_tokens, from, to, arriving(cut), add ? landing::sum_to : once ? landing::store : landing::sum);
-  }
-
-  template <class To = void, class E>
-  static auto by_heads(allocator& a, rows const& x, view<E, 3> const& like, index_t head_count) {
-    using element = std::conditional_t<std::is_void_v<To>, std::remove_const_t<E>, To>;
-    return owned<element, 3>(a, {x.group(), head_count, like.extent(2)}); // (group's tokens, my heads, dim)
-  }
-
-  template <class T, class KV = T>
-  struct buffers { // q, k, v by heads
-    owned<T, 3> q;
-    owned<KV, 3> k, v;
-    buffers(allocator& a, prepared const& p, heads mine, attention_shape const& s)
-        : q(a, {p.queries.group(), mine.q_count, s.dim}), k(a, {p.keys.group(), mine.kv_count, s.dim}),
-          v(a, {p.keys.group(), mine.kv_count, s.value_dim}) {}
-  };
-
   /// A tensor of which only the extents matter.
   template <class T>
-  static view<T, 3> shaped(index_t rows, index_t head_count, index_t dim) {
+  static view<T, 3, memory_type> shaped(index_t rows, index_t head_count, index_t dim) {
     return {nullptr, {rows, head_count, dim}};
   }
-  /// What the exchange of all inputs takes.
-  template <class T>
-  index_t inputs_scratch(prepared const& p, heads on, heads mine, attention_shape const& s) const {
-    auto in = [&](rows const& x, index_t all, index_t here, index_t dim, head_cut cut) {
-      return to_heads(x, shaped<T>(x.mine(), all, dim), shaped<T>(x.group(), here, dim), cut);
-    };
-    auto const q = in(p.queries, on.q_count, mine.q_count, s.dim, q_of(on));
-    auto const k = in(p.keys, on.kv_count, mine.kv_count, s.dim, kv_of(on));
-    return sp::exchange_scratch(comm_, q, q, k, k); // dout, q, k, v: the same lists whatever the dim
-  }
-  /// What the way back of gradients takes, if they are added to what is there.
-  template <class T, class Share>
-  index_t gradients_scratch(prepared const& p, heads on, heads mine, attention_shape const& s) const {
-    auto out = [&](rows const& x, auto from, index_t all, head_cut cut) {
-      return to_tokens(x, from, shaped<T>(x.mine(), all, from.extent(2)), cut, true);
-    };
-    return sp::exchange_scratch(comm_, out(p.queries, shaped<T>(p.queries.group(), mine.q_count, s.dim), on.q_count, q_of(on)),
-                                out(p.keys, shaped<Share>(p.keys.group(), mine.kv_count, s.dim), on.kv_count, kv_of(on)),
-                                out(p.keys, shaped<Share>(p.keys.group(), mine.kv_count, s.value_dim), on.kv_count, kv_of(on)));
+  template <class... Operands>
+  index_t exchange_bytes(Operands const&... o) const {
+    return sp::exchange_scratch(comm_, detail::some_queue<memory_type>{}, o...);
   }
 
   Comm comm_;

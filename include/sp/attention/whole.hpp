@@ -193,13 +193,35 @@ concept some_whole_kernel = requires {
 }
 &&(whole_kernel<K, float> || whole_kernel<K, bf16> || whole_kernel<K, fp16> || whole_kernel<K, double>);
 
+/// A rank of any memory that is alone: nothing is ever sent.
+template <class M>
+struct alone {
+  using memory_type = M;
+  static constexpr bool row_lists = true, own_queue = true;
+  struct token {
+    void wait() noexcept {}
+  };
+  static constexpr int rank() noexcept { return 0; }
+  static constexpr int size() noexcept { return 1; }
+  void barrier() const noexcept {}
+  [[nodiscard]] token exchange(traffic const& t) const {
+    index_t bytes = 0;
+    for (auto const& list : {t.sends, t.receives})
+      for (parcel const& p : list) bytes += total_bytes(p.pieces);
+    if (bytes == 0) return {};
+    fail({errc::unsupported, "a rank that is alone was asked to send", "Use a communicator of this memory", t.primitive, 0, 1});
+  }
+};
+template <class M>
+using rank_alone = std::conditional_t<std::is_same_v<M, host_memory>, solo, alone<M>>;
+
 /// The attention a kernel gives on one rank: itself if it is an attention object, a ring of one, or whole documents.
 template <class K>
 auto local_attention(K kernel, attention_options options = {}) {
   if constexpr (requires { typename K::prepared; })
     return kernel;
   else if constexpr (requires { typename K::plan; })
-    return ring_attention<solo, K>(solo{}, std::move(kernel), std::move(options));
+    return ring_attention<rank_alone<typename K::memory_type>, K>({}, std::move(kernel), std::move(options));
   else if constexpr (some_block_kernel<K>)
     return local_attention(blockwise{std::move(kernel)}, std::move(options));
   else if constexpr (some_whole_kernel<K>)

@@ -55,6 +55,14 @@ namespace detail {
   return heads_of(all_heads(q_heads, kv_heads), part, parts);
 }
 
+/// Chunk `chunk` of `chunks` of some heads: kv heads by the one cut rule, and the q heads that use them. No kv head is in two chunks.
+[[nodiscard]] SP_BOTH constexpr heads chunk_of(heads const& whole, index_t chunk, index_t chunks) {
+  index_t const a = whole.kv_begin + cut(whole.kv_count, chunk, chunks);
+  index_t const b = whole.kv_begin + cut(whole.kv_count, chunk + 1, chunks);
+  index_t const q0 = max(whole.q_begin, a * whole.q_per_kv), q1 = max(q0, min(whole.q_begin + whole.q_count, b * whole.q_per_kv));
+  return {q0, q1 - q0, a, b - a, whole.q_per_kv};
+}
+
 /// An ordinary GQA call in local numbers: every q_count / kv_count q heads share one kv head.
 struct gqa_range {
   index_t q_begin = 0, q_count = 0;

@@ -17,21 +17,25 @@ struct head_cut {
   side of = side::none;
   heads all{}; ///< of the tensor that is cut
   kind heads_of_rows = kind::q;
+  index_t chunk = 0, chunks = 1; ///< of each peer's heads this chunk alone, see chunk_of()
 
   struct range {
     index_t first = 0, count = 0;
   };
   /// What a peer has of the tensor that is cut.
   [[nodiscard]] SP_BOTH constexpr range of_peer(index_t peer, index_t peers) const {
-    heads const share = detail::share_of(all, peer, peers);
+    heads share = detail::share_of(all, peer, peers);
+    if (chunks > 1) share = chunk_of(share, chunk, chunks);
     if (heads_of_rows == kind::q) return {share.q_begin - all.q_begin, share.q_count};
     return {share.kv_begin - all.kv_begin, share.kv_count};
   }
   [[nodiscard]] constexpr index_t count() const noexcept { return heads_of_rows == kind::q ? all.q_count : all.kv_count; }
-  /// Heads of all peers together: more than count() where peers share kv heads.
+  /// Heads of all peers together, in whatever chunk: more than count() where peers share kv heads.
   [[nodiscard]] constexpr index_t copies(int peers) const {
+    head_cut whole = *this;
+    whole.chunks = 1;
     index_t n = 0;
-    for (int p = 0; p < peers; ++p) n += of_peer(p, peers).count;
+    for (int p = 0; p < peers; ++p) n += whole.of_peer(p, peers).count;
     return n;
   }
 };

@@ -160,10 +160,10 @@ MUTANTS = [
     ),
     Mutant(
         "ulysses_counts",
-        "query heads are cut as if they were kv heads",
-        "attention/ulysses.hpp",
-        "static head_cut q_of(heads on) { return {head_cut::side::from, on, head_cut::kind::q}; }",
-        "static head_cut q_of(heads on) { return {head_cut::side::from, on, head_cut::kind::kv}; }",
+        "query heads are counted as if they were kv heads",
+        "attention/ulysses/chunks.hpp",
+        "kind == head_cut::kind::q ? mine.q_count : mine.kv_count",
+        "kind == head_cut::kind::q ? mine.kv_count : mine.kv_count",
         "mutation.ulysses",
         "ulysses: even and uneven*",
     ),
@@ -180,8 +180,8 @@ MUTANTS = [
         "shared_kv_direct",
         "gradients of kv heads that several ranks use are written over each other",
         "attention/ulysses.hpp",
-        "once ? landing::store : landing::sum",
-        "true ? landing::store : landing::sum",
+        "add ? landing::sum_to : shared ? landing::sum : landing::store",
+        "add ? landing::sum_to : landing::store",
         "mutation.ulysses",
         "ulysses: even and uneven*",
     ),
@@ -189,10 +189,93 @@ MUTANTS = [
         "ulysses_accumulate_ignored",
         "Ulysses does not add dq to what is there",
         "attention/ulysses.hpp",
-        "to_tokens(p.queries, dq.tensor, io.dq, q_of(io.on), add)",
-        "to_tokens(p.queries, dq.tensor, io.dq, q_of(io.on), false)",
+        "io.dq, h.cut(side::to, kind::q, i), add, false);",
+        "io.dq, h.cut(side::to, kind::q, i), false, false);",
         "mutation.ulysses",
         "ulysses: gradients are added*",
+    ),
+    Mutant(
+        "chunk_before_its_inputs",
+        "a chunk of heads is computed before its inputs have arrived",
+        "attention/ulysses/chunks.hpp",
+        """    inputs->wait();
+    inputs.reset();
+    if (i + 1 < chunks) start(inputs, arrive, i + 1);
+    compute(i);
+""",
+        """    compute(i);
+    inputs->wait();
+    inputs.reset();
+    if (i + 1 < chunks) start(inputs, arrive, i + 1);
+""",
+        "mutation.ulysses",
+        "ulysses: chunks*",
+    ),
+    Mutant(
+        "chunk_sent_before_computed",
+        "what a chunk of heads gives is sent before it is computed",
+        "attention/ulysses/chunks.hpp",
+        """    compute(i);
+    if (results) results->wait();
+    results.reset();
+    start(results, leave, i);
+""",
+        """    if (results) results->wait();
+    results.reset();
+    start(results, leave, i);
+    compute(i);
+""",
+        "conformance.overlap",
+        "ulysses: the inputs*",
+    ),
+    Mutant(
+        "chunks_one_after_the_other",
+        "the next chunk of heads is asked for only when one has been computed",
+        "attention/ulysses/chunks.hpp",
+        """    if (i + 1 < chunks) start(inputs, arrive, i + 1);
+    compute(i);
+""",
+        """    compute(i);
+    if (i + 1 < chunks) start(inputs, arrive, i + 1);
+""",
+        "conformance.overlap",
+        "ulysses: the inputs*",
+    ),
+    Mutant(
+        "chunk_of_other_queries",
+        "a chunk of heads is told the query heads that stand where its kv heads do",
+        "attention/ulysses/chunks.hpp",
+        "head_cut::range{c.q, c.on.q_count}",
+        "head_cut::range{c.kv, c.on.q_count}",
+        "mutation.ulysses",
+        "ulysses: chunks*",
+    ),
+    Mutant(
+        "chunks_in_one_room",
+        "a chunk of heads lands where the one before is computed",
+        "attention/ulysses/memory.hpp",
+        "turns_(wanted == room_for::two_chunks ? min(h.chunks, 2) : 0)",
+        "turns_(wanted == room_for::two_chunks ? 1 : 0)",
+        "mutation.ulysses",
+        "ulysses: chunks*",
+    ),
+    Mutant(
+        "shared_kv_with_each_chunk",
+        "of shared kv heads the gradients go home with every chunk, though they are not complete",
+        "attention/ulysses.hpp",
+        "start_either(m.shared && i + 1 < h.chunks, alone, all)",
+        "start_either(false, alone, all)",
+        "mutation.ulysses",
+        "ulysses: chunks*",
+    ),
+    Mutant(
+        "chunks_around_another_cut",
+        "chunks of heads are cut again by another Ulysses inside, otherwise than all heads at once",
+        "attention/ulysses.hpp",
+        "inner_.local_heads_of(whole) != whole",
+        "false",
+        "mutation.ulysses",
+        "ulysses: inside*",
     ),
     Mutant(
         "sinks_overflow",
@@ -243,10 +326,12 @@ MUTANTS = [
         "nested_heads_from_zero",
         "inside of another Ulysses, backward cuts its heads as if they were the first of the model",
         "attention/ulysses.hpp",
-        """heads mine = share(io.on, comm_.rank());
-    allocator& scratch""",
-        """heads mine = heads_of(all_heads(io.on.q_count, io.on.kv_count), comm_.rank(), comm_.size());
-    allocator& scratch""",
+        """heads_in(io.on);
+    attention_shape const shape{0, 0, io.q.extent(2), io.v.extent(2)};
+    backward_memory""",
+        """heads_in(all_heads(io.on.q_count, io.on.kv_count));
+    attention_shape const shape{0, 0, io.q.extent(2), io.v.extent(2)};
+    backward_memory""",
         "mutation.ulysses",
         "ulysses: inside*",
     ),

@@ -16,16 +16,6 @@ constexpr bool require_one_memory() {
   return true;
 }
 
-/// Schedules that exchange tensors without asking the queue for the point from which they may.
-template <class Queue>
-constexpr bool require_done_on_return() {
-  static_assert(
-      runs_on_host<Queue>,
-      "sp: an exchange of heads runs on queues of host memory whose work is done when a call returns; the queue of this "
-      "context says by finished_on_return that its work is not.");
-  return true;
-}
-
 /// One sentence for each member that an object lacks.
 template <class A>
 constexpr bool require_inner_attention() {

@@ -12,15 +12,8 @@ struct head_chunk {
   index_t q = 0, kv = 0; ///< first local heads
 
   static head_chunk of(heads whole, index_t chunk, index_t chunks) {
-    index_t a = cut(whole.kv_count, chunk, chunks), b = cut(whole.kv_count, chunk + 1, chunks);
-    index_t q0 = max(whole.q_begin, (whole.kv_begin + a) * whole.q_per_kv);
-    index_t q1 = max(q0, min(whole.q_begin + whole.q_count, (whole.kv_begin + b) * whole.q_per_kv));
-    head_chunk r{whole, q0 - whole.q_begin, a};
-    r.on.q_begin = q0;
-    r.on.q_count = q1 - q0;
-    r.on.kv_begin = whole.kv_begin + a;
-    r.on.kv_count = b - a;
-    return r;
+    heads const on = chunk_of(whole, chunk, chunks);
+    return {on, on.q_begin - whole.q_begin, on.kv_begin - whole.kv_begin};
   }
   /// The numbers of a call for these heads.
   call_params numbers(call_params n) const {

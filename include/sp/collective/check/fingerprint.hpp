@@ -115,6 +115,17 @@ public:
     all = all * (words.size() + 1) + 1 + static_cast<std::uint64_t>(value); // no digit is 0: one word more is another number
     return *this;
   }
+  /// The same for whole numbers from 1 on; all that are too large for a field are one.
+  fingerprint& next_number(char const* field, index_t value) {
+    std::uint64_t const* at = record_.find(field);
+    if (!at) {
+      add(field, {writing::numbers, {}}, 0);
+      at = &record_.values_[fields() - 1];
+    }
+    std::uint64_t& all = record_.values_[std::size_t(at - record_.values_.data())];
+    all = all * numbers_base + std::uint64_t(min(value, index_t(numbers_base - 1)));
+    return *this;
+  }
   /// An element type.
   template <class T>
   fingerprint& element(char const* field) {
@@ -135,7 +146,8 @@ public:
   }
 
 private:
-  enum class writing { number, natural, hash, real, word, words, element };
+  enum class writing { number, numbers, natural, hash, real, word, words, element };
+  static constexpr std::uint64_t numbers_base = std::uint64_t(1) << 16;
   struct style {
     writing how = writing::number;
     word_list words{};
@@ -177,6 +189,11 @@ private:
     for (int shift = 28; shift >= 0; shift -= 4) text += "0123456789abcdef"[v >> shift & 15];
     return v == 0 ? "none" : text;
   }
+  static std::string text_of_numbers(std::uint64_t v) {
+    std::string text;
+    for (; v > 0; v /= numbers_base) text = std::to_string(v % numbers_base) + (text.empty() ? "" : ", ") + text;
+    return text;
+  }
   static std::string text_of_words(word_list words, std::uint64_t v) {
     std::uint64_t const base = words.size() + 1;
     std::string text;
@@ -190,6 +207,8 @@ private:
     switch (s.how) {
     case writing::number:
       return std::to_string(static_cast<std::int64_t>(v));
+    case writing::numbers:
+      return text_of_numbers(v);
     case writing::natural:
       return std::to_string(v);
     case writing::hash:
