@@ -238,7 +238,7 @@ TEST_CASE(
   sp::local<late_queue>::run(3, [&](sp::local<late_queue> const& ranks) {
     support::elsewhere_pool memory(ranks.queue());
     sp::context ctx(ranks.queue(), memory, memory);
-    ctx.room = {.times = 1, .least = 24};
+    ctx.room = {.times = 1, .least = 32};
     auto batch = [&](std::vector<index_t> cu) { return sp::batch(sp::documents::packed(cu), sp::zigzag{}, ranks); };
     auto const a = batch({0, 9, 10, 31}), b = batch({0, 2, 15, 16, 17, 40}), large = batch(short_documents(40));
     for (auto how : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull, sp::schedule::pass_q}) {
@@ -268,7 +268,7 @@ TEST_CASE(
       }
       good += step.values().data == pass.table.data && replay() == as_prepared(b) && first != as_prepared(b);
       auto const e = failure_of([&] { return object.refresh(prepared, large, ctx), 0; });
-      good += says(e, errc::workspace_too_small, "there is room for 24") && e.primitive == "ring_attention.refresh";
+      good += says(e, errc::workspace_too_small, "there is room for 32") && e.primitive == "ring_attention.refresh";
       object.refresh(prepared, a, ctx);
       good += step.values().data == pass.table.data && replay() == first;
     }

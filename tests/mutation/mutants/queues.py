@@ -335,4 +335,12 @@ MUTANTS = [
         "collective.reductions",
         "reductions: groups*",
     ),
+    Mutant(
+        "own_share_first_in_one_pass",
+        "on a queue, an owner adds its own share before those of the ranks before it",
+        "attention/ring/cast.hpp",
+        "return e < end && readers.arrivals(e).peer < rank;",
+        "return false;",
+        *RINGS_ELSEWHERE,
+    ),
 ]

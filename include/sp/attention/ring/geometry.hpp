@@ -11,6 +11,7 @@
 #include <sp/backend/concepts.hpp>
 #include <sp/collective/operations.hpp>
 #include <sp/collective/parcels.hpp>
+#include <sp/layout/landing_table.hpp>
 
 namespace sp::detail {
 
@@ -26,6 +27,8 @@ struct ring_geometry {
   std::optional<typename Backend::plan> keys; ///< pull, backward: everybody's queries against this rank's keys
   held_keys held;                             ///< cast
   passed_queries passed{};                    ///< pass_q
+  landing_table<typename Backend::memory_type>
+      readers{}; ///< cast: who finds gradients for which own row, if prepared in a context
 
   /// What is prepared in place of what another batch left, whose plans are rewritten.
   void begin(int my_rank, int ranks, sp::schedule chosen, index_t rows) {
