@@ -80,8 +80,8 @@ public:
   [[nodiscard]] Threads lane() const { return self(); }
   static constexpr void synchronize() noexcept {}
 
-  /// Steps, each of a nanosecond at most, that another thread is asked for at least. To ask takes a microsecond: two threads add 16,384
-  /// floats in 0.6 of the time of one, and fill as many in 1.1 of it (bench_backend).
+  /// Steps, each of a nanosecond at most, that another thread is asked for at least. To ask takes a microsecond, and so do as many
+  /// elements of a fill or an addition, the quickest passes there are (bench_backend).
   [[nodiscard]] static constexpr index_t smallest_share() noexcept { return 8192; }
 
 private:
