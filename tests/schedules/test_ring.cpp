@@ -92,9 +92,12 @@ TEST_CASE("F15: pull, up to 64 ranks") {
 }
 
 TEST_CASE("F15: pass_q, up to 64 ranks") {
-  every_size(sp::schedule::pass_q, sp::zigzag{}, causal(), passes, 5);
+  every_size(sp::schedule::pass_q, sp::zigzag{}, causal(), passes, 9);
   every_size(sp::schedule::pass_q, sp::striped{sp::scope::stream}, window(5, 2), passes, 9);
   every_size(sp::schedule::pass_q, sp::contiguous{}, full(), passes, 9);
+}
+
+TEST_CASE("F15: pass_q by groups of heads, the next group in flight") {
   study const s = run(17, lengths(17), sp::zigzag{}, 8, 4, causal(), ring(sp::schedule::pass_q, causal().mask, 3));
   CHECK(s.wrong == "");
   CHECK(most_open(s.events) == 2); // the queries of the next chunk, and what comes home

@@ -699,7 +699,7 @@ MUTANTS = [
         "view<T, 3, M> q(index_t chunk, index_t heads) const { return first_heads(q_[chunk % 2], heads); }",
         "view<T, 3, M> q(index_t, index_t heads) const { return first_heads(q_[0], heads); }",
         "schedules.ring",
-        "F15: pass_q*",
+        "F15: pass_q by*",
     ),
     Mutant(
         "pass_q_way_home_not_promised",
@@ -717,6 +717,6 @@ MUTANTS = [
         "exchange_named(c, \"ring.forward.partials\")).wait();",
         "exchange_named(c, \"ring.forward.partials\"));",
         "schedules.ring",
-        "F15: pass_q*",
+        "F15: pass_q by*",
     ),
 ]
