@@ -60,8 +60,10 @@ public:
   using memory_type = typename Comm::memory_type;
 
   using rows = detail::ulysses_rows;
+  using sums = landing_table<memory_type>;
   struct prepared {
     rows queries, keys;
+    sums query_sums{}, key_sums{}; ///< on the way back to tokens, where a context was given
     typename Inner::prepared inner;
     detail::checked_geometry checked{};
   };
@@ -122,14 +124,21 @@ public:
       return rows(route::to_everybody(members, first, stride, size, comm_.rank(), whole.runs(at), {&all, 1}));
     };
     layout const q_whole = q.grouped(size, stride);
+    auto inside = [&](layout const& of_keys) {
+      if constexpr (!std::is_same_v<Context, detail::no_context>) {
+        out.query_sums.assign(context, out.queries.to_tokens);
+        out.key_sums.assign(context, out.keys.to_tokens);
+      }
+      detail::prepare_layouts(inner_, out.inner, q_whole, of_keys, at, slices, mask, context);
+    };
     out.queries = rows_between(q, q_whole);
     if (&q == &k) {
       out.keys = out.queries;
-      return detail::prepare_layouts(inner_, out.inner, q_whole, q_whole, at, slices, mask, context);
+      return inside(q_whole);
     }
     layout const k_whole = k.grouped(size, stride);
     out.keys = rows_between(k, k_whole);
-    detail::prepare_layouts(inner_, out.inner, q_whole, k_whole, at, slices, mask, context);
+    inside(k_whole);
   }
   void identify(digest& d) const { inner_.identify(d); }
 
@@ -278,12 +287,12 @@ private:
                       Io const& io, index_t i) const {
     char const* const primitive = "ulysses.backward.gradients";
     bool const add = io.extras.accumulate;
-    auto const dq = to_tokens(p.queries, m.dq.chunk(h, i), io.dq, h.cut(side::to, kind::q, i), add, false);
+    auto const dq = to_tokens(p.queries, p.query_sums, m.dq.chunk(h, i), io.dq, h.cut(side::to, kind::q, i), add, false);
     auto alone = [&] { return sp::exchange(comm_, primitive, ctx, dq); };
     auto all = [&] {
       auto of_keys = [&](auto const& from, auto const& to) {
-        return m.shared ? to_tokens(p.keys, from.all(), to, h.uncut(side::to, kind::kv), add, true)
-                        : to_tokens(p.keys, from.chunk(h, i), to, h.cut(side::to, kind::kv, i), add, false);
+        return m.shared ? to_tokens(p.keys, p.key_sums, from.all(), to, h.uncut(side::to, kind::kv), add, true)
+                        : to_tokens(p.keys, p.key_sums, from.chunk(h, i), to, h.cut(side::to, kind::kv, i), add, false);
       };
       return sp::exchange(comm_, primitive, ctx, dq, of_keys(m.dk, io.dk), of_keys(m.dv, io.dv));
     };
@@ -298,9 +307,9 @@ private:
   }
   /// The way back of gradients, which are added up where ranks share kv heads, or to what is there.
   template <class E, class T>
-  static auto to_tokens(rows const& x, view<E, 3, memory_type> const& from, view<T, 3, memory_type> const& to, head_cut cut,
-                        bool add, bool shared) {
-    return routed(x.to_tokens, from, to, cut, add ? landing::sum_to : shared ? landing::sum : landing::store);
+  static auto to_tokens(rows const& x, sums const& who_lands, view<E, 3, memory_type> const& from,
+                        view<T, 3, memory_type> const& to, head_cut cut, bool add, bool shared) {
+    return routed(x.to_tokens, from, to, cut, add ? landing::sum_to : shared ? landing::sum : landing::store, &who_lands);
   }
 
   // ---- bytes of scratch --------------------------------------------------------------------------------------------------------
@@ -326,15 +335,16 @@ private:
   template <class T, class Share>
   index_t gradients_scratch(prepared const& p, heads_of_call const& h, attention_shape const& s,
                             backward_memory<T, Share> const& m, index_t i) const {
-    auto out = [&](rows const& x, auto const& from, kind of, index_t dim, bool shared) {
+    auto out = [&](rows const& x, sums const& who_lands, auto const& from, kind of, index_t dim, bool shared) {
       auto const here = shaped<typename std::remove_cvref_t<decltype(from)>::element_type>(
           x.group(), shared ? h.count(of) : h.range(of, i).count, dim);
-      return to_tokens(x, here, shaped<T>(x.mine(), of == kind::q ? h.all.q_count : h.all.kv_count, dim),
+      return to_tokens(x, who_lands, here, shaped<T>(x.mine(), of == kind::q ? h.all.q_count : h.all.kv_count, dim),
                        shared ? h.uncut(side::to, of) : h.cut(side::to, of, i), true, shared);
     };
-    auto const dq = out(p.queries, m.dq, kind::q, s.dim, false);
+    auto const dq = out(p.queries, p.query_sums, m.dq, kind::q, s.dim, false);
     if (m.shared && i + 1 < h.chunks) return exchange_bytes(dq);
-    return exchange_bytes(dq, out(p.keys, m.dk, kind::kv, s.dim, m.shared), out(p.keys, m.dv, kind::kv, s.value_dim, m.shared));
+    return exchange_bytes(dq, out(p.keys, p.key_sums, m.dk, kind::kv, s.dim, m.shared),
+                          out(p.keys, p.key_sums, m.dv, kind::kv, s.value_dim, m.shared));
   }
   /// A tensor of which only the extents matter.
   template <class T>

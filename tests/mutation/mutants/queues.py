@@ -343,4 +343,13 @@ MUTANTS = [
         "return false;",
         *RINGS_ELSEWHERE,
     ),
+    Mutant(
+        "ulysses_tables_stale",
+        "gradients go where the keys of the batch before were",
+        "attention/ulysses.hpp",
+        "        out.key_sums.assign(context, out.keys.to_tokens);\n",
+        "        if (!out.key_sums.made()) out.key_sums.assign(context, out.keys.to_tokens);\n",
+        "conformance.elsewhere",
+        "elsewhere: ulysses*",
+    ),
 ]
