@@ -135,8 +135,8 @@ inline bool held_back(trial const& t) { return t.checks < 2 && t.seed / 2 % 3 ==
 /// The geometry of a step, by seed: without tables, with tables, or in the place of another batch.
 template <class Object, class Context>
 auto prepared_for(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, Context ctx) {
-  if (t.seed % 3 == 0) return t.cross ? attn.prepare(b, kb) : attn.prepare(b);
-  if (t.seed % 3 == 1) return t.cross ? attn.prepare(b, kb, ctx) : attn.prepare(b, ctx);
+  if (t.seed % 3 == 0 && t.checks < 2) return t.cross ? attn.prepare(b, kb) : attn.prepare(b);
+  if (t.seed % 3 < 2) return t.cross ? attn.prepare(b, kb, ctx) : attn.prepare(b, ctx);
   auto other = [&](index_t tokens) { return sp::batch{sp::packed{0, 3, tokens}, sp::contiguous{}, b.part(), b.parts()}; };
   sp::batch const queries = other(11), keys = other(17);
   ctx.room.least = 8 * (t.docs.length() + t.keys().length() + 2); // 8 ranks

@@ -4,6 +4,7 @@
 // optimised: steps of eight processes
 #include <doctest/doctest.h>
 
+#include <sp/collective.hpp>
 #include <sp/counting.hpp>
 
 #include "conformance/simple.hpp"

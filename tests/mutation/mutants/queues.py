@@ -213,8 +213,8 @@ MUTANTS = [
         "geometry_after_a_failed_refresh",
         "a geometry that ranks did not agree on is taken by calls",
         "attention/call/attention_object.hpp",
-        "if (written) p.checked = {};",
-        "static_cast<void>(written);",
+        "if (begun) begun->checked = {};",
+        "static_cast<void>(begun);",
         "attention.refresh",
         "refresh: from level 2*",
     ),
@@ -222,8 +222,10 @@ MUTANTS = [
         "geometry_of_another_schedule_lost",
         "what another object prepared is spoilt by a refresh that is refused",
         "attention/call/attention_object.hpp",
-        "if (written) p.checked = {};",
-        "p.checked = {};",
+        """      if (p.checked.identity.configuration != 0) require_same_configuration(p.checked.identity, identity_);
+      unless_done.begun = &p;""",
+        """      unless_done.begun = &p;
+      if (p.checked.identity.configuration != 0) require_same_configuration(p.checked.identity, identity_);""",
         *SAVED,
     ),
     Mutant(

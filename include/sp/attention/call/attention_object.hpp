@@ -297,10 +297,15 @@ private:
                   "sp: refresh() takes what prepare() of this attention object returned.");
     if constexpr (requires { typename Context::queue_type; })
       static_assert(require_one_memory<Derived, typename Context::queue_type>());
-    bool written = false;
+    struct unfinished { // what was begun and not finished is of no batch
+      Prepared* begun = nullptr;
+      ~unfinished() {
+        if (begun) begun->checked = {};
+      }
+    } unless_done;
     auto write = [&] {
       if (p.checked.identity.configuration != 0) require_same_configuration(p.checked.identity, identity_);
-      written = true;
+      unless_done.begun = &p;
       prepare_alone(p, c, q, k, mask);
     };
     auto describe = [&](fingerprint& f) {
@@ -308,21 +313,18 @@ private:
       self().describe(f, p, 0, {});
     };
     located(at(call), [&] {
-      try {
-        if (self().checks() < 2) return write();
-        if constexpr (std::is_same_v<memory_of<Derived>, host_memory>) {
-          pool memory; // how much scratch calls take is known when this is done
-          detail::together(self(), call, context(memory, memory), write, describe);
-        } else if constexpr (std::is_same_v<Context, no_context>) {
-          write(); // there is no queue to compare on: calls compare the same
-        } else {
-          detail::together(self(), call, c, write, describe);
-        }
-      } catch (...) {
-        if (written) p.checked = {}; // of no batch
-        throw;
+      if (self().checks() < 2) return write();
+      if constexpr (std::is_same_v<memory_of<Derived>, host_memory>) {
+        pool memory; // how much scratch calls take is known when this is done
+        detail::together(self(), call, context(memory, memory), write, describe);
+      } else if constexpr (std::is_same_v<Context, no_context>) {
+        fail({errc::unsupported, "from check level 2 on ranks compare what they prepare, over memory of a queue",
+              "Call prepare(batch, context)"});
+      } else {
+        detail::together(self(), call, c, write, describe);
       }
     });
+    unless_done.begun = nullptr;
   }
 
   template <class Prepared, class Context>
