@@ -48,7 +48,11 @@ public:
     };
     if (!std::is_same_v<memory, sp::host_memory> && object.checks() > 1)
       o.without_context = sp::name(support::failure_of([&] { static_cast<void>(object.prepare(b)); }).code);
-    if (object.checks() > 1) told([&] { static_cast<void>(other.prepare(b, ctx)); });
+    if (object.checks() > 1)
+      told([&] {
+        auto const other_plan = other.prepare(b, ctx);
+        static_cast<void>(other.forward(other_plan, ctx, *q, *k, *v, *out));
+      });
     if (object.checks() > 2) told([&] { static_cast<void>(object.forward(plan, ctx, *q, *k, *bad, *out)); });
     auto saved = object.forward(plan, ctx, *q, *k, *v, *out);
     if (object.checks() > 2) told([&] { object.backward(plan, ctx, std::move(saved), *q, *k, *v, *out, *bad, *dq, *dk, *dv); });
