@@ -5,6 +5,7 @@
 #include <sp/core/idle_pools.hpp>
 #include <sp/core/lifetime.hpp>
 #include <sp/core/serial.hpp>
+#include <sp/core/shared.hpp>
 #include <sp/layout/layout.hpp>
 
 namespace sp {
@@ -24,31 +25,6 @@ struct batch_options {
 };
 
 namespace detail {
-
-/// Shared ownership of an object within one rank; what a batch needs of <memory>, without its cost in every translation unit.
-template <class T>
-class shared {
-public:
-  explicit shared(T object) : at_(new node{std::move(object)}) {}
-  shared(shared const& o) noexcept : at_(o.at_) { ++at_->owners; }
-  shared(shared&& o) noexcept : at_(std::exchange(o.at_, nullptr)) {}
-  shared& operator=(shared o) noexcept {
-    std::swap(at_, o.at_);
-    return *this;
-  }
-  ~shared() {
-    if (at_ && --at_->owners == 0) delete at_;
-  }
-  T const& operator*() const { return at_->object; }
-  T const* operator->() const { return &at_->object; }
-
-private:
-  struct node {
-    T object;
-    std::size_t owners = 1;
-  };
-  node* at_;
-};
 
 /// Owns one object of any type.
 class box {

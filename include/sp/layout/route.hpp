@@ -2,11 +2,10 @@
 // Rows only, pure integers and no communication; both ends of every pair enumerate the same rows in the same order.
 #pragma once
 
-#include <memory>
-
 #include <sp/core/group_place.hpp>
 #include <sp/core/piece.hpp>
 #include <sp/core/serial.hpp>
+#include <sp/core/shared.hpp>
 #include <sp/layout/layout.hpp>
 #include <sp/layout/row_match.hpp>
 
@@ -93,31 +92,31 @@ public:
 
   /// From layout `from` to layout `to` of as many parts, along `map`, seen from `part`.
   [[nodiscard]] static route between(layout const& from, layout const& to, std::span<mapping const> map, int part) {
-    auto sends = std::make_shared<detail::row_lists>(), lands = std::make_shared<detail::row_lists>();
+    detail::row_lists sends, lands;
     for (int p = 0; p < from.parts(); ++p) {
-      sends->open();
-      lands->open();
-      for_each_match(from.runs(part), to.runs(p), map, [&](row_match const& m) { sends->add(m.from_row, m.from_step, m.count); });
-      for_each_match(from.runs(p), to.runs(part), map, [&](row_match const& m) { lands->add(m.to_row, m.to_step, m.count); });
+      sends.open();
+      lands.open();
+      for_each_match(from.runs(part), to.runs(p), map, [&](row_match const& m) { sends.add(m.from_row, m.from_step, m.count); });
+      for_each_match(from.runs(p), to.runs(part), map, [&](row_match const& m) { lands.add(m.to_row, m.to_step, m.count); });
     }
-    return {{part, from.parts()}, from.tokens(part), to.tokens(part), std::move(sends), std::move(lands)};
+    return {{part, from.parts()}, from.tokens(part), to.tokens(part), lists(std::move(sends)), lists(std::move(lands))};
   }
 
   /// The rows of every member, to every member: part first + i stride of `from` is member i, and `to` lists what all of them hold
   /// afterwards, along `map`. Seen from member `self`.
   [[nodiscard]] static route to_everybody(layout const& from, int first, int stride, int members, int self,
                                           std::span<run const> to, std::span<mapping const> map) {
-    auto sends = std::make_shared<detail::row_lists>(), lands = std::make_shared<detail::row_lists>();
-    sends->open();
+    detail::row_lists sends, lands;
+    sends.open();
     for (int i = 0; i < members; ++i) {
-      lands->open();
+      lands.open();
       for_each_match(from.runs(first + i * stride), to, map, [&](row_match const& m) {
-        lands->add(m.to_row, m.to_step, m.count);
-        if (i == self) sends->add(m.from_row, m.from_step, m.count);
+        lands.add(m.to_row, m.to_step, m.count);
+        if (i == self) sends.add(m.from_row, m.from_step, m.count);
       });
     }
-    for (int i = 1; i < members; ++i) sends->repeat();
-    return {{self, members}, from.tokens(first + self * stride), count_of(to), std::move(sends), std::move(lands)};
+    for (int i = 1; i < members; ++i) sends.repeat();
+    return {{self, members}, from.tokens(first + self * stride), count_of(to), lists(std::move(sends)), lists(std::move(lands))};
   }
 
   /// Of lists of rows, seen from `part`: sends(p, add) calls add(first, step, count) for those of my `from_rows` that go to part p, and
@@ -126,15 +125,15 @@ public:
   template <class Sends, class Lands>
   [[nodiscard]] static route of_rows(int part, int parts, index_t from_rows, index_t to_rows, Sends&& sends, Lands&& lands) {
     auto listed = [&](index_t rows, auto& of_part) {
-      auto all = std::make_shared<detail::row_lists>();
+      detail::row_lists all;
       for (int p = 0; p < parts; ++p) {
-        all->open();
+        all.open();
         of_part(p, [&](index_t first, index_t step, index_t count) {
           check_rows(first, step, count, rows);
-          all->add(first, step, count);
+          all.add(first, step, count);
         });
       }
-      return all;
+      return lists(std::move(all));
     };
     return {{part, parts}, from_rows, to_rows, listed(from_rows, sends), listed(to_rows, lands)};
   }
@@ -153,7 +152,7 @@ public:
   [[nodiscard]] detail::row_lists const& lands() const noexcept { return *lands_; }
 
 private:
-  using lists = std::shared_ptr<detail::row_lists const>;
+  using lists = detail::shared<detail::row_lists>;
   static void check_rows(index_t first, index_t step, index_t count, index_t rows) {
     index_t const last = first + (max(count, 1) - 1) * step;
     if (count < 0 || (count > 0 && (min(first, last) < 0 || max(first, last) >= rows)))

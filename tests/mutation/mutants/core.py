@@ -319,4 +319,22 @@ MUTANTS = [
         "core.workers",
         "workers: passes*",
     ),
+    Mutant(
+        "shared_object_goes_early",
+        "an object goes with the last owner but one",
+        "core/shared.hpp",
+        "__atomic_sub_fetch(&at_->owners, 1, __ATOMIC_ACQ_REL) == 0",
+        "__atomic_sub_fetch(&at_->owners, 1, __ATOMIC_ACQ_REL) == 1",
+        "core.shared",
+        "shared: the object*",
+    ),
+    Mutant(
+        "shared_object_stays",
+        "what owned an object forgets it when it is given another",
+        "core/shared.hpp",
+        "std::swap(at_, o.at_);",
+        "at_ = std::exchange(o.at_, nullptr);",
+        "core.shared",
+        "shared: the object*",
+    ),
 ]
