@@ -61,8 +61,7 @@ protected:
         }
     }
   }
-  template <class List>
-  static void sort_by_position(List& list) {
+  static void sort_by_position(std::vector<placed_run>& list) {
     detail::sort(list, [](placed_run const& a, placed_run const& b) { return a.positions.begin < b.positions.begin; });
   }
 
@@ -100,16 +99,15 @@ class key_cast : public detail::cast_rows {
 public:
   key_cast() = default;
   /// Queries cut by q, keys by k (over the same parts), seen from `part`.
-  template <class Layout> // a template costs those who make one, not everybody who includes a ring
+  template <class Layout> // sp::layout: a template costs those who make one, not everybody who includes a ring
   key_cast(Layout const& q, Layout const& k, std::span<slice const> mask, int part)
       : cast_rows(part, seen_keys(place(q.runs(part)), table_of(k), mask, k.parts(), false),
                   seen_keys(table_of(q), place(k.runs(part), part), mask, k.parts(), true)) {}
 
   /// Everything at hand as a key table in document order: own rows where they stand, in tensor part(); the rows of another owner one
   /// behind the other, in the tensor of its number.
-  template <class List = std::vector<placed_run>>
-  [[nodiscard]] List table(layout const& k) const {
-    List out;
+  [[nodiscard]] std::vector<placed_run> table(layout const& k) const {
+    std::vector<placed_run> out;
     for_each_run(k, [&](placed_run piece, index_t packed) {
       if (piece.tensor != part()) piece.row = packed;
       out.push_back(piece);

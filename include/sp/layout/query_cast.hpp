@@ -14,7 +14,7 @@ class query_cast : public detail::cast_rows {
 public:
   query_cast() = default;
   /// Queries cut by q, keys by k (over the same parts), seen from `part`.
-  template <class Layout> // a template costs those who make one, not everybody who includes a ring
+  template <class Layout> // sp::layout: a template costs those who make one, not everybody who includes a ring
   query_cast(Layout const& q, Layout const& k, std::span<slice const> mask, int part)
       : cast_rows(part, seeing_queries(table_of(q), place(k.runs(part)), mask, q.parts(), false),
                   seeing_queries(place(q.runs(part), part), table_of(k), mask, q.parts(), true)) {}
@@ -25,9 +25,8 @@ public:
   }
   /// Everything at hand as rows of one tensor, in document order: rows of all owners, this part among them, stand one behind the other in the
   /// order of their numbers.
-  template <class List = std::vector<placed_run>>
-  [[nodiscard]] List table(layout const& q) const {
-    List out;
+  [[nodiscard]] std::vector<placed_run> table(layout const& q) const {
+    std::vector<placed_run> out;
     index_t rows = 0;
     for_each_run(q, [&](placed_run piece, index_t) {
       out.push_back({piece.positions, 0, rows});

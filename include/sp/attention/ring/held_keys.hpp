@@ -34,8 +34,7 @@ auto one_behind_the_other(Count const& count) {
 }
 
 /// Fills in the ways of keys and of their gradients; this part has `own` key rows.
-template <class Held>
-void prepare_routes(Held& held, index_t own) {
+inline void prepare_routes(held_keys& held, index_t own) {
   key_cast const& rows = held.rows;
   auto each_sent = [&](int reader, auto&& add) {
     for (interval const& i : rows.sent(reader)) add(i.first, 1, i.count);
@@ -62,7 +61,7 @@ struct sent_cursor {
 };
 
 /// Fills in who finds gradients for which own rows.
-template <class Held>
+template <class Held> // held_keys: a template costs those who make one, not everybody who includes a ring
 void prepare_sums(Held& held) {
   key_cast const& rows = held.rows;
   std::vector<index_t> edges; // between them, no reader's rows begin or end
@@ -91,7 +90,6 @@ void prepare_sums(Held& held) {
 }
 
 /// The tiles of a table: `size` positions of a document each, counted from its begin.
-template <class Runs = run_cursor>
 class table_tiles {
 public:
   table_tiles(std::span<placed_run const> table, index_t size) : runs_(table), size_(size) {}
@@ -132,16 +130,16 @@ private:
     }
   }
 
-  Runs runs_;
+  run_cursor runs_;
   index_t size_;
   std::vector<index_t> at_hand_; ///< by tile of the document
 };
 
 /// The table of a cast for a kernel that works on tiles of `size` positions of a document, and whose sums depend on where a key stands in
 /// its tile: what is not at hand of a tile stands in it all the same, as rows 0, 1, ... of tensor `absent`. Returns how many these are.
-template <class Table>
+template <class Table> // a vector of placed_run, as in prepare_sums
 index_t complete_tiles(Table& table, std::span<slice const> mask, index_t size, int absent) {
-  table_tiles<> tiles(table, size);
+  table_tiles tiles(table, size);
   Table added;
   index_t rows = 0;
   for (std::size_t i = 0; i < mask.size();) {
