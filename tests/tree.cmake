@@ -40,6 +40,14 @@ foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
   set_tests_properties(control.warnings.${kind} PROPERTIES LABELS control TIMEOUT 60)
 endforeach()
 
+# What the headers that users include cost them, in lines, which unlike times are the same from run to run.
+set(sp_include_lines Python3::Interpreter "${sp_tools}/include_lines.py" --compiler "${SP_GXX}" ${sp_without_mpi})
+set(sp_include_table "${sp_tools}/include_lines.txt" "${sp_include_root}" -- ${sp_mpi_include_flags})
+add_test(NAME include_lines COMMAND ${sp_include_lines} ${sp_include_table} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+set_tests_properties(include_lines PROPERTIES LABELS tree TIMEOUT 120 SKIP_RETURN_CODE 77)
+add_test(NAME control.include_lines COMMAND ${sp_include_lines} --self-test ${sp_include_table} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+set_tests_properties(control.include_lines PROPERTIES LABELS control TIMEOUT 60)
+
 add_test(NAME layers COMMAND Python3::Interpreter "${sp_tools}/layers.py" "${sp_include_root}")
 add_test(NAME control.layers COMMAND Python3::Interpreter "${sp_tools}/layers.py" --self-test)
 add_test(NAME functions COMMAND Python3::Interpreter "${sp_tools}/functions.py" "${sp_include_root}")
