@@ -154,7 +154,7 @@ public:
                detail::saved_token(true)};
     inputs<T> const passing(*ctx.scratch, keep_all ? room::nothing : room::two_chunks, h, p.queries, p.keys, shape);
     inputs<T> const& in = keep_all ? s.in : passing;
-    auto arrive = [&](index_t i) {
+    auto send_inputs = [&](index_t i) {
       return sp::exchange(comm_, "ulysses.forward.inputs", ctx, to_heads(p.queries, io.q, in.q, h, kind::q, i),
                           to_heads(p.keys, io.k, in.k, h, kind::kv, i), to_heads(p.keys, io.v, in.v, h, kind::kv, i));
     };
@@ -162,11 +162,15 @@ public:
       s.inner.push(inner_.template run_forward<T>(
           p.inner, ctx, {h.chunk(i).on, in.q.chunk(h, i), in.k.chunk(h, i), in.v.chunk(h, i), s.out.chunk(h, i), io.sinks}));
     };
-    auto leave = [&](index_t i) {
+    auto send_output = [&](index_t i) {
       return sp::exchange(comm_, "ulysses.forward.output", ctx,
                           routed(p.queries.to_tokens, s.out.chunk(h, i), io.out, h.cut(side::to, kind::q, i)));
     };
-    detail::overlapped(h.chunks, arrive, compute, leave);
+    detail::in_flight<decltype(send_inputs(0))> arriving;
+    detail::in_flight<decltype(send_output(0))> leaving;
+    detail::overlapped(
+        h.chunks, arriving, leaving, [&](index_t i) { arriving.start_first([&] { return send_inputs(i); }); }, compute,
+        [&](index_t i) { leaving.start_first([&] { return send_output(i); }); });
     return s;
   }
 
@@ -262,42 +266,63 @@ private:
                                           h.chunk(i).on, in.q.chunk(h, i), in.k.chunk(h, i), in.v.chunk(h, i), s.out.chunk(h, i),
                                           m.dout.chunk(h, i), m.dq.chunk(h, i), m.dk.chunk(h, i), m.dv.chunk(h, i), extras});
     };
-    detail::overlapped(
-        h.chunks, [&](index_t i) { return send_inputs(p, ctx, m, h, io, i); }, compute,
-        [&](index_t i) { return send_gradients(p, ctx, m, h, io, i); });
+    auto send_dout = [&](index_t i) { return send_dout_chunk(p, ctx, m, h, io, i); };
+    auto send_inputs = [&](index_t i) { return send_inputs_chunk(p, ctx, m, h, io, i); };
+    auto send_dq = [&](index_t i) { return send_dq_chunk(p, ctx, m, h, io, i); };
+    auto send_gradients = [&](index_t i) { return send_gradients_chunk(p, ctx, m, h, io, i); };
+    detail::in_flight<decltype(send_dout(0)), decltype(send_inputs(0))> arriving;
+    detail::in_flight<decltype(send_dq(0)), decltype(send_gradients(0))> leaving;
+    auto arrive = [&](index_t i) {
+      if (m.resend)
+        arriving.start_second([&] { return send_inputs(i); });
+      else
+        arriving.start_first([&] { return send_dout(i); });
+    };
+    auto leave = [&](index_t i) {
+      if (m.shared && i + 1 < h.chunks) // dk and dv go home together, with the last chunk
+        leaving.start_first([&] { return send_dq(i); });
+      else
+        leaving.start_second([&] { return send_gradients(i); });
+    };
+    detail::overlapped(h.chunks, arriving, leaving, arrive, compute, leave);
   }
 
-  /// Chunk i of dout by heads, and of q, k and v where they were not kept.
-  template <class Queue, class T, class Share, class Io>
-  auto send_inputs(prepared const& p, context<Queue> const& ctx, backward_memory<T, Share> const& m, heads_of_call const& h,
-                   Io const& io, index_t i) const {
-    char const* const primitive = "ulysses.backward.inputs";
-    auto const dout = to_heads(p.queries, io.dout, m.dout, h, kind::q, i);
-    auto alone = [&] { return sp::exchange(comm_, primitive, ctx, dout); };
-    auto all = [&] {
-      return sp::exchange(comm_, primitive, ctx, dout, to_heads(p.queries, io.q, m.in.q, h, kind::q, i),
-                          to_heads(p.keys, io.k, m.in.k, h, kind::kv, i), to_heads(p.keys, io.v, m.in.v, h, kind::kv, i));
-    };
-    return detail::start_either(!m.resend, alone, all);
-  }
+  // ---- exchanges of chunk i of a backward pass -----------------------------------------------------------------------------------
 
-  /// Chunk i of dq to its tokens, and of dk and dv; of shared kv heads all chunks behind the last one.
-  template <class Queue, class T, class Share, class Io>
-  auto send_gradients(prepared const& p, context<Queue> const& ctx, backward_memory<T, Share> const& m, heads_of_call const& h,
-                      Io const& io, index_t i) const {
-    char const* const primitive = "ulysses.backward.gradients";
-    bool const add = io.extras.accumulate;
-    auto const dq = to_tokens(p.queries, p.query_sums, m.dq.chunk(h, i), io.dq, h.cut(side::to, kind::q, i), add, false);
-    auto alone = [&] { return sp::exchange(comm_, primitive, ctx, dq); };
-    auto all = [&] {
-      auto of_keys = [&](auto const& from, auto const& to) {
-        return m.shared ? to_tokens(p.keys, p.key_sums, from.all(), to, h.uncut(side::to, kind::kv), add, true)
-                        : to_tokens(p.keys, p.key_sums, from.chunk(h, i), to, h.cut(side::to, kind::kv, i), add, false);
-      };
-      return sp::exchange(comm_, primitive, ctx, dq, of_keys(m.dk, io.dk), of_keys(m.dv, io.dv));
-    };
-    return detail::start_either(m.shared && i + 1 < h.chunks, alone, all);
+  template <class Queue, class M, class Io>
+  auto send_dout_chunk(prepared const& p, context<Queue> const& ctx, M const& m, heads_of_call const& h, Io const& io,
+                       index_t i) const {
+    return sp::exchange(comm_, inputs_name, ctx, to_heads(p.queries, io.dout, m.dout, h, kind::q, i));
   }
+  /// dout, and what was not kept.
+  template <class Queue, class M, class Io>
+  auto send_inputs_chunk(prepared const& p, context<Queue> const& ctx, M const& m, heads_of_call const& h, Io const& io,
+                         index_t i) const {
+    return sp::exchange(comm_, inputs_name, ctx, to_heads(p.queries, io.dout, m.dout, h, kind::q, i),
+                        to_heads(p.queries, io.q, m.in.q, h, kind::q, i), to_heads(p.keys, io.k, m.in.k, h, kind::kv, i),
+                        to_heads(p.keys, io.v, m.in.v, h, kind::kv, i));
+  }
+  template <class Queue, class M, class Io>
+  auto send_dq_chunk(prepared const& p, context<Queue> const& ctx, M const& m, heads_of_call const& h, Io const& io,
+                     index_t i) const {
+    return sp::exchange(comm_, gradients_name, ctx, dq_home(p, m, h, io, i));
+  }
+  /// dq, and dk and dv: of kv heads that ranks share all chunks.
+  template <class Queue, class M, class Io>
+  auto send_gradients_chunk(prepared const& p, context<Queue> const& ctx, M const& m, heads_of_call const& h, Io const& io,
+                            index_t i) const {
+    auto of_keys = [&](auto const& from, auto const& to) {
+      bool const add = io.extras.accumulate;
+      return m.shared ? to_tokens(p.keys, p.key_sums, from.all(), to, h.uncut(side::to, kind::kv), add, true)
+                      : to_tokens(p.keys, p.key_sums, from.chunk(h, i), to, h.cut(side::to, kind::kv, i), add, false);
+    };
+    return sp::exchange(comm_, gradients_name, ctx, dq_home(p, m, h, io, i), of_keys(m.dk, io.dk), of_keys(m.dv, io.dv));
+  }
+  template <class M, class Io>
+  static auto dq_home(prepared const& p, M const& m, heads_of_call const& h, Io const& io, index_t i) {
+    return to_tokens(p.queries, p.query_sums, m.dq.chunk(h, i), io.dq, h.cut(side::to, kind::q, i), io.extras.accumulate, false);
+  }
+  static constexpr char const *inputs_name = "ulysses.backward.inputs", *gradients_name = "ulysses.backward.gradients";
 
   /// Chunk i of (tokens, heads, dim) -> (group's tokens, my heads of it, dim)
   template <class E, class T>

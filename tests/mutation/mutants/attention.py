@@ -189,7 +189,7 @@ MUTANTS = [
         "ulysses_accumulate_ignored",
         "Ulysses does not add dq to what is there",
         "attention/ulysses.hpp",
-        "io.dq, h.cut(side::to, kind::q, i), add, false);",
+        "io.dq, h.cut(side::to, kind::q, i), io.extras.accumulate, false);",
         "io.dq, h.cut(side::to, kind::q, i), false, false);",
         "mutation.ulysses",
         "ulysses: gradients are added*",
@@ -198,15 +198,13 @@ MUTANTS = [
         "chunk_before_its_inputs",
         "a chunk of heads is computed before its inputs have arrived",
         "attention/ulysses/chunks.hpp",
-        """    inputs->wait();
-    inputs.reset();
-    if (i + 1 < chunks) start(inputs, arrive, i + 1);
+        """    inputs.wait();
+    if (i + 1 < chunks) arrive(i + 1);
     compute(i);
 """,
         """    compute(i);
-    inputs->wait();
-    inputs.reset();
-    if (i + 1 < chunks) start(inputs, arrive, i + 1);
+    inputs.wait();
+    if (i + 1 < chunks) arrive(i + 1);
 """,
         "mutation.ulysses",
         "ulysses: chunks*",
@@ -216,13 +214,11 @@ MUTANTS = [
         "what a chunk of heads gives is sent before it is computed",
         "attention/ulysses/chunks.hpp",
         """    compute(i);
-    if (results) results->wait();
-    results.reset();
-    start(results, leave, i);
+    results.wait();
+    leave(i);
 """,
-        """    if (results) results->wait();
-    results.reset();
-    start(results, leave, i);
+        """    results.wait();
+    leave(i);
     compute(i);
 """,
         "conformance.overlap",
@@ -232,11 +228,11 @@ MUTANTS = [
         "chunks_one_after_the_other",
         "the next chunk of heads is asked for only when one has been computed",
         "attention/ulysses/chunks.hpp",
-        """    if (i + 1 < chunks) start(inputs, arrive, i + 1);
+        """    if (i + 1 < chunks) arrive(i + 1);
     compute(i);
 """,
         """    compute(i);
-    if (i + 1 < chunks) start(inputs, arrive, i + 1);
+    if (i + 1 < chunks) arrive(i + 1);
 """,
         "conformance.overlap",
         "ulysses: the inputs*",
@@ -263,8 +259,8 @@ MUTANTS = [
         "shared_kv_with_each_chunk",
         "of shared kv heads the gradients go home with every chunk, though they are not complete",
         "attention/ulysses.hpp",
-        "start_either(m.shared && i + 1 < h.chunks, alone, all)",
-        "start_either(false, alone, all)",
+        "if (m.shared && i + 1 < h.chunks) //",
+        "if (false) //",
         "mutation.ulysses",
         "ulysses: chunks*",
     ),

@@ -50,45 +50,48 @@ struct made_in_place {
   operator std::invoke_result_t<Make const&>() const { return make(); }
 };
 
-/// Either of two kinds of exchange on its way.
-template <class A, class B>
-struct one_of {
-  std::optional<A> a{};
-  std::optional<B> b{};
-  void wait() { a ? a->wait() : b->wait(); }
-};
-/// The one that first() starts, or second().
-template <class First, class Second>
-auto start_either(bool is_first, First const& first, Second const& second) {
-  one_of<std::invoke_result_t<First const&>, std::invoke_result_t<Second const&>> started;
-  if (is_first)
-    started.a.emplace(made_in_place<First>{first});
-  else
-    started.b.emplace(made_in_place<Second>{second});
-  return started;
-}
-
-/// For each chunk: arrive(i) sends its inputs, compute(i), leave(i) sends what it found; both return tokens. While chunk i is computed, the
-/// inputs of i + 1 and the results of i - 1 are on their way; no more than these two exchanges ever are.
-template <class Arrive, class Compute, class Leave>
-void overlapped(index_t chunks, Arrive const& arrive, Compute const& compute, Leave const& leave) {
-  std::optional<decltype(arrive(index_t{}))> inputs;
-  std::optional<decltype(leave(index_t{}))> results;
-  auto start = [](auto& flight, auto const& what, index_t i) {
-    auto const make = [&] { return what(i); };
-    flight.emplace(made_in_place<decltype(make)>{make});
-  };
-  start(inputs, arrive, 0);
-  for (index_t i = 0; i < chunks; ++i) {
-    inputs->wait();
-    inputs.reset();
-    if (i + 1 < chunks) start(inputs, arrive, i + 1);
-    compute(i);
-    if (results) results->wait();
-    results.reset();
-    start(results, leave, i);
+/// An exchange on its way, of either of two kinds, or none.
+template <class First, class Second = First>
+class in_flight {
+public:
+  template <class Make>
+  void start_first(Make const& make) {
+    first_.emplace(made_in_place<Make>{make});
   }
-  results->wait();
+  template <class Make>
+  void start_second(Make const& make) {
+    second_.emplace(made_in_place<Make>{make});
+  }
+  void wait() {
+    wait(first_);
+    wait(second_);
+  }
+
+private:
+  template <class Token>
+  static void wait(std::optional<Token>& flight) {
+    if (!flight) return;
+    flight->wait();
+    flight.reset();
+  }
+  std::optional<First> first_;
+  std::optional<Second> second_;
+};
+
+/// For each chunk: arrive(i) starts `inputs`, compute(i), leave(i) starts `results`. While chunk i is computed, the inputs of i + 1 and the
+/// results of i - 1 are on their way; no more than these two exchanges ever are.
+template <class Inputs, class Results, class Arrive, class Compute, class Leave>
+void overlapped(index_t chunks, Inputs& inputs, Results& results, Arrive const& arrive, Compute const& compute,
+                Leave const& leave) {
+  arrive(0);
+  for (index_t i = 0; i < chunks; ++i) {
+    inputs.wait();
+    if (i + 1 < chunks) arrive(i + 1);
+    compute(i);
+    results.wait();
+    leave(i);
+  }
+  results.wait();
 }
 
 } // namespace sp::detail
