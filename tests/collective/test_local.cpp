@@ -494,6 +494,99 @@ TEST_CASE("local: a queue that refuses to copy ends the family, and nobody waits
   }
 }
 
+namespace {
+
+/// A queue of a device that is lost when a test says so: from then on one kind of call throws, again and again.
+struct losing_queue {
+  enum call { none, copies, records, waits };
+  using memory_type = sp::device_memory;
+  static constexpr bool finished_on_return = false;
+  struct event {};
+  std::shared_ptr<std::atomic<call>> lost = std::make_shared<std::atomic<call>>(none);
+  bool is_lane = false;
+
+  void refuse(call now) const {
+    if (*lost == now) throw std::runtime_error("the device is lost");
+  }
+  template <std::size_t Rank, class Body>
+  void for_each(std::array<index_t, Rank> const&, Body const&) const {}
+  template <class Term, class Store>
+  void sums(index_t, index_t, Term const&, Store const&) const {}
+  void copy(std::span<piece const>, std::span<piece const>) const { refuse(copies); }
+  void upload(std::byte*, std::span<std::byte const>) const {}
+  event record() const { return is_lane ? void() : refuse(records), event(); }
+  void wait(event) const { is_lane ? void() : refuse(waits); }
+  losing_queue lane() const { return {lost, true}; }
+  void synchronize() const {}
+  friend bool operator==(losing_queue const&, losing_queue const&) = default;
+};
+using losing_ranks = sp::local<losing_queue>;
+using losing_call = losing_queue::call;
+
+/// Rank 0 of two loses its device, calls `act` and catches what that throws. Returns the failure of run(), and checks that the other rank
+/// has met it and that nobody has waited for the deadline.
+template <class Act>
+sp::error_info rank_0_loses(losing_call what, bool throws, Act const& act) {
+  auto const begin = std::chrono::steady_clock::now();
+  std::atomic<int> threw{0}, aborted{0};
+  auto const body = [&](losing_ranks const& c) {
+    sp::view<float, 1, sp::device_memory> const v(reinterpret_cast<float*>(0x1000), {4});
+    piece const p = sp::as_piece(v);
+    auto lose = [&] {
+      if (c.rank() == 0) *c.queue().lost = what;
+    };
+    try {
+      act(c, p, lose);
+      if (c.rank() == 1) c.barrier();
+    } catch (std::runtime_error const& e) {
+      threw += std::string(e.what()) == "the device is lost";
+      aborted += dynamic_cast<sp::error const*>(&e) && dynamic_cast<sp::error const&>(e).code() == sp::errc::aborted;
+    }
+  };
+  auto const e = failure_of([&] { losing_ranks::run(2, body, {.deadline = 3s}); });
+  CHECK(threw == throws);
+  CHECK(aborted == 1);
+  CHECK(std::chrono::steady_clock::now() - begin < 2s);
+  return e;
+}
+
+} // namespace
+
+TEST_CASE("local: a queue that throws in the middle of a call ends the family, in destructors too, and the process lives") {
+  auto exchange = [](losing_ranks const& c, piece const& p, auto const& lose) {
+    parcel const both[]{{0, {&p, 1}}, {1, {&p, 1}}};
+    lose();
+    c.exchange({"lost", both, both}).wait();
+  };
+  auto barrier = [](losing_ranks const& c, piece const&, auto const& lose) { lose(), c.barrier(); };
+  auto release = [](losing_ranks const& c, piece const& p, auto const& lose) {
+    auto shown = c.publish("show", {&p, 1});
+    lose();
+    shown.release();
+  };
+  auto middle = [](sp::error_info const& e) { return says(e, sp::errc::bad_state, "an exception came in the middle"); };
+  for (auto what : {losing_queue::copies, losing_queue::records, losing_queue::waits}) {
+    CAPTURE(what);
+    CHECK(middle(rank_0_loses(what, true, exchange)));
+    if (what == losing_queue::copies) continue;
+    CHECK(middle(rank_0_loses(what, true, barrier)));
+    CHECK(middle(rank_0_loses(what, true, release)));
+    auto const token = rank_0_loses(what, false, [](losing_ranks const& c, piece const& p, auto const& lose) {
+      parcel const both[]{{0, {&p, 1}}, {1, {&p, 1}}};
+      auto moving = c.exchange({"lost", both, both});
+      lose();
+      if (c.rank() == 1) moving.wait();
+    });
+    CHECK(says(token, sp::errc::bad_state, "destroyed without wait()"));
+    auto const shown = rank_0_loses(what, false, [](losing_ranks const& c, piece const& p, auto const& lose) {
+      auto publication = c.publish("show", {&p, 1});
+      lose();
+      if (c.rank() == 1) publication.release();
+    });
+    CHECK(says(shown, sp::errc::bad_state, "destroyed without release()"));
+  }
+}
+
 TEST_CASE("local: failures are those of threads: a peer that does not come, a body that throws, counts that differ") {
   auto fails = [](int size, auto&& body, sp::threads_options options = patient) {
     return failure_of([&] { late_ranks::run(size, body, options, late(1)); });

@@ -2,6 +2,7 @@
 from mutants.mutant import Mutant
 
 PROGRAMS = ("collective.local", "local: random programs*")
+LOST = ("collective.local", "local: a queue that throws*")
 
 MUTANTS = [
     Mutant(
@@ -110,9 +111,33 @@ MUTANTS = [
         "dropped_publication_lets_go_early",
         "a published buffer that was dropped is used again while peers have reads of it queued",
         "collective/threads/group.hpp",
-        "if (r != rank && has_left(r, number)) queue(rank).wait(at(r).left[number % publications]);",
+        "if (has_left(r, number)) whatever_it_throws([&] { queue(rank).wait(at(r).left[number % publications]); });",
         "static_cast<void>(has_left(r, number));",
         "collective.local",
         "local: a publication that is dropped*",
+    ),
+    Mutant(
+        "wait_survives_exception",
+        "a wait that an exception of the queue leaves does not end the family: peers wait for the deadline",
+        "collective/threads/group.hpp",
+        "      if (done) order(rank, e);\n",
+        "      if (done) whatever_it_throws([&] { order(rank, e); });\n",
+        *LOST,
+    ),
+    Mutant(
+        "start_survives_exception",
+        "an exchange whose queue throws before anything is sent does not end the family",
+        "collective/threads/group.hpp",
+        "           [&] { interrupted(rank, t.primitive, int(number)), recorder",
+        "           [&] { recorder",
+        *LOST,
+    ),
+    Mutant(
+        "waits_for_itself",
+        "a rank whose queue throws waits until it has left what it showed itself",
+        "collective/threads/group.hpp",
+        "      if (r == rank) continue;\n",
+        "",
+        *LOST,
     ),
 ]

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include <sp/collective/threads/members.hpp>
+#include <sp/collective/threads/on_exception.hpp>
 
 namespace sp::detail {
 
@@ -34,9 +35,9 @@ public:
     check_peers(rank, t, me.marks);
     e.left = 0;
     index_t const bytes_in = address(rank, t.receives, false, e), bytes_out = address(rank, t.sends, true, e);
-    e.ready = queue(rank).record();
     e.flight = begin(rank, operation_kind::exchange, {operation_id::exchange, t.primitive}, e.operation);
-    try_or([&] { copy_own(rank, t, e); }, [&] { recorder(rank).failed(e.flight); });
+    try_or([&] { e.ready = queue(rank).record(), copy_own(rank, t, e); },
+           [&] { interrupted(rank, t.primitive, int(number)), recorder(rank).failed(e.flight); });
     e.open = true;
     e.number = number;
     e.primitive = t.primitive;
@@ -59,13 +60,18 @@ public:
     if (!e.open) throw_cause(rank, e.primitive, int(number)); // a wait for it failed before: the bytes never came
     auto arrived = [&] { return advance(rank, e, unbounded) == 0; };
     auto blocked = [&] { recorder(rank).waiting(e.flight, world(e.messages[0].peer)); };
-    bool done = arrived();
-    if (!done) {
-      blocked();
-      done = family_->wait(
-          world(rank), arrived, [&] { blocked(), inspect(rank, number, e); },
-          [&] { fail_late(rank, e.messages[0].peer, e.primitive, int(number)); });
-    }
+    bool done = false;
+    auto move_all = [&] {
+      done = arrived();
+      if (!done) {
+        blocked();
+        done = family_->wait(
+            world(rank), arrived, [&] { blocked(), inspect(rank, number, e); },
+            [&] { fail_late(rank, e.messages[0].peer, e.primitive, int(number)); });
+      }
+      if (done) order(rank, e);
+    };
+    try_or(move_all, [&] { interrupted(rank, e.primitive, int(number)), close(rank, e, false); });
     close(rank, e, done);
     if (!done) throw_cause(rank, e.primitive, int(number));
   }
@@ -105,9 +111,9 @@ public:
 
   void release(int rank, char const* primitive, std::uint64_t number) {
     auto const end = family_->end_of_wait();
-    leave(rank, number);
     try_or(
         [&] {
+          leave(rank, primitive, number);
           entry guard(*this, rank, primitive);
           recorded(rank, operation_kind::release, {operation_id::release, primitive, std::int64_t(number)}, 0,
                    [&](operation_id const& op) { barrier_of(rank, op); });
@@ -119,14 +125,15 @@ public:
   /// joins.
   void drop_publication(int rank, char const* primitive, std::uint64_t number, thread_family::time until) noexcept {
     family_->fail_in_destructor(world(rank), "buffers dropped", [&] { return dropped_publication(rank, primitive); });
-    leave(rank, number);
+    whatever_it_throws([&] { leave(rank, primitive, number); });
     auto const end = family_->end_of_grace(world(rank), until);
     for (int r = 0; r < size(); ++r) {
+      if (r == rank) continue;
       auto inside = [&] { return at(r).joined.load(std::memory_order_seq_cst) > number && !has_left(r, number); };
       while (inside() && !family_->has_returned(world(r)) && std::chrono::steady_clock::now() < end)
         std::this_thread::sleep_for(std::chrono::microseconds(100));
       if constexpr (queued)
-        if (r != rank && has_left(r, number)) queue(rank).wait(at(r).left[number % publications]);
+        if (has_left(r, number)) whatever_it_throws([&] { queue(rank).wait(at(r).left[number % publications]); });
     }
   }
 
@@ -150,10 +157,13 @@ private:
   bool has_left(int rank, std::uint64_t number) const {
     return at(rank).released[number % publications].load(std::memory_order_seq_cst) >= number + 1;
   }
-  /// The rank does not use publication `number` again, but for what it has queued.
-  void leave(int rank, std::uint64_t number) {
+  /// The rank does not use publication `number` again, but for what it has queued. If the queue throws, nobody knows when that is done:
+  /// peers wait as for a rank that uses it.
+  void leave(int rank, char const* primitive, std::uint64_t number) {
     if (has_left(rank, number)) return;
-    if constexpr (queued) at(rank).left[number % publications] = queue(rank).record();
+    if constexpr (queued)
+      try_or([&] { at(rank).left[number % publications] = queue(rank).record(); },
+             [&] { interrupted(rank, primitive, int(number)); });
     at(rank).released[number % publications].store(number + 1, std::memory_order_seq_cst);
   }
 
@@ -283,15 +293,21 @@ private:
     }
   }
 
-  /// Takes back what has not moved: afterwards no peer touches the buffers of this exchange. Later work of the rank's queue starts behind
-  /// what has moved, so that what gives the buffers back in the order of the queue may do it now.
+  /// Later work of the rank's queue starts behind what has moved.
+  void order(int rank, open_exchange& e) {
+    for (event const& moved : e.moved) queue(rank).wait(moved);
+    e.moved.clear();
+  }
+
+  /// Takes back what has not moved: afterwards no peer touches the buffers of this exchange. Unless the queue throws, its later work starts
+  /// behind what has moved, so that what gives the buffers back in the order of the queue may do it now.
   void close(int rank, open_exchange& e, bool done) noexcept {
     for (std::size_t i = 0; i < e.left; ++i) { // a family that ended
       auto const& place = e.messages[i].at;
       place.slot->cancel(place.ticket);
       if (place.slot->is_complete(place.ticket)) keep(e, place.slot->after_copy);
     }
-    for (event const& moved : e.moved) queue(rank).wait(moved);
+    for (event const& moved : e.moved) whatever_it_throws([&] { queue(rank).wait(moved); }); // none, if they are in order
     e.moved.clear();
     e.left = 0;
     e.open = false;
@@ -370,20 +386,6 @@ private:
         },
         [&] { fail_late(rank, missing([](int) { return true; }), primitive, int(turn - 1)); });
     if (!done) throw_cause(rank, primitive, int(turn - 1));
-  }
-
-  /// Runs `body`; when it throws, `cleanup` runs before the exception goes on.
-  template <class Body, class Cleanup>
-  static void try_or(Body&& body, Cleanup&& cleanup) {
-    struct guard {
-      Cleanup& cleanup;
-      bool armed = true;
-      ~guard() {
-        if (armed) cleanup();
-      }
-    } g{cleanup};
-    body();
-    g.armed = false;
   }
 
   mailboxes<event> boxes_;
