@@ -2,7 +2,6 @@
 // The one place where a scaled score becomes a modified score and where its derivative and dropout factors come from.
 #pragma once
 
-#include <cmath>
 #include <concepts>
 #include <span>
 
@@ -38,9 +37,6 @@ inline constexpr bool is_feature = std::same_as<F, softcap> || std::same_as<F, a
 template <class F, class... Features>
 inline constexpr int count_feature = (0 + ... + int(std::same_as<F, Features>));
 
-inline float tanh_of(float x) { return std::tanh(x); }
-inline double tanh_of(double x) { return std::tanh(x); }
-
 /// How one q head of one document modifies scores (what FlexAttention calls a score_mod). A is the type of scores, V is A or a vector
 /// of A.
 template <class A, class... Features>
@@ -55,7 +51,7 @@ struct score_mod {
 
   /// The modified score; `distance` is k offset - q offset. `derivative` becomes d modified / d scaled.
   template <class V>
-  V operator()(V scaled, [[maybe_unused]] V distance, V& derivative) const {
+  SP_BOTH V operator()(V scaled, [[maybe_unused]] V distance, V& derivative) const {
     derivative = V(A(1));
     if constexpr (capped) {
       V t = tanh_of(scaled * V(inverse_cap));
@@ -73,15 +69,15 @@ struct score_mod {
     index_t quad = -1; // four keys share one generator call
     std::array<float, 4> numbers{};
 
-    A operator()(index_t k_offset) {
+    SP_BOTH A operator()(index_t k_offset) {
       if (k_offset / 4 != quad) {
         quad = k_offset / 4;
         numbers = uniforms4(of.site, q_offset, quad);
       }
-      return numbers[std::size_t(k_offset % 4)] < of.p ? A(0) : of.keep_scale;
+      return SP_ENTRIES(numbers)[std::size_t(k_offset % 4)] < of.p ? A(0) : of.keep_scale;
     }
   };
-  dropout_row dropout_of_row(index_t q_offset) const { return {*this, q_offset}; }
+  SP_BOTH dropout_row dropout_of_row(index_t q_offset) const { return {*this, q_offset}; }
 };
 
 /// The features of a kernel, with their numbers.

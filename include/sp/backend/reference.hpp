@@ -18,15 +18,15 @@ struct scalar_head {
   index_t h;
 
   template <class X, class Y> // sum over the last dimension of x(i, h, :) y(j, g, :)
-  A dot(X const& x, index_t i, Y const& y, index_t j, index_t g) const {
+  SP_BOTH A dot(X const& x, index_t i, Y const& y, index_t j, index_t g) const {
     A s = 0;
     for (index_t d = 0; d < x.extent(2); ++d) s += to_acc(x(i, h, d)) * to_acc(y(j, g, d));
     return s;
   }
-  index_t q_offset(index_t i) const { return c.where.q_pos + c.where.q_stride * i - c.where.q_origin; }
-  index_t k_offset(index_t j) const { return c.where.k_pos + c.where.k_stride * j - c.where.k_origin; }
+  SP_BOTH index_t q_offset(index_t i) const { return c.where.q_pos + c.where.q_stride * i - c.where.q_origin; }
+  SP_BOTH index_t k_offset(index_t j) const { return c.where.k_pos + c.where.k_stride * j - c.where.k_origin; }
 
-  A score(index_t i, index_t j, A& derivative) const {
+  SP_BOTH A score(index_t i, index_t j, A& derivative) const {
     A scaled = dot(c.q, i, c.k, j, c.heads.kv_of(h)) * A(c.scale);
     return modify(scaled, A(k_offset(j) - q_offset(i)), derivative);
   }
@@ -39,7 +39,7 @@ struct scalar_forward : scalar_head<Call, ScoreMod> {
   using head::c, head::h, head::modify;
   using typename head::A;
 
-  void operator()(index_t i) const {
+  SP_BOTH void operator()(index_t i) const {
     interval seen = c.where.keys_seen_by(i);
     index_t g = c.heads.kv_of(h), last = seen.first + seen.count;
     A most = minus_infinity<A>, sum = 0, derivative = 1;
@@ -66,10 +66,10 @@ struct scalar_backward : scalar_head<Call, ScoreMod> {
   using head::c, head::h, head::modify;
   using typename head::A;
 
-  void operator()(index_t) const {
+  SP_BOTH void operator()(index_t) const {
     for (index_t i = 0; i < c.where.rows; ++i) row(i);
   }
-  void row(index_t i) const {
+  SP_BOTH void row(index_t i) const {
     interval seen = c.where.keys_seen_by(i);
     index_t g = c.heads.kv_of(h);
     A derivative = 1;

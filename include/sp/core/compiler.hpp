@@ -19,3 +19,10 @@
 #else
 #define SP_BOTH
 #endif
+
+/// The entries of a std::array, to be read, in what runs on both: its members do not run on devices.
+#ifdef __CUDA_ARCH__
+#define SP_ENTRIES(array) reinterpret_cast<typename std::remove_cvref_t<decltype(array)>::value_type const*>(&(array))
+#else
+#define SP_ENTRIES(array) (array)
+#endif

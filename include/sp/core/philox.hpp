@@ -10,18 +10,20 @@
 namespace sp {
 
 /// Ten rounds of Philox4x32: 128 bits of counter under 64 bits of key, as 128 random bits.
-constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> k) {
+SP_BOTH constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> k) {
   for (int round = 0; round < 10; ++round) {
-    std::uint64_t a = std::uint64_t{0xD2511F53u} * c[0], b = std::uint64_t{0xCD9E8D57u} * c[2];
-    c = {static_cast<std::uint32_t>(b >> 32) ^ c[1] ^ k[0], static_cast<std::uint32_t>(b),
-         static_cast<std::uint32_t>(a >> 32) ^ c[3] ^ k[1], static_cast<std::uint32_t>(a)};
-    k = {k[0] + 0x9E3779B9u, k[1] + 0xBB67AE85u};
+    auto const& of = SP_ENTRIES(c);
+    auto const& key = SP_ENTRIES(k);
+    std::uint64_t a = std::uint64_t{0xD2511F53u} * of[0], b = std::uint64_t{0xCD9E8D57u} * of[2];
+    c = {static_cast<std::uint32_t>(b >> 32) ^ of[1] ^ key[0], static_cast<std::uint32_t>(b),
+         static_cast<std::uint32_t>(a >> 32) ^ of[3] ^ key[1], static_cast<std::uint32_t>(a)};
+    k = {key[0] + 0x9E3779B9u, key[1] + 0xBB67AE85u};
   }
   return c;
 }
 
 /// 32 random bits as a float in [0, 1): a multiple of 2^-24.
-constexpr float uniform(std::uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
+SP_BOTH constexpr float uniform(std::uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
 
 /// What a model says about randomness; everything else comes from positions.
 struct random_key {
@@ -37,8 +39,8 @@ struct random_site {
 };
 
 namespace detail {
-constexpr std::uint32_t low(std::uint64_t x) { return static_cast<std::uint32_t>(x); }
-constexpr std::uint32_t high(std::uint64_t x) { return static_cast<std::uint32_t>(x >> 32); }
+SP_BOTH constexpr std::uint32_t low(std::uint64_t x) { return static_cast<std::uint32_t>(x); }
+SP_BOTH constexpr std::uint32_t high(std::uint64_t x) { return static_cast<std::uint32_t>(x >> 32); }
 } // namespace detail
 
 /// `document` is the caller's id of the document, `head` the global number of the query head.
@@ -52,15 +54,16 @@ constexpr random_site site_key(random_key key, index_t document, index_t head) {
 }
 
 /// 128 random bits for query position q and key positions 4 k4 .. 4 k4 + 3, all counted from the document's begin.
-constexpr std::array<std::uint32_t, 4> random_bits4(random_site site, index_t q, index_t k4) {
+SP_BOTH constexpr std::array<std::uint32_t, 4> random_bits4(random_site site, index_t q, index_t k4) {
   using namespace detail;
   auto a = static_cast<std::uint64_t>(q), b = static_cast<std::uint64_t>(k4);
   return philox({low(a), high(a), low(b), high(b)}, site.key);
 }
 
 /// The four numbers in [0, 1) of query position q and key positions 4 k4 .. 4 k4 + 3.
-constexpr std::array<float, 4> uniforms4(random_site site, index_t q, index_t k4) {
-  auto r = random_bits4(site, q, k4);
+SP_BOTH constexpr std::array<float, 4> uniforms4(random_site site, index_t q, index_t k4) {
+  auto const bits = random_bits4(site, q, k4);
+  auto const& r = SP_ENTRIES(bits);
   return {uniform(r[0]), uniform(r[1]), uniform(r[2]), uniform(r[3])};
 }
 

@@ -19,6 +19,8 @@ SP_BOTH inline float log_of(float x) { return SP_REAL(logf)(x); }
 SP_BOTH inline double log_of(double x) { return SP_REAL(log)(x); }
 SP_BOTH inline float log1p_of(float x) { return SP_REAL(log1pf)(x); } ///< log(1 + x)
 SP_BOTH inline double log1p_of(double x) { return SP_REAL(log1p)(x); }
+SP_BOTH inline float tanh_of(float x) { return SP_REAL(tanhf)(x); }
+SP_BOTH inline double tanh_of(double x) { return SP_REAL(tanh)(x); }
 SP_BOTH inline float abs_of(float x) { return SP_REAL(fabsf)(x); }
 SP_BOTH inline double abs_of(double x) { return SP_REAL(fabs)(x); }
 SP_BOTH inline float max_of(float a, float b) { return SP_REAL(fmaxf)(a, b); } ///< the other one where one is NaN

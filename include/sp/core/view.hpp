@@ -9,12 +9,6 @@
 
 #include <sp/core/index.hpp>
 
-#ifdef __CUDA_ARCH__
-#define SP_ENTRIES(array) reinterpret_cast<index_t const*>(&(array)) // operators of std::array do not run on devices
-#else
-#define SP_ENTRIES(array) (array)
-#endif
-
 namespace sp {
 
 /// Memory that this process's CPU reads and writes.
@@ -151,5 +145,3 @@ template <class T, int Rank, class M>
 }
 
 } // namespace sp
-
-#undef SP_ENTRIES

@@ -39,7 +39,7 @@ struct block {
   index_t document = 0, id = 0; ///< index in the batch, and the caller's name
   index_t q_origin = 0, k_origin = 0;
 
-  constexpr bool sees(index_t i, index_t j) const noexcept {
+  SP_BOTH constexpr bool sees(index_t i, index_t j) const noexcept {
     index_t d = (k_pos + k_stride * j) - (q_pos + q_stride * i);
     return lo <= d && d <= hi;
   }
@@ -50,13 +50,13 @@ struct block {
   /// Every row sees every key.
   constexpr bool is_full() const noexcept { return lo <= min_distance() && max_distance() <= hi; }
   /// Keys [first, first + count) that row i sees: one range, as positions ascend.
-  constexpr interval keys_seen_by(index_t i) const {
+  SP_BOTH constexpr interval keys_seen_by(index_t i) const {
     index_t q_at = q_pos + q_stride * i;
     return clip({k_pos, keys, k_stride}, lo <= -unbounded ? k_pos : q_at + lo,
                 hi >= unbounded ? k_pos + k_stride * keys : q_at + hi + 1);
   }
   /// Rows [first, first + count) that see key j.
-  constexpr interval rows_seeing(index_t j) const {
+  SP_BOTH constexpr interval rows_seeing(index_t j) const {
     index_t k_at = k_pos + k_stride * j;
     return clip({q_pos, rows, q_stride}, hi >= unbounded ? q_pos : k_at - hi,
                 lo <= -unbounded ? q_pos + q_stride * rows : k_at - lo + 1);

@@ -35,7 +35,7 @@ struct interval {
 };
 
 /// Which indices of r have positions in [a, b).
-[[nodiscard]] constexpr interval clip(run const& r, index_t a, index_t b) {
+[[nodiscard]] SP_BOTH constexpr interval clip(run const& r, index_t a, index_t b) {
   index_t first = max(0, ceil_div(a - r.begin, r.stride));
   index_t last = min(r.count, ceil_div(b - r.begin, r.stride));
   return {first, max(0, last - first)};

@@ -116,7 +116,7 @@ struct token_pass {
   std::array<token_rows, Most> lists{};
 
   SP_BOTH void operator()(index_t i) const {
-    token_rows const* at = &lists.front();
+    token_rows const* at = &SP_ENTRIES(lists)[0];
     if constexpr (Most > 1)
       for (; i >= at->count; ++at) i -= at->count;
     body(*at, i);

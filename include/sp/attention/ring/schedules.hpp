@@ -11,7 +11,7 @@ namespace sp::detail {
 
 template <class... Schedules>
 struct schedule_list {
-  static constexpr char const* names[] = {"automatic", Schedules::name...}; ///< of the enumerators
+  static constexpr char const* names[1 + sizeof...(Schedules)] = {"automatic", Schedules::name...}; ///< of the enumerators
   static constexpr bool in_order = [i = 0]() mutable { return ((int(Schedules::how) == ++i) && ...); }();
 
   /// f(the struct of `how`); false where there is none.
