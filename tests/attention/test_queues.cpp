@@ -75,15 +75,17 @@ void step(Object const& o, sp::batch const& b, support::attention_tensors<T>& x,
 template <class M>
 struct alone {
   using memory_type = M;
-  static constexpr bool own_queue = true;
   struct token {
     void wait() {}
   };
   int rank() const { return 0; }
   int size() const { return 1; }
-  token exchange(sp::traffic const&) const { return {}; }
-  template <class T>
-  void all_reduce(sp::view<T, 1, M>) const {}
+  template <class... Queue>
+  token exchange(sp::traffic const&, Queue const&...) const {
+    return {};
+  }
+  template <class T, class... Queue>
+  void all_reduce(sp::view<T, 1, M>, Queue const&...) const {}
 };
 
 template <class T>
@@ -291,7 +293,7 @@ TEST_CASE("queues: check level 3 searches on the queue, in memory of any kind") 
   plain_memory<apart> there;
   sp::context const away(counting_queue<apart>(work), there, there);
   auto on = [](sp::view<float, 3> const& v) { return in_memory<apart>(v); };
-  auto const made = other.prepare(b);
+  auto const made = other.prepare(b, away);
   auto call = [&] { return other.forward(made, away, on(x.q), on(x.k), on(x.v), on(x.out)); };
   auto const there_too = support::failure_of(call);
   CHECK(support::says(there_too, sp::errc::non_finite, "k holds -inf at row 1, head 0, channel 1: position 1"));

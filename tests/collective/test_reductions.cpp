@@ -31,6 +31,7 @@ public:
   int rank() const { return inner_.rank(); }
   int size() const { return inner_.size(); }
   auto exchange(sp::traffic const& t) const { return inner_.exchange(t); }
+  auto const& queue() const { return inner_.queue(); }
 
 private:
   Comm inner_;
@@ -164,6 +165,80 @@ TEST_CASE("reductions: groups and decorators hand the queue on, and those that r
   auto const e = support::failure_of([&] { sp::chaos{c, sp::chaos_options{.corrupt_at = 0}}; });
   CHECK(support::says(e, sp::errc::unsupported, "flips bits on the host"));
   static_assert(!sp::has_exchange<sp::chaos<sp::threads>, sp::inline_queue> && sp::has_exchange<sp::chaos<sp::threads>>);
+}
+
+namespace {
+
+/// Works on a queue of its own, with all abilities or with the base alone.
+template <bool All>
+struct on_its_own {
+  using memory_type = support::elsewhere;
+  static constexpr bool own_queue = true;
+  using token = sp::solo::token;
+  using row = sp::view<float, 1, support::elsewhere>;
+  support::late_queue mine;
+  support::late_queue const& queue() const { return mine; }
+  int rank() const { return 1; }
+  int size() const { return 2; }
+  token exchange(sp::traffic const&) const { return {}; }
+  token all_to_all_v(sp::traffic const&) const requires All { return {}; }
+  token all_gather_v(sp::traffic const&) const requires All { return {}; }
+  void all_reduce(row) const requires All {}
+  void reduce_scatter(std::span<row const>, row) const requires All {}
+  void broadcast(std::span<sp::piece const>, int) const requires All {}
+  void barrier() const requires All {}
+};
+
+/// How many of the seven operations say that the context's queue is not the communicator's.
+template <class C, class Queue>
+int refused(C const& c, sp::context<Queue> const& ctx, sp::view<float, 1, support::elsewhere> const& v) {
+  sp::piece const one[]{sp::as_piece(v)};
+  sp::parcel const to[]{{1, one}}, from[]{{0, {}}, {1, one}};
+  sp::traffic const t{"moved", to, to};
+  sp::view<float, 1, support::elsewhere> const parts[]{v.rows(0, 2), v.rows(2, 2)};
+  sp::pool tables;
+  int count = 0;
+  auto tried = [&](char const* primitive, auto&& start) {
+    try {
+      start().wait();
+    } catch (sp::error const& e) {
+      count += support::says(e.info(), sp::errc::bad_state, "queue is not the one on which this communicator works") &&
+               e.info().primitive == primitive && e.info().rank == c.rank() && !e.info().remedy.empty();
+    }
+  };
+  tried("moved", [&] { return sp::exchange(c, t, ctx.queue); });
+  tried("moved", [&] { return sp::all_to_all_v(c, t, ctx.queue); });
+  tried("gathered", [&] { return sp::all_gather_v(c, "gathered", one, from, tables, ctx.queue); });
+  tried("spread", [&] { return sp::broadcast(c, one, 0, ctx.queue, "spread"); });
+  tried("barrier", [&] { return sp::barrier(c, ctx); });
+  tried("parts", [&] { return sp::reduce_scatter(c, parts, parts[std::size_t(c.rank())], ctx, "parts"); });
+  tried("sums", [&] { return sp::all_reduce(c, v, ctx, "sums"); });
+  return count;
+}
+
+} // namespace
+
+TEST_CASE("reductions: a queue that is not the communicator's own is refused before anything is sent, through groups too") {
+  support::late_queue const mine(1), other(2);
+  support::elsewhere_pool memory(mine), others(other);
+  sp::context const here(mine, memory, memory), there(other, others, others);
+  support::elsewhere_tensor<float, 1> v(memory, {4});
+  on_its_own<true> const all{mine};
+  on_its_own<false> const base{mine};
+  sp::ledger counts;
+  auto wrapped = [&](auto const& c) { return sp::group{sp::counting{sp::chaos{c, {.seed = 1}}, counts}}; };
+  CHECK((refused(all, there, *v) == 7 && refused(base, there, *v) == 7));
+  CHECK((refused(wrapped(all), there, *v) == 7 && refused(wrapped(base), there, *v) == 7));
+  CHECK((refused(all, here, *v) == 0 && refused(base, here, *v) == 0));
+  CHECK((refused(wrapped(all), here, *v) == 0 && refused(wrapped(base), here, *v) == 0));
+  CHECK((mine == here.queue && !(mine == other) && !(mine == mine.lane())));
+
+  support::on_all_ranks<late_place>(2, [&](late_place& place) {
+    CHECK(refused(place.comm, there, *v) == 7);
+    CHECK(refused(place.comm.split(0, 0), there, *v) == 7);
+    sp::barrier(place.comm, place.context()).wait(); // nobody has been told anything
+    return 0;
+  });
 }
 
 TEST_CASE("reductions: scratch of a queue's memory is what is promised, and lists are in tables [asan]") {

@@ -5,6 +5,7 @@
 struct ranks : sp::solo {
 #ifdef SP_FAIL
   static constexpr bool own_queue = true;
+  static int queue() { return 0; }
 #endif
 };
 

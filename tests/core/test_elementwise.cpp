@@ -37,6 +37,14 @@ struct no_upload : sp::inline_queue {
 struct no_synchronize : sp::inline_queue {
   void synchronize() const = delete;
 };
+/// Of host memory, and works later: the library would read and give back what it works on.
+struct late_on_the_host : sp::inline_queue {
+  static constexpr bool finished_on_return = false;
+};
+struct late_elsewhere : late_on_the_host {
+  using memory_type = apart;
+};
+static_assert(!sp::queue<late_on_the_host> && sp::queue<late_elsewhere>);
 static_assert(!sp::queue<no_sums> && !sp::queue<no_upload> && !sp::queue<no_lane> && !sp::queue<no_synchronize> &&
               !sp::queue<int>);
 
@@ -193,8 +201,20 @@ TEST_CASE("context: deduced from two allocators for the caller's thread, from a 
                 sizeof(void*) * 3 + sizeof(sp::random_key) + sizeof(sp::table_room)); // the caller's thread takes no room
   CHECK((host.scratch == &scratch && host.kept == &kept && keyed.random == sp::random_key{3, 4}));
   CHECK((other.scratch == &there && other.random == sp::random_key{5, 6}));
-  auto const moved = keyed.with(kept, scratch);
+  sp::context roomy = keyed;
+  roomy.room = {.times = 3, .least = 77};
+  auto const moved = roomy.with(kept, scratch);
   CHECK((moved.scratch == &kept && moved.kept == &scratch && moved.random == keyed.random));
+  CHECK((moved.room.times == 3 && moved.room.least == 77));
+  CHECK(moved.tables == &kept); // lists follow scratch, unless they are elsewhere
+  arena tables;
+  roomy.tables = &tables;
+  CHECK(roomy.with(kept, scratch).tables == &tables);
+  sp::context lists_apart = other;
+  lists_apart.tables = &tables;
+  lists_apart.room.least = 5;
+  auto const away = lists_apart.with(there, there);
+  CHECK((away.tables == &tables && away.room.least == 5 && other.with(there, there).tables == other.tables));
 }
 
 } // namespace test_elementwise

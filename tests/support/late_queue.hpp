@@ -52,6 +52,9 @@ public:
   explicit late_queue(unsigned seed = 1, interleaving how = interleaving::random)
       : both_(std::make_shared<pair>(seed, how)), mine_(both_->main) {}
 
+  /// Whether both are the same queue; a lane is another one.
+  friend bool operator==(late_queue const& a, late_queue const& b) noexcept { return a.mine_ == b.mine_; }
+
   /// Forwards or backwards: a body must not depend on the order.
   template <std::size_t Rank, class Body>
   void for_each(std::array<sp::index_t, Rank> const& extents, Body const& body) const {

@@ -197,14 +197,16 @@ concept some_whole_kernel = requires {
 template <class M>
 struct alone {
   using memory_type = M;
-  static constexpr bool row_lists = true, own_queue = true;
+  static constexpr bool row_lists = true;
   struct token {
     void wait() noexcept {}
   };
   static constexpr int rank() noexcept { return 0; }
   static constexpr int size() noexcept { return 1; }
-  void barrier() const noexcept {}
-  [[nodiscard]] token exchange(traffic const& t) const {
+  template <class... Queue>
+  void barrier(Queue const&...) const noexcept {}
+  template <class... Queue>
+  [[nodiscard]] token exchange(traffic const& t, Queue const&...) const {
     index_t bytes = 0;
     for (auto const& list : {t.sends, t.receives})
       for (parcel const& p : list) bytes += total_bytes(p.pieces);

@@ -49,11 +49,13 @@ concept has_row_lists = communicator<C> && requires {
 };
 
 /// Its operations are work of a queue that it was made with: they start after all work which that queue was given, and what was received
-/// is there for all work that it is given after wait(). Says so with `static constexpr bool own_queue = true`. Any other one sends what is
-/// in memory at the time of the call, so that work of a queue is waited for before it.
+/// is there for all work that it is given after wait(). Says so with `static constexpr bool own_queue = true`, and which it is with a member
+/// queue(): calls compare theirs with it by ==, and refuse another one. Any other model sends what is in memory at the time of the call, so
+/// that work of a queue is waited for before it.
 template <class C>
-concept has_own_queue = communicator<C> && requires {
+concept has_own_queue = communicator<C> && requires(C const c) {
   requires bool(C::own_queue);
+  c.queue();
 };
 
 /// The exchange as work of a queue, which is the last argument. So may any of the abilities below be: that C has it is asked with the

@@ -23,14 +23,24 @@ void require_readable([[maybe_unused]] C const& c, [[maybe_unused]] traffic cons
                   c.rank(), c.size()});
 }
 
-/// What is to be sent is in memory when this returns, or the communicator itself starts behind the work that writes it.
+/// Before an operation that is not given `q` itself: what is to be sent is in memory when this returns, or the communicator works on that
+/// same queue, and so starts behind the work that writes it. bad_state if it works on another one.
 template <communicator C, queue Q>
-void finish_before_sending([[maybe_unused]] Q const& q) {
+void finish_before_sending([[maybe_unused]] C const& c, [[maybe_unused]] Q const& q, [[maybe_unused]] char const* primitive) {
   static_assert(
       std::is_same_v<typename C::memory_type, typename Q::memory_type>,
       "sp::exchange: the communicator moves tensors of one memory and the queue works on those of another; their memory_type "
       "must be the same.");
-  if constexpr (!Q::finished_on_return && !has_own_queue<C>) q.synchronize();
+  if constexpr (has_own_queue<C>) {
+    bool same = false; // as one of another type
+    if constexpr (requires { c.queue() == q; }) same = c.queue() == q;
+    if (!same)
+      fail({errc::bad_state, "the call's queue is not the one on which this communicator works, and would not wait for it",
+            "Make the context with the communicator's queue(), or the communicator with the context's queue", primitive, c.rank(),
+            c.size()});
+  } else if constexpr (!Q::finished_on_return) {
+    q.synchronize();
+  }
 }
 } // namespace detail
 
@@ -41,15 +51,15 @@ template <communicator C>
   return c.exchange(t);
 }
 /// The same as an operation of a queue: it starts after all work that `q` was given, and wait() orders it before all that `q` is given
-/// afterwards. A model whose work is ordered by queues takes `q` as last argument, or says own_queue; for any other one `q` is
-/// synchronized first.
+/// afterwards. A model whose work is ordered by queues takes `q` as last argument, or says own_queue, and then refuses any queue but its own
+/// (bad_state, nothing is sent); for any other one `q` is synchronized first.
 template <communicator C, queue Q>
 [[nodiscard]] auto exchange(C const& c, traffic const& t, Q const& q) {
   detail::require_readable(c, t);
   if constexpr (has_exchange<C, Q>) {
     return c.exchange(t, q);
   } else {
-    detail::finish_before_sending<C>(q);
+    detail::finish_before_sending(c, q, t.primitive);
     return c.exchange(t);
   }
 }
@@ -70,7 +80,7 @@ template <communicator C, queue Q>
     detail::require_readable(c, t);
     return c.all_to_all_v(t, q);
   } else if constexpr (has_all_to_all_v<C>) {
-    detail::finish_before_sending<C>(q);
+    detail::finish_before_sending(c, q, t.primitive);
     return sp::all_to_all_v(c, t);
   } else {
     return sp::exchange(c, t, q);
@@ -123,7 +133,7 @@ template <communicator C, queue Q>
     if constexpr (has_all_gather_v<C, Q>) {
       return detail::parcel_token(std::move(sends), c.all_gather_v(t, q));
     } else {
-      detail::finish_before_sending<C>(q);
+      detail::finish_before_sending(c, q, primitive);
       return detail::parcel_token(std::move(sends), c.all_gather_v(t));
     }
   } else {
@@ -157,7 +167,7 @@ template <communicator C, queue Q>
   if constexpr (has_broadcast<C, Q>) {
     return detail::token_of([&]() -> decltype(auto) { return c.broadcast(pieces, root, q); });
   } else if constexpr (has_broadcast<C>) {
-    detail::finish_before_sending<C>(q);
+    detail::finish_before_sending(c, q, primitive);
     return detail::token_of([&]() -> decltype(auto) { return c.broadcast(pieces, root); });
   } else {
     int const place = (c.rank() - root + size) % size;
@@ -194,7 +204,7 @@ template <communicator C, class Queue>
   if constexpr (has_barrier<C, Queue>) {
     return detail::token_of([&]() -> decltype(auto) { return c.barrier(ctx.queue); });
   } else if constexpr (has_barrier<C>) {
-    detail::finish_before_sending<C>(ctx.queue);
+    detail::finish_before_sending(c, ctx.queue, "barrier");
     return detail::token_of([&]() -> decltype(auto) { return c.barrier(); });
   } else {
     owned<char, 2, typename Queue::memory_type> bytes(*ctx.scratch, {2, 1});

@@ -120,7 +120,7 @@ template <communicator C, class Queue, class T>
   if constexpr (has_reduce_scatter<C, T, Queue>)
     return detail::token_of([&]() -> decltype(auto) { return c.reduce_scatter(parts, mine, ctx.queue); });
   else if constexpr (has_reduce_scatter<C, T>) {
-    detail::finish_before_sending<C>(ctx.queue);
+    detail::finish_before_sending(c, ctx.queue, primitive);
     return detail::token_of([&]() -> decltype(auto) { return c.reduce_scatter(parts, mine); });
   } else
     return detail::start_reduce_scatter(c, parts, mine, ctx, primitive);
@@ -190,7 +190,7 @@ template <communicator C, class Queue, class T>
   if constexpr (has_all_reduce<C, T, Queue>)
     return detail::token_of([&]() -> decltype(auto) { return c.all_reduce(v, ctx.queue); });
   else if constexpr (has_all_reduce<C, T>) {
-    detail::finish_before_sending<C>(ctx.queue);
+    detail::finish_before_sending(c, ctx.queue, primitive);
     return detail::token_of([&]() -> decltype(auto) { return c.all_reduce(v); });
   } else
     return detail::start_all_reduce(c, v, ctx, primitive);

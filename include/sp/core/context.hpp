@@ -34,7 +34,8 @@ struct context {
   static_assert(sp::queue<Queue>,
                 "sp::context: the first of three arguments must be a queue: copyable, with memory_type, "
                 "finished_on_return, for_each, sums, copy, upload, record, wait, lane and synchronize; sp::inline_queue "
-                "is one. Without a queue, give scratch and kept alone.");
+                "is one. Work of a queue of host memory is finished on return: give work that is done later another memory_type. "
+                "Without a queue, give scratch and kept alone.");
   using queue_type = Queue;
   using memory_type = typename Queue::memory_type;
   using allocator_type = basic_allocator<memory_type>;
@@ -60,8 +61,11 @@ struct context {
 
   /// The same call with tensors in other memory; lists too, if they were in scratch.
   [[nodiscard]] context with(allocator_type& scratch_memory, allocator_type& saved_memory) const {
-    context c(queue, scratch_memory, saved_memory, random);
-    if (static_cast<void*>(tables) != static_cast<void*>(scratch)) c.tables = tables;
+    context c = *this;
+    c.scratch = &scratch_memory;
+    c.kept = &saved_memory;
+    if constexpr (std::is_same_v<allocator_type, allocator>)
+      if (tables == scratch) c.tables = c.scratch;
     return c;
   }
 };

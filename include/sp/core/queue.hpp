@@ -28,7 +28,8 @@ struct any_task {
 
 /// Work of one rank, in the order in which it is given. A copyable handle; copies are the same queue.
 ///
-/// A call returns when its work is queued. On a queue of host memory that is when it is done; `finished_on_return` says so.
+/// A call returns when its work is queued. On a queue of host memory that is when it is done: the library reads such memory, and gives it
+/// back, without asking a queue. Work that is done later has a memory_type of its own, even where the host could touch that memory.
 ///
 ///     memory_type                        of the tensors that its work reads and writes
 ///     finished_on_return                 static constexpr bool: work is done when the call that gave it returns
@@ -49,6 +50,7 @@ concept queue = std::copyable<Q> &&
              detail::any_body body, detail::any_term term, detail::any_store store) {
   typename Q::memory_type;
   { Q::finished_on_return } -> std::convertible_to<bool>;
+  requires(Q::finished_on_return || !std::same_as<typename Q::memory_type, host_memory>);
   q.for_each(std::array<index_t, 1>{}, body);
   q.sums(index_t{}, index_t{}, term, store);
   q.copy(pieces, pieces);
@@ -147,9 +149,9 @@ struct inline_queue {
 // That it models task_queue is asserted in tests/core/test_elementwise.cpp: asked here, it would cost everybody who includes it.
 
 namespace detail {
-/// Work of this queue is done when it was given, and the host reads what it wrote.
+/// The host reads what work of this queue wrote; it is done when it was given.
 template <class Q>
-inline constexpr bool runs_on_host = Q::finished_on_return&& std::is_same_v<typename Q::memory_type, host_memory>;
+inline constexpr bool runs_on_host = std::is_same_v<typename Q::memory_type, host_memory>;
 } // namespace detail
 
 } // namespace sp

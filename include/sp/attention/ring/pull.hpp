@@ -27,16 +27,18 @@ template <class Call>
 class shown {
 public:
   shown(Call const& c, char const* primitive, std::span<piece const> mine)
-      : call_(c), published_((finish_before_sending<comm>(c.ctx.queue), c.comm.publish(primitive, mine))) {}
+      : call_(c), primitive_(primitive),
+        published_((finish_before_sending(c.comm, c.ctx.queue, primitive), c.comm.publish(primitive, mine))) {}
   std::span<piece const> of(int rank) const { return published_.of(rank); }
   void release() {
-    finish_before_sending<comm>(call_.ctx.queue); // what reads the tensors of others
+    finish_before_sending(call_.comm, call_.ctx.queue, primitive_); // what reads the tensors of others
     published_.release();
   }
 
 private:
   using comm = typename Call::communicator_type;
   Call const& call_;
+  char const* primitive_;
   decltype(std::declval<comm const&>().publish("", std::span<piece const>())) published_;
 };
 

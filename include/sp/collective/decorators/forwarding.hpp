@@ -40,6 +40,9 @@ public:
   constexpr C const& inner() const noexcept { return inner_; }
   constexpr int rank() const { return inner_.rank(); }
   constexpr int size() const { return inner_.size(); }
+  /// The queue on which the communicator inside works.
+  constexpr decltype(auto) queue() const requires requires(C const& c) { c.queue(); }
+  { return inner_.queue(); }
   /// Of a mesh group inside: where its ranks stand in the sequence.
   constexpr index_t stride() const requires requires(C const& c) { c.stride(); }
   { return inner_.stride(); }

@@ -36,11 +36,17 @@ struct queue_of_rank {
 /// the communicator and all groups split from the same root refuse every later operation with `aborted`.
 template <class Queue>
 class local {
-  static_assert(sp::queue<Queue>,
-                "sp::local: the template argument must be a queue: sp::inline_queue, or a copyable handle with memory_type, "
-                "finished_on_return, for_each, sums, copy, upload, record, wait, lane and synchronize.");
+  static_assert(
+      sp::queue<Queue>,
+      "sp::local: the template argument must be a queue: sp::inline_queue, or a copyable handle with memory_type, "
+      "finished_on_return, for_each, sums, copy, upload, record, wait, lane and synchronize. Work of a queue of host memory is "
+      "finished on return: give work that is done later another memory_type.");
   static_assert(std::copyable<decltype(std::declval<Queue const&>().record())>,
                 "sp::local: ranks hand each other events, so the events of its queue must be copyable.");
+  static_assert(
+      Queue::finished_on_return || std::equality_comparable<Queue>,
+      "sp::local: each call compares its queue with that of the rank, so a queue whose work is done later needs operator==: "
+      "handles of one queue are equal.");
 
 public:
   using memory_type = typename Queue::memory_type;
