@@ -22,7 +22,9 @@ public:
     return *this;
   }
   ~shared() {
-    if (at_ && __atomic_sub_fetch(&at_->owners, 1, __ATOMIC_ACQ_REL) == 0) delete at_;
+    if (!at_) return;
+    // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDelete): it cannot follow a count that builtins change
+    if (__atomic_sub_fetch(&at_->owners, 1, __ATOMIC_ACQ_REL) == 0) delete at_;
   }
   T const& operator*() const { return at_->object; }
   T const* operator->() const { return &at_->object; }
