@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 
+#include <sp/attention/ring/pull.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/local.hpp>
 #include <sp/reference.hpp>
@@ -271,6 +272,24 @@ TEST_CASE(
     good += d.download() == std::vector<float>{0.125F, rank == 1 ? 0 : 0.125F, 0.125F};
   });
   CHECK(good == 6);
+}
+
+TEST_CASE("queues: what pull shows to other ranks is refused for a queue that is not theirs") {
+  using ranks = sp::local<support::late_queue>;
+  struct call {
+    using communicator_type = ranks;
+    ranks const& comm;
+    sp::context<support::late_queue> const& ctx;
+  };
+  ranks::run(1, [](ranks const& comm) {
+    support::late_queue const other(9);
+    support::elsewhere_pool own(comm.queue()), others(other);
+    sp::context const here(comm.queue(), own, own), there(other, others, others);
+    auto show = [&](auto const& ctx) { sp::detail::shown<call>(call{comm, ctx}, "pull", {}).release(); };
+    auto const e = support::failure_of([&] { return show(there), 0; });
+    CHECK((support::says(e, sp::errc::bad_state, "queue is not the one") && e.primitive == "pull"));
+    show(here);
+  });
 }
 
 TEST_CASE("queues: check level 3 searches on the queue, in memory of any kind") {
