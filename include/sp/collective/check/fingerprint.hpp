@@ -191,7 +191,11 @@ private:
   }
   static std::string text_of_numbers(std::uint64_t v) {
     std::string text;
-    for (; v > 0; v /= numbers_base) text = std::to_string(v % numbers_base) + (text.empty() ? "" : ", ") + text;
+    for (; v > 0; v /= numbers_base) {
+      std::string first = std::to_string(v % numbers_base);
+      if (!text.empty()) first.append(", ").append(text);
+      text = std::move(first);
+    }
     return text;
   }
   static std::string text_of_words(word_list words, std::uint64_t v) {

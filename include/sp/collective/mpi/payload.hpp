@@ -188,7 +188,7 @@ private:
     segment_cursor c(pieces_);
     for (index_t const length : cut_) {
       if (c.done()) return false;
-      message const& m = messages_.emplace_back(c.data(), length);
+      message const& m = messages_.emplace_back(message{c.data(), length});
       for (index_t covered = 0; covered < length;) {
         if (c.done() || c.data() != m.at + covered) return false;
         index_t const n = min(c.left(), length - covered);
