@@ -236,6 +236,20 @@ TEST_CASE("workspace: blocks below the top come back with it, in whatever order,
   CHECK(static_cast<std::byte*>(w.allocate(1)) == static_cast<std::byte*>(stays) + 64);
 }
 
+TEST_CASE("workspace: however many blocks come back between others, all of its room does while one stays [asan]") {
+  alignas(64) static std::byte memory[64 * 64];
+  sp::workspace w(memory, sizeof memory);
+  void* const stays = w.allocate(64);
+  std::size_t const room = w.room();
+  std::vector<void*> blocks;
+  for (int i = 0; i < 40; ++i) blocks.push_back(w.allocate(64));
+  for (int odd : {1, 0})
+    for (int i = odd; i < 40; i += 2) w.deallocate(blocks[std::size_t(i)], 64);
+  CHECK(w.room() == room);
+  w.deallocate(stays, 64);
+  CHECK(w.room() == room + 64);
+}
+
 TEST_CASE("workspace: too small says how much is needed and given, and stays usable") {
   alignas(64) std::byte memory[256];
   sp::workspace w(memory, sizeof memory);

@@ -119,7 +119,7 @@ TEST_CASE("table: elsewhere it takes one block with the room that was asked for,
     for (index_t n : {15, 1, 0, 8}) {
       t.assign(ctx, numbers(n, n));
       CHECK((t.values().data == at && t.size() == n && t.capacity() == 15));
-      CHECK(std::memcmp(at, numbers(n, n).data(), std::size_t(n) * sizeof(index_t)) == 0);
+      CHECK((n == 0 || std::memcmp(at, numbers(n, n).data(), std::size_t(n) * sizeof(index_t)) == 0));
     }
     auto const e = support::failure_of([&] { return t.assign(ctx, numbers(16, 0)), 0; });
     CHECK(support::says(e, sp::errc::workspace_too_small, "a table of 16 entries, there is room for 15"));

@@ -110,6 +110,7 @@ public:
       fail({errc::workspace_too_small,
             "at least " + std::to_string(at + bytes) + " bytes are needed, " + std::to_string(bytes_) + " were given",
             "Ask scratch_bytes() (context.scratch) or saved_bytes() (context.kept) of the object for this batch"});
+    if (out_ >= few && more_.size() <= out_ - few) more_.resize(out_ - few + 1); // so that deallocate never has to
     used_ = at + bytes;
     ++out_;
     return base_ + at;
@@ -121,8 +122,8 @@ public:
     hole const back = joined({std::size_t(block - base_), aligned(block + bytes)});
     if (top)
       used_ = back.begin;
-    else if (holes_ < most_holes)
-      hole_[holes_++] = back; // else it comes back with the last block
+    else
+      hole_at(holes_++) = back; // above each is a block that is out, so there are no more of them
     if (--out_ == 0) used_ = 0, holes_ = 0;
   }
   [[nodiscard]] std::size_t room() const noexcept override {
@@ -144,20 +145,23 @@ private:
   /// With the holes on either side of it, which are holes no more.
   hole joined(hole h) noexcept {
     for (std::size_t i = 0; i < holes_;) {
-      if (hole_[i].end != h.begin && hole_[i].begin != h.end) {
+      hole const x = hole_at(i);
+      if (x.end != h.begin && x.begin != h.end) {
         ++i;
         continue;
       }
-      h = {hole_[i].end == h.begin ? hole_[i].begin : h.begin, hole_[i].end == h.begin ? h.end : hole_[i].end};
-      hole_[i] = hole_[--holes_];
+      h = x.end == h.begin ? hole{x.begin, h.end} : hole{h.begin, x.end};
+      hole_at(i) = hole_at(--holes_);
     }
     return h;
   }
+  hole& hole_at(std::size_t i) noexcept { return i < few ? few_[i] : more_[i - few]; }
 
   std::byte* base_;
   std::size_t bytes_, used_ = 0, out_ = 0;
-  static constexpr std::size_t most_holes = 8;
-  hole hole_[most_holes]{};
+  static constexpr std::size_t few = 8; ///< holes that take no memory of the heap
+  hole few_[few]{};
+  std::vector<hole> more_; ///< as many as blocks have been out at once
   std::size_t holes_ = 0;
 };
 /// A fixed block of host memory.

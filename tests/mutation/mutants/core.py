@@ -337,4 +337,13 @@ MUTANTS = [
         "core.shared",
         "shared: the object*",
     ),
+    Mutant(
+        "holes_forgotten",
+        "a workspace forgets blocks that came back below others, if they are many",
+        "core/memory.hpp",
+        "    else\n      hole_at(holes_++) = back;",
+        "    else if (holes_ < few)\n      hole_at(holes_++) = back;",
+        "core.memory",
+        "workspace: however*",
+    ),
 ]
