@@ -25,7 +25,7 @@ struct ulysses_options {
   /// Each rank's heads are exchanged in this many chunks: while one is computed, the inputs of the next and the results of the one before
   /// are on their way, in forward and backward. A chunk takes kv heads whole: there are no more chunks than some rank has kv heads. One
   /// around another Ulysses of several ranks exchanges all heads at once; that one has chunks of its own. Scratch holds two chunks at a
-  /// time; no bit of a result depends on their number. One value for all ranks.
+  /// time, of dk and dv of kv heads that ranks share all; no bit of a result depends on their number. One value for all ranks.
   index_t head_chunks = 1;
 };
 
