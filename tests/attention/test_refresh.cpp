@@ -219,6 +219,38 @@ TEST_CASE("refresh: from level 2 on ranks agree; after an error no call takes th
   CHECK(good == 3 * w.ring);
 }
 
+TEST_CASE(
+    "refresh: after one that failed an object of any schedule starts anew, with the bits and the scratch of a fresh geometry") {
+  auto const list = steps(false);
+  way const w{.ring = 3, .options = {.mask = list[0].mask}};
+  auto schedules = every_schedule(w.options.mask);
+  std::erase_if(schedules, [](sp::attention_options const& o) { return o.head_chunks > 1; });
+  std::atomic<int> good{0};
+  sp::threads::run(
+      w.ring,
+      [&](sp::threads const& c) {
+        sp::pool memory;
+        sp::context const ctx(memory, memory, key);
+        sp::batch const of_others(sp::packed{0, 8}, sp::zigzag{}, 0, w.ring + 1);
+        for (auto const& before : schedules)
+          for (auto const& after : schedules) {
+            rank_scene a(list[2], w, c), b(list[0], w, c), anew(list[0], w, c);
+            auto const first = ring(c, w.mesh(), before), second = ring(c, w.mesh(), after);
+            auto prepared = first.prepare(a.qb, ctx);
+            static_cast<void>(failure_of([&] { return first.refresh(prepared, of_others, ctx), 0; }));
+            second.refresh(prepared, b.qb, ctx);
+            b.backward(second, prepared, ctx, b.forward(second, prepared, ctx, list[0], w), list[0], w);
+            auto const fresh = second.prepare(anew.qb, ctx);
+            anew.backward(second, fresh, ctx, anew.forward(second, fresh, ctx, list[0], w), list[0], w);
+            sp::attention_shape const s{4, 2, 8, 8};
+            good += same_bits(results(b), results(anew)) &&
+                    second.template scratch_bytes<float>(prepared, s) == second.template scratch_bytes<float>(fresh, s);
+          }
+      },
+      patience);
+  CHECK(good == w.ring * int(schedules.size() * schedules.size()));
+}
+
 TEST_CASE("refresh: a kernel that cannot rewrite a plan makes it again, in a context that it does not take") {
   auto batch = [](index_t n) { return sp::batch(sp::packed{0, n}, sp::contiguous{}, sp::solo{}); };
   auto const one = batch(7), other = batch(12);

@@ -57,6 +57,24 @@ struct tiles_of_two {
   }
 };
 
+/// Gives its queue work that reads keys, and then fails.
+struct failing_kernel : sp::basic_reference<elsewhere> {
+  std::atomic<int>* read; ///< keys of other ranks that this work has read
+  struct reads {
+    sp::view<double const, 3, elsewhere> k;
+    std::atomic<int>* read;
+    void operator()(index_t i) const { *read += k(i, 0, 0) == 3; }
+  };
+  template <class T, class Queue = sp::inline_queue>
+  saved forward(plan const&, sp::basic_allocator<elsewhere>&, sp::call_params const&, sp::view<T const, 3, elsewhere>,
+                std::span<sp::kv_views<T, elsewhere> const> keys, sp::attention_state<T, elsewhere>,
+                Queue const& queue = {}) const {
+    if constexpr (std::is_same_v<T, double> && std::is_same_v<Queue, support::late_queue>)
+      for (auto const& of_rank : keys) queue.for_each(std::array{of_rank.k.extent(0)}, reads{of_rank.k, read});
+    throw std::runtime_error("this kernel fails");
+  }
+};
+
 /// What other memory leaves of a trial: no short form.
 trial on_queues(std::uint64_t seed, object_kind object, int ranks) {
   trial t = draw(seed, object, false, true);
@@ -121,6 +139,47 @@ TEST_CASE("elsewhere: keys are pulled behind barriers that know no queue, once w
     t.how = sp::schedule::pull, t.checks = 1;
     same_on_any_queue<double, object_kind::ring, behind_host_barriers>(t, interleaving(done++ % 3));
   }
+}
+
+TEST_CASE("elsewhere: a kernel that fails has read the keys of others before they are told that it is done") {
+  std::atomic<int> left{0}, early{0};
+  struct watched {
+    sp::threads::publication inner;
+    std::shared_ptr<void> at_end; ///< goes first: sees what has been read when the publication is given up
+    std::span<sp::piece const> of(int rank) const { return inner.of(rank); }
+    void release() { inner.release(); }
+  };
+  struct watching : host_barriers {
+    using host_barriers::host_barriers;
+    std::atomic<int>*read = nullptr, *early = nullptr;
+    watched publish(char const* primitive, std::span<sp::piece const> mine) const {
+      return {host_barriers::publish(primitive, mine),
+              std::shared_ptr<void>(nullptr, [r = read, e = early](void*) { *e += *r != 6; })};
+    }
+  };
+  for (auto how : {interleaving::lane_last, interleaving::lane_first})
+    CHECK_THROWS(sp::threads::run(
+        2,
+        [&](sp::threads const& ranks) {
+          support::late_queue const queue(unsigned(ranks.rank()), how);
+          std::atomic<int> read{0};
+          watching comm(ranks, queue);
+          comm.read = &read, comm.early = &early;
+          support::elsewhere_pool memory(queue);
+          support::elsewhere_tensor<double, 3> x(memory, {3, 1, 2}, std::vector<double>(6, 3)), out(memory, {3, 1, 2});
+          sp::ring_attention const attention{comm, failing_kernel{{}, &read}, {.schedule = sp::schedule::pull}};
+          sp::batch const b(sp::packed{0, 6}, sp::zigzag{}, ranks.rank(), 2);
+          auto const prepared = attention.prepare(b);
+          try {
+            static_cast<void>(attention.forward(prepared, sp::context(queue, memory, memory), *x, *x, *x, *out));
+          } catch (std::runtime_error const&) {
+            ++left;
+            throw;
+          }
+        },
+        patient()));
+  CHECK(left >= 2); // the other rank may be told before its kernel is called
+  CHECK(early == 0);
 }
 
 } // namespace test_elsewhere

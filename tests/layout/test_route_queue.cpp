@@ -1,5 +1,6 @@
 // Routes on queues whose work is done later, over memory that the host cannot touch: the bits of threads and host memory, in every
 // interleaving, with tables of who lands where and without; what is sent by a communicator that knows no queue is there before it is called.
+// A table serves the route that it was assigned, and no other.
 #include <doctest/doctest.h>
 
 #include <atomic>
@@ -8,26 +9,32 @@
 
 #include <sp/batch.hpp>
 #include <sp/local.hpp>
+#include <sp/relayout.hpp>
 #include <sp/route.hpp>
 #include <sp/threads.hpp>
 
 #include "support/counting_queue.hpp"
+#include "support/failure.hpp"
 #include "support/places.hpp"
 #include "support/tensors.hpp"
 
 namespace test_route_queue {
 namespace {
 
+using sp::errc;
 using sp::head_cut;
 using sp::index_t;
 using sp::landing;
 using sp::landing_table;
 using sp::mapping;
 using sp::routed;
+using support::failure_of;
 using support::host_place;
 using support::interleaving;
 using support::late_place;
 using support::late_queue;
+using support::on_all_ranks;
+using support::says;
 using late_ranks = sp::local<late_queue>;
 
 template <class T>
@@ -231,6 +238,118 @@ TEST_CASE("route: with a table a sum is one pass, however many ranges of rows la
   CHECK(passes_by_table == 1);
   CHECK(bytes_by_table < bytes);
   CHECK(sum(nullptr) == std::pair(passes, bytes));
+}
+
+TEST_CASE("route: rows that land in one row by a step of 0 are added up in the order of rank, then of the rows, on any queue") {
+  auto both_ways = []<class Place>(Place& here, bool with_table) {
+    // row 1 of mine goes three times to each of two ranks, whose six rows come home to it
+    auto const copies = [](int, auto&& add) { add(1, 0, 3); };
+    auto const apart = [](int p, auto&& add) { add(3 * p, 1, 3); };
+    sp::route const there = sp::route::of_rows(here.comm.rank(), 2, 2, 6, copies, apart), back = there.transposed();
+    auto const ctx = here.context();
+    landing_table<typename Place::ranks::memory_type> table;
+    if (with_table) table.assign(ctx, back);
+    typename Place::template tensor<float, 1> own(here, {2}, {-5, 7}), spread(here, {6}, std::vector<float>(6)),
+        found(here, {6}, {1e8F, -1e8F, 1, 1e8F, -1e8F, 1}), sum(here, {2}, {3, 4});
+    sp::exchange(here.comm, "there", ctx, routed(there, *own, *spread)).wait();
+    sp::exchange(here.comm, "back", ctx, routed(back, *found, *sum, head_cut{}, landing::sum, &table)).wait();
+    auto values = spread.download();
+    for (float x : sum.download()) values.push_back(x);
+    return values;
+  };
+  // each rank finds the first half, or the second, of what both found: 1e8 - 1e8 + 1, then 1e8 more and less, and 1
+  std::vector<float> const wanted{7, 7, 7, 7, 7, 7, 0, 1};
+  for (auto const& values : on_all_ranks<host_place>(2, [&](auto& here) { return both_ways(here, false); }))
+    CHECK(values == wanted);
+  for (unsigned seed = 0; seed < 6; ++seed)
+    for (auto const& values : on_all_ranks<late_place>(
+             2, [&](auto& here) { return both_ways(here, seed % 2 == 1); }, interleaving(seed % 3), seed))
+      CHECK(values == wanted);
+  auto const r = sp::route::of_rows(
+      0, 1, 3, 2, [](int, auto&& add) { add(0, 1, 3); }, [](int, auto&& add) { add(1, 0, 3); });
+  CHECK(r.lands().rows(0) == 3);
+  CHECK(r.lands().ranges() == 3);
+  CHECK_FALSE(r.lands().distinct());
+}
+
+TEST_CASE("route: a table is refused by another route, and stays as it was where it has no room for one") {
+  sp::layout const l(sp::packed{0, 8}, sp::contiguous{}, 1);
+  std::vector<mapping> const all{{0, 0, 8}}, twice{{0, 0, 4}, {0, 4, 4}}, few{{0, 0, 4}};
+  auto back = [&](std::vector<mapping> const& map) { return sp::route::between(l, l, map, 0).transposed(); };
+  sp::route const a = back(few), b = back(twice), c = back(all);
+  std::vector<float> from(8, 1), to(8);
+  support::plain_memory<support::apart> memory;
+  support::counted_work work;
+  sp::context const ctx(support::counting_queue<support::apart>(work), memory, memory);
+  landing_table<support::apart> table;
+  auto sum = [&](sp::route const& r) {
+    using view = sp::view<float, 1, support::apart>;
+    sp::exchange(alone{}, "sum", ctx, routed(r, view(from.data(), 8), view(to.data(), 8), head_cut{}, landing::sum, &table))
+        .wait();
+    return 0;
+  };
+  CHECK(says(failure_of([&] { return table.assign(ctx, sp::route()), 0; }), errc::bad_state, "a route without ranks"));
+  CHECK_FALSE(table.made());
+  table.assign(ctx, a);
+  sp::route const copy = a, same = a.transposed().transposed();
+  CHECK(sum(copy) + sum(same) == 0);
+  auto const passes = work.passes;
+  auto const e = failure_of([&] { return sum(b); });
+  CHECK((says(e, errc::bad_state, "of another route") && e.primitive == "sum" && e.rank == 0));
+  CHECK(work.passes == passes);
+
+  auto const uploads = work.uploads;
+  auto const full = failure_of([&] { return table.assign(ctx, c), 0; }); // as many rows, but more of them land
+  CHECK(says(full, errc::workspace_too_small, "tables of 9 and 8 entries", "room for 9 and 4"));
+  CHECK(work.uploads == uploads);
+  CHECK(sum(a) == 0);
+  sp::landing_table<sp::host_memory> on_host;
+  sp::pool pool;
+  sp::context const host(pool, pool);
+  CHECK(says(failure_of([&] { return on_host.assign(host, sp::route()), 0; }), errc::bad_state, "a route without ranks"));
+  on_host.assign(host, a);
+  on_host.require_route(same, "sum");
+  CHECK(says(failure_of([&] { return on_host.require_route(b, "sum"), 0; }), errc::bad_state, "of another route"));
+}
+
+TEST_CASE("relayout: the table of another one is refused by all ranks, then rewritten at its addresses") {
+  auto body = []<class Place>(Place& here) {
+    auto const& comm = here.comm;
+    sp::documents const docs = sp::packed{0, 8};
+    sp::layout const near(docs, sp::contiguous{}, 2), far(docs, sp::striped{}, 2);
+    mapping const all{0, 0, 8}, two[] = {{0, 0, 4}, {0, 4, 4}};
+    sp::relayout const before(near, far, {&all, 1}, comm.rank()), now(near, far, two, comm.rank()),
+        compared(near, far, two, comm.rank(), {.checks = 2});
+    auto ctx = here.context();
+    ctx.room.least = 16;
+    float const x = float(4 * comm.rank());
+    typename Place::template tensor<float, 1> dout(here, {4}, {x + 1, x + 2, x + 3, x + 4}), din(here, {4}, {9, 9, 9, 9});
+    auto table = before.transposed_table(ctx);
+    auto refusal = [&](sp::relayout const& r, auto const* t) {
+      return failure_of([&] { return r.apply_transposed(comm, ctx, *dout, *din, t), 0; });
+    };
+    auto const e = refusal(now, &table);
+    bool good = says(e, errc::bad_state, "of another route") && e.primitive == "relayout";
+    // from level 2 on all are told, also those whose own table is good
+    auto const told = refusal(compared, comm.rank() == 1 ? &table : nullptr);
+    good = good && (comm.rank() == 0 ? told.peer == 1 : says(told, errc::bad_state, "of another route"));
+    bool const unwritten = din.download() == std::vector<float>(4, 9);
+    if constexpr (requires { table.read(); }) {
+      auto const at = table.read();
+      now.assign_transposed_table(table, ctx);
+      good = good && table.read().first.data == at.first.data && table.read().arrivals.data == at.arrivals.data;
+    } else {
+      now.assign_transposed_table(table, ctx);
+    }
+    now.apply_transposed(comm, ctx, *dout, *din, &table);
+    auto values = din.download();
+    values.push_back(float(good) + 2 * float(unwritten));
+    return values;
+  };
+  // dout of positions 0, 2, 4, 6 is on rank 0 (striped), of the others on rank 1; two positions were made of each of rank 0's rows
+  std::vector<std::vector<float>> const wanted{{1 + 3, 5 + 7, 2 + 4, 6 + 8, 3}, {0, 0, 0, 0, 3}};
+  CHECK(on_all_ranks<host_place>(2, body) == wanted);
+  for (unsigned seed = 0; seed < 3; ++seed) CHECK(on_all_ranks<late_place>(2, body, interleaving(seed), seed) == wanted);
 }
 
 } // namespace test_route_queue

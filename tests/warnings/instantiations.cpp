@@ -212,6 +212,8 @@ void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& mem
   sp::gather_loss loss{ranks, sp::averaged{2}};
   loss.backward(loss.forward(losses, labels), labels, losses);
   sp::context const ctx(memory, memory);
+  auto who_lands = moves.transposed_table(ctx);
+  moves.assign_transposed_table(who_lands, ctx);
   auto const queued = loss.forward(ctx, losses, labels);
   loss.backward(ctx, queued, labels, losses);
   loss.backward(ctx, sp::read(ctx.queue, queued), labels, losses);

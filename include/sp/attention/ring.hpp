@@ -123,7 +123,6 @@ public:
     detail::planner<Backend, Context> const plans{backend_, context};
     detail::ring_layouts const from{q, k, part, slices};
     detail::ring_schedules::visit(g.how, [&](auto how) { how.prepare(plans, g, from); });
-    g.end();
   }
 
   void identify(digest& d) const { d.add(wanted_schedule()).add(kernel_identity_); }

@@ -58,13 +58,14 @@ public:
   }
 
   /// The transpose, for gradients: din (rows of `from`, ...) = sum over everything a row was mapped to, in order of rank and rounded
-  /// once. With a table from transposed_table() it is one pass over din; it stays alive until that pass has run.
+  /// once. With a table from transposed_table() it is one pass over din; it stays alive until that pass has run. bad_state for the table
+  /// of another relayout.
   template <communicator C, class Queue, class From, class T, int R>
   void apply_transposed(C const& comm, context<Queue> const& ctx, detail::view_on<Queue, From, R> dout,
                         detail::view_on<Queue, T, R> din,
                         landing_table<typename Queue::memory_type> const* table = nullptr) const {
     static_assert(detail::require_rows_move<From, T>());
-    check_all(".apply_transposed", comm, dout, din, back_, ctx);
+    check_all(".apply_transposed", comm, dout, din, back_, ctx, table);
     sp::exchange(comm, "relayout", ctx, routed(back_, dout, din, head_cut{}, landing::sum, table)).wait();
   }
   template <communicator C, class From, class T, int R>
@@ -75,8 +76,14 @@ public:
   template <class Queue>
   [[nodiscard]] landing_table<typename Queue::memory_type> transposed_table(context<Queue> const& ctx) const {
     landing_table<typename Queue::memory_type> table;
-    table.assign(ctx, back_);
+    assign_transposed_table(table, ctx);
     return table;
+  }
+  /// The same into a table that another relayout filled, say that of the batch before: at the same addresses, behind all work that the
+  /// queue was given. workspace_too_small, and the table as it was, if it has not the room: context.room when it was made.
+  template <class Queue>
+  void assign_transposed_table(landing_table<typename Queue::memory_type>& table, context<Queue> const& ctx) const {
+    located({"relayout", ".assign_transposed_table", place_.rank, place_.size}, [&] { table.assign(ctx, back_); });
   }
 
 private:
@@ -95,8 +102,8 @@ private:
 
   template <class C, class A, class B, int R, class M, class Queue>
   void check_all(char const* call, C const& comm, view<A, R, M> const& in, view<B, R, M> const& out, route const& rows,
-                 context<Queue> const& ctx) const {
-    auto local = [&] { check(comm, in, out, rows.from_rows(), rows.to_rows()); };
+                 context<Queue> const& ctx, landing_table<M> const* table = nullptr) const {
+    auto local = [&] { check(comm, in, out, rows, table); };
     if (checks_ < 2) return local();
     fingerprint f("relayout", call, comm.rank());
     digest row(R);
@@ -108,19 +115,22 @@ private:
   }
 
   template <class C, class A, class B, int R, class M>
-  void check(C const& comm, view<A, R, M> const& in, view<B, R, M> const& out, index_t in_rows, index_t out_rows) const {
+  void check(C const& comm, view<A, R, M> const& in, view<B, R, M> const& out, route const& rows,
+             landing_table<M> const* table) const {
     if (auto const here = detail::group_place::in(comm); place_ != here)
       fail({errc::bad_state, "the relayout was made for " + place_.text() + ", this is " + here.text() + " of its group",
             "Make the relayout over the ranks of the same group", "relayout", comm.rank(), comm.size()});
-    if (in.extent(0) != in_rows || out.extent(0) != out_rows)
+    if (in.extent(0) != rows.from_rows() || out.extent(0) != rows.to_rows())
       fail({errc::invalid_shape,
             "rows given " + std::to_string(in.extent(0)) + " and " + std::to_string(out.extent(0)) + ", the layouts hold " +
-                std::to_string(in_rows) + " and " + std::to_string(out_rows),
+                std::to_string(rows.from_rows()) + " and " +
+                std::to_string(rows.to_rows()),
             "Pass (rows of the layout, ...) tensors", "relayout", comm.rank(), comm.size()});
     for (int d = 1; d < R; ++d)
       if (in.extent(d) != out.extent(d))
         fail({errc::invalid_shape, "tensors " + shape(in) + " and " + shape(out) + " differ behind the rows",
               "Give equal trailing extents", "relayout", comm.rank(), comm.size()});
+    if (table) table->require_route(rows, "relayout");
     located({"relayout", "", comm.rank(), comm.size()}, [&] { detail::refuse_aliasing({{"out", out}}, {{"in", in}}); });
   }
 

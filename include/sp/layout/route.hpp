@@ -23,8 +23,13 @@ public:
     lists_.push_back(lists_.back());
     lists_.back().repeats = true;
   }
+  /// One row several times (step 0) becomes ranges of one row each: passes over a range may take its rows in any order.
   void add(index_t first, index_t step, index_t count) {
     if (count == 0) return;
+    if (count > 1 && step == 0) {
+      for (index_t i = 0; i < count; ++i) add(first, 1, 1);
+      return;
+    }
     list& l = lists_.back();
     row_range const next{first, count == 1 ? 1 : step, count};
     if (l.end == l.begin || !join(ranges_.back(), next)) {
@@ -48,6 +53,8 @@ public:
       if (!l.rises) return false;
     return true;
   }
+  /// Tells these lists from all others of the program.
+  [[nodiscard]] std::uint64_t serial() const noexcept { return lists_.empty() ? 0 : lists_.front().serial; }
   /// All peers have the same list.
   [[nodiscard]] bool alike() const noexcept {
     for (std::size_t p = 1; p < lists_.size(); ++p)
@@ -120,7 +127,8 @@ public:
   }
 
   /// Of lists of rows, seen from `part`: sends(p, add) calls add(first, step, count) for those of my `from_rows` that go to part p, and
-  /// lands(p, add) for those of my `to_rows` in which what p sends lands. Both ends of a pair list as many rows, in one order.
+  /// lands(p, add) for those of my `to_rows` in which what p sends lands. Both ends of a pair list as many rows, in one order. A step of
+  /// 0 names one row `count` times: sent, its copies; landed in, the sum of what comes, in its order, where a landing sums.
   /// invalid_shape for rows that are not there.
   template <class Sends, class Lands>
   [[nodiscard]] static route of_rows(int part, int parts, index_t from_rows, index_t to_rows, Sends&& sends, Lands&& lands) {

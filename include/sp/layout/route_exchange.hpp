@@ -126,6 +126,7 @@ void check_operand(C const& c, char const* primitive, routed<From, To, R, Sums, 
            "rows given " + std::to_string(o.from.extent(0)) + " and " + std::to_string(o.to.extent(0)) + ", the route has " +
                std::to_string(r.from_rows()) + " and " + std::to_string(r.to_rows()),
            "Pass (rows of the route, ...) tensors");
+  if (o.table) o.table->require_route(r, primitive);
   auto want = o.from.extents;
   want[0] = o.to.extent(0);
   bool good = R > 1 || o.cut.of == head_cut::side::none;
@@ -155,7 +156,7 @@ auto start_along_routes(C const& c, char const* primitive, context<Queue> const&
 /// Moves rows of all operands along their routes in one exchange named `primitive`, as an operation of the context's queue: it starts
 /// after all work that the queue was given, and after wait() of the token it returns the rows have landed and sums are complete for all
 /// work that the queue is given. Costs O(ranks x operands), and O(ranges of rows) where C does not read lists of rows.
-/// bad_state for a route of another group, invalid_shape for extents that do not fit: nothing has been sent then.
+/// bad_state for a route of another group or a table of another route, invalid_shape for extents that do not fit: nothing has been sent then.
 template <communicator C, class Queue, class... Operands>
   requires(sizeof...(Operands) > 0)
 [[nodiscard]] auto exchange(C const& c, char const* primitive, context<Queue> const& ctx, Operands const&... operands) {

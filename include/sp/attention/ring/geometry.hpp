@@ -30,8 +30,14 @@ struct ring_geometry {
   landing_table<typename Backend::memory_type>
       readers{}; ///< cast: who finds gradients for which own row, if prepared in a context
 
-  /// What is prepared in place of what another batch left, whose plans are rewritten.
+  /// What is prepared in place of what another batch left, whose plans are rewritten; of another schedule, which a refresh that failed
+  /// may have left, nothing stays.
   void begin(int my_rank, int ranks, sp::schedule chosen, index_t rows) {
+    if (how != chosen || size != ranks) {
+      steps.clear();
+      keys.reset();
+      held = {}, passed = {}, readers = {};
+    }
     rank = my_rank, size = ranks, how = chosen, q_rows = rows, planned_ = 0;
     key_rows.clear();
     query_rows.clear();
@@ -50,12 +56,6 @@ struct ring_geometry {
       plans.refresh(*keys, p);
     else
       keys.emplace(plans.prepare(p));
-  }
-  /// A geometry of this configuration has as many steps for every batch.
-  void end() const {
-    if (planned_ != steps.size())
-      fail({errc::bad_state, "this geometry has steps of another schedule",
-            "Refresh what an object of the same schedule prepared"});
   }
 
   int source(int step) const { return (rank - step + size) % size; }

@@ -23,15 +23,24 @@ view<E, R, M> pulled(std::span<piece const> from, std::size_t i, int peer, index
 }
 
 /// What this rank shows to all others while it lives until release(): as its queue's earlier work wrote it, and for their queues to read.
+/// After an exception, too, what this rank's queue was given has read the tensors of others before they are told that it is done.
 template <class Call>
 class shown {
 public:
   shown(Call const& c, char const* primitive, std::span<piece const> mine)
       : call_(c), primitive_(primitive),
         published_((finish_before_sending(c.comm, c.ctx.queue, primitive), c.comm.publish(primitive, mine))) {}
+  shown(shown const&) = delete;
+  ~shown() {
+    if (released_) return;
+    try {
+      finish_before_sending(call_.comm, call_.ctx.queue, primitive_);
+    } catch (...) {} // a queue that fails reads no more; the exception under way tells why
+  }
   std::span<piece const> of(int rank) const { return published_.of(rank); }
   void release() {
     finish_before_sending(call_.comm, call_.ctx.queue, primitive_); // what reads the tensors of others
+    released_ = true;
     published_.release();
   }
 
@@ -40,6 +49,7 @@ private:
   Call const& call_;
   char const* primitive_;
   decltype(std::declval<comm const&>().publish("", std::span<piece const>())) published_;
+  bool released_ = false;
 };
 
 /// Everybody's tensors, in the order of ranks.

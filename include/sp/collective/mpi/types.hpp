@@ -54,20 +54,22 @@ public:
   }
   /// A committed type of several pieces at absolute addresses, in `room`.
   MPI_Datatype of(mpi_calls& mpi, std::span<piece const> pieces, mpi_type& room) {
-    std::vector<mpi_type> rooms(pieces.size());
-    std::vector<MPI_Datatype> types;
-    std::vector<MPI_Aint> places;
+    parts_.clear();
+    members_.clear();
+    rooms_.clear();
     for (piece const& p : pieces) {
       if (p.bytes() == 0) continue;
-      types.push_back(of(mpi, p, rooms[std::size_t(&p - pieces.data())]));
-      mpi.good(MPI_Get_address(p.data, &places.emplace_back()), "MPI_Get_address");
+      members_.push_back(of(mpi, p, rooms_.emplace_back()));
+      parts_.lengths.push_back(1);
+      mpi.good(MPI_Get_address(p.data, &parts_.places.emplace_back()), "MPI_Get_address");
     }
-    std::vector<int> const ones(types.size(), 1);
     mpi_type fresh;
-    mpi.good(MPI_Type_create_struct(int(types.size()), ones.data(), places.data(), types.data(), fresh.put()),
+    mpi.good(MPI_Type_create_struct(int(members_.size()), parts_.lengths.data(), parts_.places.data(), members_.data(),
+                                    fresh.put()),
              "MPI_Type_create_struct");
     mpi.good(MPI_Type_commit(fresh.put()), "MPI_Type_commit");
     room = std::move(fresh);
+    rooms_.clear();
     return room.get();
   }
 
@@ -84,6 +86,7 @@ public:
   }
   void clear() noexcept {
     kept_.clear();
+    rooms_.clear();
     ranges_ = 0;
   }
 
@@ -91,6 +94,12 @@ private:
   /// Ranges of rows for which types are kept: Open MPI takes 300 bytes for each, 40 MiB for all.
   static constexpr index_t most_ranges = index_t{1} << 17;
   static constexpr int patience = 128; ///< exchanges
+  /// What a type is made of, in memory that is used again.
+  struct lists {
+    std::vector<int> lengths{};
+    std::vector<MPI_Aint> places{};
+    void clear() noexcept { lengths.clear(), places.clear(); }
+  };
   /// List, size of an element, extents but the first, strides.
   using key = std::array<std::uint64_t, 2 * piece::max_rank + 1>;
   struct kept {
@@ -147,7 +156,7 @@ private:
     return type;
   }
   /// The rows that a piece lists: blocks of rows at the step that its ranges have in common; rows of other ranges are blocks of one.
-  static mpi_type rows(mpi_calls& mpi, piece const& p) {
+  mpi_type rows(mpi_calls& mpi, piece const& p) {
     piece one = p;
     one.rows = {};
     one.extents[0] = 1;
@@ -157,11 +166,10 @@ private:
         step = r.step;
         break;
       }
-    std::vector<int> lengths;
-    std::vector<MPI_Aint> places;
+    blocks_.clear();
     auto add = [&](index_t first, index_t count) {
-      lengths.push_back(int(count));
-      places.push_back(MPI_Aint(first * p.strides[0]));
+      blocks_.lengths.push_back(int(count));
+      blocks_.places.push_back(MPI_Aint(first * p.strides[0]));
     };
     for (row_range const& r : p.rows)
       if (r.step == step)
@@ -171,7 +179,8 @@ private:
     mpi_type const row = block(mpi, one);
     mpi_type spaced, all;
     mpi.good(MPI_Type_create_resized(row.get(), 0, MPI_Aint(step * p.strides[0]), spaced.put()), "MPI_Type_create_resized");
-    mpi.good(MPI_Type_create_hindexed(int(lengths.size()), lengths.data(), places.data(), spaced.get(), all.put()),
+    mpi.good(MPI_Type_create_hindexed(int(blocks_.lengths.size()), blocks_.lengths.data(), blocks_.places.data(), spaced.get(),
+                                      all.put()),
              "MPI_Type_create_hindexed");
     return all;
   }
@@ -179,6 +188,9 @@ private:
   std::map<key, kept> kept_;
   index_t ranges_ = 0; ///< of all that is kept
   unsigned exchanges_ = 0;
+  lists parts_{}, blocks_{};          ///< of a type of several pieces, and of one of rows
+  std::vector<MPI_Datatype> members_; ///< of that type of several pieces, and those that are not kept
+  std::vector<mpi_type> rooms_;
 };
 
 } // namespace sp::detail
