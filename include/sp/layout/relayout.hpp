@@ -123,8 +123,7 @@ private:
     if (in.extent(0) != rows.from_rows() || out.extent(0) != rows.to_rows())
       fail({errc::invalid_shape,
             "rows given " + std::to_string(in.extent(0)) + " and " + std::to_string(out.extent(0)) + ", the layouts hold " +
-                std::to_string(rows.from_rows()) + " and " +
-                std::to_string(rows.to_rows()),
+                std::to_string(rows.from_rows()) + " and " + std::to_string(rows.to_rows()),
             "Pass (rows of the layout, ...) tensors", "relayout", comm.rank(), comm.size()});
     for (int d = 1; d < R; ++d)
       if (in.extent(d) != out.extent(d))

@@ -35,7 +35,8 @@ public:
     if (released_) return;
     try {
       finish_before_sending(call_.comm, call_.ctx.queue, primitive_);
-    } catch (...) {} // a queue that fails reads no more; the exception under way tells why
+    } catch (...) { // a queue that fails reads no more; the exception under way tells why
+    }
   }
   std::span<piece const> of(int rank) const { return published_.of(rank); }
   void release() {

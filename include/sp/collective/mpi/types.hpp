@@ -64,9 +64,9 @@ public:
       mpi.good(MPI_Get_address(p.data, &parts_.places.emplace_back()), "MPI_Get_address");
     }
     mpi_type fresh;
-    mpi.good(MPI_Type_create_struct(int(members_.size()), parts_.lengths.data(), parts_.places.data(), members_.data(),
-                                    fresh.put()),
-             "MPI_Type_create_struct");
+    mpi.good(
+        MPI_Type_create_struct(int(members_.size()), parts_.lengths.data(), parts_.places.data(), members_.data(), fresh.put()),
+        "MPI_Type_create_struct");
     mpi.good(MPI_Type_commit(fresh.put()), "MPI_Type_commit");
     room = std::move(fresh);
     rooms_.clear();
