@@ -129,14 +129,30 @@ struct moved_tensors {
   }
 };
 
-/// The trials at which nothing runs before forward, or backward, has returned. What ranks compare is waited for.
-inline bool held_back(trial const& t) { return t.checks < 2 && t.seed / 2 % 3 == 0; }
+/// A number that a seed and a question have in common with no other: choices that follow from it are independent of each other.
+inline std::uint64_t mixed(std::uint64_t seed, std::uint64_t question) {
+  std::uint64_t x = seed * 0x9E3779B97F4A7C15u + question * 0xD1B54A32D192ED03u;
+  x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+  return x ^ x >> 31;
+}
 
-/// The geometry of a step, by seed: without tables, with tables, or in the place of another batch.
+/// The trials at which nothing runs before forward, or backward, has returned. What ranks compare is waited for.
+inline bool held_back(trial const& t) { return t.checks < 2 && mixed(t.seed, 1) % 3 == 0; }
+
+/// How a step comes by its geometry, and by its scratch.
+enum class tables { none, made, rewritten };
+inline tables tables_of(trial const& t) {
+  auto const how = tables(mixed(t.seed, 2) % 3);
+  return how == tables::none && t.checks > 1 ? tables::made : how;
+}
+inline bool in_workspace(trial const& t) { return mixed(t.seed, 3) % 2 == 0; }
+
+/// The geometry of a step: without tables, with tables, or in the place of another batch.
 template <class Object, class Context>
 auto prepared_for(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, Context ctx) {
-  if (t.seed % 3 == 0 && t.checks < 2) return t.cross ? attn.prepare(b, kb) : attn.prepare(b);
-  if (t.seed % 3 < 2) return t.cross ? attn.prepare(b, kb, ctx) : attn.prepare(b, ctx);
+  if (tables_of(t) == tables::none) return t.cross ? attn.prepare(b, kb) : attn.prepare(b);
+  if (tables_of(t) == tables::made) return t.cross ? attn.prepare(b, kb, ctx) : attn.prepare(b, ctx);
   auto other = [&](index_t tokens) { return sp::batch{sp::packed{0, 3, tokens}, sp::contiguous{}, b.part(), b.parts()}; };
   sp::batch const queries = other(11), keys = other(17);
   ctx.room.least = 8 * (t.docs.length() + t.keys().length() + 2); // 8 ranks
@@ -145,7 +161,7 @@ auto prepared_for(Object const& attn, trial const& t, sp::batch const& b, sp::ba
   return prepared;
 }
 
-/// step() on the queue of the object's ranks, at even seeds in a workspace of scratch_bytes.
+/// step() on the queue of the object's ranks, in half of the trials in a workspace of scratch_bytes.
 template <class T, class Object>
 void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, rank_tensors<T>& x,
           outcome<T>& to) requires(std::is_same_v<typename Object::memory_type, elsewhere>) {
@@ -158,7 +174,8 @@ void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch cons
     index_t const bytes = attn.template scratch_bytes<T>(prepared, {t.q_heads, t.kv_heads, t.dim, t.value_dim}, queue);
     support::elsewhere_tensor<char, 1> const block(memory, {bytes});
     sp::basic_workspace<elsewhere> workspace(block->data, std::size_t(bytes));
-    support::allocator_of<elsewhere>& scratch = t.seed % 2 ? static_cast<support::allocator_of<elsewhere>&>(pool) : workspace;
+    support::allocator_of<elsewhere>& scratch =
+        in_workspace(t) ? workspace : static_cast<support::allocator_of<elsewhere>&>(pool);
     sp::context const ctx(queue, scratch, kept, t.random());
     auto held = [&](auto&& f) { // a hidden synchronisation throws
       if (!held_back(t)) return f();

@@ -80,6 +80,14 @@ trial on_queues(std::uint64_t seed, object_kind object, int ranks) {
   trial t = draw(seed, object, false, true);
   if (object == object_kind::ring) t.ranks = t.ring = ranks;
   if (object == object_kind::ulysses) t.ranks = t.ulysses = ranks;
+  static constexpr sp::schedule schedules[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull,
+                                               sp::schedule::pass_q};
+  t.how = schedules[mixed(seed, 4) % 4];
+  if (mixed(seed, 5) % 2) { // chunks on every rank
+    t.ulysses_chunks = 2 + index_t(mixed(seed, 6) % 3);
+    t.kv_heads = 2 * t.ulysses;
+    t.q_heads = t.kv_heads * (1 + index_t(mixed(seed, 7) % 2));
+  }
   t.short_form = t.twice = false;
   return t;
 }
@@ -101,15 +109,27 @@ void same_on_any_queue(trial const& t, interleaving how) {
   CHECK(late.dsinks == host.dsinks);
 }
 
+/// Which ways of a step have met: tables, scratch, odd or even numbers of ranks.
+struct ways_taken {
+  std::set<std::array<int, 3>> pairs{};
+  void note(trial const& t) {
+    int const how = int(tables_of(t)), block = in_workspace(t), odd = t.ranks % 2;
+    pairs.insert({{0, how, block}, {1, how, odd}, {2, block, odd}});
+  }
+  ~ways_taken() { CHECK(pairs.size() == 3 * 2 + 3 * 2 + 2 * 2); }
+};
+
 } // namespace
 
 TEST_CASE(
     "elsewhere: rings have the bits of the host and the numbers of the oracle, however late their queues are [asan] [tsan]") {
   auto const end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds());
   unsigned done = 0;
+  ways_taken ways;
   for (; done < trials || std::chrono::steady_clock::now() < end; ++done) {
     trial t = on_queues(1 + done * 7919u, object_kind::ring, 1 + int(done % 8));
     if (done % 6 == 5) t.how = sp::schedule::cast, t.mask = sp::full(); // many readers of each key
+    ways.note(t);
     auto const how = interleaving(done / 8 % 3);
     done % 5 == 3 ? same_on_any_queue<sp::bf16>(t, how) : same_on_any_queue<double>(t, how);
   }
@@ -121,12 +141,16 @@ TEST_CASE(
     "elsewhere: ulysses and usp, in chunks of heads or at once, have the bits of the host and the numbers of the oracle [asan]") {
   auto const end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds());
   unsigned done = 0;
+  ways_taken ways;
   for (; done < trials || std::chrono::steady_clock::now() < end; ++done) {
     auto const how = interleaving(done / 8 % 3);
-    if (done % 3 == 2)
-      same_on_any_queue<double, object_kind::usp>(on_queues(1 + done * 7919u, object_kind::usp, 0), how);
+    bool const ring_inside = done % 3 == 2;
+    trial const t = on_queues(1 + done * 7919u, ring_inside ? object_kind::usp : object_kind::ulysses, 1 + int(done % 8));
+    ways.note(t);
+    if (ring_inside)
+      same_on_any_queue<double, object_kind::usp>(t, how);
     else
-      same_on_any_queue<double, object_kind::ulysses>(on_queues(1 + done * 7919u, object_kind::ulysses, 1 + int(done % 8)), how);
+      same_on_any_queue<double, object_kind::ulysses>(t, how);
   }
   MESSAGE(done << " trials");
 }
@@ -135,8 +159,8 @@ TEST_CASE("elsewhere: keys are pulled behind barriers that know no queue, once w
   int done = 0;
   for (unsigned seed = 1; done < 12; ++seed) {
     trial t = on_queues(seed, object_kind::ring, 2 + done % 3);
-    if (held_back(t)) continue;
     t.how = sp::schedule::pull, t.checks = 1;
+    if (held_back(t)) continue;
     same_on_any_queue<double, object_kind::ring, behind_host_barriers>(t, interleaving(done++ % 3));
   }
 }
