@@ -8,6 +8,7 @@
 #include <sp/core/digest.hpp>
 #include <sp/core/dtype.hpp>
 #include <sp/core/philox.hpp>
+#include <sp/core/real.hpp>
 #include <sp/geometry/heads.hpp>
 
 namespace sp {
