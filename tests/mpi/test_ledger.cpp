@@ -86,7 +86,7 @@ TEST_CASE("ring casts: the ledger of threads") {
   });
 }
 TEST_CASE("ring passes queries: the ledger of threads") {
-  compare<sp::mpi>({5}, [](auto comm) {
+  compare<sp::mpi>({8}, [](auto comm) {
     return sp::ring_attention{comm, sp::cpu{}, {.schedule = sp::schedule::pass_q, .head_chunks = 3}};
   });
 }
