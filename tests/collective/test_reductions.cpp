@@ -144,7 +144,7 @@ std::string asked_of(auto const& c, std::string& log) {
   support::late_queue::hold const nobody_waits(q);
   sp::exchange(c, t, q).wait();
   sp::all_to_all_v(c, t, q).wait();
-  sp::all_gather_v(c, "x", {&p, 1}, {&own, 1}, *ctx.tables, q).wait();
+  sp::all_gather_v(c, "x", {&p, 1}, {&own, 1}, *ctx.lists, q).wait();
   sp::all_reduce(c, *v, ctx).wait();
   sp::reduce_scatter(c, {&*v, 1}, *v, ctx).wait();
   sp::broadcast(c, {&p, 1}, 0, q).wait();
@@ -196,7 +196,7 @@ int refused(C const& c, sp::context<Queue> const& ctx, sp::view<float, 1, suppor
   sp::parcel const to[]{{1, one}}, from[]{{0, {}}, {1, one}};
   sp::traffic const t{"moved", to, to};
   sp::view<float, 1, support::elsewhere> const parts[]{v.rows(0, 2), v.rows(2, 2)};
-  sp::pool tables;
+  sp::pool lists;
   int count = 0;
   auto tried = [&](char const* primitive, auto&& start) {
     try {
@@ -208,7 +208,7 @@ int refused(C const& c, sp::context<Queue> const& ctx, sp::view<float, 1, suppor
   };
   tried("moved", [&] { return sp::exchange(c, t, ctx.queue); });
   tried("moved", [&] { return sp::all_to_all_v(c, t, ctx.queue); });
-  tried("gathered", [&] { return sp::all_gather_v(c, "gathered", one, from, tables, ctx.queue); });
+  tried("gathered", [&] { return sp::all_gather_v(c, "gathered", one, from, lists, ctx.queue); });
   tried("spread", [&] { return sp::broadcast(c, one, 0, ctx.queue, "spread"); });
   tried("barrier", [&] { return sp::barrier(c, ctx); });
   tried("parts", [&] { return sp::reduce_scatter(c, parts, parts[std::size_t(c.rank())], ctx, "parts"); });
@@ -241,17 +241,17 @@ TEST_CASE("reductions: a queue that is not the communicator's own is refused bef
   });
 }
 
-TEST_CASE("reductions: scratch of a queue's memory is what is promised, and lists are in tables [asan]") {
+TEST_CASE("reductions: scratch of a queue's memory is what is promised, and lists are in context.lists [asan]") {
   support::on_all_ranks<late_place>(3, [&](late_place& here) {
     bare const c(here.comm);
-    sp::pool tables;
+    sp::pool lists;
     for (index_t n : {1, 256, 257, 2000}) {
       support::elsewhere_tensor<float, 1> v(here.memory, {n}, rough<float>(c.rank(), n, 1));
       auto const bytes = sp::all_reduce_scratch<float>(n, c.size(), here.comm.queue());
       support::elsewhere_tensor<char, 1> block(here.memory, {bytes});
       sp::basic_workspace<support::elsewhere> scratch(block->data, std::size_t(bytes));
       sp::context ctx(here.comm.queue(), scratch, scratch);
-      ctx.tables = &tables;
+      ctx.lists = &lists;
       sp::all_reduce(c, *v, ctx).wait();
       CHECK(scratch.room() == std::size_t(bytes));
       if (n > 256) continue; // parts are uneven: less is enough for some ranks
@@ -259,7 +259,7 @@ TEST_CASE("reductions: scratch of a queue's memory is what is promised, and list
       sp::context const less(here.comm.queue(), small, small);
       CHECK(support::failure_of([&] { sp::all_reduce(c, *v, less).wait(); }).code == sp::errc::workspace_too_small);
     }
-    CHECK((tables.peak_bytes() > 0 && tables.bytes_in_use() == 0));
+    CHECK((lists.peak_bytes() > 0 && lists.bytes_in_use() == 0));
     return 0;
   });
 }

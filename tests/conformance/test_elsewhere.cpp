@@ -137,18 +137,24 @@ TEST_CASE(
   MESSAGE(done << " trials");
 }
 
-TEST_CASE(
-    "elsewhere: ulysses and usp, in chunks of heads or at once, have the bits of the host and the numbers of the oracle [asan]") {
+TEST_CASE("elsewhere: ulysses, usp and ulysses around usp, in chunks of heads or at once, have the bits of the host and the "
+          "numbers of the "
+          "oracle [asan]") {
   auto const end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds());
   unsigned done = 0;
   ways_taken ways;
   for (; done < trials || std::chrono::steady_clock::now() < end; ++done) {
     auto const how = interleaving(done / 8 % 3);
-    bool const ring_inside = done % 3 == 2;
-    trial const t = on_queues(1 + done * 7919u, ring_inside ? object_kind::usp : object_kind::ulysses, 1 + int(done % 8));
+    static constexpr object_kind objects[] = {object_kind::ulysses, object_kind::usp, object_kind::nested};
+    object_kind const object = objects[done % 3];
+    trial const t = on_queues(1 + done * 7919u, object, 1 + int(done % 8));
     ways.note(t);
-    if (ring_inside)
-      same_on_any_queue<double, object_kind::usp>(t, how);
+    if (object == object_kind::nested)
+      same_on_any_queue<double, object_kind::nested>(t, how);
+    else if (object == object_kind::usp)
+      same_on_any_queue<sp::bf16, object_kind::usp>(t, how);
+    else if (done % 2)
+      same_on_any_queue<sp::bf16, object_kind::ulysses>(t, how);
     else
       same_on_any_queue<double, object_kind::ulysses>(t, how);
   }

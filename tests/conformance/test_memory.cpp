@@ -17,9 +17,10 @@ void every_object(F&& f) {
     f("usp " + std::to_string(int(how)), [=](sp::threads const& c) { return make_usp(c, 2, sp::cpu{}, options); });
   }
   for (auto kept : {sp::keep::heads, sp::keep::output})
-    f(kept == sp::keep::heads ? "ulysses heads" : "ulysses output", [=](sp::threads const& c) {
-      return sp::ulysses_attention{c, sp::cpu{}, {}, {kept}};
-    });
+    for (index_t chunks : {1, 3})
+      f((kept == sp::keep::heads ? "ulysses heads " : "ulysses output ") + std::to_string(chunks), [=](sp::threads const& c) {
+        return sp::ulysses_attention{c, sp::cpu{}, {}, {kept, chunks}};
+      });
 }
 
 /// A workspace of exactly `bytes`, with canaries behind it.
@@ -115,6 +116,26 @@ TEST_CASE_TEMPLATE("a step in steady state allocates nothing", T, float, sp::bf1
     INFO(name);
     for (long n : allocations) CHECK(n == 0);
   });
+}
+
+TEST_CASE("what the host keeps for tensors elsewhere allocates nothing in steady state, and is there until it is given back") {
+  struct far_memory {};
+  struct unused final : sp::basic_allocator<far_memory> {
+    void* allocate(std::size_t) override { throw std::bad_alloc(); }
+    void deallocate(void*, std::size_t) noexcept override {}
+  } kept;
+  auto step = [&] {
+    sp::buffer first = sp::detail::kept_on_host(kept, 1000), second = sp::detail::kept_on_host(kept, 1000);
+    auto const bytes = [](sp::buffer const& b) { return b.as<char>(std::array<index_t, 1>{1000}); };
+    sp::fill(bytes(first), 'a');
+    sp::fill(bytes(second), 'b');
+    CHECK((bytes(first)(999) == 'a' && bytes(second)(0) == 'b'));
+  };
+  step();
+  step();
+  long const before = support::allocations_of_thread;
+  step();
+  CHECK(support::allocations_of_thread == before);
 }
 
 TEST_CASE_TEMPLATE("scratch_bytes is an upper bound, saved_bytes is exact", T, float, sp::bf16) {

@@ -206,15 +206,15 @@ TEST_CASE("context: deduced from two allocators for the caller's thread, from a 
   auto const moved = roomy.with(kept, scratch);
   CHECK((moved.scratch == &kept && moved.kept == &scratch && moved.random == keyed.random));
   CHECK((moved.room.times == 3 && moved.room.least == 77));
-  CHECK(moved.tables == &kept); // lists follow scratch, unless they are elsewhere
-  arena tables;
-  roomy.tables = &tables;
-  CHECK(roomy.with(kept, scratch).tables == &tables);
+  CHECK(moved.lists == &kept); // lists follow scratch, unless they are elsewhere
+  arena lists;
+  roomy.lists = &lists;
+  CHECK(roomy.with(kept, scratch).lists == &lists);
   sp::context lists_apart = other;
-  lists_apart.tables = &tables;
+  lists_apart.lists = &lists;
   lists_apart.room.least = 5;
   auto const away = lists_apart.with(there, there);
-  CHECK((away.tables == &tables && away.room.least == 5 && other.with(there, there).tables == other.tables));
+  CHECK((away.lists == &lists && away.room.least == 5 && other.with(there, there).lists == other.lists));
 }
 
 } // namespace test_elementwise

@@ -150,7 +150,7 @@ public:
     bool const keep_all = options_.keep == keep::heads;
     saved<T> s{{*ctx.kept, keep_all ? room::all : room::nothing, h, p.queries, p.keys, shape},
                {*ctx.kept, room::all, h, kind::q, p.queries.group(), shape.value_dim},
-               {detail::kept_on_host(*ctx.kept), h.chunks},
+               {*ctx.kept, h.chunks()},
                detail::saved_token(true)};
     inputs<T> const passing(*ctx.scratch, keep_all ? room::nothing : room::two_chunks, h, p.queries, p.keys, shape);
     inputs<T> const& in = keep_all ? s.in : passing;
@@ -168,8 +168,8 @@ public:
     };
     detail::in_flight<decltype(send_inputs(0))> arriving;
     detail::in_flight<decltype(send_output(0))> leaving;
-    detail::overlapped(
-        h.chunks, arriving, leaving, [&](index_t i) { arriving.start_first([&] { return send_inputs(i); }); }, compute,
+    detail::one_ahead(
+        h.chunks(), arriving, leaving, [&](index_t i) { arriving.start_first([&] { return send_inputs(i); }); }, compute,
         [&](index_t i) { leaving.start_first([&] { return send_output(i); }); });
     return s;
   }
@@ -211,9 +211,9 @@ public:
     if (options_.keep == keep::heads) inputs<T> const in(c, room::all, h, p.queries, p.keys, s);
     by_heads<T> const out(c, room::all, h, kind::q, p.queries.group(), s.value_dim);
     index_t of_chunks = 0;
-    for (index_t i = 0; i < h.chunks; ++i) of_chunks += inner_.template saved_for<T>(p.inner, h.chunk(i).on, s);
+    for (index_t i = 0; i < h.chunks(); ++i) of_chunks += inner_.template saved_for<T>(p.inner, h.chunk(i).on, s);
     if constexpr (std::is_same_v<memory_type, host_memory>)
-      detail::saved_chunks<typename Inner::template saved<T>> const list(c, h.chunks);
+      detail::saved_chunks<typename Inner::template saved<T>> const list(c, h.chunks());
     return c.bytes() + of_chunks;
   }
   /// What both passes take, and either the exchanges or, while none is on its way, what runs inside; of several chunks all of these.
@@ -224,12 +224,12 @@ public:
     basic_byte_counter<memory_type> c;
     backward_memory<T, A> const memory(c, options_.keep == keep::output, shared_kv(on), h, p.queries, p.keys, s);
     index_t in = 0, out = 0, inner = 0;
-    for (index_t i = 0; i < h.chunks; ++i) {
+    for (index_t i = 0; i < h.chunks(); ++i) {
       in += inputs_scratch<T>(p, h, s, i);
       out += gradients_scratch<T>(p, h, s, memory, i);
       inner = max(inner, inner_scratch<T>(p, h.chunk(i).on, s, queue...));
     }
-    return c.bytes() + (h.chunks == 1 ? max(out, max(in, inner)) : in + out + inner);
+    return c.bytes() + (h.chunks() == 1 ? max(out, max(in, inner)) : in + out + inner);
   }
 
 private:
@@ -279,12 +279,12 @@ private:
         arriving.start_first([&] { return send_dout(i); });
     };
     auto leave = [&](index_t i) {
-      if (m.shared && i + 1 < h.chunks) // dk and dv go home together, with the last chunk
+      if (m.shared && i + 1 < h.chunks()) // dk and dv go home together, with the last chunk
         leaving.start_first([&] { return send_dq(i); });
       else
         leaving.start_second([&] { return send_gradients(i); });
     };
-    detail::overlapped(h.chunks, arriving, leaving, arrive, compute, leave);
+    detail::one_ahead(h.chunks(), arriving, leaving, arrive, compute, leave);
   }
 
   // ---- exchanges of chunk i of a backward pass -----------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ private:
   template <class T>
   index_t inputs_scratch(prepared const& p, heads_of_call const& h, attention_shape const& s, index_t i) const {
     auto in = [&](rows const& x, kind of, index_t all) {
-      return routed(x.to_heads, shaped<T>(x.mine(), all, s.dim), shaped<T>(x.group(), h.range(of, i).count, s.dim),
+      return routed(x.to_heads, shaped<T>(x.mine(), all, s.dim), shaped<T>(x.group(), h.chunk(i).range(of).count, s.dim),
                     h.cut(side::from, of, i));
     };
     auto const q = in(p.queries, kind::q, h.all.q_count), k = in(p.keys, kind::kv, h.all.kv_count);
@@ -362,12 +362,12 @@ private:
                             backward_memory<T, Share> const& m, index_t i) const {
     auto out = [&](rows const& x, sums const& who_lands, auto const& from, kind of, index_t dim, bool shared) {
       auto const here = shaped<typename std::remove_cvref_t<decltype(from)>::element_type>(
-          x.group(), shared ? h.count(of) : h.range(of, i).count, dim);
+          x.group(), shared ? h.count(of) : h.chunk(i).range(of).count, dim);
       return to_tokens(x, who_lands, here, shaped<T>(x.mine(), of == kind::q ? h.all.q_count : h.all.kv_count, dim),
                        shared ? h.uncut(side::to, of) : h.cut(side::to, of, i), true, shared);
     };
     auto const dq = out(p.queries, p.query_sums, m.dq, kind::q, s.dim, false);
-    if (m.shared && i + 1 < h.chunks) return exchange_bytes(dq);
+    if (m.shared && i + 1 < h.chunks()) return exchange_bytes(dq);
     return exchange_bytes(dq, out(p.keys, p.key_sums, m.dk, kind::kv, s.dim, m.shared),
                           out(p.keys, p.key_sums, m.dv, kind::kv, s.value_dim, m.shared));
   }

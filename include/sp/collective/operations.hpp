@@ -105,9 +105,9 @@ private:
 template <queue Q, class Use>
 index_t counted_scratch(Q const& q, Use&& use) {
   basic_byte_counter<typename Q::memory_type> counter;
-  byte_counter tables;
+  byte_counter lists;
   context<Q> ctx(q, counter, counter);
-  if constexpr (!std::is_same_v<typename Q::memory_type, host_memory>) ctx.tables = &tables;
+  if constexpr (!std::is_same_v<typename Q::memory_type, host_memory>) ctx.lists = &lists;
   use(ctx);
   return counter.bytes();
 }
@@ -115,17 +115,17 @@ index_t counted_scratch(Q const& q, Use&& use) {
 } // namespace detail
 
 /// Everybody's `mine` to everybody: receives holds one parcel per rank. The own parcel may be empty: that part is in place.
-/// Taken from `tables` until wait(): one parcel per rank. Every rank's receive parcel for rank r counts as many bytes as r's `mine`.
+/// Taken from `lists` until wait(): one parcel per rank. Every rank's receive parcel for rank r counts as many bytes as r's `mine`.
 /// An operation of the queue, where one is given, see exchange().
 template <communicator C, queue Q>
 [[nodiscard]] auto all_gather_v(C const& c, char const* primitive, std::span<piece const> mine, std::span<parcel const> receives,
-                                allocator& tables, Q const& q) {
+                                allocator& lists, Q const& q) {
   bool own_in_place = true;
   for (parcel const& p : receives)
     if (p.peer == c.rank() && total_bytes(p.pieces) > 0) own_in_place = false;
   constexpr bool in_one = has_all_gather_v<C> || has_all_gather_v<C, Q>;
   index_t const count = in_one ? 1 : c.size();
-  owned<parcel, 1> sends(tables, {count}); // (ranks) or (1)
+  owned<parcel, 1> sends(lists, {count}); // (ranks) or (1)
   traffic const t{primitive, {sends.tensor.data, std::size_t(count)}, receives};
   if constexpr (in_one) {
     sends.tensor(0) = {c.rank(), mine};
@@ -144,8 +144,8 @@ template <communicator C, queue Q>
 template <communicator C>
   requires(std::is_same_v<typename C::memory_type, host_memory>)
 [[nodiscard]] auto all_gather_v(C const& c, char const* primitive, std::span<piece const> mine, std::span<parcel const> receives,
-                                allocator& tables) {
-  return sp::all_gather_v(c, primitive, mine, receives, tables, inline_queue{});
+                                allocator& lists) {
+  return sp::all_gather_v(c, primitive, mine, receives, lists, inline_queue{});
 }
 
 /// Bytes that all_gather_v takes from its allocator.

@@ -35,7 +35,7 @@ struct reduce_scatter_memory {
   owned<T, 2, typename Queue::memory_type> values; // (ranks, n): the parts of the other ranks; the own row is not used
   parcel_builder sends, receives;
   reduce_scatter_memory(context<Queue> const& ctx, index_t n, int ranks)
-      : values(*ctx.scratch, {ranks, n}), sends(*ctx.tables, ranks, ranks), receives(*ctx.tables, ranks, ranks) {}
+      : values(*ctx.scratch, {ranks, n}), sends(*ctx.lists, ranks, ranks), receives(*ctx.lists, ranks, ranks) {}
 };
 
 /// What all_reduce takes from a context besides, for n values that everybody sums or, if none, for parts that are in place.
@@ -45,7 +45,7 @@ struct all_reduce_memory {
   parcel_builder receives;
   owned<piece, 1> mine; // (1)
   all_reduce_memory(context<Queue> const& ctx, index_t n, int ranks)
-      : values(*ctx.scratch, {ranks, n}), receives(*ctx.tables, ranks, ranks), mine(*ctx.tables, {min(ranks, 1)}) {}
+      : values(*ctx.scratch, {ranks, n}), receives(*ctx.lists, ranks, ranks), mine(*ctx.lists, {min(ranks, 1)}) {}
 };
 
 /// Values of the ranks on their way to this one, which sums them when they have come.
@@ -111,7 +111,7 @@ auto start_reduce_scatter(C const& c, std::span<view<T, 1, M> const> parts, view
 /// mine = sum over all ranks, in rank order, of the parts[rank()] they give. parts[r] has the extent of rank r's `mine` on every
 /// rank; mine may be parts[rank()] itself. An operation of the context's queue, see exchange(): after wait() of the token `mine` is
 /// there for all work that the queue is given, and so are parts[...] to be written. The fallback takes size() times mine from
-/// context.scratch, lists from context.tables.
+/// context.scratch, lists from context.lists.
 template <communicator C, class Queue, class T>
 [[nodiscard]] auto reduce_scatter(C const& c, std::type_identity_t<std::span<view<T, 1, typename C::memory_type> const>> parts,
                                   view<T, 1, typename C::memory_type> mine, context<Queue> const& ctx,
@@ -165,13 +165,13 @@ auto start_all_reduce(C const& c, view<T, 1, M> const& v, context<Queue> const& 
       else
         m.receives.add(part(r));
     }
-    return sp::all_gather_v(c, primitive, {m.mine.tensor.data, 1}, m.receives.parcels(), *ctx.tables, ctx.queue);
+    return sp::all_gather_v(c, primitive, {m.mine.tensor.data, 1}, m.receives.parcels(), *ctx.lists, ctx.queue);
   };
   using flight = decltype(start(std::declval<memory&>()));
   using result = sum_token<T, Queue, memory, flight>;
   if (size == 1) return result(ctx.queue, memory(ctx, 0, 0));
   if (!few) {
-    owned<view<T, 1, M>, 1> parts(*ctx.tables, {size});
+    owned<view<T, 1, M>, 1> parts(*ctx.lists, {size});
     for (int r = 0; r < size; ++r) parts.tensor(r) = part(r);
     sp::reduce_scatter(c, {parts.tensor.data, std::size_t(size)}, part(rank), ctx, primitive).wait();
   }
@@ -222,9 +222,9 @@ template <class T, queue Q = inline_queue>
   return detail::counted_scratch(q, [&](context<Q> const& ctx) {
     bool const few = n <= detail::small_all_reduce;
     detail::all_reduce_memory<T, Q> memory(ctx, few ? n : 0, ranks);
-    owned<parcel, 1> sends(*ctx.tables, {ranks});
+    owned<parcel, 1> sends(*ctx.lists, {ranks});
     if (few) return;
-    owned<view<T, 1, typename Q::memory_type>, 1> parts(*ctx.tables, {ranks});
+    owned<view<T, 1, typename Q::memory_type>, 1> parts(*ctx.lists, {ranks});
     detail::reduce_scatter_memory<T, Q> sums(ctx, detail::largest_cut(n, ranks), ranks);
   });
 }

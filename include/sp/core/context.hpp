@@ -10,9 +10,9 @@ namespace sp {
 
 namespace detail {
 /// Host memory of this thread for calls whose tensors are elsewhere.
-inline allocator& tables_of_thread() {
-  static thread_local pool tables;
-  return tables;
+inline allocator& lists_of_thread() {
+  static thread_local pool lists;
+  return lists;
 }
 } // namespace detail
 
@@ -43,7 +43,7 @@ struct context {
   [[no_unique_address]] Queue queue;
   allocator_type* scratch; ///< given back when everything that uses it is ordered before the queue's later work
   allocator_type* kept;    ///< what `saved` holds until the backward pass, and `prepared` while it lives
-  allocator* tables;       ///< of lists that the host alone reads and writes during a call. Unless set: scratch, or a pool of the
+  allocator* lists;        ///< of lists that the host alone reads and writes during a call. Unless set: scratch, or a pool of the
                            ///< calling thread where scratch is no host memory
   random_key random{};
   table_room room{}; ///< read by prepare()
@@ -51,9 +51,9 @@ struct context {
   context(Queue where, allocator_type& scratch_memory, allocator_type& saved_memory, random_key key = {})
       : queue(std::move(where)), scratch(&scratch_memory), kept(&saved_memory), random(key) {
     if constexpr (std::is_same_v<allocator_type, allocator>)
-      tables = scratch;
+      lists = scratch;
     else
-      tables = &detail::tables_of_thread();
+      lists = &detail::lists_of_thread();
   }
   context(allocator_type& scratch_memory, allocator_type& saved_memory,
           random_key key = {}) requires(std::same_as<Queue, inline_queue>)
@@ -65,7 +65,7 @@ struct context {
     c.scratch = &scratch_memory;
     c.kept = &saved_memory;
     if constexpr (std::is_same_v<allocator_type, allocator>)
-      if (tables == scratch) c.tables = c.scratch;
+      if (lists == scratch) c.lists = c.scratch;
     return c;
   }
 };

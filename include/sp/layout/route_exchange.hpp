@@ -60,7 +60,7 @@ struct routed_list<First, More...> {
   }
 };
 
-/// Everything that an exchange along routes takes from its context until its token has been waited for: lists from `tables`, rows
+/// Everything that an exchange along routes takes from its context until its token has been waited for: lists from `lists`, rows
 /// that are to be added up from `scratch`.
 template <class C, class... Operands>
 struct route_memory {
@@ -69,8 +69,8 @@ struct route_memory {
 
   template <class Queue>
   route_memory(context<Queue> const& ctx, int peers, Operands const&... o)
-      : sends(*ctx.tables, peers, (pieces_of<C>(o.along->sends()) + ...)),
-        receives(*ctx.tables, peers, (pieces_of<C>(o.along->lands()) + ...)), operands(*ctx.scratch, o...) {}
+      : sends(*ctx.lists, peers, (pieces_of<C>(o.along->sends()) + ...)),
+        receives(*ctx.lists, peers, (pieces_of<C>(o.along->lands()) + ...)), operands(*ctx.scratch, o...) {}
 
   /// Lists what goes to everybody and what comes.
   void list(int peers) {
@@ -181,7 +181,7 @@ template <communicator C, class Queue, class... Operands>
     if (((operands.cut.of == head_cut::side::from || !operands.along->sends().alike()) || ...))
       fail({errc::bad_state, "peers are to be sent different rows or heads", "Call exchange() for this route", primitive,
             c.rank(), c.size()});
-    return sp::all_gather_v(c, primitive, sends[0].pieces, receives, *ctx.tables, ctx.queue);
+    return sp::all_gather_v(c, primitive, sends[0].pieces, receives, *ctx.lists, ctx.queue);
   };
   return detail::start_along_routes(c, primitive, ctx, start, operands...);
 }
@@ -195,9 +195,9 @@ template <communicator C, class... Operands>
 template <communicator C, queue Queue, class... Operands>
 [[nodiscard]] index_t exchange_scratch(C const& c, Queue const& queue, Operands const&... operands) {
   basic_byte_counter<typename Queue::memory_type> counter;
-  byte_counter tables; // over host memory they are in scratch too
+  byte_counter lists; // over host memory they are in scratch too
   context<Queue> ctx(queue, counter, counter);
-  if constexpr (!std::is_same_v<typename Queue::memory_type, host_memory>) ctx.tables = &tables;
+  if constexpr (!std::is_same_v<typename Queue::memory_type, host_memory>) ctx.lists = &lists;
   detail::route_memory<C, Operands...> memory(ctx, c.size(), operands...);
   return counter.bytes();
 }

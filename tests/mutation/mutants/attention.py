@@ -89,8 +89,8 @@ MUTANTS = [
         "head_chunks_mixed_up",
         "cast computes a chunk of heads with the keys of another",
         "attention/ring/cast.hpp",
-        "f(chunk(i), at_hand, i);",
-        "f(chunk(chunks_ - 1 - i), at_hand, i);",
+        "f(chunks_.at(i), at(i).at_hand(), i);",
+        "f(chunks_.at(chunks_.count - 1 - i), at(i).at_hand(), i);",
         "mutation.ring",
         "ring: every schedule*",
     ),
@@ -162,8 +162,8 @@ MUTANTS = [
         "ulysses_counts",
         "query heads are counted as if they were kv heads",
         "attention/ulysses/chunks.hpp",
-        "kind == head_cut::kind::q ? mine.q_count : mine.kv_count",
-        "kind == head_cut::kind::q ? mine.kv_count : mine.kv_count",
+        "head_chunk{mine.whole}.range(kind).count",
+        "head_chunk{mine.whole}.range(head_cut::kind::kv).count",
         "mutation.ulysses",
         "ulysses: even and uneven*",
     ),
@@ -197,7 +197,7 @@ MUTANTS = [
     Mutant(
         "chunk_before_its_inputs",
         "a chunk of heads is computed before its inputs have arrived",
-        "attention/ulysses/chunks.hpp",
+        "attention/call/pipeline.hpp",
         """    inputs.wait();
     if (i + 1 < chunks) arrive(i + 1);
     compute(i);
@@ -212,7 +212,7 @@ MUTANTS = [
     Mutant(
         "chunk_sent_before_computed",
         "what a chunk of heads gives is sent before it is computed",
-        "attention/ulysses/chunks.hpp",
+        "attention/call/pipeline.hpp",
         """    compute(i);
     results.wait();
     leave(i);
@@ -227,7 +227,7 @@ MUTANTS = [
     Mutant(
         "chunks_one_after_the_other",
         "the next chunk of heads is asked for only when one has been computed",
-        "attention/ulysses/chunks.hpp",
+        "attention/call/pipeline.hpp",
         """    if (i + 1 < chunks) arrive(i + 1);
     compute(i);
 """,
@@ -238,11 +238,20 @@ MUTANTS = [
         "ulysses: the inputs*",
     ),
     Mutant(
+        "room_of_the_first_chunk",
+        "all chunks of heads get the room that the first one needs",
+        "attention/ring/head_chunk.hpp",
+        "for (index_t i = 0; i < count; ++i) n = max",
+        "for (index_t i = 0; i < 1; ++i) n = max",
+        "mutation.ulysses",
+        "ulysses: chunks*",
+    ),
+    Mutant(
         "chunk_of_other_queries",
         "a chunk of heads is told the query heads that stand where its kv heads do",
-        "attention/ulysses/chunks.hpp",
-        "head_cut::range{c.q, c.on.q_count}",
-        "head_cut::range{c.kv, c.on.q_count}",
+        "attention/ring/head_chunk.hpp",
+        "head_cut::range{q, on.q_count}",
+        "head_cut::range{kv, on.q_count}",
         "mutation.ulysses",
         "ulysses: chunks*",
     ),
@@ -250,7 +259,7 @@ MUTANTS = [
         "chunks_in_one_room",
         "a chunk of heads lands where the one before is computed",
         "attention/ulysses/memory.hpp",
-        "turns_(wanted == room_for::two_chunks ? min(h.chunks, 2) : 0)",
+        "turns_(wanted == room_for::two_chunks ? min(h.chunks(), 2) : 0)",
         "turns_(wanted == room_for::two_chunks ? 1 : 0)",
         "mutation.ulysses",
         "ulysses: chunks*",
@@ -259,7 +268,7 @@ MUTANTS = [
         "shared_kv_with_each_chunk",
         "of shared kv heads the gradients go home with every chunk, though they are not complete",
         "attention/ulysses.hpp",
-        "if (m.shared && i + 1 < h.chunks) //",
+        "if (m.shared && i + 1 < h.chunks()) //",
         "if (false) //",
         "mutation.ulysses",
         "ulysses: chunks*",

@@ -24,7 +24,7 @@ MUTANTS = [
         "agreement_gather_not_promised",
         "the scratch of an agreement leaves out what its gather takes",
         "collective/check/agreement.hpp",
-        "    owned<parcel, 1> sends(*ctx.tables, {ranks});\n",
+        "    owned<parcel, 1> sends(*ctx.lists, {ranks});\n",
         "",
         "mutation.memory",
         "memory: exactly*",

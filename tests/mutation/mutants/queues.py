@@ -431,7 +431,7 @@ MUTANTS = [
         "the same call in other memory has no room for larger batches",
         "core/context.hpp",
         "    context c = *this;\n",
-        "    context c(queue, scratch_memory, saved_memory, random);\n    c.tables = tables;\n",
+        "    context c(queue, scratch_memory, saved_memory, random);\n    c.lists = lists;\n",
         "core.elementwise",
         "context: deduced*",
     ),

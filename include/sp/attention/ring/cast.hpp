@@ -2,6 +2,7 @@
 // gradients come back in the type of sums. Keys are visited in document order: out, lse and dq do not depend on the number of ranks.
 #pragma once
 
+#include <sp/attention/call/pipeline.hpp>
 #include <sp/attention/ring/head_chunk.hpp>
 #include <sp/layout/route_exchange.hpp>
 
@@ -36,13 +37,15 @@ template <class T, class Call>
 class held_chunk {
 public:
   using keys = kv_views<T, typename Call::memory_type>;
+  using pair = routed_pair<T, Call>;
 
   held_chunk(Call const& c, keys const& like)
-      : call_(c), held_(c.geometry.held), by_rank_(*c.ctx.tables, {c.comm.size() + 1}),
+      : call_(c), held_(c.geometry.held), by_rank_(*c.ctx.lists, {c.comm.size() + 1}),
         rows_(*c.ctx.scratch, held_.rows.rows_received(), like) {}
 
-  /// `absent` stands for keys that are not at hand and that nobody sees.
-  void post(char const* primitive, keys const& own, keys const& absent) {
+  /// Sets out; what at_hand() says is there once this has been waited for. `absent` stands for keys that are not at hand and that
+  /// nobody sees.
+  typename pair::token start(char const* primitive, keys const& own, keys const& absent) {
     index_t const heads = own.k.extent(1);
     index_t at = 0;
     int const size = call_.comm.size();
@@ -54,23 +57,16 @@ public:
     by_rank_.tensor(call_.comm.rank()) = own; // stays where it is
     by_rank_.tensor(size) = absent;
     route const& along = held_.to_readers;
-    flight_.emplace(
-        pair{{along, own.k, chunk_rows(rows_.k, 0, at, heads)}, {along, own.v, chunk_rows(rows_.v, 0, at, heads)}}.start(
-            call_, primitive));
+    return pair{{along, own.k, chunk_rows(rows_.k, 0, at, heads)}, {along, own.v, chunk_rows(rows_.v, 0, at, heads)}}.start(
+        call_, primitive);
   }
-  std::span<keys const> wait() {
-    flight_->wait();
-    flight_.reset();
-    return {by_rank_.tensor.data, std::size_t(call_.comm.size()) + 1};
-  }
+  std::span<keys const> at_hand() const { return {by_rank_.tensor.data, std::size_t(call_.comm.size()) + 1}; }
 
 private:
-  using pair = routed_pair<T, Call>;
   Call const& call_;
   held_keys const& held_;
   owned<keys, 1> by_rank_; // (ranks and the absent)
   key_buffer<T, typename Call::memory_type> rows_;
-  std::optional<typename pair::token> flight_;
 };
 
 /// Buffers for the chunks of a call: two where there is a next chunk.
@@ -81,33 +77,28 @@ public:
   using keys = kv_views<T, memory_type>;
 
   cast_buffers(Call const& c, keys const& own)
-      : call_(c), own_(own), chunks_(head_chunk::number(c.numbers.heads, c.head_chunks)),
+      : call_(c), own_(own), chunks_(chunks_of_heads::none_empty(c.numbers.heads, c.head_chunks)),
         absent_(*c.ctx.scratch, {c.geometry.held.absent_rows > 0 ? 1 : 0}), first_(c, widest()) {
-    if (chunks_ > 1) second_.emplace(c, widest());
+    if (chunks_.count > 1) second_.emplace(c, widest());
   }
 
-  /// The cut rule gives the last chunk the most heads.
-  keys widest() const { return of(chunk(chunks_ - 1), own_); }
+  /// Own keys and values, as many heads as the widest chunk has.
+  keys widest() const { return head_chunk{{.kv_count = chunks_.widest(head_cut::kind::kv)}}.keys(own_); }
 
   /// Runs f(chunk, keys at hand, index of the chunk) for each chunk of heads, with the next chunk in flight.
   template <class F>
   void for_each(char const* primitive, F&& f) {
     sp::fill(call_.ctx.queue, absent_.tensor, T{});
-    auto post = [&](index_t i) {
-      keys const own = of(chunk(i), own_);
-      at(i).post(primitive, own, {absent(own.k), absent(own.v)});
+    auto send = [&](index_t i) {
+      keys const own = chunks_.at(i).keys(own_);
+      return at(i).start(primitive, own, {absent(own.k), absent(own.v)});
     };
-    post(0);
-    for (index_t i = 0; i < chunks_; ++i) {
-      auto const at_hand = at(i).wait();
-      if (i + 1 < chunks_) post(i + 1);
-      f(chunk(i), at_hand, i);
-    }
+    in_flight<decltype(send(0))> arriving;
+    auto arrive = [&](index_t i) { arriving.start_first([&] { return send(i); }); };
+    one_ahead(chunks_.count, arriving, arrive, [&](index_t i) { f(chunks_.at(i), at(i).at_hand(), i); });
   }
 
 private:
-  static keys of(head_chunk const& p, keys const& own) { return {p.keys(own.k), p.keys(own.v)}; }
-  head_chunk chunk(index_t i) const { return head_chunk::of(call_.numbers.heads, i, chunks_); }
   held_chunk<T, Call>& at(index_t chunk) { return chunk % 2 ? *second_ : first_; }
   /// One zero in the place of every element.
   view<T const, 3, memory_type> absent(view<T const, 3, memory_type> const& like) const {
@@ -116,7 +107,7 @@ private:
 
   Call const& call_;
   keys own_;
-  index_t chunks_;
+  chunks_of_heads chunks_;
   owned<T, 1, memory_type> absent_;
   held_chunk<T, Call> first_;
   std::optional<held_chunk<T, Call>> second_;
@@ -158,7 +149,7 @@ public:
   using grad = key_grad<T, M>;
 
   cast_gradients(Call const& c, kv_views<T, M> const& like)
-      : call_(c), held_(c.geometry.held), by_rank_(*c.ctx.tables, {c.comm.size() + 1}),
+      : call_(c), held_(c.geometry.held), by_rank_(*c.ctx.lists, {c.comm.size() + 1}),
         found_(*c.ctx.scratch, held_.rows.rows_received(), like), arrived_(*c.ctx.scratch, held_.rows.rows_sent(), like) {}
 
   /// Zeroed gradients beside the keys at hand; those of own keys are added to where they are wanted.
@@ -236,7 +227,7 @@ struct cast_schedule : runs_anywhere {
                       SavedList& by_backend) {
     cast_buffers<T, Call> buffers(c, own);
     buffers.for_each("ring.forward.cast", [&](head_chunk const& p, std::span<kv_views<T, M> const> keys, index_t) {
-      attention_state<T, M> s{p.queries(state.out), p.queries(state.lse)};
+      attention_state<T, M> const s = p.queries(state);
       by_backend.push(c.template forward<T>(c.geometry.steps[0], p.numbers(c.numbers), p.queries(q), keys, s));
     });
   }
@@ -246,9 +237,8 @@ struct cast_schedule : runs_anywhere {
     cast_buffers<T, Call> buffers(c, {own.k, own.v});
     cast_gradients<T, Call> gradients(c, buffers.widest());
     buffers.for_each("ring.backward.cast", [&](head_chunk const& p, std::span<kv_views<T, M> const> keys, index_t i) {
-      query_grad<T, M> queries{p.queries(qg.q),   p.queries(qg.out),   p.queries(qg.dout),
-                               p.queries(qg.lse), p.queries(qg.delta), p.queries(qg.dq)};
-      key_grad<T, M> const mine{p.keys(own.k), p.keys(own.v), p.keys(own.dk), p.keys(own.dv)};
+      query_grad<T, M> const queries = p.queries(qg);
+      key_grad<T, M> const mine = p.keys(own);
       c.template backward<T>(c.geometry.steps[0], p.numbers(c.numbers), std::span<query_grad<T, M> const>(&queries, 1),
                              gradients.begin(keys, mine), by_backend.at(int(i)));
       gradients.come_home("ring.backward.gradients", mine);

@@ -1,8 +1,9 @@
-// Heads in chunks: what a schedule computes while the keys of the next chunk are in flight.
+// Heads in chunks: what is computed while the inputs of the next chunk are in flight.
 // Chunks are cut by kv heads; the query heads that use them go along.
 #pragma once
 
-#include <sp/attention/ring/geometry.hpp>
+#include <sp/backend/concepts.hpp>
+#include <sp/layout/routed.hpp>
 
 namespace sp::detail {
 
@@ -20,8 +21,9 @@ struct head_chunk {
     n.heads = on;
     return n;
   }
-  /// How many chunks there are if so many are wanted: none of them is without kv heads.
-  static index_t number(heads whole, index_t wanted) { return max(1, min(wanted, whole.kv_count)); }
+  [[nodiscard]] head_cut::range range(head_cut::kind kind) const noexcept {
+    return kind == head_cut::kind::q ? head_cut::range{q, on.q_count} : head_cut::range{kv, on.kv_count};
+  }
 
   template <class E, int R, class M>
   view<E, R, M> queries(view<E, R, M> const& v) const {
@@ -30,6 +32,39 @@ struct head_chunk {
   template <class E, class M>
   view<E, 3, M> keys(view<E, 3, M> const& v) const {
     return v.narrow(1, kv, on.kv_count);
+  }
+  template <class T, class M>
+  attention_state<T, M> queries(attention_state<T, M> const& s) const {
+    return {queries(s.out), queries(s.lse)};
+  }
+  template <class T, class M>
+  query_grad<T, M> queries(query_grad<T, M> const& g) const {
+    return {queries(g.q), queries(g.out), queries(g.dout), queries(g.lse), queries(g.delta), queries(g.dq)};
+  }
+  template <class T, class M>
+  kv_views<T, M> keys(kv_views<T, M> const& x) const {
+    return {keys(x.k), keys(x.v)};
+  }
+  template <class T, class M>
+  key_grad<T, M> keys(key_grad<T, M> const& g) const {
+    return {keys(g.k), keys(g.v), keys(g.dk), keys(g.dv)};
+  }
+};
+
+/// All local heads of a call, cut into chunks. Of more chunks than kv heads some are empty.
+struct chunks_of_heads {
+  heads whole;
+  index_t count = 1;
+
+  /// So many of them that none is without kv heads, as far as so many are wanted.
+  static chunks_of_heads none_empty(heads whole, index_t wanted) { return {whole, max(1, min(wanted, whole.kv_count))}; }
+
+  [[nodiscard]] head_chunk at(index_t i) const { return head_chunk::of(whole, i, count); }
+  /// Heads of the chunk that has the most.
+  [[nodiscard]] index_t widest(head_cut::kind kind) const {
+    index_t n = 0;
+    for (index_t i = 0; i < count; ++i) n = max(n, at(i).range(kind).count);
+    return n;
   }
 };
 

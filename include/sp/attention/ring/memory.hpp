@@ -15,9 +15,9 @@ index_t ring_scratch_bytes(Comm const& comm, Backend const& backend, Queue const
   kv_views<T, M> like{{nullptr, {own, on.kv_count, s.dim}}, {nullptr, {own, on.kv_count, s.value_dim}}};
   view<T, 3, M> q(nullptr, {g.q_rows, on.q_count, s.dim}), out(nullptr, {g.q_rows, on.q_count, s.value_dim});
   basic_byte_counter<M> c; // the backward pass holds everything the forward pass does, and more
-  byte_counter tables;     // over host memory they are in scratch too
+  byte_counter lists;      // over host memory they are in scratch too
   context<Queue> ctx(queue, c, c);
-  if constexpr (!std::is_same_v<M, host_memory>) ctx.tables = &tables;
+  if constexpr (!std::is_same_v<M, host_memory>) ctx.lists = &lists;
   accumulator<T, 3, M> dq(c, q), dk(c, {nullptr, like.k.extents}), dv(c, {nullptr, like.v.extents}), o(c, out);
   owned<A, 2, M> delta(c, {g.q_rows, on.q_count});
   ring_call<Comm, Backend, Queue> const call{comm, backend, g, ctx, {on}, chunks};

@@ -2,38 +2,12 @@
 // for them comes home to be merged. In rank order: while keys stay, out, lse and dq do not depend on who owns a query.
 #pragma once
 
+#include <sp/attention/call/pipeline.hpp>
 #include <sp/attention/ring/head_chunk.hpp>
 #include <sp/backend/merge.hpp>
 #include <sp/layout/route_exchange.hpp>
 
 namespace sp::detail {
-
-/// The chunks of heads of a call.
-struct chunks_of_heads {
-  heads on;
-  index_t count;
-
-  chunks_of_heads(heads whole, index_t wanted) : on(whole), count(head_chunk::number(whole, wanted)) {}
-  head_chunk at(index_t i) const { return head_chunk::of(on, i, count); }
-  /// Query heads of the chunk that has the most.
-  index_t widest() const {
-    index_t n = 0;
-    for (index_t i = 0; i < count; ++i) n = max(n, at(i).on.q_count);
-    return n;
-  }
-  /// Calls compute(chunk, i) for each of them behind what post(chunk, i) has begun, which is in flight while the chunk before is computed.
-  template <class Post, class Compute>
-  void for_each(Post&& post, Compute&& compute) const {
-    std::optional<decltype(post(at(0), index_t{0}))> flight;
-    flight.emplace(post(at(0), 0));
-    for (index_t i = 0; i < count; ++i) {
-      flight->wait();
-      flight.reset();
-      if (i + 1 < count) flight.emplace(post(at(i + 1), i + 1));
-      compute(at(i), i);
-    }
-  }
-};
 
 /// What a call of either pass needs to know of its shapes.
 struct pass_q_shape {
@@ -154,37 +128,37 @@ struct pass_q_schedule : runs_anywhere {
   static void forward(Call const& c, view<T const, 3, M> q, kv_views<T, M> own, attention_state<T, M> state,
                       SavedList& by_backend) {
     auto const& queue = c.ctx.queue;
-    chunks_of_heads const chunks(c.numbers.heads, c.head_chunks);
+    auto const chunks = chunks_of_heads::none_empty(c.numbers.heads, c.head_chunks);
     pass_q_forward<T, M> const here(*c.ctx.scratch, shape_of(c, chunks, own));
-    auto post = [&](head_chunk const& p, index_t i) {
-      return here.queries(i, p.queries(q), exchange_named(c, "ring.forward.queries"));
-    };
-    chunks.for_each(post, [&](head_chunk const& p, index_t i) {
+    auto send = [&](index_t i) { return here.queries(i, chunks.at(i).queries(q), exchange_named(c, "ring.forward.queries")); };
+    in_flight<decltype(send(0))> arriving;
+    auto arrive = [&](index_t i) { arriving.start_first([&] { return send(i); }); };
+    one_ahead(chunks.count, arriving, arrive, [&](index_t i) {
+      head_chunk const p = chunks.at(i);
       attention_state<T, M> const found = here.found(p.on.q_count);
       sp::fill(queue, found.out, accumulate_t<T>{});
       sp::fill(queue, found.lse, minus_infinity<accumulate_t<T>>);
-      kv_views<T, M> const keys{p.keys(own.k), p.keys(own.v)};
+      kv_views<T, M> const keys = p.keys(own);
       by_backend.push(c.template forward<T>(c.geometry.steps[0], p.numbers(c.numbers), here.q(i, p.on.q_count),
                                             std::span<kv_views<T, M> const>(&keys, 1), found));
       here.results(p.on.q_count, exchange_named(c, "ring.forward.partials")).wait();
-      here.merge_into(queue, {p.queries(state.out), p.queries(state.lse)});
+      here.merge_into(queue, p.queries(state));
     });
   }
 
   /// Shares of dq come home in the type of sums, where they are added to what is there; dk and dv are complete where they are.
   template <class T, class Call, class M, class SavedList>
   static void backward(Call const& c, query_grad<T, M> const& qg, key_grad<T, M> const& own, SavedList const& by_backend) {
-    chunks_of_heads const chunks(c.numbers.heads, c.head_chunks);
+    auto const chunks = chunks_of_heads::none_empty(c.numbers.heads, c.head_chunks);
     pass_q_backward<T, M> const here(*c.ctx.scratch, shape_of(c, chunks, kv_views<T, M>{own.k, own.v}));
-    auto post = [&](head_chunk const& p, index_t i) {
-      query_grad<T, M> const mine{p.queries(qg.q),   p.queries(qg.out),   p.queries(qg.dout),
-                                  p.queries(qg.lse), p.queries(qg.delta), p.queries(qg.dq)};
-      return here.queries(i, mine, exchange_named(c, "ring.backward.queries"));
-    };
-    chunks.for_each(post, [&](head_chunk const& p, index_t i) {
+    auto send = [&](index_t i) { return here.queries(i, chunks.at(i).queries(qg), exchange_named(c, "ring.backward.queries")); };
+    in_flight<decltype(send(0))> arriving;
+    auto arrive = [&](index_t i) { arriving.start_first([&] { return send(i); }); };
+    one_ahead(chunks.count, arriving, arrive, [&](index_t i) {
+      head_chunk const p = chunks.at(i);
       query_grad<T, M> const arrived = here.arrived(i, p.on.q_count);
       sp::fill(c.ctx.queue, arrived.dq, accumulate_t<T>{});
-      key_grad<T, M> const keys{p.keys(own.k), p.keys(own.v), p.keys(own.dk), p.keys(own.dv)};
+      key_grad<T, M> const keys = p.keys(own);
       c.template backward<T>(c.geometry.steps[0], p.numbers(c.numbers), std::span<query_grad<T, M> const>(&arrived, 1),
                              std::span<key_grad<T, M> const>(&keys, 1), by_backend.at(int(i)));
       here.gradients(p.queries(qg.dq), exchange_named(c, "ring.backward.gradients")).wait();
@@ -195,7 +169,7 @@ struct pass_q_schedule : runs_anywhere {
   template <class T, class Call, class M>
   static void take_scratch(Call const& c, kv_views<T, M> const& own) {
     using A = accumulate_t<T>;
-    chunks_of_heads const chunks(c.numbers.heads, c.head_chunks);
+    auto const chunks = chunks_of_heads::none_empty(c.numbers.heads, c.head_chunks);
     pass_q_shape const s = shape_of(c, chunks, own);
     view<T const, 3, M> const q(nullptr, {c.geometry.q_rows, s.heads, s.dim}),
         out(nullptr, {c.geometry.q_rows, s.heads, s.value_dim});
@@ -213,7 +187,7 @@ struct pass_q_schedule : runs_anywhere {
 private:
   template <class T, class Call, class M>
   static pass_q_shape shape_of(Call const& c, chunks_of_heads const& chunks, kv_views<T, M> const& own) {
-    return {c.geometry.passed, chunks.count, chunks.widest(), own.k.extent(2), own.v.extent(2)};
+    return {c.geometry.passed, chunks.count, chunks.widest(head_cut::kind::q), own.k.extent(2), own.v.extent(2)};
   }
   template <class Call>
   static auto exchange_named(Call const& c, char const* primitive) {

@@ -55,10 +55,10 @@ private:
 
 /// Everybody's tensors, in the order of ranks.
 template <class T, class M>
-struct pull_backward_tables {
+struct pull_backward_lists {
   owned<key_grad<T, M>, 1> keys;
   owned<query_grad<T, M>, 1> rows;
-  pull_backward_tables(allocator& a, int size) : keys(a, {size}), rows(a, {size}) {}
+  pull_backward_lists(allocator& a, int size) : keys(a, {size}), rows(a, {size}) {}
 };
 
 /// Nobody sends: keys, and in the backward pass queries too, are read where they lie.
@@ -81,7 +81,7 @@ struct pull_schedule {
   static void forward(Call const& c, view<T const, 3, M> q, kv_views<T, M> own, attention_state<T, M> state,
                       SavedList& by_backend) {
     auto const& g = c.geometry;
-    owned<kv_views<T, M>, 1> everybody(*c.ctx.tables, {g.size});
+    owned<kv_views<T, M>, 1> everybody(*c.ctx.lists, {g.size});
     piece mine[] = {as_piece(own.k), as_piece(own.v)};
     shown<Call> published(c, "ring.forward.publish", mine);
     for (int r = 0; r < g.size; ++r) {
@@ -97,7 +97,7 @@ struct pull_schedule {
   template <class T, class Call, class M, class SavedList>
   static void backward(Call const& c, query_grad<T, M> const& queries, key_grad<T, M> const& own, SavedList const& by_backend) {
     auto const& g = c.geometry;
-    pull_backward_tables<T, M> here(*c.ctx.tables, g.size);
+    pull_backward_lists<T, M> here(*c.ctx.lists, g.size);
     auto& keys = here.keys;
     auto& rows = here.rows;
     piece mine[] = {as_piece(own.k),        as_piece(own.v),       as_piece(queries.q),    as_piece(queries.out),
@@ -120,7 +120,7 @@ struct pull_schedule {
 
   template <class T, class Call, class M>
   static void take_scratch(Call const& c, kv_views<T, M> const&) {
-    pull_backward_tables<T, M>(*c.ctx.tables, c.geometry.size);
+    pull_backward_lists<T, M>(*c.ctx.lists, c.geometry.size);
   }
 };
 

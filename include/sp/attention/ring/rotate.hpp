@@ -13,7 +13,7 @@ public:
   using memory_type = typename Call::memory_type;
 
   explicit hop(Call const& c)
-      : call_(c), send_(*c.ctx.tables, 1, 2), receive_(*c.ctx.tables, 1, 2), next_((c.comm.rank() + 1) % c.comm.size()),
+      : call_(c), send_(*c.ctx.lists, 1, 2), receive_(*c.ctx.lists, 1, 2), next_((c.comm.rank() + 1) % c.comm.size()),
         previous_((c.comm.rank() + c.comm.size() - 1) % c.comm.size()) {}
 
   /// Work that the queue was given before may still read what is received into, and write what is sent.

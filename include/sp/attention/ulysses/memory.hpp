@@ -2,11 +2,9 @@
 // The very structures of a call are built on an allocator that only counts, to say beforehand how many bytes it takes.
 #pragma once
 
-#include <new>
-
 #include <sp/attention/call/options.hpp>
 #include <sp/attention/ulysses/chunks.hpp>
-#include <sp/core/memory.hpp>
+#include <sp/core/idle_pools.hpp>
 
 namespace sp::detail {
 
@@ -29,14 +27,14 @@ public:
   using element_type = T;
   by_heads() = default;
   by_heads(basic_allocator<M>& from, room_for wanted, ulysses_heads const& h, head_cut::kind kind, index_t rows, index_t dim)
-      : kind_(kind), rows_(rows), turns_(wanted == room_for::two_chunks ? min(h.chunks, 2) : 0) {
+      : kind_(kind), rows_(rows), turns_(wanted == room_for::two_chunks ? min(h.chunks(), 2) : 0) {
     if (wanted == room_for::nothing) return;
-    index_t const width = turns_ > 0 ? h.widest(kind) : h.count(kind);
+    index_t const width = turns_ > 0 ? h.mine.widest(kind) : h.count(kind);
     room_ = owned<T, 3, M>(from, {max(turns_, 1) * rows, width, dim});
   }
   /// Chunk i: (group's tokens, heads of the chunk, dim). With room for two, it takes the place of chunk i - 2.
   [[nodiscard]] view<T, 3, M> chunk(ulysses_heads const& h, index_t i) const {
-    head_cut::range const part = h.range(kind_, i);
+    head_cut::range const part = h.chunk(i).range(kind_);
     view<T, 3, M> const& v = room_.tensor;
     if (turns_ == 0) return v.narrow(1, part.first, part.count);
     index_t const at = i % turns_ * rows_ * v.extent(1) * v.extent(2);
@@ -51,20 +49,19 @@ private:
   index_t rows_ = 0, turns_ = 0; ///< turns: 0 for all heads
 };
 
-/// The heap, for what the host alone reads where tensors are elsewhere.
-class heap final : public allocator {
-public:
-  void* allocate(std::size_t bytes) override { return ::operator new(bytes, std::align_val_t(alignment)); }
-  void deallocate(void* p, std::size_t) noexcept override { ::operator delete(p, std::align_val_t(alignment)); }
-};
-/// Host memory that lives as long as what `kept` gives.
+/// Host memory that lives as long as what `kept` gives. Where that is not the host's: from a pool that a batch may have left, so that a
+/// step like the one before allocates nothing.
 template <class M>
-allocator& kept_on_host([[maybe_unused]] basic_allocator<M>& kept) {
+buffer kept_on_host([[maybe_unused]] basic_allocator<M>& kept, index_t bytes) {
   if constexpr (std::is_same_v<M, host_memory>) {
-    return kept;
+    return buffer(kept, bytes);
   } else {
-    static heap all;
-    return all;
+    if (bytes == 0) return {};
+    struct borrowed {
+      pool* memory = idle_pools::take();
+      ~borrowed() { idle_pools::give_back(memory); } // it goes back when the block does
+    } const from;
+    return buffer(*from.memory, bytes);
   }
 }
 
@@ -73,7 +70,8 @@ template <class S>
 class saved_chunks {
 public:
   saved_chunks() = default;
-  saved_chunks(allocator& memory, index_t chunks) : more_(memory, (chunks - 1) * index_t(sizeof(S))) {
+  template <class M>
+  saved_chunks(basic_allocator<M>& kept, index_t chunks) : more_(kept_on_host(kept, (chunks - 1) * index_t(sizeof(S)))) {
     static_assert(alignof(S) <= allocator::alignment);
   }
   saved_chunks(saved_chunks&& o) noexcept

@@ -160,7 +160,7 @@ struct agreement_memory {
   owned<Record, 1, typename Queue::memory_type> there; // (ranks), or empty
 
   agreement_memory(context<Queue> const& ctx, index_t ranks)
-      : all(*ctx.tables, {ranks}), there(*ctx.scratch, {apart ? ranks : 0}) {}
+      : all(*ctx.lists, {ranks}), there(*ctx.scratch, {apart ? ranks : 0}) {}
   /// The records that travel.
   view<Record, 1, memory_type> travelling() const {
     if constexpr (apart)
@@ -197,12 +197,12 @@ public:
     auto part = [&](index_t r) { return all.narrow(0, r * have_, have_); };
     piece const sent = as_piece(part(me)), held = as_piece(part(0));
     if (me > 0) ctx_.queue.copy({&sent, 1}, {&held, 1});
-    parcel_builder receives(*ctx_.tables, n, n);
+    parcel_builder receives(*ctx_.lists, n, n);
     for (index_t r = 0; r < n; ++r) {
       receives.open(int(r));
       if (r != me) receives.add(part(r));
     }
-    sp::all_gather_v(comm, primitive, {&sent, 1}, receives.parcels(), *ctx_.tables, ctx_.queue).wait();
+    sp::all_gather_v(comm, primitive, {&sent, 1}, receives.parcels(), *ctx_.lists, ctx_.queue).wait();
     have_ *= n;
     memory_.fetch(ctx_.queue, have_);
   }
@@ -262,8 +262,8 @@ template <queue Q = inline_queue>
 [[nodiscard]] index_t agreement_scratch(index_t ranks, Q const& q = {}) {
   return detail::counted_scratch(q, [&](context<Q> const& ctx) {
     detail::agreement_memory<call_record, Q> memory(ctx, ranks);
-    parcel_builder receives(*ctx.tables, ranks, ranks);
-    owned<parcel, 1> sends(*ctx.tables, {ranks});
+    parcel_builder receives(*ctx.lists, ranks, ranks);
+    owned<parcel, 1> sends(*ctx.lists, {ranks});
   });
 }
 
