@@ -53,6 +53,28 @@ void until(std::atomic<int> const& counter, int n) {
 
 } // namespace
 
+TEST_CASE("flight recorder: what a thread destroys last is recorded by nobody, and touches no recorder that has gone") {
+  auto const first = std::make_shared<sp::flight_recorder>(1, 4, 5, 8), late = std::make_shared<sp::flight_recorder>(1, 4, 5, 8);
+  struct dies_last { // a static communicator of the main thread does
+    std::shared_ptr<sp::flight_recorder> late;
+    int* left;
+    ~dies_last() {
+      sp::located({"object", ".call"}, [] {});
+      *left += sp::flight_recorder::record_calls_of_thread(std::move(late)) == nullptr;
+    }
+  };
+  int left = 0;
+  std::thread([&] {
+    static thread_local dies_last last{late, &left}; // made before what records calls
+    CHECK(last.late == late);
+    sp::flight_recorder::record_calls_of_thread(first);
+    sp::located({"object", ".call"}, [] {});
+  }).join();
+  CHECK(left == 1);
+  CHECK((first->recorded() == 1 && late->recorded() == 0));
+  CHECK((first.use_count() == 1 && late.use_count() == 1));
+}
+
 TEST_CASE("flight recorder: the ring keeps the last operations, numbers go on, tickets of lost records are ignored") {
   sp::flight_recorder r(1, 4, 5, 0); // five become eight
   auto group = r.join(0, 1, {0, 1, 2, 3});

@@ -110,9 +110,11 @@ public:
     failed_at_.compare_exchange_strong(none, detail::ticks(), std::memory_order_relaxed);
   }
 
-  /// From now on the public calls of this thread are recorded in `r`, which may be null; returns who recorded them before.
+  /// From now on the public calls of this thread are recorded in `r`, which may be null; returns who recorded them before. While the
+  /// thread destroys its last objects (a static communicator dies after main) nobody records them.
   static std::shared_ptr<flight_recorder> record_calls_of_thread(std::shared_ptr<flight_recorder> r) {
-    std::swap(of_thread, r);
+    if (thread_has_ended) return nullptr;
+    std::swap(of_thread.recorder, r);
     return r;
   }
 
@@ -143,7 +145,13 @@ public:
 
 private:
   static constexpr std::size_t most_groups = 64;
-  static inline thread_local std::shared_ptr<flight_recorder> of_thread{};
+  static inline constinit thread_local bool thread_has_ended = false; ///< never destroyed
+  struct thread_slot {
+    std::shared_ptr<flight_recorder> recorder;
+    ~thread_slot() { thread_has_ended = true; }
+  };
+  static inline thread_local thread_slot of_thread{};
+  static flight_recorder* recorder_of_thread() noexcept { return thread_has_ended ? nullptr : of_thread.recorder.get(); }
 
   struct alignas(64) slot {
     std::atomic<ticket> id{0}; ///< 0 while the fields below change hands
@@ -257,11 +265,16 @@ private:
 };
 
 inline void flight_recorder::watch_calls() noexcept {
-  static constexpr detail::call_observer observer{
-      [](site const& s) noexcept -> std::uint64_t { return of_thread ? of_thread->enter(s) : 0; },
-      [](site const& s, std::uint64_t depth, bool failed) noexcept {
-        if (of_thread && depth) of_thread->leave(s, depth, failed ? operation_state::failed : operation_state::done);
-      }};
+  static constexpr detail::call_observer observer{[](site const& s) noexcept -> std::uint64_t {
+                                                    flight_recorder* const r = recorder_of_thread();
+                                                    return r ? r->enter(s) : 0;
+                                                  },
+                                                  [](site const& s, std::uint64_t depth, bool failed) noexcept {
+                                                    flight_recorder* const r = recorder_of_thread();
+                                                    if (r && depth)
+                                                      r->leave(s, depth,
+                                                               failed ? operation_state::failed : operation_state::done);
+                                                  }};
   __atomic_store_n(&detail::observer, &observer, __ATOMIC_RELAXED);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/attention/call/pipeline.hpp>
+#include <sp/attention/ring/geometry.hpp>
 #include <sp/attention/ring/head_chunk.hpp>
 #include <sp/backend/merge.hpp>
 #include <sp/layout/route_exchange.hpp>
