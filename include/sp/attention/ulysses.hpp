@@ -2,6 +2,7 @@
 // Any q heads x kv heads x ranks: uneven head ranges, kv heads replicated where ranks share them and their gradients summed.
 #pragma once
 
+#include <sp/attention/call/pipeline.hpp>
 #include <sp/attention/ring.hpp>
 #include <sp/attention/ulysses/memory.hpp>
 #include <sp/attention/whole.hpp>
@@ -166,11 +167,7 @@ public:
       return sp::exchange(comm_, "ulysses.forward.output", ctx,
                           routed(p.queries.to_tokens, s.out.chunk(h, i), io.out, h.cut(side::to, kind::q, i)));
     };
-    detail::in_flight<decltype(send_inputs(0))> arriving;
-    detail::in_flight<decltype(send_output(0))> leaving;
-    detail::one_ahead(
-        h.chunks(), arriving, leaving, [&](index_t i) { arriving.start_first([&] { return send_inputs(i); }); }, compute,
-        [&](index_t i) { leaving.start_first([&] { return send_output(i); }); });
+    detail::pipelined(h.chunks(), send_inputs, compute, send_output);
     return s;
   }
 
@@ -270,19 +267,19 @@ private:
     auto send_inputs = [&](index_t i) { return send_inputs_chunk(p, ctx, m, h, io, i); };
     auto send_dq = [&](index_t i) { return send_dq_chunk(p, ctx, m, h, io, i); };
     auto send_gradients = [&](index_t i) { return send_gradients_chunk(p, ctx, m, h, io, i); };
-    detail::in_flight<decltype(send_dout(0)), decltype(send_inputs(0))> arriving;
-    detail::in_flight<decltype(send_dq(0)), decltype(send_gradients(0))> leaving;
+    detail::either_in_flight<decltype(send_dout(0)), decltype(send_inputs(0))> arriving;
+    detail::either_in_flight<decltype(send_dq(0)), decltype(send_gradients(0))> leaving;
     auto arrive = [&](index_t i) {
       if (m.resend)
-        arriving.start_second([&] { return send_inputs(i); });
+        arriving.second.start([&] { return send_inputs(i); });
       else
-        arriving.start_first([&] { return send_dout(i); });
+        arriving.first.start([&] { return send_dout(i); });
     };
     auto leave = [&](index_t i) {
       if (m.shared && i + 1 < h.chunks()) // dk and dv go home together, with the last chunk
-        leaving.start_first([&] { return send_dq(i); });
+        leaving.first.start([&] { return send_dq(i); });
       else
-        leaving.start_second([&] { return send_gradients(i); });
+        leaving.second.start([&] { return send_gradients(i); });
     };
     detail::one_ahead(h.chunks(), arriving, leaving, arrive, compute, leave);
   }

@@ -3,8 +3,7 @@
 // child that forks while other threads make or end batches makes none before exec.
 #pragma once
 
-#include <ctime>
-
+#include <sp/core/brief_lock.hpp>
 #include <sp/core/memory.hpp>
 
 namespace sp {
@@ -24,7 +23,7 @@ public:
   static pool* take() {
     pool* taken = nullptr;
     {
-      lock const held;
+      brief_lock const held(list.locked);
       pool** at = &list.first;
       for (pool** p = at; *p; p = &(*p)->next_)
         if ((*p)->last_thread_ == &this_thread) {
@@ -39,7 +38,7 @@ public:
       return taken;
     }
     taken = new pool;
-    lock const held;
+    brief_lock const held(list.locked);
     ++list.pools;
     return taken;
   }
@@ -56,25 +55,13 @@ public:
   static std::size_t release() noexcept {
     pool* p = nullptr;
     {
-      lock const held;
+      brief_lock const held(list.locked);
       p = cut(list.first);
     }
     return destroy(p);
   }
 
 private:
-  /// Spins: what it guards is a few steps of a list. Whoever finds it held goes to sleep, so that the holder can go on.
-  class lock {
-  public:
-    lock() noexcept {
-      timespec const moment{0, 1000};
-      while (__atomic_test_and_set(&list.locked, __ATOMIC_ACQUIRE)) nanosleep(&moment, nullptr);
-    }
-    lock(lock const&) = delete;
-    lock& operator=(lock const&) = delete;
-    ~lock() { __atomic_clear(&list.locked, __ATOMIC_RELEASE); }
-  };
-
   /// A pool that nobody took while so many batches ended goes, and what is beyond the most: the list is sorted, the newest first.
   static void put(pool* p) noexcept {
     p->when_empty_ = nullptr;
@@ -88,7 +75,7 @@ private:
     p->last_thread_ = &this_thread;
     pool* old = nullptr;
     {
-      lock const held;
+      brief_lock const held(list.locked);
       p->given_back_ = ++list.ended;
       p->next_ = list.first;
       list.first = p;

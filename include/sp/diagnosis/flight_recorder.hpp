@@ -265,16 +265,16 @@ private:
 };
 
 inline void flight_recorder::watch_calls() noexcept {
-  static constexpr detail::call_observer observer{[](site const& s) noexcept -> std::uint64_t {
-                                                    flight_recorder* const r = recorder_of_thread();
-                                                    return r ? r->enter(s) : 0;
-                                                  },
-                                                  [](site const& s, std::uint64_t depth, bool failed) noexcept {
-                                                    flight_recorder* const r = recorder_of_thread();
-                                                    if (r && depth)
-                                                      r->leave(s, depth,
-                                                               failed ? operation_state::failed : operation_state::done);
-                                                  }};
+  static constexpr detail::call_observer observer{
+      [](site const& s) noexcept -> std::uint64_t {
+        flight_recorder* const r = recorder_of_thread();
+        return r ? r->enter(s) : 0;
+      },
+      [](site const& s, std::uint64_t depth, bool failed) noexcept {
+        auto const how = failed ? operation_state::failed : operation_state::done;
+        if (flight_recorder* const r = recorder_of_thread(); r && depth) r->leave(s, depth, how);
+      },
+  };
   __atomic_store_n(&detail::observer, &observer, __ATOMIC_RELAXED);
 }
 

@@ -162,8 +162,8 @@ MUTANTS = [
         "ulysses_counts",
         "query heads are counted as if they were kv heads",
         "attention/ulysses/chunks.hpp",
-        "head_chunk{mine.whole}.range(kind).count",
-        "head_chunk{mine.whole}.range(head_cut::kind::kv).count",
+        "head_chunk{my_chunks.whole}.range(kind).count",
+        "head_chunk{my_chunks.whole}.range(head_cut::kind::kv).count",
         "mutation.ulysses",
         "ulysses: even and uneven*",
     ),
@@ -240,7 +240,7 @@ MUTANTS = [
     Mutant(
         "room_of_the_first_chunk",
         "all chunks of heads get the room that the first one needs",
-        "attention/ring/head_chunk.hpp",
+        "attention/call/head_chunk.hpp",
         "for (index_t i = 0; i < count; ++i) n = max",
         "for (index_t i = 0; i < 1; ++i) n = max",
         "mutation.ulysses",
@@ -249,7 +249,7 @@ MUTANTS = [
     Mutant(
         "chunk_of_other_queries",
         "a chunk of heads is told the query heads that stand where its kv heads do",
-        "attention/ring/head_chunk.hpp",
+        "attention/call/head_chunk.hpp",
         "head_cut::range{q, on.q_count}",
         "head_cut::range{kv, on.q_count}",
         "mutation.ulysses",

@@ -1,46 +1,53 @@
 // Exchanges of chunks behind each other: what the next chunk needs is on its way while one is computed.
+// Chunks of heads of cast, pass_q and Ulysses overlap by these loops.
 #pragma once
 
-#include <optional>
-#include <type_traits>
+#include <cstddef>
+#include <new>
+#include <utility>
 
 #include <sp/core/index.hpp>
 
 namespace sp::detail {
 
-/// What make() returns, made where it stays: tokens are large.
-template <class Make>
-struct made_in_place {
-  Make const& make;
-  operator std::invoke_result_t<Make const&>() const { return make(); }
-};
-
-/// An exchange on its way, of either of two kinds, or none.
-template <class First, class Second = First>
+/// An exchange on its way, or none. Made where it stays, because tokens are large; no std::optional, of whose contents g++ 12 says that
+/// they may be uninitialised.
+template <class Token>
 class in_flight {
 public:
+  in_flight() = default;
+  in_flight(in_flight const&) = delete;
+  in_flight& operator=(in_flight const&) = delete;
+  ~in_flight() { end(); }
+
+  /// make() returns the token. None is on its way.
   template <class Make>
-  void start_first(Make const& make) {
-    first_.emplace(made_in_place<Make>{make});
-  }
-  template <class Make>
-  void start_second(Make const& make) {
-    second_.emplace(made_in_place<Make>{make});
+  void start(Make const& make) {
+    token_ = ::new (static_cast<void*>(room_)) Token(make());
   }
   void wait() {
-    wait(first_);
-    wait(second_);
+    if (!token_) return;
+    token_->wait();
+    end();
   }
 
 private:
-  template <class Token>
-  static void wait(std::optional<Token>& flight) {
-    if (!flight) return;
-    flight->wait();
-    flight.reset();
+  void end() noexcept {
+    if (Token* const t = std::exchange(token_, nullptr)) t->~Token();
   }
-  std::optional<First> first_;
-  std::optional<Second> second_;
+  alignas(Token) std::byte room_[sizeof(Token)];
+  Token* token_ = nullptr;
+};
+
+/// An exchange on its way, of one of two kinds, or none.
+template <class First, class Second>
+struct either_in_flight {
+  in_flight<First> first;
+  in_flight<Second> second;
+  void wait() {
+    first.wait();
+    second.wait();
+  }
 };
 
 /// For each chunk: arrive(i) starts `inputs`, compute(i). While chunk i is computed, the inputs of i + 1 are on their way.
@@ -65,6 +72,22 @@ void one_ahead(index_t chunks, Inputs& inputs, Results& results, Arrive const& a
     leave(i);
   });
   results.wait();
+}
+
+/// The same where all inputs, or all results, are one kind of exchange: what send(i) returns.
+template <class Send, class Compute>
+void pipelined(index_t chunks, Send const& send, Compute const& compute) {
+  in_flight<decltype(send(index_t{}))> inputs;
+  one_ahead(
+      chunks, inputs, [&](index_t i) { inputs.start([&] { return send(i); }); }, compute);
+}
+template <class Send, class Compute, class Return>
+void pipelined(index_t chunks, Send const& send, Compute const& compute, Return const& send_back) {
+  in_flight<decltype(send(index_t{}))> inputs;
+  in_flight<decltype(send_back(index_t{}))> results;
+  one_ahead(
+      chunks, inputs, results, [&](index_t i) { inputs.start([&] { return send(i); }); }, compute,
+      [&](index_t i) { results.start([&] { return send_back(i); }); });
 }
 
 } // namespace sp::detail

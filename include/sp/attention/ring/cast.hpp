@@ -2,9 +2,9 @@
 // gradients come back in the type of sums. Keys are visited in document order: out, lse and dq do not depend on the number of ranks.
 #pragma once
 
+#include <sp/attention/call/head_chunk.hpp>
 #include <sp/attention/call/pipeline.hpp>
 #include <sp/attention/ring/geometry.hpp>
-#include <sp/attention/ring/head_chunk.hpp>
 #include <sp/layout/route_exchange.hpp>
 
 namespace sp::detail {
@@ -78,7 +78,7 @@ public:
   using keys = kv_views<T, memory_type>;
 
   cast_buffers(Call const& c, keys const& own)
-      : call_(c), own_(own), chunks_(chunks_of_heads::none_empty(c.numbers.heads, c.head_chunks)),
+      : call_(c), own_(own), chunks_(chunks_of_heads::at_most(c.numbers.heads, c.head_chunks)),
         absent_(*c.ctx.scratch, {c.geometry.held.absent_rows > 0 ? 1 : 0}), first_(c, widest()) {
     if (chunks_.count > 1) second_.emplace(c, widest());
   }
@@ -94,9 +94,7 @@ public:
       keys const own = chunks_.at(i).keys(own_);
       return at(i).start(primitive, own, {absent(own.k), absent(own.v)});
     };
-    in_flight<decltype(send(0))> arriving;
-    auto arrive = [&](index_t i) { arriving.start_first([&] { return send(i); }); };
-    one_ahead(chunks_.count, arriving, arrive, [&](index_t i) { f(chunks_.at(i), at(i).at_hand(), i); });
+    pipelined(chunks_.count, send, [&](index_t i) { f(chunks_.at(i), at(i).at_hand(), i); });
   }
 
 private:

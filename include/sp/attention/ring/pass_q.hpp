@@ -2,9 +2,9 @@
 // for them comes home to be merged. In rank order: while keys stay, out, lse and dq do not depend on who owns a query.
 #pragma once
 
+#include <sp/attention/call/head_chunk.hpp>
 #include <sp/attention/call/pipeline.hpp>
 #include <sp/attention/ring/geometry.hpp>
-#include <sp/attention/ring/head_chunk.hpp>
 #include <sp/backend/merge.hpp>
 #include <sp/layout/route_exchange.hpp>
 
@@ -129,12 +129,10 @@ struct pass_q_schedule : runs_anywhere {
   static void forward(Call const& c, view<T const, 3, M> q, kv_views<T, M> own, attention_state<T, M> state,
                       SavedList& by_backend) {
     auto const& queue = c.ctx.queue;
-    auto const chunks = chunks_of_heads::none_empty(c.numbers.heads, c.head_chunks);
+    auto const chunks = chunks_of_heads::at_most(c.numbers.heads, c.head_chunks);
     pass_q_forward<T, M> const here(*c.ctx.scratch, shape_of(c, chunks, own));
     auto send = [&](index_t i) { return here.queries(i, chunks.at(i).queries(q), exchange_named(c, "ring.forward.queries")); };
-    in_flight<decltype(send(0))> arriving;
-    auto arrive = [&](index_t i) { arriving.start_first([&] { return send(i); }); };
-    one_ahead(chunks.count, arriving, arrive, [&](index_t i) {
+    pipelined(chunks.count, send, [&](index_t i) {
       head_chunk const p = chunks.at(i);
       attention_state<T, M> const found = here.found(p.on.q_count);
       sp::fill(queue, found.out, accumulate_t<T>{});
@@ -150,12 +148,10 @@ struct pass_q_schedule : runs_anywhere {
   /// Shares of dq come home in the type of sums, where they are added to what is there; dk and dv are complete where they are.
   template <class T, class Call, class M, class SavedList>
   static void backward(Call const& c, query_grad<T, M> const& qg, key_grad<T, M> const& own, SavedList const& by_backend) {
-    auto const chunks = chunks_of_heads::none_empty(c.numbers.heads, c.head_chunks);
+    auto const chunks = chunks_of_heads::at_most(c.numbers.heads, c.head_chunks);
     pass_q_backward<T, M> const here(*c.ctx.scratch, shape_of(c, chunks, kv_views<T, M>{own.k, own.v}));
     auto send = [&](index_t i) { return here.queries(i, chunks.at(i).queries(qg), exchange_named(c, "ring.backward.queries")); };
-    in_flight<decltype(send(0))> arriving;
-    auto arrive = [&](index_t i) { arriving.start_first([&] { return send(i); }); };
-    one_ahead(chunks.count, arriving, arrive, [&](index_t i) {
+    pipelined(chunks.count, send, [&](index_t i) {
       head_chunk const p = chunks.at(i);
       query_grad<T, M> const arrived = here.arrived(i, p.on.q_count);
       sp::fill(c.ctx.queue, arrived.dq, accumulate_t<T>{});
@@ -170,7 +166,7 @@ struct pass_q_schedule : runs_anywhere {
   template <class T, class Call, class M>
   static void take_scratch(Call const& c, kv_views<T, M> const& own) {
     using A = accumulate_t<T>;
-    auto const chunks = chunks_of_heads::none_empty(c.numbers.heads, c.head_chunks);
+    auto const chunks = chunks_of_heads::at_most(c.numbers.heads, c.head_chunks);
     pass_q_shape const s = shape_of(c, chunks, own);
     view<T const, 3, M> const q(nullptr, {c.geometry.q_rows, s.heads, s.dim}),
         out(nullptr, {c.geometry.q_rows, s.heads, s.value_dim});

@@ -1,9 +1,8 @@
-// Heads of an Ulysses call in chunks: while one is computed, the inputs of the next and the results of the one before are on their way.
+// Heads of an Ulysses call in chunks, each of which is exchanged by itself.
 // Every rank has the same number of chunks, so that ranks make the same exchanges; where a rank has fewer kv heads, some are empty.
 #pragma once
 
-#include <sp/attention/call/pipeline.hpp>
-#include <sp/attention/ring/head_chunk.hpp>
+#include <sp/attention/call/head_chunk.hpp>
 #include <sp/layout/routed.hpp>
 
 namespace sp::detail {
@@ -12,18 +11,19 @@ namespace sp::detail {
 /// whole.
 struct ulysses_heads {
   heads all;
-  chunks_of_heads mine;
+  chunks_of_heads my_chunks;
 
-  ulysses_heads(heads of_all_ranks, int rank, int ranks, index_t wanted) : all(of_all_ranks), mine{heads_of(all, rank, ranks)} {
+  ulysses_heads(heads of_all_ranks, int rank, int ranks, index_t wanted)
+      : all(of_all_ranks), my_chunks{heads_of(all, rank, ranks)} {
     if (wanted <= 1) return;
     index_t most = 1;
     for (int r = 0; r < ranks; ++r) most = max(most, heads_of(all, r, ranks).kv_count);
-    mine.count = min(wanted, most);
+    my_chunks.count = min(wanted, most);
   }
-  [[nodiscard]] index_t chunks() const noexcept { return mine.count; }
-  [[nodiscard]] head_chunk chunk(index_t i) const { return mine.at(i); }
+  [[nodiscard]] index_t chunks() const noexcept { return my_chunks.count; }
+  [[nodiscard]] head_chunk chunk(index_t i) const { return my_chunks.at(i); }
   /// Of all chunks.
-  [[nodiscard]] index_t count(head_cut::kind kind) const noexcept { return head_chunk{mine.whole}.range(kind).count; }
+  [[nodiscard]] index_t count(head_cut::kind kind) const noexcept { return head_chunk{my_chunks.whole}.range(kind).count; }
   /// The tensor that holds all heads is `side`: chunk i of each peer's moves.
   [[nodiscard]] head_cut cut(head_cut::side side, head_cut::kind kind, index_t i) const { return {side, all, kind, i, chunks()}; }
   /// The same for all chunks at once.

@@ -2,9 +2,13 @@
 // The very structures of a call are built on an allocator that only counts, to say beforehand how many bytes it takes.
 #pragma once
 
+#include <new>
+#include <utility>
+
 #include <sp/attention/call/options.hpp>
 #include <sp/attention/ulysses/chunks.hpp>
-#include <sp/core/idle_pools.hpp>
+#include <sp/core/brief_lock.hpp>
+#include <sp/core/memory.hpp>
 
 namespace sp::detail {
 
@@ -29,7 +33,7 @@ public:
   by_heads(basic_allocator<M>& from, room_for wanted, ulysses_heads const& h, head_cut::kind kind, index_t rows, index_t dim)
       : kind_(kind), rows_(rows), turns_(wanted == room_for::two_chunks ? min(h.chunks(), 2) : 0) {
     if (wanted == room_for::nothing) return;
-    index_t const width = turns_ > 0 ? h.mine.widest(kind) : h.count(kind);
+    index_t const width = turns_ > 0 ? h.my_chunks.widest(kind) : h.count(kind);
     room_ = owned<T, 3, M>(from, {max(turns_, 1) * rows, width, dim});
   }
   /// Chunk i: (group's tokens, heads of the chunk, dim). With room for two, it takes the place of chunk i - 2.
@@ -49,20 +53,33 @@ private:
   index_t rows_ = 0, turns_ = 0; ///< turns: 0 for all heads
 };
 
-/// Host memory that lives as long as what `kept` gives. Where that is not the host's: from a pool that a batch may have left, so that a
-/// step like the one before allocates nothing.
-template <class M>
-buffer kept_on_host([[maybe_unused]] basic_allocator<M>& kept, index_t bytes) {
-  if constexpr (std::is_same_v<M, host_memory>) {
-    return buffer(kept, bytes);
-  } else {
-    if (bytes == 0) return {};
-    struct borrowed {
-      pool* memory = idle_pools::take();
-      ~borrowed() { idle_pools::give_back(memory); } // it goes back when the block does
-    } const from;
-    return buffer(*from.memory, bytes);
+/// A pool of the process, for host memory that lives as long as what `kept` gives where that is not the host's: a step like the one before
+/// allocates nothing. Any thread may give a block back.
+class pool_of_process final : public allocator {
+public:
+  static pool_of_process& instance() {
+    static pool_of_process& all = *new pool_of_process; // never destroyed: what is saved may die after main()
+    return all;
   }
+  void* allocate(std::size_t bytes) override {
+    brief_lock const held(locked_);
+    return blocks_.allocate(bytes);
+  }
+  void deallocate(void* p, std::size_t bytes) noexcept override {
+    brief_lock const held(locked_);
+    blocks_.deallocate(p, bytes);
+  }
+
+private:
+  pool blocks_;
+  bool locked_ = false;
+};
+template <class M>
+allocator& kept_on_host([[maybe_unused]] basic_allocator<M>& kept) {
+  if constexpr (std::is_same_v<M, host_memory>)
+    return kept;
+  else
+    return pool_of_process::instance();
 }
 
 /// What the attention inside saves in each chunk. The first is a member, so that a call in one chunk allocates nothing for it.
@@ -71,7 +88,7 @@ class saved_chunks {
 public:
   saved_chunks() = default;
   template <class M>
-  saved_chunks(basic_allocator<M>& kept, index_t chunks) : more_(kept_on_host(kept, (chunks - 1) * index_t(sizeof(S)))) {
+  saved_chunks(basic_allocator<M>& kept, index_t chunks) : more_(kept_on_host(kept), (chunks - 1) * index_t(sizeof(S))) {
     static_assert(alignof(S) <= allocator::alignment);
   }
   saved_chunks(saved_chunks&& o) noexcept

@@ -56,8 +56,8 @@ struct chunks_of_heads {
   heads whole;
   index_t count = 1;
 
-  /// So many of them that none is without kv heads, as far as so many are wanted.
-  static chunks_of_heads none_empty(heads whole, index_t wanted) { return {whole, max(1, min(wanted, whole.kv_count))}; }
+  /// As many as wanted, but no more than there are kv heads; one if there are none.
+  static chunks_of_heads at_most(heads whole, index_t wanted) { return {whole, max(1, min(wanted, whole.kv_count))}; }
 
   [[nodiscard]] head_chunk at(index_t i) const { return head_chunk::of(whole, i, count); }
   /// Heads of the chunk that has the most.
