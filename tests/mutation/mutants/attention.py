@@ -238,15 +238,6 @@ MUTANTS = [
         "ulysses: the inputs*",
     ),
     Mutant(
-        "room_of_the_first_chunk",
-        "all chunks of heads get the room that the first one needs",
-        "attention/call/head_chunk.hpp",
-        "for (index_t i = 0; i < count; ++i) n = max",
-        "for (index_t i = 0; i < 1; ++i) n = max",
-        "mutation.ulysses",
-        "ulysses: chunks*",
-    ),
-    Mutant(
         "chunk_of_other_queries",
         "a chunk of heads is told the query heads that stand where its kv heads do",
         "attention/call/head_chunk.hpp",
