@@ -36,10 +36,10 @@ auto exchange(comm<Tag> const& c, Traffic&& t) {
   called += "exchange ";
   return c.exchange(t);
 }
-template <class Tag, class Traffic>
-auto all_to_all_v(comm<Tag> const& c, Traffic&& t) {
+template <class Tag, class Traffic, class... More>
+auto all_to_all_v(comm<Tag> const& c, Traffic&& t, More&&... more) {
   called += "all_to_all_v ";
-  return c.exchange(t);
+  return sp::all_to_all_v(c, t, more...);
 }
 template <class Tag, class... More>
 auto all_gather_v(comm<Tag> const& c, char const* primitive, More&&... more) {
@@ -56,10 +56,10 @@ void all_reduce(comm<Tag> const& c, More&&... more) {
   called += "all_reduce ";
   sp::all_reduce(c, more...);
 }
-template <class Tag, class... More>
-void agree(comm<Tag> const& c, sp::fingerprint const& mine, More&&... more) {
+template <class Tag, class Queue>
+void agree(comm<Tag> const& c, sp::fingerprint const& mine, sp::context<Queue> const& ctx) {
   called += "agree ";
-  sp::agree(c, mine, more...);
+  sp::agree(c, mine, ctx);
 }
 template <class Tag>
 sp::index_t group_stride(comm<Tag> const&) {
@@ -73,9 +73,10 @@ struct label {
   explicit operator sp::index_t() const { return value; }
   bool operator==(label const&) const = default;
 };
-template <int Rank>
-void fill(sp::view<label, Rank>, label const&) {
+template <class Queue, int Rank>
+void fill(Queue const& q, sp::view<label, Rank> to, label const& value) {
   called += "fill ";
+  sp::fill(q, to, value);
 }
 
 } // namespace foreign

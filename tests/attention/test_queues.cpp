@@ -135,6 +135,8 @@ TEST_CASE("queues: row arithmetic of a ring gives the same bits on the caller's 
   sp::pool memory;
   counted_work work;
   run(ring, plain, sp::context(memory, memory), dsinks);
+  index_t& delta = support::indices_of<sp::detail::delta_body<sp::bf16, sp::host_memory>>;
+  delta = 0;
   run(ring, counted, sp::context(host_queue(work), memory, memory), dsinks_of_queue);
   CHECK(same_bits(counted.results(), plain.results()));
   CHECK(same_bits(dsinks_of_queue, dsinks));
@@ -145,6 +147,7 @@ TEST_CASE("queues: row arithmetic of a ring gives the same bits on the caller's 
   index_t const lse = 10 * 4, q = lse * 3, out = lse * 5, k = 10 * 2 * 3, v = 10 * 2 * 5;
   CHECK(work.indices >= out + lse + lse + out + 4 + lse + 2 * (q + k + v));
   CHECK(work.passes >= 4 + 2 + 2 * 3);
+  CHECK(delta == lse);
   CHECK((work.sums == 4 && work.terms == 4 * 10)); // the gradient of each sink
 }
 
@@ -221,7 +224,8 @@ TEST_CASE("queues: losses and their gradients give the same bits in memory of an
   CHECK(there == counted_work{2, 5, 1, 4, 1, 1});
   loss_apart.backward(away, t_here, in_memory<apart>(row(labels)), in_memory<apart>(row(far)), 1.5);
   CHECK(float(far[0]) == 1);
-  CHECK(other.blocks == 1); // the numbers of t
+  CHECK(there == counted_work{3, 9, 1, 4, 1, 1}); // nor here
+  CHECK(other.blocks == 1);                       // the numbers of t
   auto const kept = [&, taken = std::move(t)] { return sp::read(away.queue, taken).loss; };
   CHECK(kept() == r.loss);
   CHECK(support::says(support::failure_of([&] { return sp::read(away.queue, t); }), sp::errc::bad_state, "moved away"));

@@ -92,14 +92,6 @@ void check_sinks() {
   CHECK(after.dsinks.back() == A(0.5));
 }
 
-TEST_CASE("rows: delta in double is a sum of rounded products, whatever a compiler may fuse") {
-  double const c = 1 + 0x1p-30, square = 1 + 0x1p-29; // c c is square + 2^-60, which rounding takes away
-  std::vector<double> const out{square, c}, dout{-1, c};
-  std::vector<double> delta{9};
-  sp::detail::row_delta<double>(tensor<3>(out, {1, 1, 2}), tensor<3>(dout, {1, 1, 2}), tensor<2>(delta, {1, 1}));
-  CHECK(delta[0] == 0);
-}
-
 } // namespace
 
 TEST_CASE("rows: sinks and scores far beyond 100, of either sign, on rows that see something and rows that do not [asan]") {

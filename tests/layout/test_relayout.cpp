@@ -261,7 +261,7 @@ TEST_CASE("relayout: a part out of range, another group and in-place calls are r
     sp::relayout const mine(two, two, {&all, 1}, c.rank()), other(two, two, {&all, 1}, 1 - c.rank()),
         large(three, three, {&all, 1}, c.rank());
     auto e = failure(other, tensor<2>(std::as_const(x), {6, 1}), tensor<2>(y, {6, 1}));
-    CHECK(says(e, errc::bad_state, "made for rank " + std::to_string(1 - c.rank()) + " of 2",
+    CHECK(says(e, errc::bad_state, "the relayout was made for rank " + std::to_string(1 - c.rank()) + " of 2",
                "this is rank " + std::to_string(c.rank()) + " of 2"));
     e = failure(large, tensor<2>(std::as_const(x), {4, 1}), tensor<2>(y, {4, 1}));
     CHECK(says(e, errc::bad_state, "of 3", "of 2"));

@@ -46,7 +46,7 @@ void steady_state(sp::mpi const& c) {
     c.barrier();
   };
   int quiet = 0; // which buffers are needed first is a matter of timing, so the beginning is not judged
-  for (int lap = 0; lap < 20; ++lap) {
+  for (int lap = 0; lap < 40; ++lap) {
     long const before = support::allocations_of_program;
     for (int k = 0; k < 20; ++k) step();
     quiet += support::allocations_of_program == before;

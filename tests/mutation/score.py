@@ -132,7 +132,7 @@ class Slot:
             path.write_text(text)
         if verdict.passed:
             return False, ""
-        if not (verdict.faulted if mutant.faults else verdict.failed):
+        if not (verdict.failed or mutant.faults and verdict.faulted):
             raise Broken(f"{mutant.test} ended with status {verdict.code} and no failure of its own:\n" + verdict.output[-1000:])
         return True, verdict.first
 

@@ -21,6 +21,10 @@ struct counted_work {
   friend bool operator==(counted_work const&, counted_work const&) = default;
 };
 
+/// Calls of one kind of body that counting_queues of this thread were given.
+template <class Body>
+inline thread_local sp::index_t indices_of = 0;
+
 template <class M>
 class counting_queue {
 public:
@@ -37,6 +41,7 @@ public:
     for (sp::index_t e : extents) n *= e;
     ++work_->passes;
     work_->indices += n;
+    indices_of<Body> += n;
     sp::inline_queue{}.for_each(extents, body);
   }
   template <class Term, class Store>

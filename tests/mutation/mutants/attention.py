@@ -586,8 +586,8 @@ MUTANTS = [
         "attention/row_arithmetic.hpp",
         "  return product;\n",
         "  return a * b;\n",
-        "attention.row_arithmetic",
-        "rows: delta in double*",
+        "attention.contraction",
+        "contraction: delta in double*",
     ),
     Mutant(
         "members_of_strided_groups",

@@ -97,7 +97,7 @@ MUTANTS = [
         "a workspace does not say what it can still give, and a backward call notices that between two messages",
         "core/memory.hpp",
         "return at < bytes_ ? bytes_ - at : 0;",
-        "return at < bytes_ ? unknown : 0;",
+        "return at < bytes_ ? std::size_t(-1) : 0;",
         "attention.lifetime",
         "lifetime: memory that is short*",
     ),

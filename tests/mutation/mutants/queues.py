@@ -200,6 +200,7 @@ MUTANTS = [
         "if (planned_ < steps.size())",
         "if (planned_ > steps.size())",
         *ANEW,
+        faults=True,  # plans of a larger batch read behind its end
     ),
     Mutant(
         "queries_of_the_batch_before",
