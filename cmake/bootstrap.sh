@@ -16,7 +16,7 @@ fi
 if [[ ${1:-tests} == tests ]]; then
   commands+=(python3=python3 git=git 'clang++-16|clang++-17|clang++-18|clang++-19=clang-16' clang-format-14=clang-format-14
     'clang-tidy-14|clang-tidy=clang-tidy' mpirun=openmpi-bin doxygen=doxygen spin=spin pkg-config=pkg-config)
-  libraries+=(doctest-dev libclang-rt-16-dev libopenmpi-dev)
+  libraries+=(doctest-dev libclang-rt-16-dev libopenmpi-dev libboost-context-dev)
 fi
 
 programs=() packages=() # what is missing: packages of commands, packages of libraries

@@ -6,6 +6,8 @@
 # "// optimised: <why>" in a source: many numbers are computed, and optimising costs less than it saves. These sources are a program
 # of their own, because one function must not be compiled in two ways in one program.
 # "// flags: <flags>" in a source: it is about programs compiled in such a way, and is one by itself.
+# "// needs: <name>..." in a source: it is left out, and its entry skipped, while a variable sp_test_missing_<name> tells why.
+# A variable sp_test_libraries_<layer> names what the programs of a layer are linked with.
 # Layers with much code for the little that it computes are optimised lightly.
 set(sp_lightly_optimised_layers conformance)
 option(SP_TEST_UNITY "Compile the sources of a layer of tests in one piece" ON)
@@ -38,6 +40,19 @@ function(sp_test_name layer name source)
   set(${name} ${stem} PARENT_SCOPE)
 endfunction()
 
+# sp_test_missing(<variable> <source>): why a source cannot be built; empty: it can
+function(sp_test_missing variable source)
+  set(${variable} "" PARENT_SCOPE)
+  file(STRINGS "${source}" needs REGEX "^// needs: " LIMIT_COUNT 1)
+  string(REPLACE "// needs: " "" needs "${needs}")
+  separate_arguments(needs)
+  foreach(name IN LISTS needs)
+    if(sp_test_missing_${name})
+      set(${variable} "${sp_test_missing_${name}}" PARENT_SCOPE)
+    endif()
+  endforeach()
+endfunction()
+
 # sp_test_programs(<variable> <layer> <main object library> <source>...): programs of a layer, at most one that is optimised and one
 # that is not, and one for each source with flags; the variable <variable>_<name> becomes the program of each source.
 function(sp_test_programs variable layer main)
@@ -64,9 +79,11 @@ function(sp_test_programs variable layer main)
   endforeach()
   if(plain)
     sp_test_program(test_${layer} ${main} ${plain})
+    target_link_libraries(test_${layer} PRIVATE ${sp_test_libraries_${layer}})
   endif()
   if(quick)
     sp_test_program(test_${layer}_optimised ${main} ${quick})
+    target_link_libraries(test_${layer}_optimised PRIVATE ${sp_test_libraries_${layer}})
     if(layer IN_LIST sp_lightly_optimised_layers)
       target_compile_options(test_${layer}_optimised PRIVATE ${sp_lightly_optimised})
     else()
@@ -93,6 +110,12 @@ list(FILTER sp_test_sources EXCLUDE REGEX "/mpi/test_[^/]*$") # started by mpiru
 set(sp_test_layers "")
 foreach(source IN LISTS sp_test_sources)
   sp_test_name(layer name "${source}")
+  sp_test_missing(missing "${source}")
+  if(missing)
+    add_test(NAME ${layer}.${name} COMMAND "${CMAKE_COMMAND}" -E echo "skipped: ${missing}")
+    set_tests_properties(${layer}.${name} PROPERTIES LABELS ${layer} SKIP_REGULAR_EXPRESSION "^skipped: ")
+    continue()
+  endif()
   list(APPEND sp_test_layers ${layer})
   list(APPEND sp_test_sources_${layer} "${source}")
 endforeach()

@@ -6,7 +6,7 @@ if(NOT SP_TEST_SANITIZERS)
   return()
 endif()
 
-set(sp_asan_layers core geometry backend) # where memory is indexed
+set(sp_asan_layers core geometry backend cuda) # where memory is indexed
 set(sp_tsan_layers core collective)       # where threads of a rank meet, and ranks
 
 # Without optimisation: it halves the time to compile, and nothing is optimised away before it can be checked.
@@ -44,6 +44,7 @@ foreach(kind asan tsan)
     endforeach()
     if(tagged)
       sp_test_program(test_${layer}_${kind} sp_test_main_${kind} ${tagged})
+      target_link_libraries(test_${layer}_${kind} PRIVATE ${sp_test_libraries_${layer}})
       target_compile_options(test_${layer}_${kind} PRIVATE ${sp_${kind}_flags})
       target_link_options(test_${layer}_${kind} PRIVATE ${sp_${kind}_flags})
       target_compile_definitions(test_${layer}_${kind} PRIVATE SP_TEST_SANITIZED)

@@ -14,6 +14,7 @@ LEVEL = {
     "core": 0,
     "geometry": 1,
     "diagnosis": 1,
+    "cuda": 1,
     "sharding": 2,
     "collective": 2,
     "backend": 2,
@@ -31,7 +32,7 @@ HEAVY = set(
     "ostream random ranges regex semaphore shared_mutex sstream stop_token streambuf syncstream thread".split()
 )
 # Headers that may include heavy or foreign headers: models, and the entry points that exist to name such a model.
-MODELS = re.compile(r"(core/workers/(thread_set|workers)|collective/(threads|mpi)/\w+|collective/decorators/chaos|diagnosis/\w+)\.hpp")
+MODELS = re.compile(r"(core/workers/(thread_set|workers)|collective/(threads|mpi)/\w+|collective/decorators/chaos|diagnosis/\w+|cuda/(?!block\b)\w+)\.hpp")
 HEAVY_ENTRY_POINTS = {"diagnosis.hpp", "local.hpp", "threads.hpp", "workers.hpp", "chaos.hpp", "mpi.hpp", "fmt.hpp", "sp.hpp"}
 # Headers that ask for an installed MPI. Nothing else may reach them: without MPI all of sp but these compiles.
 NEEDS_MPI = re.compile(r"(collective/mpi/\w+|mpi)\.hpp")

@@ -1,0 +1,22 @@
+# Code for devices: what its tests need, and what only nvcc compiles. No test runs on a device.
+# Without Boost.Context or nvcc the entries that need them are reported as skipped, with the reason.
+
+# Kernels run on the host over tests/support/emulated_block.hpp, whose threads are fibers.
+find_package(Boost QUIET CONFIG COMPONENTS context)
+if(TARGET Boost::context)
+  set(sp_test_libraries_cuda Boost::context)
+  set(sp_test_missing_context "")
+else()
+  set(sp_test_missing_context "no Boost.Context was found when this tree was configured (Debian: libboost-context-dev)")
+endif()
+
+find_program(SP_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
+if(SP_NVCC)
+  # -std: CMake 3.25 knows no C++20 of nvcc
+  add_test(NAME cuda.compile COMMAND "${SP_NVCC}" -std=c++20 -I "${PROJECT_SOURCE_DIR}/include" -Werror all-warnings
+    -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a --threads 2 -ccbin "${SP_GXX}"
+    -c "${CMAKE_CURRENT_SOURCE_DIR}/cuda/compile.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/cuda_compile.o")
+else()
+  add_test(NAME cuda.compile COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no nvcc was found when this tree was configured")
+endif()
+set_tests_properties(cuda.compile PROPERTIES LABELS cuda TIMEOUT 300 SKIP_REGULAR_EXPRESSION "^skipped: ")
