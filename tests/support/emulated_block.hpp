@@ -146,9 +146,9 @@ private:
     if (lane < 0 || lane > 31) fail("lane, mask or distance " + std::to_string(lane) + " is not in 0 ... 31", site);
     return lane;
   }
-  /// An error of up to 2^-22, which depends on x alone.
+  /// An error of up to 2^-22, rounding to float included, which depends on x alone.
   static double off_by(float x) noexcept {
-    return static_cast<double>(static_cast<std::int32_t>(__builtin_bit_cast(std::uint32_t, x) * 0x9E3779B9u)) * 0x1p-53;
+    return static_cast<double>(static_cast<std::int32_t>(__builtin_bit_cast(std::uint32_t, x) * 0x9E3779B9u)) * 0x1.8p-54;
   }
 
   /// Waits for the other threads of the warp at the same place; the last one calls complete(team): the 32 threads with their arguments.
@@ -269,13 +269,13 @@ inline void emulated_block::wait_for_copies(std::int64_t groups_left, place cons
   meets_others("copy_async_wait", site);
   auto& copies = me_->copies;
   for (std::size_t i = copies.size(); i-- > 0;)
-    if (copies[i].group < me_->groups - groups_left) grid_->copy_arrives(*me_, i);
+    if (copies[i].group < me_->groups - groups_left || grid_->random() % 4 == 0) grid_->copy_arrives(*me_, i);
 }
 
 inline void emulated_block::load(char const* operation, unsigned (&r)[4], void const* row, bool transposed, place const& site) {
   load_argument argument{sixteen_bytes(operation, row, site), r};
-  auto const complete = [transposed](emulator::thread* team) {
-    auto const element = [&](int matrix, int i, int j) -> unsigned { // row i, column j
+  auto const complete = [transposed](emulator::thread* team) SP_TEST_UNCHECKED {
+    auto const element = [&](int matrix, int i, int j) SP_TEST_UNCHECKED -> unsigned { // row i, column j
       std::uint16_t bits = 0;
       std::memcpy(&bits, static_cast<load_argument*>(team[8 * matrix + i].argument)->row + 2 * j, 2);
       return bits;
@@ -295,7 +295,7 @@ template <class Value>
 void emulated_block::multiply(char const* operation, float (&d)[4], unsigned const (&a)[4], unsigned const (&b)[2], Value value,
                               place const& site) {
   multiply_argument argument{d, a, b};
-  auto const complete = [this, value](emulator::thread* team) {
+  auto const complete = [this, value](emulator::thread* team) SP_TEST_UNCHECKED {
     float left[16][16], right[16][8]; // as the manual of PTX lays out the fragments of mma.m16n8k16
     for (int lane = 0; lane < 32; ++lane) {
       auto const& of = *static_cast<multiply_argument*>(team[lane].argument);
@@ -352,8 +352,19 @@ inline std::uint64_t& next_launch_seed() {
   return seed;
 }
 
-/// Queues work on a stream; the fake runtime defines it. The work owns its kernel and may be done several times: a graph is replayed.
-void give_to_stream(CUstream_st* stream, std::function<void()> work);
+/// What a launch gives to a stream. It owns the kernel and may be done several times: a graph is replayed.
+template <class Kernel>
+std::function<void()> launched_work(Kernel const& kernel, sp::index_t blocks, sp::index_t shared_bytes) {
+  return [=, seed = next_launch_seed()++] {
+    if constexpr (sp::detail::independent_threads<Kernel>)
+      run_independent(kernel, blocks, {.seed = seed});
+    else
+      run_grid(kernel, blocks, shared_bytes, {.seed = seed});
+  };
+}
+
+/// Queues work on a stream: defined by a fake of the runtime. Without one, work is done when it is launched.
+[[gnu::weak]] void give_to_stream(CUstream_st* stream, std::function<void()> work);
 
 } // namespace support
 
@@ -362,11 +373,10 @@ template <>
 struct sp::detail::emulated_device<void> {
   template <class Kernel>
   static void launch(CUstream_st* stream, Kernel const& kernel, index_t blocks, index_t shared_bytes) {
-    support::give_to_stream(stream, [=, seed = support::next_launch_seed()++] {
-      if constexpr (independent_threads<Kernel>)
-        support::run_independent(kernel, blocks, {.seed = seed});
-      else
-        support::run_grid(kernel, blocks, shared_bytes, {.seed = seed});
-    });
+    std::function<void()> work = support::launched_work(kernel, blocks, shared_bytes);
+    if (support::give_to_stream)
+      support::give_to_stream(stream, std::move(work));
+    else
+      work();
   }
 };

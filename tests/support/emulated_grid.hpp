@@ -67,7 +67,8 @@ private:
 };
 
 inline std::string name_of(std::source_location const& s) { return std::string(s.file_name()) + ":" + std::to_string(s.line()); }
-inline bool same(std::source_location const& a, std::source_location const& b) {
+SP_TEST_UNCHECKED inline bool same(std::source_location const& a, std::source_location const& b) {
+  if (std::memcmp(&a, &b, sizeof a) == 0) return true; // that is a pointer
   return a.line() == b.line() && a.column() == b.column() &&
          (a.file_name() == b.file_name() || std::strcmp(a.file_name(), b.file_name()) == 0);
 }
@@ -95,7 +96,7 @@ struct thread {
   int number = 0;
   thread_state state = thread_state::ready;
   bool started = false;
-  std::unique_ptr<fiber> stack;
+  fiber* stack = nullptr;
   std::vector<copy_under_way> copies;
   std::int64_t groups = 0; ///< committed
   // where it waits for others
@@ -107,8 +108,6 @@ struct thread {
 /// Where threads gather for one operation.
 struct meeting {
   int arrived = 0, first = 0; ///< first: number of the thread that came first
-  char const* operation = "";
-  std::source_location site;
 };
 
 /// Shared memory between two stretches of bytes that nobody may touch.
@@ -209,23 +208,13 @@ public:
     for (std::size_t i = terms.size(); i > 1; --i) std::swap(terms[i - 1], terms[arithmetic.below(i)]);
     for (int i = 0; i < how.resident && i < blocks; ++i)
       resident_.push_back(std::make_unique<block_state>(*this, threads, static_cast<std::size_t>(shared_bytes)));
+    ready_list_.resize(resident_.size() * static_cast<std::size_t>(threads));
+    ready_ = ready_list_.data();
   }
 
   void run() {
     for (auto& b : resident_) begin(*b);
-    while (!ready_.empty() && !failure_) {
-      std::size_t const i = random.below(ready_.size());
-      std::swap(ready_[i], ready_.back());
-      thread* const t = ready_.back();
-      ready_.pop_back();
-      if (copies_ > 0 && random() % 2) copy_arrives(*t->block);
-      go_on(*t);
-      if (t->state == thread_state::ended) {
-        if (--t->block->running == 0 && !failure_) end(*t->block);
-      } else if (t->state == thread_state::ready)
-        ready_.push_back(t);
-      if (ready_.empty() && !failure_) complain_of_those_who_wait();
-    }
+    take_turns();
     if (!failure_) return;
     unwind();
     std::rethrow_exception(failure_);
@@ -233,32 +222,30 @@ public:
 
   // ---- for the handle ---------------------------------------------------------------------------------------------------------
 
-  /// A thread comes to a meeting of `count` threads from `first` on; the last one completes it and all of them are ready again.
+  /// A thread comes, with its operation, site and argument, to a meeting of `count` threads from `first` on; the last one completes it and all of them are ready again.
   template <class Complete>
-  void meet(meeting& m, thread& me, int first, int count, Complete const& complete) {
-    if (m.arrived == 0) {
-      m.operation = me.operation;
-      m.site = me.site;
+  SP_TEST_UNCHECKED void meet(meeting& m, thread& me, int first, int count, Complete const& complete) {
+    thread* const team = &me - me.number + first;
+    if (m.arrived == 0)
       m.first = me.number;
-    } else if (!same(m.site, me.site))
+    else if (thread const& other = team[m.first - first]; !same(other.site, me.site))
       complain(me,
-               std::string("thread ") + std::to_string(m.first) + " waits in " + m.operation + " at " + name_of(m.site) +
+               "thread " + std::to_string(m.first) + " waits in " + other.operation + " at " + name_of(other.site) +
                    " for this one, which comes to " + me.operation,
                me.site);
     me.state = thread_state::meets;
     if (++m.arrived == count) {
       m.arrived = 0;
-      thread* const team = me.block->team.data() + first;
       complete(team);
       for (int i = 0; i < count; ++i) {
         team[i].state = thread_state::ready;
-        if (&team[i] != &me) ready_.push_back(&team[i]); // this one is put back by run()
+        if (&team[i] != &me) ready_[ready_count_++] = &team[i]; // this one is put back when it has left
       }
     }
     leave(me);
   }
   /// Lets others go first.
-  void leave(thread& me) {
+  SP_TEST_UNCHECKED void leave(thread& me) {
     me.stack->suspend();
     if (failure_) throw unwound{};
   }
@@ -298,7 +285,7 @@ private:
       t.state = thread_state::ready;
       t.started = false;
       t.groups = 0;
-      ready_.push_back(&t);
+      ready_[ready_count_++] = &t;
     }
   }
   void end(block_state& b) {
@@ -309,15 +296,30 @@ private:
                                                            std::to_string(b.shared.bytes()) + " bytes of shared memory; block " +
                                                            std::to_string(b.index) + ", seed " + std::to_string(how.seed)));
   }
-  void go_on(thread& t) {
+  SP_TEST_UNCHECKED void take_turns() {
+    while (ready_count_ > 0 && !failure_) {
+      std::size_t const i = random.below(ready_count_);
+      thread* const t = ready_[i];
+      ready_[i] = ready_[--ready_count_];
+      if (copies_ > 0 && random() % 2) copy_arrives(*t->block);
+      go_on(*t);
+      if (t->state == thread_state::ready) ready_[ready_count_++] = t;
+      if (t->state == thread_state::ended && --t->block->running == 0 && !failure_) end(*t->block);
+      if (ready_count_ == 0 && !failure_) complain_of_those_who_wait();
+    }
+  }
+  SP_TEST_UNCHECKED void go_on(thread& t) {
     if (t.started) {
       t.stack->resume();
     } else {
       t.started = true;
-      t.stack = fiber_pool::of_this_thread().take();
+      t.stack = pool_.take();
       t.stack->start(&run_thread, &t);
     }
-    if (t.state == thread_state::ended) fiber_pool::of_this_thread().give(std::move(t.stack));
+    if (t.state == thread_state::ended) {
+      pool_.give(t.stack);
+      t.stack = nullptr;
+    }
   }
   static void run_thread(void* argument) {
     auto& t = *static_cast<thread*>(argument);
@@ -372,7 +374,10 @@ private:
   body run_;
   sp::index_t begun_ = 0;
   std::vector<std::unique_ptr<block_state>> resident_;
-  std::vector<thread*> ready_;
+  std::vector<thread*> ready_list_;
+  thread** ready_ = nullptr; ///< room for all
+  std::size_t ready_count_ = 0;
+  fiber_pool& pool_ = fiber_pool::of_this_thread();
   std::size_t copies_ = 0; ///< under way
   std::exception_ptr failure_;
 };
