@@ -10,12 +10,26 @@ else()
   set(sp_test_missing_context "no Boost.Context was found when this tree was configured (Debian: libboost-context-dev)")
 endif()
 
+# What nvcc compiles: all headers of device code in one source, for both architectures; with SP_TEST_ALL each header alone, too.
 find_program(SP_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
 if(SP_NVCC)
+  file(GLOB_RECURSE sp_device_headers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/include/sp/cuda/*" "${PROJECT_SOURCE_DIR}/include/sp/backend/cuda/*")
+  set(sp_all_device "// Every header of device code; written by CMake.\n#pragma once\n")
+  foreach(header IN LISTS sp_device_headers)
+    cmake_path(RELATIVE_PATH header BASE_DIRECTORY "${PROJECT_SOURCE_DIR}/include")
+    string(APPEND sp_all_device "#include <${header}>\n")
+  endforeach()
+  file(CONFIGURE OUTPUT generated/device_headers.hpp CONTENT "${sp_all_device}" @ONLY)
   # -std: CMake 3.25 knows no C++20 of nvcc
   add_test(NAME cuda.compile COMMAND "${SP_NVCC}" -std=c++20 -I "${PROJECT_SOURCE_DIR}/include" -Werror all-warnings
     -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a --threads 2 -ccbin "${SP_GXX}"
+    -include "${CMAKE_CURRENT_BINARY_DIR}/generated/device_headers.hpp"
     -c "${CMAKE_CURRENT_SOURCE_DIR}/cuda/compile.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/cuda_compile.o")
+  if(SP_TEST_ALL)
+    add_test(NAME headers.nvcc COMMAND Python3::Interpreter "${sp_tools}/headers.py" --compiler "${SP_NVCC}"
+      --only "sp/(cuda|backend/cuda)/.*" "${PROJECT_SOURCE_DIR}/include" -- -ccbin "${SP_GXX}")
+    set_tests_properties(headers.nvcc PROPERTIES LABELS tree TIMEOUT 600 COST 50)
+  endif()
 else()
   add_test(NAME cuda.compile COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no nvcc was found when this tree was configured")
 endif()

@@ -3,6 +3,9 @@
 // needs: context
 #include <doctest/doctest.h>
 
+#include <sys/wait.h>
+
+#include <csignal>
 #include <set>
 #include <type_traits>
 
@@ -549,6 +552,23 @@ TEST_CASE("emulated block: a failure leaves every thread, and the next run is no
     CHECK(right == 128);
   }
 }
+
+#ifndef SP_TEST_ADDRESS_SANITIZER // whose report would go to the terminal
+TEST_CASE("emulated block: a stack that is too small ends the program") {
+  pid_t const child = fork();
+  if (child == 0) {
+    run<32>(1, 0, {}, [](auto&) {
+      char volatile frame[400 * 1024];
+      frame[0] = 1;
+    });
+    _exit(0);
+  }
+  int status = 0;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK(WIFSIGNALED(status));
+  CHECK(WTERMSIG(status) == SIGSEGV);
+}
+#endif
 
 TEST_CASE("launch: a number of blocks that no grid has") {
   auto const code = [](index_t blocks) {

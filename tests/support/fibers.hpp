@@ -1,5 +1,5 @@
 // Fibers on Boost.Context: functions with a stack of their own that stop in the middle and go on later, all on one thread.
-// Stacks end at a page without access and are used again; the address sanitizer is told of every switch.
+// Stacks end where there is no access and are used again; the address sanitizer is told of every switch.
 #pragma once
 
 #include <boost/context/detail/fcontext.hpp>
@@ -40,10 +40,10 @@ public:
   explicit fiber(std::size_t stack_bytes, std::size_t shift = 0) {
     auto const page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     bytes_ = (stack_bytes + page - 1) / page * page;
-    mapped_ = bytes_ + page;
+    mapped_ = 2 * bytes_; // the lower half has no access: a frame of less than that does not jump over it
     base_ = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
     if (base_ == MAP_FAILED) throw std::bad_alloc();
-    bottom_ = static_cast<std::byte*>(base_) + page; // stacks grow downwards, into the guard
+    bottom_ = static_cast<std::byte*>(base_) + bytes_; // stacks grow downwards
     if (mprotect(bottom_, bytes_, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
     inside_ = boost::context::detail::make_fcontext(bottom_ + bytes_ - shift, bytes_ - shift, &entry);
   }

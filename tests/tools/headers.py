@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compiles every header of include/sp alone, included twice, with warnings as errors; lists the headers that fail.
+"""Compiles every header of include/sp alone, included twice, with warnings as errors; lists the headers that fail. CXX may be nvcc.
 
 headers.py --compiler CXX [--jobs N] [--only PATTERN] [--turn 0|1] [--without PATTERN] ROOT [-- FLAGS...]
 headers.py --compiler CXX --program FILE ROOT [-- FLAGS...]   compiles a program that instantiates them, under the same warnings
@@ -16,11 +16,22 @@ import tempfile
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wsign-conversion", "-Werror"]
 
 
+def is_nvcc(compiler):
+    return pathlib.Path(compiler).name == "nvcc"
+
+
 def command_for(compiler, root, flags):
+    if is_nvcc(compiler):
+        return [compiler, "-std=c++20", "-arch=sm_80", "-Werror", "all-warnings", "-I", str(root), *flags, "-o", "/dev/null", "-c"]
     return [compiler, "-std=c++20", "-O0", "-fsyntax-only", *WARNINGS, "-I", str(root), *flags, "-x", "c++", "-"]
 
 
 def compile_text(command, text):
+    if is_nvcc(command[0]):  # reads no standard input
+        with tempfile.NamedTemporaryFile("w", suffix=".cu") as source:
+            source.write(text)
+            source.flush()
+            return subprocess.run([*command, source.name], capture_output=True, text=True)
     return subprocess.run(command, input=text, capture_output=True, text=True)
 
 
@@ -77,7 +88,8 @@ def main():
         sys.exit(compile_program(options))
     command = command_for(options.compiler, options.root, options.flags)
 
-    headers = sorted(path.relative_to(options.root).as_posix() for path in options.root.rglob("*.hpp"))
+    kinds = ("*.hpp", "*.cuh") if is_nvcc(options.compiler) else ("*.hpp",)
+    headers = sorted(path.relative_to(options.root).as_posix() for kind in kinds for path in options.root.rglob(kind))
     headers = [h for h in headers if re.fullmatch(options.only, h)]
     for header in [h for h in headers if options.without and re.fullmatch(options.without, h)]:
         headers.remove(header)
