@@ -24,7 +24,7 @@ if(SP_NVCC)
   add_test(NAME cuda.compile COMMAND "${SP_NVCC}" -std=c++20 -I "${PROJECT_SOURCE_DIR}/include" -Werror all-warnings
     -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a --threads 2 -ccbin "${SP_GXX}"
     -include "${CMAKE_CURRENT_BINARY_DIR}/generated/device_headers.hpp"
-    -c "${CMAKE_CURRENT_SOURCE_DIR}/cuda/compile.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/cuda_compile.o")
+    -I "${CMAKE_CURRENT_SOURCE_DIR}" -c "${CMAKE_CURRENT_SOURCE_DIR}/cuda/block_proofs.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/cuda_compile.o")
   if(SP_TEST_ALL)
     add_test(NAME headers.nvcc COMMAND Python3::Interpreter "${sp_tools}/headers.py" --compiler "${SP_NVCC}"
       --only "sp/(cuda|backend/cuda)/.*" "${PROJECT_SOURCE_DIR}/include" -- -ccbin "${SP_GXX}")

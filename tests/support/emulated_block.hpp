@@ -24,6 +24,7 @@
 #include <sp/cuda/block.hpp>
 #include <sp/cuda/launch.hpp>
 
+#include "support/elsewhere.hpp"
 #include "support/emulated_grid.hpp"
 
 struct CUstream_st;
@@ -352,14 +353,15 @@ inline std::uint64_t& next_launch_seed() {
   return seed;
 }
 
-/// What a launch gives to a stream. It owns the kernel and may be done several times: a graph is replayed.
+/// What a launch gives to a stream. It owns the kernel and may be done several times: a graph is replayed. Addresses of a device memory that
+/// the host cannot touch become those of its bytes.
 template <class Kernel>
 std::function<void()> launched_work(Kernel const& kernel, sp::index_t blocks, sp::index_t shared_bytes) {
-  return [=, seed = next_launch_seed()++] {
+  return [=, there = relocated(kernel), seed = next_launch_seed()++] {
     if constexpr (sp::detail::independent_threads<Kernel>)
-      run_independent(kernel, blocks, {.seed = seed});
+      run_independent(there, blocks, {.seed = seed});
     else
-      run_grid(kernel, blocks, shared_bytes, {.seed = seed});
+      run_grid(there, blocks, shared_bytes, {.seed = seed});
   };
 }
 
