@@ -28,8 +28,8 @@ struct kernel_of {
   }
 };
 template <int N = 64, class Function>
-void run(index_t blocks, index_t shared_bytes, support::emulation const& how, Function const& f) {
-  support::run_grid(kernel_of<N, Function>{&f}, blocks, shared_bytes, how);
+support::emulated_work run(index_t blocks, index_t shared_bytes, support::emulation const& how, Function const& f) {
+  return support::run_grid(kernel_of<N, Function>{&f}, blocks, shared_bytes, how);
 }
 
 // ---- operations ---------------------------------------------------------------------------------------------------------------
@@ -197,6 +197,23 @@ TEST_CASE_TEMPLATE("emulated block: multiply_add sums in float, in an order of i
     if (seed == 3) CHECK(sums == bits[1]); // the order of threads changes no bit,
   }
   CHECK(bits[0] != bits[1]); // that of terms does
+}
+
+TEST_CASE("emulated block: conflicts of banks are counted") {
+  auto const conflicts = [](auto const& place) { // of row i of matrix m, in units of 16 bytes
+    support::emulated_work const done = run<32>(1, 32 * 128, {}, [&](auto& b) {
+      unsigned r[4];
+      b.load_matrix(r, b.template shared<char>(16 * place(b.lane() % 8, b.lane() / 8)));
+    });
+    CHECK(done.matrix_loads == 1);
+    return done.conflicts;
+  };
+  CHECK(conflicts([](int i, int m) { return 8 * m + i; }) == 0);
+  CHECK(conflicts([](int i, int m) { return 8 * i + m; }) == 4 * 7);      // rows of 128 bytes
+  CHECK(conflicts([](int i, int m) { return 8 * i + (m ^ i); }) == 0);    // the same, swizzled
+  CHECK(conflicts([](int i, int m) { return 9 * i + m; }) == 0);          // the same, padded
+  CHECK(conflicts([](int i, int m) { return 4 * i + m; }) == 4 * 3);      // rows of 64 bytes
+  CHECK(conflicts([](int i, int m) { return m == 0 ? 8 * i : 5; }) == 7); // one row again and again is read once
 }
 
 TEST_CASE("emulated block: exp2 and log2 are off, as those of a device") {

@@ -34,7 +34,7 @@ namespace support {
 /// Runs `blocks` blocks of a kernel, each with `shared_bytes` of shared memory.
 /// Throws emulation_failure, or what the kernel throws, once every thread has been left.
 template <class Kernel>
-void run_grid(Kernel const& kernel, sp::index_t blocks, sp::index_t shared_bytes, emulation const& how = {});
+emulated_work run_grid(Kernel const& kernel, sp::index_t blocks, sp::index_t shared_bytes, emulation const& how = {});
 
 /// Runs the threads of a kernel that never meet as plain calls, in random order; whatever brings threads together fails.
 template <class Kernel>
@@ -113,7 +113,7 @@ public:
 
 private:
   template <class Kernel>
-  friend void run_grid(Kernel const&, sp::index_t, sp::index_t, emulation const&);
+  friend emulated_work run_grid(Kernel const&, sp::index_t, sp::index_t, emulation const&);
   template <class Kernel>
   friend void run_independent(Kernel const&, sp::index_t, emulation const&);
 
@@ -275,12 +275,18 @@ inline void emulated_block::wait_for_copies(std::int64_t groups_left, place cons
 
 inline void emulated_block::load(char const* operation, unsigned (&r)[4], void const* row, bool transposed, place const& site) {
   load_argument argument{sixteen_bytes(operation, row, site), r};
-  auto const complete = [transposed](emulator::thread* team) SP_TEST_UNCHECKED {
+  auto const complete = [this, transposed](emulator::thread* team) SP_TEST_UNCHECKED {
     auto const element = [&](int matrix, int i, int j) SP_TEST_UNCHECKED -> unsigned { // row i, column j
       std::uint16_t bits = 0;
       std::memcpy(&bits, static_cast<load_argument*>(team[8 * matrix + i].argument)->row + 2 * j, 2);
       return bits;
     };
+    ++grid_->done.matrix_loads;
+    for (int m = 0; m < 4; ++m) {
+      std::byte const* rows[8];
+      for (int i = 0; i < 8; ++i) rows[i] = static_cast<load_argument*>(team[8 * m + i].argument)->row;
+      grid_->done.conflicts += me_->block->shared.waits(rows);
+    }
     for (int lane = 0; lane < 32; ++lane)
       for (int m = 0; m < 4; ++m) {
         int const i = lane / 4, j = lane % 4 * 2;
@@ -324,13 +330,14 @@ inline void emulated_block::let_others_go_on() {
 }
 
 template <class Kernel>
-void run_grid(Kernel const& kernel, sp::index_t blocks, sp::index_t shared_bytes, emulation const& how) {
+emulated_work run_grid(Kernel const& kernel, sp::index_t blocks, sp::index_t shared_bytes, emulation const& how) {
   static_assert(sp::detail::block_handle<emulated_block>);
   sp::detail::require_kernel<Kernel>();
-  emulator::grid(Kernel::threads, blocks, shared_bytes, how, [&kernel](emulator::thread& t) {
+  emulator::grid grid(Kernel::threads, blocks, shared_bytes, how, [&kernel](emulator::thread& t) {
     emulated_block b(t);
     kernel(b);
-  }).run();
+  });
+  return grid.run();
 }
 
 template <class Kernel>

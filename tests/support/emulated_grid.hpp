@@ -27,6 +27,12 @@ struct emulation {
   int resident = 2; ///< blocks that are under way at the same time
 };
 
+/// What a grid did.
+struct emulated_work {
+  std::int64_t matrix_loads = 0; ///< calls of load_matrix by a warp; each takes four cycles
+  std::int64_t conflicts = 0; ///< cycles that they take beyond, because rows of a matrix lie in the same banks of shared memory
+};
+
 /// A kernel did what a device leaves undefined.
 struct emulation_failure : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -133,6 +139,21 @@ public:
     return under_way_[static_cast<std::size_t>(static_cast<std::byte const*>(p) - begin_) / 16];
   }
 
+  /// 8 rows of 16 bytes are read in one cycle if each lies in banks of its own: 128 bytes further are the same ones. How many more it takes.
+  SP_TEST_UNCHECKED int waits(std::byte const* (&rows)[8]) const {
+    int most = 0;
+    for (int i = 0; i < 8; ++i) {
+      int before = 0;
+      for (int j = 0; j < i; ++j) {
+        bool again = rows[j] == rows[i];
+        for (int k = 0; k < j; ++k) again = again || rows[j] == rows[k];
+        before += (rows[i] - rows[j]) % 128 == 0 && !again ? 1 : 0;
+      }
+      most = before > most ? before : most;
+    }
+    return most;
+  }
+
   void poison() {
     std::memset(begin_, 0xff, bytes_);
     std::fill(under_way_.begin(), under_way_.end(), std::uint8_t{0});
@@ -212,10 +233,10 @@ public:
     ready_ = ready_list_.data();
   }
 
-  void run() {
+  emulated_work run() {
     for (auto& b : resident_) begin(*b);
     take_turns();
-    if (!failure_) return;
+    if (!failure_) return done;
     unwind();
     std::rethrow_exception(failure_);
   }
@@ -273,6 +294,7 @@ public:
   sp::index_t const blocks;
   emulation const how;
   random_numbers random;
+  emulated_work done;
   std::array<int, 17> terms{}; ///< the order in which multiply_add sums 16 products and what was there
 
 private:

@@ -1,5 +1,5 @@
 // Fibers on Boost.Context: functions with a stack of their own that stop in the middle and go on later, all on one thread.
-// Stacks end where there is no access and are used again; the address sanitizer is told of every switch.
+// Stacks end where there is no access and are used again; the address and the thread sanitizer are told of every switch.
 #pragma once
 
 #include <boost/context/detail/fcontext.hpp>
@@ -20,13 +20,23 @@
 #define SP_TEST_ADDRESS_SANITIZER 1
 #endif
 #endif
+#if defined(__SANITIZE_THREAD__)
+#define SP_TEST_THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SP_TEST_THREAD_SANITIZER 1
+#endif
+#endif
 #ifdef SP_TEST_ADDRESS_SANITIZER
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
+#ifdef SP_TEST_THREAD_SANITIZER
+#include <sanitizer/tsan_interface.h>
+#endif
 
 /// In front of what runs at every switch, on memory of its own: sanitizers would check nothing but the emulator there.
-#define SP_TEST_UNCHECKED __attribute__((no_sanitize("address", "undefined")))
+#define SP_TEST_UNCHECKED __attribute__((no_sanitize("address", "thread", "undefined")))
 
 namespace support {
 
@@ -46,6 +56,9 @@ public:
     bottom_ = static_cast<std::byte*>(base_) + bytes_; // stacks grow downwards
     if (mprotect(bottom_, bytes_, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
     inside_ = boost::context::detail::make_fcontext(bottom_ + bytes_ - shift, bytes_ - shift, &entry);
+#ifdef SP_TEST_THREAD_SANITIZER
+    inside_thread_ = __tsan_create_fiber(0);
+#endif
   }
   fiber(fiber const&) = delete;
   fiber& operator=(fiber const&) = delete;
@@ -53,6 +66,9 @@ public:
   ~fiber() {
     function_ = nullptr;
     resume(); // ends the loop, so that the sanitizer forgets the stack
+#ifdef SP_TEST_THREAD_SANITIZER
+    __tsan_destroy_fiber(inside_thread_);
+#endif
     munmap(base_, mapped_);
   }
 
@@ -63,12 +79,19 @@ public:
   }
   SP_TEST_UNCHECKED void resume() {
     before_switch(&outside_stack_, bottom_, bytes_);
+#ifdef SP_TEST_THREAD_SANITIZER
+    outside_thread_ = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(inside_thread_, 0);
+#endif
     inside_ = boost::context::detail::jump_fcontext(inside_, this).fctx;
     after_switch(outside_stack_, nullptr, nullptr);
   }
   /// Called from within: goes on where resume() was called.
   SP_TEST_UNCHECKED void suspend() {
     before_switch(&inside_stack_, outside_bottom_, outside_bytes_);
+#ifdef SP_TEST_THREAD_SANITIZER
+    __tsan_switch_to_fiber(outside_thread_, 0);
+#endif
     outside_ = boost::context::detail::jump_fcontext(outside_, nullptr).fctx;
     after_switch(inside_stack_, &outside_bottom_, &outside_bytes_);
   }
@@ -83,6 +106,9 @@ private:
       self->suspend();
     }
     before_switch(nullptr, self->outside_bottom_, self->outside_bytes_); // null: this stack is not come back to
+#ifdef SP_TEST_THREAD_SANITIZER
+    __tsan_switch_to_fiber(self->outside_thread_, 0);
+#endif
     boost::context::detail::jump_fcontext(self->outside_, nullptr);
   }
 
@@ -108,6 +134,9 @@ private:
   void *inside_stack_ = nullptr, *outside_stack_ = nullptr;
   void const* outside_bottom_ = nullptr;
   std::size_t outside_bytes_ = 0;
+#ifdef SP_TEST_THREAD_SANITIZER
+  void *inside_thread_ = nullptr, *outside_thread_ = nullptr;
+#endif
 };
 
 /// Fibers of one thread that wait to be used again.
