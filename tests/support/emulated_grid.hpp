@@ -141,6 +141,9 @@ public:
 
   /// 8 rows of 16 bytes are read in one cycle if each lies in banks of its own: 128 bytes further are the same ones. How many more it takes.
   SP_TEST_UNCHECKED int waits(std::byte const* (&rows)[8]) const {
+    unsigned banks = 0;
+    for (std::byte const* row : rows) banks |= 1u << (row - begin_) / 16 % 8;
+    if (banks == 0xff) return 0;
     int most = 0;
     for (int i = 0; i < 8; ++i) {
       int before = 0;
