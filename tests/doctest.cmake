@@ -9,6 +9,7 @@
 # "// needs: <name>..." in a source: it is left out, and its entry skipped, while a variable sp_test_missing_<name> tells why.
 # A variable sp_test_libraries_<layer> names what the programs of a layer are linked with.
 # Layers with much code for the little that it computes are optimised lightly.
+# "// waits: <for what>" in a source: its ranks use less than one processor, however many they are.
 set(sp_lightly_optimised_layers conformance)
 option(SP_TEST_UNITY "Compile the sources of a layer of tests in one piece" ON)
 
@@ -93,14 +94,24 @@ function(sp_test_programs variable layer main)
   endif()
 endfunction()
 
-# sp_test_entry(<name> <source> <label> <timeout> <command>...): tests whose ranks are threads take two processors. A source shows
-# that by itself, but for the conformance layer: its headers start the ranks.
+# sp_test_of_ranks(<entry> <source>): an entry of several ranks takes two processors, unless the source says that they wait. These
+# come first (COST): those that take two do not find two free among the others, and while some wait the others keep processors busy.
+function(sp_test_of_ranks name source)
+  set_tests_properties(${name} PROPERTIES COST 200)
+  file(STRINGS "${source}" waits REGEX "^// waits: " LIMIT_COUNT 1)
+  if(NOT waits)
+    set_tests_properties(${name} PROPERTIES PROCESSORS 2)
+  endif()
+endfunction()
+
+# sp_test_entry(<name> <source> <label> <timeout> <command>...): a source shows by itself that its ranks are threads, but for the
+# conformance layer: its headers start the ranks.
 function(sp_test_entry name source label timeout)
   cmake_path(GET source FILENAME file)
   add_test(NAME ${name} COMMAND ${ARGN} "--source-file=*/${file}")
   sp_uses_threads(threaded "${source}")
   if(threaded OR "conformance" IN_LIST label)
-    set_tests_properties(${name} PROPERTIES PROCESSORS 2)
+    sp_test_of_ranks(${name} "${source}")
   endif()
   set_tests_properties(${name} PROPERTIES LABELS "${label}" TIMEOUT ${timeout})
 endfunction()

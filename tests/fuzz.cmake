@@ -9,7 +9,7 @@ target_compile_options(sp_fuzz_checks PRIVATE ${sp_lightly_optimised})
 set_target_properties(sp_fuzz_checks PROPERTIES UNITY_BUILD ${SP_TEST_UNITY} UNITY_BUILD_BATCH_SIZE 2)
 target_sources(test_fuzz PRIVATE $<TARGET_OBJECTS:sp_fuzz_checks>)
 target_compile_options(test_fuzz PRIVATE ${sp_lightly_optimised}) # one function must not be compiled in two ways in one program
-set_tests_properties(fuzz.differential fuzz.metamorphic fuzz.shrink PROPERTIES PROCESSORS 2)
+set_tests_properties(fuzz.differential fuzz.metamorphic fuzz.shrink PROPERTIES PROCESSORS 2 COST 200)
 
 # The soak: sp_soak runs on threads, sp_soak_job is started by mpirun. tests/soak.sh builds these two in a tree of its own, optimised.
 sp_program(sp_soak soak/soak.cpp $<TARGET_OBJECTS:sp_fuzz_checks>)
@@ -26,7 +26,7 @@ else()
 endif()
 add_test(NAME fuzz.soak COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/soak.sh"
   --cases 50 --steps 500 --throws 5 --kills ${sp_soak_kills} --jobs 1)
-set_tests_properties(fuzz.soak PROPERTIES LABELS fuzz TIMEOUT 300 PROCESSORS 2
+set_tests_properties(fuzz.soak PROPERTIES LABELS fuzz TIMEOUT 300 COST 200
   ENVIRONMENT "SP_SOAK_PROGRAMS=${CMAKE_CURRENT_BINARY_DIR};SP_SOAK_LATENCY_MS=2000") # machines that test do other things as well
 
 # libFuzzer targets: tests/fuzz/targets/fuzz_<name>.cpp with the corpus tests/corpus/<name>/, always compiled by clang.

@@ -14,13 +14,14 @@ find_program(SP_TIMEOUT timeout REQUIRED)
 sp_test_main_library(sp_mpi_test_main mpi/main.cpp)
 target_link_libraries(sp_mpi_test_main PRIVATE sp::mpi)
 
-# sp_mpi_test_entry(<name> <ranks> <label> <timeout> <command>...): mpirun takes its processes with it when it is told to end, so the
-# limit is kept by timeout(1), which asks before it kills.
-function(sp_mpi_test_entry name ranks label timeout)
+# sp_mpi_test_entry(<name> <source> <ranks> <label> <timeout> <command>...): mpirun takes its processes with it when it is told to end,
+# so the limit is kept by timeout(1), which asks before it kills.
+function(sp_mpi_test_entry name source ranks label timeout)
   math(EXPR last "${timeout} + 30")
   add_test(NAME ${name} COMMAND "${SP_TIMEOUT}" --kill-after=10 ${timeout}
     ${sp_mpirun} ${ranks} ${ARGN})
-  set_tests_properties(${name} PROPERTIES LABELS "${label}" TIMEOUT ${last} PROCESSORS 2)
+  set_tests_properties(${name} PROPERTIES LABELS "${label}" TIMEOUT ${last})
+  sp_test_of_ranks(${name} "${source}")
 endfunction()
 
 file(GLOB sp_mpi_test_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/mpi/test_*.cpp")
@@ -34,20 +35,20 @@ foreach(source IN LISTS sp_mpi_test_sources)
   endif()
   target_link_libraries(${program_${name}} PRIVATE sp::mpi)
   cmake_path(GET source FILENAME file)
-  sp_mpi_test_entry(mpi.${name} ${ranks} mpi 300 $<TARGET_FILE:${program_${name}}> "--source-file=*/${file}")
+  sp_mpi_test_entry(mpi.${name} "${source}" ${ranks} mpi 300 $<TARGET_FILE:${program_${name}}> "--source-file=*/${file}")
   file(STRINGS "${source}" also REGEX "^// also: tcp$" LIMIT_COUNT 1)
   if(also)
-    sp_mpi_test_entry(mpi.${name}.tcp ${ranks} mpi 300 $<TARGET_FILE:${program_${name}}> "--source-file=*/${file}")
+    sp_mpi_test_entry(mpi.${name}.tcp "${source}" ${ranks} mpi 300 $<TARGET_FILE:${program_${name}}> "--source-file=*/${file}")
     set_tests_properties(mpi.${name}.tcp PROPERTIES ENVIRONMENT "OMPI_MCA_btl=tcp,self")
   endif()
 endforeach()
 if(SP_TEST_ALL) # more moments at which a rank is stopped
-  sp_mpi_test_entry(mpi.mpi_shared.wide 4 mpi 300 $<TARGET_FILE:${program_mpi_shared}> "--test-case=mpi shared: a rank that is stopped*")
+  sp_mpi_test_entry(mpi.mpi_shared.wide mpi/test_mpi_shared.cpp 4 mpi 300 $<TARGET_FILE:${program_mpi_shared}> "--test-case=mpi shared: a rank that is stopped*")
   set_tests_properties(mpi.mpi_shared.wide PROPERTIES ENVIRONMENT "SP_TEST_WIDE=1")
 endif()
 if(SP_TEST_ALL) # parcels that are larger than anything between two processes
   foreach(transport vader tcp)
-    sp_mpi_test_entry(mpi.mpi_buffers.${transport}.wide 3 mpi 300 $<TARGET_FILE:${program_mpi_buffers}>
+    sp_mpi_test_entry(mpi.mpi_buffers.${transport}.wide mpi/test_mpi_buffers.cpp 3 mpi 300 $<TARGET_FILE:${program_mpi_buffers}>
       "--source-file=*/test_mpi_buffers.cpp")
     set_tests_properties(mpi.mpi_buffers.${transport}.wide PROPERTIES
       ENVIRONMENT "OMPI_MCA_btl=${transport},self;SP_TEST_PARCEL_BYTES=1610612736")
@@ -63,7 +64,7 @@ if(SP_TEST_ALL AND SP_TEST_SANITIZERS)
   target_link_libraries(test_mpi_tsan PRIVATE sp::mpi)
   target_compile_options(test_mpi_tsan PRIVATE ${sp_mpi_tsan_flags})
   target_link_options(test_mpi_tsan PRIVATE ${sp_mpi_tsan_flags})
-  sp_mpi_test_entry(mpi.mpi_waits.tsan 2 "mpi;sanitize" 300
+  sp_mpi_test_entry(mpi.mpi_waits.tsan mpi/test_mpi_waits.cpp 2 "mpi;sanitize" 300
     "${sp_tools}/fixed_addresses.sh" $<TARGET_FILE:test_mpi_tsan> "--test-case=*[tsan]*")
   set_tests_properties(mpi.mpi_waits.tsan PROPERTIES ENVIRONMENT "TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1")
 endif()

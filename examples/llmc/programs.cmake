@@ -38,7 +38,7 @@ if(TARGET sp::mpi)
 endif()
 add_test(NAME example.llmc_real COMMAND ${sp_llmc_check} --real --sources "${sp_llmc_folder}"
   --out "${PROJECT_BINARY_DIR}/llmc-real-test" ${sp_llmc_start})
-set_tests_properties(${sp_llmc_entries} PROPERTIES LABELS example TIMEOUT 300 PROCESSORS 2 SKIP_RETURN_CODE 77 COST 20)
+set_tests_properties(${sp_llmc_entries} PROPERTIES LABELS example TIMEOUT 300 PROCESSORS 2 SKIP_RETURN_CODE 77 COST 200)
 set_tests_properties(example.llmc_real PROPERTIES TIMEOUT 900)
 add_test(NAME control.llmc COMMAND ${sp_llmc_check} --self-test --sources "${sp_llmc_folder}")
 set_tests_properties(control.llmc PROPERTIES LABELS control TIMEOUT 60)

@@ -1,5 +1,6 @@
 // The threads communicator when something goes wrong: every rank soon learns who failed and why, and nobody touches dead buffers.
 // Times are measured by the ranks themselves; on a busy machine the best of three attempts counts.
+// waits: for deadlines
 #include <doctest/doctest.h>
 
 #include <algorithm>

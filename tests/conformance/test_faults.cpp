@@ -1,5 +1,6 @@
 // Faults F1 and F2 at the level of attention objects: a rank that throws at any step, in transport or kernel, and one that never comes.
 // All other ranks return `aborted` within 100 ms, no thread stays behind, and what run() rethrows is the original cause.
+// waits: for deadlines
 #include <doctest/doctest.h>
 
 #include <filesystem>

@@ -1,5 +1,6 @@
 // Flight records: what the ring keeps, that every rank's file is there after a failure, and what the merge tool says of real ones.
 // The sentences of the tool are compared with what was really done to the ranks.
+// waits: for deadlines and for the merge tool
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
