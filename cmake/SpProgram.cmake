@@ -20,6 +20,8 @@ add_library(sp_program_settings INTERFACE)
 target_link_libraries(sp_program_settings INTERFACE sp::sp fmt::fmt Threads::Threads)
 target_compile_options(sp_program_settings INTERFACE -Wall -Wextra -Wpedantic -Wshadow
   $<$<BOOL:${SP_HAS_MARCH_NATIVE}>:-march=native>)
+# g++ looks for unused memory each time its memory has doubled from 128 MiB: a tenth of the time of a large source, to save little.
+target_compile_options(sp_program_settings INTERFACE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:--param=ggc-min-heapsize=524288>)
 
 # For programs that compute a lot: the preset of the tests does not optimise, because most of them take longer to compile than to run.
 set(sp_optimised "$<$<CONFIG:Debug>:-O1>")
