@@ -14,7 +14,7 @@
 namespace trainer {
 namespace {
 
-constexpr char const* head = R"(<!doctype html><html lang="en"><head><meta charset="utf-8">
+constexpr char const* page_head = R"(<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <title>sp: training report</title><style>{}</style></head><body>
 )";
@@ -103,7 +103,8 @@ std::string ownership(report const& r) {
 
 void write_html(report const& r, std::filesystem::path const& file) {
   std::ofstream out(file);
-  out << fmt::format(head, page_style) << opening(r) << verdict(r) << charts(r) << tables(r) << ownership(r) << "</body></html>\n"
+  out << fmt::format(page_head, page_style) << opening(r) << verdict(r) << charts(r) << tables(r) << ownership(r)
+      << "</body></html>\n"
       << std::flush;
   if (!out) throw std::runtime_error("cannot write " + file.string());
 }
