@@ -44,13 +44,15 @@ SP_BOTH constexpr std::uint32_t high(std::uint64_t x) { return static_cast<std::
 } // namespace detail
 
 /// `document` is the caller's id of the document, `head` the global number of the query head.
-constexpr random_site site_key(random_key key, index_t document, index_t head) {
+SP_BOTH constexpr random_site site_key(random_key key, index_t document, index_t head) {
   using namespace detail;
   auto d = static_cast<std::uint64_t>(document), h = static_cast<std::uint64_t>(head);
-  std::array<std::uint32_t, 2> seed{low(key.seed), high(key.seed)};
-  auto r = philox({low(key.layer), high(key.layer), low(d), high(d)}, seed);
-  r = philox({r[0] ^ low(h), r[1] ^ high(h), r[2], r[3]}, seed);
-  return {{r[0], r[1]}};
+  std::array<std::uint32_t, 2> const seed{low(key.seed), high(key.seed)};
+  auto const of_document = philox({low(key.layer), high(key.layer), low(d), high(d)}, seed);
+  auto const& r = SP_ENTRIES(of_document);
+  auto const of_head = philox({r[0] ^ low(h), r[1] ^ high(h), r[2], r[3]}, seed);
+  auto const& site = SP_ENTRIES(of_head);
+  return {{site[0], site[1]}};
 }
 
 /// 128 random bits for query position q and key positions 4 k4 .. 4 k4 + 3, all counted from the document's begin.

@@ -109,6 +109,21 @@ concept block_handle = requires(B& b, int i, float x, float* f, double* d, int* 
   { b.add_to(n, i) } -> std::same_as<int>;
 };
 
+/// Two numbers as neighbouring elements, rounded to nearest even, the first in the low half: what products take.
+template <multiplied T>
+SP_DEVICE unsigned packed(float low, float high) {
+#ifdef __CUDA_ARCH__
+  unsigned r;
+  if constexpr (std::is_same_v<T, bf16>)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+#else
+  return unsigned{T(low).bits} | unsigned{T(high).bits} << 16;
+#endif
+}
+
 #ifdef __CUDACC__
 
 /// The block that runs: built-in variables and PTX.

@@ -1,0 +1,191 @@
+// What the backward passes of cuda_flash share, and the pass for dq: a block has a tile of queries of one head and meets its tiles of keys.
+// Each row of dq is added to once, after a sum in the order of keys: the same bits whenever it runs.
+#pragma once
+
+#include <sp/backend/cuda/flash_forward.hpp>
+
+namespace sp::detail {
+
+/// The query side of a tensor.
+template <class T>
+struct flash_query_grad {
+  flash_rows<T const> q, dout;      // (rows, q heads, dim), (rows, q heads, value dim)
+  flash_rows<float const> lse, delta; // (rows, q heads)
+  flash_rows<float> dq;             // as q; null: not wanted
+};
+/// The key side.
+template <class T>
+struct flash_key_grad {
+  flash_rows<T const> k, v;  // (rows, kv heads, dim), (rows, kv heads, value dim)
+  flash_rows<float> dk, dv;  // the same; null: not wanted
+};
+
+/// The arguments of the backward passes.
+template <class T, class... Features>
+struct flash_gradients {
+  using element = T;
+  using features_type = flash_features<Features...>;
+
+  flash_lists lists;
+  sp::heads heads;
+  int dim = 0, value_dim = 0;
+  features_type features;
+  flash_query_grad<T> queries[flash_tensors]{};
+  flash_key_grad<T> keys[flash_tensors]{};
+};
+
+/// Adds a thread's part of rows of sums, times `factor`, to columns [column, ...) of a row in memory, as far as `width` goes.
+template <int N>
+SP_DEVICE void add_row(flash_tile_of_sums<1, N> const& sums, int half, int lane, float factor, float* row, int column, int width) {
+  SP_UNROLL
+  for (int n = 0; n < N; ++n) {
+    int const at = column + 8 * n + 2 * (lane % 4);
+    if (at >= width) continue;
+    flash_pair& to = *reinterpret_cast<flash_pair*>(row + at);
+    flash_pair const was = to;
+    to = {was.x + factor * sums.x[0][n][2 * half], was.y + factor * sums.x[0][n][2 * half + 1]};
+  }
+}
+
+template <class T, int D, flash_shape Shape, class... Features>
+struct flash_backward_queries : flash_gradients<T, Features...> {
+  static constexpr int rows = Shape.backward_rows, columns = Shape.keys, width = D;
+  static constexpr int warps = rows / 16, threads = 32 * warps;
+  static_assert(rows % 16 == 0 && columns % 16 == 0);
+
+  // shared memory: queries, dout, keys, values, places of queries and of two tiles of keys
+  using matrix = flash_matrix<T, D>;
+  static constexpr index_t dout_at = matrix::bytes(rows), k_at = 2 * dout_at, v_at = k_at + matrix::bytes(columns);
+  static constexpr index_t q_places_at = v_at + matrix::bytes(columns), k_places_at = q_places_at + flash_places::bytes(rows);
+  static constexpr index_t shared_bytes = k_places_at + 2 * flash_places::bytes(columns);
+
+  template <class Block>
+  SP_DEVICE void operator()(Block& b) const;
+};
+
+/// One block of it, as a thread has it.
+template <class Block, class Kernel>
+struct flash_queries_block {
+  using matrix = typename Kernel::matrix;
+  using features_type = typename Kernel::features_type;
+  using mod = typename features_type::mod;
+  static constexpr int columns = Kernel::columns, width = Kernel::width;
+
+  Block& b;
+  Kernel const& kernel;
+  flash_item item;
+  int head, kv_head;
+  matrix q, dout, k, v;
+  flash_places q_places, k_places[2];
+  mod modify;
+  int row[1][2];             // offsets of this thread's rows
+  float lse[2], delta[2];    // of these
+  flash_tile_of_sums<1, columns / 8> scores, grads;
+  flash_tile_of_sums<1, width / 8> dq;
+
+  SP_DEVICE flash_queries_block(Block& block, Kernel const& of, flash_item const& work, int q_head)
+      : b(block), kernel(of), item(work), head(q_head), kv_head(int(of.heads.kv_of(q_head))),
+        q{b.template shared<typename Kernel::element>(0)}, dout{b.template shared<typename Kernel::element>(Kernel::dout_at)},
+        k{b.template shared<typename Kernel::element>(Kernel::k_at)}, v{b.template shared<typename Kernel::element>(Kernel::v_at)},
+        q_places(flash_places::at(b, Kernel::q_places_at, Kernel::rows)),
+        k_places{flash_places::at(b, Kernel::k_places_at, columns),
+                 flash_places::at(b, Kernel::k_places_at + flash_places::bytes(columns), columns)},
+        modify(of.features.of(of.heads.q_head(q_head), of.lists.row_tile(work.tile))) {}
+
+  SP_DEVICE void run() {
+    flash_cursor at(kernel.lists, item);
+    begin(at);
+    dq.clear();
+    for (int slot = 0; at.more(); slot = 1 - slot) {
+      flash_cursor next = at;
+      next.next();
+      b.template copy_async_wait<0>();
+      b.barrier(); // keys and values are here
+      scores.clear();
+      scores.add_rows_by_rows(b, q, 16 * b.warp(), k);
+      grads.clear();
+      grads.add_rows_by_rows(b, dout, 16 * b.warp(), v);
+      if (next.more()) find_keys(next, 1 - slot);
+      b.barrier(); // nobody reads the values
+      if (next.more()) copy_values(1 - slot);
+      score_gradients(at.now, k_places[slot].offset);
+      dq.add_product(b, grads, k, 0);
+      b.barrier(); // nobody reads the keys
+      if (next.more()) copy_keys(1 - slot);
+      at = next;
+    }
+    store();
+  }
+
+private:
+  SP_DEVICE void begin(flash_cursor const& at) {
+    flash_tile const& t = kernel.lists.row_tile(item.tile);
+    for (int i = b.thread(); i < Kernel::rows; i += b.threads()) q_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
+    find_keys(at, 0);
+    b.barrier();
+    q.copy(b, Kernel::rows, q_places, kernel.dim, [&](int n, int r) { return kernel.queries[n].q.at(r, head); });
+    dout.copy(b, Kernel::rows, q_places, kernel.value_dim, [&](int n, int r) { return kernel.queries[n].dout.at(r, head); });
+    copy_values(0);
+    copy_keys(0);
+    SP_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      flash_place const p = place(h);
+      row[0][h] = p.offset;
+      float const natural = p.tensor < 0 ? minus_infinity<float> : *kernel.queries[p.tensor].lse.at(p.row, head);
+      lse[h] = flash_lse(natural);
+      delta[h] = is_minus_infinity(natural) ? 0.0f : *kernel.queries[p.tensor].delta.at(p.row, head);
+    }
+  }
+  SP_DEVICE void find_keys(flash_cursor const& at, int slot) {
+    flash_tile const& t = kernel.lists.column_tile(at.tile);
+    for (int i = b.thread(); i < columns; i += b.threads())
+      k_places[slot].set(i, place_of(kernel.lists.column_segments(t), t, i));
+  }
+  SP_DEVICE void copy_keys(int slot) {
+    k.copy(b, columns, k_places[slot], kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
+    b.copy_async_commit();
+  }
+  SP_DEVICE void copy_values(int slot) {
+    v.copy(b, columns, k_places[slot], kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
+    b.copy_async_commit();
+  }
+  SP_DEVICE flash_place place(int half) const { return q_places[16 * b.warp() + 8 * half + b.lane() / 4]; }
+
+  SP_DEVICE void score_gradients(flash_range const& range, int const* offset) {
+    flash_mask<1> const mask(kernel.lists, range, row);
+    SP_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      auto factor = modify.dropout_of_row(row[0][h]);
+      SP_UNROLL
+      for (int n = 0; n < columns / 8; ++n) {
+        SP_UNROLL
+        for (int c = 0; c < 2; ++c) {
+          int const key = offset[8 * n + 2 * (b.lane() % 4) + c];
+          float keep = 1;
+          if constexpr (mod::drops) keep = factor(key);
+          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * h + c], grads.x[0][n][2 * h + c],
+                                   mask.sees(mask.first[0][h], row[0][h], key), row[0][h], key, lse[h], delta[h], keep);
+        }
+      }
+    }
+  }
+
+  SP_DEVICE void store() {
+    SP_UNROLL
+    for (int h = 0; h < 2; ++h) {
+      flash_place const p = place(h);
+      if (p.tensor < 0 || !kernel.queries[p.tensor].dq.data) continue;
+      add_row(dq, h, b.lane(), kernel.features.scale, kernel.queries[p.tensor].dq.at(p.row, head), 0, kernel.dim);
+    }
+  }
+};
+
+template <class T, int D, flash_shape Shape, class... Features>
+template <class Block>
+SP_DEVICE void flash_backward_queries<T, D, Shape, Features...>::operator()(Block& b) const {
+  int const q_heads = int(this->heads.q_count), item = int(b.index() / q_heads);
+  if (item >= this->lists.head().items) return; // the batch that was prepared first had more
+  flash_queries_block<Block, flash_backward_queries>(b, *this, this->lists.item(item), int(b.index() % q_heads)).run();
+}
+
+} // namespace sp::detail

@@ -1,0 +1,222 @@
+// The pass of cuda_flash for dk and dv: a block has a tile of keys of one kv head and meets the queries of all heads that share it.
+// dk and dv sum heads, then queries in order: the same bits whenever it runs. With dq it adds to that as blocks come, in any order.
+#pragma once
+
+#include <sp/backend/cuda/flash_backward.hpp>
+
+namespace sp::detail {
+
+template <class T, int D, bool WithQueries, flash_shape Shape, class... Features>
+struct flash_backward_keys : flash_gradients<T, Features...> {
+  static constexpr bool with_queries = WithQueries;
+  static constexpr int rows = Shape.keys, columns = Shape.backward_rows, width = D;
+  static constexpr int parts = D <= 128 ? 1 : 2, part_width = D / parts; ///< columns of dk and dv that a block has
+  static constexpr int warps = rows / 16, threads = 32 * warps;
+  static_assert(rows % 16 == 0 && columns % 16 == 0 && part_width % 16 == 0);
+
+  // shared memory: keys, values, queries, dout, gradients of scores, places of keys and of two tiles of queries, lse and delta of these
+  using matrix = flash_matrix<T, D>;
+  using square = flash_matrix<T, columns>;
+  static constexpr index_t v_at = matrix::bytes(rows), q_at = 2 * v_at, dout_at = q_at + matrix::bytes(columns);
+  static constexpr index_t grads_at = dout_at + matrix::bytes(columns);
+  static constexpr index_t k_places_at = grads_at + (with_queries ? square::bytes(rows) : 0);
+  static constexpr index_t q_places_at = k_places_at + flash_places::bytes(rows);
+  static constexpr index_t lse_at = q_places_at + 2 * flash_places::bytes(columns);
+  static constexpr index_t shared_bytes = lse_at + 2 * 2 * 4 * columns;
+
+  template <class Block>
+  SP_DEVICE void operator()(Block& b) const;
+};
+
+/// One block of it, as a thread has it.
+template <class Block, class Kernel>
+struct flash_keys_block {
+  using element = typename Kernel::element;
+  using matrix = typename Kernel::matrix;
+  using square = typename Kernel::square;
+  using mod = typename Kernel::features_type::mod;
+  static constexpr int rows = Kernel::rows, columns = Kernel::columns, part_width = Kernel::part_width;
+
+  Block& b;
+  Kernel const& kernel;
+  flash_item item;
+  int kv_head, column; ///< from which column of dk, dv and dq on
+  matrix k, v, q, dout;
+  square grads_of_all;
+  flash_places k_places, q_places[2];
+  float* lse[2]; ///< and delta behind it
+  int row[1][2]; // offsets of this thread's keys
+  flash_tile_of_sums<1, columns / 8> scores, grads;
+  flash_tile_of_sums<1, part_width / 8> dk, dv;
+
+  SP_DEVICE flash_keys_block(Block& block, Kernel const& of, flash_item const& work, int head, int part)
+      : b(block), kernel(of), item(work), kv_head(head), column(part * part_width), k{at(0)}, v{at(Kernel::v_at)},
+        q{at(Kernel::q_at)}, dout{at(Kernel::dout_at)}, grads_of_all{at(Kernel::grads_at)},
+        k_places(flash_places::at(b, Kernel::k_places_at, rows)),
+        q_places{flash_places::at(b, Kernel::q_places_at, columns),
+                 flash_places::at(b, Kernel::q_places_at + flash_places::bytes(columns), columns)},
+        lse{b.template shared<float>(Kernel::lse_at), b.template shared<float>(Kernel::lse_at + 8 * columns)} {}
+
+  /// For one q head after the other, its tiles of queries in order.
+  SP_DEVICE void run() {
+    sp::heads const& h = kernel.heads;
+    int head = int(max((h.kv_begin + kv_head) * h.q_per_kv - h.q_begin, 0));
+    int const last = int(min((h.kv_begin + kv_head + 1) * h.q_per_kv - h.q_begin, h.q_count));
+    if (head >= last) return;
+    flash_cursor at(kernel.lists, item);
+    begin(at, head);
+    for (int slot = 0; head < last; slot = 1 - slot) {
+      int next_head = head;
+      flash_cursor next = at;
+      next.next();
+      if (!next.more()) {
+        next = flash_cursor(kernel.lists, item);
+        ++next_head;
+      }
+      b.template copy_async_wait<0>();
+      b.barrier(); // queries and dout are here, with their places, lse and delta
+      if (next_head < last) find_queries(next, next_head, 1 - slot);
+      products(at.now, head, slot);
+      b.barrier(); // nobody reads queries and dout; the gradients of scores are written
+      if (next_head < last) copy_queries(next_head, 1 - slot);
+      if constexpr (Kernel::with_queries) add_dq(head, slot);
+      at = next;
+      head = next_head;
+    }
+    store();
+  }
+
+private:
+  SP_DEVICE element* at(index_t byte) const { return b.template shared<element>(byte); }
+
+  SP_DEVICE void begin(flash_cursor const& first, int head) {
+    flash_tile const& t = kernel.lists.row_tile(item.tile);
+    for (int i = b.thread(); i < rows; i += b.threads()) k_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
+    find_queries(first, head, 0);
+    b.barrier();
+    k.copy(b, rows, k_places, kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
+    v.copy(b, rows, k_places, kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
+    copy_queries(head, 0);
+    SP_UNROLL
+    for (int half = 0; half < 2; ++half) row[0][half] = k_places.offset[16 * b.warp() + 8 * half + b.lane() / 4];
+    dk.clear();
+    dv.clear();
+  }
+  SP_DEVICE void find_queries(flash_cursor const& of, int head, int slot) {
+    flash_tile const& t = kernel.lists.column_tile(of.tile);
+    for (int i = b.thread(); i < columns; i += b.threads()) {
+      flash_place const p = place_of(kernel.lists.column_segments(t), t, i);
+      q_places[slot].set(i, p);
+      float const natural = p.tensor < 0 ? minus_infinity<float> : *kernel.queries[p.tensor].lse.at(p.row, head);
+      lse[slot][i] = flash_lse(natural);
+      lse[slot][columns + i] = is_minus_infinity(natural) ? 0.0f : *kernel.queries[p.tensor].delta.at(p.row, head);
+    }
+  }
+  SP_DEVICE void copy_queries(int head, int slot) {
+    q.copy(b, columns, q_places[slot], kernel.dim, [&](int n, int r) { return kernel.queries[n].q.at(r, head); });
+    dout.copy(b, columns, q_places[slot], kernel.value_dim, [&](int n, int r) { return kernel.queries[n].dout.at(r, head); });
+    b.copy_async_commit();
+  }
+
+  /// A tile of queries: adds to dv and dk. Scores have keys as rows, so that they are at hand as first factors.
+  SP_DEVICE void products(flash_range const& range, int head, int slot) {
+    scores.clear();
+    scores.add_rows_by_rows(b, k, 16 * b.warp(), q);
+    grads.clear();
+    grads.add_rows_by_rows(b, v, 16 * b.warp(), dout);
+    score_gradients(range, head, slot);
+    dv.add_product(b, scores, dout, column);
+    dk.add_product(b, grads, q, column);
+    if constexpr (Kernel::with_queries) {
+      SP_UNROLL
+      for (int n = 0; n < columns / 8; ++n) {
+        SP_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          element* const to = grads_of_all.piece(16 * b.warp() + 8 * half + b.lane() / 4, n) + 2 * (b.lane() % 4);
+          *reinterpret_cast<unsigned*>(to) = packed<element>(grads.x[0][n][2 * half], grads.x[0][n][2 * half + 1]);
+        }
+      }
+    }
+  }
+  SP_DEVICE void score_gradients(flash_range const& range, int head, int slot) {
+    flash_mask<1> const mask(kernel.lists, range, row);
+    mod const modify = kernel.features.of(kernel.heads.q_head(head), kernel.lists.row_tile(item.tile));
+    SP_UNROLL
+    for (int n = 0; n < columns / 8; ++n) {
+      SP_UNROLL
+      for (int c = 0; c < 2; ++c) {
+        int const i = 8 * n + 2 * (b.lane() % 4) + c, query = q_places[slot].offset[i];
+        float const of_query = lse[slot][i], delta = lse[slot][columns + i];
+        auto factor = modify.dropout_of_row(query);
+        SP_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          float keep = 1;
+          if constexpr (mod::drops) keep = factor(row[0][half]);
+          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * half + c], grads.x[0][n][2 * half + c],
+                                   mask.sees(mask.first[0][half], row[0][half], query), query, row[0][half], of_query, delta, keep);
+        }
+      }
+    }
+  }
+
+  /// dq of the tile of queries: gradients of scores times keys, 64 columns at a time.
+  SP_DEVICE void add_dq(int head, int slot) {
+    constexpr int chunk = part_width < 64 ? part_width : 64;
+    for (int first = 16 * b.warp(); first < columns; first += 16 * Kernel::warps)
+      for (int at_column = column; at_column < column + part_width; at_column += chunk) {
+        flash_tile_of_sums<1, chunk / 8> sums;
+        sums.clear();
+        SP_UNROLL
+        for (int key = 0; key < rows; key += 16) {
+          unsigned a[4];
+          grads_of_all.load_columns(b, a, key, first);
+          SP_UNROLL
+          for (int n = 0; n < chunk / 8; n += 2) {
+            unsigned two[2][2];
+            k.load_factor_of_columns(b, two, key, at_column + 8 * n);
+            b.template multiply_add<element>(sums.x[0][n], a, two[0]);
+            b.template multiply_add<element>(sums.x[0][n + 1], a, two[1]);
+          }
+        }
+        add_atomically(sums, first, at_column, head, slot);
+      }
+  }
+  template <class Sums>
+  SP_DEVICE void add_atomically(Sums const& sums, int first, int at_column, int head, int slot) {
+    SP_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      flash_place const p = q_places[slot][first + 8 * half + b.lane() / 4];
+      if (p.tensor < 0 || !kernel.queries[p.tensor].dq.data) continue;
+      float* const to = kernel.queries[p.tensor].dq.at(p.row, head);
+      SP_UNROLL
+      for (int n = 0; n < int(sizeof(sums.x[0]) / sizeof(sums.x[0][0])); ++n) {
+        int const i = at_column + 8 * n + 2 * (b.lane() % 4);
+        if (i >= kernel.dim) continue;
+        b.add_to(to + i, kernel.features.scale * sums.x[0][n][2 * half]);
+        b.add_to(to + i + 1, kernel.features.scale * sums.x[0][n][2 * half + 1]);
+      }
+    }
+  }
+
+  SP_DEVICE void store() {
+    SP_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      flash_place const p = k_places[16 * b.warp() + 8 * half + b.lane() / 4];
+      if (p.tensor < 0) continue;
+      flash_key_grad<element> const& to = kernel.keys[p.tensor];
+      if (to.dk.data) add_row(dk, half, b.lane(), kernel.features.scale, to.dk.at(p.row, kv_head), column, kernel.dim);
+      if (to.dv.data) add_row(dv, half, b.lane(), 1.0f, to.dv.at(p.row, kv_head), column, kernel.value_dim);
+    }
+  }
+};
+
+template <class T, int D, bool WithQueries, flash_shape Shape, class... Features>
+template <class Block>
+SP_DEVICE void flash_backward_keys<T, D, WithQueries, Shape, Features...>::operator()(Block& b) const {
+  int const kv_heads = int(this->heads.kv_count);
+  int const part = int(b.index() % parts), head = int(b.index() / parts % kv_heads), item = int(b.index() / parts / kv_heads);
+  if (item >= this->lists.head().items) return; // the batch that was prepared first had more
+  flash_keys_block<Block, flash_backward_keys>(b, *this, this->lists.item(item), head, part).run();
+}
+
+} // namespace sp::detail

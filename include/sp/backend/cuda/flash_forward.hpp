@@ -1,0 +1,223 @@
+// The forward pass of cuda_flash: a block has a tile of queries of one head and meets its tiles of keys in order, by an online softmax.
+// The state goes on from (out, lse) in float; a row that sees nothing keeps its bits, and results do not depend on the rows beside it.
+#pragma once
+
+#include <sp/backend/cuda/flash_scores.hpp>
+
+namespace sp::detail {
+
+/// Keys and values of at most so many tensors in one call.
+inline constexpr int flash_tensors = 16;
+
+template <class T>
+struct flash_keys {
+  flash_rows<T const> k, v;
+};
+
+/// The arguments. D is a class of head dims: those up to it, and beyond the class below.
+template <class T, int D, flash_shape Shape, class... Features>
+struct flash_forward {
+  using element = T;
+  using features_type = flash_features<Features...>;
+  static constexpr int rows = Shape.forward_rows, columns = Shape.keys, width = D;
+  static constexpr int slabs = D <= 128 ? Shape.slabs : 1;
+  static constexpr int warps = rows / (16 * slabs), threads = 32 * warps;
+  static_assert(warps * 16 * slabs == rows && columns % 16 == 0);
+
+  // shared memory: queries, keys, values, places of queries and of two tiles of keys
+  using matrix = flash_matrix<T, D>;
+  static constexpr index_t k_at = matrix::bytes(rows), v_at = k_at + matrix::bytes(columns);
+  static constexpr index_t q_places_at = v_at + matrix::bytes(columns), k_places_at = q_places_at + flash_places::bytes(rows);
+  static constexpr index_t shared_bytes = k_places_at + 2 * flash_places::bytes(columns);
+
+  flash_lists lists;
+  sp::heads heads;
+  int dim = 0, value_dim = 0;
+  features_type features;
+  flash_rows<T const> q;               // (rows, q heads, dim)
+  flash_rows<float> out, lse;          // (rows, q heads, value dim), (rows, q heads)
+  flash_keys<T> keys[flash_tensors]{}; // (rows, kv heads, dim), (rows, kv heads, value dim)
+
+  template <class Block>
+  SP_DEVICE void operator()(Block& b) const;
+};
+
+/// One block of it, as a thread has it.
+template <class Block, class Kernel>
+struct flash_forward_block {
+  using matrix = typename Kernel::matrix;
+  using mod = typename Kernel::features_type::mod;
+  static constexpr int slabs = Kernel::slabs, columns = Kernel::columns, width = Kernel::width;
+
+  Block& b;
+  Kernel const& kernel;
+  flash_item item;
+  int head, kv_head;
+  matrix q, k, v;
+  flash_places q_places, k_places[2];
+  mod modify;
+  int first_row;                                  // of this warp
+  int row[slabs][2];                              // offsets of this thread's rows
+  float before[slabs][2], m[slabs][2], l[slabs][2]; // maximum in units of log 2 and sum of this lane; before: m at the beginning
+  flash_tile_of_sums<slabs, columns / 8> scores;
+  flash_tile_of_sums<slabs, width / 8> sums;
+
+  SP_DEVICE flash_forward_block(Block& block, Kernel const& of, flash_item const& work, int q_head)
+      : b(block), kernel(of), item(work), head(q_head), kv_head(int(of.heads.kv_of(q_head))),
+        q{b.template shared<typename Kernel::element>(0)}, k{b.template shared<typename Kernel::element>(Kernel::k_at)},
+        v{b.template shared<typename Kernel::element>(Kernel::v_at)},
+        q_places(flash_places::at(b, Kernel::q_places_at, Kernel::rows)),
+        k_places{flash_places::at(b, Kernel::k_places_at, columns),
+                 flash_places::at(b, Kernel::k_places_at + flash_places::bytes(columns), columns)},
+        modify(of.features.of(of.heads.q_head(q_head), of.lists.row_tile(work.tile))), first_row(b.warp() * 16 * slabs) {}
+
+  SP_DEVICE void run() {
+    flash_cursor at(kernel.lists, item);
+    flash_tile const& t = kernel.lists.row_tile(item.tile);
+    for (int i = b.thread(); i < Kernel::rows; i += b.threads()) q_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
+    find_keys(at, 0);
+    b.barrier();
+    q.copy(b, Kernel::rows, q_places, kernel.dim, [&](int, int r) { return kernel.q.at(r, head); });
+    copy_keys(0);
+    load();
+    for (int slot = 0; at.more(); slot = 1 - slot) {
+      flash_cursor next = at;
+      next.next();
+      b.template copy_async_wait<0>();
+      b.barrier(); // the keys are here, and nobody reads the values of the tile before
+      v.copy(b, columns, k_places[slot], kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
+      b.copy_async_commit();
+      if (next.more()) find_keys(next, 1 - slot);
+      scores.clear();
+      scores.add_rows_by_rows(b, q, first_row, k);
+      b.template copy_async_wait<0>();
+      b.barrier(); // the values are here, and nobody reads the keys
+      if (next.more()) copy_keys(1 - slot);
+      softmax(at.now, k_places[slot].offset);
+      sums.add_product(b, scores, v, 0);
+      at = next;
+    }
+    store();
+  }
+
+private:
+  SP_DEVICE void find_keys(flash_cursor const& at, int slot) {
+    flash_tile const& t = kernel.lists.column_tile(at.tile);
+    for (int i = b.thread(); i < columns; i += b.threads())
+      k_places[slot].set(i, place_of(kernel.lists.column_segments(t), t, i));
+  }
+  SP_DEVICE void copy_keys(int slot) {
+    k.copy(b, columns, k_places[slot], kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
+    b.copy_async_commit();
+  }
+
+  SP_DEVICE flash_place place(int s, int half) const { return q_places[first_row + 16 * s + 8 * half + b.lane() / 4]; }
+  SP_DEVICE int column(int n) const { return 8 * n + 2 * (b.lane() % 4); }
+
+  /// The state so far is an online softmax with m = lse, l = 1, sums = out. One lane of each row has l.
+  SP_DEVICE void load() {
+    sums.clear();
+    SP_UNROLL
+    for (int s = 0; s < slabs; ++s) {
+      SP_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        flash_place const p = place(s, h);
+        row[s][h] = p.offset;
+        float const lse = p.tensor < 0 ? minus_infinity<float> : *kernel.lse.at(p.row, head);
+        bool const empty = is_minus_infinity(lse);
+        before[s][h] = m[s][h] = empty ? lse : lse * log2_of_e;
+        l[s][h] = empty || b.lane() % 4 != 0 ? 0.0f : 1.0f;
+        if (empty) continue;
+        SP_UNROLL
+        for (int n = 0; n < width / 8; ++n) {
+          if (column(n) >= kernel.value_dim) continue;
+          flash_pair const x = *reinterpret_cast<flash_pair const*>(kernel.out.at(p.row, head) + column(n));
+          sums.x[s][n][2 * h] = x.x;
+          sums.x[s][n][2 * h + 1] = x.y;
+        }
+      }
+    }
+  }
+
+  /// Scores become probabilities, times dropout factors; the sums so far move on to the new maximum.
+  SP_DEVICE void softmax(flash_range const& range, int const* offset) {
+    flash_mask<slabs> const mask(kernel.lists, range, row);
+    SP_UNROLL
+    for (int s = 0; s < slabs; ++s) {
+      SP_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        float const most = max_of(m[s][h], score_row(mask, s, h, offset));
+        float const shift = is_minus_infinity(most) ? 0.0f : most;
+        float const rescale = b.exp2(m[s][h] - shift);
+        m[s][h] = most;
+        l[s][h] = l[s][h] * rescale + exponentiate(s, h, shift, offset);
+        SP_UNROLL
+        for (int n = 0; n < width / 8; ++n) {
+          sums.x[s][n][2 * h] *= rescale;
+          sums.x[s][n][2 * h + 1] *= rescale;
+        }
+      }
+    }
+  }
+  /// Modified and masked scores of a row; the largest of them.
+  SP_DEVICE float score_row(flash_mask<slabs> const& mask, int s, int h, int const* offset) {
+    float most = minus_infinity<float>, unused = 1;
+    SP_UNROLL
+    for (int n = 0; n < columns / 8; ++n) {
+      SP_UNROLL
+      for (int c = 0; c < 2; ++c) {
+        float& x = scores.x[s][n][2 * h + c];
+        int const key = offset[column(n) + c];
+        x = kernel.features.score(modify, x, row[s][h], key, unused);
+        if (!mask.sees(mask.first[s][h], row[s][h], key)) x = minus_infinity<float>;
+        most = max_of(most, x);
+      }
+    }
+    return largest_of_row(b, most);
+  }
+  SP_DEVICE float exponentiate(int s, int h, float shift, int const* offset) {
+    auto factor = modify.dropout_of_row(row[s][h]);
+    float sum = 0;
+    SP_UNROLL
+    for (int n = 0; n < columns / 8; ++n) {
+      SP_UNROLL
+      for (int c = 0; c < 2; ++c) {
+        float& x = scores.x[s][n][2 * h + c];
+        x = b.exp2(x - shift);
+        sum += x;
+        if constexpr (mod::drops) x *= factor(offset[column(n) + c]);
+      }
+    }
+    return sum;
+  }
+
+  SP_DEVICE void store() {
+    SP_UNROLL
+    for (int s = 0; s < slabs; ++s) {
+      SP_UNROLL
+      for (int h = 0; h < 2; ++h) {
+        flash_place const p = place(s, h);
+        float const sum = sum_of_row(b, l[s][h]), sum_before = is_minus_infinity(before[s][h]) ? 0.0f : 1.0f;
+        bool const saw_nothing = m[s][h] == before[s][h] && sum == sum_before;
+        if (p.tensor < 0 || saw_nothing) continue;
+        if (b.lane() % 4 == 0) *kernel.lse.at(p.row, head) = (m[s][h] + b.log2(sum)) * ln_of_2;
+        float const inverse = 1 / sum;
+        SP_UNROLL
+        for (int n = 0; n < width / 8; ++n) // + 0: no -0, visited or not
+          if (column(n) < kernel.value_dim)
+            *reinterpret_cast<flash_pair*>(kernel.out.at(p.row, head) + column(n)) = {
+                sums.x[s][n][2 * h] * inverse + 0.0f, sums.x[s][n][2 * h + 1] * inverse + 0.0f};
+      }
+    }
+  }
+};
+
+template <class T, int D, flash_shape Shape, class... Features>
+template <class Block>
+SP_DEVICE void flash_forward<T, D, Shape, Features...>::operator()(Block& b) const {
+  int const q_heads = int(heads.q_count), item = int(b.index() / q_heads);
+  if (item >= lists.head().items) return; // the batch that was prepared first had more
+  flash_forward_block<Block, flash_forward>(b, *this, lists.item(item), int(b.index() % q_heads)).run();
+}
+
+} // namespace sp::detail
