@@ -23,9 +23,9 @@ struct tiny {
 template <class... Features>
 using flash = support::emulated_backend<sp::basic_cuda_flash<tiny, Features...>>;
 
-/// Tiles that are neither as high as they are wide.
+/// Tiles that are computed in two parts.
 struct flat {
-  static constexpr sp::detail::flash_shape shape{.forward_rows = 16, .backward_rows = 32, .keys = 32, .slabs = 1};
+  static constexpr sp::detail::flash_shape shape{.forward_rows = 16, .backward_rows = 64, .keys = 64, .slabs = 1};
   using dims = sp::detail::head_dims<32>;
 };
 constexpr sp::flash_options in_order{.deterministic = true};

@@ -76,10 +76,9 @@ struct flash_queries_block {
   flash_item item;
   int head, kv_head;
   matrix q, dout, k, v;
-  flash_places q_places, k_places[2];
+  flash_places q_places;
   mod modify;
-  int row[1][2];             // offsets of this thread's rows
-  float lse[2], delta[2];    // of these
+  float lse[2], delta[2]; // of this thread's rows
   flash_tile_of_sums<1, columns / 8> scores, grads;
   flash_tile_of_sums<1, width / 8> dq;
 
@@ -88,36 +87,37 @@ struct flash_queries_block {
         q{b.template shared<typename Kernel::element>(0)}, dout{b.template shared<typename Kernel::element>(Kernel::dout_at)},
         k{b.template shared<typename Kernel::element>(Kernel::k_at)}, v{b.template shared<typename Kernel::element>(Kernel::v_at)},
         q_places(flash_places::at(b, Kernel::q_places_at, Kernel::rows)),
-        k_places{flash_places::at(b, Kernel::k_places_at, columns),
-                 flash_places::at(b, Kernel::k_places_at + flash_places::bytes(columns), columns)},
         modify(of.features.of(of.heads.q_head(q_head), of.lists.row_tile(work.tile))) {}
 
   SP_DEVICE void run() {
     flash_cursor at(kernel.lists, item);
     begin(at);
     dq.clear();
-    for (int slot = 0; at.more(); slot = 1 - slot) {
+    for (int slot = 0; at.more(item); slot = 1 - slot) {
       flash_cursor next = at;
-      next.next();
+      next.next(kernel.lists, item);
       b.template copy_async_wait<0>();
       b.barrier(); // keys and values are here
       scores.clear();
-      scores.add_rows_by_rows(b, q, 16 * b.warp(), k);
+      scores.add_rows_by_rows(b, q, 16 * b.warp(), k, 0);
       grads.clear();
-      grads.add_rows_by_rows(b, dout, 16 * b.warp(), v);
-      if (next.more()) find_keys(next, 1 - slot);
+      grads.add_rows_by_rows(b, dout, 16 * b.warp(), v, 0);
+      if (next.more(item)) find_keys(next, 1 - slot);
       b.barrier(); // nobody reads the values
-      if (next.more()) copy_values(1 - slot);
-      score_gradients(at.now, k_places[slot].offset);
-      dq.add_product(b, grads, k, 0);
+      if (next.more(item)) copy_values(1 - slot);
+      score_gradients(kernel.lists.range(at.range), k_places(slot).offset);
+      dq.add_product(b, grads, k, 0, 0);
       b.barrier(); // nobody reads the keys
-      if (next.more()) copy_keys(1 - slot);
+      if (next.more(item)) copy_keys(1 - slot);
       at = next;
     }
     store();
   }
 
 private:
+  SP_DEVICE flash_places k_places(int slot) const {
+    return flash_places::at(b, Kernel::k_places_at + slot * flash_places::bytes(columns), columns);
+  }
   SP_DEVICE void begin(flash_cursor const& at) {
     flash_tile const& t = kernel.lists.row_tile(item.tile);
     for (int i = b.thread(); i < Kernel::rows; i += b.threads()) q_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
@@ -130,7 +130,6 @@ private:
     SP_UNROLL
     for (int h = 0; h < 2; ++h) {
       flash_place const p = place(h);
-      row[0][h] = p.offset;
       float const natural = p.tensor < 0 ? minus_infinity<float> : *kernel.queries[p.tensor].lse.at(p.row, head);
       lse[h] = flash_lse(natural);
       delta[h] = is_minus_infinity(natural) ? 0.0f : *kernel.queries[p.tensor].delta.at(p.row, head);
@@ -138,35 +137,37 @@ private:
   }
   SP_DEVICE void find_keys(flash_cursor const& at, int slot) {
     flash_tile const& t = kernel.lists.column_tile(at.tile);
+    flash_places const to = k_places(slot);
     for (int i = b.thread(); i < columns; i += b.threads())
-      k_places[slot].set(i, place_of(kernel.lists.column_segments(t), t, i));
+      to.set(i, place_of(kernel.lists.column_segments(t), t, i));
   }
   SP_DEVICE void copy_keys(int slot) {
-    k.copy(b, columns, k_places[slot], kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
+    k.copy(b, columns, k_places(slot), kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
     b.copy_async_commit();
   }
   SP_DEVICE void copy_values(int slot) {
-    v.copy(b, columns, k_places[slot], kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
+    v.copy(b, columns, k_places(slot), kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
     b.copy_async_commit();
   }
   SP_DEVICE flash_place place(int half) const { return q_places[16 * b.warp() + 8 * half + b.lane() / 4]; }
 
   SP_DEVICE void score_gradients(flash_range const& range, int const* offset) {
-    flash_mask<1> const mask(kernel.lists, range, row);
     SP_UNROLL
     for (int h = 0; h < 2; ++h) {
-      auto factor = modify.dropout_of_row(row[0][h]);
+      int const row = place(h).offset;
+      auto factor = modify.dropout_of_row(row);
       SP_UNROLL
       for (int n = 0; n < columns / 8; ++n) {
         SP_UNROLL
         for (int c = 0; c < 2; ++c) {
-          int const key = offset[8 * n + 2 * (b.lane() % 4) + c];
+          int const key = mod::biased || mod::drops ? offset[8 * n + 2 * (b.lane() % 4) + c] : 0;
           float keep = 1;
           if constexpr (mod::drops) keep = factor(key);
-          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * h + c], grads.x[0][n][2 * h + c],
-                                   mask.sees(mask.first[0][h], row[0][h], key), row[0][h], key, lse[h], delta[h], keep);
+          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * h + c], grads.x[0][n][2 * h + c], row, key, lse[h],
+                                   delta[h], keep);
         }
       }
+      if (range.slices > 0) grads.hide(0, h, flash_visible<columns / 8>(kernel.lists, range, row, offset, b.lane()), 0.0f);
     }
   }
 

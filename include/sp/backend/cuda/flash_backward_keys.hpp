@@ -35,7 +35,7 @@ struct flash_keys_block {
   using matrix = typename Kernel::matrix;
   using square = typename Kernel::square;
   using mod = typename Kernel::features_type::mod;
-  static constexpr int rows = Kernel::rows, columns = Kernel::columns, part_width = Kernel::part_width;
+  static constexpr int rows = Kernel::rows, columns = Kernel::columns, part_width = Kernel::part_width, at_once = flash_at_once(columns);
 
   Block& b;
   Kernel const& kernel;
@@ -43,19 +43,14 @@ struct flash_keys_block {
   int kv_head, column; ///< from which column of dk, dv and dq on
   matrix k, v, q, dout;
   square grads_of_all;
-  flash_places k_places, q_places[2];
-  float* lse[2]; ///< and delta behind it
-  int row[1][2]; // offsets of this thread's keys
-  flash_tile_of_sums<1, columns / 8> scores, grads;
+  flash_places k_places;
+  flash_tile_of_sums<1, at_once / 8> scores, grads;
   flash_tile_of_sums<1, part_width / 8> dk, dv;
 
   SP_DEVICE flash_keys_block(Block& block, Kernel const& of, flash_item const& work, int head, int part)
       : b(block), kernel(of), item(work), kv_head(head), column(part * part_width), k{at(0)}, v{at(Kernel::v_at)},
         q{at(Kernel::q_at)}, dout{at(Kernel::dout_at)}, grads_of_all{at(Kernel::grads_at)},
-        k_places(flash_places::at(b, Kernel::k_places_at, rows)),
-        q_places{flash_places::at(b, Kernel::q_places_at, columns),
-                 flash_places::at(b, Kernel::q_places_at + flash_places::bytes(columns), columns)},
-        lse{b.template shared<float>(Kernel::lse_at), b.template shared<float>(Kernel::lse_at + 8 * columns)} {}
+        k_places(flash_places::at(b, Kernel::k_places_at, rows)) {}
 
   /// For one q head after the other, its tiles of queries in order.
   SP_DEVICE void run() {
@@ -68,15 +63,16 @@ struct flash_keys_block {
     for (int slot = 0; head < last; slot = 1 - slot) {
       int next_head = head;
       flash_cursor next = at;
-      next.next();
-      if (!next.more()) {
+      next.next(kernel.lists, item);
+      if (!next.more(item)) {
         next = flash_cursor(kernel.lists, item);
         ++next_head;
       }
       b.template copy_async_wait<0>();
       b.barrier(); // queries and dout are here, with their places, lse and delta
       if (next_head < last) find_queries(next, next_head, 1 - slot);
-      products(at.now, head, slot);
+      SP_ROLLED
+      for (int query = 0; query < columns; query += at_once) products(kernel.lists.range(at.range), head, slot, query);
       b.barrier(); // nobody reads queries and dout; the gradients of scores are written
       if (next_head < last) copy_queries(next_head, 1 - slot);
       if constexpr (Kernel::with_queries) add_dq(head, slot);
@@ -88,6 +84,11 @@ struct flash_keys_block {
 
 private:
   SP_DEVICE element* at(index_t byte) const { return b.template shared<element>(byte); }
+  SP_DEVICE flash_places q_places(int slot) const {
+    return flash_places::at(b, Kernel::q_places_at + slot * flash_places::bytes(columns), columns);
+  }
+  /// lse of a tile of queries, and delta behind it.
+  SP_DEVICE float* lse(int slot) const { return b.template shared<float>(Kernel::lse_at + 8 * slot * columns); }
 
   SP_DEVICE void begin(flash_cursor const& first, int head) {
     flash_tile const& t = kernel.lists.row_tile(item.tile);
@@ -97,72 +98,84 @@ private:
     k.copy(b, rows, k_places, kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
     v.copy(b, rows, k_places, kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
     copy_queries(head, 0);
-    SP_UNROLL
-    for (int half = 0; half < 2; ++half) row[0][half] = k_places.offset[16 * b.warp() + 8 * half + b.lane() / 4];
     dk.clear();
     dv.clear();
   }
   SP_DEVICE void find_queries(flash_cursor const& of, int head, int slot) {
     flash_tile const& t = kernel.lists.column_tile(of.tile);
+    flash_places const to = q_places(slot);
+    float* const numbers = lse(slot);
     for (int i = b.thread(); i < columns; i += b.threads()) {
       flash_place const p = place_of(kernel.lists.column_segments(t), t, i);
-      q_places[slot].set(i, p);
+      to.set(i, p);
       float const natural = p.tensor < 0 ? minus_infinity<float> : *kernel.queries[p.tensor].lse.at(p.row, head);
-      lse[slot][i] = flash_lse(natural);
-      lse[slot][columns + i] = is_minus_infinity(natural) ? 0.0f : *kernel.queries[p.tensor].delta.at(p.row, head);
+      numbers[i] = flash_lse(natural);
+      numbers[columns + i] = is_minus_infinity(natural) ? 0.0f : *kernel.queries[p.tensor].delta.at(p.row, head);
     }
   }
   SP_DEVICE void copy_queries(int head, int slot) {
-    q.copy(b, columns, q_places[slot], kernel.dim, [&](int n, int r) { return kernel.queries[n].q.at(r, head); });
-    dout.copy(b, columns, q_places[slot], kernel.value_dim, [&](int n, int r) { return kernel.queries[n].dout.at(r, head); });
+    q.copy(b, columns, q_places(slot), kernel.dim, [&](int n, int r) { return kernel.queries[n].q.at(r, head); });
+    dout.copy(b, columns, q_places(slot), kernel.value_dim, [&](int n, int r) { return kernel.queries[n].dout.at(r, head); });
     b.copy_async_commit();
   }
 
-  /// A tile of queries: adds to dv and dk. Scores have keys as rows, so that they are at hand as first factors.
-  SP_DEVICE void products(flash_range const& range, int head, int slot) {
+  /// Queries [query, query + at_once) of a tile: adds to dv and dk. Scores have keys as rows, so that they are at hand as first factors.
+  SP_DEVICE void products(flash_range const& range, int head, int slot, int query) {
     scores.clear();
-    scores.add_rows_by_rows(b, k, 16 * b.warp(), q);
+    scores.add_rows_by_rows(b, k, 16 * b.warp(), q, query);
     grads.clear();
-    grads.add_rows_by_rows(b, v, 16 * b.warp(), dout);
-    score_gradients(range, head, slot);
-    dv.add_product(b, scores, dout, column);
-    dk.add_product(b, grads, q, column);
+    grads.add_rows_by_rows(b, v, 16 * b.warp(), dout, query);
+    score_gradients(range, head, q_places(slot).offset + query, lse(slot) + query);
+    dv.add_product(b, scores, dout, query, column);
+    dk.add_product(b, grads, q, query, column);
     if constexpr (Kernel::with_queries) {
       SP_UNROLL
-      for (int n = 0; n < columns / 8; ++n) {
+      for (int n = 0; n < at_once / 8; ++n) {
         SP_UNROLL
         for (int half = 0; half < 2; ++half) {
-          element* const to = grads_of_all.piece(16 * b.warp() + 8 * half + b.lane() / 4, n) + 2 * (b.lane() % 4);
+          element* const to = grads_of_all.piece(16 * b.warp() + 8 * half + b.lane() / 4, query / 8 + n) + 2 * (b.lane() % 4);
           *reinterpret_cast<unsigned*>(to) = packed<element>(grads.x[0][n][2 * half], grads.x[0][n][2 * half + 1]);
         }
       }
     }
   }
-  SP_DEVICE void score_gradients(flash_range const& range, int head, int slot) {
-    flash_mask<1> const mask(kernel.lists, range, row);
+  /// Offsets and numbers (lse, and delta behind them) are by column of the scores.
+  SP_DEVICE void score_gradients(flash_range const& range, int head, int const* offset, float const* numbers) {
     mod const modify = kernel.features.of(kernel.heads.q_head(head), kernel.lists.row_tile(item.tile));
     SP_UNROLL
-    for (int n = 0; n < columns / 8; ++n) {
+    for (int n = 0; n < at_once / 8; ++n) {
       SP_UNROLL
       for (int c = 0; c < 2; ++c) {
-        int const i = 8 * n + 2 * (b.lane() % 4) + c, query = q_places[slot].offset[i];
-        float const of_query = lse[slot][i], delta = lse[slot][columns + i];
+        int const i = 8 * n + 2 * (b.lane() % 4) + c, query = mod::biased || mod::drops ? offset[i] : 0;
+        float const of_query = numbers[i], delta = numbers[columns + i];
         auto factor = modify.dropout_of_row(query);
         SP_UNROLL
         for (int half = 0; half < 2; ++half) {
+          int const key = mod::biased || mod::drops ? row(half) : 0;
           float keep = 1;
-          if constexpr (mod::drops) keep = factor(row[0][half]);
-          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * half + c], grads.x[0][n][2 * half + c],
-                                   mask.sees(mask.first[0][half], row[0][half], query), query, row[0][half], of_query, delta, keep);
+          if constexpr (mod::drops) keep = factor(key);
+          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * half + c], grads.x[0][n][2 * half + c], query, key,
+                                   of_query, delta, keep);
         }
       }
     }
+    if (range.slices == 0) return;
+    SP_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      unsigned const visible = flash_visible<at_once / 8>(kernel.lists, range, row(half), offset, b.lane());
+      scores.hide(0, half, visible, 0.0f);
+      grads.hide(0, half, visible, 0.0f);
+    }
   }
+  /// The offset of a key of this thread.
+  SP_DEVICE int row(int half) const { return k_places.offset[16 * b.warp() + 8 * half + b.lane() / 4]; }
 
   /// dq of the tile of queries: gradients of scores times keys, 64 columns at a time.
   SP_DEVICE void add_dq(int head, int slot) {
     constexpr int chunk = part_width < 64 ? part_width : 64;
-    for (int first = 16 * b.warp(); first < columns; first += 16 * Kernel::warps)
+    SP_ROLLED
+    for (int first = 16 * b.warp(); first < columns; first += 16 * Kernel::warps) {
+      SP_ROLLED
       for (int at_column = column; at_column < column + part_width; at_column += chunk) {
         flash_tile_of_sums<1, chunk / 8> sums;
         sums.clear();
@@ -180,12 +193,13 @@ private:
         }
         add_atomically(sums, first, at_column, head, slot);
       }
+    }
   }
   template <class Sums>
   SP_DEVICE void add_atomically(Sums const& sums, int first, int at_column, int head, int slot) {
     SP_UNROLL
     for (int half = 0; half < 2; ++half) {
-      flash_place const p = q_places[slot][first + 8 * half + b.lane() / 4];
+      flash_place const p = q_places(slot)[first + 8 * half + b.lane() / 4];
       if (p.tensor < 0 || !kernel.queries[p.tensor].dq.data) continue;
       float* const to = kernel.queries[p.tensor].dq.at(p.row, head);
       SP_UNROLL

@@ -47,19 +47,18 @@ template <class Block, class Kernel>
 struct flash_forward_block {
   using matrix = typename Kernel::matrix;
   using mod = typename Kernel::features_type::mod;
-  static constexpr int slabs = Kernel::slabs, columns = Kernel::columns, width = Kernel::width;
+  static constexpr int slabs = Kernel::slabs, columns = Kernel::columns, width = Kernel::width, at_once = flash_at_once(columns);
 
   Block& b;
   Kernel const& kernel;
   flash_item item;
   int head, kv_head;
   matrix q, k, v;
-  flash_places q_places, k_places[2];
+  flash_places q_places;
   mod modify;
-  int first_row;                                  // of this warp
-  int row[slabs][2];                              // offsets of this thread's rows
-  float before[slabs][2], m[slabs][2], l[slabs][2]; // maximum in units of log 2 and sum of this lane; before: m at the beginning
-  flash_tile_of_sums<slabs, columns / 8> scores;
+  int first_row;                    // of this warp
+  float m[slabs][2], l[slabs][2]; // of this thread's rows: the maximum in units of log 2, and the sum of this lane
+  flash_tile_of_sums<slabs, at_once / 8> scores;
   flash_tile_of_sums<slabs, width / 8> sums;
 
   SP_DEVICE flash_forward_block(Block& block, Kernel const& of, flash_item const& work, int q_head)
@@ -67,8 +66,6 @@ struct flash_forward_block {
         q{b.template shared<typename Kernel::element>(0)}, k{b.template shared<typename Kernel::element>(Kernel::k_at)},
         v{b.template shared<typename Kernel::element>(Kernel::v_at)},
         q_places(flash_places::at(b, Kernel::q_places_at, Kernel::rows)),
-        k_places{flash_places::at(b, Kernel::k_places_at, columns),
-                 flash_places::at(b, Kernel::k_places_at + flash_places::bytes(columns), columns)},
         modify(of.features.of(of.heads.q_head(q_head), of.lists.row_tile(work.tile))), first_row(b.warp() * 16 * slabs) {}
 
   SP_DEVICE void run() {
@@ -80,35 +77,51 @@ struct flash_forward_block {
     q.copy(b, Kernel::rows, q_places, kernel.dim, [&](int, int r) { return kernel.q.at(r, head); });
     copy_keys(0);
     load();
-    for (int slot = 0; at.more(); slot = 1 - slot) {
-      flash_cursor next = at;
-      next.next();
+    for (int slot = 0; at.more(item); slot = 1 - slot) {
       b.template copy_async_wait<0>();
       b.barrier(); // the keys are here, and nobody reads the values of the tile before
-      v.copy(b, columns, k_places[slot], kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
+      v.copy(b, columns, k_places(slot), kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
       b.copy_async_commit();
-      if (next.more()) find_keys(next, 1 - slot);
-      scores.clear();
-      scores.add_rows_by_rows(b, q, first_row, k);
+      flash_range const range = kernel.lists.range(at.range);
+      at.next(kernel.lists, item);
+      if (at.more(item)) find_keys(at, 1 - slot);
+      score(0);
       b.template copy_async_wait<0>();
-      b.barrier(); // the values are here, and nobody reads the keys
-      if (next.more()) copy_keys(1 - slot);
-      softmax(at.now, k_places[slot].offset);
-      sums.add_product(b, scores, v, 0);
-      at = next;
+      b.barrier(); // the values are here
+      SP_ROLLED
+      for (int key = 0; key < columns;) {
+        bool const last = key + at_once == columns;
+        if (last) b.barrier(); // nobody reads the keys
+        if (last && at.more(item)) copy_keys(1 - slot);
+        softmax(range, k_places(slot).offset + key);
+        sums.add_product(b, scores, v, key, 0);
+        key += at_once;
+        if (!last) score(key);
+      }
     }
     store();
   }
 
 private:
+  /// Of two tiles of keys in turn. Computed, because what is indexed by a number that is not known when compiled cannot be in registers.
+  SP_DEVICE flash_places k_places(int slot) const {
+    return flash_places::at(b, Kernel::k_places_at + slot * flash_places::bytes(columns), columns);
+  }
   SP_DEVICE void find_keys(flash_cursor const& at, int slot) {
     flash_tile const& t = kernel.lists.column_tile(at.tile);
+    flash_places const to = k_places(slot);
     for (int i = b.thread(); i < columns; i += b.threads())
-      k_places[slot].set(i, place_of(kernel.lists.column_segments(t), t, i));
+      to.set(i, place_of(kernel.lists.column_segments(t), t, i));
   }
   SP_DEVICE void copy_keys(int slot) {
-    k.copy(b, columns, k_places[slot], kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
+    k.copy(b, columns, k_places(slot), kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
     b.copy_async_commit();
+  }
+
+  /// Products of the queries and keys [key, key + at_once) of the tile.
+  SP_DEVICE void score(int key) {
+    scores.clear();
+    scores.add_rows_by_rows(b, q, first_row, k, key);
   }
 
   SP_DEVICE flash_place place(int s, int half) const { return q_places[first_row + 16 * s + 8 * half + b.lane() / 4]; }
@@ -122,10 +135,8 @@ private:
       SP_UNROLL
       for (int h = 0; h < 2; ++h) {
         flash_place const p = place(s, h);
-        row[s][h] = p.offset;
-        float const lse = p.tensor < 0 ? minus_infinity<float> : *kernel.lse.at(p.row, head);
-        bool const empty = is_minus_infinity(lse);
-        before[s][h] = m[s][h] = empty ? lse : lse * log2_of_e;
+        m[s][h] = maximum_so_far(p);
+        bool const empty = is_minus_infinity(m[s][h]);
         l[s][h] = empty || b.lane() % 4 != 0 ? 0.0f : 1.0f;
         if (empty) continue;
         SP_UNROLL
@@ -138,19 +149,26 @@ private:
       }
     }
   }
+  SP_DEVICE float maximum_so_far(flash_place const& p) const {
+    return p.tensor < 0 ? minus_infinity<float> : *kernel.lse.at(p.row, head) * log2_of_e;
+  }
 
-  /// Scores become probabilities, times dropout factors; the sums so far move on to the new maximum.
+  /// Scores become probabilities, times dropout factors; the sums so far move on to the new maximum. `offset` is by column of them.
   SP_DEVICE void softmax(flash_range const& range, int const* offset) {
-    flash_mask<slabs> const mask(kernel.lists, range, row);
     SP_UNROLL
     for (int s = 0; s < slabs; ++s) {
       SP_UNROLL
       for (int h = 0; h < 2; ++h) {
-        float const most = max_of(m[s][h], score_row(mask, s, h, offset));
+        int const row = place(s, h).offset;
+        modify_row(s, h, row, offset);
+        if (range.slices > 0)
+          scores.hide(s, h, flash_visible<at_once / 8>(kernel.lists, range, row, offset, b.lane()), minus_infinity<float>);
+        float const most = max_of(m[s][h], largest(s, h));
         float const shift = is_minus_infinity(most) ? 0.0f : most;
         float const rescale = b.exp2(m[s][h] - shift);
         m[s][h] = most;
-        l[s][h] = l[s][h] * rescale + exponentiate(s, h, shift, offset);
+        l[s][h] = l[s][h] * rescale + exponentiate(s, h, shift, row, offset);
+        if (!b.any(rescale != 1)) continue; // most often, once a few tiles are through
         SP_UNROLL
         for (int n = 0; n < width / 8; ++n) {
           sums.x[s][n][2 * h] *= rescale;
@@ -159,27 +177,28 @@ private:
       }
     }
   }
-  /// Modified and masked scores of a row; the largest of them.
-  SP_DEVICE float score_row(flash_mask<slabs> const& mask, int s, int h, int const* offset) {
-    float most = minus_infinity<float>, unused = 1;
+  SP_DEVICE void modify_row(int s, int h, int row, int const* offset) {
+    float unused = 1;
     SP_UNROLL
-    for (int n = 0; n < columns / 8; ++n) {
+    for (int n = 0; n < at_once / 8; ++n) {
       SP_UNROLL
       for (int c = 0; c < 2; ++c) {
         float& x = scores.x[s][n][2 * h + c];
-        int const key = offset[column(n) + c];
-        x = kernel.features.score(modify, x, row[s][h], key, unused);
-        if (!mask.sees(mask.first[s][h], row[s][h], key)) x = minus_infinity<float>;
-        most = max_of(most, x);
+        x = kernel.features.score(modify, x, row, mod::biased ? offset[column(n) + c] : 0, unused);
       }
     }
+  }
+  SP_DEVICE float largest(int s, int h) {
+    float most = minus_infinity<float>;
+    SP_UNROLL
+    for (int n = 0; n < at_once / 8; ++n) most = max_of(most, max_of(scores.x[s][n][2 * h], scores.x[s][n][2 * h + 1]));
     return largest_of_row(b, most);
   }
-  SP_DEVICE float exponentiate(int s, int h, float shift, int const* offset) {
-    auto factor = modify.dropout_of_row(row[s][h]);
+  SP_DEVICE float exponentiate(int s, int h, float shift, int row, int const* offset) {
+    auto factor = modify.dropout_of_row(row);
     float sum = 0;
     SP_UNROLL
-    for (int n = 0; n < columns / 8; ++n) {
+    for (int n = 0; n < at_once / 8; ++n) {
       SP_UNROLL
       for (int c = 0; c < 2; ++c) {
         float& x = scores.x[s][n][2 * h + c];
@@ -197,8 +216,9 @@ private:
       SP_UNROLL
       for (int h = 0; h < 2; ++h) {
         flash_place const p = place(s, h);
-        float const sum = sum_of_row(b, l[s][h]), sum_before = is_minus_infinity(before[s][h]) ? 0.0f : 1.0f;
-        bool const saw_nothing = m[s][h] == before[s][h] && sum == sum_before;
+        float const sum = sum_of_row(b, l[s][h]), before = maximum_so_far(p);
+        bool const saw_nothing = m[s][h] == before && sum == (is_minus_infinity(before) ? 0.0f : 1.0f);
+        b.warp_barrier(); // all lanes of the row have read lse
         if (p.tensor < 0 || saw_nothing) continue;
         if (b.lane() % 4 == 0) *kernel.lse.at(p.row, head) = (m[s][h] + b.log2(sum)) * ln_of_2;
         float const inverse = 1 / sum;

@@ -5,11 +5,14 @@
 #include <sp/backend/cuda/flash_plan.hpp>
 #include <sp/cuda/block.hpp>
 
-/// In front of loops whose body indexes registers: they must be unrolled on a device.
+/// In front of loops whose body indexes registers: they must be unrolled on a device. And of loops that shall not take more registers for
+/// several rounds at once.
 #ifdef __CUDACC__
 #define SP_UNROLL _Pragma("unroll")
+#define SP_ROLLED _Pragma("unroll 1")
 #else
 #define SP_UNROLL
+#define SP_ROLLED
 #endif
 
 namespace sp::detail {
@@ -43,7 +46,7 @@ struct flash_places {
     int* p = b.template shared<int>(byte);
     return {p, p + rows, p + 2 * rows};
   }
-  static constexpr index_t bytes(int rows) { return index_t{12} * rows; }
+  SP_BOTH static constexpr index_t bytes(int rows) { return index_t{12} * rows; }
 
   SP_DEVICE void set(int i, flash_place const& p) const {
     tensor[i] = p.tensor;
@@ -53,22 +56,16 @@ struct flash_places {
   SP_DEVICE flash_place operator[](int i) const { return {tensor[i], row[i], offset[i]}; }
 };
 
-/// The tiles of columns that an item meets, in order.
+/// The tiles of columns that an item meets, in order. Its range is read where it is needed: registers are scarce.
 struct flash_cursor {
-  flash_lists lists;
-  int range, last_range, tile;
-  flash_range now;
+  int range, tile;
 
-  SP_DEVICE flash_cursor(flash_lists const& l, flash_item const& item)
-      : lists(l), range(item.first_range), last_range(item.first_range + item.ranges), now(l.range(range)) {
-    tile = now.first;
-  }
-  SP_DEVICE bool more() const { return range < last_range; }
-  SP_DEVICE void next() {
-    if (++tile < now.last) return;
-    if (++range == last_range) return;
-    now = lists.range(range);
-    tile = now.first;
+  SP_DEVICE flash_cursor(flash_lists const& lists, flash_item const& item)
+      : range(item.first_range), tile(lists.range(item.first_range).first) {}
+  SP_DEVICE bool more(flash_item const& item) const { return range < item.first_range + item.ranges; }
+  SP_DEVICE void next(flash_lists const& lists, flash_item const& item) {
+    if (++tile < lists.range(range).last) return;
+    if (++range < item.first_range + item.ranges) tile = lists.range(range).first;
   }
 };
 
@@ -84,14 +81,16 @@ struct flash_rows {
 template <class T, int D>
 struct flash_matrix {
   static constexpr int pieces = D / 8, turn = (pieces < 8 ? pieces : 8) - 1;
+  static_assert(D % 16 == 0 && (pieces & turn) == 0, "sp: 16, 32, or a multiple of 64");
   T* data;
 
-  static constexpr index_t bytes(int rows) { return index_t{2} * D * rows; }
+  SP_BOTH static constexpr index_t bytes(int rows) { return index_t{2} * D * rows; }
   SP_DEVICE T* piece(int row, int p) const { return data + (row * pieces + (p ^ (row & turn))) * 8; }
 
   /// Starts to copy `rows` rows: source(tensor, row) is where each begins. Rows that are nowhere and columns from `width` on become 0.
   template <class Block, class Source>
   SP_DEVICE void copy(Block& b, int rows, flash_places const& places, int width, Source const& source) const {
+    SP_ROLLED
     for (int i = b.thread(); i < rows * pieces; i += b.threads()) {
       int const r = i / pieces, p = i % pieces, tensor = places.tensor[r];
       bool const valid = tensor >= 0 && 8 * p < width;
@@ -105,29 +104,35 @@ struct flash_matrix {
   /// a: its rows are the rows of the matrix.
   template <class Block>
   SP_DEVICE void load_rows(Block& b, unsigned (&a)[4], int row, int column) const {
-    b.load_matrix(a, piece(row + b.lane() % 16, column / 8 + b.lane() / 16));
+    b.load_matrix(a, of_lane(row, b.lane() % 16, column, b.lane() / 16));
   }
   /// a: its rows are the columns of the matrix.
   template <class Block>
   SP_DEVICE void load_columns(Block& b, unsigned (&a)[4], int row, int column) const {
-    b.load_matrix_transposed(a, piece(row + b.lane() / 16 * 8 + b.lane() % 8, column / 8 + b.lane() / 8 % 2));
+    b.load_matrix_transposed(a, of_lane(row, b.lane() / 16 * 8 + b.lane() % 8, column, b.lane() / 8 % 2));
   }
   /// b, two of them: their columns are rows `row` ... of the matrix.
   template <class Block>
   SP_DEVICE void load_factor_of_rows(Block& b, unsigned (&two)[2][2], int row, int column) const {
     unsigned r[4];
-    b.load_matrix(r, piece(row + b.lane() / 16 * 8 + b.lane() % 8, column / 8 + b.lane() / 8 % 2));
+    b.load_matrix(r, of_lane(row, b.lane() / 16 * 8 + b.lane() % 8, column, b.lane() / 8 % 2));
     split(two, r);
   }
   /// b, two of them: their columns are columns `column` ... of the matrix.
   template <class Block>
   SP_DEVICE void load_factor_of_columns(Block& b, unsigned (&two)[2][2], int row, int column) const {
     unsigned r[4];
-    b.load_matrix_transposed(r, piece(row + b.lane() % 16, column / 8 + b.lane() / 16));
+    b.load_matrix_transposed(r, of_lane(row, b.lane() % 16, column, b.lane() / 16));
     split(two, r);
   }
 
 private:
+  /// The piece `right` (0 or 1) of columns column ... column + 15 in row `row` + `down`. What depends on the lane is apart from what is known
+  /// when compiled, so that it is computed once.
+  SP_DEVICE T* of_lane(int row, int down, int column, int right) const {
+    int const turned = right ^ (down & turn);
+    return data + (row * pieces + down * pieces) * 8 + (column / 8 ^ turned) * 8;
+  }
   SP_DEVICE static void split(unsigned (&two)[2][2], unsigned const (&r)[4]) {
     two[0][0] = r[0];
     two[0][1] = r[1];
@@ -153,9 +158,9 @@ struct flash_tile_of_sums {
     }
   }
 
-  /// += rows of a (from `row` on) times the rows of `factor`: over all D columns of both.
+  /// += rows of a (from `row` on) times rows of `factor` (from `factor_row` on): over all D columns of both.
   template <class Block, class T, int D>
-  SP_DEVICE void add_rows_by_rows(Block& b, flash_matrix<T, D> const& a, int row, flash_matrix<T, D> const& factor) {
+  SP_DEVICE void add_rows_by_rows(Block& b, flash_matrix<T, D> const& a, int row, flash_matrix<T, D> const& factor, int factor_row) {
     SP_UNROLL
     for (int k = 0; k < D; k += 16) {
       unsigned left[Slabs][4];
@@ -164,7 +169,7 @@ struct flash_tile_of_sums {
       SP_UNROLL
       for (int n = 0; n < N; n += 2) {
         unsigned right[2][2];
-        factor.load_factor_of_rows(b, right, 8 * n, k);
+        factor.load_factor_of_rows(b, right, factor_row + 8 * n, k);
         SP_UNROLL
         for (int s = 0; s < Slabs; ++s) {
           b.template multiply_add<T>(x[s][n], left[s], right[0]);
@@ -174,9 +179,10 @@ struct flash_tile_of_sums {
     }
   }
 
-  /// += these sums, as elements, times columns [column, column + 8 N) of `factor`: over the K columns that they have, its rows.
+  /// += these sums, as elements, times columns [column, column + 8 N) of `factor`: over the 8 K columns that they have, its rows from `row` on.
   template <class Block, class T, int D, int K>
-  SP_DEVICE void add_product(Block& b, flash_tile_of_sums<Slabs, K> const& left, flash_matrix<T, D> const& factor, int column) {
+  SP_DEVICE void add_product(Block& b, flash_tile_of_sums<Slabs, K> const& left, flash_matrix<T, D> const& factor, int row,
+                             int column) {
     SP_UNROLL
     for (int k = 0; k < K; k += 2) {
       unsigned a[Slabs][4];
@@ -185,13 +191,23 @@ struct flash_tile_of_sums {
       SP_UNROLL
       for (int n = 0; n < N; n += 2) {
         unsigned right[2][2];
-        factor.load_factor_of_columns(b, right, 8 * k, column + 8 * n);
+        factor.load_factor_of_columns(b, right, row + 8 * k, column + 8 * n);
         SP_UNROLL
         for (int s = 0; s < Slabs; ++s) {
           b.template multiply_add<T>(x[s][n], a[s], right[0]);
           b.template multiply_add<T>(x[s][n + 1], a[s], right[1]);
         }
       }
+    }
+  }
+
+  /// Puts `value` where bit 2 n + c of `visible` is not set, in a row of this thread.
+  SP_DEVICE void hide(int s, int half, unsigned visible, float value) {
+    SP_UNROLL
+    for (int n = 0; n < N; ++n) {
+      SP_UNROLL
+      for (int c = 0; c < 2; ++c)
+        if (!(visible >> (2 * n + c) & 1u)) x[s][n][2 * half + c] = value;
     }
   }
 
@@ -204,6 +220,9 @@ struct flash_tile_of_sums {
     a[3] = packed<T>(x[s][n + 1][2], x[s][n + 1][3]);
   }
 };
+
+/// How many of some columns are computed at a time, so that their sums fit into registers beside those that stay.
+constexpr int flash_at_once(int columns) { return columns % 32 == 0 ? 32 : 16; }
 
 /// Two neighbours of a row in memory of 8-byte alignment.
 struct alignas(8) flash_pair {

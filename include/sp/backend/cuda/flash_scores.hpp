@@ -50,31 +50,23 @@ SP_DEVICE inline flash_seen seen_by(flash_slice const& s, int row) {
   return {unsigned(a), a < b ? unsigned(b) - unsigned(a) : 0u};
 }
 
-/// What the rows of a thread see of a tile of columns. Rows by slab and half as in flash_tile_of_sums.
-template <int Slabs>
-struct flash_mask {
-  flash_slice const* slices;
-  int count; ///< 0: every row sees every column
-  flash_seen first[Slabs][2];
-
-  SP_DEVICE flash_mask(flash_lists const& lists, flash_range const& r, int const (&row)[Slabs][2])
-      : slices(lists.slices(r.first_slice)), count(r.slices) {
-    if (count == 0) return;
-    flash_slice const one = slices[0];
+/// Which of a thread's columns of a row of flash_tile_of_sums<., N> the row at offset `row` sees: bit 2 n + c. `offset` is by column.
+template <int N>
+SP_DEVICE unsigned flash_visible(flash_lists const& lists, flash_range const& r, int row, int const* offset, int lane) {
+  static_assert(N <= 16);
+  unsigned visible = 0;
+  for (int i = 0; i < r.slices; ++i) {
+    flash_seen const seen = seen_by(lists.slices(r.first_slice)[i], row);
     SP_UNROLL
-    for (int s = 0; s < Slabs; ++s) {
+    for (int n = 0; n < N; ++n) {
       SP_UNROLL
-      for (int h = 0; h < 2; ++h) first[s][h] = seen_by(one, row[s][h]);
+      for (int c = 0; c < 2; ++c) visible |= unsigned{seen.has(offset[8 * n + 2 * (lane % 4) + c])} << (2 * n + c);
     }
   }
-  SP_DEVICE bool sees(flash_seen const& by_first, int row, int column) const {
-    bool seen = count == 0 || by_first.has(column);
-    for (int i = 1; i < count && !seen; ++i) seen = seen_by(slices[i], row).has(column);
-    return seen;
-  }
-};
+  return visible;
+}
 
-/// One of four values by a column that is known when compiled: 2 half + c.
+/// Over the four lanes that have a row.
 template <class Block>
 SP_DEVICE float largest_of_row(Block& b, float x) {
   x = max_of(x, b.shuffle_xor(x, 1));
@@ -91,18 +83,16 @@ SP_DEVICE inline float flash_lse(float natural) {
   return is_minus_infinity(natural) ? -minus_infinity<float> : natural * log2_of_e;
 }
 
-/// A product of query and key and one of dout and value become the probability (times the dropout factor) and the gradient of the scaled
-/// product of query and key. `keep` is the dropout factor.
+/// A product of query and key and one of dout and value become the probability (times the dropout factor `keep`) and the gradient of the
+/// scaled product of query and key.
 template <class Block, class Features>
 SP_DEVICE void probability_and_gradient(Block& b, Features const& f, typename Features::mod const& modify, float& product, float& grad,
-                                        bool seen, int q, int k, float lse, float delta, float keep) {
+                                        int q, int k, float lse, float delta, float keep) {
   float derivative = 1;
-  float const x = f.score(modify, product, q, k, derivative);
-  float const p = seen ? b.exp2(x - lse) : 0.0f;
+  float const p = b.exp2(f.score(modify, product, q, k, derivative) - lse);
   float const ds = Features::mod::drops ? p * (keep * grad - delta) : p * (grad - delta);
   product = Features::mod::drops ? p * keep : p;
   grad = Features::plain ? ds : ds * derivative;
-  if (!seen) grad = 0;
 }
 
 } // namespace sp::detail
