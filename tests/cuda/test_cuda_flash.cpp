@@ -72,7 +72,7 @@ TEST_CASE("cuda_flash: random scenes [asan]") {
 #ifdef SP_TEST_SANITIZED
   unsigned const seeds = support::wide() ? 6 : 2;
 #else
-  unsigned const seeds = support::wide() ? 60 : 8;
+  unsigned const seeds = support::wide() ? 60 : 6;
 #endif
   for (unsigned seed = 1; seed <= seeds; ++seed) {
     std::mt19937 gen(seed);
@@ -89,9 +89,9 @@ TEST_CASE("cuda_flash: random scenes [asan]") {
     s.value_dim = 8 + 8 * upto(3);
     s.head_parts = 1 + upto(2);
     s.seed = seed;
-    if (seed % 2)
+    if (seed % 3 == 0)
       check<sp::bf16>(support::emulated_backend<sp::basic_cuda_flash<flat>>{sp::basic_cuda_flash<flat>{in_order}},
-                      rounded_reference{}, s, seed % 4 == 1);
+                      rounded_reference{}, s, seed % 2 == 1);
     else
       check<sp::bf16>(flash<>{{}}, rounded_reference{}, s, false);
   }

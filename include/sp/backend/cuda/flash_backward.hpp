@@ -51,6 +51,7 @@ template <class T, int D, flash_shape Shape, class... Features>
 struct flash_backward_queries : flash_gradients<T, Features...> {
   static constexpr int rows = Shape.backward_rows, columns = Shape.keys, width = D;
   static constexpr int warps = rows / 16, threads = 32 * warps;
+  static constexpr int blocks_per_processor = D <= 128 ? 2 : 1;
   static_assert(rows % 16 == 0 && columns % 16 == 0);
 
   // shared memory: queries, dout, keys, values, places of queries and of two tiles of keys
@@ -69,7 +70,7 @@ struct flash_queries_block {
   using matrix = typename Kernel::matrix;
   using features_type = typename Kernel::features_type;
   using mod = typename features_type::mod;
-  static constexpr int columns = Kernel::columns, width = Kernel::width;
+  static constexpr int columns = Kernel::columns, width = Kernel::width, at_once = flash_at_once(columns);
 
   Block& b;
   Kernel const& kernel;
@@ -79,7 +80,7 @@ struct flash_queries_block {
   flash_places q_places;
   mod modify;
   float lse[2], delta[2]; // of this thread's rows
-  flash_tile_of_sums<1, columns / 8> scores, grads;
+  flash_tile_of_sums<1, at_once / 8> scores, grads;
   flash_tile_of_sums<1, width / 8> dq;
 
   SP_DEVICE flash_queries_block(Block& block, Kernel const& of, flash_item const& work, int q_head)
@@ -94,22 +95,15 @@ struct flash_queries_block {
     begin(at);
     dq.clear();
     for (int slot = 0; at.more(item); slot = 1 - slot) {
-      flash_cursor next = at;
-      next.next(kernel.lists, item);
       b.template copy_async_wait<0>();
       b.barrier(); // keys and values are here
-      scores.clear();
-      scores.add_rows_by_rows(b, q, 16 * b.warp(), k, 0);
-      grads.clear();
-      grads.add_rows_by_rows(b, dout, 16 * b.warp(), v, 0);
-      if (next.more(item)) find_keys(next, 1 - slot);
-      b.barrier(); // nobody reads the values
-      if (next.more(item)) copy_values(1 - slot);
-      score_gradients(kernel.lists.range(at.range), k_places(slot).offset);
-      dq.add_product(b, grads, k, 0, 0);
-      b.barrier(); // nobody reads the keys
-      if (next.more(item)) copy_keys(1 - slot);
-      at = next;
+      flash_range const range = kernel.lists.range(at.range);
+      at.next(kernel.lists, item);
+      if (at.more(item)) find_keys(at, 1 - slot);
+      SP_ROLLED
+      for (int key = 0; key < columns; key += at_once) products(range, slot, key);
+      b.barrier(); // nobody reads keys and values
+      if (at.more(item)) copy_keys(1 - slot);
     }
     store();
   }
@@ -125,7 +119,6 @@ private:
     b.barrier();
     q.copy(b, Kernel::rows, q_places, kernel.dim, [&](int n, int r) { return kernel.queries[n].q.at(r, head); });
     dout.copy(b, Kernel::rows, q_places, kernel.value_dim, [&](int n, int r) { return kernel.queries[n].dout.at(r, head); });
-    copy_values(0);
     copy_keys(0);
     SP_UNROLL
     for (int h = 0; h < 2; ++h) {
@@ -143,21 +136,28 @@ private:
   }
   SP_DEVICE void copy_keys(int slot) {
     k.copy(b, columns, k_places(slot), kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
-    b.copy_async_commit();
-  }
-  SP_DEVICE void copy_values(int slot) {
     v.copy(b, columns, k_places(slot), kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
     b.copy_async_commit();
   }
   SP_DEVICE flash_place place(int half) const { return q_places[16 * b.warp() + 8 * half + b.lane() / 4]; }
 
+  /// Keys [key, key + at_once) of a tile: adds to dq.
+  SP_DEVICE void products(flash_range const& range, int slot, int key) {
+    scores.clear();
+    scores.add_rows_by_rows(b, q, 16 * b.warp(), k, key);
+    grads.clear();
+    grads.add_rows_by_rows(b, dout, 16 * b.warp(), v, key);
+    score_gradients(range, k_places(slot).offset + key);
+    dq.add_product(b, grads, k, key, 0);
+  }
+  /// `offset` is by column of the scores.
   SP_DEVICE void score_gradients(flash_range const& range, int const* offset) {
     SP_UNROLL
     for (int h = 0; h < 2; ++h) {
       int const row = place(h).offset;
       auto factor = modify.dropout_of_row(row);
       SP_UNROLL
-      for (int n = 0; n < columns / 8; ++n) {
+      for (int n = 0; n < at_once / 8; ++n) {
         SP_UNROLL
         for (int c = 0; c < 2; ++c) {
           int const key = mod::biased || mod::drops ? offset[8 * n + 2 * (b.lane() % 4) + c] : 0;
@@ -167,7 +167,7 @@ private:
                                    delta[h], keep);
         }
       }
-      if (range.slices > 0) grads.hide(0, h, flash_visible<columns / 8>(kernel.lists, range, row, offset, b.lane()), 0.0f);
+      if (range.slices > 0) grads.hide(0, h, flash_visible<at_once / 8>(kernel.lists, range, row, offset, b.lane()), 0.0f);
     }
   }
 

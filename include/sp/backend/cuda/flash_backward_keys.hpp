@@ -12,6 +12,7 @@ struct flash_backward_keys : flash_gradients<T, Features...> {
   static constexpr int rows = Shape.keys, columns = Shape.backward_rows, width = D;
   static constexpr int parts = D <= 128 ? 1 : 2, part_width = D / parts; ///< columns of dk and dv that a block has
   static constexpr int warps = rows / 16, threads = 32 * warps;
+  static constexpr int blocks_per_processor = D <= 128 ? 2 : 1;
   static_assert(rows % 16 == 0 && columns % 16 == 0 && part_width % 16 == 0);
 
   // shared memory: keys, values, queries, dout, gradients of scores, places of keys and of two tiles of queries, lse and delta of these

@@ -22,6 +22,7 @@ struct flash_forward {
   static constexpr int rows = Shape.forward_rows, columns = Shape.keys, width = D;
   static constexpr int slabs = D <= 128 ? Shape.slabs : 1;
   static constexpr int warps = rows / (16 * slabs), threads = 32 * warps;
+  static constexpr int blocks_per_processor = D <= 128 ? 2 : 1;
   static_assert(warps * 16 * slabs == rows && columns % 16 == 0);
 
   // shared memory: queries, keys, values, places of queries and of two tiles of keys

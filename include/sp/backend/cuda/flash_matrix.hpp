@@ -10,9 +10,11 @@
 #ifdef __CUDACC__
 #define SP_UNROLL _Pragma("unroll")
 #define SP_ROLLED _Pragma("unroll 1")
+#define SP_UNROLL_4 _Pragma("unroll 4")
 #else
 #define SP_UNROLL
 #define SP_ROLLED
+#define SP_UNROLL_4
 #endif
 
 namespace sp::detail {
@@ -161,7 +163,7 @@ struct flash_tile_of_sums {
   /// += rows of a (from `row` on) times rows of `factor` (from `factor_row` on): over all D columns of both.
   template <class Block, class T, int D>
   SP_DEVICE void add_rows_by_rows(Block& b, flash_matrix<T, D> const& a, int row, flash_matrix<T, D> const& factor, int factor_row) {
-    SP_UNROLL
+    SP_UNROLL_4
     for (int k = 0; k < D; k += 16) {
       unsigned left[Slabs][4];
       SP_UNROLL

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Compiles the kernels of cuda_flash and reads what ptxas says they take: registers that are spilled, or a stack, are a failure.
+
+resources.py NVCC SOURCE INCLUDE [--all] [nvcc flags]   prints a line for each kernel; exit status 0 only if none spills
+resources.py --self-test                                the same of reports that are made up
+--all: every element type, head dim, set of features and architecture; else bf16, head dim 128, for sm_80.
+How many blocks a multiprocessor shall hold is in the launch bounds of each kernel, so that too many registers show as spills.
+"""
+import itertools
+import re
+import subprocess
+import sys
+import tempfile
+
+NAME = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'")
+NUMBERS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+REGISTERS = re.compile(r"Used (\d+) registers")
+KERNELS = ("flash_forward", "flash_backward_queries", "flash_backward_keys", "flash_backward_keys")
+
+
+def read(report):
+    """[(kernel, architecture, stack, spills, registers)] of a report of ptxas -v."""
+    found, name, numbers = [], None, None
+    for line in report.splitlines():
+        if match := NAME.search(line):
+            name, numbers = match.groups(), None
+        elif match := NUMBERS.search(line):
+            numbers = [int(n) for n in match.groups()]
+        elif (match := REGISTERS.search(line)) and name and numbers:
+            kernel = re.search(r"flash_(?:forward|backward_queries|backward_keys)", name[0])
+            found.append((kernel[0] if kernel else name[0], name[1], numbers[0], numbers[1] + numbers[2], int(match[1])))
+            name = None
+    return found
+
+
+def judge(found):
+    """Complaints about a report of one configuration."""
+    complaints = [
+        f"{kernel} for {arch}: {stack} bytes of stack, {spills} bytes spilled" for kernel, arch, stack, spills, _ in found if stack or spills
+    ]
+    if sorted(k for k, *_ in found) != sorted(KERNELS):
+        complaints.append(f"expected {', '.join(KERNELS)}, the report has {', '.join(k for k, *_ in found) or 'nothing'}")
+    return complaints
+
+
+def configurations(wide):
+    if not wide:
+        return [("sm_80", "bf16", 128, False)]
+    return list(itertools.product(("sm_80", "sm_90a"), ("bf16", "fp16"), (64, 128, 256), (False, True)))
+
+
+def compile_one(nvcc, source, include, configuration, flags):
+    arch, element, dim, features = configuration
+    with tempfile.TemporaryDirectory() as folder:
+        command = [nvcc, "-std=c++20", f"-I{include}", f"-arch={arch}", "-Werror", "all-warnings", "-Xptxas", "-v"]
+        command += [f"-DSP_TEST_TYPE={element}", f"-DSP_TEST_DIM={dim}", *(["-DSP_TEST_FEATURES"] if features else [])]
+        command += [*flags, "-c", source, "-o", f"{folder}/flash.o"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.returncode, done.stdout
+
+
+def self_test():
+    def report(spill):
+        names = ["13flash_forward", "22flash_backward_queries", "19flash_backward_keys", "19flash_backward_keys"]
+        return "".join(
+            f"ptxas info    : Compiling entry function '_Z{n}' for 'sm_80'\n    0 bytes stack frame, {spill} bytes spill stores, 0 bytes "
+            "spill loads\nptxas info    : Used 255 registers, used 1 barriers\n"
+            for n in names
+        )
+
+    assert judge(read(report(0))) == []
+    assert len(judge(read(report(4)))) == 4
+    assert "expected" in judge(read(report(0).split("_Z19", 1)[0]))[0]
+    assert judge(read(""))
+    print("reports are read, and spills are found")
+
+
+def main():
+    if sys.argv[1:] == ["--self-test"]:
+        return self_test()
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    nvcc, source, include, *flags = sys.argv[1:]
+    complaints = []
+    for configuration in configurations("--all" in flags):
+        code, output = compile_one(nvcc, source, include, configuration, [f for f in flags if f != "--all"])
+        if code != 0:
+            sys.exit(output)
+        found = read(output)
+        arch, element, dim, features = configuration
+        text = f"{element}, head dim {dim}" + (", all features" if features else "")
+        complaints += [f"{text}: {c}" for c in judge(found)]
+        for kernel, arch, _, spills, registers in found:
+            print(f"{text:36} {arch:7} {kernel:24} {registers:4} registers, {spills} bytes spilled")
+    print("\n".join(complaints) or "no kernel spills")
+    sys.exit(1 if complaints else 0)
+
+
+if __name__ == "__main__":
+    main()
