@@ -33,10 +33,12 @@ def read(report):
     return found
 
 
-def judge(found):
-    """Complaints about a report of one configuration."""
+def judge(found, features=False):
+    """Complaints about a report of one configuration. Dropout indexes the four numbers of a draw, which takes some stack."""
     complaints = [
-        f"{kernel} for {arch}: {stack} bytes of stack, {spills} bytes spilled" for kernel, arch, stack, spills, _ in found if stack or spills
+        f"{kernel} for {arch}: {stack} bytes of stack, {spills} bytes spilled"
+        for kernel, arch, stack, spills, _ in found
+        if spills or stack > (96 if features else 0)
     ]
     if sorted(k for k, *_ in found) != sorted(KERNELS):
         complaints.append(f"expected {', '.join(KERNELS)}, the report has {', '.join(k for k, *_ in found) or 'nothing'}")
@@ -89,9 +91,9 @@ def main():
         found = read(output)
         arch, element, dim, features = configuration
         text = f"{element}, head dim {dim}" + (", all features" if features else "")
-        complaints += [f"{text}: {c}" for c in judge(found)]
-        for kernel, arch, _, spills, registers in found:
-            print(f"{text:36} {arch:7} {kernel:24} {registers:4} registers, {spills} bytes spilled")
+        complaints += [f"{text}: {c}" for c in judge(found, features)]
+        for kernel, arch, stack, spills, registers in found:
+            print(f"{text:36} {arch:7} {kernel:24} {registers:4} registers, {spills} bytes spilled, {stack} of stack")
     print("\n".join(complaints) or "no kernel spills")
     sys.exit(1 if complaints else 0)
 

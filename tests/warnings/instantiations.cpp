@@ -6,6 +6,7 @@
 #include <sp/checksummed.hpp>
 #include <sp/counting.hpp>
 #include <sp/cpu.hpp>
+#include <sp/cuda_flash.hpp>
 #include <sp/dense_mask.hpp>
 #include <sp/diagnosis.hpp>
 #include <sp/gather_loss.hpp>
@@ -117,6 +118,8 @@ struct device_queue {
   void wait(event) const {}
   device_queue lane() const { return {}; }
   void synchronize() const {}
+  template <class Kernel>
+  void launch(Kernel const&, sp::index_t, std::size_t) const {}
   friend bool operator==(device_queue const&, device_queue const&) = default;
 };
 
@@ -153,6 +156,18 @@ void prepare_on(sp::local<device_queue> const& ranks, sp::batch const& batch, sp
   sp::ulysses_attention const around{ranks, ring};
   auto inside = around.prepare(batch, sp::window(4), ctx);
   around.refresh(inside, batch, ctx);
+}
+
+/// What the host does of cuda_flash.
+template <class T, class Flash>
+void attend_by_flash(sp::local<device_queue> const& ranks, Flash const& flash, sp::batch const& batch,
+                     sp::basic_allocator<sp::device_memory>& memory) {
+  sp::context const ctx(ranks.queue(), memory, memory);
+  sp::ring_attention const ring{ranks, flash};
+  auto prepared = ring.prepare(batch, ctx);
+  ring.refresh(prepared, batch, ctx);
+  sp::view<T, 3, sp::device_memory> const x;
+  ring.backward(prepared, ctx, ring.forward(prepared, ctx, x, x, x, x), x, x, x, x, x, x, x, x);
 }
 
 /// All that ranks over a queue do.
@@ -251,6 +266,9 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
     attend_on_devices<sp::bf16>(sp::ulysses_attention{devices, kernel}, devices, batch);
     sp::basic_workspace<sp::device_memory> memory(nullptr, 0);
     prepare_on(devices, batch, memory);
+    attend_by_flash<sp::bf16>(devices, sp::cuda_flash{}, batch, memory);
+    attend_by_flash<sp::fp16>(devices, sp::cuda_flash{sp::flash_options{.deterministic = true}, sp::softcap{30}, sp::dropout{0.1}}, batch,
+                              memory);
   });
   on_threads(ranks, batch, batch.memory(), sp::workers{2, {.ranks = 2}});
   pool_of_threads pool;

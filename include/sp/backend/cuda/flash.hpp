@@ -44,6 +44,13 @@ flash_rows<E> flash_operand(view<E, Rank, M> const& x, char const* name) {
   return r;
 }
 
+/// Keys or values; one element may stand in the place of all.
+template <class E, class M>
+flash_rows<E> flash_key_operand(view<E, 3, M> const& x, char const* name) {
+  bool const everywhere = x.data && x.stride(0) == 0 && x.stride(1) == 0 && x.stride(2) == 0 && !x.empty();
+  return everywhere ? flash_rows<E>{x.data, 0, flash_everywhere} : flash_operand(x, name);
+}
+
 /// A dim of heads, or unsupported.
 inline void require_flash_dims(index_t dim, index_t value_dim, index_t largest) {
   auto fits = [&](index_t d) { return d > 0 && d <= largest && d % 8 == 0; };
@@ -140,7 +147,7 @@ public:
       kernel.out = detail::flash_operand(state.out, "out");
       kernel.lse = detail::flash_operand(state.lse, "lse");
       for (std::size_t i = 0; i < keys.size(); ++i)
-        kernel.keys[i] = {detail::flash_operand(keys[i].k, "k"), detail::flash_operand(keys[i].v, "v")};
+        kernel.keys[i] = {detail::flash_key_operand(keys[i].k, "k"), detail::flash_key_operand(keys[i].v, "v")};
       detail::launch_flash(queue, kernel, checked_mul(items, n.heads.q_count));
     });
     return {};
@@ -217,7 +224,7 @@ private:
                       flash_operand(queries[i].lse, "lse"), flash_operand(queries[i].delta, "delta"),
                       flash_operand(queries[i].dq, "dq")};
     for (std::size_t i = 0; i < keys.size(); ++i)
-      k.keys[i] = {flash_operand(keys[i].k, "k"), flash_operand(keys[i].v, "v"), flash_operand(keys[i].dk, "dk"),
+      k.keys[i] = {detail::flash_key_operand(keys[i].k, "k"), detail::flash_key_operand(keys[i].v, "v"), flash_operand(keys[i].dk, "dk"),
                    flash_operand(keys[i].dv, "dv")};
   }
 

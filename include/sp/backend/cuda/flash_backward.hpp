@@ -117,8 +117,8 @@ private:
     for (int i = b.thread(); i < Kernel::rows; i += b.threads()) q_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
     find_keys(at, 0);
     b.barrier();
-    q.copy(b, Kernel::rows, q_places, kernel.dim, [&](int n, int r) { return kernel.queries[n].q.at(r, head); });
-    dout.copy(b, Kernel::rows, q_places, kernel.value_dim, [&](int n, int r) { return kernel.queries[n].dout.at(r, head); });
+    q.copy(b, Kernel::rows, q_places, kernel.dim, head, [&](int n) -> auto const& { return kernel.queries[n].q; });
+    dout.copy(b, Kernel::rows, q_places, kernel.value_dim, head, [&](int n) -> auto const& { return kernel.queries[n].dout; });
     copy_keys(0);
     SP_UNROLL
     for (int h = 0; h < 2; ++h) {
@@ -135,8 +135,8 @@ private:
       to.set(i, place_of(kernel.lists.column_segments(t), t, i));
   }
   SP_DEVICE void copy_keys(int slot) {
-    k.copy(b, columns, k_places(slot), kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
-    v.copy(b, columns, k_places(slot), kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
+    k.copy(b, columns, k_places(slot), kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
+    v.copy(b, columns, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
     b.copy_async_commit();
   }
   SP_DEVICE flash_place place(int half) const { return q_places[16 * b.warp() + 8 * half + b.lane() / 4]; }
@@ -155,7 +155,8 @@ private:
     SP_UNROLL
     for (int h = 0; h < 2; ++h) {
       int const row = place(h).offset;
-      auto factor = modify.dropout_of_row(row);
+      mod const here = modify; // apart from the sums, which are to stay in registers
+      auto factor = here.dropout_of_row(row);
       SP_UNROLL
       for (int n = 0; n < at_once / 8; ++n) {
         SP_UNROLL

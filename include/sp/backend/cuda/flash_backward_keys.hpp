@@ -96,8 +96,8 @@ private:
     for (int i = b.thread(); i < rows; i += b.threads()) k_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
     find_queries(first, head, 0);
     b.barrier();
-    k.copy(b, rows, k_places, kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
-    v.copy(b, rows, k_places, kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
+    k.copy(b, rows, k_places, kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
+    v.copy(b, rows, k_places, kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
     copy_queries(head, 0);
     dk.clear();
     dv.clear();
@@ -115,8 +115,8 @@ private:
     }
   }
   SP_DEVICE void copy_queries(int head, int slot) {
-    q.copy(b, columns, q_places(slot), kernel.dim, [&](int n, int r) { return kernel.queries[n].q.at(r, head); });
-    dout.copy(b, columns, q_places(slot), kernel.value_dim, [&](int n, int r) { return kernel.queries[n].dout.at(r, head); });
+    q.copy(b, columns, q_places(slot), kernel.dim, head, [&](int n) -> auto const& { return kernel.queries[n].q; });
+    dout.copy(b, columns, q_places(slot), kernel.value_dim, head, [&](int n) -> auto const& { return kernel.queries[n].dout; });
     b.copy_async_commit();
   }
 

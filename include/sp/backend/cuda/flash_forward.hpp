@@ -75,13 +75,13 @@ struct flash_forward_block {
     for (int i = b.thread(); i < Kernel::rows; i += b.threads()) q_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
     find_keys(at, 0);
     b.barrier();
-    q.copy(b, Kernel::rows, q_places, kernel.dim, [&](int, int r) { return kernel.q.at(r, head); });
+    q.copy(b, Kernel::rows, q_places, kernel.dim, head, [&](int) -> auto const& { return kernel.q; });
     copy_keys(0);
     load();
     for (int slot = 0; at.more(item); slot = 1 - slot) {
       b.template copy_async_wait<0>();
       b.barrier(); // the keys are here, and nobody reads the values of the tile before
-      v.copy(b, columns, k_places(slot), kernel.value_dim, [&](int n, int r) { return kernel.keys[n].v.at(r, kv_head); });
+      v.copy(b, columns, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
       b.copy_async_commit();
       flash_range const range = kernel.lists.range(at.range);
       at.next(kernel.lists, item);
@@ -115,7 +115,7 @@ private:
       to.set(i, place_of(kernel.lists.column_segments(t), t, i));
   }
   SP_DEVICE void copy_keys(int slot) {
-    k.copy(b, columns, k_places(slot), kernel.dim, [&](int n, int r) { return kernel.keys[n].k.at(r, kv_head); });
+    k.copy(b, columns, k_places(slot), kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
     b.copy_async_commit();
   }
 
@@ -196,7 +196,8 @@ private:
     return largest_of_row(b, most);
   }
   SP_DEVICE float exponentiate(int s, int h, float shift, int row, int const* offset) {
-    auto factor = modify.dropout_of_row(row);
+    mod const here = modify; // apart from the sums, which are to stay in registers
+    auto factor = here.dropout_of_row(row);
     float sum = 0;
     SP_UNROLL
     for (int n = 0; n < at_once / 8; ++n) {

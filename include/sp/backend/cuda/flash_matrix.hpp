@@ -71,6 +71,9 @@ struct flash_cursor {
   }
 };
 
+/// The stride of heads of a tensor that is one element in the place of all: how keys stand that nobody sees.
+inline constexpr index_t flash_everywhere = std::numeric_limits<index_t>::min();
+
 /// Element (i, h, d) of a tensor is data[i row + h head + d].
 template <class E>
 struct flash_rows {
@@ -89,15 +92,19 @@ struct flash_matrix {
   SP_BOTH static constexpr index_t bytes(int rows) { return index_t{2} * D * rows; }
   SP_DEVICE T* piece(int row, int p) const { return data + (row * pieces + (p ^ (row & turn))) * 8; }
 
-  /// Starts to copy `rows` rows: source(tensor, row) is where each begins. Rows that are nowhere and columns from `width` on become 0.
-  template <class Block, class Source>
-  SP_DEVICE void copy(Block& b, int rows, flash_places const& places, int width, Source const& source) const {
+  /// Starts to copy `rows` rows of a head, tensor_of(number) being where they are. Rows that are nowhere and columns from `width` on
+  /// become 0.
+  template <class Block, class TensorOf>
+  SP_DEVICE void copy(Block& b, int rows, flash_places const& places, int width, int head, TensorOf const& tensor_of) const {
     SP_ROLLED
     for (int i = b.thread(); i < rows * pieces; i += b.threads()) {
       int const r = i / pieces, p = i % pieces, tensor = places.tensor[r];
       bool const valid = tensor >= 0 && 8 * p < width;
-      T const* from = source(valid ? tensor : 0, valid ? places.row[r] : 0);
-      b.copy_async(piece(r, p), valid ? from + 8 * p : from, valid);
+      flash_rows<T const> const& from = tensor_of(valid ? tensor : 0);
+      if (valid && from.head == flash_everywhere)
+        fill(piece(r, p), *from.data);
+      else
+        b.copy_async(piece(r, p), valid ? from.at(places.row[r], head) + 8 * p : from.data, valid);
     }
   }
 
@@ -129,6 +136,10 @@ struct flash_matrix {
   }
 
 private:
+  SP_DEVICE static void fill(T* to, T x) {
+    SP_UNROLL
+    for (int i = 0; i < 8; ++i) to[i] = x;
+  }
   /// The piece `right` (0 or 1) of columns column ... column + 15 in row `row` + `down`. What depends on the lane is apart from what is known
   /// when compiled, so that it is computed once.
   SP_DEVICE T* of_lane(int row, int down, int column, int right) const {
