@@ -71,7 +71,8 @@ public:
 
   template <class T>
   void forward(sp::block_call<T> const& c) const {
-    for (sp::index_t h = 0; h < c.heads.q_count; ++h) sp::inline_queue().for_each(std::array{c.where.rows}, on<rounded_forward>(c, h));
+    for (sp::index_t h = 0; h < c.heads.q_count; ++h)
+      sp::inline_queue().for_each(std::array{c.where.rows}, on<rounded_forward>(c, h));
   }
   template <class T>
   void backward(sp::block_grad<T> const& g) const {

@@ -134,7 +134,8 @@ TEST_CASE("cuda_flash: features, by places in the document and global heads") {
   sp::alibi const biases{slopes};
   using all = sp::basic_cuda_flash<tiny, sp::dropout, sp::softcap, sp::alibi>;
   check<sp::bf16>(support::emulated_backend<all>{all{dropout, cap, biases}}, rounded_reference{dropout, cap, biases}, s, false);
-  check<sp::fp16>(support::emulated_backend<all>{all{in_order, dropout, cap, biases}}, rounded_reference{dropout, cap, biases}, s);
+  check<sp::fp16>(support::emulated_backend<all>{all{in_order, dropout, cap, biases}}, rounded_reference{dropout, cap, biases},
+                  s);
 }
 
 #endif

@@ -33,6 +33,10 @@ struct tiny {
   using dims = sp::detail::head_dims<16, 32>;
 };
 using flash = sp::basic_cuda_flash<tiny>;
+struct wide {
+  static constexpr sp::detail::flash_shape shape{.forward_rows = 16, .backward_rows = 64, .keys = 16, .slabs = 1};
+  using dims = sp::detail::head_dims<64>;
+};
 
 /// Self attention over some documents: tensors (rows, heads, dim) on the emulated device.
 struct step {
@@ -70,20 +74,23 @@ struct step {
     return {x.data(), {rows, heads}};
   }
 
-  void forward(flash const& f, flash::plan const& p) {
+  template <class Flash>
+  void forward(Flash const& f, flash::plan const& p) {
     sp::kv_views<bf16, device> const keys{tensor(k), tensor(v)};
-    f.forward<bf16>(p, memory, numbers(), tensor(q), std::span(&keys, 1), {tensor(out), per_head(lse)}, queue);
+    f.template forward<bf16>(p, memory, numbers(), tensor(q), std::span(&keys, 1), {tensor(out), per_head(lse)}, queue);
   }
-  void backward(flash const& f, flash::plan const& p) {
+  template <class Flash>
+  void backward(Flash const& f, flash::plan const& p) {
     std::vector<bf16> rounded;
     for (float x : out) rounded.push_back(bf16(x));
     for (std::size_t i = 0; i < delta.size(); ++i) {
       delta[i] = 0;
       for (std::size_t d = i * std::size_t(dim); d < (i + 1) * std::size_t(dim); ++d) delta[i] += float(dout[d]) * out[d];
     }
-    sp::query_grad<bf16, device> const query{tensor(q), tensor(rounded), tensor(dout), per_head(lse), per_head(delta), tensor(dq)};
+    sp::query_grad<bf16, device> const query{tensor(q),     tensor(rounded), tensor(dout),
+                                             per_head(lse), per_head(delta), tensor(dq)};
     sp::key_grad<bf16, device> const key{tensor(k), tensor(v), tensor(dk), tensor(dv)};
-    f.backward<bf16>(p, memory, numbers(), std::span(&query, 1), std::span(&key, 1), {}, queue);
+    f.template backward<bf16>(p, memory, numbers(), std::span(&query, 1), std::span(&key, 1), {}, queue);
   }
   void both(flash const& f, flash::plan const& p) {
     clear();
@@ -195,6 +202,18 @@ TEST_CASE("cuda_flash: a row that sees nothing keeps its state, bit for bit, bes
   CHECK((s.dq[15 * 16] == 0 && s.dq[12 * 16] != 0 && s.dk[15 * 16] == 0));
 }
 
+TEST_CASE("cuda_flash: fragments are read from shared memory without a conflict of banks") {
+  step s(16, 1, 64);
+  support::emulated_work work;
+  s.queue.work = &work;
+  sp::basic_cuda_flash<wide> const f;
+  auto const plan = f.prepare(step::problem(sp::packed{0, 16}, sp::causal()), s.context);
+  s.forward(f, plan);
+  s.backward(f, plan);
+  CHECK(work.matrix_loads > 100);
+  CHECK(work.conflicts == 0);
+}
+
 TEST_CASE("cuda_flash: a plan without work, and heads without a query, start nothing") {
   step s(8, 2, 16);
   flash const f;
@@ -238,7 +257,8 @@ TEST_CASE("cuda_flash: rings of three ranks on queues of a device, in every sche
       auto const prepared = ring.prepare(b, ctx);
       auto on = [](sp::view<bf16, 3> const& v) { return in_memory<device>(v); };
       auto saved = ring.forward(prepared, ctx, on(x.q), on(x.k), on(x.v), on(x.out));
-      ring.backward(prepared, ctx, std::move(saved), on(x.q), on(x.k), on(x.v), on(x.out), on(x.dout), on(x.dq), on(x.dk), on(x.dv));
+      ring.backward(prepared, ctx, std::move(saved), on(x.q), on(x.k), on(x.v), on(x.out), on(x.dout), on(x.dq), on(x.dk),
+                    on(x.dv));
       found[ranks.rank()] = results(x);
     });
     for (int r = 0; r < 3; ++r) {

@@ -119,13 +119,4 @@ MUTANTS = [
         "cuda.flash_geometry",
         "flash geometry: every visible pair*",
     ),
-    Mutant(
-        "flash_old_items",
-        "a block beyond the tiles of the batch at hand works on what the one before has left",
-        "backend/cuda/flash_forward.hpp",
-        "if (item >= lists.head().items) return; // the batch that was prepared first had more",
-        "",
-        "cuda.cuda_flash_calls",
-        "cuda_flash: a batch that takes the place*",
-    ),
 ]

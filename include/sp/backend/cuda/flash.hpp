@@ -224,8 +224,8 @@ private:
                       flash_operand(queries[i].lse, "lse"), flash_operand(queries[i].delta, "delta"),
                       flash_operand(queries[i].dq, "dq")};
     for (std::size_t i = 0; i < keys.size(); ++i)
-      k.keys[i] = {detail::flash_key_operand(keys[i].k, "k"), detail::flash_key_operand(keys[i].v, "v"), flash_operand(keys[i].dk, "dk"),
-                   flash_operand(keys[i].dv, "dv")};
+      k.keys[i] = {detail::flash_key_operand(keys[i].k, "k"), detail::flash_key_operand(keys[i].v, "v"),
+                   flash_operand(keys[i].dk, "dk"), flash_operand(keys[i].dv, "dv")};
   }
 
   flash_options options_{};

@@ -9,15 +9,15 @@ namespace sp::detail {
 /// The query side of a tensor.
 template <class T>
 struct flash_query_grad {
-  flash_rows<T const> q, dout;      // (rows, q heads, dim), (rows, q heads, value dim)
+  flash_rows<T const> q, dout;        // (rows, q heads, dim), (rows, q heads, value dim)
   flash_rows<float const> lse, delta; // (rows, q heads)
-  flash_rows<float> dq;             // as q; null: not wanted
+  flash_rows<float> dq;               // as q; null: not wanted
 };
 /// The key side.
 template <class T>
 struct flash_key_grad {
-  flash_rows<T const> k, v;  // (rows, kv heads, dim), (rows, kv heads, value dim)
-  flash_rows<float> dk, dv;  // the same; null: not wanted
+  flash_rows<T const> k, v; // (rows, kv heads, dim), (rows, kv heads, value dim)
+  flash_rows<float> dk, dv; // the same; null: not wanted
 };
 
 /// The arguments of the backward passes.
@@ -36,7 +36,8 @@ struct flash_gradients {
 
 /// Adds a thread's part of rows of sums, times `factor`, to columns [column, ...) of a row in memory, as far as `width` goes.
 template <int N>
-SP_DEVICE void add_row(flash_tile_of_sums<1, N> const& sums, int half, int lane, float factor, float* row, int column, int width) {
+SP_DEVICE void add_row(flash_tile_of_sums<1, N> const& sums, int half, int lane, float factor, float* row, int column,
+                       int width) {
   SP_UNROLL
   for (int n = 0; n < N; ++n) {
     int const at = column + 8 * n + 2 * (lane % 4);
@@ -86,7 +87,8 @@ struct flash_queries_block {
   SP_DEVICE flash_queries_block(Block& block, Kernel const& of, flash_item const& work, int q_head)
       : b(block), kernel(of), item(work), head(q_head), kv_head(int(of.heads.kv_of(q_head))),
         q{b.template shared<typename Kernel::element>(0)}, dout{b.template shared<typename Kernel::element>(Kernel::dout_at)},
-        k{b.template shared<typename Kernel::element>(Kernel::k_at)}, v{b.template shared<typename Kernel::element>(Kernel::v_at)},
+        k{b.template shared<typename Kernel::element>(Kernel::k_at)}, v{b.template shared<typename Kernel::element>(
+                                                                          Kernel::v_at)},
         q_places(flash_places::at(b, Kernel::q_places_at, Kernel::rows)),
         modify(of.features.of(of.heads.q_head(q_head), of.lists.row_tile(work.tile))) {}
 
@@ -117,8 +119,10 @@ private:
     for (int i = b.thread(); i < Kernel::rows; i += b.threads()) q_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
     find_keys(at, 0);
     b.barrier();
-    q.copy(b, Kernel::rows, q_places, kernel.dim, head, [&](int n) -> auto const& { return kernel.queries[n].q; });
-    dout.copy(b, Kernel::rows, q_places, kernel.value_dim, head, [&](int n) -> auto const& { return kernel.queries[n].dout; });
+    q.copy(
+        b, Kernel::rows, q_places, kernel.dim, head, [&](int n) -> auto const& { return kernel.queries[n].q; });
+    dout.copy(
+        b, Kernel::rows, q_places, kernel.value_dim, head, [&](int n) -> auto const& { return kernel.queries[n].dout; });
     copy_keys(0);
     SP_UNROLL
     for (int h = 0; h < 2; ++h) {
@@ -131,12 +135,13 @@ private:
   SP_DEVICE void find_keys(flash_cursor const& at, int slot) {
     flash_tile const& t = kernel.lists.column_tile(at.tile);
     flash_places const to = k_places(slot);
-    for (int i = b.thread(); i < columns; i += b.threads())
-      to.set(i, place_of(kernel.lists.column_segments(t), t, i));
+    for (int i = b.thread(); i < columns; i += b.threads()) to.set(i, place_of(kernel.lists.column_segments(t), t, i));
   }
   SP_DEVICE void copy_keys(int slot) {
-    k.copy(b, columns, k_places(slot), kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
-    v.copy(b, columns, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
+    k.copy(
+        b, columns, k_places(slot), kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
+    v.copy(
+        b, columns, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
     b.copy_async_commit();
   }
   SP_DEVICE flash_place place(int half) const { return q_places[16 * b.warp() + 8 * half + b.lane() / 4]; }
@@ -164,8 +169,8 @@ private:
           int const key = mod::biased || mod::drops ? offset[8 * n + 2 * (b.lane() % 4) + c] : 0;
           float keep = 1;
           if constexpr (mod::drops) keep = factor(key);
-          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * h + c], grads.x[0][n][2 * h + c], row, key, lse[h],
-                                   delta[h], keep);
+          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * h + c], grads.x[0][n][2 * h + c], row, key,
+                                   lse[h], delta[h], keep);
         }
       }
       if (range.slices > 0) grads.hide(0, h, flash_visible<at_once / 8>(kernel.lists, range, row, offset, b.lane()), 0.0f);

@@ -36,7 +36,8 @@ struct flash_keys_block {
   using matrix = typename Kernel::matrix;
   using square = typename Kernel::square;
   using mod = typename Kernel::features_type::mod;
-  static constexpr int rows = Kernel::rows, columns = Kernel::columns, part_width = Kernel::part_width, at_once = flash_at_once(columns);
+  static constexpr int rows = Kernel::rows, columns = Kernel::columns, part_width = Kernel::part_width,
+                       at_once = flash_at_once(columns);
 
   Block& b;
   Kernel const& kernel;
@@ -49,9 +50,9 @@ struct flash_keys_block {
   flash_tile_of_sums<1, part_width / 8> dk, dv;
 
   SP_DEVICE flash_keys_block(Block& block, Kernel const& of, flash_item const& work, int head, int part)
-      : b(block), kernel(of), item(work), kv_head(head), column(part * part_width), k{at(0)}, v{at(Kernel::v_at)},
-        q{at(Kernel::q_at)}, dout{at(Kernel::dout_at)}, grads_of_all{at(Kernel::grads_at)},
-        k_places(flash_places::at(b, Kernel::k_places_at, rows)) {}
+      : b(block), kernel(of), item(work), kv_head(head),
+        column(part * part_width), k{at(0)}, v{at(Kernel::v_at)}, q{at(Kernel::q_at)}, dout{at(Kernel::dout_at)},
+        grads_of_all{at(Kernel::grads_at)}, k_places(flash_places::at(b, Kernel::k_places_at, rows)) {}
 
   /// For one q head after the other, its tiles of queries in order.
   SP_DEVICE void run() {
@@ -96,8 +97,10 @@ private:
     for (int i = b.thread(); i < rows; i += b.threads()) k_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
     find_queries(first, head, 0);
     b.barrier();
-    k.copy(b, rows, k_places, kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
-    v.copy(b, rows, k_places, kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
+    k.copy(
+        b, rows, k_places, kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
+    v.copy(
+        b, rows, k_places, kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
     copy_queries(head, 0);
     dk.clear();
     dv.clear();
@@ -115,8 +118,10 @@ private:
     }
   }
   SP_DEVICE void copy_queries(int head, int slot) {
-    q.copy(b, columns, q_places(slot), kernel.dim, head, [&](int n) -> auto const& { return kernel.queries[n].q; });
-    dout.copy(b, columns, q_places(slot), kernel.value_dim, head, [&](int n) -> auto const& { return kernel.queries[n].dout; });
+    q.copy(
+        b, columns, q_places(slot), kernel.dim, head, [&](int n) -> auto const& { return kernel.queries[n].q; });
+    dout.copy(
+        b, columns, q_places(slot), kernel.value_dim, head, [&](int n) -> auto const& { return kernel.queries[n].dout; });
     b.copy_async_commit();
   }
 
@@ -155,8 +160,8 @@ private:
           int const key = mod::biased || mod::drops ? row(half) : 0;
           float keep = 1;
           if constexpr (mod::drops) keep = factor(key);
-          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * half + c], grads.x[0][n][2 * half + c], query, key,
-                                   of_query, delta, keep);
+          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * half + c], grads.x[0][n][2 * half + c], query,
+                                   key, of_query, delta, keep);
         }
       }
     }

@@ -57,15 +57,16 @@ struct flash_forward_block {
   matrix q, k, v;
   flash_places q_places;
   mod modify;
-  int first_row;                    // of this warp
+  int first_row;                  // of this warp
   float m[slabs][2], l[slabs][2]; // of this thread's rows: the maximum in units of log 2, and the sum of this lane
   flash_tile_of_sums<slabs, at_once / 8> scores;
   flash_tile_of_sums<slabs, width / 8> sums;
 
   SP_DEVICE flash_forward_block(Block& block, Kernel const& of, flash_item const& work, int q_head)
-      : b(block), kernel(of), item(work), head(q_head), kv_head(int(of.heads.kv_of(q_head))),
-        q{b.template shared<typename Kernel::element>(0)}, k{b.template shared<typename Kernel::element>(Kernel::k_at)},
-        v{b.template shared<typename Kernel::element>(Kernel::v_at)},
+      : b(block), kernel(of), item(work), head(q_head),
+        kv_head(int(of.heads.kv_of(q_head))), q{b.template shared<typename Kernel::element>(0)},
+        k{b.template shared<typename Kernel::element>(Kernel::k_at)}, v{b.template shared<typename Kernel::element>(
+                                                                          Kernel::v_at)},
         q_places(flash_places::at(b, Kernel::q_places_at, Kernel::rows)),
         modify(of.features.of(of.heads.q_head(q_head), of.lists.row_tile(work.tile))), first_row(b.warp() * 16 * slabs) {}
 
@@ -75,13 +76,15 @@ struct flash_forward_block {
     for (int i = b.thread(); i < Kernel::rows; i += b.threads()) q_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
     find_keys(at, 0);
     b.barrier();
-    q.copy(b, Kernel::rows, q_places, kernel.dim, head, [&](int) -> auto const& { return kernel.q; });
+    q.copy(
+        b, Kernel::rows, q_places, kernel.dim, head, [&](int) -> auto const& { return kernel.q; });
     copy_keys(0);
     load();
     for (int slot = 0; at.more(item); slot = 1 - slot) {
       b.template copy_async_wait<0>();
       b.barrier(); // the keys are here, and nobody reads the values of the tile before
-      v.copy(b, columns, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
+      v.copy(
+          b, columns, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
       b.copy_async_commit();
       flash_range const range = kernel.lists.range(at.range);
       at.next(kernel.lists, item);
@@ -111,11 +114,11 @@ private:
   SP_DEVICE void find_keys(flash_cursor const& at, int slot) {
     flash_tile const& t = kernel.lists.column_tile(at.tile);
     flash_places const to = k_places(slot);
-    for (int i = b.thread(); i < columns; i += b.threads())
-      to.set(i, place_of(kernel.lists.column_segments(t), t, i));
+    for (int i = b.thread(); i < columns; i += b.threads()) to.set(i, place_of(kernel.lists.column_segments(t), t, i));
   }
   SP_DEVICE void copy_keys(int slot) {
-    k.copy(b, columns, k_places(slot), kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
+    k.copy(
+        b, columns, k_places(slot), kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
     b.copy_async_commit();
   }
 
@@ -227,8 +230,8 @@ private:
         SP_UNROLL
         for (int n = 0; n < width / 8; ++n) // + 0: no -0, visited or not
           if (column(n) < kernel.value_dim)
-            *reinterpret_cast<flash_pair*>(kernel.out.at(p.row, head) + column(n)) = {
-                sums.x[s][n][2 * h] * inverse + 0.0f, sums.x[s][n][2 * h + 1] * inverse + 0.0f};
+            *reinterpret_cast<flash_pair*>(kernel.out.at(p.row, head) + column(n)) = {sums.x[s][n][2 * h] * inverse + 0.0f,
+                                                                                      sums.x[s][n][2 * h + 1] * inverse + 0.0f};
       }
     }
   }

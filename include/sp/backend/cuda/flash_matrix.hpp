@@ -173,7 +173,8 @@ struct flash_tile_of_sums {
 
   /// += rows of a (from `row` on) times rows of `factor` (from `factor_row` on): over all D columns of both.
   template <class Block, class T, int D>
-  SP_DEVICE void add_rows_by_rows(Block& b, flash_matrix<T, D> const& a, int row, flash_matrix<T, D> const& factor, int factor_row) {
+  SP_DEVICE void add_rows_by_rows(Block& b, flash_matrix<T, D> const& a, int row, flash_matrix<T, D> const& factor,
+                                  int factor_row) {
     SP_UNROLL_4
     for (int k = 0; k < D; k += 16) {
       unsigned left[Slabs][4];

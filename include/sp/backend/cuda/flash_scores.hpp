@@ -23,8 +23,7 @@ struct flash_features {
   SP_DEVICE mod of(index_t q_head, flash_tile const& t) const {
     mod r = numbers;
     if constexpr (mod::biased) r.slope = slopes[q_head];
-    if constexpr (mod::drops)
-      r.site = site_key(random, static_cast<index_t>(std::uint64_t{t.id_high} << 32 | t.id_low), q_head);
+    if constexpr (mod::drops) r.site = site_key(random, static_cast<index_t>(std::uint64_t{t.id_high} << 32 | t.id_low), q_head);
     return r;
   }
 
@@ -86,8 +85,8 @@ SP_DEVICE inline float flash_lse(float natural) {
 /// A product of query and key and one of dout and value become the probability (times the dropout factor `keep`) and the gradient of the
 /// scaled product of query and key.
 template <class Block, class Features>
-SP_DEVICE void probability_and_gradient(Block& b, Features const& f, typename Features::mod const& modify, float& product, float& grad,
-                                        int q, int k, float lse, float delta, float keep) {
+SP_DEVICE void probability_and_gradient(Block& b, Features const& f, typename Features::mod const& modify, float& product,
+                                        float& grad, int q, int k, float lse, float delta, float keep) {
   float derivative = 1;
   float const p = b.exp2(f.score(modify, product, q, k, derivative) - lse);
   float const ds = Features::mod::drops ? p * (keep * grad - delta) : p * (grad - delta);
