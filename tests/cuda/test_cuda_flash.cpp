@@ -72,7 +72,7 @@ TEST_CASE("cuda_flash: random scenes [asan]") {
 #ifdef SP_TEST_SANITIZED
   unsigned const seeds = support::wide() ? 6 : 2;
 #else
-  unsigned const seeds = support::wide() ? 60 : 6;
+  unsigned const seeds = support::wide() ? 60 : 4;
 #endif
   for (unsigned seed = 1; seed <= seeds; ++seed) {
     std::mt19937 gen(seed);
