@@ -3,6 +3,24 @@ from mutants.mutant import Mutant
 
 MUTANTS = [
     Mutant(
+        "flash_short_tile_is_full",
+        "the last tile of a document counts as full, though it has fewer rows than a tile",
+        "backend/cuda/flash_work.hpp",
+        "while (b > a && columns_.tiles[std::size_t(b - 1)].rows < column_tile_) --b; // behind its rows stands nothing",
+        "",
+        "cuda.flash_geometry",
+        "flash geometry: every visible pair*",
+    ),
+    Mutant(
+        "flash_light_first",
+        "tiles with least work come first",
+        "backend/cuda/flash_work.hpp",
+        "return weight[std::size_t(a.tile)] > weight[std::size_t(b.tile)];",
+        "return weight[std::size_t(a.tile)] < weight[std::size_t(b.tile)];",
+        "cuda.flash_geometry",
+        "flash geometry: every visible pair*",
+    ),
+    Mutant(
         "flash_mask_edge",
         "the last key that a causal query sees is masked",
         "backend/cuda/flash_scores.hpp",
@@ -100,23 +118,5 @@ MUTANTS = [
         "if (p.tensor < 0) continue;",
         "cuda.cuda_flash_calls",
         "cuda_flash: a row that sees nothing*",
-    ),
-    Mutant(
-        "flash_short_tile_is_full",
-        "the last tile of a document counts as full, though it has fewer rows than a tile",
-        "backend/cuda/flash_work.hpp",
-        "while (b > a && columns_.tiles[std::size_t(b - 1)].rows < column_tile_) --b; // behind its rows stands nothing",
-        "",
-        "cuda.flash_geometry",
-        "flash geometry: every visible pair*",
-    ),
-    Mutant(
-        "flash_light_first",
-        "tiles with least work come first",
-        "backend/cuda/flash_work.hpp",
-        "return weight[std::size_t(a.tile)] > weight[std::size_t(b.tile)];",
-        "return weight[std::size_t(a.tile)] < weight[std::size_t(b.tile)];",
-        "cuda.flash_geometry",
-        "flash geometry: every visible pair*",
     ),
 ]
