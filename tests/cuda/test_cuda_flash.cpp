@@ -17,7 +17,7 @@ using namespace backend_tests;
 
 /// Tiles so small that a few rows are several.
 struct tiny {
-  static constexpr sp::detail::flash_shape shape{.forward_rows = 32, .backward_rows = 16, .keys = 16, .slabs = 1};
+  static constexpr sp::detail::flash_shape shape{.forward_rows = 32, .backward_rows = 16, .keys = 16, .slabs = 2};
   using dims = sp::detail::head_dims<16, 32>;
 };
 template <class... Features>
@@ -25,7 +25,7 @@ using flash = support::emulated_backend<sp::basic_cuda_flash<tiny, Features...>>
 
 /// Tiles that are computed in two parts.
 struct flat {
-  static constexpr sp::detail::flash_shape shape{.forward_rows = 32, .backward_rows = 64, .keys = 64, .slabs = 2};
+  static constexpr sp::detail::flash_shape shape{.forward_rows = 32, .backward_rows = 64, .keys = 64, .slabs = 1};
   using dims = sp::detail::head_dims<32>;
 };
 constexpr sp::flash_options in_order{.deterministic = true};
@@ -98,6 +98,14 @@ TEST_CASE("cuda_flash: random scenes [asan]") {
 }
 
 #ifndef SP_TEST_SANITIZED
+
+TEST_CASE("cuda_flash: several warps, tiles in two parts") {
+  setting s = small();
+  s.docs = sp::packed{0, 150};
+  s.q_heads = 1;
+  check<sp::bf16>(support::emulated_backend<sp::basic_cuda_flash<flat>>{sp::basic_cuda_flash<flat>{}}, rounded_reference{}, s,
+                  false);
+}
 
 TEST_CASE("cuda_flash: slices of any kind, rows that see nothing or that no slice covers") {
   setting s = small();

@@ -54,7 +54,7 @@ MUTANTS = [
         "if (last) b.barrier(); // nobody reads the keys",
         "// nobody reads the keys",
         "cuda.cuda_flash",
-        "cuda_flash: causal documents*",
+        "cuda_flash: several warps*",
     ),
     Mutant(
         "flash_values_too_early",
