@@ -133,7 +133,7 @@ class Slot:
             path.write_text(text)
         if verdict.passed:
             return False, ""
-        if not (verdict.failed or mutant.faults and verdict.faulted):
+        if not (verdict.faulted if mutant.faults else verdict.failed):
             raise Broken(f"{mutant.test} ended with status {verdict.code} and no failure of its own:\n" + verdict.output[-1000:])
         return True, verdict.first
 

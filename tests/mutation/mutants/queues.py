@@ -194,15 +194,6 @@ MUTANTS = [
         *KERNEL,
     ),
     Mutant(
-        "steps_of_both_batches",
-        "the plans of the batch before stay in front",
-        "attention/ring/geometry.hpp",
-        "if (planned_ < steps.size())",
-        "if (planned_ > steps.size())",
-        *ANEW,
-        faults=True,  # plans of a larger batch read behind its end
-    ),
-    Mutant(
         "queries_of_the_batch_before",
         "a kernel that cannot rewrite a plan keeps it",
         "backend/concepts.hpp",
