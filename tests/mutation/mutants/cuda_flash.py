@@ -57,15 +57,6 @@ MUTANTS = [
         "cuda_flash: several warps*",
     ),
     Mutant(
-        "flash_values_too_early",
-        "values are multiplied before they have arrived",
-        "backend/cuda/flash_forward.hpp",
-        "      b.template copy_async_wait<0>();\n      b.barrier(); // the values are here",
-        "      b.barrier(); // the values are here",
-        "cuda.cuda_flash",
-        "cuda_flash: causal documents*",
-    ),
-    Mutant(
         "flash_wrong_kv_head",
         "every query head reads the keys of the first",
         "backend/cuda/flash_forward.hpp",
