@@ -4,41 +4,54 @@
 
 #include <sp/local.hpp>
 
+#include "draw.hpp"
 #include "run.hpp"
 #include "support/late_queue.hpp"
-
-namespace support { // where run.hpp finds it by the tag of the tensor
-
-/// What the host reads of a tensor elsewhere: a copy.
-template <class T>
-struct elsewhere_copy {
-  std::vector<T> values;
-  sp::view<T, 2> v;
-  T operator()(sp::index_t i, sp::index_t j) const { return v(i, j); }
-};
-template <class T>
-elsewhere_copy<T> copied(late_queue const& queue, sp::view<T, 2, elsewhere> const& there) {
-  elsewhere_copy<T> here{std::vector<T>(std::size_t(there.elements())), {}};
-  here.v = {here.values.data(), there.extents};
-  sp::detail::read_now(queue, here.v, there);
-  return here;
-}
-template <class Comm, class T>
-elsewhere_copy<T> readable(Comm const& comm, sp::view<T, 2, elsewhere> const& there) {
-  return copied(comm.inner().queue(), there);
-}
-/// A rank that is alone knows no queue: the step has waited for its own.
-template <class T>
-elsewhere_copy<T> readable(sp::detail::alone<elsewhere> const&, sp::view<T, 2, elsewhere> const& there) {
-  return copied(late_queue(), there);
-}
-
-} // namespace support
 
 namespace conformance {
 
 using support::elsewhere;
 using late_ranks = sp::local<support::late_queue>;
+
+/// What stands for a device whose memory is M: a queue, a pool of one, and what keeps all that it is given from running.
+template <class M>
+struct device;
+template <>
+struct device<elsewhere> {
+  using queue = support::late_queue;
+  using pool = support::elsewhere_pool;
+  using hold = support::late_queue::hold;
+  static queue any_queue() { return queue(); }
+};
+
+/// A copy of a tensor of such a device.
+template <class T>
+struct host_copy {
+  std::vector<T> values;
+  sp::view<T, 2> v;
+  T operator()(sp::index_t i, sp::index_t j) const { return v(i, j); }
+};
+template <class M>
+struct host_reader {
+  template <class Comm, class T>
+  static host_copy<T> copied(Comm const& comm, sp::view<T, 2, M> const& there) {
+    return copied_by(comm.inner().queue(), there);
+  }
+  /// A rank that is alone knows no queue: the step has waited for its own.
+  template <class T>
+  static host_copy<T> copied(sp::detail::alone<M> const&, sp::view<T, 2, M> const& there) {
+    return copied_by(device<M>::any_queue(), there);
+  }
+
+private:
+  template <class Queue, class T>
+  static host_copy<T> copied_by(Queue const& queue, sp::view<T, 2, M> const& there) {
+    host_copy<T> here{std::vector<T>(std::size_t(there.elements())), {}};
+    here.v = {here.values.data(), there.extents};
+    sp::detail::read_now(queue, here.v, there);
+    return here;
+  }
+};
 
 /// As in_threads. Queues differ by rank and by seed.
 struct in_late_threads {
@@ -87,13 +100,14 @@ struct behind_host_barriers {
   }
 };
 
-/// A tensor of a trial in memory elsewhere, canaries included.
-template <class T>
+/// A tensor of a trial in memory M, canaries included.
+template <class T, class M>
 class moved_tensor {
+  using pool = typename device<M>::pool;
+
 public:
-  moved_tensor(support::elsewhere_pool& pool, strided_tensor<T>& host)
-      : host_(host), block_(pool, {index_t(host.data.size())}, host.data) {}
-  operator sp::view<T, 3, elsewhere>() const {
+  moved_tensor(pool& memory, strided_tensor<T>& host) : host_(host), block_(memory, {index_t(host.data.size())}, host.data) {}
+  operator sp::view<T, 3, M>() const {
     return {block_->data + (host_.v.data - host_.data.data()), host_.v.extents, host_.v.strides};
   }
   void bring_back() {
@@ -103,21 +117,23 @@ public:
 
 private:
   strided_tensor<T>& host_;
-  support::elsewhere_tensor<T, 1> block_;
+  support::pool_tensor<T, 1, pool> block_;
 };
 
 /// All tensors of one rank.
-template <class T>
+template <class T, class M>
 struct moved_tensors {
+  using pool = typename device<M>::pool;
   rank_tensors<T>& host;
-  moved_tensor<T> q, k, v, out, dout, dq, dk, dv;
-  support::elsewhere_tensor<acc<T>, 1> sinks, dsinks;
+  moved_tensor<T, M> q, k, v, out, dout, dq, dk, dv;
+  support::pool_tensor<acc<T>, 1, pool> sinks, dsinks;
 
-  moved_tensors(support::elsewhere_pool& pool, rank_tensors<T>& x)
-      : host(x), q(pool, x.q), k(pool, x.k), v(pool, x.v), out(pool, x.out), dout(pool, x.dout), dq(pool, x.dq), dk(pool, x.dk),
-        dv(pool, x.dv), sinks(pool, {index_t(x.sinks.size())}, x.sinks), dsinks(pool, {index_t(x.dsinks.size())}, x.dsinks) {}
-  sp::attention_extras<T, elsewhere> extras(trial const& t, bool backward) const {
-    sp::attention_extras<T, elsewhere> e;
+  moved_tensors(pool& memory, rank_tensors<T>& x)
+      : host(x), q(memory, x.q), k(memory, x.k), v(memory, x.v), out(memory, x.out), dout(memory, x.dout), dq(memory, x.dq),
+        dk(memory, x.dk), dv(memory, x.dv), sinks(memory, {index_t(x.sinks.size())}, x.sinks),
+        dsinks(memory, {index_t(x.dsinks.size())}, x.dsinks) {}
+  sp::attention_extras<T, M> extras(trial const& t, bool backward) const {
+    sp::attention_extras<T, M> e;
     if (t.sinks) e.sinks = *sinks;
     if (t.sinks && backward) e.dsinks = *dsinks;
     e.accumulate = backward && t.accumulate;
@@ -164,22 +180,22 @@ auto prepared_for(Object const& attn, trial const& t, sp::batch const& b, sp::ba
 /// step() on the queue of the object's ranks, in half of the trials in a workspace of scratch_bytes.
 template <class T, class Object>
 void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, rank_tensors<T>& x,
-          outcome<T>& to) requires(std::is_same_v<typename Object::memory_type, elsewhere>) {
-  using view = sp::view<T, 3, elsewhere>;
-  support::late_queue const queue = attn.group().inner().queue();
-  support::elsewhere_pool memory(queue), pool(queue), kept(queue);
+          outcome<T>& to) requires(!std::is_same_v<typename Object::memory_type, sp::host_memory>) {
+  using M = typename Object::memory_type;
+  using view = sp::view<T, 3, M>;
+  auto const queue = attn.group().inner().queue();
+  typename device<M>::pool memory(queue), pool(queue), kept(queue);
   {
-    moved_tensors<T> there(memory, x);
+    moved_tensors<T, M> there(memory, x);
     auto const prepared = prepared_for(attn, t, b, kb, sp::context(queue, pool, kept));
     index_t const bytes = attn.template scratch_bytes<T>(prepared, {t.q_heads, t.kv_heads, t.dim, t.value_dim}, queue);
-    support::elsewhere_tensor<char, 1> const block(memory, {bytes});
-    sp::basic_workspace<elsewhere> workspace(block->data, std::size_t(bytes));
-    support::allocator_of<elsewhere>& scratch =
-        in_workspace(t) ? workspace : static_cast<support::allocator_of<elsewhere>&>(pool);
+    support::pool_tensor<char, 1, typename device<M>::pool> const block(memory, {bytes});
+    sp::basic_workspace<M> workspace(block->data, std::size_t(bytes));
+    sp::basic_allocator<M>& scratch = in_workspace(t) ? workspace : static_cast<sp::basic_allocator<M>&>(pool);
     sp::context const ctx(queue, scratch, kept, t.random());
     auto held = [&](auto&& f) { // a hidden synchronisation throws
       if (!held_back(t)) return f();
-      support::late_queue::hold const nothing_runs(queue);
+      typename device<M>::hold const nothing_runs(queue);
       return f();
     };
     auto saved = held([&] {
@@ -194,6 +210,23 @@ void step(Object const& attn, trial const& t, sp::batch const& b, sp::batch cons
     there.bring_back();
   }
   if (memory.blocks_out() + pool.blocks_out() + kept.blocks_out() != 0) to.complain("memory is still in use after backward");
+}
+
+/// What other memory leaves of a trial: no short form.
+inline trial on_queues(std::uint64_t seed, object_kind object, int ranks) {
+  trial t = draw(seed, object, false, true);
+  if (object == object_kind::ring) t.ranks = t.ring = ranks;
+  if (object == object_kind::ulysses) t.ranks = t.ulysses = ranks;
+  static constexpr sp::schedule schedules[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull,
+                                               sp::schedule::pass_q};
+  t.how = schedules[mixed(seed, 4) % 4];
+  if (mixed(seed, 5) % 2) { // chunks on every rank
+    t.ulysses_chunks = 2 + index_t(mixed(seed, 6) % 3);
+    t.kv_heads = 2 * t.ulysses;
+    t.q_heads = t.kv_heads * (1 + index_t(mixed(seed, 7) % 2));
+  }
+  t.short_form = t.twice = false;
+  return t;
 }
 
 } // namespace conformance

@@ -157,10 +157,15 @@ private:
   }
 };
 
-/// What the host reads of a tensor; of other memory than its own see elsewhere.hpp.
-template <class Comm, class T>
-sp::view<T, 2> readable(Comm const&, sp::view<T, 2> const& v) {
-  return v;
+/// What the host reads of a tensor; of other memory than its own, what host_reader<M> makes: see elsewhere.hpp.
+template <class M>
+struct host_reader;
+template <class Comm, class T, class M>
+auto readable(Comm const& comm, sp::view<T, 2, M> const& v) {
+  if constexpr (std::is_same_v<M, sp::host_memory>)
+    return v;
+  else
+    return host_reader<M>::copied(comm, v);
 }
 
 /// lse out of what forward saved: (rows of the innermost ring, its heads).

@@ -75,23 +75,6 @@ struct failing_kernel : sp::basic_reference<elsewhere> {
   }
 };
 
-/// What other memory leaves of a trial: no short form.
-trial on_queues(std::uint64_t seed, object_kind object, int ranks) {
-  trial t = draw(seed, object, false, true);
-  if (object == object_kind::ring) t.ranks = t.ring = ranks;
-  if (object == object_kind::ulysses) t.ranks = t.ulysses = ranks;
-  static constexpr sp::schedule schedules[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull,
-                                               sp::schedule::pass_q};
-  t.how = schedules[mixed(seed, 4) % 4];
-  if (mixed(seed, 5) % 2) { // chunks on every rank
-    t.ulysses_chunks = 2 + index_t(mixed(seed, 6) % 3);
-    t.kv_heads = 2 * t.ulysses;
-    t.q_heads = t.kv_heads * (1 + index_t(mixed(seed, 7) % 2));
-  }
-  t.short_form = t.twice = false;
-  return t;
-}
-
 template <class T, object_kind Object = object_kind::ring, class World = in_late_threads>
 void same_on_any_queue(trial const& t, interleaving how) {
   inputs<T> in(t);

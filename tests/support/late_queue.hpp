@@ -85,16 +85,24 @@ public:
   }
   void wait(event const& before) const { add({{}, before}); }
   [[nodiscard]] late_queue lane() const { return {both_, both_->lane}; }
-  void synchronize() const {
-    std::unique_lock lock(device().mutex);
-    if (both_->held) throw std::logic_error("somebody waits for the work of a queue that is held: a hidden synchronisation");
-    std::uint64_t const number = mine_->given;
-    mine_->demand(number);
-    if (!device().changed.wait_for(lock, std::chrono::seconds(60), [&] { return mine_->finished >= number; }))
-      throw std::logic_error("the work of a queue does not end");
-  }
+  void synchronize() const { finish(record()); }
 
   // ---- for tests --------------------------------------------------------------------------------------------------------------
+
+  /// Waits for a point of whichever queue.
+  static void finish(event const& point) {
+    if (!point.of_) return;
+    std::unique_lock lock(device().mutex);
+    if (*point.of_->held) throw std::logic_error("somebody waits for the work of a queue that is held: a hidden synchronisation");
+    point.of_->demand(point.number_);
+    if (!device().changed.wait_for(lock, std::chrono::seconds(60), [&] { return point.reached(); }))
+      throw std::logic_error("the work of a queue does not end");
+  }
+  /// Whether that point has been reached.
+  [[nodiscard]] static bool finished(event const& point) {
+    std::lock_guard const lock(device().mutex);
+    return point.reached();
+  }
 
   /// Any work, in the order of the queue.
   void give(std::function<void()> work) const { add({std::move(work), {}}); }
@@ -113,7 +121,7 @@ public:
   private:
     void set(bool held) {
       std::lock_guard const lock(device().mutex);
-      both_->held = held;
+      *both_->held = held;
       device().changed.notify_all();
     }
     std::shared_ptr<pair> both_;
@@ -128,6 +136,7 @@ private:
   struct stream {
     std::deque<step> steps;
     std::uint64_t given = 0, finished = 0, demanded = 0; ///< steps; demanded: somebody waits for so many
+    std::shared_ptr<bool> held{};                        ///< of both queues
     void demand(std::uint64_t number) {
       if (demanded >= number) return;
       demanded = number;
@@ -147,15 +156,17 @@ private:
   /// A queue, its lane, and the thread that works for both.
   struct pair {
     std::shared_ptr<stream> main = std::make_shared<stream>(), lane = std::make_shared<stream>();
+    std::shared_ptr<bool> held = std::make_shared<bool>(false);
     interleaving how;
     std::minstd_rand random;
-    bool held = false, closed = false;
+    bool closed = false;
     bool at_once = false, lane_first = false; ///< as drawn last
     std::atomic<bool> refuses = false;
     std::atomic<unsigned> coins;
     std::thread worker{};
 
     pair(unsigned seed, interleaving h) : how(h), random(seed + 1), coins(seed) {
+      main->held = lane->held = held;
       draw();
       worker = std::thread([this] { run(); });
     }
@@ -177,7 +188,7 @@ private:
     void run() {
       std::unique_lock lock(device().mutex);
       for (;;) {
-        stream* const s = held ? nullptr : next();
+        stream* const s = *held ? nullptr : next();
         if (!s) {
           if (closed && main->steps.empty() && lane->steps.empty()) return;
           device().changed.wait(lock);
@@ -251,6 +262,7 @@ static_assert(sp::queue<late_queue>);
 /// Memory of one late_queue. A block given back is scribbled over in the order of the queue, and may be handed out again at once.
 class elsewhere_pool final : public allocator_of<elsewhere> {
 public:
+  using memory_type = elsewhere;
   explicit elsewhere_pool(late_queue q) : queue_(std::move(q)) {}
   elsewhere_pool(elsewhere_pool const&) = delete;
   ~elsewhere_pool() override {
@@ -295,21 +307,20 @@ private:
   int out_ = 0;
 };
 
-/// A tensor of a pool for test data. Both ways of moving data wait until they are done.
-template <class T, int Rank>
-class elsewhere_tensor {
+/// A tensor of a pool for test data; the pool knows its queue. Both ways of moving data wait until they are done.
+template <class T, int Rank, class Pool>
+class pool_tensor {
 public:
-  using view = sp::view<T, Rank, elsewhere>;
+  using view = sp::view<T, Rank, typename Pool::memory_type>;
 
-  elsewhere_tensor(elsewhere_pool& pool, typename view::numbers extents) : pool_(pool), view_(nullptr, extents) {
+  pool_tensor(Pool& pool, typename view::numbers extents) : pool_(pool), view_(nullptr, extents) {
     view_.data = static_cast<T*>(pool.allocate(bytes()));
   }
-  elsewhere_tensor(elsewhere_pool& pool, typename view::numbers extents, std::vector<T> const& values)
-      : elsewhere_tensor(pool, extents) {
+  pool_tensor(Pool& pool, typename view::numbers extents, std::vector<T> const& values) : pool_tensor(pool, extents) {
     upload(values);
   }
-  elsewhere_tensor(elsewhere_tensor const&) = delete;
-  ~elsewhere_tensor() { pool_.deallocate(view_.data, bytes()); }
+  pool_tensor(pool_tensor const&) = delete;
+  ~pool_tensor() { pool_.deallocate(view_.data, bytes()); }
 
   view const& operator*() const noexcept { return view_; }
   view const* operator->() const noexcept { return &view_; }
@@ -329,8 +340,10 @@ private:
     pool_.queue().synchronize();
   }
 
-  elsewhere_pool& pool_;
+  Pool& pool_;
   view view_;
 };
+template <class T, int Rank>
+using elsewhere_tensor = pool_tensor<T, Rank, elsewhere_pool>;
 
 } // namespace support

@@ -22,6 +22,10 @@ struct host_place {
   sp::pool memory{};
   explicit host_place(ranks const& c) : comm(c) {}
   auto context() { return sp::context(memory, memory); }
+  template <class Body>
+  static void start(int parts, Body const& body, interleaving, unsigned) {
+    ranks::run(parts, body);
+  }
 
   template <class T, int R>
   struct tensor {
@@ -45,6 +49,10 @@ struct late_place {
   elsewhere_pool memory;
   explicit late_place(ranks const& c) : comm(c), memory(c.queue()) {}
   auto context() { return sp::context(comm.queue(), memory, memory); }
+  template <class Body>
+  static void start(int parts, Body const& body, interleaving how, unsigned seed) {
+    ranks::run(parts, body, {}, [=](int r) { return late_queue(seed * 8 + unsigned(r), how); });
+  }
 
   template <class T, int R>
   struct tensor : elsewhere_tensor<T, R> {
@@ -62,10 +70,7 @@ auto on_all_ranks(int parts, Body&& body, interleaving how = interleaving::rando
     all[std::size_t(comm.rank())] = body(here);
     comm.barrier(); // memory outlives what others have queued on it
   };
-  if constexpr (std::is_same_v<Place, late_place>)
-    Place::ranks::run(parts, run, {}, [=](int r) { return late_queue(seed * 8 + unsigned(r), how); });
-  else
-    Place::ranks::run(parts, run);
+  Place::start(parts, run, how, seed);
   return all;
 }
 
