@@ -6,15 +6,26 @@ set(sp_fmt_folders "$<FILTER:$<TARGET_PROPERTY:fmt::fmt,INTERFACE_INCLUDE_DIRECT
 set(sp_fmt_flags "$<$<BOOL:${sp_fmt_folders}>:-isystem$<JOIN:${sp_fmt_folders},;-isystem>>")
 set(sp_include_root "${PROJECT_SOURCE_DIR}/include")
 
-# Where mpi.h is, for sp/mpi.hpp; without MPI the headers that need it are left out of all checks here.
-set(sp_mpi_headers "sp/(mpi|collective/mpi/[a-z_]+)[.]hpp")
-set(sp_without_mpi "")
-set(sp_mpi_include_flags "")
-if(TARGET sp::mpi)
-  list(TRANSFORM MPI_CXX_INCLUDE_DIRS PREPEND "-isystem" OUTPUT_VARIABLE sp_mpi_include_flags)
-else()
-  message(STATUS "No MPI: headers.*, two_tu and tidy leave out the headers that need it")
-  set(sp_without_mpi --without "${sp_mpi_headers}")
+# Where the headers of foreign libraries are. Without a library the headers that need it are left out of all checks here.
+set(sp_left_out_headers "")
+set(sp_foreign_flags "")
+# sp_foreign(<target> <pattern of headers> <folder>...)
+macro(sp_foreign target pattern)
+  if(TARGET ${target})
+    foreach(folder IN ITEMS ${ARGN})
+      list(APPEND sp_foreign_flags "-isystem${folder}")
+    endforeach()
+  else()
+    message(STATUS "No ${target}: headers.*, two_tu and tidy leave out the headers that need it")
+    list(APPEND sp_left_out_headers "sp/${pattern}[.]hpp")
+  endif()
+endmacro()
+sp_foreign(sp::mpi "(mpi|collective/mpi/[a-z_]+)" ${MPI_CXX_INCLUDE_DIRS})
+sp_foreign(sp::cuda "(cuda|cuda/[a-z_]+)" ${CUDAToolkit_INCLUDE_DIRS})
+set(sp_without "")
+if(sp_left_out_headers)
+  list(JOIN sp_left_out_headers "|" sp_left_out_headers)
+  set(sp_without --without "${sp_left_out_headers}")
 endif()
 
 # Each header alone, included twice: those that users include, the compilers taking turns; with SP_TEST_ALL by both, also those in
@@ -29,11 +40,11 @@ foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
     math(EXPR sp_turn "${sp_turn} + 1")
   endif()
   add_test(NAME headers.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py"
-    --compiler "${compiler}" ${sp_headers_alone} ${sp_without_mpi} "${sp_include_root}" -- ${sp_mpi_include_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+    --compiler "${compiler}" ${sp_headers_alone} ${sp_without} "${sp_include_root}" -- ${sp_foreign_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
   set_tests_properties(headers.${kind} PROPERTIES LABELS tree TIMEOUT 600 COST 100)
   # Templates warn where they are instantiated, in the programs of consumers.
   add_test(NAME warnings.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py" --compiler "${compiler}"
-    --program "${CMAKE_CURRENT_SOURCE_DIR}/warnings/instantiations.cpp" "${sp_include_root}" -- ${sp_mpi_include_flags}
+    --program "${CMAKE_CURRENT_SOURCE_DIR}/warnings/instantiations.cpp" "${sp_include_root}" -- ${sp_foreign_flags}
     COMMAND_EXPAND_LISTS)
   set_tests_properties(warnings.${kind} PROPERTIES LABELS tree TIMEOUT 300 COST 20)
   add_test(NAME control.warnings.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py" --compiler "${compiler}" --self-test)
@@ -41,8 +52,8 @@ foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
 endforeach()
 
 # What the headers that users include cost them, in lines, which unlike times are the same from run to run.
-set(sp_include_lines Python3::Interpreter "${sp_tools}/include_lines.py" --compiler "${SP_GXX}" ${sp_without_mpi})
-set(sp_include_table "${sp_tools}/include_lines.txt" "${sp_include_root}" -- ${sp_mpi_include_flags})
+set(sp_include_lines Python3::Interpreter "${sp_tools}/include_lines.py" --compiler "${SP_GXX}" ${sp_without})
+set(sp_include_table "${sp_tools}/include_lines.txt" "${sp_include_root}" -- ${sp_foreign_flags})
 add_test(NAME include_lines COMMAND ${sp_include_lines} ${sp_include_table} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
 set_tests_properties(include_lines PROPERTIES LABELS tree TIMEOUT 120 SKIP_RETURN_CODE 77)
 add_test(NAME control.include_lines COMMAND ${sp_include_lines} --self-test ${sp_include_table} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
@@ -61,8 +72,8 @@ set_tests_properties(control.layers control.functions PROPERTIES LABELS control 
 set(sp_all "// Every header of sp; written by CMake.\n#pragma once\n")
 set(sp_all_reversed "${sp_all}")
 set(sp_names ${sp_headers})
-if(NOT TARGET sp::mpi)
-  list(FILTER sp_names EXCLUDE REGEX "${sp_mpi_headers}$")
+if(sp_left_out_headers)
+  list(FILTER sp_names EXCLUDE REGEX "(${sp_left_out_headers})$")
 endif()
 list(SORT sp_names)
 foreach(header IN LISTS sp_names)
@@ -79,9 +90,11 @@ file(CONFIGURE OUTPUT generated/all_headers_reversed.hpp CONTENT "${sp_all_rever
 
 sp_program(two_tu two_tu/a.cpp two_tu/b.cpp)
 target_include_directories(two_tu PRIVATE "${CMAKE_CURRENT_BINARY_DIR}/generated")
-if(TARGET sp::mpi)
-  target_link_libraries(two_tu PRIVATE sp::mpi)
-endif()
+foreach(component IN LISTS sp_components)
+  if(TARGET sp::${component})
+    target_link_libraries(two_tu PRIVATE sp::${component})
+  endif()
+endforeach()
 add_test(NAME two_tu COMMAND two_tu)
 set_tests_properties(two_tu PROPERTIES LABELS tree TIMEOUT 60)
 
@@ -89,7 +102,7 @@ set_tests_properties(two_tu PROPERTIES LABELS tree TIMEOUT 60)
 # both compute of a row has the same bits.
 add_test(NAME targets COMMAND Python3::Interpreter "${sp_tools}/targets.py" --compiler "${SP_GXX}"
   "${CMAKE_CURRENT_SOURCE_DIR}/two_tu/a.cpp" "${sp_include_root}" --
-  "-I${CMAKE_CURRENT_BINARY_DIR}/generated" ${sp_mpi_include_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+  "-I${CMAKE_CURRENT_BINARY_DIR}/generated" ${sp_foreign_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
 add_test(NAME control.targets COMMAND Python3::Interpreter "${sp_tools}/targets.py" --compiler "${SP_GXX}" --self-test)
 set_tests_properties(targets PROPERTIES LABELS tree TIMEOUT 60)
 set_tests_properties(control.targets PROPERTIES LABELS control TIMEOUT 60)
@@ -105,5 +118,5 @@ endif()
 
 find_program(SP_CLANG_TIDY NAMES clang-tidy-14 clang-tidy REQUIRED)
 add_test(NAME tidy COMMAND "${sp_tools}/tidy.sh" "${SP_CLANG_TIDY}" "${CMAKE_CURRENT_SOURCE_DIR}/two_tu/a.cpp"
-  -std=c++20 "-I${sp_include_root}" "-I${CMAKE_CURRENT_BINARY_DIR}/generated" ${sp_mpi_include_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+  -std=c++20 "-I${sp_include_root}" "-I${CMAKE_CURRENT_BINARY_DIR}/generated" ${sp_foreign_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
 set_tests_properties(tidy PROPERTIES LABELS tree TIMEOUT 600 COST 100)

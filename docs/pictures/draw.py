@@ -169,7 +169,11 @@ def layers_picture():
             ("collective: messages between ranks", "threads/ mpi/ family/ decorators/ check/", 240, 330),
             ("backend: kernels over blocks", "cpu/", 580, 280),
         ],
-        [("geometry: documents, runs, slices, blocks, heads", "", 0, 570), ("diagnosis: records, logs, traces", "", 580, 280)],
+        [
+            ("geometry: documents, runs, slices, blocks", "", 0, 330),
+            ("cuda: a queue on a device", "", 340, 230),
+            ("diagnosis: records, logs, traces", "", 580, 280),
+        ],
         [("core: view, element types, errors, memory, random numbers", "", 0, 860)],
     ]
     y = 12

@@ -74,6 +74,10 @@ components)
   read -ra mpirun <<<"$MPIRUN"
   "${mpirun[@]}" 3 "$work/build/consumer"
   ;;
+cuda)
+  with_cmake cuda "${package[@]}"
+  "$work/build/consumer"
+  ;;
 without_mpi)
   for ask in nothing optional; do "$CMAKE" -S "$CONSUMERS/without_mpi" -B "$work/$ask" "${package[@]}" -DASK=$ask; done
   refuses mpi "sp: component mpi needs MPI"

@@ -33,9 +33,11 @@ HEAVY = set(
 )
 # Headers that may include heavy or foreign headers: models, and the entry points that exist to name such a model.
 MODELS = re.compile(r"(core/workers/(thread_set|workers)|collective/(threads|mpi)/\w+|collective/decorators/chaos|diagnosis/\w+|cuda/(?!block\b)\w+)\.hpp")
-HEAVY_ENTRY_POINTS = {"diagnosis.hpp", "local.hpp", "threads.hpp", "workers.hpp", "chaos.hpp", "mpi.hpp", "fmt.hpp", "sp.hpp"}
+HEAVY_ENTRY_POINTS = {"diagnosis.hpp", "local.hpp", "threads.hpp", "workers.hpp", "chaos.hpp", "cuda.hpp", "mpi.hpp", "fmt.hpp", "sp.hpp"}
 # Headers that ask for an installed MPI. Nothing else may reach them: without MPI all of sp but these compiles.
 NEEDS_MPI = re.compile(r"(collective/mpi/\w+|mpi)\.hpp")
+# The same for CUDA's headers.
+NEEDS_CUDA = re.compile(r"(\w+/)?(cuda|cudnn|nccl)\w*(/\w+)?\.hpp")
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)
 
@@ -102,7 +104,8 @@ def check_tree(root):
         return []
 
     for name in headers:
-        found += [f"sp/{name}: reaches MPI by sp/{t}" for t in graph[name] if NEEDS_MPI.fullmatch(t) and not NEEDS_MPI.fullmatch(name)]
+        for library, needs in ("MPI", NEEDS_MPI), ("CUDA", NEEDS_CUDA):
+            found += [f"sp/{name}: reaches {library} by sp/{t}" for t in graph[name] if needs.fullmatch(t) and not needs.fullmatch(name)]
 
     for name in headers:
         chain = [] if may_be_heavy(name) else chain_to_heavy(name, set())
@@ -145,6 +148,7 @@ def self_test():
         "heavy headers belong": {"core/view.hpp": header("#  include <thread>")},
         "foreign headers belong": {"core/view.hpp": header("#include <mpi.h>")},
         "reaches MPI": {"collective/mpi/mpi.hpp": header("#include <mpi.h>"), "sp.hpp": header("#include <sp/collective/mpi/mpi.hpp>")},
+        "reaches CUDA": {"cuda/queue.hpp": header("#include <cuda_runtime_api.h>"), "sp.hpp": header("#include <sp/cuda/queue.hpp>")},
         "reaches a heavy header": {"ring.hpp": header("#include <sp/collective/threads/threads.hpp>")},
         "no #pragma once": {"core/view.hpp": "// What it is.\n// What it guarantees.\n"},
         "two comment lines": {"core/view.hpp": "// What it is.\n#pragma once\n"},

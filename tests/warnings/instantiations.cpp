@@ -22,6 +22,9 @@
 #include <sp/ulysses.hpp>
 #include <sp/usp.hpp>
 #include <sp/workers.hpp>
+#if __has_include(<cuda_runtime_api.h>)
+#include <sp/cuda.hpp>
+#endif
 #if __has_include(<mpi.h>)
 #include <sp/mpi.hpp>
 #endif
@@ -277,6 +280,15 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   move_and_lose<float>(sp::counting{ranks, counts}, batch, batch.memory());
   move_and_lose<float>(sp::checksummed{ranks}, batch, batch.memory());
   move_and_lose<float>(sp::chaos{ranks, sp::chaos_options{}}, batch, batch.memory());
+#if __has_include(<cuda_runtime_api.h>)
+  sp::cuda_queue const device(cudaStream_t{}, 0); // work for it is compiled by nvcc: tests/cuda/objects.cu
+  sp::device_pool const pools[]{sp::device_pool(device), sp::device_pool(device, cudaMemPool_t{}),
+                                sp::device_pool(device, sp::device_memory_functions{})};
+  device.upload(nullptr, std::as_bytes(std::span(pools)));
+  device.lane().wait(device.record());
+  sp::cuda_local::run(
+      1, [](auto const& rank) { rank.barrier(); }, {}, [&](int) { return device; });
+#endif
 #if __has_include(<mpi.h>)
   sp::mpi world{MPI_COMM_WORLD};
   move_and_lose<float>(world, batch, batch.memory());

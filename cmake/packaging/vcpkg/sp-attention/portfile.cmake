@@ -11,7 +11,8 @@ vcpkg_cmake_configure(
     -DSP_BUILD_TESTS=OFF
     -DSP_BUILD_EXAMPLES=OFF
     -DSP_BUILD_BENCH=OFF
-    -DSP_MPI=OFF # a component is looked for when a consumer asks for it
+    -DSP_CUDA=OFF # a component is looked for when a consumer asks for it
+    -DSP_MPI=OFF
     -DSP_INSTALL_SINGLE_HEADER=OFF
 )
 vcpkg_cmake_install()
