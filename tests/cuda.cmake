@@ -10,6 +10,18 @@ else()
   set(sp_test_missing_context "no Boost.Context was found when this tree was configured (Debian: libboost-context-dev)")
 endif()
 
+# The runtime that tests are linked with in place of CUDA's: a fake, over threads of the host. Each program compiles it as it is compiled.
+add_library(sp_fake_cuda INTERFACE)
+target_sources(sp_fake_cuda INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/support/fake_cuda.cpp")
+set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/support/fake_cuda.cpp" PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+if(TARGET sp::cuda)
+  target_include_directories(sp_fake_cuda SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  list(APPEND sp_test_libraries_cuda sp_fake_cuda)
+  set(sp_test_missing_cuda "")
+else()
+  set(sp_test_missing_cuda "no CUDA toolkit was found when this tree was configured")
+endif()
+
 # What nvcc compiles: all headers of device code in one source, for both architectures; with SP_TEST_ALL each header alone, too.
 find_program(SP_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
 if(SP_NVCC)
@@ -25,9 +37,16 @@ if(SP_NVCC)
     -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a --threads 2 -ccbin "${SP_GXX}"
     -include "${CMAKE_CURRENT_BINARY_DIR}/generated/device_headers.hpp"
     -I "${CMAKE_CURRENT_SOURCE_DIR}" -c "${CMAKE_CURRENT_SOURCE_DIR}/cuda/block_proofs.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/cuda_compile.o")
+  # Objects over cuda_local: the device's code of one element type; with SP_TEST_ALL of all, USP too, and the host's.
+  set(sp_objects_flags -cubin)
+  if(SP_TEST_ALL)
+    set(sp_objects_flags -DSP_TEST_ALL -c)
+  endif()
+  add_test(NAME cuda.objects_nvcc COMMAND "${SP_NVCC}" -std=c++20 -I "${PROJECT_SOURCE_DIR}/include" -Werror all-warnings -arch=sm_90a
+    ${sp_objects_flags} -ccbin "${SP_GXX}" "${CMAKE_CURRENT_SOURCE_DIR}/cuda/objects.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/cuda_objects.o")
   if(SP_TEST_ALL)
     add_test(NAME headers.nvcc COMMAND Python3::Interpreter "${sp_tools}/headers.py" --compiler "${SP_NVCC}"
-      --only "sp/(cuda|backend/cuda)/.*" "${PROJECT_SOURCE_DIR}/include" -- -ccbin "${SP_GXX}")
+      --only "sp/(cuda[.]hpp|(cuda|backend/cuda)/.*)" "${PROJECT_SOURCE_DIR}/include" -- -ccbin "${SP_GXX}")
     set_tests_properties(headers.nvcc PROPERTIES LABELS tree TIMEOUT 600 COST 50)
   endif()
   # what the kernels of cuda_flash take of a multiprocessor; with SP_TEST_ALL of all configurations
@@ -39,10 +58,11 @@ if(SP_NVCC)
     "${CMAKE_CURRENT_SOURCE_DIR}/cuda/flash.cu" "${PROJECT_SOURCE_DIR}/include" ${sp_configurations} -ccbin "${SP_GXX}")
   set_tests_properties(cuda.resources PROPERTIES LABELS cuda TIMEOUT 1800 COST 20)
 else()
-  add_test(NAME cuda.resources COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no nvcc was found when this tree was configured")
+  foreach(name cuda.compile cuda.objects_nvcc cuda.resources)
+    add_test(NAME ${name} COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no nvcc was found when this tree was configured")
+  endforeach()
   set_tests_properties(cuda.resources PROPERTIES LABELS cuda SKIP_REGULAR_EXPRESSION "^skipped: ")
-  add_test(NAME cuda.compile COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no nvcc was found when this tree was configured")
 endif()
-set_tests_properties(cuda.compile PROPERTIES LABELS cuda TIMEOUT 300 SKIP_REGULAR_EXPRESSION "^skipped: ")
+set_tests_properties(cuda.compile cuda.objects_nvcc PROPERTIES LABELS cuda TIMEOUT 600 SKIP_REGULAR_EXPRESSION "^skipped: ")
 add_test(NAME cuda.resources.control COMMAND Python3::Interpreter "${sp_tools}/resources.py" --self-test)
 set_tests_properties(cuda.resources.control PROPERTIES LABELS cuda)

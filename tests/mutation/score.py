@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 sys.dont_write_bytecode = True
@@ -90,6 +91,27 @@ class MPI:
         return ["mpirun", *options, "-n", ranks[1] if ranks else "4"]
 
 
+class Needs:
+    """What a test says that it needs in its line "// needs: ...", see cuda.cmake: libraries, and sources that stand for one."""
+
+    cuda = next((p for p in (os.environ.get("CUDA_HOME", "") + "/include", "/usr/local/cuda/include") if os.path.exists(p + "/cuda_runtime_api.h")), "")
+    context = next((p for p in ("/usr/include", "/usr/local/include") if os.path.exists(p + "/boost/context/fiber.hpp")), "")
+    fakes = ["support/fake_cuda.cpp"]  # linked in place of CUDA
+
+    @staticmethod
+    def of(source):
+        line = re.search(r"^// needs: (.+)$", source.read_text(), re.MULTILINE)
+        return line[1].split() if line else []
+
+    @classmethod
+    def missing(cls, source):
+        return [name for name in cls.of(source) if not getattr(cls, name, "")]
+
+    @classmethod
+    def flags(cls, needs):
+        return ["-isystem", cls.cuda] if "cuda" in needs else []
+
+
 class Slot:
     """A folder with a copy of the headers, where one mutant at a time is built. Paths in compile commands are relative to it, so
     that the compiler cache knows a program again whatever slot it was built in."""
@@ -101,13 +123,16 @@ class Slot:
     def build(self, program):
         suite, source = self.suite, self.suite.source(program)
         own = re.search(r"^// flags: (.+)$", source.read_text(), re.MULTILINE)  # see doctest.cmake
-        flags = [*suite.flags, *(MPI.flags if MPI.runs(program) else []), *(own[1].split() if own else [])]
+        needs = Needs.of(source)
+        flags = [*suite.flags, *(MPI.flags if MPI.runs(program) else []), *(own[1].split() if own else []), *Needs.flags(needs)]
         include = ["-Iinclude", f"-I{suite.tests}", f'-DSP_TEST_DIR="{suite.tests}"']
         code, output = run([*suite.compiler, *flags, *include, "-c", str(source), "-o", "test.o"], COMPILE_SECONDS, self.folder)
         if code != 0:
             raise Broken(f"{program} does not compile:\n" + "\n".join(output.splitlines()[:12]))
-        link = [suite.compiler[-1], "-pthread", "test.o", str(suite.main(program)), "-o", "test"]
-        code, output = run([*link, *(MPI.libraries if MPI.runs(program) else [])], COMPILE_SECONDS, self.folder)
+        fakes = suite.fakes() if "cuda" in needs else []
+        link = [suite.compiler[-1], "-pthread", "test.o", str(suite.main(program)), *fakes, "-o", "test"]
+        libraries = [*(MPI.libraries if MPI.runs(program) else []), *(["-lboost_context"] if "context" in needs else [])]
+        code, output = run([*link, *libraries], COMPILE_SECONDS, self.folder)
         if code != 0:
             raise Broken(f"{program} does not link:\n{output[:1000]}")
 
@@ -147,7 +172,7 @@ class Suite:
         shutil.rmtree(build, ignore_errors=True)
         build.mkdir(parents=True)
         shutil.copytree(root / "include", self.headers)  # all slots get what is there now, also if somebody edits meanwhile
-        self.slots = queue.Queue()
+        self.slots, self.making = queue.Queue(), threading.Lock()
         for i in range(jobs):
             self.slots.put(Slot(build / f"slot{i}", self))
         self.compile_main("main", ROOT / "tests/main.cpp", [])
@@ -160,6 +185,17 @@ class Suite:
         code, output = run(command, COMPILE_SECONDS, self.mains)
         if code != 0:
             raise Broken(f"{source} does not compile:\n{output[:1000]}")
+
+    @functools.cached_property
+    def made_fakes(self):
+        for name in Needs.fakes:
+            flags = [*Needs.flags(["cuda"]), f"-I{self.headers}"]
+            self.compile_main(pathlib.Path(name).stem, self.tests / name, flags)
+        return [str(self.mains / f"{pathlib.Path(name).stem}.o") for name in Needs.fakes]
+
+    def fakes(self):
+        with self.making:
+            return self.made_fakes
 
     def main(self, program):
         return self.mains / ("main_mpi.o" if MPI.runs(program) else "main.o")
@@ -335,6 +371,9 @@ def main():
     if over_processes and not MPI.found:
         print(f"left out, because there is no mpicxx and mpirun: {', '.join(m.name for m in over_processes)}")
         chosen = [m for m in chosen if m not in over_processes]
+    for m in [m for m in chosen if Needs.missing(ROOT / "tests" / (m.test.replace(".", "/test_", 1) + ".cpp"))]:
+        print(f"left out, because its test needs what is not installed: {m.name}")
+        chosen.remove(m)
     suite = Suite(ROOT, arguments.build.resolve(), max(1, arguments.jobs), arguments.flag, any(MPI.runs(m.test) for m in chosen))
     counts = measure(suite, chosen, control=not arguments.sample)
     return 0 if counts == (len(chosen), 0, 0) else 1

@@ -382,7 +382,7 @@ template <>
 struct sp::detail::emulated_device<void> {
   template <class Kernel>
   static void launch(CUstream_st* stream, Kernel const& kernel, index_t blocks, index_t shared_bytes) {
-    std::function<void()> work = support::launched_work(kernel, blocks, shared_bytes);
+    std::function<void()> work = support::launched_work(support::relocated(kernel), blocks, shared_bytes);
     if (support::give_to_stream)
       support::give_to_stream(stream, std::move(work));
     else

@@ -1,0 +1,56 @@
+// Objects over cuda_local, compiled by nvcc: every schedule of the ring, Ulysses, USP, splits, losses and reductions make code for a device.
+// Compiled only: nothing here runs. With SP_TEST_ALL defined for every element type, else for one.
+#include <sp/cuda.hpp>
+#include <sp/gather_loss.hpp>
+#include <sp/gather_tokens.hpp>
+#include <sp/reference.hpp>
+#include <sp/relayout.hpp>
+#include <sp/usp.hpp>
+
+namespace {
+
+using memory = sp::device_memory;
+using context = sp::context<sp::cuda_queue>;
+template <class T>
+using tensor = sp::view<T, 3, memory>;
+
+template <class T, class Object>
+void attend(Object const& object, sp::batch const& b, context const& ctx, tensor<T> x) {
+  auto prepared = object.prepare(b, ctx);
+  object.refresh(prepared, b, ctx);
+  auto saved = object.forward(prepared, ctx, x, x, x, x);
+  object.backward(prepared, ctx, std::move(saved), x, x, x, x, x, x, x, x);
+}
+
+template <class T>
+void all_objects(sp::cuda_local const& ranks, sp::batch const& b, context const& ctx, tensor<T> x) {
+  using kernel = sp::basic_reference<memory, sp::softcap, sp::alibi, sp::dropout>;
+  kernel const k{sp::softcap{1}, sp::alibi{}, sp::dropout{0.5}};
+  attend<T>(sp::ring_attention{ranks, k, {.mask = sp::causal()}}, b, ctx, x);
+  attend<T>(sp::ulysses_attention{ranks, k}, b, ctx, x);
+#ifdef SP_TEST_ALL
+  sp::mesh const mesh{sp::axis::ring{2}, sp::axis::ulysses{2}};
+  attend<T>(sp::ulysses_attention{mesh.ulysses(ranks), sp::ring_attention{mesh.ring(ranks), k}}, b, ctx, x);
+#endif
+  sp::split(ctx.queue, b, x, x);
+}
+
+} // namespace
+
+void compiled(sp::cuda_local const& ranks, sp::batch const& b, context const& ctx, sp::view<float, 1, memory> x,
+              sp::view<int, 1, memory> labels, sp::view<sp::index_t, 1, memory> positions) {
+  all_objects<sp::bf16>(ranks, b, ctx, {});
+#ifdef SP_TEST_ALL
+  all_objects<float>(ranks, b, ctx, {});
+  all_objects<sp::fp16>(ranks, b, ctx, {});
+  all_objects<double>(ranks, b, ctx, {});
+#endif
+  sp::all_reduce(ranks, x, ctx).wait();
+  sp::barrier(ranks, ctx).wait();
+  sp::gather_loss const loss{ranks, sp::summed{}, sp::loss_options{.checks = 3}};
+  auto const result = loss.forward(ctx, x, labels);
+  loss.backward(ctx, result, labels, x);
+  static_cast<void>(sp::read(ctx.queue, result));
+  sp::positions(ctx.queue, b, positions);
+  sp::loss_weights(ctx.queue, b, labels, x, -100);
+}

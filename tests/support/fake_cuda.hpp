@@ -1,0 +1,60 @@
+// A fake of the CUDA runtime for tests: link tests/support/fake_cuda.cpp in place of the runtime. No device is involved.
+// Streams are late queues of their own, device memory faults on the host, and what a capture forbids fails as CUDA says.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <functional>
+#include <memory>
+
+#include "support/late_queue.hpp"
+
+namespace support {
+
+/// Queues work on a stream, as a kernel is; in a capture it becomes a node of the graph, and may run several times. What it throws is
+/// printed, and ends the device as a failed kernel does: see fake_cuda::fail_device.
+void give_to_stream(CUstream_st* stream, std::function<void()> work);
+
+} // namespace support
+
+/// What tests ask of the fake. It knows the calls that sp makes and those that tests need, in their plain forms:
+///
+/// - cudaStream_t: runs late, on a thread of its own; how late, and how it takes turns with others, is drawn: see streams_of.
+/// - memory of cudaMallocAsync: addresses that fault on the host (support::elsewhere_region), 0xFF when it is new, 0xFE after the free
+///   has run in the order of its stream, by which time the same stream may have it again.
+/// - pageable memory is read when a copy is given and written when it runs; pinned memory is read and written when it runs.
+/// - captures: nodes and their order are kept; a launch runs them one by one, in a random order that keeps theirs. Allocations in a
+///   capture are refused: CUDA would allow them.
+/// - devices: two. Streams, events and memory know theirs; nothing checks access of one to the memory of another.
+namespace fake_cuda {
+
+/// Streams that this thread makes from now on. Those made with cudaStreamNonBlocking count as lanes.
+void streams_of(unsigned seed, support::interleaving how = support::interleaving::random);
+
+/// The call of this name fails once with `code`, after `good` calls that do not; of any thread.
+void fail_call(char const* name, cudaError_t code, int good = 0);
+/// From now on every call that gives or waits for work returns `code`, as after a kernel that failed; cudaSuccess: no more.
+void fail_device(cudaError_t code);
+/// How often a call was made since the program began.
+[[nodiscard]] long calls(char const* name);
+
+/// While it lives nothing runs on these streams, and who waits for them gets an exception.
+class [[nodiscard]] hold {
+public:
+  explicit hold(std::initializer_list<cudaStream_t> streams);
+  hold(hold const&) = delete;
+  ~hold();
+  void end();
+
+private:
+  std::vector<std::unique_ptr<support::late_queue::hold>> all_;
+};
+
+/// What exists now.
+struct objects {
+  int streams, events, blocks, pools, pinned, graphs;
+  friend bool operator==(objects const&, objects const&) = default;
+};
+[[nodiscard]] objects alive();
+
+} // namespace fake_cuda
