@@ -104,11 +104,15 @@ struct rank_tensors {
 
   rank_tensors(trial const& t, inputs<T> const& in, sp::batch const& b, sp::batch const& kb)
       : q_rows(stream_rows(b, b.runs())), k_rows(stream_rows(kb, kb.runs())), start(T(float(t.accumulate ? t.start : 99))),
-        q(b.tokens(), t.q_heads, t.dim, t.order, nan()), k(kb.tokens(), t.kv_heads, t.dim, t.order + 1, nan()),
-        v(kb.tokens(), t.kv_heads, t.value_dim, t.order / 3, nan()), out(b.tokens(), t.q_heads, t.value_dim, t.order + 2, nan()),
-        dout(b.tokens(), t.q_heads, t.value_dim, t.order / 3 + 1, nan()),
-        dq(b.tokens(), t.q_heads, t.dim, t.order / 3 + 2, start), dk(kb.tokens(), t.kv_heads, t.dim, t.order, start),
-        dv(kb.tokens(), t.kv_heads, t.value_dim, t.order + 1, start), sinks(in.sinks), dsinks(in.sinks.size(), acc<T>(start)) {
+        q(b.tokens(), t.q_heads, t.dim, t.order_of(t.order), nan()),
+        k(kb.tokens(), t.kv_heads, t.dim, t.order_of(t.order + 1), nan()),
+        v(kb.tokens(), t.kv_heads, t.value_dim, t.order_of(t.order / 3), nan()),
+        out(b.tokens(), t.q_heads, t.value_dim, t.order_of(t.order + 2), nan()),
+        dout(b.tokens(), t.q_heads, t.value_dim, t.order_of(t.order / 3 + 1), nan()),
+        dq(b.tokens(), t.q_heads, t.dim, t.order_of(t.order / 3 + 2), start),
+        dk(kb.tokens(), t.kv_heads, t.dim, t.order_of(t.order), start),
+        dv(kb.tokens(), t.kv_heads, t.value_dim, t.order_of(t.order + 1), start), sinks(in.sinks),
+        dsinks(in.sinks.size(), acc<T>(start)) {
     take(q.v, q_rows, in.q);
     take(k.v, k_rows, in.k);
     take(v.v, k_rows, in.v);

@@ -42,6 +42,7 @@ struct trial {
   bool alibi = false, sinks = false, featured = false, accumulate = false, short_form = false;
   bool twice = false; ///< on threads: two threads of each rank run the step at the same time, in groups of their own
   unsigned order = 0; ///< memory order of tensors, and which of their dimensions stand backwards
+  bool plain = false; ///< elements of a head follow each other, rows and heads ascend: what some kernels ask for
   bool cross = false;
   sp::documents docs{}, key_docs{};
   sp::mask mask{};
@@ -52,6 +53,8 @@ struct trial {
 
   static constexpr unsigned orders = 36;
 
+  /// Of one of the tensors.
+  unsigned order_of(unsigned tensor) const { return plain ? tensor % 3 % 2 : tensor; }
   sp::documents const& keys() const { return cross ? key_docs : docs; }
   any_sharding const& sharding_of_keys() const { return cross ? key_sharding : sharding; }
   bool keys_are_padded() const { return cross ? key_padded : padded; }
