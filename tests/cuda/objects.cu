@@ -1,6 +1,7 @@
 // Objects over cuda_local, compiled by nvcc: every schedule of the ring, Ulysses, USP, splits, losses and reductions make code for a device.
 // Compiled only: nothing here runs. With SP_TEST_ALL defined for every element type, else for one.
 #include <sp/cuda.hpp>
+#include <sp/cudnn.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/gather_tokens.hpp>
 #include <sp/reference.hpp>
@@ -35,12 +36,24 @@ void all_objects(sp::cuda_local const& ranks, sp::batch const& b, context const&
   sp::split(ctx.queue, b, x, x);
 }
 
+/// What surrounds calls of cuDNN.
+template <class T>
+void by_cudnn(sp::cudnn const& kernel, sp::cudnn::plan const& plan, context const& ctx, tensor<T> x) {
+  kernel.forward<T>(plan, *ctx.scratch, {}, x, {}, {}, ctx.queue);
+  kernel.backward<T>(plan, *ctx.scratch, {}, {}, {}, {}, ctx.queue);
+  static_cast<void>(kernel.scratch_bytes<T>(plan, {}, 64, 64, ctx.queue));
+}
+
 } // namespace
 
 void compiled(sp::cuda_local const& ranks, sp::batch const& b, context const& ctx, sp::view<float, 1, memory> x,
-              sp::view<int, 1, memory> labels, sp::view<sp::index_t, 1, memory> positions) {
+              sp::view<int, 1, memory> labels, sp::view<sp::index_t, 1, memory> positions, sp::cudnn const& cudnn,
+              sp::cudnn::plan const& plan) {
   all_objects<sp::bf16>(ranks, b, ctx, {});
+  by_cudnn<sp::bf16>(cudnn, plan, ctx, {});
 #ifdef SP_TEST_ALL
+  by_cudnn<sp::fp16>(cudnn, plan, ctx, {});
+  attend<sp::bf16>(sp::ring_attention{ranks, cudnn}, b, ctx, {});
   all_objects<float>(ranks, b, ctx, {});
   all_objects<sp::fp16>(ranks, b, ctx, {});
   all_objects<double>(ranks, b, ctx, {});

@@ -1,5 +1,6 @@
 // Instantiates the objects of sp as consumers do, for warnings of templates: every element type, kernel and communicator.
 // Never linked, never run: tests/tools/headers.py compiles it with the warnings that its headers are held to.
+#include <sp/backend/cudnn/kernel.hpp>
 #include <sp/batch.hpp>
 #include <sp/blockwise.hpp>
 #include <sp/chaos.hpp>
@@ -24,6 +25,7 @@
 #include <sp/workers.hpp>
 #if __has_include(<cuda_runtime_api.h>)
 #include <sp/cuda.hpp>
+#include <sp/cudnn.hpp>
 #endif
 #if __has_include(<mpi.h>)
 #include <sp/mpi.hpp>
@@ -51,6 +53,16 @@ void attend(Attention const& attention, sp::batch const& batch, sp::allocator& m
   prepared = attention.prepare(batch, on_queue);
   attention.refresh(prepared, batch, batch, sp::window(4), on_queue);
 }
+
+/// What stands for cuDNN.
+struct no_cudnn {
+  template <class Queue>
+  static sp::index_t workspace_bytes(sp::detail::sdpa_shape const&, Queue const&) {
+    return 0;
+  }
+  template <class Queue>
+  static void run(sp::detail::sdpa_shape const&, sp::detail::sdpa_arguments const&, void*, Queue const&) {}
+};
 
 template <class T>
 struct whole {
@@ -205,6 +217,18 @@ void attend_on_devices(Object const& attention, sp::local<device_queue> const& r
       0, 1, 0, 0, [](int, auto&&) {}, [](int, auto&&) {});
 }
 
+/// What surrounds calls of cuDNN.
+template <class T>
+void compute_by_cudnn(device_queue const& queue) {
+  device_memory_of memory;
+  no_cudnn engine;
+  sp::basic_cudnn<sp::device_memory, no_cudnn> const kernel(engine, {.deterministic = true});
+  auto const plan = kernel.prepare({});
+  auto const saved = kernel.template forward<T>(plan, memory, {}, {}, {}, {}, queue);
+  kernel.template backward<T>(plan, memory, {}, {}, {}, saved, queue);
+  (void)kernel.template scratch_bytes<T>(plan, {}, 64, 64, queue);
+}
+
 /// Data movement and losses.
 template <class T, class Comm>
 void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& memory) {
@@ -267,6 +291,8 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
     attend_on_devices<float>(sp::ring_attention{devices, kernel}, devices, batch);
     attend_on_devices<sp::bf16>(sp::ring_attention{devices, kernel}, devices, batch);
     attend_on_devices<sp::bf16>(sp::ulysses_attention{devices, kernel}, devices, batch);
+    compute_by_cudnn<sp::bf16>(devices.queue());
+    compute_by_cudnn<sp::fp16>(devices.queue());
     sp::basic_workspace<sp::device_memory> memory(nullptr, 0);
     prepare_on(devices, batch, memory);
     attend_by_flash<sp::bf16>(devices, sp::cuda_flash{}, batch, memory);

@@ -12,6 +12,7 @@ vcpkg_cmake_configure(
     -DSP_BUILD_EXAMPLES=OFF
     -DSP_BUILD_BENCH=OFF
     -DSP_CUDA=OFF # a component is looked for when a consumer asks for it
+    -DSP_CUDNN=OFF
     -DSP_MPI=OFF
     -DSP_INSTALL_SINGLE_HEADER=OFF
 )

@@ -1,0 +1,15 @@
+# The one source with cuDNN's frontend: it compiles, links with cuDNN, and the frontend takes the graphs of sp::cudnn. That takes minutes, so
+# it is built with SP_TEST_ALL alone. What surrounds cuDNN is tested over a fake of it: backend.cudnn and conformance.cudnn.
+if(NOT TARGET sp::cudnn)
+  set(sp_cudnn_graphs_skipped "cuDNN or cudnn-frontend (SP_CUDNN_FRONTEND_DIR) was not found when this tree was configured")
+elseif(NOT SP_TEST_ALL)
+  set(sp_cudnn_graphs_skipped "it takes minutes to compile: SP_TEST_ALL builds it")
+endif()
+if(sp_cudnn_graphs_skipped)
+  add_test(NAME cuda.cudnn_graphs COMMAND "${CMAKE_COMMAND}" -E echo "skipped: ${sp_cudnn_graphs_skipped}")
+else()
+  sp_program(cudnn_graphs cuda/cudnn_graphs.cpp)
+  target_link_libraries(cudnn_graphs PRIVATE sp::cudnn)
+  add_test(NAME cuda.cudnn_graphs COMMAND cudnn_graphs)
+endif()
+set_tests_properties(cuda.cudnn_graphs PROPERTIES LABELS cuda TIMEOUT 300 SKIP_REGULAR_EXPRESSION "^skipped: ")
