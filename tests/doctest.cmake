@@ -9,7 +9,7 @@
 # "// needs: <name>..." in a source: it is left out, and its entry skipped, while a variable sp_test_missing_<name> tells why.
 # A variable sp_test_libraries_<layer> names what the programs of a layer are linked with.
 # Layers with much code for the little that it computes are optimised lightly.
-# "// waits: <for what>" in a source: its ranks use less than one processor, however many they are.
+# "// waits: <for what>" in a source: its ranks use less than one processor, however many they are, and bear a busy neighbour.
 set(sp_lightly_optimised_layers conformance)
 option(SP_TEST_UNITY "Compile the sources of a layer of tests in one piece" ON)
 

@@ -17,5 +17,4 @@ cmake/bootstrap.sh tests
 jobs=${SP_JOBS:-$(nproc)}
 cmake --preset $preset
 cmake --build --preset $preset --parallel "$jobs"
-# One more: some tests wait for deadlines most of their time.
-exec ctest --preset $preset --parallel $((jobs + 1)) --no-label-summary "${arguments[@]}"
+exec ctest --preset $preset --parallel "$jobs" --no-label-summary "${arguments[@]}"

@@ -1,6 +1,5 @@
 // Fault F6 between processes: the n-th allocation of a rank fails, for all n, in an exchange, in a wait and in a barrier.
 // The family ends at once, every rank hears of it, and no byte comes into memory that is the caller's again.
-// waits: for mpirun, which starts and ends processes
 #include "ranks.hpp"
 
 #include <functional>

@@ -1,6 +1,5 @@
 // After an error of sp::mpi the caller's memory is the caller's: nobody writes into it, nobody reads it, though peers sleep or are stopped
 // in the middle of a large message, and every rank has its error within a tenth of its deadline and 50 ms more.
-// waits: for deadlines
 // ranks: 3
 // also: tcp
 #include "ranks.hpp"

@@ -1,6 +1,5 @@
 // sp::mpi when something goes wrong: every rank soon learns who failed and why, and nobody writes into memory that was given back.
 // Each process tells the others how its body ended; times are those of one clock, and the best of three attempts counts.
-// waits: for deadlines
 #include "ranks.hpp"
 
 #include <functional>

@@ -1,6 +1,5 @@
 // sp::mpi_shared: processes of one machine that read and write each other's memory, and what happens when one of them fails.
 // Everything published is compared value by value, where it lies in shared memory and where it was copied there.
-// waits: for deadlines
 #include "ranks.hpp"
 
 #include <atomic>

@@ -1,6 +1,5 @@
 // What many processes tell each other takes messages in the logarithm of their number, and a failure reaches everybody whoever in
 // between is dead or elsewhere: splits, barriers, the end of a family, and notes of failures, with every message of MPI counted.
-// waits: for deadlines
 // ranks: 16
 #include "ranks.hpp"
 

@@ -1,6 +1,5 @@
 // Waits of sp::mpi: they serve all communicators of a thread, an operation has one deadline, other orders of operations are told apart,
 // what a destructor has ended run() tells, and an abort from another thread may meet a group that ends.
-// waits: for deadlines
 #include "ranks.hpp"
 
 #include <functional>
