@@ -15,12 +15,20 @@ struct parcel {
   std::span<piece const> pieces;
 };
 
+/// What a transport that sends contiguous blocks, see packs_messages, may make of an exchange. Others need not look at it.
+struct message_form {
+  bool same_pieces = false;       ///< both ends of every parcel cut it into the same pieces, so each may be a message
+  std::span<std::byte> room = {}; ///< memory for what is not contiguous, of the communicator's kind and the caller's until wait()
+  static constexpr index_t alignment = 64; ///< of each message in it
+};
+
 /// One grouped exchange. Parcels of zero bytes are skipped by both sides. A parcel to oneself is legal: its bytes are copied.
 /// At most one parcel per peer and direction. `primitive` names the caller in ledgers and errors.
 struct traffic {
   char const* primitive = "";
   std::span<parcel const> sends;
   std::span<parcel const> receives;
+  message_form form{};
 };
 
 /// What a stream-ordered operation returns. wait() makes received bytes visible and sent buffers reusable; a token that is
@@ -46,6 +54,13 @@ concept communicator = std::copyable<C> && requires(C const c, traffic const& t)
 template <class C>
 concept has_row_lists = communicator<C> && requires {
   requires bool(C::row_lists);
+};
+
+/// Its messages are contiguous blocks: it packs all other pieces, into traffic::form.room where that is large enough. Says so with
+/// `static constexpr bool packs = true`, and exchanges along routes then bring room of the call's scratch.
+template <class C>
+concept packs_messages = communicator<C> && requires {
+  requires bool(C::packs);
 };
 
 /// Its operations are work of a queue that it was made with: they start after all work which that queue was given, and what was received

@@ -119,14 +119,14 @@ index_t counted_scratch(Q const& q, Use&& use) {
 /// An operation of the queue, where one is given, see exchange().
 template <communicator C, queue Q>
 [[nodiscard]] auto all_gather_v(C const& c, char const* primitive, std::span<piece const> mine, std::span<parcel const> receives,
-                                allocator& lists, Q const& q) {
+                                allocator& lists, Q const& q, message_form const& form = {}) {
   bool own_in_place = true;
   for (parcel const& p : receives)
     if (p.peer == c.rank() && total_bytes(p.pieces) > 0) own_in_place = false;
   constexpr bool in_one = has_all_gather_v<C> || has_all_gather_v<C, Q>;
   index_t const count = in_one ? 1 : c.size();
   owned<parcel, 1> sends(lists, {count}); // (ranks) or (1)
-  traffic const t{primitive, {sends.tensor.data, std::size_t(count)}, receives};
+  traffic const t{primitive, {sends.tensor.data, std::size_t(count)}, receives, form};
   if constexpr (in_one) {
     sends.tensor(0) = {c.rank(), mine};
     detail::require_readable(c, t);

@@ -95,6 +95,20 @@ constexpr void for_each_plain(piece const& p, F&& f) {
   }
 }
 
+/// Whether its bytes lie side by side, in order.
+[[nodiscard]] constexpr bool in_one_block(piece const& p) {
+  if (p.bytes() == 0) return true;
+  if (p.rows.size() > 1) return false;
+  index_t next = p.element;
+  for (int i = p.rank; i-- > 0;) {
+    auto const d = std::size_t(i);
+    index_t const stride = p.strides[d] * (i == 0 && !p.rows.empty() ? p.rows[0].step : 1);
+    if (p.extents[d] != 1 && stride != next) return false;
+    next *= p.extents[d];
+  }
+  return true;
+}
+
 /// Bytes of all pieces together.
 [[nodiscard]] constexpr index_t total_bytes(std::span<piece const> list) {
   index_t n = 0;

@@ -4,6 +4,7 @@
 
 #include <sp/collective/operations.hpp>
 #include <sp/layout/arrivals.hpp>
+#include <sp/layout/message_room.hpp>
 
 namespace sp {
 
@@ -61,16 +62,18 @@ struct routed_list<First, More...> {
 };
 
 /// Everything that an exchange along routes takes from its context until its token has been waited for: lists from `lists`, rows
-/// that are to be added up from `scratch`.
+/// that are to be added up and room for messages from `scratch`.
 template <class C, class... Operands>
 struct route_memory {
   parcel_builder sends, receives;
   routed_list<Operands...> operands;
+  [[no_unique_address]] message_room<C, typename C::memory_type> room;
 
   template <class Queue>
   route_memory(context<Queue> const& ctx, int peers, Operands const&... o)
       : sends(*ctx.lists, peers, (pieces_of<C>(o.along->sends()) + ...)),
-        receives(*ctx.lists, peers, (pieces_of<C>(o.along->lands()) + ...)), operands(*ctx.scratch, o...) {}
+        receives(*ctx.lists, peers, (pieces_of<C>(o.along->lands()) + ...)), operands(*ctx.scratch, o...),
+        room(*ctx.scratch, o...) {}
 
   /// Lists what goes to everybody and what comes.
   void list(int peers) {
@@ -92,7 +95,7 @@ public:
   template <class Start>
   route_token(Queue queue, Memory&& memory, int peers, Start&& start)
       : queue_(std::move(queue)), memory_(std::move(memory)),
-        flight_((memory_.list(peers), start(memory_.sends.parcels(), memory_.receives.parcels()))) {}
+        flight_((memory_.list(peers), start(memory_.sends.parcels(), memory_.receives.parcels(), memory_.room.form()))) {}
 
   /// Behind it all rows are where they land, and added up.
   void wait() {
@@ -147,7 +150,7 @@ template <class C, class Queue, class Start, class... Operands>
 auto start_along_routes(C const& c, char const* primitive, context<Queue> const& ctx, Start&& start, Operands const&... o) {
   (check_operand(c, primitive, o), ...);
   using memory = route_memory<C, Operands...>;
-  using inner = decltype(start(std::span<parcel const>(), std::span<parcel const>()));
+  using inner = decltype(start(std::span<parcel const>(), std::span<parcel const>(), message_form()));
   return route_token<inner, memory, Queue>(ctx.queue, memory(ctx, c.size(), o...), c.size(), start);
 }
 
@@ -160,8 +163,8 @@ auto start_along_routes(C const& c, char const* primitive, context<Queue> const&
 template <communicator C, class Queue, class... Operands>
   requires(sizeof...(Operands) > 0)
 [[nodiscard]] auto exchange(C const& c, char const* primitive, context<Queue> const& ctx, Operands const&... operands) {
-  auto start = [&](std::span<parcel const> sends, std::span<parcel const> receives) {
-    return sp::all_to_all_v(c, traffic{primitive, sends, receives}, ctx.queue);
+  auto start = [&](std::span<parcel const> sends, std::span<parcel const> receives, message_form const& form) {
+    return sp::all_to_all_v(c, traffic{primitive, sends, receives, form}, ctx.queue);
   };
   return detail::start_along_routes(c, primitive, ctx, start, operands...);
 }
@@ -177,11 +180,11 @@ template <communicator C, class Queue, class... Operands>
   requires(sizeof...(Operands) > 0)
 [[nodiscard]] auto exchange_with_everybody(C const& c, char const* primitive, context<Queue> const& ctx,
                                            Operands const&... operands) {
-  auto start = [&](std::span<parcel const> sends, std::span<parcel const> receives) {
+  auto start = [&](std::span<parcel const> sends, std::span<parcel const> receives, message_form const& form) {
     if (((operands.cut.of == head_cut::side::from || !operands.along->sends().alike()) || ...))
       fail({errc::bad_state, "peers are to be sent different rows or heads", "Call exchange() for this route", primitive,
             c.rank(), c.size()});
-    return sp::all_gather_v(c, primitive, sends[0].pieces, receives, *ctx.lists, ctx.queue);
+    return sp::all_gather_v(c, primitive, sends[0].pieces, receives, *ctx.lists, ctx.queue, form);
   };
   return detail::start_along_routes(c, primitive, ctx, start, operands...);
 }

@@ -27,9 +27,14 @@ struct routed_pair {
 
   token start(Call const& c, char const* primitive) const { return sp::exchange(c.comm, primitive, c.ctx, k, v); }
   /// What the exchange takes until its token has been waited for.
-  static void take_scratch(Call const& c, route const& along) {
-    moved const any(along, view<E, 3, typename Call::memory_type>(), view<E, 3, typename Call::memory_type>());
-    route_memory<typename Call::communicator_type, moved, moved>(c.ctx, c.comm.size(), any, any);
+  template <class Keys>
+  static void take_scratch(Call const& c, route const& along, Keys const& like) {
+    using memory_type = typename Call::memory_type;
+    auto of = [&](auto const& x) {
+      auto rows = [&](index_t n) { return view<E, 3, memory_type>(nullptr, {n, x.extent(1), x.extent(2)}); };
+      return moved(along, rows(along.from_rows()), rows(along.to_rows()));
+    };
+    route_memory<typename Call::communicator_type, moved, moved>(c.ctx, c.comm.size(), of(like.k), of(like.v));
   }
 };
 
@@ -248,8 +253,8 @@ struct cast_schedule : runs_anywhere {
   static void take_scratch(Call const& c, kv_views<T, M> const& own) {
     cast_buffers<T, Call> const buffers(c, own);
     cast_gradients<T, Call> const gradients(c, buffers.widest());
-    routed_pair<T, Call>::take_scratch(c, c.geometry.held.to_readers);
-    routed_pair<accumulate_t<T>, Call>::take_scratch(c, c.geometry.held.to_owners);
+    routed_pair<T, Call>::take_scratch(c, c.geometry.held.to_readers, buffers.widest());
+    routed_pair<accumulate_t<T>, Call>::take_scratch(c, c.geometry.held.to_owners, buffers.widest());
   }
 };
 

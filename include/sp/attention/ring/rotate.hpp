@@ -28,7 +28,8 @@ public:
     receive_.open(previous_);
     receive_.add(receive_k);
     receive_.add(receive_v);
-    flight_.emplace(sp::exchange(call_.comm, traffic{primitive, send_.parcels(), receive_.parcels()}, call_.ctx.queue));
+    flight_.emplace(sp::exchange(call_.comm, traffic{primitive, send_.parcels(), receive_.parcels(), {.same_pieces = true}},
+                                 call_.ctx.queue));
   }
   void wait() {
     if (!flight_) return;

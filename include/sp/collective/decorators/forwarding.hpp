@@ -34,7 +34,8 @@ class forwarding {
 
 public:
   using memory_type = typename memory_type_of<C>::type;
-  static constexpr bool row_lists = has_row_lists<C>, own_queue = has_own_queue<C>, forwards_queues = true;
+  static constexpr bool row_lists = has_row_lists<C>, own_queue = has_own_queue<C>, packs = packs_messages<C>,
+                        forwards_queues = true;
 
   /// The communicator inside, for what only its model offers.
   constexpr C const& inner() const noexcept { return inner_; }
