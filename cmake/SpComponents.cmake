@@ -1,6 +1,6 @@
 # Components: parts of sp that need a library of somebody else. Each is one file, cmake/sp-component-<name>.cmake, which creates sp::<name>;
 # here it is used from the source tree. A new component is its file and its name in sp_components.
-set(sp_components cuda cudnn mpi)
+set(sp_components cuda cudnn mpi nccl)
 
 if(PROJECT_IS_TOP_LEVEL)
   set(sp_component_default AUTO)

@@ -27,6 +27,9 @@
 #include <sp/cuda.hpp>
 #include <sp/cudnn.hpp>
 #endif
+#if __has_include(<nccl.h>)
+#include <sp/nccl.hpp>
+#endif
 #if __has_include(<mpi.h>)
 #include <sp/mpi.hpp>
 #endif
@@ -314,6 +317,13 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   device.lane().wait(device.record());
   sp::cuda_local::run(
       1, [](auto const& rank) { rank.barrier(); }, {}, [&](int) { return device; });
+#endif
+#if __has_include(<nccl.h>)
+  sp::nccl const devices(ncclComm_t{}, device,
+                         {.abort_on_failure = true, .watch = true}); // exchanges are compiled by nvcc: link_nccl.cu
+  devices.poll();
+  devices.abort({});
+  (void)(devices.flight().recorded() + devices.world_rank() + devices.world_size() + devices.rank() + devices.size());
 #endif
 #if __has_include(<mpi.h>)
   sp::mpi world{MPI_COMM_WORLD};

@@ -1,0 +1,276 @@
+// What a rank's groups over one borrowed NCCL communicator share: the communicator, its queue, the watch over exchanges, the cause of its end.
+// The communicator is never destroyed here; it is aborted where the caller says so. Memory for packing is kept for reuse.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include <sp/collective/family/deadline.hpp>
+#include <sp/collective/family/failure.hpp>
+#include <sp/collective/nccl/calls.hpp>
+#include <sp/collective/nccl/options.hpp>
+#include <sp/collective/nccl/watch.hpp>
+#include <sp/cuda/pool.hpp>
+#include <sp/cuda/queue.hpp>
+
+namespace sp::detail {
+
+class nccl_family {
+public:
+  nccl_family(ncclComm_t comm, cuda_queue queue, nccl_options const& options)
+      : comm_(comm), queue_(std::move(queue)), lane_(queue_.lane()), options_(options) {
+    check_deadline(options.deadline);
+    look_at_library();
+    look_at_communicator(comm);
+    if (!options_.memory) options_.memory = &pool_.emplace(queue_);
+    recorder_ = std::make_shared<flight_recorder>(rank_, size_, options.flight_records, flight_recorder::new_family());
+    flight_recorder::record_calls_of_thread(recorder_);
+    if (options_.watch) watcher_ = std::thread([this] { keep_watch(); });
+  }
+  nccl_family(nccl_family const&) = delete;
+  ~nccl_family() {
+    if (!watcher_.joinable()) return;
+    {
+      std::lock_guard const lock(mutex_);
+      ending_ = true;
+    }
+    woken_.notify_all();
+    watcher_.join();
+  }
+
+  /// The place in the communicator.
+  int world() const noexcept { return rank_; }
+  int ranks() const noexcept { return size_; }
+  cuda_queue const& queue() const noexcept { return queue_; }
+  cuda_queue const& lane() const noexcept { return lane_; }
+  nccl_options const& options() const noexcept { return options_; }
+  /// The library found at run time.
+  int version() const noexcept { return version_; }
+  std::shared_ptr<flight_recorder> const& recorder() const noexcept { return recorder_; }
+  /// Null once it has been aborted.
+  ncclComm_t comm() const noexcept { return comm_.load(std::memory_order_acquire); }
+
+  [[nodiscard]] int next_group() const noexcept { return next_group_; }
+  void take_groups(int end) noexcept { next_group_ = end; }
+
+  bool enter() noexcept { return !busy_.exchange(true, std::memory_order_acquire); }
+  void leave() noexcept { busy_.store(false, std::memory_order_release); }
+
+  // ---- how it ends --------------------------------------------------------------------------------------------------------------
+
+  bool failed() const noexcept { return failed_.load(std::memory_order_acquire); }
+  failure cause() const {
+    std::lock_guard const lock(mutex_);
+    return cause_.get();
+  }
+  /// Ends the family; the first failure is its cause.
+  void fail(failure f) {
+    {
+      std::lock_guard const lock(mutex_);
+      if (!add_cause(std::move(f))) return;
+    }
+    tell();
+  }
+  /// The caller's wish: ends the family, and what NCCL has under way with it. May be called from any thread.
+  void abort(failure f) {
+    fail(std::move(f));
+    abort_communicator();
+  }
+
+  // ---- exchanges under way ------------------------------------------------------------------------------------------------------
+
+  /// Whether what the queue is given, and so what the lane is given behind it, becomes part of a graph.
+  bool captured(char const* primitive) const { return capture_of(queue_.stream(), primitive) != 0; }
+  /// From now on the exchange between two points of the lane is looked at.
+  void watch(cuda_event begin, cuda_event end, watched_exchange const& what) {
+    std::lock_guard const lock(mutex_);
+    watch_.add(std::move(begin), std::move(end), what);
+  }
+  /// Looks at what is under way; a failure that it finds ends the family.
+  void look() {
+    if (failed()) return;
+    {
+      std::lock_guard const lock(mutex_);
+      auto found = finding();
+      if (!found || !add_cause(std::move(*found))) return;
+    }
+    tell();
+  }
+  /// The same now and then, at the begin of an operation: it costs less than to ask the device.
+  void look_now_and_then() {
+    {
+      std::lock_guard const lock(mutex_);
+      if (!watch_.wants_look()) return;
+    }
+    look();
+  }
+  /// Whether everything that is watched has ended.
+  bool quiet() const {
+    std::lock_guard const lock(mutex_);
+    return watch_.empty();
+  }
+  /// A communicator that does not block has been given calls: returns when NCCL has taken them. False when it has failed.
+  [[nodiscard]] ncclResult_t settle() const {
+    auto const end = exchange_watch::clock::now() + options_.deadline;
+    ncclResult_t state = ncclSuccess;
+    do {
+      if (ncclResult_t const asked = ncclCommGetAsyncError(comm(), &state); asked != ncclSuccess) return asked;
+      if (!is_in_progress(state)) return state;
+      std::this_thread::yield();
+    } while (exchange_watch::clock::now() < end && !failed());
+    return state;
+  }
+
+  // ---- memory for packing -------------------------------------------------------------------------------------------------------
+
+  /// A block of at least so many bytes, which stays where it is until the family goes; give_back() in the order of the queue.
+  std::byte* borrow(index_t bytes, char const* primitive) {
+    spare_block* best = nullptr;
+    for (spare_block& b : blocks_)
+      if (!b.used && b.memory.tensor.extent(0) >= bytes && (!best || b.memory.tensor.extent(0) < best->memory.tensor.extent(0)))
+        best = &b;
+    if (!best) {
+      if (captured(primitive))
+        sp::fail({errc::bad_state, std::to_string(bytes) + " bytes are needed to pack messages, and a graph is being captured",
+                  "Make the same call once before the capture: what it takes is kept", primitive, rank_, size_});
+      best = &blocks_.emplace_back(
+          spare_block{owned<std::byte, 1, device_memory>(*options_.memory, {round_up(bytes, index_t(1) << 16)}), false});
+    }
+    best->used = true;
+    return best->memory.tensor.data;
+  }
+  void give_back(std::byte* block) noexcept {
+    for (spare_block& b : blocks_)
+      if (b.memory.tensor.data == block) b.used = false;
+  }
+
+private:
+  struct spare_block {
+    owned<std::byte, 1, device_memory> memory;
+    bool used;
+  };
+
+  void look_at_library() {
+    nccl_check(ncclGetVersion(&version_), "ncclGetVersion");
+    if (version_ < oldest_nccl || version_ / 10000 > NCCL_VERSION_CODE / 10000)
+      sp::fail({errc::unsupported,
+                "NCCL " + nccl_version_text(version_) + " was found, this program was compiled with the header of " +
+                    nccl_version_text(NCCL_VERSION_CODE),
+                "Load NCCL 2.8 or later, of the major version of the header"});
+  }
+  void look_at_communicator(ncclComm_t comm) {
+    if (!comm)
+      sp::fail(
+          {errc::bad_state, "a null ncclComm_t was given", "Give a communicator that ncclCommInitRank has made", "sp::nccl"});
+    nccl_check(ncclCommUserRank(comm, &rank_), "ncclCommUserRank", nullptr);
+    nccl_check(ncclCommCount(comm, &size_), "ncclCommCount", nullptr);
+    int device = -1;
+    nccl_check(ncclCommCuDevice(comm, &device), "ncclCommCuDevice", nullptr);
+    if (device != queue_.device())
+      sp::fail(
+          {errc::bad_state,
+           "the communicator is on device " + std::to_string(device) + ", the queue on device " + std::to_string(queue_.device()),
+           "Make the queue of a stream of the communicator's device", "sp::nccl", rank_, size_});
+    ncclResult_t state = ncclSuccess;
+    nccl_check(ncclCommGetAsyncError(comm, &state), "ncclCommGetAsyncError", comm);
+    if (!is_in_progress(state)) nccl_check(state, "the communicator has failed before", comm, "sp::nccl", rank_, size_);
+  }
+
+  // With the lock:
+  bool add_cause(failure f) {
+    bool const first = cause_.add(std::move(f)) == cause_of_end::change::first;
+    if (first) recorder_->mark_failure();
+    failed_.store(true, std::memory_order_release);
+    return first;
+  }
+  std::optional<failure> finding() {
+    ncclResult_t state = ncclSuccess;
+    ncclComm_t const c = comm();
+    ncclResult_t const asked = c ? ncclCommGetAsyncError(c, &state) : ncclSuccess;
+    if (asked != ncclSuccess)
+      return failure_of(errc::backend_error, nccl_text("ncclCommGetAsyncError", asked, nullptr), nccl_remedy(asked));
+    if (state != ncclSuccess && !is_in_progress(state))
+      return failure_of(errc::backend_error, nccl_text("an asynchronous error", state, c), nccl_remedy(state));
+    switch (watch_.look(
+        options_.deadline, [&](watched_exchange const& x) { recorder_->done(x.flight); },
+        [&](watched_exchange const& x) { recorder_->waiting(x.flight, x.peers[0]); })) {
+    case exchange_watch::finding::late:
+      return failure_of(errc::timeout,
+                        no_answer_within(options_.deadline) + ": the exchange with " + watch_.first().peers_text() +
+                            " has begun on this rank's device and has not ended",
+                        "Look at the records of those ranks: one of them has not come this far, or made another operation");
+    case exchange_watch::finding::error:
+      return failure_of(errc::backend_error,
+                        std::string("the device reports ") + cudaGetErrorName(watch_.device_error()) + " (" +
+                            cudaGetErrorString(watch_.device_error()) + ")",
+                        "Work given earlier has failed: compute-sanitizer names it");
+    case exchange_watch::finding::nothing:
+      break;
+    }
+    return std::nullopt;
+  }
+  failure failure_of(errc code, std::string problem, char const* remedy) const {
+    failure f;
+    f.info = {code, std::move(problem), remedy, "sp::nccl", rank_, size_};
+    f.group = failure::every_group;
+    f.world = f.one = f.other = rank_;
+    if (watch_.empty()) return f;
+    watched_exchange const& x = watch_.first();
+    f.group = x.group;
+    f.info.primitive = x.primitive;
+    f.info.rank = x.rank, f.info.size = x.size, f.info.step = x.step;
+    if (x.peer_count == 1) f.info.peer = x.peers[0];
+    return f;
+  }
+
+  /// Behind a failure, without the lock: logs and records are written, and the communicator is aborted where the options say so.
+  void tell() noexcept {
+    best_effort([&] {
+      failure const f = cause();
+      if (flight_recorder::dumps()) recorder_->dump(recorder_->json(&f.info, f.why, f.world));
+      recorder_->log_failure(f.why);
+    });
+    if (options_.abort_on_failure) abort_communicator();
+  }
+  /// Kernels of NCCL that wait for peers end, and the streams behind them go on with whatever bytes there are.
+  void abort_communicator() noexcept {
+    std::lock_guard const lock(mutex_); // who looks is asking the communicator
+    if (ncclComm_t const c = comm_.exchange(nullptr, std::memory_order_acq_rel)) static_cast<void>(ncclCommAbort(c));
+  }
+
+  void keep_watch() {
+    relaxed_capture const relaxed;
+    auto const pause = std::clamp(options_.deadline / 8, std::chrono::milliseconds(1), std::chrono::milliseconds(1000));
+    static_cast<void>(cudaSetDevice(queue_.device()));
+    for (std::unique_lock lock(mutex_); !ending_;) {
+      woken_.wait_for(lock, pause);
+      if (ending_) return;
+      lock.unlock();
+      best_effort([&] { look(); });
+      lock.lock();
+    }
+  }
+
+  std::atomic<ncclComm_t> comm_;
+  cuda_queue queue_, lane_;
+  nccl_options options_;
+  int rank_ = 0, size_ = 1, version_ = 0, next_group_ = 1;
+  std::atomic<bool> busy_{false}, failed_{false};
+  std::shared_ptr<flight_recorder> recorder_;
+  std::optional<device_pool> pool_;
+  std::deque<spare_block> blocks_; ///< given back before the pool goes
+  mutable std::mutex mutex_;       ///< guards what follows
+  cause_of_end cause_;
+  exchange_watch watch_;
+  bool ending_ = false;
+  std::condition_variable woken_;
+  std::thread watcher_; // last: it uses all of the above
+};
+
+} // namespace sp::detail
