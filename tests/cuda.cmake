@@ -22,6 +22,18 @@ else()
   set(sp_test_missing_cuda "no CUDA toolkit was found when this tree was configured")
 endif()
 
+# NCCL likewise: a fake over the fake runtime.
+if(TARGET sp::nccl)
+  add_library(sp_fake_nccl INTERFACE)
+  target_sources(sp_fake_nccl INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/support/fake_nccl.cpp")
+  set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/support/fake_nccl.cpp" PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+  target_include_directories(sp_fake_nccl SYSTEM INTERFACE "${SP_NCCL_INCLUDE_DIR}")
+  list(APPEND sp_test_libraries_cuda sp_fake_nccl)
+  set(sp_test_missing_nccl "")
+else()
+  set(sp_test_missing_nccl "no NCCL was found when this tree was configured")
+endif()
+
 # What nvcc compiles: all headers of device code in one source, for both architectures; with SP_TEST_ALL each header alone, too.
 find_program(SP_NVCC nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
 if(SP_NVCC)
@@ -66,3 +78,19 @@ endif()
 set_tests_properties(cuda.compile cuda.objects_nvcc PROPERTIES LABELS cuda TIMEOUT 600 SKIP_REGULAR_EXPRESSION "^skipped: ")
 add_test(NAME cuda.resources.control COMMAND Python3::Interpreter "${sp_tools}/resources.py" --self-test)
 set_tests_properties(cuda.resources.control PROPERTIES LABELS cuda)
+
+# sp::nccl as a trainer compiles and links it, with the NCCL that was found; the program tells what it finds where it runs.
+if(SP_NVCC AND TARGET sp::nccl)
+  cmake_path(GET SP_NCCL_LIBRARY PARENT_PATH sp_nccl_folder)
+  add_test(NAME cuda.nccl.link COMMAND "${SP_NVCC}" -std=c++20 -I "${PROJECT_SOURCE_DIR}/include" -isystem "${SP_NCCL_INCLUDE_DIR}"
+    -Werror all-warnings -gencode arch=compute_90a,code=sm_90a -ccbin "${SP_GXX}" "${CMAKE_CURRENT_SOURCE_DIR}/cuda/link_nccl.cu"
+    "${SP_NCCL_LIBRARY}" -Xlinker "-rpath=${sp_nccl_folder}" -o "${CMAKE_CURRENT_BINARY_DIR}/link_nccl")
+  add_test(NAME cuda.nccl.run COMMAND "${CMAKE_CURRENT_BINARY_DIR}/link_nccl")
+  set_tests_properties(cuda.nccl.link PROPERTIES FIXTURES_SETUP link_nccl)
+  set_tests_properties(cuda.nccl.run PROPERTIES FIXTURES_REQUIRED link_nccl)
+else()
+  foreach(name link run)
+    add_test(NAME cuda.nccl.${name} COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no nvcc or no NCCL was found when this tree was configured")
+  endforeach()
+endif()
+set_tests_properties(cuda.nccl.link cuda.nccl.run PROPERTIES LABELS cuda TIMEOUT 300 SKIP_REGULAR_EXPRESSION "(^|\n)skipped: ")

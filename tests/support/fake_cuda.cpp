@@ -295,6 +295,10 @@ void give_to_stream(CUstream_st* stream, std::function<void()> work) {
   std::lock_guard const lock(all().mutex);
   static_cast<void>(give(stream_of(stream), std::move(work)));
 }
+void ask_stream(CUstream_st* stream) {
+  std::lock_guard const lock(all().mutex);
+  if (all().streams.contains(stream)) late_queue::ask(stream->queue.record());
+}
 } // namespace support
 
 extern "C" {
@@ -443,6 +447,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (e.failed_or_lost()) return said(e.failed_or_lost());
   if (unsafe_now()) return said(cudaErrorStreamCaptureUnsupported);
   if (event->in) return said(cudaErrorCapturedEvent);
+  late_queue::ask(event->point); // a device gets there without being waited for
   return late_queue::finished(event->point) ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {

@@ -15,6 +15,10 @@ namespace support {
 /// printed, and ends the device as a failed kernel does: see fake_cuda::fail_device.
 void give_to_stream(CUstream_st* stream, std::function<void()> work);
 
+/// What a stream has been given by now is asked for: a device goes on by itself, a late queue when somebody waits. A stream that has gone
+/// is none of anybody's.
+void ask_stream(CUstream_st* stream);
+
 } // namespace support
 
 /// What tests ask of the fake. It knows the calls that sp makes and those that tests need, in their plain forms:

@@ -98,6 +98,11 @@ public:
     if (!device().changed.wait_for(lock, std::chrono::seconds(60), [&] { return point.reached(); }))
       throw std::logic_error("the work of a queue does not end");
   }
+  /// Asks for a point, and does not wait for it.
+  static void ask(event const& point) {
+    std::lock_guard const lock(device().mutex);
+    if (point.of_) point.of_->demand(point.number_);
+  }
   /// Whether that point has been reached.
   [[nodiscard]] static bool finished(event const& point) {
     std::lock_guard const lock(device().mutex);

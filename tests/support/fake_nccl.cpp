@@ -1,0 +1,473 @@
+// The fake NCCL: see fake_nccl.hpp. It stands for no version of NCCL, and says nothing about how fast anything is.
+// Compiled by itself and linked in place of libnccl, with the fake CUDA runtime.
+#include "support/fake_nccl.hpp"
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+
+#include "support/fake_cuda.hpp"
+
+namespace fake_nccl {
+namespace {
+
+struct launch;
+
+/// One call in a group.
+struct operation {
+  enum { send, receive, gather } kind;
+  std::byte* from = nullptr; ///< the bytes, not the addresses of the library
+  std::byte* to = nullptr;
+  std::size_t bytes = 0;
+  int peer = -1;
+  ncclDataType_t type = ncclInt8;
+};
+
+/// A group as its stream runs it: once, or each time a graph is replayed.
+struct launch {
+  ncclComm_t comm;
+  std::size_t left = 0; ///< operations that have not met their peers
+};
+struct posted {
+  std::shared_ptr<launch> by;
+  operation what;
+};
+
+/// The ranks of one ncclUniqueId.
+struct world {
+  int size = 0, joined = 0;
+  std::vector<ncclComm_t> comms{};
+  std::map<std::pair<int, int>, std::deque<posted>> sends{}, receives{}; ///< by sender and receiver
+  std::vector<std::deque<posted>> gathers{};                             ///< by rank
+};
+
+} // namespace
+} // namespace fake_nccl
+
+struct ncclComm {
+  std::shared_ptr<fake_nccl::world> in;
+  int rank, device;
+  bool alive = true, aborted = false;
+  ncclResult_t async = ncclSuccess;
+  std::string last{};
+  fake_nccl::counts given{};
+  std::set<int> met{};                      ///< peers of groups outside of captures
+  std::shared_ptr<fake_nccl::launch> now{}; ///< the group that runs
+  std::set<cudaStream_t> streams{};
+  int in_progress = -1, questions = 0; ///< -1: it blocks
+};
+
+namespace fake_nccl {
+namespace {
+
+struct state {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::map<std::string, std::shared_ptr<world>> worlds{};
+  std::vector<std::unique_ptr<ncclComm>> comms{}; ///< all that there were: a handle that is old is told from one that lives
+  std::vector<std::string> complaints{};
+  std::chrono::milliseconds patience = std::chrono::seconds(10);
+  struct planned {
+    ncclResult_t result;
+    int good;
+  };
+  std::map<std::string, planned> planned{};
+  int version = 0;
+  unsigned long long ids = 1;
+};
+state& all() {
+  static state& the = *new state; // streams may still run when the program ends
+  return the;
+}
+
+/// The calls of this thread between ncclGroupStart and ncclGroupEnd.
+struct group {
+  struct call {
+    ncclComm_t comm;
+    cudaStream_t stream;
+    operation what;
+  };
+  int depth = 0;
+  ncclResult_t bad = ncclSuccess;
+  std::vector<call> calls{};
+};
+group& mine() {
+  static thread_local group the;
+  return the;
+}
+
+using lock_type = std::unique_lock<std::mutex>;
+
+ncclResult_t planned_failure(char const* name) {
+  auto const found = all().planned.find(name);
+  if (found == all().planned.end() || found->second.good-- > 0) return ncclSuccess;
+  ncclResult_t const result = found->second.result;
+  all().planned.erase(found);
+  return result;
+}
+bool known(ncclComm_t comm) {
+  return comm && std::any_of(all().comms.begin(), all().comms.end(), [&](auto const& c) { return c.get() == comm && c->alive; });
+}
+ncclResult_t refused(ncclComm_t comm, ncclResult_t result, std::string why) {
+  if (known(comm)) comm->last = std::move(why);
+  return result;
+}
+bool is_captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  static_cast<void>(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+std::size_t bytes_of(ncclDataType_t type) {
+  switch (type) {
+  case ncclInt8:
+  case ncclUint8:
+    return 1;
+  case ncclFloat16:
+  case ncclBfloat16:
+    return 2;
+  case ncclInt64:
+  case ncclUint64:
+  case ncclFloat64:
+    return 8;
+  default:
+    return 4;
+  }
+}
+
+// ---- as streams run it; the lock is held -------------------------------------------------------------------------------------------
+
+void complain(world& w, std::string text) {
+  for (ncclComm_t c : w.comms)
+    if (c && c->async == ncclSuccess) c->async = ncclInternalError, c->last = text;
+  all().complaints.push_back(std::move(text));
+}
+void met(posted const& p) { --p.by->left; }
+
+void match(world& w, std::pair<int, int> pair) {
+  auto &sent = w.sends[pair], &expected = w.receives[pair];
+  while (!sent.empty() && !expected.empty()) {
+    operation const &s = sent.front().what, &r = expected.front().what;
+    if (s.bytes != r.bytes || s.type != r.type)
+      complain(w, "rank " + std::to_string(pair.first) + " sends " + std::to_string(s.bytes) + " bytes, rank " +
+                      std::to_string(pair.second) + " expects " + std::to_string(r.bytes));
+    std::memcpy(r.to, s.from, std::min(s.bytes, r.bytes));
+    met(sent.front()), met(expected.front());
+    sent.pop_front(), expected.pop_front();
+  }
+}
+void match_gathers(world& w) {
+  while (std::all_of(w.gathers.begin(), w.gathers.end(), [](auto const& q) { return !q.empty(); })) {
+    for (auto const& to : w.gathers)
+      for (std::size_t r = 0; r < w.gathers.size(); ++r) {
+        operation const &s = w.gathers[r].front().what, &t = to.front().what;
+        if (s.bytes != t.bytes)
+          complain(w, "ranks gather blocks of " + std::to_string(s.bytes) + " and " + std::to_string(t.bytes) + " bytes");
+        std::memmove(t.to + r * t.bytes, s.from, std::min(s.bytes, t.bytes));
+      }
+    for (auto& q : w.gathers) met(q.front()), q.pop_front();
+  }
+}
+/// What a group that ends early has posted is there no more.
+void withdraw(world& w, std::shared_ptr<launch> const& l) {
+  auto gone = [&](posted const& p) { return p.by == l; };
+  for (auto* list : {&w.sends, &w.receives})
+    for (auto& [pair, queue] : *list) std::erase_if(queue, gone);
+  for (auto& queue : w.gathers) std::erase_if(queue, gone);
+}
+
+std::string what_is_missing(ncclComm_t comm, std::vector<operation> const& list) {
+  std::string text = "rank " + std::to_string(comm->rank) + " waits for ever in a group with";
+  for (operation const& o : list)
+    text += o.kind == operation::gather
+                ? " everybody"
+                : (o.kind == operation::send ? " a send to " : " a receive from ") + std::to_string(o.peer);
+  return text;
+}
+
+/// The streams of a device go on by themselves; the fake's go on when somebody asks.
+void ask_all(world& w, lock_type& lock) {
+  std::set<cudaStream_t> streams;
+  for (ncclComm_t c : w.comms)
+    if (c && c->alive) streams.insert(c->streams.begin(), c->streams.end());
+  lock.unlock();
+  for (cudaStream_t s : streams) support::ask_stream(s);
+  lock.lock();
+}
+
+void run(ncclComm_t comm, std::vector<operation> const& list) {
+  lock_type lock(all().mutex);
+  world& w = *comm->in;
+  if (comm->aborted || comm->async != ncclSuccess) return;
+  if (comm->now) return complain(w, "two groups of rank " + std::to_string(comm->rank) + " run at the same time");
+  auto const l = std::make_shared<launch>(launch{comm, list.size()});
+  comm->now = l;
+  for (operation const& o : list) {
+    if (o.kind == operation::gather) {
+      w.gathers[std::size_t(comm->rank)].push_back({l, o});
+      match_gathers(w);
+      continue;
+    }
+    std::pair const pair = o.kind == operation::send ? std::pair(comm->rank, o.peer) : std::pair(o.peer, comm->rank);
+    (o.kind == operation::send ? w.sends : w.receives)[pair].push_back({l, o});
+    match(w, pair);
+  }
+  all().changed.notify_all();
+  auto const end = std::chrono::steady_clock::now() + all().patience;
+  auto over = [&] { return l->left == 0 || comm->aborted || comm->async != ncclSuccess; };
+  while (!all().changed.wait_for(lock, std::chrono::milliseconds(1), over)) {
+    if (std::chrono::steady_clock::now() > end) complain(w, what_is_missing(comm, list));
+    ask_all(w, lock);
+  }
+  if (l->left > 0) withdraw(w, l);
+  comm->now = nullptr;
+  all().changed.notify_all();
+}
+
+// ---- as the host calls it ---------------------------------------------------------------------------------------------------------
+
+/// One call of a group, or a group of its own.
+ncclResult_t add(char const* name, ncclComm_t comm, cudaStream_t stream, operation what) {
+  bool const alone = mine().depth == 0;
+  if (alone) static_cast<void>(ncclGroupStart());
+  ncclResult_t result = ncclSuccess;
+  {
+    lock_type const lock(all().mutex);
+    result = planned_failure(name);
+    if (result == ncclSuccess && !known(comm)) result = ncclInvalidArgument;
+    if (result == ncclSuccess && what.kind != operation::gather && (what.peer < 0 || what.peer >= comm->in->size))
+      result = refused(comm, ncclInvalidArgument, "a peer of rank " + std::to_string(what.peer));
+    if (result == ncclSuccess) mine().calls.push_back({comm, stream, what});
+    if (result != ncclSuccess) mine().bad = result;
+  }
+  if (!alone) return result;
+  ncclResult_t const ended = ncclGroupEnd();
+  return result != ncclSuccess ? result : ended;
+}
+std::byte* real(void const* p) { return support::elsewhere_region::get().real(static_cast<std::byte*>(const_cast<void*>(p))); }
+void count(ncclComm_t comm, operation const& o) {
+  counts& n = comm->given;
+  (o.kind == operation::send ? n.sends : o.kind == operation::receive ? n.receives : n.gathers) += 1;
+  if (o.kind == operation::send) n.bytes_sent += long(o.bytes);
+}
+
+/// What the calls of one group gave one communicator, to its stream.
+ncclResult_t launch_one(ncclComm_t comm, std::vector<group::call> const& calls) {
+  std::vector<operation> list;
+  cudaStream_t const stream = calls.front().stream;
+  bool const captured = is_captured(stream);
+  {
+    lock_type const lock(all().mutex);
+    for (group::call const& c : calls) {
+      if (c.stream != stream) return refused(comm, ncclInvalidUsage, "a group of one communicator on two streams");
+      bool const new_peer = c.what.kind == operation::gather ? comm->met.size() + 1 < std::size_t(comm->in->size)
+                                                             : c.what.peer != comm->rank && !comm->met.contains(c.what.peer);
+      if (captured && new_peer) return refused(comm, ncclInvalidUsage, "a peer is met for the first time in a capture");
+      list.push_back(c.what);
+    }
+    for (operation const& o : list) {
+      count(comm, o);
+      if (o.kind == operation::gather)
+        for (int r = 0; r < comm->in->size; ++r) comm->met.insert(r);
+      else
+        comm->met.insert(o.peer);
+    }
+    if (comm->met.contains(comm->rank)) comm->met.erase(comm->rank);
+    ++comm->given.groups;
+    comm->streams.insert(stream);
+    if (comm->in_progress >= 0) comm->questions = comm->in_progress;
+  }
+  support::give_to_stream(stream, [comm, list] { run(comm, list); });
+  lock_type const lock(all().mutex);
+  return comm->in_progress > 0 ? ncclInProgress : ncclSuccess;
+}
+
+} // namespace
+
+counts given(ncclComm_t comm) {
+  lock_type const lock(all().mutex);
+  return comm->given;
+}
+std::vector<std::string> complaints() {
+  lock_type const lock(all().mutex);
+  return all().complaints;
+}
+void forget_complaints() {
+  lock_type const lock(all().mutex);
+  all().complaints.clear();
+}
+void patience(std::chrono::milliseconds longest) {
+  lock_type const lock(all().mutex);
+  all().patience = longest;
+}
+void fail_call(char const* name, ncclResult_t result, int good) {
+  lock_type const lock(all().mutex);
+  all().planned[name] = {result, good};
+}
+void set_async_error(ncclComm_t comm, ncclResult_t result) {
+  lock_type const lock(all().mutex);
+  comm->async = result;
+  all().changed.notify_all();
+}
+void do_not_block(ncclComm_t comm, int questions) {
+  lock_type const lock(all().mutex);
+  comm->in_progress = questions;
+}
+void set_version(int number) {
+  lock_type const lock(all().mutex);
+  all().version = number;
+}
+bool is_alive(ncclComm_t comm) {
+  lock_type const lock(all().mutex);
+  return known(comm);
+}
+bool was_aborted(ncclComm_t comm) {
+  lock_type const lock(all().mutex);
+  return comm->aborted;
+}
+
+} // namespace fake_nccl
+
+using namespace fake_nccl;
+
+extern "C" {
+
+ncclResult_t ncclGetVersion(int* version) {
+  lock_type const lock(all().mutex);
+  *version = all().version ? all().version : NCCL_VERSION_CODE;
+  return planned_failure("ncclGetVersion");
+}
+char const* ncclGetErrorString(ncclResult_t result) {
+  switch (int(result)) {
+  case ncclSuccess:
+    return "no error";
+  case ncclSystemError:
+    return "unhandled system error (fake)";
+  case ncclInternalError:
+    return "internal error (fake)";
+  case ncclInvalidArgument:
+    return "invalid argument (fake)";
+  case ncclInvalidUsage:
+    return "invalid usage (fake)";
+  default:
+    return "another result (fake)";
+  }
+}
+char const* ncclGetLastError(ncclComm_t comm) {
+  lock_type const lock(all().mutex);
+  return known(comm) ? comm->last.c_str() : "";
+}
+
+ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
+  lock_type const lock(all().mutex);
+  std::memset(id, 0, sizeof *id);
+  unsigned long long const number = all().ids++;
+  std::memcpy(id, &number, sizeof number);
+  return ncclSuccess;
+}
+ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId id, int rank) {
+  int device = 0;
+  static_cast<void>(cudaGetDevice(&device));
+  lock_type lock(all().mutex);
+  auto& in = all().worlds[std::string(id.internal, sizeof id.internal)];
+  if (!in) in = std::make_shared<world>(world{size});
+  if (size < 1 || rank < 0 || rank >= size || size != in->size) return ncclInvalidArgument;
+  in->comms.resize(std::size_t(size));
+  in->gathers.resize(std::size_t(size));
+  all().comms.push_back(std::unique_ptr<ncclComm>(new ncclComm{in, rank, device}));
+  *comm = in->comms[std::size_t(rank)] = all().comms.back().get();
+  ++in->joined;
+  all().changed.notify_all();
+  auto const w = in;
+  if (!all().changed.wait_for(lock, all().patience, [&] { return w->joined == size; })) return ncclSystemError;
+  return ncclSuccess;
+}
+ncclResult_t ncclCommInitAll(ncclComm_t* comms, int size, int const* devices) {
+  lock_type const lock(all().mutex);
+  auto const in = std::make_shared<world>(world{size, size});
+  in->gathers.resize(std::size_t(size));
+  for (int r = 0; r < size; ++r) {
+    all().comms.push_back(std::unique_ptr<ncclComm>(new ncclComm{in, r, devices ? devices[r] : r}));
+    in->comms.push_back(comms[r] = all().comms.back().get());
+  }
+  return ncclSuccess;
+}
+ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+  lock_type const lock(all().mutex);
+  if (!known(comm)) return ncclInvalidArgument;
+  if (comm->now) complain(*comm->in, "rank " + std::to_string(comm->rank) + " destroys a communicator whose group runs");
+  comm->alive = false;
+  return ncclSuccess;
+}
+ncclResult_t ncclCommAbort(ncclComm_t comm) {
+  lock_type const lock(all().mutex);
+  if (!known(comm)) return ncclInvalidArgument;
+  comm->alive = false;
+  comm->aborted = true;
+  all().changed.notify_all();
+  return ncclSuccess;
+}
+ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* result) {
+  lock_type const lock(all().mutex);
+  if (ncclResult_t const bad = planned_failure("ncclCommGetAsyncError"); bad != ncclSuccess) return bad;
+  if (!known(comm)) return ncclInvalidArgument;
+  *result = comm->async == ncclSuccess && comm->questions > 0 ? (--comm->questions, ncclInProgress) : comm->async;
+  return ncclSuccess;
+}
+ncclResult_t ncclCommCount(ncclComm_t const comm, int* count) {
+  lock_type const lock(all().mutex);
+  return known(comm) ? (*count = comm->in->size, ncclSuccess) : ncclInvalidArgument;
+}
+ncclResult_t ncclCommCuDevice(ncclComm_t const comm, int* device) {
+  lock_type const lock(all().mutex);
+  return known(comm) ? (*device = comm->device, ncclSuccess) : ncclInvalidArgument;
+}
+ncclResult_t ncclCommUserRank(ncclComm_t const comm, int* rank) {
+  lock_type const lock(all().mutex);
+  return known(comm) ? (*rank = comm->rank, ncclSuccess) : ncclInvalidArgument;
+}
+
+ncclResult_t ncclSend(void const* from, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream) {
+  return add("ncclSend", comm, stream, {operation::send, real(from), nullptr, count * bytes_of(type), peer, type});
+}
+ncclResult_t ncclRecv(void* to, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream) {
+  return add("ncclRecv", comm, stream, {operation::receive, nullptr, real(to), count * bytes_of(type), peer, type});
+}
+ncclResult_t ncclAllGather(void const* from, void* to, std::size_t count, ncclDataType_t type, ncclComm_t comm,
+                           cudaStream_t stream) {
+  return add("ncclAllGather", comm, stream, {operation::gather, real(from), real(to), count * bytes_of(type), -1, type});
+}
+
+ncclResult_t ncclGroupStart() {
+  lock_type const lock(all().mutex);
+  ncclResult_t const bad = planned_failure("ncclGroupStart");
+  if (bad == ncclSuccess) ++mine().depth;
+  return bad;
+}
+ncclResult_t ncclGroupEnd() {
+  group& g = mine();
+  if (g.depth == 0) return ncclInvalidUsage;
+  if (--g.depth > 0) return ncclSuccess;
+  std::vector<group::call> const calls = std::exchange(g.calls, {});
+  ncclResult_t result = std::exchange(g.bad, ncclSuccess);
+  {
+    lock_type const lock(all().mutex);
+    if (result == ncclSuccess) result = planned_failure("ncclGroupEnd");
+  }
+  if (result != ncclSuccess) return result; // nothing of it is started
+  std::vector<ncclComm_t> comms;
+  for (group::call const& c : calls)
+    if (std::find(comms.begin(), comms.end(), c.comm) == comms.end()) comms.push_back(c.comm);
+  for (ncclComm_t comm : comms) {
+    std::vector<group::call> of;
+    std::copy_if(calls.begin(), calls.end(), std::back_inserter(of), [&](auto const& c) { return c.comm == comm; });
+    if (ncclResult_t const one = launch_one(comm, of); one != ncclSuccess) result = one;
+  }
+  return result;
+}
+
+} // extern "C"
