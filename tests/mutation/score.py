@@ -95,8 +95,9 @@ class Needs:
     """What a test says that it needs in its line "// needs: ...", see cuda.cmake: libraries, and sources that stand for one."""
 
     cuda = next((p for p in (os.environ.get("CUDA_HOME", "") + "/include", "/usr/local/cuda/include") if os.path.exists(p + "/cuda_runtime_api.h")), "")
+    nccl = next((p for p in (cuda, os.environ.get("NCCL_HOME", "") + "/include", "/usr/include", "/usr/local/include") if os.path.exists(p + "/nccl.h")), "")
     context = next((p for p in ("/usr/include", "/usr/local/include") if os.path.exists(p + "/boost/context/fiber.hpp")), "")
-    fakes = ["support/fake_cuda.cpp"]  # linked in place of CUDA
+    fakes = ["support/fake_cuda.cpp"] + (["support/fake_nccl.cpp"] if nccl else [])  # linked in place of CUDA and NCCL
 
     @staticmethod
     def of(source):

@@ -1,0 +1,147 @@
+# Bugs planted in: sp::nccl and the messages of its exchanges. Their tests run over fakes of NCCL and of the CUDA runtime.
+from mutants.mutant import Mutant
+
+CUT = ("collective.messages", "messages: pieces that follow*")
+PLACE = ("collective.messages", "messages: equal parts*")
+GATHER = ("collective.messages", "messages: everybody's part*")
+ROUTES = ("cuda.nccl", "nccl: rows move along routes*")
+PARCELS = ("cuda.nccl", "nccl: parcels of any pieces*")
+EQUAL = ("cuda.nccl", "nccl: equal parts*")
+GROUPS = ("cuda.nccl", "nccl: groups of a mesh*")
+CALLS = ("cuda.nccl_failures", "nccl failures: a call of NCCL*")
+LATE = ("cuda.nccl_failures", "nccl failures: work before*")
+ABORT = ("cuda.nccl_failures", "nccl failures: where the options*")
+REPLAY = ("cuda.nccl_graphs", "nccl graphs: exchanges*")
+REFUSED = ("cuda.nccl_graphs", "nccl graphs: what cannot*")
+LOOK = ("cuda.nccl_graphs", "nccl graphs: who looks*")
+
+MUTANTS = [
+    Mutant(
+        "nccl_gap_is_sent",
+        "pieces with a gap between them are sent as one block",
+        "collective/nccl/messages.hpp",
+        " || (end && begin != end)",
+        "",
+        *CUT,
+    ),
+    Mutant(
+        "nccl_gather_over_others",
+        "blocks are gathered where they lie although they are not in the order of ranks",
+        "collective/nccl/messages.hpp",
+        "      if (begin && first != begin) return nullptr;\n",
+        "",
+        *PLACE,
+    ),
+    Mutant(
+        "nccl_unequal_gather",
+        "parts of any size are gathered in one call",
+        "collective/nccl/messages.hpp",
+        "if (p.peer != rank && total_bytes(p.pieces) != bytes) return false;",
+        "",
+        *GATHER,
+    ),
+    Mutant(
+        "nccl_room_of_ranges",
+        "rows in several ranges are taken for a block, so that the scratch of a call is too small",
+        "layout/message_room.hpp",
+        "whole.data && list.size() == 1",
+        "whole.data != nullptr || list.size() == 1",
+        *ROUTES,
+    ),
+    Mutant(
+        "nccl_sends_at_once",
+        "an exchange does not start behind the work that writes what it sends",
+        "collective/nccl/group.hpp",
+        "    lane.wait(family_->queue().record());\n",
+        "",
+        *EQUAL,
+    ),
+    Mutant(
+        "nccl_wait_orders_nothing",
+        "work behind wait() reads what has not come",
+        "collective/nccl/group.hpp",
+        "    family_->queue().wait(e.done); // also of a family that has failed: memory that the caller gives back is still in use\n",
+        "",
+        *EQUAL,
+    ),
+    Mutant(
+        "nccl_done_before_unpacking",
+        "an exchange is done before what has come is unpacked",
+        "collective/nccl/group.hpp",
+        "    copy(lane, e.messages.unpacks());\n    e.done = lane.record();\n",
+        "    e.done = lane.record();\n    copy(lane, e.messages.unpacks());\n",
+        *ROUTES,
+    ),
+    Mutant(
+        "nccl_memory_kept_for_ever",
+        "memory for packing is never used again",
+        "collective/nccl/group.hpp",
+        "    give_back(e);\n    e.open = false;\n",
+        "    e.borrowed = nullptr;\n    e.open = false;\n",
+        *PARCELS,
+    ),
+    Mutant(
+        "nccl_group_ranks",
+        "a group sends to ranks of the communicator that have the numbers of its own",
+        "collective/nccl/group.hpp",
+        "ncclInt8, world(b.peer), comm, stream",
+        "ncclInt8, b.peer, comm, stream",
+        *GROUPS,
+    ),
+    Mutant(
+        "nccl_turned_group",
+        "a group of all ranks in another order gathers as if it were the communicator",
+        "collective/nccl/group.hpp",
+        "    for (int r = 0; r < size(); ++r) is_world_ = is_world_ && world(r) == r;\n",
+        "",
+        *EQUAL,
+    ),
+    Mutant(
+        "nccl_goes_on_when_refused",
+        "calls are made behind one that was refused, outside of any group",
+        "collective/nccl/calls.hpp",
+        "if (first_bad_ == ncclSuccess) note(call, f());",
+        "note(call, f());",
+        *CALLS,
+    ),
+    Mutant(
+        "nccl_deadline_of_queued_work",
+        "work that is given before an exchange counts for its deadline",
+        "collective/nccl/watch.hpp",
+        "      if (state == cudaErrorNotReady) return finding::nothing; // work before it is not done\n",
+        "      if (state == cudaErrorNotReady) e.seen = looked_;\n      else\n",
+        *LATE,
+    ),
+    Mutant(
+        "nccl_failure_is_kept_quiet",
+        "a failure does not abort the communicator although the options say so",
+        "collective/nccl/family.hpp",
+        "    if (options_.abort_on_failure) abort_communicator();\n",
+        "",
+        *ABORT,
+    ),
+    Mutant(
+        "nccl_watches_captures",
+        "events of a graph are asked whether they are reached",
+        "collective/nccl/group.hpp",
+        "bool const watched = !e.messages.empty() && !family_->captured(what.primitive);",
+        "bool const watched = !e.messages.empty();",
+        *REPLAY,
+    ),
+    Mutant(
+        "nccl_split_in_capture",
+        "a split goes to work while a graph is captured",
+        "collective/nccl/group.hpp",
+        'if (family_->captured("split"))',
+        "if (false)",
+        *REFUSED,
+    ),
+    Mutant(
+        "nccl_look_ends_captures",
+        "who looks at exchanges under way ends the captures of other threads",
+        "collective/nccl/watch.hpp",
+        "    relaxed_capture const relaxed;\n",
+        "",
+        *LOOK,
+    ),
+]
