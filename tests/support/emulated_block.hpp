@@ -308,10 +308,10 @@ void emulated_block::multiply(char const* operation, float (&d)[4], unsigned con
       auto const& of = *static_cast<multiply_argument*>(team[lane].argument);
       int const g = lane / 4, t = lane % 4 * 2;
       for (int i = 0; i < 4; ++i)
-        for (int half = 0; half < 2; ++half)
-          left[g + i % 2 * 8][t + i / 2 * 8 + half] = value(static_cast<std::uint16_t>(of.a[i] >> 16 * half));
+        for (int part = 0; part < 2; ++part)
+          left[g + i % 2 * 8][t + i / 2 * 8 + part] = value(static_cast<std::uint16_t>(of.a[i] >> 16 * part));
       for (int i = 0; i < 2; ++i)
-        for (int half = 0; half < 2; ++half) right[t + i * 8 + half][g] = value(static_cast<std::uint16_t>(of.b[i] >> 16 * half));
+        for (int part = 0; part < 2; ++part) right[t + i * 8 + part][g] = value(static_cast<std::uint16_t>(of.b[i] >> 16 * part));
     }
     for (int lane = 0; lane < 32; ++lane)
       for (int i = 0; i < 4; ++i) {
