@@ -16,6 +16,9 @@ target_sources(sp_fake_cuda INTERFACE "${CMAKE_CURRENT_SOURCE_DIR}/support/fake_
 set_source_files_properties("${CMAKE_CURRENT_SOURCE_DIR}/support/fake_cuda.cpp" PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 if(TARGET sp::cuda)
   target_include_directories(sp_fake_cuda SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+  if(SP_TEST_ALL)
+    target_compile_definitions(sp_fake_cuda INTERFACE SP_TEST_ALL) # objects that others are made of run by default, all of them then
+  endif()
   list(APPEND sp_test_libraries_cuda sp_fake_cuda)
   set(sp_test_missing_cuda "")
 else()

@@ -10,7 +10,7 @@
 # A variable sp_test_libraries_<layer> names what the programs of a layer are linked with.
 # Layers with much code for the little that it computes are optimised lightly.
 # "// waits: <for what>" in a source: its ranks use less than one processor, however many they are, and bear a busy neighbour.
-set(sp_lightly_optimised_layers conformance)
+set(sp_lightly_optimised_layers conformance cuda)
 option(SP_TEST_UNITY "Compile the sources of a layer of tests in one piece" ON)
 
 # sp_test_main_library(<target> <source> <flag>...): the main function of test programs

@@ -1,5 +1,6 @@
 // sp::nccl over a fake of NCCL: what moves, in how many messages and groups, and how each failure is told.
 // No device and no NCCL is involved; the fake's rules are NCCL's.
+// sanitized with all: kernels are by default, in sources of their own
 // needs: context cuda nccl
 #include <doctest/doctest.h>
 

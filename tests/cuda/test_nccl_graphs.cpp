@@ -1,5 +1,6 @@
 // Captures of sp::nccl over fakes of NCCL and of the runtime: exchanges that a graph replays, and what a capture refuses in a sentence.
 // Every rank captures a graph of its own; who looks at exchanges under way disturbs no capture.
+// sanitized with all: kernels are by default, in sources of their own
 // needs: context cuda nccl
 #include <doctest/doctest.h>
 

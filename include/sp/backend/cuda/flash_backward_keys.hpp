@@ -23,7 +23,7 @@ struct flash_backward_keys : flash_gradients<T, Features...> {
   static constexpr index_t k_places_at = grads_at + (with_queries ? square::bytes(rows) : 0);
   static constexpr index_t q_places_at = k_places_at + flash_places::bytes(rows);
   static constexpr index_t lse_at = q_places_at + 2 * flash_places::bytes(columns);
-  static constexpr index_t shared_bytes = lse_at + 2 * 2 * 4 * columns;
+  static constexpr index_t shared_bytes = lse_at + index_t{16} * columns; // two of each, 4 bytes a column
 
   template <class Block>
   SP_DEVICE void operator()(Block& b) const;
@@ -209,7 +209,7 @@ private:
       if (p.tensor < 0 || !kernel.queries[p.tensor].dq.data) continue;
       float* const to = kernel.queries[p.tensor].dq.at(p.row, head);
       SP_UNROLL
-      for (int n = 0; n < int(sizeof(sums.x[0]) / sizeof(sums.x[0][0])); ++n) {
+      for (int n = 0; n < Sums::eights; ++n) {
         int const i = at_column + 8 * n + 2 * (b.lane() % 4);
         if (i >= kernel.dim) continue;
         b.add_to(to + i, kernel.features.scale * sums.x[0][n][2 * half]);

@@ -57,8 +57,9 @@ struct flash_forward_block {
   matrix q, k, v;
   flash_places q_places;
   mod modify;
-  int first_row;                  // of this warp
-  float m[slabs][2], l[slabs][2]; // of this thread's rows: the maximum in units of log 2, and the sum of this lane
+  int first_row; // of this warp
+  float m[std::size_t(slabs)][2],
+      l[std::size_t(slabs)][2]; // of this thread's rows: the maximum in units of log 2, and the sum of this lane
   flash_tile_of_sums<slabs, at_once / 8> scores;
   flash_tile_of_sums<slabs, width / 8> sums;
 

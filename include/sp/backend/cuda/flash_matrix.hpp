@@ -46,7 +46,7 @@ struct flash_places {
   template <class Block>
   SP_DEVICE static flash_places at(Block& b, index_t byte, int rows) {
     int* p = b.template shared<int>(byte);
-    return {p, p + rows, p + 2 * rows};
+    return {p, p + rows, p + rows + rows};
   }
   SP_BOTH static constexpr index_t bytes(int rows) { return index_t{12} * rows; }
 
@@ -158,7 +158,8 @@ private:
 /// column 8 n + 2 (lane % 4) + c.
 template <int Slabs, int N>
 struct flash_tile_of_sums {
-  float x[Slabs][N][4];
+  static constexpr int eights = N; ///< of columns
+  float x[std::size_t(Slabs)][std::size_t(N)][4];
 
   SP_DEVICE void clear() {
     SP_UNROLL
@@ -177,7 +178,7 @@ struct flash_tile_of_sums {
                                   int factor_row) {
     SP_UNROLL_4
     for (int k = 0; k < D; k += 16) {
-      unsigned left[Slabs][4];
+      unsigned left[std::size_t(Slabs)][4];
       SP_UNROLL
       for (int s = 0; s < Slabs; ++s) a.load_rows(b, left[s], row + 16 * s, k);
       SP_UNROLL
@@ -199,7 +200,7 @@ struct flash_tile_of_sums {
                              int column) {
     SP_UNROLL
     for (int k = 0; k < K; k += 2) {
-      unsigned a[Slabs][4];
+      unsigned a[std::size_t(Slabs)][4];
       SP_UNROLL
       for (int s = 0; s < Slabs; ++s) left.template as_factor<T>(a[s], s, k);
       SP_UNROLL
