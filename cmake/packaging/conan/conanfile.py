@@ -1,5 +1,5 @@
 """Conan 2 recipe of sp: packages the sources of the clone it lies in, with the CMake package and the pkg-config file of sp itself.
-conan create cmake/packaging/conan; consumers write find_package(sp CONFIG REQUIRED), and COMPONENTS cuda, cudnn or mpi where they have it.
+conan create cmake/packaging/conan; consumers write find_package(sp CONFIG REQUIRED), and COMPONENTS cuda, cudnn, mpi or nccl where they have it.
 """
 import pathlib
 import re
@@ -43,7 +43,7 @@ class SpAttention(ConanFile):
 
     def generate(self):
         toolchain = CMakeToolchain(self)
-        for option in ("SP_BUILD_TESTS", "SP_BUILD_EXAMPLES", "SP_BUILD_BENCH", "SP_CUDA", "SP_CUDNN", "SP_MPI", "SP_INSTALL_SINGLE_HEADER"):
+        for option in ("SP_BUILD_TESTS", "SP_BUILD_EXAMPLES", "SP_BUILD_BENCH", "SP_CUDA", "SP_CUDNN", "SP_MPI", "SP_NCCL", "SP_INSTALL_SINGLE_HEADER"):
             toolchain.cache_variables[option] = False
         toolchain.generate()
 

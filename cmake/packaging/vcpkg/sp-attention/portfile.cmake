@@ -14,6 +14,7 @@ vcpkg_cmake_configure(
     -DSP_CUDA=OFF # a component is looked for when a consumer asks for it
     -DSP_CUDNN=OFF
     -DSP_MPI=OFF
+    -DSP_NCCL=OFF
     -DSP_INSTALL_SINGLE_HEADER=OFF
 )
 vcpkg_cmake_install()
