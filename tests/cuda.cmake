@@ -83,7 +83,7 @@ add_test(NAME cuda.resources.control COMMAND Python3::Interpreter "${sp_tools}/r
 set_tests_properties(cuda.resources.control PROPERTIES LABELS cuda)
 
 # sp::nccl as a trainer compiles and links it, with the NCCL that was found; the program tells what it finds where it runs.
-if(SP_NVCC AND TARGET sp::nccl)
+if(SP_NVCC AND TARGET sp::nccl AND SP_TEST_ALL)
   cmake_path(GET SP_NCCL_LIBRARY PARENT_PATH sp_nccl_folder)
   add_test(NAME cuda.nccl.link COMMAND "${SP_NVCC}" -std=c++20 -I "${PROJECT_SOURCE_DIR}/include" -isystem "${SP_NCCL_INCLUDE_DIR}"
     -Werror all-warnings -gencode arch=compute_90a,code=sm_90a -ccbin "${SP_GXX}" "${CMAKE_CURRENT_SOURCE_DIR}/cuda/link_nccl.cu"
@@ -93,7 +93,7 @@ if(SP_NVCC AND TARGET sp::nccl)
   set_tests_properties(cuda.nccl.run PROPERTIES FIXTURES_REQUIRED link_nccl)
 else()
   foreach(name link run)
-    add_test(NAME cuda.nccl.${name} COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no nvcc or no NCCL was found when this tree was configured")
+    add_test(NAME cuda.nccl.${name} COMMAND "${CMAKE_COMMAND}" -E echo "skipped: no nvcc or no NCCL was found when this tree was configured, or SP_TEST_ALL was off")
   endforeach()
 endif()
 set_tests_properties(cuda.nccl.link cuda.nccl.run PROPERTIES LABELS cuda TIMEOUT 300 SKIP_REGULAR_EXPRESSION "(^|\n)skipped: ")

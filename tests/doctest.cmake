@@ -7,6 +7,7 @@
 # of their own, because one function must not be compiled in two ways in one program.
 # "// flags: <flags>" in a source: it is about programs compiled in such a way, and is one by itself.
 # "// needs: <name>..." in a source: it is left out, and its entry skipped, while a variable sp_test_missing_<name> tells why.
+# "// with all: <why>" in a source: it is left out, and its entry skipped, without SP_TEST_ALL.
 # A variable sp_test_libraries_<layer> names what the programs of a layer are linked with.
 # Layers with much code for the little that it computes are optimised lightly.
 # "// waits: <for what>" in a source: its ranks use less than one processor, however many they are, and bear a busy neighbour.
@@ -44,6 +45,10 @@ endfunction()
 # sp_test_missing(<variable> <source>): why a source cannot be built; empty: it can
 function(sp_test_missing variable source)
   set(${variable} "" PARENT_SCOPE)
+  file(STRINGS "${source}" later REGEX "^// with all: " LIMIT_COUNT 1)
+  if(later AND NOT SP_TEST_ALL)
+    set(${variable} "runs with SP_TEST_ALL, tests/run.sh --all" PARENT_SCOPE)
+  endif()
   file(STRINGS "${source}" needs REGEX "^// needs: " LIMIT_COUNT 1)
   string(REPLACE "// needs: " "" needs "${needs}")
   separate_arguments(needs)

@@ -1,7 +1,6 @@
 # Sanitizers: a source with "[asan]" or "[tsan]" in the name of a test case is built a second time with -fsanitize=..., and
 # the entry <layer>.<name>.asan or .tsan runs exactly the cases that carry the tag. Nothing to list anywhere else.
 # Each sanitizer has one program per layer, test_<layer>_asan and _tsan; without SP_TEST_ALL only those of the layers named here.
-# "// sanitized with all: <why>" in a source: it is left out there without SP_TEST_ALL.
 # SP_TEST_SANITIZED is defined in these builds, so that a file can leave out the instantiations that no tagged case uses.
 if(NOT SP_TEST_SANITIZERS)
   return()
@@ -35,8 +34,7 @@ foreach(kind asan tsan)
     foreach(source IN LISTS sp_test_sources_${layer})
       file(READ "${source}" text)
       string(FIND "${text}" "[${kind}]" found)
-      string(FIND "${text}" "\n// sanitized with all: " later)
-      if(found GREATER_EQUAL 0 AND (SP_TEST_ALL OR later LESS 0))
+      if(found GREATER_EQUAL 0)
         list(APPEND tagged "${source}")
         sp_test_name(layer name "${source}")
         sp_test_entry(${layer}.${name}.${kind} "${source}" "${layer};sanitize" 600

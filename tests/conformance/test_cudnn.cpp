@@ -1,5 +1,6 @@
 // The cuDNN backend over a fake of cuDNN that refuses what cuDNN cannot do: rings, Ulysses and both nested on 1 to 8 ranks, on late queues
 // in memory that faults on the host, forward and backward, against the float64 oracle. SP_TEST_SECONDS: more trials.
+// with all: takes long to compile
 #include <sp/backend/cudnn/kernel.hpp>
 
 #include "check.hpp"

@@ -1,5 +1,6 @@
 // The calls of cuda_flash beside its numbers: what is refused and how, tables that are written again, order of sums, rings of several ranks.
 // needs: context
+// with all: takes long to compile
 #include <doctest/doctest.h>
 
 #include <atomic>

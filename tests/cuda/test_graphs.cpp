@@ -1,6 +1,7 @@
 // Objects in captured graphs, over a fake of the runtime: all ranks are captured from one stream, forward and backward, and each launch
 // computes on what the tensors hold then. Another batch in the place of the captured one is computed on as far as tables say it.
 // needs: context cuda
+// with all: takes long to compile
 #include <barrier>
 #include <mutex>
 

@@ -1,7 +1,7 @@
 // What goes wrong with sp::nccl: peers that do not come, errors of NCCL and of the device, aborts, and wrong use.
 // Over a fake of NCCL and of the runtime; the host never waits for a peer, and each failure says who, what and what to do.
-// sanitized with all: kernels are by default, in sources of their own
 // needs: context cuda nccl
+// with all: takes long to compile
 #include <doctest/doctest.h>
 
 #include "support/nccl_ranks.hpp"

@@ -1,7 +1,7 @@
 // Captures of sp::nccl over fakes of NCCL and of the runtime: exchanges that a graph replays, and what a capture refuses in a sentence.
 // Every rank captures a graph of its own; who looks at exchanges under way disturbs no capture.
-// sanitized with all: kernels are by default, in sources of their own
 // needs: context cuda nccl
+// with all: takes long to compile
 #include <doctest/doctest.h>
 
 #include <barrier>

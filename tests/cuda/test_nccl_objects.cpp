@@ -2,6 +2,7 @@
 // and backward, P 1 to 8, have the bits of the same object on the host and the numbers of the oracle.
 // needs: context cuda nccl
 // optimised: trials compute a lot, emulated thread by thread
+// with all: takes long to compile
 #include "conformance/check.hpp"
 #include "cuda/ranks.hpp"
 #include "support/nccl_ranks.hpp"

@@ -1,6 +1,7 @@
 // Attention objects on cuda_local, over a fake of the runtime: every schedule of the ring, Ulysses, USP and Ulysses around USP, forward and
 // backward, P 1 to 8, have the bits of the same object on the host and the numbers of the oracle. SP_TEST_SECONDS: more trials.
 // needs: context cuda
+// with all: takes long to compile
 #include "conformance/check.hpp"
 #include "cuda/ranks.hpp"
 

@@ -1,6 +1,5 @@
 // The CUDA queue over a fake of the runtime: passes, sums, copies and uploads have the numbers of the host, whatever streams do meanwhile.
 // Waits that are missing show, captures replay, and every call of the runtime that fails becomes an sp::error that names it.
-// sanitized with all: kernels are by default, in sources of their own
 // needs: context cuda
 #include <doctest/doctest.h>
 
