@@ -6,7 +6,7 @@ if(NOT SP_TEST_SANITIZERS)
   return()
 endif()
 
-set(sp_asan_layers core geometry backend cuda) # where memory is indexed
+set(sp_asan_layers core geometry backend) # where memory is indexed
 set(sp_tsan_layers core collective)       # where threads of a rank meet, and ranks
 
 # Without optimisation: it halves the time to compile, and nothing is optimised away before it can be checked.

@@ -117,7 +117,13 @@ else()
   set_tests_properties(targets control.targets PROPERTIES DISABLED TRUE) # they name flags of x86
 endif()
 
+# Lint reads every header with SP_TEST_ALL; without, those for devices wait, which take four times as long as all others together.
+set(sp_linted "${sp_all}")
+if(NOT SP_TEST_ALL)
+  string(REGEX REPLACE "#include <sp/[^>]*(cuda|cudnn|nccl)[^>]*>\n" "" sp_linted "${sp_all}")
+endif()
+file(CONFIGURE OUTPUT generated/linted/all_headers.hpp CONTENT "${sp_linted}" @ONLY)
 find_program(SP_CLANG_TIDY NAMES clang-tidy-14 clang-tidy REQUIRED)
 add_test(NAME tidy COMMAND "${sp_tools}/tidy.sh" "${SP_CLANG_TIDY}" "${CMAKE_CURRENT_SOURCE_DIR}/two_tu/a.cpp"
-  -std=c++20 "-I${sp_include_root}" "-I${CMAKE_CURRENT_BINARY_DIR}/generated" ${sp_foreign_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
+  -std=c++20 "-I${sp_include_root}" "-I${CMAKE_CURRENT_BINARY_DIR}/generated/linted" ${sp_foreign_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
 set_tests_properties(tidy PROPERTIES LABELS tree TIMEOUT 600 COST 100)

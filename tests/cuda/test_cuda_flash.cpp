@@ -1,6 +1,7 @@
 // cuda_flash on an emulated block against the oracle in float64, forward and backward: no worse than twice a plain computation that rounds
 // probabilities and gradients of scores to the element type as well, and bit for bit the same however rows and keys are spread.
 // needs: context
+// with all: takes long to compile
 #include <doctest/doctest.h>
 
 #include <sp/cuda_flash.hpp>
