@@ -368,7 +368,7 @@ TEST_CASE("identity: an attention object of one's own that was not identified sa
 TEST_CASE("identity: backward needs the random key of its forward call, where there is dropout, and nowhere else") {
   problem const p = self_attention();
   way const w{.ring = 3, .options = {.mask = p.mask}};
-  numbers found;
+  numbers found, of_counter;
   sp::threads::run(
       w.ring,
       [&](sp::threads const& c) {
@@ -387,6 +387,17 @@ TEST_CASE("identity: backward needs the random key of its forward call, where th
         numbers all = s.collect(c, w);
         if (c.rank() == 0) found = std::move(all);
 
+        std::uint64_t step = 44; // a key with a counter is the key of its value
+        sp::context const counted(memory, memory, {key.seed - 44, key.layer, &step});
+        auto of_step = s.forward(drops, prepared, counted, p, w);
+        ++step;
+        auto const moved = failure_of([&] { return s.backward(drops, prepared, counted, std::move(of_step), p, w), 0; });
+        CHECK(says(moved, errc::bad_state, "{42, 7}", "{43, 7}"));
+        --step;
+        s.backward(drops, prepared, counted, std::move(of_step), p, w);
+        numbers again = s.collect(c, w);
+        if (c.rank() == 0) of_counter = std::move(again);
+
         sp::ulysses_attention const around{c, sp::reference{sp::dropout{0.5}}};
         sp::ulysses_attention const plain{c, sp::reference{}};
         support::attention_tensors<double> x(s.qb, {3, 3, 2, 2});
@@ -401,6 +412,7 @@ TEST_CASE("identity: backward needs the random key of its forward call, where th
       },
       patience);
   check(found, p.truth());
+  check(of_counter, p.truth());
 }
 
 /// A reference whose geometries are counted.

@@ -55,6 +55,16 @@ TEST_CASE("philox: every part of a site changes its key, in its low and in its h
   CHECK_FALSE(site(7, 3, far, 5) == site(7, 3, 5, far)); // document and head are not interchangeable
 }
 
+TEST_CASE("philox: a key with a step counter draws what the key with that sum draws, as the counter is when it draws") {
+  std::uint64_t step = 41;
+  sp::random_key const counted{1, 3, &step};
+  auto site = [](sp::random_key k) { return sp::site_key(k, 5, 6); };
+  CHECK(site(counted) == site({42, 3}));
+  step = ~std::uint64_t{0};
+  CHECK(site(counted) == site({0, 3}));
+  CHECK_FALSE(site(counted) == site({1, 3}));
+}
+
 TEST_CASE("philox: the keys of a large model do not collide") {
   CHECK(all_distinct(64 * 64 * 16, [](int i) {
     return joined(sp::site_key({1234, std::uint64_t(i % 64)}, i / 64 % 64, i / 4096).key);

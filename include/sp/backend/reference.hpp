@@ -30,13 +30,20 @@ struct scalar_head {
     A scaled = dot(c.q, i, c.k, j, c.heads.kv_of(h)) * A(c.scale);
     return modify(scaled, A(k_offset(j) - q_offset(i)), derivative);
   }
+  /// The counter of a random key is read here, where the work runs.
+  SP_BOTH ScoreMod drawn() const {
+    ScoreMod m = modify;
+    if constexpr (ScoreMod::drops)
+      if (c.random.step) m.site = site_key(c.random, c.where.id, c.heads.q_head(h));
+    return m;
+  }
 };
 
 /// Query row i of the head.
 template <class Call, class ScoreMod>
 struct scalar_forward : scalar_head<Call, ScoreMod> {
   using head = scalar_head<Call, ScoreMod>;
-  using head::c, head::h, head::modify;
+  using head::c, head::h;
   using typename head::A;
 
   SP_BOTH void operator()(index_t i) const {
@@ -47,7 +54,8 @@ struct scalar_forward : scalar_head<Call, ScoreMod> {
     for (index_t e = 0; e < c.out.extent(2); ++e) c.out(i, h, e) = 0;
     c.lse(i, h) = most;
     if (seen.count == 0) return;
-    auto dropout_factor = modify.dropout_of_row(this->q_offset(i));
+    auto const drawn = this->drawn();
+    auto dropout_factor = drawn.dropout_of_row(this->q_offset(i));
     for (index_t j = seen.first; j < last; ++j) {
       A p = exp_of(this->score(i, j, derivative) - most);
       sum += p;
@@ -63,7 +71,7 @@ struct scalar_forward : scalar_head<Call, ScoreMod> {
 template <class Call, class ScoreMod>
 struct scalar_backward : scalar_head<Call, ScoreMod> {
   using head = scalar_head<Call, ScoreMod>;
-  using head::c, head::h, head::modify;
+  using head::c, head::h;
   using typename head::A;
 
   SP_BOTH void operator()(index_t) const {
@@ -74,7 +82,8 @@ struct scalar_backward : scalar_head<Call, ScoreMod> {
     index_t g = c.heads.kv_of(h);
     A derivative = 1;
     if (is_minus_infinity(c.lse(i, h))) return;
-    auto dropout_factor = modify.dropout_of_row(this->q_offset(i));
+    auto const drawn = this->drawn();
+    auto dropout_factor = drawn.dropout_of_row(this->q_offset(i));
     for (index_t j = seen.first; j < seen.first + seen.count; ++j) {
       A p = exp_of(this->score(i, j, derivative) - c.lse(i, h)), keep = 1;
       if constexpr (ScoreMod::drops) keep = dropout_factor(this->k_offset(j));
@@ -114,7 +123,8 @@ private:
   template <template <class, class> class Body, class Call>
   auto on_head(Call const& c, index_t h) const {
     using A = accumulate_t<typename decltype(Call::q)::value_type>;
-    auto modify = this->features_.template for_head<A>(c.heads.q_head(h), c.where.id, c.random);
+    random_key const value{c.random.seed, c.random.layer}; // a counter may be in memory that the host cannot read
+    auto modify = this->features_.template for_head<A>(c.heads.q_head(h), c.where.id, value);
     return Body<Call, decltype(modify)>{{c, modify, h}};
   }
 };

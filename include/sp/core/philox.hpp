@@ -29,6 +29,9 @@ SP_BOTH constexpr float uniform(std::uint32_t bits) { return static_cast<float>(
 struct random_key {
   std::uint64_t seed = 0;
   std::uint64_t layer = 0;
+  /// A counter in memory of the queue, or none. A key with it draws what {seed + *step, layer} draws (modulo 2^64): it is read when the
+  /// work runs, so that launches of one captured graph draw anew once the counter has moved on. It stays as it is from forward to backward.
+  std::uint64_t const* step = nullptr;
   friend constexpr bool operator==(random_key const&, random_key const&) = default;
 };
 
@@ -43,9 +46,17 @@ SP_BOTH constexpr std::uint32_t low(std::uint64_t x) { return static_cast<std::u
 SP_BOTH constexpr std::uint32_t high(std::uint64_t x) { return static_cast<std::uint32_t>(x >> 32); }
 } // namespace detail
 
-/// `document` is the caller's id of the document, `head` the global number of the query head.
+namespace detail {
+/// The key as a value, where its counter may be read.
+SP_BOTH constexpr random_key with_step(random_key key) {
+  return {key.step ? key.seed + *key.step : key.seed, key.layer, nullptr};
+}
+} // namespace detail
+
+/// `document` is the caller's id of the document, `head` the global number of the query head. Reads the key's counter.
 SP_BOTH constexpr random_site site_key(random_key key, index_t document, index_t head) {
   using namespace detail;
+  key = with_step(key);
   auto d = static_cast<std::uint64_t>(document), h = static_cast<std::uint64_t>(head);
   std::array<std::uint32_t, 2> const seed{low(key.seed), high(key.seed)};
   auto const of_document = philox({low(key.layer), high(key.layer), low(d), high(d)}, seed);

@@ -42,9 +42,9 @@ MUTANTS = [
         "dropout_by_local_position",
         "which probabilities are dropped depends on the row of the block instead of the place in the document",
         "backend/reference.hpp",
-        """    auto dropout_factor = modify.dropout_of_row(this->q_offset(i));
+        """    auto dropout_factor = drawn.dropout_of_row(this->q_offset(i));
     for (index_t j = seen.first; j < last; ++j) {""",
-        """    auto dropout_factor = modify.dropout_of_row(i);
+        """    auto dropout_factor = drawn.dropout_of_row(i);
     for (index_t j = seen.first; j < last; ++j) {""",
         "mutation.ring",
         "ring: every schedule*",

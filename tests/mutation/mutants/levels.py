@@ -51,7 +51,7 @@ MUTANTS = [
         "random_layer_not_compared",
         "ranks that draw the random numbers of different layers agree",
         "attention/call/rank_checks.hpp",
-        "given(digest().add(key.seed).add(key.layer))",
+        "given(digest().add(key.seed).add(key.layer).add(key.step != nullptr))",
         "given(digest().add(key.seed))",
         "checks.compared",
         "F3: what cross*",

@@ -225,6 +225,16 @@ private:
     if (&mask != &self().mask()) g.mask = digest_of(mask);
     return g;
   }
+  /// What a call draws its random numbers with: on a queue of the host, with the counter as it is now.
+  template <class Queue>
+  static random_key key_of_call([[maybe_unused]] context<Queue> const& ctx) {
+    if constexpr (!draws_random_numbers<Derived>)
+      return {};
+    else if constexpr (runs_on_host<Queue>)
+      return with_step(ctx.random);
+    else
+      return ctx.random;
+  }
   template <class Io>
   saved_origin origin_of(geometry_identity const& g, Io const& io, bool sinks, random_key random) const {
     return {g, id_, {io.on.q_count, io.on.kv_count, io.q.extent(2), io.v.extent(2)}, sinks, random};
@@ -250,7 +260,7 @@ private:
         return self().run_forward(p, ctx, io);
       };
       auto s = run();
-      s.token.from = origin_of(p.checked.identity, io, io.sinks.data != nullptr, ctx.random);
+      s.token.from = origin_of(p.checked.identity, io, io.sinks.data != nullptr, key_of_call(ctx));
       return s;
     });
   }
@@ -267,9 +277,9 @@ private:
         io = read_operands(o);
         if (self().checks() == 0) return require_room<T>(self(), p, ctx, io);
         require_same_configuration(p.checked.identity, identity_);
-        auto const origin = origin_of(p.checked.identity, io, io.extras.sinks.data != nullptr, ctx.random);
+        auto const origin = origin_of(p.checked.identity, io, io.extras.sinks.data != nullptr, key_of_call(ctx));
         require_same_origin(s.token.from, origin);
-        if constexpr (draws_random_numbers<Derived>) require_same_key(s.token.from.random, ctx.random);
+        require_same_key(s.token.from.random, origin.random);
         check_backward(io, self().q_rows(p), self().k_rows(p));
         self().check_call(io.on, io.extras.sinks.data != nullptr);
         require_same_tensors(s.token.from, origin);

@@ -85,10 +85,13 @@ inline void require_same_tensors(saved_origin const& s, saved_origin const& c) {
 inline void require_same_key(random_key forward, random_key backward) {
   if (forward == backward) [[likely]]
     return;
-  auto text = [](random_key k) { return "{" + std::to_string(k.seed) + ", " + std::to_string(k.layer) + "}"; };
+  auto text = [](random_key k) {
+    return "{" + std::to_string(k.seed) + ", " + std::to_string(k.layer) + (k.step ? ", a step counter}" : "}");
+  };
   fail({errc::bad_state,
         "forward drew its random numbers with the key " + text(forward) + ", backward was given " + text(backward),
-        "Give backward the key {seed, layer} of its forward call: in the context, or among the operands of a short-form call"});
+        "Give backward the key {seed, layer} of its forward call, and let no step counter move on in between: in the context, or "
+        "among the operands of a short-form call"});
 }
 
 } // namespace sp::detail

@@ -30,7 +30,7 @@ void describe_options(fingerprint& f, attention_options const& o, Backend const&
   f.number("head chunks", o.head_chunks);
   if constexpr (requires { backend.features(); }) f.hash("kernel features", backend.features());
   if constexpr (draws_random_numbers<Backend>)
-    if (dim > 0) f.hash("random key", given(digest().add(key.seed).add(key.layer)));
+    if (dim > 0) f.hash("random key", given(digest().add(key.seed).add(key.layer).add(key.step != nullptr)));
 }
 
 /// Of a number that is not finite.
