@@ -239,7 +239,7 @@ TEST_CASE("emulated block: add_to, of threads and blocks that take turns") {
 
   std::set<float> sums;
   int turns = 0;
-  for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
     sum = 0;
     index_t before = -1;
     run(6, 0, {.seed = seed}, [&](auto& b) {
@@ -263,7 +263,7 @@ namespace {
 template <int N = 64, class Function>
 std::string failure_of(index_t shared_bytes, Function const& f, std::uint64_t seed = 1) {
   try {
-    run<N>(2, shared_bytes, {.seed = seed}, f);
+    run<N>(2, shared_bytes, {.seed = seed, .copies = support::arrival::late}, f);
   } catch (support::emulation_failure const& e) {
     return e.what();
   }
@@ -277,11 +277,11 @@ bool says(std::string const& what, std::string const& part) {
 
 /// In how many of ten orders a kernel gives a wrong number.
 template <class Function>
-int wrong_orders(Function const& f) {
+int wrong_orders(Function const& f, support::arrival copies = support::arrival::late) {
   int orders = 0;
   for (std::uint64_t seed = 1; seed <= 10; ++seed) {
     int wrong = 0;
-    run(1, 4096, {.seed = seed}, [&](auto& b) { wrong += f(b) ? 0 : 1; });
+    run(1, 4096, {.seed = seed, .copies = copies}, [&](auto& b) { wrong += f(b) ? 0 : 1; });
     orders += wrong > 0;
   }
   return orders;
@@ -353,6 +353,23 @@ TEST_CASE("emulated block: what lacks a barrier or a wait gives wrong numbers") 
         }) == 10);
 }
 
+TEST_CASE("emulated block: copies that nobody waits for may not arrive for as long as a kernel computes") {
+  std::vector<sixteen> const from(64, sixteen{{1, 2, 3, 4}});
+  auto const long_after = [&](auto& b) {
+    sixteen* const s = b.template shared<sixteen>(0);
+    b.copy_async(s + b.thread(), &from[0], true);
+    b.copy_async_commit();
+    for (int i = 0; i < 20; ++i) b.barrier();
+    bool const right = s[b.thread()].x[0] == 1;
+    b.template copy_async_wait<0>();
+    return right;
+  };
+  CHECK(wrong_orders(long_after, support::arrival::late) == 10);
+  CHECK(wrong_orders(long_after, support::arrival::at_once) == 0);
+  CHECK(wrong_orders(long_after, support::arrival::any) == 0); // which is luck
+  CHECK(wrong_orders(long_after, support::arrival::drawn) >= 5);
+}
+
 TEST_CASE("emulated block: addresses that a device refuses [asan]") {
   alignas(16) static char const global[64]{};
   CHECK(says(failure_of(256, [](auto& b) { b.copy_async(b.template shared<char>(8), global, true); }),
@@ -376,17 +393,12 @@ TEST_CASE("emulated block: addresses that a device refuses [asan]") {
   CHECK(says(failure_of(250, [&r](auto& b) { b.load_matrix_transposed(r, b.template shared<char>(240)); }),
              "load_matrix_transposed: byte 240 of shared memory, which has 250 bytes"));
   CHECK(says(failure_of(256, [&r](auto& b) { b.load_matrix(r, global); }), "load_matrix: byte"));
-  std::string what;
-  for (std::uint64_t seed = 1; seed <= 10 && what.empty(); ++seed)
-    what = failure_of<32>(
-        512,
-        [&r](auto& b) {
-          b.copy_async(b.template shared<char>(16 * b.lane()), global, true);
-          b.copy_async_commit();
-          b.load_matrix(r, b.template shared<char>(16 * b.lane()));
-          b.template copy_async_wait<0>();
-        },
-        seed);
+  std::string const what = failure_of<32>(512, [&r](auto& b) {
+    b.copy_async(b.template shared<char>(16 * b.lane()), global, true);
+    b.copy_async_commit();
+    b.load_matrix(r, b.template shared<char>(16 * b.lane()));
+    b.template copy_async_wait<0>();
+  });
   CHECK(says(what, "load_matrix: byte "));
   CHECK(says(what, "a copy is on its way there"));
   CHECK(says(failure_of(256, [](auto& b) { b.template shared<float>(300); }), "offset 300 in 256 bytes of shared memory"));

@@ -9,8 +9,9 @@
 // - Threads run one at a time, from one meeting point to the next, in random order; a few blocks are under way at the same time. A barrier
 //   that is missing shows as a wrong number.
 // - Shared memory is full of 0xff at the beginning (NaN in every element type) and so is what lies beyond it, which must not change.
-// - The bytes of copy_async arrive at a random moment before copy_async_wait returns, until then 0xff is there; its addresses, and those of
-//   load_matrix, must be aligned, inside of shared memory, and not on their way.
+// - The bytes of copy_async arrive at once, at a random moment, or when copy_async_wait returns and never before, as is drawn for a launch or
+//   for each group of copies of a thread; until then 0xff is there. Its addresses, and those of load_matrix, must be aligned, inside of shared
+//   memory, and not on their way.
 // - All threads of a block, or of a warp, meet at the same place in the code; a meeting that not all can come to is a failure.
 // - multiply_add sums its products in an order drawn by `emulation::arithmetic`, in float; exp2 and log2 are off by less than 2^-22.
 #pragma once
@@ -264,13 +265,14 @@ inline void emulated_block::copy_async(void* to, void const* from, bool valid, p
 }
 inline void emulated_block::copy_async_commit(place site) {
   meets_others("copy_async_commit", site);
-  ++me_->groups;
+  grid_->group_ends(*me_);
 }
 inline void emulated_block::wait_for_copies(std::int64_t groups_left, place const& site) {
   meets_others("copy_async_wait", site);
   auto& copies = me_->copies;
   for (std::size_t i = copies.size(); i-- > 0;)
-    if (copies[i].group < me_->groups - groups_left || grid_->random() % 4 == 0) grid_->copy_arrives(*me_, i);
+    if (copies[i].group < me_->groups - groups_left || (copies[i].when == arrival::any && grid_->random() % 4 == 0))
+      grid_->copy_arrives(*me_, i);
 }
 
 inline void emulated_block::load(char const* operation, unsigned (&r)[4], void const* row, bool transposed, place const& site) {

@@ -19,12 +19,18 @@
 
 namespace support {
 
+/// When the bytes of copy_async arrive: not before copy_async_wait asks for them, at once, or at a random moment between.
+enum class arrival { late, at_once, any, drawn };
+
 /// How a grid is run. The same numbers give the same run.
 struct emulation {
   std::uint64_t seed = 1; ///< of the order of blocks and threads, and of the moments at which copies arrive
   std::uint64_t arithmetic =
       1;            ///< of the order in which multiply_add sums: like that of a device, it does not change from call to call
   int resident = 2; ///< blocks that are under way at the same time
+  /// Drawn: one of the others for all of a launch, or for each group of each thread. A kernel that forgets to wait has luck in no launch whose
+  /// copies are late, however long it computes before it reads.
+  arrival copies = arrival::drawn;
 };
 
 /// What a grid did.
@@ -93,6 +99,7 @@ struct copy_under_way {
   std::byte* to;
   std::byte const* from; ///< null: zeros
   std::int64_t group;    ///< number of the group that it belongs to
+  arrival when;
 };
 
 enum class thread_state { ready, meets, ended };
@@ -104,7 +111,8 @@ struct thread {
   bool started = false;
   fiber* stack = nullptr;
   std::vector<copy_under_way> copies;
-  std::int64_t groups = 0; ///< committed
+  std::int64_t groups = 0;              ///< committed
+  arrival group_arrives = arrival::any; ///< where groups differ: copies of the one that is being made
   // where it waits for others
   char const* operation = "";
   std::source_location site;
@@ -230,6 +238,11 @@ public:
     std::iota(terms.begin(), terms.end(), 0);
     random_numbers arithmetic(how.arithmetic);
     for (std::size_t i = terms.size(); i > 1; --i) std::swap(terms[i - 1], terms[arithmetic.below(i)]);
+    if (how.copies == arrival::drawn) {
+      static constexpr arrival all[] = {arrival::late,    arrival::late, arrival::late,
+                                        arrival::at_once, arrival::any,  arrival::drawn};
+      copies_arrive_ = all[random.below(std::size(all))];
+    }
     for (int i = 0; i < how.resident && i < blocks; ++i)
       resident_.push_back(std::make_unique<block_state>(*this, threads, static_cast<std::size_t>(shared_bytes)));
     ready_list_.resize(resident_.size() * static_cast<std::size_t>(threads));
@@ -277,15 +290,21 @@ public:
     throw emulation_failure(described(problem, t.block->index, t.number, site, how));
   }
   void copy_starts(thread& me, std::byte* to, std::byte const* from) {
+    arrival const when = copies_arrive_ == arrival::drawn ? me.group_arrives : copies_arrive_;
     ++me.block->shared.under_way(to);
-    me.copies.push_back({to, from, me.groups});
-    ++copies_;
+    me.copies.push_back({to, from, me.groups, when});
+    if (when == arrival::any) ++copies_;
     std::memset(to, 0xff, 16);
+    if (when == arrival::at_once) copy_arrives(me, me.copies.size() - 1);
+  }
+  void group_ends(thread& me) {
+    ++me.groups;
+    me.group_arrives = drawn_arrival();
   }
   void copy_arrives(thread& of, std::size_t i) {
     copy_under_way const c = of.copies[i];
     of.copies.erase(of.copies.begin() + static_cast<std::ptrdiff_t>(i));
-    --copies_;
+    if (c.when == arrival::any) --copies_;
     --of.block->shared.under_way(c.to);
     if (c.from)
       std::memcpy(c.to, c.from, 16);
@@ -310,6 +329,7 @@ private:
       t.state = thread_state::ready;
       t.started = false;
       t.groups = 0;
+      t.group_arrives = drawn_arrival();
       ready_[ready_count_++] = &t;
     }
   }
@@ -361,7 +381,12 @@ private:
   }
   void copy_arrives(block_state& b) {
     thread& t = b.team[random.below(b.team.size())];
-    if (!t.copies.empty()) copy_arrives(t, random.below(t.copies.size()));
+    if (t.copies.empty()) return;
+    if (std::size_t const i = random.below(t.copies.size()); t.copies[i].when == arrival::any) copy_arrives(t, i);
+  }
+  arrival drawn_arrival() {
+    static constexpr arrival one[] = {arrival::late, arrival::at_once, arrival::any};
+    return one[random.below(std::size(one))];
   }
   /// Nobody can go on: somebody waits for a thread that has ended or waits elsewhere.
   void complain_of_those_who_wait() {
@@ -403,7 +428,8 @@ private:
   thread** ready_ = nullptr; ///< room for all
   std::size_t ready_count_ = 0;
   fiber_pool& pool_ = fiber_pool::of_this_thread();
-  std::size_t copies_ = 0; ///< under way
+  std::size_t copies_ = 0; ///< under way that may arrive at any moment
+  arrival copies_arrive_ = how.copies;
   std::exception_ptr failure_;
 };
 

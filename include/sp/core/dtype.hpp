@@ -49,8 +49,8 @@ SP_BOTH constexpr std::uint16_t fp16_bits(float f) {
   else if (a > 0x33000000u) { // subnormal: a multiple of 2^-24; half of it and less round to zero
     std::uint32_t mantissa = (a & 0x7fffffu) | 0x800000u, shift = 126u - (a >> 23);
     r = mantissa >> shift;
-    std::uint32_t rest = mantissa & ((1u << shift) - 1u), half = 1u << (shift - 1u);
-    if (rest > half || (rest == half && (r & 1u))) ++r;
+    std::uint32_t rest = mantissa & ((1u << shift) - 1u), tie = 1u << (shift - 1u);
+    if (rest > tie || (rest == tie && (r & 1u))) ++r;
   }
   return static_cast<std::uint16_t>(sign | r);
 }

@@ -54,11 +54,11 @@ void plan_indices(Kernel kernel, std::array<index_t, Rank> extents, index_t most
   }
   if (indices == 0) return;
   if (indices > most) {
-    index_t const all = extents[longest], half = all / 2;
-    extents[longest] = half;
+    index_t const all = extents[longest], first = all / 2;
+    extents[longest] = first;
     plan_indices(kernel, extents, most, launch);
-    extents[longest] = all - half;
-    kernel.first[longest] += half;
+    extents[longest] = all - first;
+    kernel.first[longest] += first;
     return plan_indices(kernel, extents, most, launch);
   }
   for (std::size_t d = 0; d < Rank; ++d) kernel.extents[d] = divider(std::uint32_t(extents[d]));
@@ -88,8 +88,8 @@ SP_DEVICE Sum sum_of_group(Block& b, sum_groups const& groups, Term const& term,
   Sum* const all = b.template shared<Sum>(0);
   all[b.thread()] = sum;
   b.barrier();
-  for (int half = sum_groups::threads / 2; half > 0; half /= 2) {
-    if (b.thread() < half) all[b.thread()] = all[b.thread()] + all[b.thread() + half];
+  for (int n = sum_groups::threads / 2; n > 0; n /= 2) {
+    if (b.thread() < n) all[b.thread()] = all[b.thread()] + all[b.thread() + n];
     b.barrier();
   }
   return all[0]; // the next group's sum of thread 0 is written by thread 0: nobody else reads it

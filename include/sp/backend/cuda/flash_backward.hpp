@@ -36,7 +36,7 @@ struct flash_gradients {
 
 /// Adds a thread's part of rows of sums, times `factor`, to columns [column, ...) of a row in memory, as far as `width` goes.
 template <int N>
-SP_DEVICE void add_row(flash_tile_of_sums<1, N> const& sums, int half, int lane, float factor, float* row, int column,
+SP_DEVICE void add_row(flash_tile_of_sums<1, N> const& sums, int eight, int lane, float factor, float* row, int column,
                        int width) {
   SP_UNROLL
   for (int n = 0; n < N; ++n) {
@@ -44,7 +44,7 @@ SP_DEVICE void add_row(flash_tile_of_sums<1, N> const& sums, int half, int lane,
     if (at >= width) continue;
     flash_pair& to = *reinterpret_cast<flash_pair*>(row + at);
     flash_pair const was = to;
-    to = {was.x + factor * sums.x[0][n][2 * half], was.y + factor * sums.x[0][n][2 * half + 1]};
+    to = {was.x + factor * sums.x[0][n][2 * eight], was.y + factor * sums.x[0][n][2 * eight + 1]};
   }
 }
 
@@ -144,7 +144,7 @@ private:
         b, columns, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
     b.copy_async_commit();
   }
-  SP_DEVICE flash_place place(int half) const { return q_places[16 * b.warp() + 8 * half + b.lane() / 4]; }
+  SP_DEVICE flash_place place(int eight) const { return q_places[16 * b.warp() + 8 * eight + b.lane() / 4]; }
 
   /// Keys [key, key + at_once) of a tile: adds to dq.
   SP_DEVICE void products(flash_range const& range, int slot, int key) {

@@ -138,9 +138,9 @@ private:
       SP_UNROLL
       for (int n = 0; n < at_once / 8; ++n) {
         SP_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          element* const to = grads_of_all.piece(16 * b.warp() + 8 * half + b.lane() / 4, query / 8 + n) + 2 * (b.lane() % 4);
-          *reinterpret_cast<unsigned*>(to) = packed<element>(grads.x[0][n][2 * half], grads.x[0][n][2 * half + 1]);
+        for (int eight = 0; eight < 2; ++eight) {
+          element* const to = grads_of_all.piece(16 * b.warp() + 8 * eight + b.lane() / 4, query / 8 + n) + 2 * (b.lane() % 4);
+          *reinterpret_cast<unsigned*>(to) = packed<element>(grads.x[0][n][2 * eight], grads.x[0][n][2 * eight + 1]);
         }
       }
     }
@@ -156,25 +156,25 @@ private:
         float const of_query = numbers[i], delta = numbers[columns + i];
         auto factor = modify.dropout_of_row(query);
         SP_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          int const key = mod::biased || mod::drops ? row(half) : 0;
+        for (int eight = 0; eight < 2; ++eight) {
+          int const key = mod::biased || mod::drops ? row(eight) : 0;
           float keep = 1;
           if constexpr (mod::drops) keep = factor(key);
-          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * half + c], grads.x[0][n][2 * half + c], query,
+          probability_and_gradient(b, kernel.features, modify, scores.x[0][n][2 * eight + c], grads.x[0][n][2 * eight + c], query,
                                    key, of_query, delta, keep);
         }
       }
     }
     if (range.slices == 0) return;
     SP_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      unsigned const visible = flash_visible<at_once / 8>(kernel.lists, range, row(half), offset, b.lane());
-      scores.hide(0, half, visible, 0.0f);
-      grads.hide(0, half, visible, 0.0f);
+    for (int eight = 0; eight < 2; ++eight) {
+      unsigned const visible = flash_visible<at_once / 8>(kernel.lists, range, row(eight), offset, b.lane());
+      scores.hide(0, eight, visible, 0.0f);
+      grads.hide(0, eight, visible, 0.0f);
     }
   }
   /// The offset of a key of this thread.
-  SP_DEVICE int row(int half) const { return k_places.offset[16 * b.warp() + 8 * half + b.lane() / 4]; }
+  SP_DEVICE int row(int eight) const { return k_places.offset[16 * b.warp() + 8 * eight + b.lane() / 4]; }
 
   /// dq of the tile of queries: gradients of scores times keys, 64 columns at a time.
   SP_DEVICE void add_dq(int head, int slot) {
@@ -204,28 +204,28 @@ private:
   template <class Sums>
   SP_DEVICE void add_atomically(Sums const& sums, int first, int at_column, int head, int slot) {
     SP_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      flash_place const p = q_places(slot)[first + 8 * half + b.lane() / 4];
+    for (int eight = 0; eight < 2; ++eight) {
+      flash_place const p = q_places(slot)[first + 8 * eight + b.lane() / 4];
       if (p.tensor < 0 || !kernel.queries[p.tensor].dq.data) continue;
       float* const to = kernel.queries[p.tensor].dq.at(p.row, head);
       SP_UNROLL
       for (int n = 0; n < Sums::eights; ++n) {
         int const i = at_column + 8 * n + 2 * (b.lane() % 4);
         if (i >= kernel.dim) continue;
-        b.add_to(to + i, kernel.features.scale * sums.x[0][n][2 * half]);
-        b.add_to(to + i + 1, kernel.features.scale * sums.x[0][n][2 * half + 1]);
+        b.add_to(to + i, kernel.features.scale * sums.x[0][n][2 * eight]);
+        b.add_to(to + i + 1, kernel.features.scale * sums.x[0][n][2 * eight + 1]);
       }
     }
   }
 
   SP_DEVICE void store() {
     SP_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      flash_place const p = k_places[16 * b.warp() + 8 * half + b.lane() / 4];
+    for (int eight = 0; eight < 2; ++eight) {
+      flash_place const p = k_places[16 * b.warp() + 8 * eight + b.lane() / 4];
       if (p.tensor < 0) continue;
       flash_key_grad<element> const& to = kernel.keys[p.tensor];
-      if (to.dk.data) add_row(dk, half, b.lane(), kernel.features.scale, to.dk.at(p.row, kv_head), column, kernel.dim);
-      if (to.dv.data) add_row(dv, half, b.lane(), 1.0f, to.dv.at(p.row, kv_head), column, kernel.value_dim);
+      if (to.dk.data) add_row(dk, eight, b.lane(), kernel.features.scale, to.dk.at(p.row, kv_head), column, kernel.dim);
+      if (to.dv.data) add_row(dv, eight, b.lane(), 1.0f, to.dv.at(p.row, kv_head), column, kernel.value_dim);
     }
   }
 };

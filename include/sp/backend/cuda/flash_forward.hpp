@@ -129,7 +129,7 @@ private:
     scores.add_rows_by_rows(b, q, first_row, k, key);
   }
 
-  SP_DEVICE flash_place place(int s, int half) const { return q_places[first_row + 16 * s + 8 * half + b.lane() / 4]; }
+  SP_DEVICE flash_place place(int s, int eight) const { return q_places[first_row + 16 * s + 8 * eight + b.lane() / 4]; }
   SP_DEVICE int column(int n) const { return 8 * n + 2 * (b.lane() % 4); }
 
   /// The state so far is an online softmax with m = lse, l = 1, sums = out. One lane of each row has l.

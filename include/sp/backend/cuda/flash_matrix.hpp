@@ -30,10 +30,10 @@ SP_DEVICE inline flash_place place_of(flash_segment const* list, flash_tile cons
   if (i >= t.rows) return {-1, 0, flash_nowhere};
   int first = 0;
   for (int n = t.segments; n > 1;) { // the last segment that begins at i or before
-    int const half = n / 2;
-    bool const behind = list[first + half].begin <= i;
-    first += behind ? half : 0;
-    n = behind ? n - half : half;
+    int const middle = n / 2;
+    bool const behind = list[first + middle].begin <= i;
+    first += behind ? middle : 0;
+    n = behind ? n - middle : middle;
   }
   flash_segment const& s = list[first];
   return {s.tensor, s.row + (i - s.begin), s.offset + (i - s.begin) * s.stride};
@@ -154,7 +154,7 @@ private:
   }
 };
 
-/// (16 Slabs, 8 N) numbers spread over the lanes of a warp, as products leave them: [s][n][2 half + c] is row 16 s + 8 half + lane / 4,
+/// (16 Slabs, 8 N) numbers spread over the lanes of a warp, as products leave them: [s][n][2 eight + c] is row 16 s + 8 eight + lane / 4,
 /// column 8 n + 2 (lane % 4) + c.
 template <int Slabs, int N>
 struct flash_tile_of_sums {
@@ -217,12 +217,12 @@ struct flash_tile_of_sums {
   }
 
   /// Puts `value` where bit 2 n + c of `visible` is not set, in a row of this thread.
-  SP_DEVICE void hide(int s, int half, unsigned visible, float value) {
+  SP_DEVICE void hide(int s, int eight, unsigned visible, float value) {
     SP_UNROLL
     for (int n = 0; n < N; ++n) {
       SP_UNROLL
       for (int c = 0; c < 2; ++c)
-        if (!(visible >> (2 * n + c) & 1u)) x[s][n][2 * half + c] = value;
+        if (!(visible >> (2 * n + c) & 1u)) x[s][n][2 * eight + c] = value;
     }
   }
 
