@@ -58,9 +58,9 @@ struct flash_geometry {
     forward_rows = flash_packing(p.q, documents, false, shape.forward_rows).take();
     backward_rows = flash_packing(p.q, documents, false, shape.backward_rows).take();
     keys = flash_packing(p.k, documents, true, shape.keys).take();
-    work = {flash_work_list(forward_rows, keys, documents, false, shape.keys).take(),
-            flash_work_list(backward_rows, keys, documents, false, shape.keys).take(),
-            flash_work_list(keys, backward_rows, documents, true, shape.backward_rows).take()};
+    work = {flash_work_list(forward_rows, keys, documents, false).take(),
+            flash_work_list(backward_rows, keys, documents, false).take(),
+            flash_work_list(keys, backward_rows, documents, true).take()};
   }
   [[nodiscard]] int items(int pass) const { return int(work[std::size_t(pass)].items.size()); }
 

@@ -39,6 +39,9 @@ struct flash_side {
   std::vector<flash_tile> tiles;
   std::vector<flash_segment> segments;
   std::vector<int> first_tile; ///< by document, and the number of tiles behind the last
+  int tile_rows = 0;           ///< of a tile; the last of a document may have fewer
+
+  [[nodiscard]] bool in_part(int tile) const { return tiles[std::size_t(tile)].rows < tile_rows; }
 };
 
 /// A document that has slices: where its rows lie in the stream, and its slices as queries see keys.
@@ -79,7 +82,8 @@ inline std::vector<flash_document> flash_documents(std::vector<slice> const& mas
 class flash_packing {
 public:
   flash_packing(std::vector<placed_run> const& table, std::vector<flash_document> const& documents, bool keys, int tile_rows)
-      : documents_(documents), keys_(keys), tile_rows_(tile_rows) {
+      : documents_(documents), keys_(keys) {
+    side_.tile_rows = tile_rows;
     for (placed_run const& p : table) cut_by_document(p);
     std::sort(pieces_.begin(), pieces_.end(), [](piece const& a, piece const& b) {
       return std::tuple(a.document, a.rows.positions.begin) < std::tuple(b.document, b.rows.positions.begin);
@@ -183,11 +187,11 @@ private:
         full_ = false;
       }
       flash_tile& t = side_.tiles.back();
-      index_t const n = min(rows.positions.count - done, tile_rows_ - t.rows);
+      index_t const n = min(rows.positions.count - done, side_.tile_rows - t.rows);
       placed_run const part = rows.sub({done, n});
       append(t, part, keys_ ? of.k_origin : of.q_origin, covered);
       done += n;
-      full_ = t.rows == tile_rows_;
+      full_ = t.rows == side_.tile_rows;
     }
   }
 
@@ -219,7 +223,6 @@ private:
 
   std::vector<flash_document> const& documents_;
   bool keys_;
-  int tile_rows_;
   std::vector<piece> pieces_;
   std::vector<range> covered_;
   bool full_ = true;

@@ -26,9 +26,8 @@ struct flash_work {
 /// Makes the list of a direction: rows are queries and columns keys, or turned.
 class flash_work_list {
 public:
-  flash_work_list(flash_side const& rows, flash_side const& columns, std::vector<flash_document> const& documents, bool turned,
-                  int column_tile)
-      : rows_(rows), columns_(columns), column_tile_(column_tile) {
+  flash_work_list(flash_side const& rows, flash_side const& columns, std::vector<flash_document> const& documents, bool turned)
+      : rows_(rows), columns_(columns), turned_(turned) {
     for (std::size_t d = 0; d < documents.size(); ++d) {
       document_slices_.clear();
       for (flash_slice const& s : documents[d].slices) document_slices_.push_back(turned ? s.turned() : s);
@@ -59,7 +58,8 @@ private:
         begin);
   }
 
-  void add_stretches(flash_tile const& t, int number) {
+  void add_stretches(int tile, int number) {
+    flash_tile const& t = rows_.tiles[std::size_t(tile)];
     flash_slice const& s = document_slices_[std::size_t(number)];
     int const r0 = std::max(t.first, s.r0), r1 = std::min(t.last, s.r1 - 1);
     if (r0 > r1) return;
@@ -67,10 +67,11 @@ private:
     int const end = first_reaching(std::min(s.c1, r1 + s.hi + 1), &flash_tile::first);
     if (near >= end) return;
     int a = end, b = end; // tiles [a, b) are seen wholly
-    if (s.r0 <= t.first && t.last < s.r1) {
+    // Behind the rows of a tile in part stands nothing: as columns it is never seen wholly, nor are keys as rows, over which dq sums.
+    if (s.r0 <= t.first && t.last < s.r1 && !(turned_ && rows_.in_part(tile))) {
       a = std::min(end, std::max(near, first_reaching(std::max(s.c0, t.last + s.lo), &flash_tile::first)));
       b = std::max(a, std::min(end, first_reaching(std::min(s.c1, t.first + s.hi + 1), &flash_tile::last)));
-      while (b > a && columns_.tiles[std::size_t(b - 1)].rows < column_tile_) --b; // behind its rows stands nothing
+      while (b > a && columns_.in_part(b - 1)) --b;
     }
     if (near < a) stretches_.push_back({near, a, number});
     if (a < b) stretches_.push_back({a, b, -1});
@@ -79,7 +80,7 @@ private:
 
   void add_item(int tile) {
     stretches_.clear();
-    for (int s = 0; s < int(document_slices_.size()); ++s) add_stretches(rows_.tiles[std::size_t(tile)], s);
+    for (int s = 0; s < int(document_slices_.size()); ++s) add_stretches(tile, s);
     if (stretches_.empty()) return;
     edges_.clear();
     for (stretch const& x : stretches_) edges_.insert(edges_.end(), {x.first, x.last});
@@ -123,7 +124,7 @@ private:
   }
 
   flash_side const &rows_, &columns_;
-  int column_tile_;
+  bool turned_;
   int first_column_ = 0, last_column_ = 0; ///< tiles of the document
   std::vector<flash_slice> document_slices_, seen_;
   std::vector<stretch> stretches_;
