@@ -60,6 +60,7 @@ TEST_CASE("nccl failures: a peer that does not come is a timeout of poll(), and 
         if (c.rank() == 2) return;                                        // it never makes the exchange
         sp::exchange(c, trip.traffic("ring.forward"), here.queue).wait(); // returns although nobody will come
         c.poll();
+        CHECK(cudaPeekAtLastError() == cudaSuccess); // "not ready" is not left for the trainer to find
         sp::error_info const e = polled(c);
         CHECK(says(e, errc::timeout, "no answer within 150 ms", c.rank() == 0 ? "ranks 2, 1" : "ranks 0, 2",
                    "has begun on this rank's device"));

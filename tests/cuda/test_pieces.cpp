@@ -61,18 +61,18 @@ std::vector<std::byte*> addresses(std::span<piece const> list) {
   return all;
 }
 
-/// Every pair of bytes that the kernels of a copy move, in order; and how many bytes each moves at once.
+/// Every pair of bytes that the kernels of a copy move, in order; and how many bytes a thread of each moves.
 struct moved {
   std::vector<std::byte*> to, from;
-  std::vector<index_t> word_bytes;
+  std::vector<index_t> at_once;
 };
 template <class Kernel>
 moved all_that_moves(std::span<piece const> to, std::span<piece const> from) {
   moved m;
   sp::detail::plan_copies<Kernel>(sp::detail::block_cursor(to), sp::detail::block_cursor(from), [&](Kernel const& k) {
     index_t const bytes = index_t(1) << k.to.shift;
-    m.word_bytes.push_back(bytes);
-    for (std::uint32_t i = 0; i < k.words; ++i)
+    m.at_once.push_back(bytes);
+    for (std::uint32_t i = 0; i < k.stretches; ++i)
       for (index_t b = 0; b < bytes; ++b) m.to.push_back(k.to.at(i) + b), m.from.push_back(k.from.at(i) + b);
   });
   return m;
@@ -85,10 +85,10 @@ moved check_copy(std::span<piece const> to, std::span<piece const> from) {
   t.resize(n), f.resize(n);
   moved m = all_that_moves<Kernel>(to, from);
   CHECK((m.to == t && m.from == f));
-  for (std::size_t i = 0; i < n && !m.word_bytes.empty(); i += std::size_t(m.word_bytes[0]))
-    if (m.word_bytes.size() == 1)
+  for (std::size_t i = 0; i < n && !m.at_once.empty(); i += std::size_t(m.at_once[0]))
+    if (m.at_once.size() == 1)
       REQUIRE((reinterpret_cast<std::uintptr_t>(m.to[i]) | reinterpret_cast<std::uintptr_t>(m.from[i])) %
-                  std::uintptr_t(m.word_bytes[0]) ==
+                  std::uintptr_t(std::min(m.at_once[0], index_t(16))) ==
               0);
   return m;
 }
@@ -147,33 +147,37 @@ TEST_CASE("cuda pieces: a kernel finds every byte of small shapes where sp::copy
 TEST_CASE("cuda pieces: a kernel finds every byte of random lists where sp::copy does, in as many launches as it takes [asan]") {
   dice g(7);
   long launches = 0, rows = 0;
-  std::set<index_t> words;
+  std::set<index_t> stretches;
   for (int i = 0; i < 400; ++i) {
-    index_t const element = index_t(1) << between(g, 0, 4);
+    index_t const element = index_t(1) << between(g, 0, 6);
     pieces const to = draw(g, int(between(g, 0, 9)), element, 5, i % 2), from = draw(g, int(between(g, 1, 9)), element, 5, i % 2);
     // a table of few blocks and shapes, so that lists are cut in the midst of pieces; and the real one
     auto const few = check_copy<sp::detail::copy_words<3, 2>>(to.list, from.list);
     auto const real = check_copy<sp::detail::copy_few>(to.list, from.list);
-    launches += long(few.word_bytes.size());
-    words.insert(few.word_bytes.begin(), few.word_bytes.end());
-    words.insert(real.word_bytes.begin(), real.word_bytes.end());
+    launches += long(few.at_once.size());
+    stretches.insert(few.at_once.begin(), few.at_once.end());
+    stretches.insert(real.at_once.begin(), real.at_once.end());
     for (piece const& p : from.list) rows += long(p.rows.size());
   }
   CHECK((launches > 800 && rows > 100));
-  CHECK(words == std::set<index_t>{1, 2, 4, 8, 16});
+  CHECK(stretches == std::set<index_t>{1, 2, 4, 8, 16, 32, 64});
 }
 
-TEST_CASE("cuda pieces: sixteen bytes move at once where runs, strides and addresses allow, else as many as they allow") {
+TEST_CASE(
+    "cuda pieces: words of sixteen bytes, up to four a thread, where runs, strides and addresses allow, else what they allow") {
   auto word = [](piece const& to, piece const& from) {
-    return all_that_moves<sp::detail::copy_few>({&to, 1}, {&from, 1}).word_bytes.at(0);
+    return all_that_moves<sp::detail::copy_few>({&to, 1}, {&from, 1}).at_once.at(0);
   };
   piece const good = dense(0x1000, 2, 4, 64, 96);
-  CHECK(word(good, dense(0x8000, 2, 4, 64, 128)) == 16);
+  CHECK(word(good, dense(0x8000, 2, 4, 64, 128)) == 64); // addresses and strides are those of words
+  CHECK(word(good, dense(0x8010, 2, 2, 128, 144)) == 64);
+  CHECK(word(good, dense(0x8000, 2, 8, 32, 128)) == 32);
+  CHECK(word(good, dense(0x8000, 2, 16, 16, 128)) == 16);
   CHECK(word(good, dense(0x8008, 2, 4, 64, 128)) == 8); // address
   CHECK(word(good, dense(0x8000, 2, 4, 64, 132)) == 4); // stride
   CHECK(word(good, dense(0x8000, 2, 32, 8, 16)) == 8);  // run
   CHECK(word(good, dense(0x8001, 1, 4, 64, 128)) == 1);
-  CHECK(word(dense(0x1000, 2, 1, 64, 7), dense(0x8000, 2, 1, 64, 9)) == 16); // the stride of one row means nothing
+  CHECK(word(dense(0x1000, 2, 1, 64, 7), dense(0x8000, 2, 1, 64, 9)) == 64); // the stride of one row means nothing
 }
 
 TEST_CASE("cuda pieces: lists of many gigabytes are cut where their bytes can be counted in 31 bits [asan]") {
@@ -190,13 +194,13 @@ TEST_CASE("cuda pieces: lists of many gigabytes are cut where their bytes can be
     using kernel = sp::detail::copy_few;
     sp::detail::plan_copies<kernel>(
         sp::detail::block_cursor({&to, 1}), sp::detail::block_cursor({&from, 1}), [&](kernel const& k) {
-          wrong += (index_t(1) << k.to.shift) < least_word || k.words == 0 || index_t(k.words) << k.to.shift > 2 * gib;
-          for (std::uint32_t i : {0u, 1u, k.words / 3, k.words / 2 + 1, k.words - 1})
-            if (i < k.words) {
+          wrong += (index_t(1) << k.to.shift) < least_word || k.stretches == 0 || index_t(k.stretches) << k.to.shift > 2 * gib;
+          for (std::uint32_t i : {0u, 1u, k.stretches / 3, k.stretches / 2 + 1, k.stretches - 1})
+            if (i < k.stretches) {
               index_t const byte = at + (index_t(i) << k.to.shift);
               wrong += k.to.at(i) != address(to, byte) || k.from.at(i) != address(from, byte);
             }
-          at += index_t(k.words) << k.to.shift;
+          at += index_t(k.stretches) << k.to.shift;
         });
     CHECK(wrong == 0);
     CHECK(at == sp::min(to.bytes(), from.bytes()));

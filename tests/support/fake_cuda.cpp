@@ -448,7 +448,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (unsafe_now()) return said(cudaErrorStreamCaptureUnsupported);
   if (event->in) return said(cudaErrorCapturedEvent);
   late_queue::ask(event->point); // a device gets there without being waited for
-  return late_queue::finished(event->point) ? cudaSuccess : cudaErrorNotReady;
+  return late_queue::finished(event->point) ? cudaSuccess : said(cudaErrorNotReady);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   late_queue::event point;

@@ -12,7 +12,7 @@ namespace sp::detail {
 
 /// What the rows of a block hold: runs in up to three dimensions, the last one fastest.
 struct row_shape {
-  divider run;        ///< words of a run
+  divider run;        ///< stretches of a run
   divider inner[3];   ///< runs of a row
   index_t strides[3]; ///< in bytes
   friend constexpr bool operator==(row_shape const& a, row_shape const& b) {
@@ -25,18 +25,18 @@ struct row_shape {
 struct row_block {
   std::byte* first;
   index_t stride;           ///< from row to row, in bytes
-  std::uint32_t end, shape; ///< the word of the list that comes behind it; its shape
+  std::uint32_t end, shape; ///< the stretch of the list that comes behind it; its shape
 };
 
-/// One side of a copy: where each word of a list lies.
+/// One side of a copy: where each stretch of a list lies, bytes that are neighbours on both sides.
 template <std::size_t Blocks, std::size_t Shapes>
-struct word_table {
+struct stretch_table {
   row_shape shapes[Shapes];
   row_block blocks[Blocks];
   std::int32_t count;        ///< of blocks
-  std::uint32_t skip, shift; ///< words of the first block that come before the list; a word has 2^shift bytes
+  std::uint32_t skip, shift; ///< stretches of the first block that come before the list; a stretch has 2^shift bytes
 
-  /// The address of word p.
+  /// The address of stretch p.
   [[nodiscard]] SP_BOTH constexpr std::byte* at(std::uint32_t p) const {
     p += skip;
     std::int32_t low = 0;
@@ -61,11 +61,11 @@ struct word_table {
   }
 };
 
-/// Fills a word_table, first counting in bytes, then in words of the size that both sides allow.
+/// Fills a stretch_table, first counting in bytes, then in stretches of the size that both sides allow.
 template <std::size_t Blocks, std::size_t Shapes>
-class word_table_maker {
+class stretch_table_maker {
 public:
-  constexpr explicit word_table_maker(word_table<Blocks, Shapes>& table) : table_(table) { table_.count = 0; }
+  constexpr explicit stretch_table_maker(stretch_table<Blocks, Shapes>& table) : table_(table) { table_.count = 0; }
 
   /// Takes as many blocks as there is room for, and returns their bytes from the cursor's place on.
   constexpr index_t fill(block_cursor from) {
@@ -76,13 +76,15 @@ public:
       if (table_.count == 1) skip_ = before;
       from.advance(b.bytes() - before);
     }
-    bits_ |= std::uint64_t(skip_);
+    lengths_ |= std::uint64_t(skip_);
     return end_ - skip_;
   }
-  /// Bits of addresses, runs and strides: a word divides what they have in common.
-  [[nodiscard]] constexpr std::uint64_t bits() const { return bits_; }
+  /// Bits of runs and of where the list begins: a stretch divides what they have in common.
+  [[nodiscard]] constexpr std::uint64_t lengths() const { return lengths_; }
+  /// Bits of addresses and strides: a word, which moves at once, divides what these have in common too.
+  [[nodiscard]] constexpr std::uint64_t places() const { return places_; }
 
-  constexpr void count_in_words(std::uint32_t shift) {
+  constexpr void count_in_stretches(std::uint32_t shift) {
     for (int i = 0; i < shapes_; ++i) table_.shapes[i].run = divider(table_.shapes[i].run.divisor >> shift);
     for (int i = 0; i < table_.count; ++i) table_.blocks[i].end >>= shift;
     table_.skip = std::uint32_t(skip_) >> shift;
@@ -96,24 +98,25 @@ private:
     for (int d = 1; d < b.dims; ++d) {
       s.inner[d - 1 + 4 - b.dims] = divider(std::uint32_t(b.extents[d]));
       s.strides[d - 1 + 4 - b.dims] = b.strides[d];
-      bits_ |= std::uint64_t(b.strides[d]);
+      places_ |= std::uint64_t(b.strides[d]);
     }
     if (shapes_ == 0 || !(table_.shapes[shapes_ - 1] == s)) {
       if (std::size_t(shapes_) == Shapes) return false;
       table_.shapes[shapes_++] = s;
     }
     index_t const stride = b.dims ? b.strides[0] : 0;
-    bits_ |= address(b.first) | std::uint64_t(b.run) | std::uint64_t(stride);
+    places_ |= address(b.first) | std::uint64_t(stride);
+    lengths_ |= std::uint64_t(b.run);
     end_ += b.bytes();
     table_.blocks[table_.count++] = {b.first, stride, std::uint32_t(end_), std::uint32_t(shapes_ - 1)};
     return true;
   }
   static constexpr std::uint64_t address(std::byte const* p) { return std::uint64_t(reinterpret_cast<std::uintptr_t>(p)); }
 
-  word_table<Blocks, Shapes>& table_;
+  stretch_table<Blocks, Shapes>& table_;
   int shapes_ = 0;
   index_t end_ = 0, skip_ = 0; ///< in bytes
-  std::uint64_t bits_ = 0;
+  std::uint64_t lengths_ = 0, places_ = 0;
 };
 
 /// Bytes that move at once, whatever their types are.
@@ -122,46 +125,59 @@ struct [[gnu::may_alias]] alignas(sizeof(Bits) * Count) word_of {
   Bits bits[Count];
 };
 
-/// Copies `words` words from place to place.
+/// Copies stretches from place to place. To find a place takes some hundred instructions, as much as a thread may spend on 64 bytes
+/// where copies are to be limited by memory; so a thread moves up to four words of 16 bytes that are neighbours on both sides.
 template <std::size_t Blocks, std::size_t Shapes>
 struct copy_words {
   static constexpr int threads = 256;
   static constexpr bool independent_threads = true;
-  word_table<Blocks, Shapes> to, from;
-  std::uint32_t words;
+  stretch_table<Blocks, Shapes> to, from;
+  std::uint32_t stretches;
 
   template <class Block>
   SP_DEVICE void operator()(Block& b) const {
+    using sixteen = word_of<std::uint32_t, 4>;
     switch (to.shift) {
+    case 6:
+      return move<sixteen, 4>(b);
+    case 5:
+      return move<sixteen, 2>(b);
     case 4:
-      return move<word_of<std::uint32_t, 4>>(b);
+      return move<sixteen, 1>(b);
     case 3:
-      return move<word_of<std::uint64_t>>(b);
+      return move<word_of<std::uint64_t>, 1>(b);
     case 2:
-      return move<word_of<std::uint32_t>>(b);
+      return move<word_of<std::uint32_t>, 1>(b);
     case 1:
-      return move<word_of<std::uint16_t>>(b);
+      return move<word_of<std::uint16_t>, 1>(b);
     default:
-      return move<word_of<std::byte>>(b);
+      return move<word_of<std::byte>, 1>(b);
     }
   }
 
   /// As much of two lists as one launch moves, from the places of both cursors on; returns its bytes.
   constexpr index_t plan(block_cursor const& to_at, block_cursor const& from_at) {
-    word_table_maker<Blocks, Shapes> t(to), f(from);
+    stretch_table_maker<Blocks, Shapes> t(to), f(from);
     index_t const bytes = min(t.fill(to_at), f.fill(from_at));
-    auto const shift = std::uint32_t(std::countr_zero(t.bits() | f.bits() | std::uint64_t(bytes) | 16));
-    t.count_in_words(shift);
-    f.count_in_words(shift);
-    words = std::uint32_t(bytes) >> shift;
+    std::uint64_t const lengths = t.lengths() | f.lengths() | std::uint64_t(bytes), places = t.places() | f.places();
+    auto const word = std::uint32_t(std::countr_zero(lengths | places | 16));
+    std::uint32_t const shift = word < 4 ? word : std::uint32_t(std::countr_zero(lengths | 64));
+    t.count_in_stretches(shift);
+    f.count_in_stretches(shift);
+    stretches = std::uint32_t(bytes) >> shift;
     return bytes;
   }
 
 private:
-  template <class Word, class Block>
+  template <class Word, int Words, class Block>
   SP_DEVICE void move(Block& b) const {
     std::uint32_t const i = std::uint32_t(b.index()) * std::uint32_t(threads) + std::uint32_t(b.thread());
-    if (i < words) *reinterpret_cast<Word*>(to.at(i)) = *reinterpret_cast<Word const*>(from.at(i));
+    if (i >= stretches) return;
+    auto const* const source = reinterpret_cast<Word const*>(from.at(i));
+    auto* const target = reinterpret_cast<Word*>(to.at(i));
+    Word words[Words]; // all are on their way before the first is stored
+    for (int n = 0; n < Words; ++n) words[n] = source[n];
+    for (int n = 0; n < Words; ++n) target[n] = words[n];
   }
 };
 
@@ -171,7 +187,7 @@ using copy_few = copy_words<72, 4>;
 using copy_many = copy_words<640, 8>;
 static_assert(sizeof(copy_few) <= 4096 && sizeof(copy_many) <= 32764);
 
-/// Calls launch(kernel, words) until every byte of the shorter list is planned.
+/// Calls launch(kernel) until every byte of the shorter list is planned.
 template <class Kernel, class Launch>
 void plan_copies(block_cursor to, block_cursor from, Launch const& launch) {
   auto go_on = [](block_cursor& c, index_t bytes) {

@@ -146,7 +146,7 @@ void cuda_queue::copy(std::span<piece const> to, std::span<piece const> from) co
   if (t.done() || f.done()) return;
   detail::on_device const here(device(), primitive);
   if (detail::copy_plain(stream(), to, from, primitive)) return;
-  auto go = [&](auto const& kernel) { launch(kernel, (index_t(kernel.words) + kernel.threads - 1) / kernel.threads); };
+  auto go = [&](auto const& kernel) { launch(kernel, (index_t(kernel.stretches) + kernel.threads - 1) / kernel.threads); };
   if (to.size() + from.size() <= 64) // lists of rows may be longer: then it takes some launches
     detail::plan_copies<Few>(t, f, go);
   else

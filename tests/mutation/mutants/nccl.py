@@ -113,6 +113,15 @@ MUTANTS = [
         *LATE,
     ),
     Mutant(
+        "nccl_not_ready_left_behind",
+        "that an exchange is not done is left in the runtime's last error",
+        "collective/nccl/watch.hpp",
+        "    if (state == cudaErrorNotReady) static_cast<void>(cudaGetLastError());\n",
+        "",
+        "cuda.nccl_failures",
+        "nccl failures: a peer that does not come*",
+    ),
+    Mutant(
         "nccl_failure_is_kept_quiet",
         "a failure does not abort the communicator although the options say so",
         "collective/nccl/family.hpp",

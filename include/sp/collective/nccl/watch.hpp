@@ -74,7 +74,7 @@ public:
     looked_ = clock::now();
     for (; count_ > 0; first_ = (first_ + 1) % ring_.size(), --count_) {
       entry& e = ring_[first_];
-      cudaError_t const state = cudaEventQuery(e.end.point()->event);
+      cudaError_t const state = query(e.end);
       if (state == cudaErrorNotReady) {
         many_ = count_ + some;
         return look_at_first(e, deadline, waiting);
@@ -92,6 +92,12 @@ public:
   [[nodiscard]] cudaError_t device_error() const noexcept { return bad_; }
 
 private:
+  /// "Not ready" is no error of the caller's, who looks at the runtime's last one behind kernels of his own.
+  static cudaError_t query(cuda_event const& e) noexcept {
+    cudaError_t const state = cudaEventQuery(e.point()->event);
+    if (state == cudaErrorNotReady) static_cast<void>(cudaGetLastError());
+    return state;
+  }
   struct entry {
     cuda_event begin, end;
     clock::time_point seen{}; ///< when it was seen to have begun
@@ -100,7 +106,7 @@ private:
   template <class Waiting>
   finding look_at_first(entry& e, std::chrono::milliseconds deadline, Waiting& waiting) {
     if (e.seen == clock::time_point{}) {
-      cudaError_t const state = cudaEventQuery(e.begin.point()->event);
+      cudaError_t const state = query(e.begin);
       if (state == cudaErrorNotReady) return finding::nothing; // work before it is not done
       if (state != cudaSuccess) return bad_ = state, finding::error;
       e.seen = looked_;
