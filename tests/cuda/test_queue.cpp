@@ -162,7 +162,7 @@ TEST_CASE("cuda queue: lists of pieces are copied as the host copies them [asan]
 
 TEST_CASE("cuda queue: what is plain is one copy of the runtime, and the host's memory may be strided [asan]") {
   place p;
-  auto a = p.block(counted_from(0, 100)), b = p.block(std::vector<int>(100, -1));
+  auto a = p.block(counted_from(0, 8000)), b = p.block(std::vector<int>(8000, -1));
   auto move = [&](piece const& to, piece const& from) {
     long const plain = fake_cuda::calls("cudaMemcpyAsync"), rows = fake_cuda::calls("cudaMemcpy2DAsync");
     p.queue.copy({&to, 1}, {&from, 1});
@@ -173,10 +173,11 @@ TEST_CASE("cuda queue: what is plain is one copy of the runtime, and the host's 
     return sp::as_piece(sp::view<int, 2, device_memory>(data, {n, inner}, {stride, 1}));
   };
   CHECK(move(rows(b.tensor.data, 10, 10, 10), rows(a.tensor.data, 5, 20, 20)) == counts{1, 0});
-  CHECK(move(rows(b.tensor.data, 5, 2, 4), rows(a.tensor.data, 5, 2, 3)) == counts{0, 1});
-  CHECK(move(rows(b.tensor.data, 10, 1, 1), rows(a.tensor.data, 5, 2, 3)) == counts{0, 1});      // one run against rows
-  CHECK(move(rows(b.tensor.data, 3, 4, 5), rows(a.tensor.data, 4, 3, 4)) == counts{0, 0});       // a kernel
-  CHECK(move(rows(b.tensor.data + 30, 5, 2, -4), rows(a.tensor.data, 5, 2, 3)) == counts{0, 0}); // backwards
+  CHECK(move(rows(b.tensor.data, 3, 1024, 1040), rows(a.tensor.data, 3, 1024, 1030)) == counts{0, 1});
+  CHECK(move(rows(b.tensor.data, 3 * 1024, 1, 1), rows(a.tensor.data, 3, 1024, 1030)) == counts{0, 1}); // one run against rows
+  CHECK(move(rows(b.tensor.data, 3, 1023, 1040), rows(a.tensor.data, 3, 1023, 1030)) == counts{0, 0});  // short rows: a kernel
+  CHECK(move(rows(b.tensor.data, 3, 4, 5), rows(a.tensor.data, 4, 3, 4)) == counts{0, 0});              // rows of other lengths
+  CHECK(move(rows(b.tensor.data + 30, 5, 2, -4), rows(a.tensor.data, 5, 2, 3)) == counts{0, 0});        // backwards
   p.queue.synchronize();
   std::vector<int> host(40, -7);
   piece const to = sp::as_piece(sp::view<int, 3>(host.data(), {2, 3, 2}, {20, 5, 2})), from = rows(a.tensor.data, 3, 4, 8);
@@ -287,15 +288,15 @@ TEST_CASE("cuda queue: work is given on its own device, whichever is current; ra
 
 TEST_CASE("cuda queue: every call of the runtime that fails is named, with its code, where it happened and what to do [asan]") {
   place p;
-  auto x = p.block(counted_from(0, 30));
-  auto y = p.block(counted_from(0, 30));
+  auto x = p.block(counted_from(0, 3000));
+  auto y = p.block(counted_from(0, 3000));
   stream other(9);
   cuda_queue const second(other.handle);
   piece const to = sp::as_piece(y.tensor), from = sp::as_piece(x.tensor);
   piece narrow = to, wide = from;
   narrow.rank = wide.rank = 2;
-  narrow.extents = {5, 2}, narrow.strides = {8, 4};
-  wide.extents = {5, 2}, wide.strides = {12, 4};
+  narrow.extents = {2, 1024}, narrow.strides = {4096, 4};
+  wide.extents = {2, 1024}, wide.strides = {5000, 4};
   auto const bytes = std::as_bytes(std::span("1234567"));
   struct {
     char const* call;
@@ -340,7 +341,7 @@ TEST_CASE("cuda queue: every call of the runtime that fails is named, with its c
   CHECK(fake_cuda::alive().streams == before.streams);
   CHECK(fake_cuda::alive().pools == before.pools);
   p.queue.copy({&to, 1}, {&from, 1}); // goes on as if nothing had been
-  CHECK(p.read(y.tensor) == counted_from(0, 30));
+  CHECK(p.read(y.tensor) == counted_from(0, 3000));
 }
 
 TEST_CASE("cuda queue: work that fails on the device is reported by synchronize() and by the next call") {

@@ -1,4 +1,4 @@
-// Copies that the runtime does by itself: one run of bytes, rows of equal length, and what the host reads.
+// Copies that the runtime does by itself: one run of bytes, long rows of equal length, and what the host reads.
 // Everything else is a kernel's, see copy.hpp.
 #pragma once
 
@@ -16,6 +16,7 @@ inline bool is_pageable(std::byte const* p, char const* primitive) {
 
 /// Rows of `width` bytes on both sides.
 struct equal_rows {
+  static constexpr index_t long_row = 4096; ///< shorter ones are a kernel's: the runtime's copy of rows is made for images
   index_t width = 0, count = 0, to_pitch = 0, from_pitch = 0; ///< count 0: there are none
 
   constexpr equal_rows(run_block const& to, run_block const& from) {
@@ -48,7 +49,7 @@ inline bool copy_plain(cudaStream_t stream, std::span<piece const> to, std::span
   };
   bool const single = t.is_last() && f.is_last();
   if (single && a.dims == 0 && b.dims == 0) return plain(a.first, b.first, min(a.run, b.run)), true;
-  if (equal_rows const rows(a, b); single && rows.count > 0) {
+  if (equal_rows const rows(a, b); single && rows.count > 0 && (pageable || rows.width >= rows.long_row)) {
     auto n = [](index_t x) { return std::size_t(x); };
     cuda_check(cudaMemcpy2DAsync(a.first, n(rows.to_pitch), b.first, n(rows.from_pitch), n(rows.width), n(rows.count),
                                  cudaMemcpyDefault, stream),
