@@ -46,6 +46,7 @@ TEST_CASE("documents: from cumulative lengths") {
   CHECK(slack.length() == 12);
   CHECK(slack.tokens() == 8);
   CHECK(sp::packed(offsets{0, 3, 8}, 12) == slack);
+  CHECK(sp::packed(std::vector<int>{0, 3, 8}, 12) == slack);
   CHECK(documents::packed(offsets{0}).size() == 0);
   CHECK(documents::packed(offsets{0}, 5).length() == 5);
 }

@@ -2,7 +2,9 @@
 // A pass without a queue is over host tensors, on the caller's thread. Numbers that the host asks a queue for come back by sum_now().
 #pragma once
 
+#include <cstdint>
 #include <limits>
+#include <vector>
 
 #include <sp/core/dtype.hpp>
 #include <sp/core/memory.hpp>
@@ -34,39 +36,101 @@ void join_dimensions(view<T, R, M>& v, Others&... others) {
   }
 }
 
+/// What a pass does with an element, and where it is given tensors.
+template <class T>
+struct fill_element {
+  T value;
+  template <class From>
+  SP_BOTH constexpr void operator()(T& to, From const&) const {
+    if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, fp16>)
+      to.bits = value.bits; // a number, of which compilers store many at once, unlike structs
+    else
+      to = value;
+  }
+};
+struct assign_element {
+  template <class To, class From>
+  SP_BOTH constexpr void operator()(To& to, From const& from) const {
+    to = from_acc<To>(static_cast<accumulate_t<To>>(to_acc(from)));
+  }
+};
+struct add_element {
+  template <class To, class From>
+  SP_BOTH constexpr void operator()(To& to, From const& from) const {
+    to = from_acc<To>(to_acc(to) + static_cast<accumulate_t<To>>(to_acc(from)));
+  }
+};
+
 template <class T, int R, class M>
 struct fill_body {
   view<T, R, M> to;
-  T value;
+  fill_element<T> element;
   template <class... I>
   SP_BOTH constexpr void operator()(I... i) const {
-    if constexpr (std::is_same_v<T, bf16> || std::is_same_v<T, fp16>)
-      to(i...).bits = value.bits; // a number, of which compilers store many at once, unlike structs
-    else
-      to(i...) = value;
+    element(to(i...), 0);
   }
 };
 
-template <class To, class From, int R, class M>
-struct assign_body {
+template <class Element, class To, class From, int R, class M>
+struct pair_body {
   view<To, R, M> to;
   view<From, R, M> from;
   template <class... I>
   SP_BOTH constexpr void operator()(I... i) const {
-    to(i...) = from_acc<To>(static_cast<accumulate_t<To>>(to_acc(from(i...))));
+    Element()(to(i...), from(i...));
   }
 };
 
-template <class To, class From, int R, class M>
-struct add_body {
-  view<To, R, M> to;
-  view<From, R, M> from;
-  template <class... I>
-  SP_BOTH constexpr void operator()(I... i) const {
-    To& x = to(i...);
-    x = from_acc<To>(to_acc(x) + static_cast<accumulate_t<To>>(to_acc(from(i...))));
+/// Elements that follow each other: a device loads and stores them 16 bytes at once.
+template <class T, int N>
+struct [[gnu::may_alias]] alignas(16) elements_together {
+  T of[N];
+};
+/// Index i is for the elements N i ... N i + N - 1.
+template <class Element, class To, class From, int N>
+struct together_body {
+  Element element;
+  To* to;
+  From const* from;
+  index_t count;
+  SP_BOTH void operator()(index_t i) const {
+    index_t const first = i * N;
+    if (count - first < N) {
+      for (index_t j = first; j < count; ++j) element(to[j], from[j]);
+      return;
+    }
+    auto& x = *reinterpret_cast<elements_together<To, N>*>(to + first);
+    auto y = x;
+    auto const z = *reinterpret_cast<elements_together<From, N> const*>(from + first);
+    for (int j = 0; j < N; ++j) element(y.of[j], z.of[j]);
+    x = y;
   }
 };
+
+/// Whether a pass over tensors of joined dimensions was given to the queue by elements together: where these follow each other from an
+/// address of 16 bytes on. Not on a queue of the host, where compilers do that for loops.
+template <class Q, class Element, class To, class From, int R>
+bool passes_together(Q const& q, Element const& element, view_on<Q, To, R> const& to, view_on<Q, From, R> const& from) {
+  if constexpr (!runs_on_host<Q>) {
+    constexpr index_t n = index_t(16 / (sizeof(To) < sizeof(From) ? sizeof(To) : sizeof(From)));
+    index_t const count = to.elements();
+    auto dense = [&](auto const& x) {
+      return x.stride(R - 1) == 1 && count == x.extent(R - 1) && reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0;
+    };
+    if (count < n || !dense(to) || !dense(from)) return false;
+    using body = together_body<Element, To, std::remove_const_t<From>, int(n)>;
+    q.for_each(std::array{ceil_div(count, n)}, body{element, to.data, from.data, count});
+    return true;
+  } else {
+    return false;
+  }
+}
+template <class Element, class Q, class To, class From, int R>
+void pass_over(Q const& q, view_on<Q, To, R> to, view_on<Q, From, R> from) {
+  join_dimensions(to, from);
+  if (!passes_together<Q, Element, To, From, R>(q, {}, to, from))
+    q.for_each(to.extents, pair_body<Element, To, From, R, typename Q::memory_type>{to, from});
+}
 
 } // namespace detail
 
@@ -74,7 +138,9 @@ struct add_body {
 template <class Q, class T, int R>
 void fill(Q const& q, detail::view_on<Q, T, R> v, std::type_identity_t<T> value) {
   detail::join_dimensions(v);
-  q.for_each(v.extents, detail::fill_body<T, R, typename Q::memory_type>{v, value});
+  detail::fill_element<T> const element{value};
+  if (!detail::passes_together<Q, detail::fill_element<T>, T, T, R>(q, element, v, v))
+    q.for_each(v.extents, detail::fill_body<T, R, typename Q::memory_type>{v, element});
 }
 /// Sets every element of a host tensor.
 template <class T, int R>
@@ -85,8 +151,7 @@ void fill(view<T, R> v, std::type_identity_t<T> value) {
 /// Element by element into a tensor of another element type or other strides, both of one shape.
 template <class Q, class To, class From, int R>
 void assign(Q const& q, detail::view_on<Q, To, R> to, detail::view_on<Q, From, R> from) {
-  detail::join_dimensions(to, from);
-  q.for_each(to.extents, detail::assign_body<To, From, R, typename Q::memory_type>{to, from});
+  detail::pass_over<detail::assign_element, Q, To, From, R>(q, to, from);
 }
 template <class To, class From, int R>
 void assign(view<To, R> to, view<From, R> from) {
@@ -98,8 +163,7 @@ namespace detail {
 /// to += from, in the type of to's sums.
 template <class Q, class To, class From, int R>
 void add(Q const& q, view_on<Q, To, R> to, view_on<Q, From, R> from) {
-  join_dimensions(to, from);
-  q.for_each(to.extents, add_body<To, From, R, typename Q::memory_type>{to, from});
+  pass_over<add_element, Q, To, From, R>(q, to, from);
 }
 template <class To, class From, int R>
 void add(view<To, R> to, view<From, R> from) {
@@ -139,6 +203,18 @@ std::remove_const_t<T> element_now(Q const& q, T* place) {
   read_now(q, view(&here, 1), view_on<Q, T, 1>(place, 1));
   return here;
 }
+
+} // namespace detail
+
+/// The elements of a tensor of the queue's memory, for the host, in the order of their indices. It waits for the queue.
+template <queue Q, class T, int R>
+[[nodiscard]] std::vector<std::remove_const_t<T>> read(Q const& q, detail::view_on<Q, T, R> from) {
+  std::vector<std::remove_const_t<T>> values(static_cast<std::size_t>(from.elements()));
+  detail::read_now(q, view<std::remove_const_t<T>, R>(values.data(), from.extents), from);
+  return values;
+}
+
+namespace detail {
 
 /// A value of trivially copyable type Sum that a queue computes and the host reads. It takes memory where the queue's is not the host's.
 template <class Q, class Sum>

@@ -238,6 +238,10 @@ struct packed : documents {
   template <std::integral Offset>
   explicit constexpr packed(std::span<Offset const> cu_seqlens, index_t length = -1)
       : packed(std::span<index_t const>(std::vector<index_t>(cu_seqlens.begin(), cu_seqlens.end())), length) {}
+  /// A list that was made for it: sp::packed{sp::read(queue, cu_seqlens)} of a tensor on a device waits for the queue.
+  template <std::integral Offset>
+  explicit constexpr packed(std::vector<Offset> const& cu_seqlens, index_t length = -1)
+      : packed(std::span<Offset const>(cu_seqlens), length) {}
 
   constexpr packed(std::initializer_list<index_t> cu_seqlens)
       : documents(documents::packed(std::span(cu_seqlens.begin(), cu_seqlens.size()))) {}

@@ -11,6 +11,24 @@ ROUTE = ("layout.route_queue", "route: on late*")
 
 MUTANTS = [
     Mutant(
+        "last_elements_together",
+        "a pass of a device leaves out what is less than sixteen bytes at the end of a tensor",
+        "core/elementwise.hpp",
+        "      for (index_t j = first; j < count; ++j) element(to[j], from[j]);\n",
+        "",
+        "core.elementwise",
+        "elementwise: on a device*",
+    ),
+    Mutant(
+        "elements_together_anywhere",
+        "a pass of a device reads sixteen bytes at once at addresses that are no multiples of that",
+        "core/elementwise.hpp",
+        "count == x.extent(R - 1) && reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0",
+        "count == x.extent(R - 1)",
+        "core.elementwise",
+        "elementwise: on a device*",
+    ),
+    Mutant(
         "rows_joined_of_one_tensor",
         "an addition takes rows of both tensors as one if those of the first follow each other",
         "core/elementwise.hpp",
