@@ -7,7 +7,7 @@ if(NOT TARGET sp::cuda)
   find_package(Threads QUIET)
   if(TARGET CUDA::cudart AND Threads_FOUND)
     add_library(sp::cuda INTERFACE IMPORTED)
-    target_link_libraries(sp::cuda INTERFACE sp::sp CUDA::cudart Threads::Threads)
+    target_link_libraries(sp::cuda INTERFACE sp::sp CUDA::cudart Threads::Threads ${CMAKE_DL_LIBS}) # dl: NVTX looks for a tool
   else()
     set(sp_cuda_FOUND FALSE)
     set(sp_cuda_NOT_FOUND_MESSAGE "needs the CUDA runtime (CUDA::cudart) and Threads, which CMake did not find. \

@@ -64,6 +64,7 @@ void compiled(sp::cuda_local const& ranks, sp::batch const& b, context const& ct
   auto const result = loss.forward(ctx, x, labels);
   loss.backward(ctx, result, labels, x);
   static_cast<void>(sp::read(ctx.queue, result));
+  static_cast<void>(sp::packed{sp::read(ctx.queue, labels)});
   sp::positions(ctx.queue, b, positions);
   sp::loss_weights(ctx.queue, b, labels, x, -100);
 }

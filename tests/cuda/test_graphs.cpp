@@ -2,18 +2,15 @@
 // computes on what the tensors hold then. Another batch in the place of the captured one is computed on as far as tables say it.
 // needs: context cuda
 // with all: takes long to compile
-#include <barrier>
-#include <mutex>
+#include "cuda/replayed.hpp"
 
 #include "conformance/check.hpp"
-#include "cuda/ranks.hpp"
 
 namespace test_graphs {
 
+using cuda_tests::attention_program;
 using cuda_tests::counted_pool;
-using cuda_tests::cuda_queue;
-using cuda_tests::graph;
-using cuda_tests::rank_streams;
+using cuda_tests::same_when_replayed;
 using sp::device_memory;
 using sp::index_t;
 using support::interleaving;
@@ -21,8 +18,8 @@ using support::interleaving;
 namespace {
 
 using view = sp::view<double, 3, device_memory>;
-using tensor = support::pool_tensor<double, 3, counted_pool>;
-constexpr index_t heads = 4, kv_heads = 2, dim = 3;
+constexpr std::array<index_t, 3> shape{4, 2, 3}; // heads of queries and of keys, dim
+using kernel = sp::basic_reference<device_memory>;
 
 /// A row and a key that it sees, by their places in tensors.
 struct seen_key {
@@ -114,137 +111,70 @@ private:
   }
 };
 
-/// Tensors of one rank.
-struct rank_data {
-  tensor q, k, v, out, dout, dq, dk, dv;
-  rank_data(counted_pool& m, index_t tokens)
-      : q(m, {tokens, heads, dim}), k(m, {tokens, kv_heads, dim}), v(m, {tokens, kv_heads, dim}), out(m, {tokens, heads, dim}),
-        dout(m, {tokens, heads, dim}), dq(m, {tokens, heads, dim}), dk(m, {tokens, kv_heads, dim}),
-        dv(m, {tokens, kv_heads, dim}) {}
-  /// Other inputs for each seed, and results that nobody has computed.
-  void fill(unsigned seed) {
-    std::mt19937_64 g(seed);
-    std::normal_distribution<double> normal;
-    for (tensor* x : {&q, &k, &v, &dout}) {
-      std::vector<double> values(std::size_t((*x)->elements()));
-      for (double& y : values) y = normal(g);
-      x->upload(values);
-    }
-    for (tensor* x : {&out, &dq, &dk, &dv}) x->upload(std::vector<double>(std::size_t((*x)->elements()), 77));
-  }
-  std::vector<std::vector<double>> results() const { return {out.download(), dq.download(), dk.download(), dv.download()}; }
-};
-
-/// Captures forward and backward of make(communicator) on all ranks from one stream, and compares launches with calls outside of a graph;
-/// `refreshed`: the last launches compute on a batch that was put in the place of the captured one.
-template <class Make>
-void same_when_replayed(int ranks, interleaving how, Make const& make, bool refreshed = false) {
-  rank_streams const streams(ranks, 5, how);
-  cuda_tests::place root(99, how);
-  std::barrier<> all(ranks);
-  std::unique_ptr<graph> captured;
-  std::vector<std::optional<cuda_queue::event>> ready(static_cast<std::size_t>(ranks));
-  std::mutex checking;
-  sp::cuda_local::run(
-      ranks,
-      [&](sp::cuda_local const& comm) {
-        struct leaves { // also a rank that fails: the others go on, and are told
-          std::barrier<>& all;
-          ~leaves() { all.arrive_and_drop(); }
-        } const at_end{all};
-        auto const object = make(comm);
-        auto const& queue = comm.queue();
-        counted_pool memory(queue);
-        sp::batch const b(sp::packed{0, 9, 9, 14, 25}, sp::contiguous{sp::scope::stream}, comm),
-            other(sp::packed{0, 3, 20, 25}, sp::contiguous{sp::scope::stream}, comm);
-        rank_data x(memory, b.tokens());
-        sp::context eager(queue, memory, memory);
-        eager.room.times = 4;
-        auto prepared = object.prepare(b, eager);
-        auto const prepared_other = object.prepare(other, eager);
-        // scratch and kept belong to the graph
-        auto const bytes = object.template scratch_bytes<double>(prepared, {heads, kv_heads, dim, dim}, queue);
-        support::pool_tensor<char, 1, counted_pool> const scratch_block(memory, {bytes}), kept_block(memory, {1 << 16});
-        sp::basic_workspace<device_memory> scratch(scratch_block->data, std::size_t(bytes)), kept(kept_block->data, 1 << 16);
-        sp::context const ctx(queue, scratch, kept);
-        auto step = [&](auto const& geometry, auto const& c) {
-          auto saved = object.forward(geometry, c, *x.q, *x.k, *x.v, *x.out);
-          object.backward(geometry, c, std::move(saved), *x.q, *x.k, *x.v, *x.out, *x.dout, *x.dq, *x.dk, *x.dv);
-        };
-        std::vector<std::vector<std::vector<double>>> expected;
-        for (unsigned seed = 0; seed < 4; ++seed) { // the first call warms up
-          x.fill(10 * seed + unsigned(comm.rank()));
-          step(seed == 3 && refreshed ? prepared_other : prepared, eager);
-          expected.push_back(x.results());
-        }
-        int const blocks = memory.blocks_out();
-        auto const me = std::size_t(comm.rank());
-        auto meet = [&] { all.arrive_and_wait(); };
-        auto join = [&] { // on every rank between the same two points of the root
-          meet();
-          queue.wait(*ready[0]);
-          step(prepared, ctx);
-          auto const done = queue.record();
-          meet();
-          if (me != 0) ready[me] = done;
-          meet();
-        };
-        meet(); // until the capture has ended nobody may wait for a device
-        if (me == 0) {
-          captured = std::make_unique<graph>(root.handle, [&] {
-            ready[0] = root.queue.record();
-            join();
-            ready[0] = queue.record();
-            for (auto const& e : ready) root.queue.wait(*e);
-          });
-        } else {
-          join();
-        }
-        meet();
-        for (unsigned seed : {1u, 2u, 1u, 3u}) {
-          if (seed == 3 && refreshed) object.refresh(prepared, other, eager);
-          x.fill(10 * seed + unsigned(comm.rank()));
-          ready[me] = queue.record();
-          meet();
-          if (me == 0) {
-            for (auto const& e : ready) root.queue.wait(*e);
-            captured->launch(root.handle);
-            ready[0] = root.queue.record();
-          }
-          meet();
-          queue.wait(*ready[0]);
-          auto const got = x.results();
-          std::lock_guard const lock(checking);
-          CHECK(captured->end() == cudaSuccess);
-          CHECK(got == expected[seed]);
-        }
-        meet();
-        std::lock_guard const lock(checking);
-        CHECK(memory.blocks_out() == blocks);
-      },
-      conformance::patient(), [&](int rank) { return streams(rank); });
+/// The object of a rank over documents, another batch to be put in their place where one is given; `ranks` own them together.
+template <class Object>
+auto program_of(sp::cuda_local const& comm, counted_pool& memory, Object object, std::optional<sp::documents> other = {}) {
+  auto cut = [&](sp::documents const& docs) { return sp::batch(docs, sp::contiguous{sp::scope::stream}, comm); };
+  std::optional<sp::batch> second;
+  if (other) second = cut(*other);
+  return std::make_unique<attention_program<double, Object>>(comm, memory, std::move(object), shape,
+                                                             cut(sp::packed{0, 9, 9, 14, 25}), std::nullopt, std::move(second),
+                                                             sp::table_room{.times = 4});
 }
+/// By default some of the cases, all of them with all.
+#ifdef SP_TEST_ALL
+constexpr int rounds = 12;
+#else
+constexpr int rounds = 4;
+#endif
 
 } // namespace
 
 TEST_CASE("cuda graphs: rings of every schedule, captured with all ranks in one graph, replay forward and backward") {
-  int done = 0;
-  for (auto schedule : {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull, sp::schedule::pass_q}) {
-    auto ring = [&](auto const& comm) {
-      return sp::ring_attention{sp::group(comm), sp::basic_reference<device_memory>{}, {.schedule = schedule}};
-    };
-    same_when_replayed(2 + done % 2, interleaving(done % 3), ring);
-    ++done;
+  static constexpr sp::schedule schedules[] = {sp::schedule::rotate, sp::schedule::cast, sp::schedule::pull,
+                                               sp::schedule::pass_q};
+  for (int n = 0; n < rounds; ++n) {
+    CAPTURE(n);
+    bool const cross = (n + n / 4) % 3 == 1; // queries meet the keys of longer documents
+    same_when_replayed(n % 5 == 4 ? 1 : 3 + n % 2, interleaving((n + n / 4) % 3), [&](auto const& comm, counted_pool& memory) {
+      sp::ring_attention ring{sp::group(comm),
+                              kernel{},
+                              {.mask = sp::causal(cross ? sp::align::end : sp::align::equal),
+                               .schedule = schedules[n % 4],
+                               .head_chunks = 1 + n % 2}};
+      std::optional<sp::batch> keys;
+      if (cross) keys.emplace(sp::packed{0, 12, 14, 20, 31}, sp::striped{}, comm);
+      return std::make_unique<attention_program<double, decltype(ring)>>(
+          comm, memory, ring, shape, sp::batch(sp::packed{0, 9, 9, 14, 25}, sp::zigzag{}, comm), std::move(keys));
+    });
   }
 }
 
 TEST_CASE("cuda graphs: ulysses, captured with all ranks in one graph, replays forward and backward") {
   for (int how = 0; how < 3; ++how)
-    same_when_replayed(3 - how % 2, interleaving(how), [&](auto const& comm) {
-      return sp::ulysses_attention{sp::group(comm),
-                                   sp::basic_reference<device_memory>{},
-                                   {.mask = sp::causal()},
-                                   {how == 1 ? sp::keep::output : sp::keep::heads, 1 + how}};
+    same_when_replayed(4 - how, interleaving(how), [&](auto const& comm, counted_pool& memory) {
+      return program_of(
+          comm, memory,
+          sp::ulysses_attention{
+              sp::group(comm), kernel{}, {.mask = sp::causal()}, {how == 1 ? sp::keep::output : sp::keep::heads, 1 + how}});
+    });
+}
+
+TEST_CASE("cuda graphs: usp, captured with all ranks in one graph, replays forward and backward") {
+  for (int how = 0; how < (rounds > 4 ? 3 : 1); ++how)
+    same_when_replayed(4, interleaving(how), [&](auto const& comm, counted_pool& memory) {
+      sp::mesh const mesh{sp::axis::ring{2}, sp::axis::ulysses{2}};
+      return program_of(
+          comm, memory,
+          sp::ulysses_attention{mesh.ulysses(comm), sp::ring_attention{mesh.ring(comm), kernel{}, {.mask = sp::causal()}}});
+    });
+}
+
+TEST_CASE("cuda graphs: launches of one graph drop other probabilities once the step counter of their key has moved on") {
+  for (int how = 0; how < 2; ++how)
+    same_when_replayed(3, interleaving(how), [&](auto const& comm, counted_pool& memory) {
+      using drops = sp::basic_reference<device_memory, sp::dropout>;
+      return program_of(comm, memory, sp::ring_attention{sp::group(comm), drops{sp::dropout{0.5}}, {.mask = sp::causal()}});
     });
 }
 
@@ -252,8 +182,9 @@ TEST_CASE("cuda graphs: a graph computes on the batch that refresh put in the pl
   for (int how = 0; how < 3; ++how)
     same_when_replayed(
         2, interleaving(how),
-        [&](auto const& comm) {
-          return sp::ulysses_attention{sp::group(comm), sums_of_seen{}, {.mask = sp::causal()}, {}};
+        [&](auto const& comm, counted_pool& memory) {
+          return program_of(comm, memory, sp::ulysses_attention{sp::group(comm), sums_of_seen{}, {.mask = sp::causal()}, {}},
+                            sp::packed{0, 3, 20, 25});
         },
         true);
 }

@@ -290,6 +290,7 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   attend<float>(sp::ring_attention{ranks, sp::cpu{sp::alibi{}}}, batch, batch.memory());
   sp::local<device_queue>::run(2, [&](sp::local<device_queue> const& devices) {
     order(devices);
+    (void)sp::packed(sp::read(devices.queue(), sp::view<int, 1, sp::device_memory>{}));
     sp::basic_reference<sp::device_memory> const kernel;
     attend_on_devices<float>(sp::ring_attention{devices, kernel}, devices, batch);
     attend_on_devices<sp::bf16>(sp::ring_attention{devices, kernel}, devices, batch);
@@ -315,6 +316,8 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
                                 sp::device_pool(device, sp::device_memory_functions{})};
   device.upload(nullptr, std::as_bytes(std::span(pools)));
   device.lane().wait(device.record());
+  static_cast<void>(device.capturing());
+  static_cast<void>(device.named("", ""));
   sp::cuda_local::run(
       1, [](auto const& rank) { rank.barrier(); }, {}, [&](int) { return device; });
 #endif

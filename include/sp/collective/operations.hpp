@@ -56,6 +56,7 @@ template <communicator C>
 template <communicator C, queue Q>
 [[nodiscard]] auto exchange(C const& c, traffic const& t, Q const& q) {
   detail::require_readable(c, t);
+  auto const range = detail::named_work(q, t.primitive, " post");
   if constexpr (has_exchange<C, Q>) {
     return c.exchange(t, q);
   } else {
@@ -78,6 +79,7 @@ template <communicator C, queue Q>
 [[nodiscard]] auto all_to_all_v(C const& c, traffic const& t, Q const& q) {
   if constexpr (has_all_to_all_v<C, Q>) {
     detail::require_readable(c, t);
+    auto const range = detail::named_work(q, t.primitive, " post");
     return c.all_to_all_v(t, q);
   } else if constexpr (has_all_to_all_v<C>) {
     detail::finish_before_sending(c, q, t.primitive);
@@ -130,6 +132,7 @@ template <communicator C, queue Q>
   if constexpr (in_one) {
     sends.tensor(0) = {c.rank(), mine};
     detail::require_readable(c, t);
+    auto const range = detail::named_work(q, primitive, " post");
     if constexpr (has_all_gather_v<C, Q>) {
       return detail::parcel_token(std::move(sends), c.all_gather_v(t, q));
     } else {

@@ -44,6 +44,11 @@ struct any_task {
 ///     synchronize()                      returns when everything given so far is done; nothing else waits
 ///
 /// Bodies are trivially copyable structs at namespace scope that hold views and numbers.
+///
+/// A queue may say more:
+///
+///     capturing() -> bool                whether what it is given is captured into a graph, so that nobody can wait for it
+///     named(object, call) -> scope       while the scope lives, what this thread gives belongs to the call of that name, for profilers
 template <class Q>
 concept queue = std::copyable<Q> &&
     requires(Q const q, std::span<piece const> pieces, std::byte* bytes, std::span<std::byte const> host_bytes,
@@ -152,6 +157,26 @@ namespace detail {
 /// The host reads what work of this queue wrote; it is done when it was given.
 template <class Q>
 inline constexpr bool runs_on_host = std::is_same_v<typename Q::memory_type, host_memory>;
+
+/// bad_state while the queue is being captured: for what check levels 2 and 3 do on the host.
+template <class Q>
+void require_not_captured(Q const& q) {
+  if constexpr (requires { q.capturing(); })
+    if (q.capturing())
+      fail({errc::bad_state,
+            "from check level 2 on ranks compare their calls on the host, and this call is being captured into a graph",
+            "Capture objects of check level 0 or 1; run the same call once at level 2 or 3 before the capture"});
+}
+
+struct [[maybe_unused]] unnamed_work {};
+/// What the queue is given while the result lives belongs to this call, in the words of traces.
+template <class Q>
+auto named_work([[maybe_unused]] Q const& q, [[maybe_unused]] char const* object, [[maybe_unused]] char const* call) {
+  if constexpr (requires { q.named(object, call); })
+    return q.named(object, call);
+  else
+    return unnamed_work{};
+}
 } // namespace detail
 
 } // namespace sp

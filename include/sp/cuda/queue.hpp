@@ -7,6 +7,7 @@
 #include <sp/cuda/kernels.hpp>
 #include <sp/cuda/launch.hpp>
 #include <sp/cuda/plain_copy.hpp>
+#include <sp/cuda/profiler_range.hpp>
 #include <sp/cuda/streams.hpp>
 
 namespace sp {
@@ -71,6 +72,14 @@ public:
             "cuda_queue.synchronize"});
     detail::cuda_check(cudaStreamSynchronize(stream()), "cudaStreamSynchronize", "cuda_queue.synchronize");
   }
+
+  /// Whether the stream is part of a capture.
+  [[nodiscard]] bool capturing() const {
+    detail::on_device const here(device(), "cuda_queue.capturing");
+    return detail::capture_of(stream(), "cuda_queue.capturing") != 0;
+  }
+  /// An NVTX range of domain "sp" around what this thread does while the result lives; see <sp/cuda/profiler_range.hpp>.
+  [[nodiscard]] static detail::profiler_range named(char const* object, char const* call) noexcept { return {object, call}; }
 
   /// A kernel of this library's form (see cuda/block.hpp) over `blocks` blocks, up to 2^31 - 1.
   template <class Kernel>

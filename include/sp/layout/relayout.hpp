@@ -48,6 +48,7 @@ public:
   void apply(C const& comm, context<Queue> const& ctx, detail::view_on<Queue, From, R> in, detail::view_on<Queue, T, R> out,
              std::type_identity_t<T> value = T{}) const {
     static_assert(detail::require_rows_move<From, T>());
+    auto const range = detail::named_work(ctx.queue, "relayout", ".apply");
     check_all(".apply", comm, in, out, there_, ctx);
     sp::fill(ctx.queue, out, value);
     sp::exchange(comm, "relayout", ctx, routed(there_, in, out)).wait();
@@ -65,6 +66,7 @@ public:
                         detail::view_on<Queue, T, R> din,
                         landing_table<typename Queue::memory_type> const* table = nullptr) const {
     static_assert(detail::require_rows_move<From, T>());
+    auto const range = detail::named_work(ctx.queue, "relayout", ".apply_transposed");
     check_all(".apply_transposed", comm, dout, din, back_, ctx, table);
     sp::exchange(comm, "relayout", ctx, routed(back_, dout, din, head_cut{}, landing::sum, table)).wait();
   }
@@ -111,7 +113,7 @@ private:
     f.number("check level", checks_).element<B>("element type").hash("sharding", from_).hash("row shape", row.value());
     f.hash("sharding moved to", to_).hash("map", map_);
     located({"relayout", "", comm.rank(), comm.size()},
-            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { sp::agree(comm, mine, ctx); }); });
+            [&] { detail::check_together(ctx.queue, f, local, [&](fingerprint const& mine) { sp::agree(comm, mine, ctx); }); });
   }
 
   template <class C, class A, class B, int R, class M>

@@ -140,6 +140,7 @@ public:
   [[nodiscard]] queued_loss<typename Queue::memory_type> forward(context<Queue> const& ctx, detail::view_on<Queue, T, 1> losses,
                                                                  detail::view_on<Queue, Label, 1> labels) const {
     using M = typename Queue::memory_type;
+    auto const range = detail::named_work(ctx.queue, "gather_loss", ".forward");
     require_signed<std::remove_const_t<Label>>();
     check_forward<std::remove_const_t<T>, std::remove_const_t<Label>>(ctx, losses, labels);
     bool const divided = options_.reduce == reduction::mean && options_.divide == divide::now;
@@ -190,9 +191,11 @@ public:
     if constexpr (detail::runs_on_host<Queue>) {
       backward(ctx, sp::read(ctx.queue, r), labels, dlosses, upstream);
     } else {
+      auto const range = detail::named_work(ctx.queue, "gather_loss", ".backward");
       r.require();
       check_backward(r.from_, labels, dlosses);
-      if (options_.checks > 2) require_finite_scale(upstream * sp::read(ctx.queue, r).scale);
+      if (options_.checks > 2)
+        detail::require_not_captured(ctx.queue), require_finite_scale(upstream * sp::read(ctx.queue, r).scale);
       detail::queued_gradient<T, typename Queue::memory_type> const gradient{r.values().rows(2, 1), upstream};
       ctx.queue.for_each(dlosses.extents, gradient_rows(dlosses, labels, gradient));
     }
@@ -269,7 +272,7 @@ private:
     f.word("reduction", options_.reduce, detail::reduction_words).word("divide", options_.divide, detail::divide_words);
     f.number("ignore_index", options_.ignore_index).real("gradient contract", contract_.factor());
     located({"gather_loss", "", comm_.rank(), comm_.size()},
-            [&] { detail::check_together(f, local, [&](fingerprint const& mine) { sp::agree(comm_, mine, ctx); }); });
+            [&] { detail::check_together(ctx.queue, f, local, [&](fingerprint const& mine) { sp::agree(comm_, mine, ctx); }); });
   }
 
   template <class T, class Label, class Queue>

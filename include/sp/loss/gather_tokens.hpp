@@ -71,6 +71,7 @@ public:
   void forward(batch const& b, prepared const& p, context<Queue> const& ctx, detail::view_on<Queue, From, R> local,
                detail::view_on<Queue, T, R> global, std::type_identity_t<T> value = T{}) const {
     static_assert(detail::require_rows_move<From, T>());
+    auto const range = detail::named_work(ctx.queue, "gather_tokens", ".forward");
     auto check = [&] {
       require_made_here(b, p);
       detail::check_global<T, T const, R, typename Queue::memory_type>(b, global, local, "gather_tokens");
@@ -148,7 +149,7 @@ private:
   template <class Queue, class Check>
   void compare(fingerprint& f, context<Queue> const& ctx, Check&& check) const {
     located({"gather_tokens", "", comm_.rank(), comm_.size()},
-            [&] { detail::check_together(f, check, [&](fingerprint const& mine) { sp::agree(comm_, mine, ctx); }); });
+            [&] { detail::check_together(ctx.queue, f, check, [&](fingerprint const& mine) { sp::agree(comm_, mine, ctx); }); });
   }
   template <class T, int R, class M, class Queue, class Check>
   void compare_forward(batch const& b, prepared const& p, view<T, R, M> const& local, context<Queue> const& ctx,

@@ -8,8 +8,61 @@ SUMS = ("cuda.queue", "cuda queue: a sum*")
 UPLOAD = ("cuda.queue", "cuda queue: uploaded*")
 LANE = ("cuda.queue", "cuda queue: the lane*")
 REPLAY = ("cuda.capture", "cuda capture: work*")
+LEVELS = ("cuda.graph_rows", "cuda graphs: check levels*")
+RANGES = ("cuda.profiler_ranges", "cuda ranges: *")
 
 MUTANTS = [
+    Mutant(
+        "capture_goes_unnoticed",
+        "objects at check levels 2 and 3 begin to compare ranks while they are being captured",
+        "core/queue.hpp",
+        "if (q.capturing())",
+        "if (false)",
+        *LEVELS,
+    ),
+    Mutant(
+        "loss_gradient_reads_in_capture",
+        "the gradient of a loss looks for NaN on the host while it is being captured",
+        "loss/gather_loss.hpp",
+        "detail::require_not_captured(ctx.queue), require_finite_scale",
+        "require_finite_scale",
+        *LEVELS,
+    ),
+    Mutant(
+        "counter_read_when_given",
+        "the reference kernel on a device draws with its key before the step counter is added",
+        "backend/reference.hpp",
+        "if (c.random.step)",
+        "if (false)",
+        "cuda.graphs",
+        "cuda graphs: launches of one graph drop*",
+    ),
+    Mutant(
+        "counter_read_by_host",
+        "the host reads a step counter that is in memory of the device",
+        "backend/reference.hpp",
+        "random_key const value{c.random.seed, c.random.layer};",
+        "random_key const value = c.random;",
+        "cuda.graphs",
+        "cuda graphs: launches of one graph drop*",
+        faults=True,
+    ),
+    Mutant(
+        "range_left_open",
+        "a range of a profiler is pushed and never popped",
+        "cuda/profiler_range.hpp",
+        "if (domain_) nvtxDomainRangePop(domain_);",
+        "",
+        *RANGES,
+    ),
+    Mutant(
+        "range_without_call",
+        "profilers see objects, not which of their calls",
+        "cuda/profiler_range.hpp",
+        '"%s%s", object, call);',
+        '"%s", object);',
+        *RANGES,
+    ),
     Mutant(
         "piece_inner_stride",
         "a kernel counts the dimensions between rows and runs from the wrong end",

@@ -246,6 +246,7 @@ private:
     static_assert(require_one_memory<Derived, Queue>() && require_inner_attention<Derived>() &&
                   require_inner_attention_of<Derived, T>());
     return located(at(".forward"), [&] {
+      auto const range = named_work(ctx.queue, Derived::name, ".forward");
       forward_io<T, typename Queue::memory_type> io;
       auto arguments = [&] {
         io = read_operands(o);
@@ -271,6 +272,7 @@ private:
     static_assert(require_one_memory<Derived, Queue>());
     static_assert(!std::is_lvalue_reference_v<Saved>, "sp: backward consumes what forward returned; pass std::move(saved).");
     located(at(".backward"), [&] {
+      auto const range = named_work(ctx.queue, Derived::name, ".backward");
       backward_io<T, T, typename Queue::memory_type> io;
       auto arguments = [&] {
         s.token.require();

@@ -13,7 +13,7 @@ void together(Object const& object, char const* call, context<Queue> const& ctx,
   fingerprint f(Object::name, call, object.sequence_rank());
   f.number("check level", object.checks());
   check_together(
-      f,
+      ctx.queue, f,
       [&] {
         local();
         describe(f);

@@ -105,9 +105,13 @@ public:
     detail::flash_geometry const g(p, shape);
     bool const first = !words_.made();
     std::array<index_t, std::size_t(detail::flash_passes)> room = room_;
+    constexpr std::size_t least_of_item =
+        sizeof(detail::flash_item) + sizeof(detail::flash_range) + sizeof(detail::flash_tile) + sizeof(detail::flash_segment);
+    // as many as a table of so many entries can have
+    table_room const of_items{c.room.times, c.room.least * index_t(sizeof(int)) / index_t(least_of_item)};
     for (int pass = 0; pass < detail::flash_passes; ++pass) {
       index_t& n = room[std::size_t(pass)];
-      if (first) n = c.room.capacity(g.items(pass));
+      if (first) n = of_items.capacity(g.items(pass));
       if (g.items(pass) > n)
         fail({errc::workspace_too_small,
               "this batch has " + std::to_string(g.items(pass)) + " tiles of rows, there is room for " + std::to_string(n),

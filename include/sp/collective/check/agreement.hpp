@@ -184,6 +184,7 @@ class agreement {
 public:
   using record = typename Fingerprint::record_type;
   agreement(Fingerprint const& mine, index_t ranks, context<Queue> const& ctx) : ctx_(ctx), memory_(ctx, ranks), mine_(mine) {
+    require_not_captured(ctx.queue);
     memory_.all.tensor(0) = mine.record();
     memory_.send(ctx_.queue);
   }
@@ -271,9 +272,10 @@ namespace detail {
 
 /// Runs `local`, the checks of this rank alone, then `compare(fingerprint)`, in which all ranks take part, whatever became of
 /// `local`. In programs without exceptions, or whose error handler ends the process, a rank that fails locally takes part in
-/// nothing.
-template <class Local, class Compare>
-void check_together(fingerprint& f, Local&& local, Compare&& compare) {
+/// nothing. bad_state while `q` is being captured.
+template <class Queue, class Local, class Compare>
+void check_together(Queue const& q, fingerprint& f, Local&& local, Compare&& compare) {
+  require_not_captured(q);
 #if defined(__cpp_exceptions)
   auto compare_refused = [&] {
     try {
