@@ -9,6 +9,7 @@ they are, but for a sample: whoever runs one has run the tests. Exit status 0 on
 """
 import argparse
 import concurrent.futures
+import fnmatch
 import functools
 import os
 import pathlib
@@ -35,7 +36,7 @@ class Broken(Exception):
 
 def run(command, seconds, cwd):
     """Exit status and output of a command; Broken when it does not end."""
-    environment = {**os.environ, "CCACHE_SLOPPINESS": "include_file_mtime,include_file_ctime", "CCACHE_NOHASHDIR": "1"}
+    environment = {**os.environ, "CCACHE_SLOPPINESS": "include_file_mtime,include_file_ctime,pch_defines,time_macros", "CCACHE_NOHASHDIR": "1"}
     process = subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
@@ -113,6 +114,21 @@ class Needs:
         return ["-isystem", cls.cuda] if "cuda" in needs else []
 
 
+def only(cases, text):
+    """The text of a test without the cases that no pattern in cases asks for: what they alone instantiate is not compiled, which
+    was a third of the time. Lines keep their numbers. A case ends with the first line that begins with its brace."""
+
+    def asked(name):
+        return any(fnmatch.fnmatchcase(n.lower(), case.lower()) for case in cases for n in (name, f"{name}<>"))  # <>: of a template
+
+    def left(case):
+        name = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', case[1])).replace("\\", "")
+        return case[0] if asked(name) else "\n" * case[0].count("\n")
+
+    literals = r'((?:\s*"(?:[^"\\\n]|\\.)*")+)'
+    return re.sub(rf"^TEST_CASE(?:_TEMPLATE)?\({literals}[,)](?:[^\n]*}}$|.*?^}})", left, text, flags=re.MULTILINE | re.DOTALL)
+
+
 class Slot:
     """A folder with a copy of the headers, where one mutant at a time is built. Paths in compile commands are relative to it, so
     that the compiler cache knows a program again whatever slot it was built in."""
@@ -121,13 +137,15 @@ class Slot:
         self.folder, self.suite = folder, suite
         shutil.copytree(suite.headers, folder / "include", dirs_exist_ok=True)
 
-    def build(self, program):
+    def build(self, program, cases):
         suite, source = self.suite, self.suite.source(program)
         own = re.search(r"^// flags: (.+)$", source.read_text(), re.MULTILINE)  # see doctest.cmake
         needs = Needs.of(source)
         flags = [*suite.flags, *(MPI.flags if MPI.runs(program) else []), *(own[1].split() if own else []), *Needs.flags(needs)]
-        include = ["-Iinclude", f"-I{suite.tests}", f'-DSP_TEST_DIR="{suite.tests}"']
-        code, output = run([*suite.compiler, *flags, *include, "-c", str(source), "-o", "test.o"], COMPILE_SECONDS, self.folder)
+        prelude = [] if own else ["-include", str(suite.prelude)]
+        include = [*prelude, "-Iinclude", f"-I{suite.tests}", "-iquote", str(source.parent), f'-DSP_TEST_DIR="{suite.tests}"']
+        (self.folder / source.name).write_text(only(cases, source.read_text()))
+        code, output = run([*suite.compiler, *flags, *include, "-c", source.name, "-o", "test.o"], COMPILE_SECONDS, self.folder)
         if code != 0:
             raise Broken(f"{program} does not compile:\n" + "\n".join(output.splitlines()[:12]))
         fakes = suite.fakes() if "cuda" in needs else []
@@ -153,7 +171,7 @@ class Slot:
             raise Broken(f"the text to replace is found {found} times in sp/{mutant.file}:\n{mutant.old}")
         path.write_text(text.replace(mutant.old, mutant.new))
         try:
-            self.build(mutant.test)
+            self.build(mutant.test, [mutant.case])
             verdict = self.test(mutant.test, mutant.case)
         finally:
             path.write_text(text)
@@ -176,10 +194,23 @@ class Suite:
         self.slots, self.making = queue.Queue(), threading.Lock()
         for i in range(jobs):
             self.slots.put(Slot(build / f"slot{i}", self))
+        self.prelude = self.precompiled()
         self.compile_main("main", ROOT / "tests/main.cpp", [])
         if processes:
             MPI.ask()
             self.compile_main("main_mpi", root / "tests/mpi/main.cpp", MPI.flags)
+
+    def precompiled(self):
+        """What no mutant touches, compiled once: doctest and the standard headers that ours include."""
+        ours = "".join(path.read_text() for path in sorted(self.headers.rglob("*.hpp")))
+        standard = sorted(set(re.findall(r"^#include <([a-z_]+)>$", ours, re.MULTILINE)))
+        prelude = self.mains / "prelude.hpp"
+        prelude.write_text("".join(f"#include <{name}>\n" for name in [*standard, "doctest/doctest.h"]))
+        command = [*self.compiler, *self.flags, "-x", "c++-header", str(prelude), "-o", f"{prelude}.gch"]
+        code, output = run(command, COMPILE_SECONDS, self.mains)
+        if code != 0:
+            raise Broken(f"the standard headers do not compile:\n{output[:1000]}")
+        return prelude
 
     def compile_main(self, name, source, flags):
         command = [*self.compiler, *self.flags, *flags, f"-I{ROOT / 'tests'}", "-c", str(source), "-o", f"{name}.o"]
@@ -227,7 +258,7 @@ class Suite:
             cases.setdefault(m.test, {})[m.case] = True
 
         def passes(slot, program):
-            slot.build(program)
+            slot.build(program, cases[program])
             for case in cases[program]:
                 verdict = slot.test(program, case)
                 if not verdict.passed:
@@ -279,6 +310,11 @@ def self_test():
 #include <sp/probe.hpp>
 TEST_CASE("twice") { CHECK(twice(3) == 6); }
 TEST_CASE("same") { CHECK(same(3) == 3); }
+TEST_CASE(
+    "nobody asks "
+    "for it") {
+  must_not_be_compiled();
+}
 """
     fates = {
         "caught": [
@@ -375,6 +411,7 @@ def main():
     for m in [m for m in chosen if Needs.missing(ROOT / "tests" / (m.test.replace(".", "/test_", 1) + ".cpp"))]:
         print(f"left out, because its test needs what is not installed: {m.name}")
         chosen.remove(m)
+    chosen.sort(key=lambda m: -text_read(m.test))  # the longest first, so that none is left when the others have ended
     suite = Suite(ROOT, arguments.build.resolve(), max(1, arguments.jobs), arguments.flag, any(MPI.runs(m.test) for m in chosen))
     counts = measure(suite, chosen, control=not arguments.sample)
     return 0 if counts == (len(chosen), 0, 0) else 1
