@@ -193,7 +193,7 @@ public:
             [&](auto const& room) {
               auto const rows = call.rows(room, false);
               detail::sdpa_shape const& s = call.shape;
-              queue.for_each(std::array{s.batch, s.rows, s.q_heads, s.value_dim},
+              queue.for_each(std::array{s.batch, s.rows, s.q_heads, s.value_dim / detail::four_elements<T>::count},
                              detail::out_into_state<T, M>{rows, to, room.out.tensor, room.stats.tensor});
               queue.for_each(std::array{s.batch, s.rows, s.q_heads}, detail::lse_into_state<M>{rows, to.lse, room.stats.tensor});
             });
@@ -283,7 +283,8 @@ private:
   static void add(Queue const& queue, index_t batch, detail::sequence_rows<M> const& rows, view<T const, 3, M> from,
                   view<float, 3, M> to) {
     if (!to.data) return;
-    queue.for_each(std::array{batch, rows.length, to.extent(1), to.extent(2)}, detail::add_gradient<T, M>{rows, from, to});
+    queue.for_each(std::array{batch, rows.length, to.extent(1), to.extent(2) / detail::four_elements<T>::count},
+                   detail::add_gradient<T, M>{rows, from, to});
   }
 
   Engine* engine_;

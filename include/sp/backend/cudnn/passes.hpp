@@ -79,11 +79,38 @@ struct lse_to_stats {
   }
 };
 
+/// Four neighbouring elements of a head; one access where their address allows. Head dimensions of cuDNN are multiples of 8.
+template <class T>
+struct four_elements {
+  struct [[gnu::may_alias]] alignas(4 * sizeof(T)) all {
+    T x[4];
+  };
+  all now;
+
+  static constexpr index_t count = 4;
+  SP_BOTH explicit four_elements(T const* p) {
+    if (is_aligned(p))
+      now = *reinterpret_cast<all const*>(p);
+    else
+      for (int n = 0; n < 4; ++n) now.x[n] = p[n];
+  }
+  SP_BOTH void store(T* p) const {
+    if (is_aligned(p))
+      *reinterpret_cast<all*>(p) = now;
+    else
+      for (int n = 0; n < 4; ++n) p[n] = now.x[n];
+  }
+
+private:
+  SP_BOTH static bool is_aligned(T const* p) { return reinterpret_cast<std::uintptr_t>(p) % sizeof(all) == 0; }
+};
+
 /// Folds the output of a call into the state; before lse_into_state, which its weights still need the old lse of.
+/// Index c counts fours of elements: weights cost more than the memory they are for.
 template <class T, class M>
 struct out_into_state {
   sequence_rows<M> rows;
-  attention_state<T, M> state;
+  attention_state<T, M> state;   ///< elements of a head one behind the other, as of all accumulators
   view<T const, 3, M> out;       ///< (rows of all sequences, q heads, value dim)
   view<float const, 3, M> stats; ///< (batch, q heads, rows)
   SP_BOTH void operator()(index_t b, index_t i, index_t h, index_t c) const {
@@ -91,9 +118,16 @@ struct out_into_state {
     if (!rows.find(b, i, row, packed)) return;
     auto const w = merge_weights(state.lse(row, h), stats(b, h, i));
     if (w.second == 0) return;
-    auto& x = state.out(row, h, c);
-    float const partial = to_acc(out(packed, h, c));
-    x = w.first == 0 ? partial : w.first * x + w.second * partial;
+    using four = four_elements<float>;
+    float* const to = &state.out(row, h, four::count * c);
+    four sum(to);
+    four_elements<T> const of_call(&out(packed, h, four::count * c));
+    for (int n = 0; n < four::count; ++n) {
+      float const partial = to_acc(of_call.now.x[n]);
+      float& x = sum.now.x[n];
+      x = w.first == 0 ? partial : w.first * x + w.second * partial;
+    }
+    sum.store(to);
   }
 };
 template <class M>
@@ -107,15 +141,21 @@ struct lse_into_state {
   }
 };
 
-/// Adds a gradient of a call to that of the library.
+/// Adds a gradient of a call to that of the library; index c counts fours of elements.
 template <class T, class M>
 struct add_gradient {
   sequence_rows<M> rows;
   view<T const, 3, M> from; ///< (rows of all sequences, heads, dim)
-  view<float, 3, M> to;
+  view<float, 3, M> to;     ///< elements of a head one behind the other
   SP_BOTH void operator()(index_t b, index_t i, index_t h, index_t c) const {
     index_t row = 0, packed = 0;
-    if (rows.find(b, i, row, packed)) to(row, h, c) += to_acc(from(packed, h, c));
+    if (!rows.find(b, i, row, packed)) return;
+    using four = four_elements<float>;
+    float* const grad = &to(row, h, four::count * c);
+    four sum(grad);
+    four_elements<T> const of_call(&from(packed, h, four::count * c));
+    for (int n = 0; n < four::count; ++n) sum.now.x[n] += to_acc(of_call.now.x[n]);
+    sum.store(grad);
   }
 };
 
