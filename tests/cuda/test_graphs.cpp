@@ -135,13 +135,13 @@ TEST_CASE("cuda graphs: rings of every schedule, captured with all ranks in one 
                                                sp::schedule::pass_q};
   for (int n = 0; n < rounds; ++n) {
     CAPTURE(n);
+    sp::schedule const how = schedules[n % 4];
     bool const cross = (n + n / 4) % 3 == 1; // queries meet the keys of longer documents
     same_when_replayed(n % 5 == 4 ? 1 : 3 + n % 2, interleaving((n + n / 4) % 3), [&](auto const& comm, counted_pool& memory) {
-      sp::ring_attention ring{sp::group(comm),
-                              kernel{},
-                              {.mask = sp::causal(cross ? sp::align::end : sp::align::equal),
-                               .schedule = schedules[n % 4],
-                               .head_chunks = 1 + n % 2}};
+      sp::ring_attention ring{
+          sp::group(comm),
+          kernel{},
+          {.mask = sp::causal(cross ? sp::align::end : sp::align::equal), .schedule = how, .head_chunks = 1 + n % 2}};
       std::optional<sp::batch> keys;
       if (cross) keys.emplace(sp::packed{0, 12, 14, 20, 31}, sp::striped{}, comm);
       return std::make_unique<attention_program<double, decltype(ring)>>(

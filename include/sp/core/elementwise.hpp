@@ -84,7 +84,7 @@ struct pair_body {
 /// Elements that follow each other: a device loads and stores them 16 bytes at once.
 template <class T, int N>
 struct [[gnu::may_alias]] alignas(16) elements_together {
-  T of[N];
+  T of[std::size_t(N)];
 };
 /// Index i is for the elements N i ... N i + N - 1.
 template <class Element, class To, class From, int N>

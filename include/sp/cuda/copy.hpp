@@ -175,7 +175,7 @@ private:
     if (i >= stretches) return;
     auto const* const source = reinterpret_cast<Word const*>(from.at(i));
     auto* const target = reinterpret_cast<Word*>(to.at(i));
-    Word words[Words]; // all are on their way before the first is stored
+    Word words[std::size_t(Words)]; // all are on their way before the first is stored
     for (int n = 0; n < Words; ++n) words[n] = source[n];
     for (int n = 0; n < Words; ++n) target[n] = words[n];
   }
