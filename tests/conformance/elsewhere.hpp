@@ -164,11 +164,17 @@ inline tables tables_of(trial const& t) {
 }
 inline bool in_workspace(trial const& t) { return mixed(t.seed, 3) % 2 == 0; }
 
+/// False of an object whose kernel keeps tables of its own: it is prepared in a context, for its batch.
+template <class Object>
+inline constexpr bool prepares_without_context = true;
+
 /// The geometry of a step: without tables, with tables, or in the place of another batch.
 template <class Object, class Context>
 auto prepared_for(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, Context ctx) {
-  if (tables_of(t) == tables::none) return t.cross ? attn.prepare(b, kb) : attn.prepare(b);
-  if (tables_of(t) == tables::made) return t.cross ? attn.prepare(b, kb, ctx) : attn.prepare(b, ctx);
+  if constexpr (prepares_without_context<Object>)
+    if (tables_of(t) == tables::none) return t.cross ? attn.prepare(b, kb) : attn.prepare(b);
+  if (tables_of(t) == tables::made || !prepares_without_context<Object>)
+    return t.cross ? attn.prepare(b, kb, ctx) : attn.prepare(b, ctx);
   auto other = [&](index_t tokens) { return sp::batch{sp::packed{0, 3, tokens}, sp::contiguous{}, b.part(), b.parts()}; };
   sp::batch const queries = other(11), keys = other(17);
   ctx.room.least = 8 * (t.docs.length() + t.keys().length() + 2); // 8 ranks

@@ -1,5 +1,5 @@
 // The kernels of cuda_flash as nvcc compiles them for a device, one configuration at a time: tests/tools/resources.py reads what they take.
-// SP_TEST_TYPE, SP_TEST_DIM, SP_TEST_FEATURES (after a comma) name the configuration. Never run.
+// SP_TEST_TYPE, SP_TEST_DIM, SP_TEST_FEATURES name the configuration. Never run.
 #include <sp/cuda/launch.hpp>
 #include <sp/cuda_flash.hpp>
 
@@ -9,19 +9,25 @@
 #ifndef SP_TEST_DIM
 #define SP_TEST_DIM 128
 #endif
-#ifdef SP_TEST_FEATURES
-#define SP_TEST_ALL_FEATURES , sp::softcap, sp::alibi, sp::dropout
-#else
-#define SP_TEST_ALL_FEATURES
+#ifndef SP_TEST_FEATURES
+#define SP_TEST_FEATURES none
 #endif
+#define SP_TEST_none
+#define SP_TEST_softcap , sp::softcap
+#define SP_TEST_alibi , sp::alibi
+#define SP_TEST_dropout , sp::dropout
+#define SP_TEST_all SP_TEST_softcap SP_TEST_alibi SP_TEST_dropout
+#define SP_TEST_JOINED(a, b) a##b
+#define SP_TEST_LIST_OF(features) SP_TEST_JOINED(SP_TEST_, features)
+#define SP_TEST_LIST SP_TEST_LIST_OF(SP_TEST_FEATURES)
 
 namespace sp::detail {
 
 constexpr flash_shape shape = flash_tuning::shape;
-using forward = flash_forward<SP_TEST_TYPE, SP_TEST_DIM, shape SP_TEST_ALL_FEATURES>;
-using queries = flash_backward_queries<SP_TEST_TYPE, SP_TEST_DIM, shape SP_TEST_ALL_FEATURES>;
-using keys = flash_backward_keys<SP_TEST_TYPE, SP_TEST_DIM, false, shape SP_TEST_ALL_FEATURES>;
-using keys_and_queries = flash_backward_keys<SP_TEST_TYPE, SP_TEST_DIM, true, shape SP_TEST_ALL_FEATURES>;
+using forward = flash_forward<SP_TEST_TYPE, SP_TEST_DIM, shape SP_TEST_LIST>;
+using queries = flash_backward_queries<SP_TEST_TYPE, SP_TEST_DIM, shape SP_TEST_LIST>;
+using keys = flash_backward_keys<SP_TEST_TYPE, SP_TEST_DIM, false, shape SP_TEST_LIST>;
+using keys_and_queries = flash_backward_keys<SP_TEST_TYPE, SP_TEST_DIM, true, shape SP_TEST_LIST>;
 
 template __global__ void run_kernel(forward const __grid_constant__);
 template __global__ void run_kernel(queries const __grid_constant__);

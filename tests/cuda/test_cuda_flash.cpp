@@ -108,6 +108,14 @@ TEST_CASE("cuda_flash: several warps, tiles in two parts") {
                   false);
 }
 
+TEST_CASE("cuda_flash: the tiles that are shipped, several heads a key head") {
+  setting s = small();
+  s.docs = sp::packed{0, 9, 150};
+  s.rule = sp::window(70, 0);
+  s.dim = s.value_dim = 64;
+  check<sp::bf16>(support::emulated_backend<sp::cuda_flash<>>{sp::cuda_flash{}}, rounded_reference{}, s, false);
+}
+
 TEST_CASE("cuda_flash: slices of any kind, rows that see nothing or that no slice covers") {
   setting s = small();
   s.docs = sp::packed{0, 60};

@@ -34,14 +34,16 @@ struct tiny {
   using dims = sp::detail::head_dims<16, 32>;
 };
 using flash = sp::basic_cuda_flash<tiny>;
-struct wide {
-  static constexpr sp::detail::flash_shape shape{.forward_rows = 16, .backward_rows = 64, .keys = 16, .slabs = 1};
-  using dims = sp::detail::head_dims<64>;
+/// Tiles that are computed in two parts.
+struct two_parts {
+  static constexpr sp::detail::flash_shape shape{.forward_rows = 32, .backward_rows = 64, .keys = 64, .slabs = 1};
+  using dims = sp::detail::head_dims<16>;
 };
 
 /// Self attention over some documents: tensors (rows, heads, dim) on the emulated device.
 struct step {
   index_t rows, heads, dim;
+  double scale = 1 / std::sqrt(double(dim));
   support::emulated_pool memory;
   support::emulated_queue queue;
   sp::context<support::emulated_queue> context{queue, memory, memory};
@@ -65,7 +67,7 @@ struct step {
     std::vector<sp::placed_run> const all{{{0, docs.length(), 1}, 0, 0}};
     return {all, all, sp::slices(m, docs, docs)};
   }
-  sp::call_params numbers() const { return {sp::all_heads(heads, heads), 1 / std::sqrt(double(dim))}; }
+  sp::call_params numbers() const { return {sp::all_heads(heads, heads), scale}; }
   template <class T>
   sp::view<T, 3, device> tensor(std::vector<T>& x) const {
     return {x.data(), {rows, heads, dim}};
@@ -93,13 +95,19 @@ struct step {
     sp::key_grad<bf16, device> const key{tensor(k), tensor(v), tensor(dk), tensor(dv)};
     f.template backward<bf16>(p, memory, numbers(), std::span(&query, 1), std::span(&key, 1), {}, queue);
   }
-  void both(flash const& f, flash::plan const& p) {
+  template <class Flash>
+  void both(Flash const& f, flash::plan const& p) {
     clear();
     forward(f, p);
     backward(f, p);
   }
   std::vector<std::vector<float>> results() const { return {out, lse, dq, dk, dv}; }
 };
+
+template <class Flash>
+flash::plan plan_of(Flash const& f, step const& s) {
+  return f.prepare(step::problem(sp::packed{0, 40, 47, 150}, sp::causal()), s.context);
+}
 
 } // namespace
 
@@ -203,16 +211,64 @@ TEST_CASE("cuda_flash: a row that sees nothing keeps its state, bit for bit, bes
   CHECK((s.dq[15 * 16] == 0 && s.dq[12 * 16] != 0 && s.dk[15 * 16] == 0));
 }
 
-TEST_CASE("cuda_flash: fragments are read from shared memory without a conflict of banks") {
-  step s(16, 1, 64);
+TEST_CASE("cuda_flash: a scale that is negative or zero") {
+  step s(40, 1, 16);
+  flash const f{sp::flash_options{.deterministic = true}};
+  auto const plan = f.prepare(step::problem(sp::packed{0, 40}, sp::causal()), s.context);
+  s.both(f, plan);
+  auto expected = s.results();
+  for (float& x : expected[2]) x = -x;
+  s.scale = -s.scale;
+  for (bf16& x : s.q) x = bf16(-float(x));
+  s.both(f, plan);
+  CHECK(s.results() == expected);
+  s.scale = 0; // every key counts alike
+  s.both(f, plan);
+  double sum = 0;
+  for (index_t i = 0; i < s.rows; ++i) {
+    sum += double(float(s.v[std::size_t(i * s.dim)]));
+    CHECK(double(s.out[std::size_t(i * s.dim)]) == doctest::Approx(sum / double(i + 1)).epsilon(1e-5));
+    CHECK(double(s.lse[std::size_t(i)]) == doctest::Approx(std::log(double(i + 1))).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("cuda_flash: a few blocks that share the work give the bits of one for each tile and head") {
+  step s(150, 2, 16);
   support::emulated_work work;
   s.queue.work = &work;
-  sp::basic_cuda_flash<wide> const f;
-  auto const plan = f.prepare(step::problem(sp::packed{0, 16}, sp::causal()), s.context);
-  s.forward(f, plan);
-  s.backward(f, plan);
-  CHECK(work.matrix_loads > 100);
-  CHECK(work.conflicts == 0);
+  flash const f{sp::flash_options{.deterministic = true}};
+  auto const plan = plan_of(f, s);
+  s.both(f, plan);
+  auto const expected = s.results();
+  CHECK(work.blocks == 2 * (2 + 1 + 4) + 2 * 2 * (3 + 1 + 7));
+  for (index_t blocks : {1, 3, 8}) {
+    work = {};
+    s.both(flash{sp::flash_options{.deterministic = true, .blocks = blocks}}, plan);
+    CHECK(s.results() == expected);
+    CHECK(work.blocks == 3 * blocks);
+  }
+  sp::basic_cuda_flash<two_parts> const g, shared{sp::flash_options{.blocks = 2}};
+  s.both(g, plan_of(g, s));
+  auto const of_one_each = s.results();
+  s.both(shared, plan_of(shared, s));
+  for (std::size_t i : {0, 1, 3, 4}) CHECK(s.results()[i] == of_one_each[i]); // dq is added up in any order
+}
+
+TEST_CASE("cuda_flash: the main loops of every head dim read fragments from shared memory without a conflict of banks") {
+  for (index_t dim : {64, 128, 256}) {
+    CAPTURE(dim);
+    step s(16, 1, dim);
+    support::emulated_work work;
+    s.queue.work = &work;
+    for (bool deterministic : {false, true}) {
+      sp::cuda_flash<> const f{sp::flash_options{.deterministic = deterministic}};
+      auto const plan = f.prepare(step::problem(sp::packed{0, 16}, sp::causal()), s.context);
+      s.forward(f, plan);
+      s.backward(f, plan);
+    }
+    CHECK(work.matrix_loads > 1000);
+    CHECK(work.conflicts == 0);
+  }
 }
 
 TEST_CASE("cuda_flash: a plan without work, and heads without a query, start nothing") {

@@ -4,7 +4,7 @@
 
 #include <random>
 
-#include <sp/backend/cuda/flash_plan.hpp>
+#include <sp/backend/cuda/flash_loop.hpp>
 #include <sp/sharding/contiguous.hpp>
 #include <sp/sharding/striped.hpp>
 #include <sp/sharding/zigzag.hpp>
@@ -229,6 +229,41 @@ TEST_CASE("flash geometry: lists grow with tiles, not with pairs of tiles") {
   }
   CHECK(g.items(0) == int(n / 128));
   CHECK(g.words().size() * sizeof(int) < std::size_t(n) * 8);
+}
+
+TEST_CASE("flash geometry: blocks that share the work have every unit once, and loads that differ by the heaviest unit at most") {
+  for (unsigned seed = 1; seed <= 40; ++seed) {
+    CAPTURE(seed);
+    std::mt19937 gen(seed);
+    std::vector<index_t> offsets{0};
+    for (unsigned d = 1 + gen() % 9; d > 0; --d) offsets.push_back(offsets.back() + 1 + index_t(gen() % 900));
+    auto const docs = sp::documents::packed(offsets);
+    sp::mask const rule = seed % 3 ? sp::causal() : sp::window(index_t(gen() % 500), 0);
+    std::vector<sp::placed_run> const all{{{0, docs.length(), 1}, 0, 0}};
+    flash_geometry const g({all, all, sp::slices(rule, docs, docs)}, {.forward_rows = 32, .backward_rows = 16, .keys = 16});
+    index_t const heads = 1 + index_t(gen() % 3), blocks = 1 + index_t(gen() % 40);
+    for (flash_work const& w : g.work) {
+      std::vector<int> tiles; // of columns, by unit
+      for (flash_item const& item : w.items) {
+        int n = 0;
+        for (int r = item.first_range; r < item.first_range + item.ranges; ++r)
+          n += w.ranges[std::size_t(r)].last - w.ranges[std::size_t(r)].first;
+        tiles.insert(tiles.end(), std::size_t(heads), n);
+      }
+      index_t const units = index_t(tiles.size());
+      std::vector<int> taken(tiles.size()), load(std::size_t(blocks), 0);
+      for (index_t b = 0; b < blocks; ++b)
+        for (index_t round = 0; round * blocks < units; ++round) {
+          index_t const unit = flash_share{b, blocks}.unit(round);
+          if (unit >= units) continue;
+          ++taken[std::size_t(unit)];
+          load[std::size_t(b)] += tiles[std::size_t(unit)];
+        }
+      CHECK(taken == std::vector<int>(tiles.size(), 1));
+      auto const [least, most] = std::minmax_element(load.begin(), load.end());
+      CHECK(*most - *least <= tiles.front());
+    }
+  }
 }
 
 TEST_CASE("flash geometry: documents of more than 2^29 tokens are refused") {

@@ -35,6 +35,7 @@ struct emulation {
 
 /// What a grid did.
 struct emulated_work {
+  std::int64_t blocks = 0;
   std::int64_t matrix_loads = 0; ///< calls of load_matrix by a warp; each takes four cycles
   std::int64_t conflicts = 0; ///< cycles that they take beyond, because rows of a matrix lie in the same banks of shared memory
 };
@@ -252,6 +253,7 @@ public:
   emulated_work run() {
     for (auto& b : resident_) begin(*b);
     take_turns();
+    done.blocks = begun_;
     if (!failure_) return done;
     unwind();
     std::rethrow_exception(failure_);

@@ -33,7 +33,7 @@ struct emulated_queue {
   template <class Kernel>
   void launch(Kernel const& kernel, sp::index_t blocks, std::size_t shared_bytes) const {
     emulated_work const done = run_grid(kernel, blocks, sp::index_t(shared_bytes), {.seed = next_launch_seed()++});
-    if (work) work->matrix_loads += done.matrix_loads, work->conflicts += done.conflicts;
+    if (work) work->blocks += done.blocks, work->matrix_loads += done.matrix_loads, work->conflicts += done.conflicts;
   }
   emulated_work* work = nullptr; ///< where it is counted
 };

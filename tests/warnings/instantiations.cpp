@@ -301,7 +301,8 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
     prepare_on(devices, batch, memory);
     attend_by_flash<sp::bf16>(devices, sp::cuda_flash{}, batch, memory);
     attend_by_flash<sp::fp16>(
-        devices, sp::cuda_flash{sp::flash_options{.deterministic = true}, sp::softcap{30}, sp::dropout{0.1}}, batch, memory);
+        devices, sp::cuda_flash{sp::flash_options{.deterministic = true, .blocks = 232}, sp::softcap{30}, sp::dropout{0.1}},
+        batch, memory);
   });
   on_threads(ranks, batch, batch.memory(), sp::workers{2, {.ranks = 2}});
   pool_of_threads pool;

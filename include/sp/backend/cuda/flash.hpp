@@ -11,6 +11,10 @@ struct flash_options {
   /// dq in an order of sums that the tables fix: a pass of its own, some 1.4 times the backward time where dq, dk and dv are wanted at once.
   /// Without, dq is then added to as blocks come, and its last bits differ from run to run. All else is the same bits either way.
   bool deterministic = false;
+  /// At most so many blocks are started for a pass, and share its work: persistent ones, two for each multiprocessor (one above dim 128) that
+  /// they shall have, so that others are left to communication. 0: one for each tile of rows and head, which the device starts as room
+  /// comes, heavy ones first. The results are the same.
+  index_t blocks = 0;
 };
 
 namespace detail {
@@ -148,7 +152,7 @@ public:
       kernel.lse = detail::flash_operand(state.lse, "lse");
       for (std::size_t i = 0; i < keys.size(); ++i)
         kernel.keys[i] = {detail::flash_key_operand(keys[i].k, "k"), detail::flash_key_operand(keys[i].v, "v")};
-      detail::launch_flash(queue, kernel, checked_mul(items, n.heads.q_count));
+      launch(queue, kernel, checked_mul(items, n.heads.q_count));
     });
     return {};
   }
@@ -174,7 +178,7 @@ public:
         if (p.items(pass) == 0) return;
         fill(kernel, p, n, pass, dim, value_dim);
         place(kernel, queries, keys);
-        detail::launch_flash(queue, kernel, checked_mul(p.items(pass), heads));
+        launch(queue, kernel, checked_mul(p.items(pass), heads));
       };
       using in_two = detail::flash_backward_keys<T, D, false, Tuning::shape, Features...>;
       using in_one = detail::flash_backward_keys<T, D, true, Tuning::shape, Features...>;
@@ -191,6 +195,11 @@ private:
 
   static void require_dims(index_t dim, index_t value_dim) {
     detail::require_flash_dims(dim, value_dim, detail::largest_dim(dims{}));
+  }
+
+  template <class Queue, class Kernel>
+  void launch(Queue const& queue, Kernel const& kernel, index_t units) const {
+    detail::launch_flash(queue, kernel, options_.blocks > 0 ? min(units, options_.blocks) : units);
   }
 
   /// What the arguments of all passes have.

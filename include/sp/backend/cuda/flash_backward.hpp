@@ -93,22 +93,45 @@ struct flash_queries_block {
         modify(of.features.of(of.heads.q_head(q_head), of.lists.row_tile(work.tile))) {}
 
   SP_DEVICE void run() {
-    flash_cursor at(kernel.lists, item);
+    flash_cursor const at(kernel.lists, item);
     begin(at);
     dq.clear();
-    for (int slot = 0; at.more(item); slot = 1 - slot) {
-      b.template copy_async_wait<0>();
-      b.barrier(); // keys and values are here
-      flash_range const range = kernel.lists.range(at.range);
-      at.next(kernel.lists, item);
-      if (at.more(item)) find_keys(at, 1 - slot);
-      SP_ROLLED
-      for (int key = 0; key < columns; key += at_once) products(range, slot, key);
-      b.barrier(); // nobody reads keys and values
-      if (at.more(item)) copy_keys(1 - slot);
-    }
+    meet_columns(b, *this, at);
     store();
   }
+
+  // ---- for meet_columns
+
+  using cursor = flash_cursor;
+  static constexpr bool meets = false;
+  SP_DEVICE bool more(flash_cursor const& at) const { return at.more(item); }
+  SP_DEVICE flash_cursor next(flash_cursor at) const {
+    at.next(kernel.lists, item);
+    return at;
+  }
+  SP_DEVICE void find(flash_cursor const& at, int slot) {
+    flash_tile const& t = kernel.lists.column_tile(at.tile);
+    flash_places const to = k_places(slot);
+    for (int i = b.thread(); i < columns; i += b.threads()) to.set(i, place_of(kernel.lists.column_segments(t), t, i));
+  }
+  SP_DEVICE void copy(flash_cursor const&, int slot, int first) {
+    k.copy(
+        b, first, at_once, k_places(slot), kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
+    v.copy(
+        b, first, at_once, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
+    b.copy_async_commit();
+  }
+  /// Keys [first, first + at_once) of a tile: adds to dq.
+  SP_DEVICE void compute(flash_cursor const& at, int slot, int first) {
+    flash_range const range = kernel.lists.range(at.range);
+    scores.clear();
+    scores.add_rows_by_rows(b, q, 16 * b.warp(), k, first);
+    grads.clear();
+    grads.add_rows_by_rows(b, dout, 16 * b.warp(), v, first);
+    score_gradients(range, k_places(slot).offset + first);
+    dq.add_product(b, grads, k, first, 0);
+  }
+  SP_DEVICE void finish(flash_cursor const&, int) {}
 
 private:
   SP_DEVICE flash_places k_places(int slot) const {
@@ -117,13 +140,13 @@ private:
   SP_DEVICE void begin(flash_cursor const& at) {
     flash_tile const& t = kernel.lists.row_tile(item.tile);
     for (int i = b.thread(); i < Kernel::rows; i += b.threads()) q_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
-    find_keys(at, 0);
+    find(at, 0);
     b.barrier();
     q.copy(
-        b, Kernel::rows, q_places, kernel.dim, head, [&](int n) -> auto const& { return kernel.queries[n].q; });
+        b, 0, Kernel::rows, q_places, kernel.dim, head, [&](int n) -> auto const& { return kernel.queries[n].q; });
     dout.copy(
-        b, Kernel::rows, q_places, kernel.value_dim, head, [&](int n) -> auto const& { return kernel.queries[n].dout; });
-    copy_keys(0);
+        b, 0, Kernel::rows, q_places, kernel.value_dim, head, [&](int n) -> auto const& { return kernel.queries[n].dout; });
+    copy(at, 0, 0);
     SP_UNROLL
     for (int h = 0; h < 2; ++h) {
       flash_place const p = place(h);
@@ -132,29 +155,8 @@ private:
       delta[h] = is_minus_infinity(natural) ? 0.0f : *kernel.queries[p.tensor].delta.at(p.row, head);
     }
   }
-  SP_DEVICE void find_keys(flash_cursor const& at, int slot) {
-    flash_tile const& t = kernel.lists.column_tile(at.tile);
-    flash_places const to = k_places(slot);
-    for (int i = b.thread(); i < columns; i += b.threads()) to.set(i, place_of(kernel.lists.column_segments(t), t, i));
-  }
-  SP_DEVICE void copy_keys(int slot) {
-    k.copy(
-        b, columns, k_places(slot), kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
-    v.copy(
-        b, columns, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
-    b.copy_async_commit();
-  }
   SP_DEVICE flash_place place(int eight) const { return q_places[16 * b.warp() + 8 * eight + b.lane() / 4]; }
 
-  /// Keys [key, key + at_once) of a tile: adds to dq.
-  SP_DEVICE void products(flash_range const& range, int slot, int key) {
-    scores.clear();
-    scores.add_rows_by_rows(b, q, 16 * b.warp(), k, key);
-    grads.clear();
-    grads.add_rows_by_rows(b, dout, 16 * b.warp(), v, key);
-    score_gradients(range, k_places(slot).offset + key);
-    dq.add_product(b, grads, k, key, 0);
-  }
   /// `offset` is by column of the scores.
   SP_DEVICE void score_gradients(flash_range const& range, int const* offset) {
     SP_UNROLL
@@ -190,9 +192,10 @@ private:
 template <class T, int D, flash_shape Shape, class... Features>
 template <class Block>
 SP_DEVICE void flash_backward_queries<T, D, Shape, Features...>::operator()(Block& b) const {
-  int const q_heads = int(this->heads.q_count), item = int(b.index() / q_heads);
-  if (item >= this->lists.head().items) return; // the batch that was prepared first had more
-  flash_queries_block<Block, flash_backward_queries>(b, *this, this->lists.item(item), int(b.index() % q_heads)).run();
+  share_units(b, this->lists.head().items * this->heads.q_count, [&](index_t unit) {
+    flash_item const& item = this->lists.item(int(unit / this->heads.q_count));
+    flash_queries_block<Block, flash_backward_queries>(b, *this, item, int(unit % this->heads.q_count)).run();
+  });
 }
 
 } // namespace sp::detail

@@ -43,6 +43,7 @@ struct flash_keys_block {
   Kernel const& kernel;
   flash_item item;
   int kv_head, column; ///< from which column of dk, dv and dq on
+  int last_head = 0;   ///< one behind the q heads that share the kv head
   matrix k, v, q, dout;
   square grads_of_all;
   flash_places k_places;
@@ -51,78 +52,79 @@ struct flash_keys_block {
 
   SP_DEVICE flash_keys_block(Block& block, Kernel const& of, flash_item const& work, int head, int part)
       : b(block), kernel(of), item(work), kv_head(head),
-        column(part * part_width), k{at(0)}, v{at(Kernel::v_at)}, q{at(Kernel::q_at)}, dout{at(Kernel::dout_at)},
-        grads_of_all{at(Kernel::grads_at)}, k_places(flash_places::at(b, Kernel::k_places_at, rows)) {}
+        column(part * part_width), k{shared(0)}, v{shared(Kernel::v_at)}, q{shared(Kernel::q_at)}, dout{shared(Kernel::dout_at)},
+        grads_of_all{shared(Kernel::grads_at)}, k_places(flash_places::at(b, Kernel::k_places_at, rows)) {}
 
   /// For one q head after the other, its tiles of queries in order.
   SP_DEVICE void run() {
     sp::heads const& h = kernel.heads;
-    int head = int(max((h.kv_begin + kv_head) * h.q_per_kv - h.q_begin, 0));
-    int const last = int(min((h.kv_begin + kv_head + 1) * h.q_per_kv - h.q_begin, h.q_count));
-    if (head >= last) return;
-    flash_cursor at(kernel.lists, item);
-    begin(at, head);
-    for (int slot = 0; head < last; slot = 1 - slot) {
-      int next_head = head;
-      flash_cursor next = at;
-      next.next(kernel.lists, item);
-      if (!next.more(item)) {
-        next = flash_cursor(kernel.lists, item);
-        ++next_head;
-      }
-      b.template copy_async_wait<0>();
-      b.barrier(); // queries and dout are here, with their places, lse and delta
-      if (next_head < last) find_queries(next, next_head, 1 - slot);
-      SP_ROLLED
-      for (int query = 0; query < columns; query += at_once) products(kernel.lists.range(at.range), head, slot, query);
-      b.barrier(); // nobody reads queries and dout; the gradients of scores are written
-      if (next_head < last) copy_queries(next_head, 1 - slot);
-      if constexpr (Kernel::with_queries) add_dq(head, slot);
-      at = next;
-      head = next_head;
-    }
+    last_head = int(min((h.kv_begin + kv_head + 1) * h.q_per_kv - h.q_begin, h.q_count));
+    cursor const first{flash_cursor(kernel.lists, item), int(max((h.kv_begin + kv_head) * h.q_per_kv - h.q_begin, 0))};
+    if (!more(first)) return;
+    begin(first);
+    meet_columns(b, *this, first);
     store();
   }
 
+  // ---- for meet_columns
+
+  struct cursor {
+    flash_cursor tiles;
+    int head;
+  };
+  static constexpr bool meets = Kernel::with_queries; // warps read the gradients of scores of others
+  SP_DEVICE bool more(cursor const& at) const { return at.head < last_head; }
+  SP_DEVICE cursor next(cursor at) const {
+    at.tiles.next(kernel.lists, item);
+    return at.tiles.more(item) ? at : cursor{flash_cursor(kernel.lists, item), at.head + 1};
+  }
+  SP_DEVICE void find(cursor const& of, int slot) {
+    flash_tile const& t = kernel.lists.column_tile(of.tiles.tile);
+    flash_places const to = q_places(slot);
+    float* const numbers = lse(slot);
+    for (int i = b.thread(); i < columns; i += b.threads()) {
+      flash_place const p = place_of(kernel.lists.column_segments(t), t, i);
+      to.set(i, p);
+      float const natural = p.tensor < 0 ? minus_infinity<float> : *kernel.queries[p.tensor].lse.at(p.row, of.head);
+      numbers[i] = flash_lse(natural);
+      numbers[columns + i] = is_minus_infinity(natural) ? 0.0f : *kernel.queries[p.tensor].delta.at(p.row, of.head);
+    }
+  }
+  SP_DEVICE void copy(cursor const& of, int slot, int first) {
+    q.copy(
+        b, first, at_once, q_places(slot), kernel.dim, of.head, [&](int n) -> auto const& { return kernel.queries[n].q; });
+    dout.copy(
+        b, first, at_once, q_places(slot), kernel.value_dim,
+        of.head, [&](int n) -> auto const& { return kernel.queries[n].dout; });
+    b.copy_async_commit();
+  }
+  SP_DEVICE void compute(cursor const& of, int slot, int first) {
+    products(kernel.lists.range(of.tiles.range), of.head, slot, first);
+  }
+  SP_DEVICE void finish(cursor const& of, int slot) {
+    if constexpr (Kernel::with_queries) add_dq(of.head, slot);
+  }
+
 private:
-  SP_DEVICE element* at(index_t byte) const { return b.template shared<element>(byte); }
+  SP_DEVICE element* shared(index_t byte) const { return b.template shared<element>(byte); }
   SP_DEVICE flash_places q_places(int slot) const {
     return flash_places::at(b, Kernel::q_places_at + slot * flash_places::bytes(columns), columns);
   }
   /// lse of a tile of queries, and delta behind it.
   SP_DEVICE float* lse(int slot) const { return b.template shared<float>(Kernel::lse_at + 8 * slot * columns); }
 
-  SP_DEVICE void begin(flash_cursor const& first, int head) {
+  SP_DEVICE void begin(cursor const& first) {
     flash_tile const& t = kernel.lists.row_tile(item.tile);
     for (int i = b.thread(); i < rows; i += b.threads()) k_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
-    find_queries(first, head, 0);
+    find(first, 0);
     b.barrier();
     k.copy(
-        b, rows, k_places, kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
+        b, 0, rows, k_places, kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
     v.copy(
-        b, rows, k_places, kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
-    copy_queries(head, 0);
+        b, 0, rows, k_places, kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
+    copy(first, 0, 0);
     dk.clear();
     dv.clear();
-  }
-  SP_DEVICE void find_queries(flash_cursor const& of, int head, int slot) {
-    flash_tile const& t = kernel.lists.column_tile(of.tile);
-    flash_places const to = q_places(slot);
-    float* const numbers = lse(slot);
-    for (int i = b.thread(); i < columns; i += b.threads()) {
-      flash_place const p = place_of(kernel.lists.column_segments(t), t, i);
-      to.set(i, p);
-      float const natural = p.tensor < 0 ? minus_infinity<float> : *kernel.queries[p.tensor].lse.at(p.row, head);
-      numbers[i] = flash_lse(natural);
-      numbers[columns + i] = is_minus_infinity(natural) ? 0.0f : *kernel.queries[p.tensor].delta.at(p.row, head);
-    }
-  }
-  SP_DEVICE void copy_queries(int head, int slot) {
-    q.copy(
-        b, columns, q_places(slot), kernel.dim, head, [&](int n) -> auto const& { return kernel.queries[n].q; });
-    dout.copy(
-        b, columns, q_places(slot), kernel.value_dim, head, [&](int n) -> auto const& { return kernel.queries[n].dout; });
-    b.copy_async_commit();
   }
 
   /// Queries [query, query + at_once) of a tile: adds to dv and dk. Scores have keys as rows, so that they are at hand as first factors.
@@ -233,10 +235,12 @@ private:
 template <class T, int D, bool WithQueries, flash_shape Shape, class... Features>
 template <class Block>
 SP_DEVICE void flash_backward_keys<T, D, WithQueries, Shape, Features...>::operator()(Block& b) const {
-  int const kv_heads = int(this->heads.kv_count);
-  int const part = int(b.index() % parts), head = int(b.index() / parts % kv_heads), item = int(b.index() / parts / kv_heads);
-  if (item >= this->lists.head().items) return; // the batch that was prepared first had more
-  flash_keys_block<Block, flash_backward_keys>(b, *this, this->lists.item(item), head, part).run();
+  index_t const of_item = this->heads.kv_count * parts;
+  share_units(b, this->lists.head().items * of_item, [&](index_t unit) {
+    flash_item const& item = this->lists.item(int(unit / of_item));
+    int const head = int(unit % of_item) / parts, part = int(unit % parts);
+    flash_keys_block<Block, flash_backward_keys>(b, *this, item, head, part).run();
+  });
 }
 
 } // namespace sp::detail

@@ -72,63 +72,54 @@ struct flash_forward_block {
         modify(of.features.of(of.heads.q_head(q_head), of.lists.row_tile(work.tile))), first_row(b.warp() * 16 * slabs) {}
 
   SP_DEVICE void run() {
-    flash_cursor at(kernel.lists, item);
+    flash_cursor const at(kernel.lists, item);
     flash_tile const& t = kernel.lists.row_tile(item.tile);
     for (int i = b.thread(); i < Kernel::rows; i += b.threads()) q_places.set(i, place_of(kernel.lists.row_segments(t), t, i));
-    find_keys(at, 0);
+    find(at, 0);
     b.barrier();
     q.copy(
-        b, Kernel::rows, q_places, kernel.dim, head, [&](int) -> auto const& { return kernel.q; });
-    copy_keys(0);
+        b, 0, Kernel::rows, q_places, kernel.dim, head, [&](int) -> auto const& { return kernel.q; });
+    copy(at, 0, 0);
     load();
-    for (int slot = 0; at.more(item); slot = 1 - slot) {
-      b.template copy_async_wait<0>();
-      b.barrier(); // the keys are here, and nobody reads the values of the tile before
-      v.copy(
-          b, columns, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
-      b.copy_async_commit();
-      flash_range const range = kernel.lists.range(at.range);
-      at.next(kernel.lists, item);
-      if (at.more(item)) find_keys(at, 1 - slot);
-      score(0);
-      b.template copy_async_wait<0>();
-      b.barrier(); // the values are here
-      SP_ROLLED
-      for (int key = 0; key < columns;) {
-        bool const last = key + at_once == columns;
-        if (last) b.barrier(); // nobody reads the keys
-        if (last && at.more(item)) copy_keys(1 - slot);
-        softmax(range, k_places(slot).offset + key);
-        sums.add_product(b, scores, v, key, 0);
-        key += at_once;
-        if (!last) score(key);
-      }
-    }
+    meet_columns(b, *this, at);
     store();
   }
+
+  // ---- for meet_columns
+
+  using cursor = flash_cursor;
+  static constexpr bool meets = false;
+  SP_DEVICE bool more(flash_cursor const& at) const { return at.more(item); }
+  SP_DEVICE flash_cursor next(flash_cursor at) const {
+    at.next(kernel.lists, item);
+    return at;
+  }
+  SP_DEVICE void find(flash_cursor const& at, int slot) {
+    flash_tile const& t = kernel.lists.column_tile(at.tile);
+    flash_places const to = k_places(slot);
+    for (int i = b.thread(); i < columns; i += b.threads()) to.set(i, place_of(kernel.lists.column_segments(t), t, i));
+  }
+  SP_DEVICE void copy(flash_cursor const&, int slot, int first) {
+    k.copy(
+        b, first, at_once, k_places(slot), kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
+    v.copy(
+        b, first, at_once, k_places(slot), kernel.value_dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].v; });
+    b.copy_async_commit();
+  }
+  SP_DEVICE void compute(flash_cursor const& at, int slot, int first) {
+    flash_range const range = kernel.lists.range(at.range);
+    scores.clear();
+    scores.add_rows_by_rows(b, q, first_row, k, first);
+    softmax(range, k_places(slot).offset + first);
+    sums.add_product(b, scores, v, first, 0);
+  }
+  SP_DEVICE void finish(flash_cursor const&, int) {}
 
 private:
   /// Of two tiles of keys in turn. Computed, because what is indexed by a number that is not known when compiled cannot be in registers.
   SP_DEVICE flash_places k_places(int slot) const {
     return flash_places::at(b, Kernel::k_places_at + slot * flash_places::bytes(columns), columns);
   }
-  SP_DEVICE void find_keys(flash_cursor const& at, int slot) {
-    flash_tile const& t = kernel.lists.column_tile(at.tile);
-    flash_places const to = k_places(slot);
-    for (int i = b.thread(); i < columns; i += b.threads()) to.set(i, place_of(kernel.lists.column_segments(t), t, i));
-  }
-  SP_DEVICE void copy_keys(int slot) {
-    k.copy(
-        b, columns, k_places(slot), kernel.dim, kv_head, [&](int n) -> auto const& { return kernel.keys[n].k; });
-    b.copy_async_commit();
-  }
-
-  /// Products of the queries and keys [key, key + at_once) of the tile.
-  SP_DEVICE void score(int key) {
-    scores.clear();
-    scores.add_rows_by_rows(b, q, first_row, k, key);
-  }
-
   SP_DEVICE flash_place place(int s, int eight) const { return q_places[first_row + 16 * s + 8 * eight + b.lane() / 4]; }
   SP_DEVICE int column(int n) const { return 8 * n + 2 * (b.lane() % 4); }
 
@@ -158,8 +149,10 @@ private:
     return p.tensor < 0 ? minus_infinity<float> : *kernel.lse.at(p.row, head) * log2_of_e;
   }
 
-  /// Scores become probabilities, times dropout factors; the sums so far move on to the new maximum. `offset` is by column of them.
+  /// Scores become probabilities, times dropout factors; the sums so far move on to the new maximum. `offset` is by column of them. Without
+  /// features a score takes a maximum, a multiplication with an addition in one, an exponential and an addition.
   SP_DEVICE void softmax(flash_range const& range, int const* offset) {
+    float const unit = kernel.features.unit();
     SP_UNROLL
     for (int s = 0; s < slabs; ++s) {
       SP_UNROLL
@@ -168,11 +161,11 @@ private:
         modify_row(s, h, row, offset);
         if (range.slices > 0)
           scores.hide(s, h, flash_visible<at_once / 8>(kernel.lists, range, row, offset, b.lane()), minus_infinity<float>);
-        float const most = max_of(m[s][h], largest(s, h));
+        float const most = max_of(m[s][h], unit * largest(s, h));
         float const shift = is_minus_infinity(most) ? 0.0f : most;
         float const rescale = b.exp2(m[s][h] - shift);
         m[s][h] = most;
-        l[s][h] = l[s][h] * rescale + exponentiate(s, h, shift, row, offset);
+        l[s][h] = l[s][h] * rescale + exponentiate(s, h, unit, shift, row, offset);
         if (!b.any(rescale != 1)) continue; // most often, once a few tiles are through
         SP_UNROLL
         for (int n = 0; n < width / 8; ++n) {
@@ -183,6 +176,7 @@ private:
     }
   }
   SP_DEVICE void modify_row(int s, int h, int row, int const* offset) {
+    if (kernel.features.products_are_scores()) return;
     float unused = 1;
     SP_UNROLL
     for (int n = 0; n < at_once / 8; ++n) {
@@ -199,7 +193,7 @@ private:
     for (int n = 0; n < at_once / 8; ++n) most = max_of(most, max_of(scores.x[s][n][2 * h], scores.x[s][n][2 * h + 1]));
     return largest_of_row(b, most);
   }
-  SP_DEVICE float exponentiate(int s, int h, float shift, int row, int const* offset) {
+  SP_DEVICE float exponentiate(int s, int h, float unit, float shift, int row, int const* offset) {
     mod const here = modify; // apart from the sums, which are to stay in registers
     auto factor = here.dropout_of_row(row);
     float sum = 0;
@@ -208,7 +202,7 @@ private:
       SP_UNROLL
       for (int c = 0; c < 2; ++c) {
         float& x = scores.x[s][n][2 * h + c];
-        x = b.exp2(x - shift);
+        x = b.exp2(x * unit - shift);
         sum += x;
         if constexpr (mod::drops) x *= factor(offset[column(n) + c]);
       }
@@ -241,9 +235,10 @@ private:
 template <class T, int D, flash_shape Shape, class... Features>
 template <class Block>
 SP_DEVICE void flash_forward<T, D, Shape, Features...>::operator()(Block& b) const {
-  int const q_heads = int(heads.q_count), item = int(b.index() / q_heads);
-  if (item >= lists.head().items) return; // the batch that was prepared first had more
-  flash_forward_block<Block, flash_forward>(b, *this, lists.item(item), int(b.index() % q_heads)).run();
+  share_units(b, lists.head().items * heads.q_count, [&](index_t unit) {
+    flash_item const& item = lists.item(int(unit / heads.q_count));
+    flash_forward_block<Block, flash_forward>(b, *this, item, int(unit % heads.q_count)).run();
+  });
 }
 
 } // namespace sp::detail

@@ -58,19 +58,6 @@ struct flash_places {
   SP_DEVICE flash_place operator[](int i) const { return {tensor[i], row[i], offset[i]}; }
 };
 
-/// The tiles of columns that an item meets, in order. Its range is read where it is needed: registers are scarce.
-struct flash_cursor {
-  int range, tile;
-
-  SP_DEVICE flash_cursor(flash_lists const& lists, flash_item const& item)
-      : range(item.first_range), tile(lists.range(item.first_range).first) {}
-  SP_DEVICE bool more(flash_item const& item) const { return range < item.first_range + item.ranges; }
-  SP_DEVICE void next(flash_lists const& lists, flash_item const& item) {
-    if (++tile < lists.range(range).last) return;
-    if (++range < item.first_range + item.ranges) tile = lists.range(range).first;
-  }
-};
-
 /// The stride of heads of a tensor that is one element in the place of all: how keys stand that nobody sees.
 inline constexpr index_t flash_everywhere = std::numeric_limits<index_t>::min();
 
@@ -92,13 +79,14 @@ struct flash_matrix {
   SP_BOTH static constexpr index_t bytes(int rows) { return index_t{2} * D * rows; }
   SP_DEVICE T* piece(int row, int p) const { return data + (row * pieces + (p ^ (row & turn))) * 8; }
 
-  /// Starts to copy `rows` rows of a head, tensor_of(number) being where they are. Rows that are nowhere and columns from `width` on
-  /// become 0.
+  /// Starts to copy rows [first, first + rows) of a head, tensor_of(number) being where they are. Rows that are nowhere and columns from
+  /// `width` on become 0. Eight threads write a row's 128 bytes: all banks once.
   template <class Block, class TensorOf>
-  SP_DEVICE void copy(Block& b, int rows, flash_places const& places, int width, int head, TensorOf const& tensor_of) const {
+  SP_DEVICE void copy(Block& b, int first, int rows, flash_places const& places, int width, int head,
+                      TensorOf const& tensor_of) const {
     SP_ROLLED
     for (int i = b.thread(); i < rows * pieces; i += b.threads()) {
-      int const r = i / pieces, p = i % pieces, tensor = places.tensor[r];
+      int const r = first + i / pieces, p = i % pieces, tensor = places.tensor[r];
       bool const valid = tensor >= 0 && 8 * p < width;
       flash_rows<T const> const& from = tensor_of(valid ? tensor : 0);
       if (valid && from.head == flash_everywhere)
@@ -239,7 +227,8 @@ struct flash_tile_of_sums {
 /// How many of some columns are computed at a time, so that their sums fit into registers beside those that stay.
 constexpr int flash_at_once(int columns) { return columns % 32 == 0 ? 32 : 16; }
 
-/// Two neighbours of a row in memory of 8-byte alignment.
+/// Two neighbours of a row in memory of 8-byte alignment. The four lanes of a row have 32 neighbouring bytes: a warp moves eight whole
+/// sectors of memory, so that wider words would move no fewer.
 struct alignas(8) flash_pair {
   float x, y;
 };

@@ -2,7 +2,7 @@
 // Scores are in units of log 2, so that probabilities are powers of two; a feature that a kernel does not have costs nothing.
 #pragma once
 
-#include <sp/backend/cuda/flash_matrix.hpp>
+#include <sp/backend/cuda/flash_loop.hpp>
 #include <sp/backend/features.hpp>
 
 namespace sp::detail {
@@ -26,6 +26,11 @@ struct flash_features {
     if constexpr (mod::drops) r.site = site_key(random, static_cast<index_t>(std::uint64_t{t.id_high} << 32 | t.id_low), q_head);
     return r;
   }
+
+  /// Whether products of query and key take the place of scores, which are unit() times as large: the factor comes with the subtraction of
+  /// the maximum. Not for a scale that is not positive, because the largest product is the largest score then.
+  SP_DEVICE bool products_are_scores() const { return plain && scale > 0; }
+  SP_DEVICE float unit() const { return products_are_scores() ? scale * log2_of_e : 1.0f; }
 
   /// A product of query and key as a score in units of log 2; `derivative` becomes d score / d scaled product, in units of e.
   SP_DEVICE float score(mod const& modify, float product, int q, int k, float& derivative) const {
