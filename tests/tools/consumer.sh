@@ -74,8 +74,8 @@ components)
   read -ra mpirun <<<"$MPIRUN"
   "${mpirun[@]}" 3 "$work/build/consumer"
   ;;
-cuda)
-  with_cmake cuda "${package[@]}"
+cuda | nccl)
+  with_cmake "$kind" "${package[@]}"
   "$work/build/consumer"
   ;;
 without_mpi)
