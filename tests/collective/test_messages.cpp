@@ -6,7 +6,7 @@
 #include <deque>
 #include <random>
 
-#include <sp/collective/nccl/messages.hpp>
+#include <sp/collective/family/messages.hpp>
 
 namespace test_messages {
 

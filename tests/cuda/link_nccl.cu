@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <vector>
 
-#include <sp/collective/operations.hpp>
+#include <sp/collective/reductions.hpp>
 #include <sp/mesh/mesh.hpp>
 #include <sp/nccl.hpp>
 
@@ -22,6 +22,9 @@ int exchange_with_itself(sp::nccl const& ranks, sp::cuda_queue const& queue) {
   sp::exchange(ranks, sp::traffic{"main", {&to, 1}, {&from, 1}}, queue).wait();
   std::vector<float> got(6);
   sp::detail::read_now(queue, sp::view<float, 2>(got.data(), {3, 2}), y.tensor);
+  sp::native_sums const sums{ranks};
+  static_assert(sp::communicator<sp::native_sums<sp::nccl>> && sp::has_all_reduce<sp::native_sums<sp::nccl>, float>);
+  sp::all_reduce(sums, sp::view<float, 1, sp::device_memory>(y.tensor.data, {6}), sp::context(queue, memory, memory)).wait();
   auto const group = sp::mesh{sp::axis::ring{1}}.ring(ranks);
   ranks.poll();
   return got == std::vector<float>{0, 1, 4, 5, 8, 9} && group.size() == 1 ? 0 : 1;

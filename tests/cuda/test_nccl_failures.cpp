@@ -220,12 +220,12 @@ TEST_CASE("nccl failures: a communicator that is not alive, of another device, o
   CHECK(says(elsewhere.refused_by(), errc::bad_state, "the communicator is on device 1, the queue on device 0"));
   CHECK(says(pair.refused_by({.deadline = milliseconds(0)}), errc::bad_state, "a deadline of 0 ms"));
   fake_nccl::set_async_error(pair.comms[0], ncclSystemError);
-  CHECK(says(pair.refused_by(), errc::backend_error, "has failed before", "system error"));
+  CHECK(says(pair.refused_by(), errc::backend_error, "the communicator cannot be used", "system error"));
   fake_nccl::set_version(2700);
   CHECK(says(pair.refused_by({}, pair.comms[1]), errc::unsupported, "NCCL 2.7.0 was found"));
   fake_nccl::set_version(0);
   CHECK(ncclCommDestroy(pair.comms[1]) == ncclSuccess);
-  CHECK(says(pair.refused_by({}, pair.comms[1]), errc::backend_error, "ncclCommUserRank", "invalid argument"));
+  CHECK(says(pair.refused_by({}, pair.comms[1]), errc::backend_error, "cannot be used", "invalid argument"));
 
   half_pair other; // destroyed while sp holds it
   nccl const c(other.comms[0], other.queue);
@@ -289,6 +289,35 @@ TEST_CASE("nccl failures: ranks that differ are told by their fingerprints, whic
                "rank 1 differs from ranks 0, 2 in tokens"));
     compare(9); // nothing is left half done
   });
+}
+
+TEST_CASE("nccl failures: calls that wait for a peer to connect are found by a thread, and an abort ends them [asan]") {
+  sp::nccl_options options;
+  options.deadline = milliseconds(100);
+  options.abort_on_failure = options.watch = true;
+  run_nccl(3,
+           [&](nccl const& c, ncclComm_t comm) {
+             place here(c);
+             round_trip trip(here, c);
+             if (c.rank() == 2) return; // it never comes
+             fake_nccl::never_connect(comm);
+             auto const e = failure_of([&] { return sp::exchange(c, trip.traffic("ring.forward"), here.queue); });
+             CHECK(says(e, errc::timeout, "no answer within 100 ms: calls of NCCL with",
+                        c.rank() == 0 ? "ranks 2, 1" : "ranks 0, 2", "have not returned"));
+             CHECK(e.primitive == "ring.forward");
+             CHECK(fake_nccl::was_aborted(comm));
+             here.queue.synchronize();
+           },
+           {.options = options});
+}
+
+TEST_CASE("nccl failures: a communicator that does not block is asked until it is made, or refused at the deadline") {
+  half_pair pair;
+  fake_nccl::still_made(pair.comms[0], 3);
+  CHECK(nccl(pair.comms[0], pair.queue).size() == 2);
+  fake_nccl::still_made(pair.comms[1], 1 << 30);
+  CHECK(says(pair.refused_by({.deadline = milliseconds(20)}, pair.comms[1]), errc::timeout, "still being made"));
+  fake_nccl::still_made(pair.comms[1], 0);
 }
 
 TEST_CASE("nccl failures: a communicator that does not block is asked until it has taken the calls") {

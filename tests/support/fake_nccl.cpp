@@ -3,6 +3,7 @@
 #include "support/fake_nccl.hpp"
 
 #include <algorithm>
+#include <array>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -20,7 +21,7 @@ struct launch;
 
 /// One call in a group.
 struct operation {
-  enum { send, receive, gather } kind;
+  enum { send, receive, gather, sum } kind;
   std::byte* from = nullptr; ///< the bytes, not the addresses of the library
   std::byte* to = nullptr;
   std::size_t bytes = 0;
@@ -44,6 +45,10 @@ struct world {
   std::vector<ncclComm_t> comms{};
   std::map<std::pair<int, int>, std::deque<posted>> sends{}, receives{}; ///< by sender and receiver
   std::vector<std::deque<posted>> gathers{};                             ///< by rank
+  std::vector<std::deque<posted>> sums{};                                ///< by rank
+  std::vector<std::array<int, 3>> splits{};                              ///< rank, color and key of those that have come to one
+  int split_generation = 0;
+  std::map<std::pair<int, int>, std::shared_ptr<world>> parts{}; ///< by generation and color
 };
 
 } // namespace
@@ -60,6 +65,9 @@ struct ncclComm {
   std::shared_ptr<fake_nccl::launch> now{}; ///< the group that runs
   std::set<cudaStream_t> streams{};
   int in_progress = -1, questions = 0; ///< -1: it blocks
+  bool never_connects = false;
+  int making = 0; ///< questions until it is made
+  int parent_rank = -1;
 };
 
 namespace fake_nccl {
@@ -172,18 +180,67 @@ void match_gathers(world& w) {
     for (auto& q : w.gathers) met(q.front()), q.pop_front();
   }
 }
+template <class T>
+void add_up(world const& w, std::size_t bytes) {
+  std::vector<T> total(bytes / sizeof(T), T(0));
+  for (std::size_t r = w.sums.size(); r-- > 0;) // any order but that of ranks
+    for (std::size_t i = 0; i < total.size(); ++i) {
+      T x;
+      std::memcpy(&x, w.sums[r].front().what.from + i * sizeof(T), sizeof(T));
+      total[i] = T(total[i] + x);
+    }
+  for (auto const& q : w.sums) std::memcpy(q.front().what.to, total.data(), bytes);
+}
+void match_sums(world& w) {
+  while (std::all_of(w.sums.begin(), w.sums.end(), [](auto const& q) { return !q.empty(); })) {
+    operation const& first = w.sums[0].front().what;
+    for (auto const& q : w.sums)
+      if (operation const& o = q.front().what; o.bytes != first.bytes || o.type != first.type)
+        return complain(w, "ranks add up " + std::to_string(first.bytes) + " and " + std::to_string(o.bytes) + " bytes");
+    switch (first.type) {
+    case ncclFloat32:
+      add_up<float>(w, first.bytes);
+      break;
+    case ncclFloat64:
+      add_up<double>(w, first.bytes);
+      break;
+    case ncclInt8:
+      add_up<std::int8_t>(w, first.bytes);
+      break;
+    case ncclUint8:
+      add_up<std::uint8_t>(w, first.bytes);
+      break;
+    case ncclInt32:
+      add_up<std::int32_t>(w, first.bytes);
+      break;
+    case ncclUint32:
+      add_up<std::uint32_t>(w, first.bytes);
+      break;
+    case ncclInt64:
+      add_up<std::int64_t>(w, first.bytes);
+      break;
+    case ncclUint64:
+      add_up<std::uint64_t>(w, first.bytes);
+      break;
+    default:
+      return complain(w, "a sum of a type that this fake does not add up");
+    }
+    for (auto& q : w.sums) met(q.front()), q.pop_front();
+  }
+}
 /// What a group that ends early has posted is there no more.
 void withdraw(world& w, std::shared_ptr<launch> const& l) {
   auto gone = [&](posted const& p) { return p.by == l; };
   for (auto* list : {&w.sends, &w.receives})
     for (auto& [pair, queue] : *list) std::erase_if(queue, gone);
-  for (auto& queue : w.gathers) std::erase_if(queue, gone);
+  for (auto* list : {&w.gathers, &w.sums})
+    for (auto& queue : *list) std::erase_if(queue, gone);
 }
 
 std::string what_is_missing(ncclComm_t comm, std::vector<operation> const& list) {
   std::string text = "rank " + std::to_string(comm->rank) + " waits for ever in a group with";
   for (operation const& o : list)
-    text += o.kind == operation::gather
+    text += o.kind == operation::gather || o.kind == operation::sum
                 ? " everybody"
                 : (o.kind == operation::send ? " a send to " : " a receive from ") + std::to_string(o.peer);
   return text;
@@ -210,6 +267,11 @@ void run(ncclComm_t comm, std::vector<operation> const& list) {
     if (o.kind == operation::gather) {
       w.gathers[std::size_t(comm->rank)].push_back({l, o});
       match_gathers(w);
+      continue;
+    }
+    if (o.kind == operation::sum) {
+      w.sums[std::size_t(comm->rank)].push_back({l, o});
+      match_sums(w);
       continue;
     }
     std::pair const pair = o.kind == operation::send ? std::pair(comm->rank, o.peer) : std::pair(o.peer, comm->rank);
@@ -239,7 +301,7 @@ ncclResult_t add(char const* name, ncclComm_t comm, cudaStream_t stream, operati
     lock_type const lock(all().mutex);
     result = planned_failure(name);
     if (result == ncclSuccess && !known(comm)) result = ncclInvalidArgument;
-    if (result == ncclSuccess && what.kind != operation::gather && (what.peer < 0 || what.peer >= comm->in->size))
+    if (result == ncclSuccess && what.kind < operation::gather && (what.peer < 0 || what.peer >= comm->in->size))
       result = refused(comm, ncclInvalidArgument, "a peer of rank " + std::to_string(what.peer));
     if (result == ncclSuccess) mine().calls.push_back({comm, stream, what});
     if (result != ncclSuccess) mine().bad = result;
@@ -251,7 +313,10 @@ ncclResult_t add(char const* name, ncclComm_t comm, cudaStream_t stream, operati
 std::byte* real(void const* p) { return support::elsewhere_region::get().real(static_cast<std::byte*>(const_cast<void*>(p))); }
 void count(ncclComm_t comm, operation const& o) {
   counts& n = comm->given;
-  (o.kind == operation::send ? n.sends : o.kind == operation::receive ? n.receives : n.gathers) += 1;
+  (o.kind == operation::send      ? n.sends
+   : o.kind == operation::receive ? n.receives
+   : o.kind == operation::gather  ? n.gathers
+                                  : n.sums) += 1;
   if (o.kind == operation::send) n.bytes_sent += long(o.bytes);
 }
 
@@ -264,14 +329,14 @@ ncclResult_t launch_one(ncclComm_t comm, std::vector<group::call> const& calls) 
     lock_type const lock(all().mutex);
     for (group::call const& c : calls) {
       if (c.stream != stream) return refused(comm, ncclInvalidUsage, "a group of one communicator on two streams");
-      bool const new_peer = c.what.kind == operation::gather ? comm->met.size() + 1 < std::size_t(comm->in->size)
+      bool const new_peer = c.what.kind >= operation::gather ? comm->met.size() + 1 < std::size_t(comm->in->size)
                                                              : c.what.peer != comm->rank && !comm->met.contains(c.what.peer);
       if (captured && new_peer) return refused(comm, ncclInvalidUsage, "a peer is met for the first time in a capture");
       list.push_back(c.what);
     }
     for (operation const& o : list) {
       count(comm, o);
-      if (o.kind == operation::gather)
+      if (o.kind >= operation::gather)
         for (int r = 0; r < comm->in->size; ++r) comm->met.insert(r);
       else
         comm->met.insert(o.peer);
@@ -280,6 +345,10 @@ ncclResult_t launch_one(ncclComm_t comm, std::vector<group::call> const& calls) 
     ++comm->given.groups;
     comm->streams.insert(stream);
     if (comm->in_progress >= 0) comm->questions = comm->in_progress;
+  }
+  if (lock_type lock(all().mutex); comm->never_connects) {
+    all().changed.wait_for(lock, all().patience, [&] { return comm->aborted; });
+    return ncclRemoteError;
   }
   support::give_to_stream(stream, [comm, list] { run(comm, list); });
   lock_type const lock(all().mutex);
@@ -320,6 +389,18 @@ void do_not_block(ncclComm_t comm, int questions) {
 void set_version(int number) {
   lock_type const lock(all().mutex);
   all().version = number;
+}
+void never_connect(ncclComm_t comm) {
+  lock_type const lock(all().mutex);
+  comm->never_connects = true;
+}
+void still_made(ncclComm_t comm, int questions) {
+  lock_type const lock(all().mutex);
+  comm->making = questions;
+}
+int alive() {
+  lock_type const lock(all().mutex);
+  return int(std::count_if(all().comms.begin(), all().comms.end(), [](auto const& c) { return c->alive; }));
 }
 bool is_alive(ncclComm_t comm) {
   lock_type const lock(all().mutex);
@@ -377,7 +458,7 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId id, int r
   if (!in) in = std::make_shared<world>(world{size});
   if (size < 1 || rank < 0 || rank >= size || size != in->size) return ncclInvalidArgument;
   in->comms.resize(std::size_t(size));
-  in->gathers.resize(std::size_t(size));
+  in->gathers.resize(std::size_t(size)), in->sums.resize(std::size_t(size));
   all().comms.push_back(std::unique_ptr<ncclComm>(new ncclComm{in, rank, device}));
   *comm = in->comms[std::size_t(rank)] = all().comms.back().get();
   ++in->joined;
@@ -389,7 +470,7 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId id, int r
 ncclResult_t ncclCommInitAll(ncclComm_t* comms, int size, int const* devices) {
   lock_type const lock(all().mutex);
   auto const in = std::make_shared<world>(world{size, size});
-  in->gathers.resize(std::size_t(size));
+  in->gathers.resize(std::size_t(size)), in->sums.resize(std::size_t(size));
   for (int r = 0; r < size; ++r) {
     all().comms.push_back(std::unique_ptr<ncclComm>(new ncclComm{in, r, devices ? devices[r] : r}));
     in->comms.push_back(comms[r] = all().comms.back().get());
@@ -415,20 +496,50 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* result) {
   lock_type const lock(all().mutex);
   if (ncclResult_t const bad = planned_failure("ncclCommGetAsyncError"); bad != ncclSuccess) return bad;
   if (!known(comm)) return ncclInvalidArgument;
+  if (comm->making > 0) return --comm->making, *result = ncclInProgress, ncclSuccess;
   *result = comm->async == ncclSuccess && comm->questions > 0 ? (--comm->questions, ncclInProgress) : comm->async;
   return ncclSuccess;
 }
 ncclResult_t ncclCommCount(ncclComm_t const comm, int* count) {
   lock_type const lock(all().mutex);
-  return known(comm) ? (*count = comm->in->size, ncclSuccess) : ncclInvalidArgument;
+  return known(comm) && comm->making == 0 ? (*count = comm->in->size, ncclSuccess) : ncclInvalidArgument;
 }
 ncclResult_t ncclCommCuDevice(ncclComm_t const comm, int* device) {
   lock_type const lock(all().mutex);
-  return known(comm) ? (*device = comm->device, ncclSuccess) : ncclInvalidArgument;
+  return known(comm) && comm->making == 0 ? (*device = comm->device, ncclSuccess) : ncclInvalidArgument;
 }
 ncclResult_t ncclCommUserRank(ncclComm_t const comm, int* rank) {
   lock_type const lock(all().mutex);
-  return known(comm) ? (*rank = comm->rank, ncclSuccess) : ncclInvalidArgument;
+  return known(comm) && comm->making == 0 ? (*rank = comm->rank, ncclSuccess) : ncclInvalidArgument;
+}
+ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* made, ncclConfig_t*) {
+  lock_type lock(all().mutex);
+  if (ncclResult_t const bad = planned_failure("ncclCommSplit"); bad != ncclSuccess) return bad;
+  if (!known(comm) || color < 0) return ncclInvalidArgument;
+  world& w = *comm->in;
+  if (comm->now) complain(w, "rank " + std::to_string(comm->rank) + " splits a communicator whose group runs");
+  int const mine = w.split_generation;
+  w.splits.push_back({comm->rank, color, key});
+  if (w.splits.size() == std::size_t(w.size)) { // the last one makes them all
+    std::stable_sort(w.splits.begin(), w.splits.end(), [](auto const& a, auto const& b) {
+      return std::array{a[1], a[2], a[0]} < std::array{b[1], b[2], b[0]};
+    });
+    for (auto const& [rank, c, k] : std::exchange(w.splits, {})) {
+      auto& part = w.parts[{mine, c}];
+      if (!part) part = std::make_shared<world>();
+      all().comms.push_back(std::unique_ptr<ncclComm>(new ncclComm{part, part->size++, w.comms[std::size_t(rank)]->device}));
+      part->comms.push_back(all().comms.back().get());
+      part->gathers.resize(std::size_t(part->size)), part->sums.resize(std::size_t(part->size));
+      all().comms.back()->parent_rank = rank;
+    }
+    ++w.split_generation;
+    all().changed.notify_all();
+  }
+  if (!all().changed.wait_for(lock, all().patience, [&] { return w.split_generation > mine || comm->aborted; }) || comm->aborted)
+    return ncclSystemError;
+  for (ncclComm_t c : w.parts[{mine, color}]->comms)
+    if (c->parent_rank == comm->rank) *made = c;
+  return ncclSuccess;
 }
 
 ncclResult_t ncclSend(void const* from, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream) {
@@ -440,6 +551,12 @@ ncclResult_t ncclRecv(void* to, std::size_t count, ncclDataType_t type, int peer
 ncclResult_t ncclAllGather(void const* from, void* to, std::size_t count, ncclDataType_t type, ncclComm_t comm,
                            cudaStream_t stream) {
   return add("ncclAllGather", comm, stream, {operation::gather, real(from), real(to), count * bytes_of(type), -1, type});
+}
+
+ncclResult_t ncclAllReduce(void const* from, void* to, std::size_t count, ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
+                           cudaStream_t stream) {
+  if (op != ncclSum) return ncclInvalidArgument;
+  return add("ncclAllReduce", comm, stream, {operation::sum, real(from), real(to), count * bytes_of(type), -1, type});
 }
 
 ncclResult_t ncclGroupStart() {

@@ -15,12 +15,13 @@
 ///   is told in complaints() instead, and the communicators have an asynchronous error.
 /// - Groups of one communicator run one at a time; two at once, as from two streams, are a complaint.
 /// - In a capture no peer may be met that has not been met before, and no communicator be made or ended.
+/// - A communicator is split by all its ranks at once, and by none that has a group under way.
 /// - A communicator that was destroyed or aborted is an invalid argument. Aborting lets its own streams go on, nobody else's.
 namespace fake_nccl {
 
 /// What one communicator has been given since it was made.
 struct counts {
-  int groups = 0, sends = 0, receives = 0, gathers = 0;
+  int groups = 0, sends = 0, receives = 0, gathers = 0, sums = 0;
   long bytes_sent = 0;
 };
 [[nodiscard]] counts given(ncclComm_t comm);
@@ -37,6 +38,12 @@ void fail_call(char const* name, ncclResult_t result, int good = 0);
 void set_async_error(ncclComm_t comm, ncclResult_t result);
 /// The next groups of this communicator return ncclInProgress, and so do so many questions after each.
 void do_not_block(ncclComm_t comm, int questions);
+/// Groups of this communicator return only when it is aborted, or after patience(), and fail, as from ncclGroupEnd that connects it to a peer that does not come.
+void never_connect(ncclComm_t comm);
+/// NCCL is still at the making of this communicator, which knows nothing yet, for so many questions.
+void still_made(ncclComm_t comm, int questions);
+/// Communicators that nobody has destroyed or aborted.
+[[nodiscard]] int alive();
 /// What ncclGetVersion says; 0: the version of the header.
 void set_version(int number);
 [[nodiscard]] bool is_alive(ncclComm_t comm);

@@ -14,12 +14,17 @@ ABORT = ("cuda.nccl_failures", "nccl failures: where the options*")
 REPLAY = ("cuda.nccl_graphs", "nccl graphs: exchanges*")
 REFUSED = ("cuda.nccl_graphs", "nccl graphs: what cannot*")
 LOOK = ("cuda.nccl_graphs", "nccl graphs: who looks*")
+CONNECT = ("cuda.nccl_failures", "nccl failures: calls that wait*")
+MADE = ("cuda.nccl_failures", "nccl failures: a communicator that does not block is asked until it is made*")
+SUMS = ("cuda.nccl_sums", "nccl sums: one call*")
+NO_SUMS = ("cuda.nccl_sums", "nccl sums: none are made*")
+SUMS_END = ("cuda.nccl_sums", "nccl sums: a call of NCCL*")
 
 MUTANTS = [
     Mutant(
         "nccl_gap_is_sent",
         "pieces with a gap between them are sent as one block",
-        "collective/nccl/messages.hpp",
+        "collective/family/messages.hpp",
         " || (end && begin != end)",
         "",
         *CUT,
@@ -27,7 +32,7 @@ MUTANTS = [
     Mutant(
         "nccl_gather_over_others",
         "blocks are gathered where they lie although they are not in the order of ranks",
-        "collective/nccl/messages.hpp",
+        "collective/family/messages.hpp",
         "      if (begin && first != begin) return nullptr;\n",
         "",
         *PLACE,
@@ -35,7 +40,7 @@ MUTANTS = [
     Mutant(
         "nccl_unequal_gather",
         "parts of any size are gathered in one call",
-        "collective/nccl/messages.hpp",
+        "collective/family/messages.hpp",
         "if (p.peer != rank && total_bytes(p.pieces) != bytes) return false;",
         "",
         *GATHER,
@@ -148,9 +153,65 @@ MUTANTS = [
     Mutant(
         "nccl_look_ends_captures",
         "who looks at exchanges under way ends the captures of other threads",
-        "collective/nccl/watch.hpp",
-        "    relaxed_capture const relaxed;\n",
+        "collective/nccl/family.hpp",
+        "    relaxed_capture const relaxed; // of another thread\n",
         "",
         *LOOK,
+    ),
+    Mutant(
+        "nccl_calls_take_for_ever",
+        "calls of NCCL that wait for a peer have no deadline",
+        "collective/nccl/family.hpp",
+        "if (auto f = inside_ ? late_calls() : asynchronous_error()) return f;",
+        "if (auto f = inside_ ? std::optional<failure>() : asynchronous_error()) return f;",
+        *CONNECT,
+    ),
+    Mutant(
+        "nccl_asked_while_made",
+        "a communicator that is still being made is asked for its rank",
+        "collective/nccl/family.hpp",
+        "if (ncclResult_t const state = settle(comm); state != ncclSuccess)",
+        "if (ncclResult_t const state = ncclSuccess; state != ncclSuccess)",
+        *MADE,
+    ),
+    Mutant(
+        "nccl_group_sums_of_all",
+        "the sum of a group is that of all ranks",
+        "collective/nccl/group.hpp",
+        "used = e.sum.over && e.messages.summed().bytes > 0 && inside.comm() ? e.sum.over : inside.comm();",
+        "used = inside.comm();",
+        *SUMS,
+    ),
+    Mutant(
+        "nccl_packed_sum_stays",
+        "a sum of strided values stays where it was packed",
+        "collective/family/messages.hpp",
+        "      copy(unpacks_, block_of(room, sum_block_.bytes), {&sum_, 1}, false);\n",
+        "",
+        *SUMS,
+    ),
+    Mutant(
+        "nccl_splits_in_use",
+        "a communicator is split although tokens are open",
+        "collective/nccl/group.hpp",
+        "if (family_->open_exchanges > 0)",
+        "if (false)",
+        *NO_SUMS,
+    ),
+    Mutant(
+        "nccl_old_library_splits",
+        "a library without ncclCommSplit is asked to split",
+        "collective/nccl/group.hpp",
+        "if (family_->version() >= nccl_version_number(2, 18, 0)) {",
+        "{",
+        *NO_SUMS,
+    ),
+    Mutant(
+        "nccl_groups_live_on",
+        "an abort leaves the communicators of groups alive",
+        "collective/nccl/family.hpp",
+        "    for (ncclComm_t c : children) static_cast<void>(ncclCommAbort(c));\n",
+        "",
+        *SUMS_END,
     ),
 ]

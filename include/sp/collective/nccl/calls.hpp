@@ -27,11 +27,18 @@ inline std::string nccl_version_text(int number) {
   return std::to_string(number / thousands) + "." + std::to_string(number % thousands / 100) + "." + std::to_string(number % 100);
 }
 
+/// Whether the library found at run time is at least of that version; what its header must have is asked by the preprocessor.
+inline bool nccl_has(int version) {
+  int found = 0;
+  return ncclGetVersion(&found) == ncclSuccess && found >= version;
+}
+
 /// "ncclSend: invalid usage (5): <last error of NCCL>".
 inline std::string nccl_text(char const* call, ncclResult_t result, [[maybe_unused]] ncclComm_t comm) {
   std::string text = std::string(call) + ": " + ncclGetErrorString(result) + " (" + std::to_string(int(result)) + ")";
 #if NCCL_VERSION_CODE >= 21300
-  if (char const* const last = comm ? ncclGetLastError(comm) : nullptr; last && *last) text += std::string("; ") + last;
+  if (comm && nccl_has(nccl_version_number(2, 13, 0)))
+    if (char const* const last = ncclGetLastError(comm); last && *last) text += std::string("; ") + last;
 #endif
   return text;
 }

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include <sp/collective/family/deadline.hpp>
 #include <sp/collective/family/failure.hpp>
@@ -69,7 +70,7 @@ public:
     std::lock_guard const lock(mutex_);
     return cause_.get();
   }
-  /// Ends the family; the first failure is its cause.
+  /// Ends the family; the first failure is its cause. Not by a thread that has an inside_calls, whose end an abort waits for.
   void fail(failure f) {
     {
       std::lock_guard const lock(mutex_);
@@ -115,17 +116,65 @@ public:
     std::lock_guard const lock(mutex_);
     return watch_.empty();
   }
-  /// A communicator that does not block has been given calls: returns when NCCL has taken them. False when it has failed.
-  [[nodiscard]] ncclResult_t settle() const {
+  /// A communicator that does not block has been given calls: returns when NCCL has taken them, or has not by the deadline. Asks under
+  /// the lock: two threads that ask about one communicator would both end what NCCL has under way for it.
+  [[nodiscard]] ncclResult_t settle(ncclComm_t c) const {
     auto const end = exchange_watch::clock::now() + options_.deadline;
-    ncclResult_t state = ncclSuccess;
-    do {
-      if (ncclResult_t const asked = ncclCommGetAsyncError(comm(), &state); asked != ncclSuccess) return asked;
-      if (!is_in_progress(state)) return state;
+    for (;;) {
+      ncclResult_t state = ncclSuccess;
+      {
+        std::lock_guard const lock(mutex_);
+        if (!comm()) return ncclInvalidUsage; // aborted meanwhile, and c with it
+        if (ncclResult_t const asked = ncclCommGetAsyncError(c, &state); asked != ncclSuccess) return asked;
+      }
+      if (!is_in_progress(state) || exchange_watch::clock::now() >= end || failed()) return state;
       std::this_thread::yield();
-    } while (exchange_watch::clock::now() < end && !failed());
-    return state;
+    }
   }
+
+  /// Calls of NCCL for one operation, while it lives. They may wait for peers: to be connected takes both. So look() finds them when they
+  /// take longer than the deadline, and an abort lets them return first, if they do.
+  class inside_calls {
+  public:
+    inside_calls(nccl_family& f, watched_exchange const& what) : family_(f) {
+      std::lock_guard const lock(f.mutex_);
+      comm_ = f.comm();
+      f.inside_ = exchange_watch::clock::now();
+      f.inside_what_ = what;
+    }
+    inside_calls(inside_calls const&) = delete;
+    ~inside_calls() {
+      {
+        std::lock_guard const lock(family_.mutex_);
+        family_.inside_.reset();
+      }
+      family_.returned_.notify_all();
+    }
+    /// Null once it has been aborted.
+    ncclComm_t comm() const noexcept { return comm_; }
+
+  private:
+    nccl_family& family_;
+    ncclComm_t comm_ = nullptr;
+  };
+
+  // ---- communicators made of the borrowed one -----------------------------------------------------------------------------------
+
+  /// It is aborted with the borrowed one, and its errors are looked for.
+  void adopt(ncclComm_t child) {
+    std::lock_guard const lock(mutex_);
+    children_.push_back(child);
+  }
+  /// Ends one. NCCL waits there for what it has under way, and may wait for the other ranks of its node.
+  void disown(ncclComm_t child) noexcept {
+    {
+      std::lock_guard const lock(mutex_);
+      if (std::erase(children_, child) == 0) return; // aborted
+    }
+    static_cast<void>(failed() ? ncclCommAbort(child) : ncclCommDestroy(child));
+  }
+  /// Tokens that have not been waited for; counted by the thread that uses the family.
+  int open_exchanges = 0;
 
   // ---- memory for packing -------------------------------------------------------------------------------------------------------
 
@@ -168,6 +217,12 @@ private:
     if (!comm)
       sp::fail(
           {errc::bad_state, "a null ncclComm_t was given", "Give a communicator that ncclCommInitRank has made", "sp::nccl"});
+    // One that does not block may still be at its own making, and knows nothing until then.
+    if (ncclResult_t const state = settle(comm); state != ncclSuccess)
+      sp::fail({is_in_progress(state) ? errc::timeout : errc::backend_error,
+                nccl_text(is_in_progress(state) ? "the communicator is still being made" : "the communicator cannot be used",
+                          state, nullptr),
+                nccl_remedy(state), "sp::nccl"});
     nccl_check(ncclCommUserRank(comm, &rank_), "ncclCommUserRank", nullptr);
     nccl_check(ncclCommCount(comm, &size_), "ncclCommCount", nullptr);
     int device = -1;
@@ -177,9 +232,6 @@ private:
           {errc::bad_state,
            "the communicator is on device " + std::to_string(device) + ", the queue on device " + std::to_string(queue_.device()),
            "Make the queue of a stream of the communicator's device", "sp::nccl", rank_, size_});
-    ncclResult_t state = ncclSuccess;
-    nccl_check(ncclCommGetAsyncError(comm, &state), "ncclCommGetAsyncError", comm);
-    if (!is_in_progress(state)) nccl_check(state, "the communicator has failed before", comm, "sp::nccl", rank_, size_);
   }
 
   // With the lock:
@@ -190,13 +242,8 @@ private:
     return first;
   }
   std::optional<failure> finding() {
-    ncclResult_t state = ncclSuccess;
-    ncclComm_t const c = comm();
-    ncclResult_t const asked = c ? ncclCommGetAsyncError(c, &state) : ncclSuccess;
-    if (asked != ncclSuccess)
-      return failure_of(errc::backend_error, nccl_text("ncclCommGetAsyncError", asked, nullptr), nccl_remedy(asked));
-    if (state != ncclSuccess && !is_in_progress(state))
-      return failure_of(errc::backend_error, nccl_text("an asynchronous error", state, c), nccl_remedy(state));
+    relaxed_capture const relaxed; // of another thread
+    if (auto f = inside_ ? late_calls() : asynchronous_error()) return f;
     switch (watch_.look(
         options_.deadline, [&](watched_exchange const& x) { recorder_->done(x.flight); },
         [&](watched_exchange const& x) { recorder_->waiting(x.flight, x.peers[0]); })) {
@@ -215,13 +262,34 @@ private:
     }
     return std::nullopt;
   }
-  failure failure_of(errc code, std::string problem, char const* remedy) const {
+  /// While another thread is inside of NCCL it is not asked anything.
+  std::optional<failure> late_calls() const {
+    if (exchange_watch::clock::now() - *inside_ < options_.deadline) return std::nullopt;
+    return failure_of(
+        errc::timeout,
+        no_answer_within(options_.deadline) + ": calls of NCCL with " + inside_what_.peers_text() + " have not returned",
+        "Ranks that meet for the first time are connected, which takes both: look at the records of those ranks", &inside_what_);
+  }
+  std::optional<failure> asynchronous_error() const {
+    ncclComm_t const borrowed = comm();
+    for (std::size_t i = 0; borrowed && i <= children_.size(); ++i) {
+      ncclComm_t const c = i == 0 ? borrowed : children_[i - 1];
+      ncclResult_t state = ncclSuccess;
+      if (ncclResult_t const asked = ncclCommGetAsyncError(c, &state); asked != ncclSuccess)
+        return failure_of(errc::backend_error, nccl_text("ncclCommGetAsyncError", asked, nullptr), nccl_remedy(asked));
+      if (state != ncclSuccess && !is_in_progress(state))
+        return failure_of(errc::backend_error, nccl_text("an asynchronous error", state, c), nccl_remedy(state));
+    }
+    return std::nullopt;
+  }
+  /// Of `what`, or else of the first exchange under way.
+  failure failure_of(errc code, std::string problem, char const* remedy, watched_exchange const* what = nullptr) const {
     failure f;
     f.info = {code, std::move(problem), remedy, "sp::nccl", rank_, size_};
     f.group = failure::every_group;
     f.world = f.one = f.other = rank_;
-    if (watch_.empty()) return f;
-    watched_exchange const& x = watch_.first();
+    if (!what && watch_.empty()) return f;
+    watched_exchange const& x = what ? *what : watch_.first();
     f.group = x.group;
     f.info.primitive = x.primitive;
     f.info.rank = x.rank, f.info.size = x.size, f.info.step = x.step;
@@ -238,10 +306,22 @@ private:
     });
     if (options_.abort_on_failure) abort_communicator();
   }
-  /// Kernels of NCCL that wait for peers end, and the streams behind them go on with whatever bytes there are.
+  /// Kernels of NCCL that wait for peers end, and the streams behind them go on with whatever bytes there are. NCCL is called without the
+  /// lock, for it may wait there until other ranks abort too. Calls of another thread that are under way get a moment to return, because
+  /// NCCL frees what they work on; those that wait for a peer do not return before.
   void abort_communicator() noexcept {
-    std::lock_guard const lock(mutex_); // who looks is asking the communicator
-    if (ncclComm_t const c = comm_.exchange(nullptr, std::memory_order_acq_rel)) static_cast<void>(ncclCommAbort(c));
+    ncclComm_t borrowed = nullptr;
+    std::vector<ncclComm_t> children;
+    {
+      std::unique_lock lock(mutex_); // who looks is asking the communicator
+      borrowed = comm_.exchange(nullptr, std::memory_order_acq_rel);
+      if (!borrowed) return;
+      children.swap(children_);
+      returned_.wait_for(lock, std::min<std::chrono::milliseconds>(options_.deadline, std::chrono::seconds(1)),
+                         [&] { return !inside_; });
+    }
+    static_cast<void>(ncclCommAbort(borrowed));
+    for (ncclComm_t c : children) static_cast<void>(ncclCommAbort(c));
   }
 
   void keep_watch() {
@@ -268,8 +348,11 @@ private:
   mutable std::mutex mutex_;       ///< guards what follows
   cause_of_end cause_;
   exchange_watch watch_;
+  std::vector<ncclComm_t> children_;
+  std::optional<exchange_watch::clock::time_point> inside_; ///< since when a thread has been inside of NCCL
+  watched_exchange inside_what_;
   bool ending_ = false;
-  std::condition_variable woken_;
+  std::condition_variable woken_, returned_;
   std::thread watcher_; // last: it uses all of the above
 };
 

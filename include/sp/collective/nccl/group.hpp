@@ -3,8 +3,8 @@
 #pragma once
 
 #include <sp/collective/family/members.hpp>
+#include <sp/collective/family/messages.hpp>
 #include <sp/collective/nccl/family.hpp>
-#include <sp/collective/nccl/messages.hpp>
 #include <sp/collective/threads/on_exception.hpp>
 #include <sp/core/elementwise.hpp>
 
@@ -34,7 +34,7 @@ public:
 
   /// Queues everything of an exchange; returns its number.
   std::uint64_t exchange(traffic const& t) {
-    return start(t, own_parcels(rank_, t), [&](message_list& m) { m.assign(t, rank_); });
+    return start(t, own_parcels(rank_, t), [&](open_exchange& e) { e.messages.assign(t, rank_); });
   }
   /// The same where everybody is sent the same parcel.
   std::uint64_t all_gather(traffic const& t) {
@@ -42,13 +42,34 @@ public:
     auto own = own_parcels(rank_, t);
     own.first = t.sends.empty() ? std::span<piece const>() : t.sends[0].pieces;
     if (total_bytes(own.second) == 0) own = {}; // in place
-    return start(t, own, [&](message_list& m) {
+    return start(t, own, [&](open_exchange& e) {
       if (one_call)
-        m.assign_equal_gather(t, rank_, size());
+        e.messages.assign_equal_gather(t, rank_, size());
       else
-        m.assign_gather(t, rank_, size());
+        e.messages.assign_gather(t, rank_, size());
     });
   }
+  /// The sum of everybody's values in one call, over a communicator of exactly these ranks; null: the borrowed one.
+  std::uint64_t all_reduce(ncclComm_t over, ncclDataType_t type, piece const& x) {
+    return start({"all_reduce", {}, {}}, {}, [&](open_exchange& e) {
+      e.messages.assign_sum(x);
+      e.sum = {over, type, x.elements()};
+    });
+  }
+  /// A communicator of NCCL over exactly these ranks, which the family looks after. Every rank of the borrowed one makes its own at once.
+  [[nodiscard]] ncclComm_t communicator_of_group() {
+    constexpr char const* primitive = "native_sums";
+    occupancy guard(*this, primitive);
+    if (family_->captured(primitive))
+      refuse(rank_, primitive, "a graph is being captured", "Make sp::native_sums before cudaStreamBeginCapture");
+    if (family_->open_exchanges > 0)
+      refuse(rank_, primitive, std::to_string(family_->open_exchanges) + " tokens have not been waited for",
+             "Wait for every token before sp::native_sums is made: NCCL splits no communicator that is in use");
+    wait_until_quiet(primitive);
+    return split_off(primitive);
+  }
+  /// Whether the ranks are those of the borrowed communicator, in any order.
+  bool has_all_ranks() const noexcept { return size() == family_->ranks(); }
 
   /// Orders exchange `number` before all later work of the queue.
   void wait(std::uint64_t number) {
@@ -105,11 +126,18 @@ public:
 private:
   using values = std::array<std::int64_t, 3>; ///< of one rank in split()
 
+  /// What a sum in one call needs besides.
+  struct sum_call {
+    ncclComm_t over = nullptr; ///< null: the borrowed one
+    ncclDataType_t type = ncclInt8;
+    index_t count = 0;
+  };
   struct open_exchange {
     bool open = false;
     char const* primitive = "";
     std::uint64_t number = 0;
     message_list messages;
+    sum_call sum{};
     std::byte* borrowed = nullptr; ///< from the family, where the caller brought no room
     typename Queue::event done;
   };
@@ -139,7 +167,7 @@ private:
     if (index_t const sent = total_bytes(own.first), expected = total_bytes(own.second); sent != expected)
       fail_here(errc::short_message, counts_text(rank_, sent, rank_, expected),
                 "Both parcels to oneself must hold the same bytes", t.primitive, rank_);
-    assign(e.messages);
+    assign(e);
     place(e, t);
     e.primitive = t.primitive;
     e.number = number;
@@ -147,6 +175,7 @@ private:
     family_->recorder()->posted(what.flight, bytes_of(e.messages.sends()), bytes_of(e.messages.receives()));
     try_or([&] { queue_all(e, own, what); }, [&] { interrupted(e, what); });
     e.open = true;
+    ++family_->open_exchanges;
     ++entered_;
     return number;
   }
@@ -177,7 +206,7 @@ private:
   watched_exchange watched(open_exchange const& e) {
     watched_exchange what{.primitive = e.primitive, .group = number(), .rank = rank_, .size = size(), .step = int(e.number)};
     what.flight = family_->recorder()->begin(flight_, operation_kind::exchange, e.primitive);
-    if (e.messages.gathered().to)
+    if (e.messages.in_one_call())
       for (int r = 0; r < size(); ++r)
         if (r != rank_) what.add_peer(r);
     for (auto list : {e.messages.receives(), e.messages.sends()})
@@ -198,7 +227,7 @@ private:
     bool const watched = !e.messages.empty() && !family_->captured(what.primitive);
     copy(lane, e.messages.packs());
     typename Queue::event const begin = watched ? lane.record() : typename Queue::event();
-    if (!e.messages.empty()) send(e.messages, what.primitive);
+    if (!e.messages.empty()) send(e, what);
     copy(lane, e.messages.unpacks());
     e.done = lane.record();
     watched ? family_->watch(begin, e.done, what) : family_->recorder()->done(what.flight); // nobody can see its end
@@ -207,32 +236,48 @@ private:
     if (!list.to.empty()) lane.copy(list.to, list.from);
   }
   /// One group: the calls start together, so that neither order nor other pairs matter.
-  void send(message_list const& list, char const* primitive) {
-    ncclComm_t const comm = family_->comm();
-    cudaStream_t const stream = family_->lane().stream();
-    on_device const here(family_->queue().device(), primitive);
-    nccl_calls calls;
-    if (gathered_blocks const& all = list.gathered(); all.to) {
-      calls.add("ncclAllGather", [&] { return ncclAllGather(all.from, all.to, std::size_t(all.bytes), ncclInt8, comm, stream); });
-    } else {
-      auto add = [&](char const* call, auto* f, std::span<message_list::message const> messages) {
-        for (auto const& [block, pieces, at] : messages)
-          calls.add(call, [&, &b = block] { return f(b.data, std::size_t(b.bytes), ncclInt8, world(b.peer), comm, stream); });
-      };
-      add("ncclSend", &ncclSend, list.sends());
-      add("ncclRecv", &ncclRecv, list.receives());
+  void send(open_exchange const& e, watched_exchange const& what) {
+    on_device const here(family_->queue().device(), what.primitive);
+    ncclResult_t result = ncclSuccess;
+    char const* call = nullptr;
+    bool in_progress = false;
+    ncclComm_t used = nullptr;
+    {
+      nccl_family::inside_calls const inside(*family_, what);
+      used = e.sum.over && e.messages.summed().bytes > 0 && inside.comm() ? e.sum.over : inside.comm();
+      nccl_calls calls;
+      list_calls(calls, e, used);
+      result = calls.end();
+      call = calls.call();
+      in_progress = calls.in_progress();
     }
-    ncclResult_t result = calls.end();
-    if (result == ncclSuccess && calls.in_progress()) result = family_->settle();
+    if (result == ncclSuccess && in_progress) result = family_->settle(used);
     if (result == ncclSuccess) return;
-    char const* const call = calls.call() ? calls.call() : "ncclGroupEnd";
-    fail_here(is_in_progress(result) ? errc::timeout : errc::backend_error, nccl_text(call, result, family_->comm()),
-              nccl_remedy(result), primitive);
+    fail_here(is_in_progress(result) ? errc::timeout : errc::backend_error,
+              nccl_text(call ? call : "ncclGroupEnd", result, family_->comm()), nccl_remedy(result), what.primitive);
+  }
+  void list_calls(nccl_calls& calls, open_exchange const& e, ncclComm_t comm) {
+    message_list const& list = e.messages;
+    cudaStream_t const stream = family_->lane().stream();
+    if (gathered_blocks const& all = list.gathered(); all.to)
+      return calls.add("ncclAllGather",
+                       [&] { return ncclAllGather(all.from, all.to, std::size_t(all.bytes), ncclInt8, comm, stream); });
+    if (summed_block const& x = list.summed(); x.bytes > 0)
+      return calls.add("ncclAllReduce", [&] {
+        return ncclAllReduce(x.data, x.data, std::size_t(e.sum.count), e.sum.type, ncclSum, comm, stream);
+      });
+    auto add = [&](char const* call, auto* f, std::span<message_list::message const> messages) {
+      for (auto const& [block, pieces, at] : messages)
+        calls.add(call, [&, &b = block] { return f(b.data, std::size_t(b.bytes), ncclInt8, world(b.peer), comm, stream); });
+    };
+    add("ncclSend", &ncclSend, list.sends());
+    add("ncclRecv", &ncclRecv, list.receives());
   }
 
   void close(open_exchange& e) noexcept {
     give_back(e);
     e.open = false;
+    --family_->open_exchanges;
   }
 
   /// Everybody's numbers, by way of the device: this and poll() are what the host learns of other ranks.
@@ -248,13 +293,47 @@ private:
     for (int r = 0; r < size(); ++r) pieces.push_back(as_piece(row(r)));
     for (int r = 0; r < size(); ++r) from.push_back({r, {&pieces[std::size_t(r)], r == rank_ ? std::size_t(0) : std::size_t(1)}});
     wait(all_gather({"split", {&to, 1}, from}));
-    while (!family_->quiet()) { // not synchronize(): a peer may never come
-      poll("split");
-      std::this_thread::yield();
-    }
+    wait_until_quiet("split");
     std::vector<values> all(std::size_t{world_ranks().size()});
     read_now(queue, view<std::int64_t, 2>(all[0].data(), {size(), index_t(mine.size())}), there.tensor);
     return all;
+  }
+
+  /// The host waits for what is under way; not by synchronize(): a peer may never come.
+  void wait_until_quiet(char const* primitive) {
+    for (;;) {
+      poll(primitive);
+      if (family_->quiet()) return;
+      std::this_thread::yield();
+    }
+  }
+  ncclComm_t split_off([[maybe_unused]] char const* primitive) {
+#if NCCL_VERSION_CODE >= 21800
+    if (family_->version() >= nccl_version_number(2, 18, 0)) {
+      ncclComm_t made = nullptr;
+      ncclResult_t result = ncclSuccess;
+      int const color = *std::min_element(world_ranks().begin(), world_ranks().end());
+      on_device const here(family_->queue().device(), primitive);
+      {
+        watched_exchange what{.primitive = primitive, .group = number(), .rank = rank_, .size = size()};
+        for (int r = 0; r < family_->ranks(); ++r)
+          if (r != family_->world()) what.add_peer(r);
+        nccl_family::inside_calls const inside(*family_, what);
+        result = ncclCommSplit(inside.comm(), color, rank_, &made, nullptr);
+      }
+      if (made) family_->adopt(made); // first of all: whatever happens now, an abort ends it
+      if (is_in_progress(result)) result = family_->settle(family_->comm());
+      if (result == ncclSuccess && made) result = family_->settle(made);
+      if (result != ncclSuccess || !made)
+        fail_here(is_in_progress(result) ? errc::timeout : errc::backend_error,
+                  nccl_text("ncclCommSplit", result, family_->comm()), nccl_remedy(result), primitive);
+      return made;
+    }
+#endif
+    sp::fail({errc::unsupported,
+              "sums of a group need ncclCommSplit: NCCL " + nccl_version_text(family_->version()) +
+                  " was found, the header is of " + nccl_version_text(NCCL_VERSION_CODE),
+              "Use NCCL 2.18 or later, or the sums of sp::nccl", primitive, rank_, size()});
   }
 
   [[noreturn]] void throw_cause(char const* primitive, int step) {

@@ -1,5 +1,5 @@
 // The communicator `sp::nccl`: ranks are devices of a borrowed ncclComm_t, and every exchange is work of the caller's stream.
-// Nothing synchronises the host. Deadlines, errors of NCCL and of the device are found by poll(), by the next call, or by a thread.
+// No call waits for the device. Deadlines, errors of NCCL and of the device are found by poll(), by the next call, or by a thread.
 #pragma once
 
 #include <utility>
@@ -7,6 +7,9 @@
 #include <sp/collective/nccl/group.hpp>
 
 namespace sp {
+
+template <class C>
+class native_sums;
 
 /// A rank of a group of devices. A const handle that is cheap to copy; all handles and groups made from one construction (the family)
 /// are used by one thread at a time, but for poll() and abort().
@@ -19,7 +22,10 @@ namespace sp {
 /// later work of the queue and waits for nothing. Each exchange is one group of ncclSend and ncclRecv: a message per peer and tensor,
 /// none where there are no bytes. What is not contiguous is packed by one kernel before and unpacked by one behind, in scratch of the call
 /// along routes, else in memory of the family. An all-gather of equal parts over the whole communicator is one ncclAllGather.
-/// Groups send over the same communicator. Sums are those of the fallbacks: in order of rank, the same bits on every rank.
+/// Groups send over the same communicator. Sums are those of the fallbacks: in order of rank, the same bits on every rank; those of NCCL
+/// are asked for by sp::native_sums.
+///
+/// The host waits where NCCL does: ranks that meet for the first time are connected, which takes both.
 ///
 /// In a graph: exchange once with every peer before the capture. Exchanges that are captured are not watched.
 /// Limits: a token is waited for before the 8th exchange after it.
@@ -62,6 +68,8 @@ public:
   void abort(error_info const& why) const { group_->abort(why); }
 
 private:
+  template <class C>
+  friend class native_sums;
   using group_type = detail::nccl_group<Queue>;
   explicit basic_nccl(std::shared_ptr<group_type> group) : group_(std::move(group)) {}
 
@@ -88,6 +96,8 @@ public:
 
 private:
   friend basic_nccl;
+  template <class C>
+  friend class native_sums;
   token(std::shared_ptr<group_type> group, std::uint64_t number) : group_(std::move(group)), number_(number) {}
   void swap(token& o) noexcept {
     std::swap(group_, o.group_);

@@ -70,7 +70,6 @@ public:
   /// that has begun. Of an error of the device `device_error()` tells.
   template <class Done, class Waiting>
   finding look(std::chrono::milliseconds deadline, Done&& done, Waiting&& waiting) {
-    relaxed_capture const relaxed;
     looked_ = clock::now();
     for (; count_ > 0; first_ = (first_ + 1) % ring_.size(), --count_) {
       entry& e = ring_[first_];

@@ -1,4 +1,4 @@
-// The messages of one exchange as NCCL sends them: contiguous blocks, in an order that both ends of a pair know without a word.
+// The messages of one exchange for a transport of contiguous blocks, in an order that both ends of a pair know without a word.
 // Integers and addresses only: which block goes to whom, what is packed before and unpacked behind. Nothing is read or sent here.
 #pragma once
 
@@ -27,6 +27,12 @@ struct gathered_blocks {
   std::byte const* from = nullptr;
   std::byte* to = nullptr;
   index_t bytes = 0; ///< of each block
+};
+
+/// A sum over ranks in one call, in place.
+struct summed_block {
+  std::byte* data = nullptr;
+  index_t bytes = 0;
 };
 
 /// One exchange. Its vectors keep their memory, so that a steady state allocates nothing.
@@ -74,11 +80,24 @@ public:
     if (!blocks_.to) room_ = blocks_.bytes * size;
   }
 
+  /// No messages but a sum of everybody's values.
+  void assign_sum(piece const& values) {
+    clear();
+    sum_ = values;
+    sum_block_ = {where_it_lies({&sum_, 1}), values.bytes()};
+    if (!sum_block_.data) room_ = sum_block_.bytes;
+  }
+
   /// Bytes of the memory that place() needs.
   [[nodiscard]] index_t room() const noexcept { return room_; }
   /// Packed messages lie in `room`, which is aligned as they are to be.
   void place(std::byte* room) {
     if (blocks_.bytes > 0) return place_gather(room);
+    if (room_ > 0 && sum_block_.bytes > 0) {
+      sum_block_.data = room;
+      copy(packs_, block_of(room, sum_block_.bytes), {&sum_, 1}, true);
+      copy(unpacks_, block_of(room, sum_block_.bytes), {&sum_, 1}, false);
+    }
     auto block = [](message const& m) { return block_of(m.block.data, m.block.bytes); };
     for (std::vector<message>* list : {&sends_, &receives_})
       for (message& m : *list)
@@ -101,8 +120,12 @@ public:
   [[nodiscard]] piece_copies const& unpacks() const noexcept { return unpacks_; }
   /// Of assign_equal_gather(); else null.
   [[nodiscard]] gathered_blocks const& gathered() const noexcept { return blocks_; }
+  /// Of assign_sum(); else without bytes.
+  [[nodiscard]] summed_block const& summed() const noexcept { return sum_block_; }
+  /// Everybody takes part in one call.
+  [[nodiscard]] bool in_one_call() const noexcept { return blocks_.bytes > 0 || sum_block_.bytes > 0; }
   /// Nothing is sent and nothing comes.
-  [[nodiscard]] bool empty() const noexcept { return sends_.empty() && receives_.empty() && blocks_.bytes == 0; }
+  [[nodiscard]] bool empty() const noexcept { return sends_.empty() && receives_.empty() && !in_one_call(); }
 
   /// A block as a piece.
   static piece block_of(std::byte* data, index_t bytes) { return as_piece(view<std::byte, 1>(data, {bytes})); }
@@ -113,6 +136,7 @@ private:
     packs_.clear(), unpacks_.clear();
     room_ = 0, first_copies_ = 0;
     blocks_ = {};
+    sum_block_ = {};
   }
   void add(std::vector<message>& list, parcel const& p, bool by_piece) {
     if (!by_piece) return add(list, p.peer, p.pieces);
@@ -177,6 +201,8 @@ private:
   std::size_t first_copies_ = 0; ///< of a gather: messages of the first peer; the others are sent the same blocks
   traffic gather_{};             ///< of a gather in one call
   gathered_blocks blocks_;
+  piece sum_{};
+  summed_block sum_block_;
   int rank_ = 0;
 };
 
