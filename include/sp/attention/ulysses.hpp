@@ -104,7 +104,7 @@ public:
   static constexpr bool draws_random_numbers = detail::draws_random_numbers<Inner>;
   sp::mask const& mask() const { return inner_.mask(); }
   int checks() const { return inner_.checks(); }
-  heads local_heads_of(heads whole) const { return inner_.local_heads_of(share(whole, comm_.rank())); }
+  heads local_heads_of(heads whole) const { return inner_.local_heads_of(heads_of(whole, comm_.rank(), comm_.size())); }
   index_t q_rows(prepared const& p) const noexcept { return p.queries.mine(); }
   index_t k_rows(prepared const& p) const noexcept { return p.keys.mine(); }
   void check_call(heads whole, bool sinks) const { inner_.check_call(whole, sinks); }
@@ -223,7 +223,8 @@ public:
     index_t in = 0, out = 0, inner = 0;
     for (index_t i = 0; i < h.chunks(); ++i) {
       in += inputs_scratch<T>(p, h, s, i);
-      out += gradients_scratch<T>(p, h, s, memory, i);
+      out += max(output_scratch<T>(p, h, s, i),
+                 max(gradients_scratch<T>(p, h, s, memory, i, true), gradients_scratch<T>(p, h, s, memory, i, false)));
       inner = max(inner, inner_scratch<T>(p, h.chunk(i).on, s, queue...));
     }
     return c.bytes() + (h.chunks() == 1 ? max(out, max(in, inner)) : in + out + inner);
@@ -246,7 +247,6 @@ private:
     bool const cut_again = options_.head_chunks > 1 && inner_.local_heads_of(whole) != whole;
     return {whole, comm_.rank(), comm_.size(), cut_again ? 1 : options_.head_chunks};
   }
-  heads share(heads whole, int r) const { return heads_of(whole, r, comm_.size()); }
   bool shared_kv(heads on) const { return head_cut{side::to, on, kind::kv}.copies(comm_.size()) > on.kv_count; }
 
   template <class Share, class Queue, class T, class G>
@@ -285,7 +285,6 @@ private:
   }
 
   // ---- exchanges of chunk i of a backward pass -----------------------------------------------------------------------------------
-
   template <class Queue, class M, class Io>
   auto send_dout_chunk(prepared const& p, context<Queue> const& ctx, M const& m, heads_of_call const& h, Io const& io,
                        index_t i) const {
@@ -335,7 +334,6 @@ private:
   }
 
   // ---- bytes of scratch --------------------------------------------------------------------------------------------------------
-
   template <class T, class... Queue>
   index_t inner_scratch(prepared const& p, heads mine, attention_shape const& s, [[maybe_unused]] Queue const&... queue) const {
     if constexpr (requires { inner_.template scratch_for<T>(p.inner, mine, s, queue...); })
@@ -343,25 +341,31 @@ private:
     else
       return inner_.template scratch_for<T>(p.inner, mine, s);
   }
-  /// The exchange of all inputs of a chunk takes the same lists whatever the dim: of dout, q, k, v.
+  /// The exchange of all inputs of a chunk: of dout, q, k, v.
   template <class T>
   index_t inputs_scratch(prepared const& p, heads_of_call const& h, attention_shape const& s, index_t i) const {
-    auto in = [&](rows const& x, kind of, index_t all) {
-      return routed(x.to_heads, shaped<T>(x.mine(), all, s.dim), shaped<T>(x.group(), h.chunk(i).range(of).count, s.dim),
-                    h.cut(side::from, of, i));
+    auto in = [&](rows const& x, kind of, index_t dim) {
+      head_cut const by = h.cut(side::from, of, i);
+      return routed(x.to_heads, shaped<T>(x.mine(), by.count(), dim), shaped<T>(x.group(), h.chunk(i).range(of).count, dim), by);
     };
-    auto const q = in(p.queries, kind::q, h.all.q_count), k = in(p.keys, kind::kv, h.all.kv_count);
-    return exchange_bytes(q, q, k, k);
+    return exchange_bytes(in(p.queries, kind::q, s.value_dim), in(p.queries, kind::q, s.dim), in(p.keys, kind::kv, s.dim),
+                          in(p.keys, kind::kv, s.value_dim));
   }
-  /// The way back of the gradients of a chunk, if they are added to what is there.
+  template <class T>
+  index_t output_scratch(prepared const& p, heads_of_call const& h, attention_shape const& s, index_t i) const {
+    auto const from = shaped<T>(p.queries.group(), h.chunk(i).range(kind::q).count, s.value_dim);
+    auto const to = shaped<T>(p.queries.mine(), h.all.q_count, s.value_dim);
+    return exchange_bytes(routed(p.queries.to_tokens, from, to, h.cut(side::to, kind::q, i)));
+  }
+  /// The way back of the gradients of a chunk, added to what is there or not: rows may need more room where they land.
   template <class T, class Share>
   index_t gradients_scratch(prepared const& p, heads_of_call const& h, attention_shape const& s,
-                            backward_memory<T, Share> const& m, index_t i) const {
+                            backward_memory<T, Share> const& m, index_t i, bool add) const {
     auto out = [&](rows const& x, sums const& who_lands, auto const& from, kind of, index_t dim, bool shared) {
-      auto const here = shaped<typename std::remove_cvref_t<decltype(from)>::element_type>(
-          x.group(), shared ? h.count(of) : h.chunk(i).range(of).count, dim);
-      return to_tokens(x, who_lands, here, shaped<T>(x.mine(), of == kind::q ? h.all.q_count : h.all.kv_count, dim),
-                       shared ? h.uncut(side::to, of) : h.cut(side::to, of, i), true, shared);
+      using E = typename std::remove_cvref_t<decltype(from)>::element_type; // the widest that gradients may have
+      auto const here = shaped<E>(x.group(), shared ? h.count(of) : h.chunk(i).range(of).count, dim);
+      return to_tokens(x, who_lands, here, shaped<E>(x.mine(), of == kind::q ? h.all.q_count : h.all.kv_count, dim),
+                       shared ? h.uncut(side::to, of) : h.cut(side::to, of, i), add, shared);
     };
     auto const dq = out(p.queries, p.query_sums, m.dq, kind::q, s.dim, false);
     if (m.shared && i + 1 < h.chunks()) return exchange_bytes(dq);
