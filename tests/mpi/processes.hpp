@@ -45,7 +45,17 @@ inline std::string broadcast(std::string text) {
   return text;
 }
 
-/// A world (see in_threads) of processes that speak through Comm: sp::mpi, or what is made of one.
+/// How a rank comes by its Comm: sp::mpi, or what is made of one.
+template <class Comm>
+struct rank_of {
+  template <class Body>
+  static void run(MPI_Comm part, Body const& body, sp::mpi_options const& options) {
+    sp::mpi::run(
+        part, [&](sp::mpi const& comm) { body(Comm(comm)); }, options);
+  }
+};
+
+/// A world (see in_threads) of processes that speak through Comm.
 template <class Comm>
 class in_processes {
 public:
@@ -60,7 +70,7 @@ public:
     auto tensors = std::tie(to.out, to.dq, to.dk, to.dv, to.lse);
     auto const before = std::make_tuple(to.out, to.dq, to.dk, to.dv, to.lse);
     try {
-      sp::mpi::run(part, [&](sp::mpi const& comm) { body(Comm(comm), to); }, {.deadline = std::chrono::seconds(30)});
+      rank_of<Comm>::run(part, [&](Comm const& comm) { body(comm, to); }, {.deadline = std::chrono::seconds(30)});
     } catch (std::exception const& e) {
       to.complain("process " + std::to_string(process()) + ": " + e.what());
     }

@@ -329,11 +329,14 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   devices.abort({});
   (void)devices.flight().recorded();
   (void)(devices.world_rank() + devices.world_size() + devices.rank() + devices.size());
+  sp::native_sums const sums{devices};
+  (void)sums.inner().rank();
 #endif
 #if __has_include(<mpi.h>)
   sp::mpi world{MPI_COMM_WORLD};
   move_and_lose<float>(world, batch, batch.memory());
   move_and_lose<float>(sp::mpi_shared{world}, batch, batch.memory());
+  move_and_lose<float>(sp::mpi_device{MPI_COMM_WORLD, sp::inline_queue{}, batch.memory()}, batch, batch.memory());
 #endif
   std::int32_t const flags[] = {1, 0};
   auto docs = sp::documents::from_padding_mask(std::span<std::int32_t const>(flags), 1, 2);

@@ -10,6 +10,9 @@
 #define MPICH_SKIP_MPICXX 1
 #endif
 #include <mpi.h>
+#if (defined(OPEN_MPI) || defined(MVAPICH2_VERSION)) && __has_include(<mpi-ext.h>)
+#include <mpi-ext.h> // MPIX_Query_cuda_support
+#endif
 
 #include <string>
 
@@ -36,6 +39,26 @@ inline bool mpi_is_running() {
   MPI_Initialized(&begun);
   if (begun) MPI_Finalized(&over);
   return begun && !over;
+}
+
+/// Whether the MPI that is loaded says that it takes addresses of device memory; one that cannot be asked does not say so.
+inline bool mpi_takes_device_memory() {
+#if defined(MPIX_CUDA_AWARE_SUPPORT)
+  return MPIX_Query_cuda_support() == 1;
+#elif defined(MPIX_GPU_SUPPORT_CUDA)
+  int takes = 0;
+  return MPIX_GPU_query_support(MPIX_GPU_SUPPORT_CUDA, &takes) == MPI_SUCCESS && takes;
+#else
+  return false;
+#endif
+}
+/// "Open MPI v4.1.4, ...": what it says first.
+inline std::string mpi_library_name() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING + 1]{};
+  int length = 0;
+  if (MPI_Get_library_version(text, &length) != MPI_SUCCESS) return "an MPI without a name";
+  std::string const all(text);
+  return all.substr(0, all.find_first_of(",\n"));
 }
 
 /// Keeps the first error of any call.
