@@ -141,7 +141,8 @@ public:
   bool captured = false;
 
   /// Self attention on `b`; `room` as in context::room, and `other` to be put in its place.
-  attention_program(sp::cuda_local const& comm, counted_pool& memory, Object object, std::array<index_t, 3> shape, sp::batch b,
+  template <class Comm>
+  attention_program(Comm const& comm, counted_pool& memory, Object object, std::array<index_t, 3> shape, sp::batch b,
                     std::optional<sp::batch> keys = {}, std::optional<sp::batch> other = {}, sp::table_room room = {})
       : queue_(comm.queue()), object_(std::move(object)), shape_(shape), b_(std::move(b)), other_(std::move(other)),
         x_(memory, b_.tokens(), (keys ? *keys : b_).tokens(), shape), counter_(memory, {1}) {
