@@ -266,6 +266,23 @@ TEST_CASE("flash geometry: blocks that share the work have every unit once, and 
   }
 }
 
+TEST_CASE("flash geometry: blocks that share the work of a causal document have the same load") {
+  auto const docs = sp::packed{0, 512};
+  std::vector<sp::placed_run> const all{{{0, 512, 1}, 0, 0}};
+  flash_geometry const g({all, all, sp::slices(sp::causal(), docs, docs)}, {.forward_rows = 16, .backward_rows = 16, .keys = 16});
+  for (flash_work const& w : g.work) {
+    REQUIRE(w.items.size() == 32);
+    std::vector<index_t> load(8);
+    for (index_t b = 0; b < 8; ++b)
+      for (index_t round = 0; round < 4; ++round) {
+        flash_item const& item = w.items[std::size_t(flash_share{b, 8}.unit(round))];
+        for (int r = item.first_range; r < item.first_range + item.ranges; ++r)
+          load[std::size_t(b)] += w.ranges[std::size_t(r)].last - w.ranges[std::size_t(r)].first;
+      }
+    CHECK(load == std::vector<index_t>(8, 33 * 32 / 2 / 8));
+  }
+}
+
 TEST_CASE("flash geometry: documents of more than 2^29 tokens are refused") {
   auto const docs = sp::packed{0, index_t{1} << 29, (index_t{1} << 29) + 1};
   sp::problem const p{{}, {}, sp::slices(sp::causal(), docs, docs)};

@@ -135,7 +135,7 @@ MUTANTS = [
         "(round % 2 == 0 ? block : blocks - 1 - block)",
         "block",
         "cuda.flash_geometry",
-        "flash geometry: blocks that share*",
+        "flash geometry: blocks that share the work of a causal*",
     ),
     Mutant(
         "flash_negative_scale",

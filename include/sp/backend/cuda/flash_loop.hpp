@@ -6,8 +6,8 @@
 
 namespace sp::detail {
 
-/// Units of work 0 ... are given out in rounds, to each block one of a round, in turn from the first block and from the last: in the order of
-/// falling weight, sums of weights of two blocks differ by no more than the heaviest unit.
+/// Units of work 0 ... are given out in rounds, to each block one of a round, in turn from the first block and from the last. In the order of
+/// falling weight, sums of two blocks differ by no more than the heaviest unit, and those of a causal document by none in every two rounds.
 struct flash_share {
   index_t block, blocks;
   SP_BOTH constexpr index_t unit(index_t round) const { return round * blocks + (round % 2 == 0 ? block : blocks - 1 - block); }
