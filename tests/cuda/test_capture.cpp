@@ -99,6 +99,54 @@ TEST_CASE("cuda capture: queues of several streams are captured by one that they
   CHECK(p.read(x.tensor) == counted_from(4, 10));
 }
 
+TEST_CASE("cuda capture: threads that are captured into one graph add to it one at a time") {
+  constexpr int ranks = 3, steps = 40;
+  place root(1);
+  std::vector<std::unique_ptr<place>> places;
+  std::vector<sp::owned<int, 1, device_memory>> blocks, copies;
+  for (int r = 0; r < ranks; ++r) {
+    auto& p = *places.emplace_back(std::make_unique<place>(unsigned(r) + 2));
+    blocks.push_back(p.block(std::vector<int>(8, 0)));
+    copies.push_back(p.block<int>(8));
+    p.queue.synchronize();
+  }
+  graph const g(root.handle, [&] {
+    auto const begin = root.queue.record();
+    std::vector<cuda_queue::event> ends(ranks);
+    std::vector<std::thread> threads;
+    for (std::size_t r = 0; r < ranks; ++r)
+      threads.emplace_back([&, r] {
+        std::string failed;
+        try {
+          auto const& q = places[r]->queue;
+          auto const lane = q.lane();
+          auto const& x = blocks[r].tensor;
+          piece const to = sp::as_piece(copies[r].tensor), from = sp::as_piece(x);
+          q.wait(begin);
+          for (int i = 0; i < steps; ++i) {
+            q.for_each(std::array<index_t, 1>{8}, increase{x});
+            lane.wait(q.record());
+            lane.copy({&to, 1}, {&from, 1});
+            q.wait(lane.record());
+            auto const turn = q.capture_turn(); // as for a kernel of the caller's, and a call of the queue within
+            q.for_each(std::array<index_t, 1>{8}, increase{copies[r].tensor});
+          }
+          ends[r] = q.record();
+        } catch (sp::error const& e) {
+          failed = e.what();
+        }
+        INFO(failed);
+        CHECK(failed == "");
+      });
+    for (std::thread& t : threads) t.join();
+    for (auto const& e : ends) root.queue.wait(e);
+  });
+  REQUIRE(g.end() == cudaSuccess);
+  g.launch(root.handle);
+  root.queue.synchronize();
+  for (std::size_t r = 0; r < ranks; ++r) CHECK(places[r]->read(copies[r].tensor) == std::vector<int>(8, steps + 1));
+}
+
 TEST_CASE("cuda capture: what a graph cannot replay is refused in a sentence that says what to do before it") {
   place p, other(2);
   auto x = p.block(counted_from(0, 10));

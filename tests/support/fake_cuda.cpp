@@ -9,6 +9,8 @@
 #include <set>
 #include <string>
 
+#include <sp/cuda/error.hpp>
+
 using support::elsewhere_region;
 using support::interleaving;
 using support::late_queue;
@@ -30,6 +32,7 @@ struct capture {
   std::thread::id thread{};
   CUstream_st* origin = nullptr;
   bool valid = true;
+  bool inside = false; ///< a thread is in a call that adds to it
   std::vector<node> nodes{};
 };
 
@@ -152,7 +155,23 @@ CUstream_st& stream_of(CUstream_st* s) {
   return *all().legacy;
 }
 
-/// What a stream is given; the lock is held.
+/// For a call that adds to a graph under capture; the lock is held, once. CUDA leaves it to its callers that there is one such call at a
+/// time: it lasts long enough for another thread to come, which spoils the graph.
+cudaError_t add_alone(std::shared_ptr<capture> const c) {
+  if (c->inside) {
+    std::fprintf(stderr, "fake CUDA: two threads are in calls that add to one graph\n");
+    c->valid = false;
+  }
+  if (!c->valid) return cudaErrorStreamCaptureInvalidated;
+  c->inside = true;
+  all().mutex.unlock();
+  std::this_thread::sleep_for(std::chrono::microseconds(1));
+  all().mutex.lock();
+  c->inside = false;
+  return c->valid ? cudaSuccess : cudaErrorStreamCaptureInvalidated;
+}
+
+/// What a stream is given; the lock is held, once.
 cudaError_t give(CUstream_st& s, std::function<void()> work) {
   if (!s.in) {
     s.queue.give([w = std::move(work)] {
@@ -165,7 +184,7 @@ cudaError_t give(CUstream_st& s, std::function<void()> work) {
     });
     return cudaSuccess;
   }
-  if (!s.in->valid) return cudaErrorStreamCaptureInvalidated;
+  if (cudaError_t const e = add_alone(s.in); e != cudaSuccess) return e;
   s.in->nodes.push_back({std::move(work), s.last});
   s.last = {s.in->nodes.size() - 1};
   return cudaSuccess;
@@ -411,6 +430,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     return said(cudaErrorStreamCaptureMerge);
   }
   if (event->in->origin == nullptr) return said(cudaErrorCapturedEvent); // that capture has ended
+  if (cudaError_t const alone = add_alone(event->in); alone != cudaSuccess) return said(alone);
   s.in = event->in;
   s.last.insert(event->last.begin(), event->last.end());
   return cudaSuccess;
@@ -436,7 +456,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (e.failed_or_lost()) return said(e.failed_or_lost());
   CUstream_st& s = stream_of(stream);
   if (event->device != s.device) return said(cudaErrorInvalidResourceHandle);
-  if (s.in && !s.in->valid) return said(cudaErrorStreamCaptureInvalidated);
+  if (s.in)
+    if (cudaError_t const alone = add_alone(s.in); alone != cudaSuccess) return said(alone);
   event->in = s.in;
   event->last = s.last;
   if (!s.in) event->point = s.queue.record();

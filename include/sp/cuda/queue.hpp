@@ -3,6 +3,7 @@
 #pragma once
 
 #include <sp/core/queue.hpp>
+#include <sp/cuda/capture.hpp>
 #include <sp/cuda/copy.hpp>
 #include <sp/cuda/kernels.hpp>
 #include <sp/cuda/launch.hpp>
@@ -19,6 +20,7 @@ namespace sp {
 /// Capture: what stands between cudaStreamBeginCapture and cudaStreamEndCapture on the stream is captured, the lane's work too, as far as
 /// it is waited for, which every token and publication does. In a capture upload() and synchronize() are refused (bad_state), and so is
 /// wait() for work that was given before the capture and not waited for then.
+/// Threads whose streams are captured into one graph take turns: nothing else makes their calls wait for each other.
 /// Errors: backend_error names the call of the runtime that failed, its code and what to do; work that fails later is reported by
 /// synchronize(), or by the next call.
 class cuda_queue {
@@ -85,9 +87,14 @@ public:
   template <class Kernel>
   void launch(Kernel const& kernel, index_t blocks, index_t shared_bytes = 0) const {
     if (blocks <= 0) return;
-    detail::on_device const here(device(), "cuda_queue.launch");
+    detail::on_device const here(device(), detail::launch_name);
+    detail::capture_turn const turn(stream(), detail::launch_name);
     detail::launch(stream(), kernel, blocks, shared_bytes);
   }
+
+  /// For calls of the caller's that give the stream work (kernels, libraries) where several threads are captured into one graph: while the
+  /// result lives no queue adds to a graph. Not around calls of sp, which wait for other ranks. Outside of captures it does nothing.
+  [[nodiscard]] detail::capture_turn capture_turn() const { return {stream(), "cuda_queue.capture_turn"}; }
 
 private:
   cuda_queue(std::shared_ptr<detail::cuda_streams> streams, detail::cuda_side* mine)
@@ -122,13 +129,13 @@ void cuda_queue::sums(index_t outputs, index_t terms, Term const& term, Store co
 inline cuda_queue::event cuda_queue::record() const {
   constexpr char const* primitive = "cuda_queue.record";
   detail::on_device const here(device(), primitive);
-  auto const capture = detail::capture_of(stream(), primitive);
+  detail::capture_turn const turn(stream(), primitive);
   auto* const node = streams_->events->take();
   event e(streams_->events, node); // given back if the call fails
   detail::cuda_check(cudaEventRecord(node->event, stream()), "cudaEventRecord", primitive);
   node->of_lane = is_lane();
   node->number = ++mine_->recorded;
-  node->capture = capture;
+  node->capture = turn.number();
   return e;
 }
 
@@ -138,10 +145,10 @@ inline void cuda_queue::wait(event const& before) const {
   bool const own = before.is_of(streams_->events);
   if (!point || (own && point->of_lane == is_lane())) return; // the order of the stream itself
   detail::on_device const here(device(), primitive);
-  auto const capture = detail::capture_of(stream(), primitive);
+  detail::capture_turn const turn(stream(), primitive, point->capture); // the wait may be what draws the stream in
   bool const before_capture = point->capture == 0;
   if (own && before_capture && point->number <= mine_->seen) return; // it has waited for that before
-  if (capture != 0 && before_capture)
+  if (turn.number() != 0 && before_capture)
     fail({errc::bad_state, "work that was given before the capture of a stream is waited for within the capture",
           "End every exchange, and wait once for the other queues, before cudaStreamBeginCapture", primitive});
   detail::cuda_check(cudaStreamWaitEvent(stream(), point->event, 0), "cudaStreamWaitEvent", primitive);
@@ -154,6 +161,7 @@ void cuda_queue::copy(std::span<piece const> to, std::span<piece const> from) co
   detail::block_cursor const t(to), f(from);
   if (t.done() || f.done()) return;
   detail::on_device const here(device(), primitive);
+  detail::capture_turn const turn(stream(), primitive);
   if (detail::copy_plain(stream(), to, from, primitive)) return;
   auto go = [&](auto const& kernel) { launch(kernel, (index_t(kernel.stretches) + kernel.threads - 1) / kernel.threads); };
   if (to.size() + from.size() <= 64) // lists of rows may be longer: then it takes some launches

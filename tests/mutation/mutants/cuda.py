@@ -171,6 +171,15 @@ MUTANTS = [
         *REPLAY,
     ),
     Mutant(
+        "capture_without_turns",
+        "threads that are captured into one graph add to it at the same time",
+        "cuda/capture.hpp",
+        "if ((number_ | joins) != 0) mine_",
+        "if (false) mine_",
+        "cuda.capture",
+        "cuda capture: threads that are captured*",
+    ),
+    Mutant(
         "memory_of_a_capture",
         "a block that comes back during a capture is given back as part of the graph",
         "cuda/pool.hpp",

@@ -25,6 +25,7 @@ public:
   }
   template <class Queue>
   void run(detail::sdpa_shape const& s, detail::sdpa_arguments const& a, void* scratch, Queue const& queue) {
+    auto const turn = queue.capture_turn();
     run_on(queue.device(), queue.stream(), s, a, scratch);
   }
 

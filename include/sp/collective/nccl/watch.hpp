@@ -9,21 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include <sp/cuda/capture.hpp>
 #include <sp/cuda/events.hpp>
 #include <sp/diagnosis/flight_recorder.hpp>
 
 namespace sp::detail {
-
-/// While it lives this thread may ask events although another one captures.
-class relaxed_capture {
-public:
-  relaxed_capture() noexcept { static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode_)); }
-  relaxed_capture(relaxed_capture const&) = delete;
-  ~relaxed_capture() { static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode_)); }
-
-private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
 
 /// What is told about an exchange that does not end.
 struct watched_exchange {
