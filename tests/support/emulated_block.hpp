@@ -20,6 +20,7 @@
 #include <cstring>
 #include <functional>
 #include <source_location>
+#include <span>
 #include <string>
 
 #include <sp/cuda/block.hpp>
@@ -374,8 +375,8 @@ std::function<void()> launched_work(Kernel const& kernel, sp::index_t blocks, sp
   };
 }
 
-/// Queues work on a stream: defined by a fake of the runtime. Without one, work is done when it is launched.
-[[gnu::weak]] void give_to_stream(CUstream_st* stream, std::function<void()> work);
+/// Queues a kernel on a stream: defined by a fake of the runtime. Without one, work is done when it is launched.
+[[gnu::weak]] void launch_on_stream(CUstream_st* stream, std::function<void()> work, std::span<std::byte const> arguments);
 
 } // namespace support
 
@@ -385,8 +386,8 @@ struct sp::detail::emulated_device<void> {
   template <class Kernel>
   static void launch(CUstream_st* stream, Kernel const& kernel, index_t blocks, index_t shared_bytes) {
     std::function<void()> work = support::launched_work(support::relocated(kernel), blocks, shared_bytes);
-    if (support::give_to_stream)
-      support::give_to_stream(stream, std::move(work));
+    if (support::launch_on_stream)
+      support::launch_on_stream(stream, std::move(work), std::as_bytes(std::span(&kernel, 1)));
     else
       work();
   }

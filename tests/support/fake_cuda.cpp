@@ -38,7 +38,7 @@ struct capture {
 
 struct block {
   std::size_t bytes, taken;
-  CUmemPoolHandle_st* pool;
+  CUmemPoolHandle_st* pool; ///< null: cudaMalloc
   int device;
 };
 
@@ -72,6 +72,7 @@ struct CUmemPoolHandle_st {
   };
   int device;
   std::vector<free_block> free{};
+  std::set<int> open_to{}; ///< other devices
 };
 
 namespace fake_cuda {
@@ -86,6 +87,9 @@ struct state {
   std::map<std::byte*, std::size_t> pinned{};
   std::vector<std::weak_ptr<capture>> captures{};
   CUmemPoolHandle_st pools[devices]{{0}, {1}};
+  bool peers = true;                       ///< devices can reach each other
+  std::set<std::pair<int, int>> enabled{}; ///< work of the first may use memory of the second
+  int shared_bytes = 227 * 1024;           ///< of one block
   std::unique_ptr<CUstream_st> legacy{};
   int events = 0, pools_made = 0, graphs = 0;
   unsigned next_seed = 1;
@@ -226,6 +230,23 @@ void run(std::vector<node> const& nodes, unsigned seed) {
   }
 }
 
+/// What a kernel with these arguments would touch on another device than its own without access; nothing: empty. What looks like an
+/// address counts as one.
+std::string out_of_reach(std::span<std::byte const> arguments, int device) {
+  for (std::size_t at = 0; at + sizeof(void*) <= arguments.size(); at += sizeof(void*)) {
+    std::byte* p = nullptr;
+    std::memcpy(&p, arguments.data() + at, sizeof p);
+    auto const after = all().blocks.upper_bound(p);
+    if (after == all().blocks.begin()) continue;
+    auto const& [data, b] = *std::prev(after);
+    if (p >= static_cast<std::byte*>(data) + b.bytes || b.device == device) continue;
+    if (b.pool ? !b.pool->open_to.contains(device) : !all().enabled.contains({device, b.device}))
+      return "a kernel on device " + std::to_string(device) + " is given memory of device " + std::to_string(b.device) +
+             ", to which it has no access";
+  }
+  return {};
+}
+
 bool is_pinned(std::byte const* p) {
   auto const after = all().pinned.upper_bound(const_cast<std::byte*>(p));
   if (after == all().pinned.begin()) return false;
@@ -289,6 +310,15 @@ void fail_device(cudaError_t code) {
   std::lock_guard const lock(all().mutex);
   all().device_error = code;
 }
+void peer_access(bool possible) {
+  std::lock_guard const lock(all().mutex);
+  all().peers = possible;
+  all().enabled.clear();
+}
+void shared_bytes_of_block(int bytes) {
+  std::lock_guard const lock(all().mutex);
+  all().shared_bytes = bytes;
+}
 long calls(char const* name) {
   std::lock_guard const lock(all().mutex);
   return all().calls[name];
@@ -313,6 +343,22 @@ namespace support {
 void give_to_stream(CUstream_st* stream, std::function<void()> work) {
   std::lock_guard const lock(all().mutex);
   static_cast<void>(give(stream_of(stream), std::move(work)));
+}
+void launch_on_stream(CUstream_st* stream, std::function<void()> work, std::span<std::byte const> arguments) {
+  cudaError_t code = cudaSuccess;
+  {
+    entry const e("cudaLaunchKernelEx");
+    CUstream_st& s = stream_of(stream);
+    code = e.failed_or_lost();
+    if (code == cudaSuccess && stream && s.device != mine().device) code = cudaErrorInvalidResourceHandle;
+    if (std::string problem = out_of_reach(arguments, s.device); !problem.empty())
+      work = [problem] {
+        std::fprintf(stderr, "fake CUDA: %s\n", problem.c_str());
+        fail_device(cudaErrorIllegalAddress);
+      };
+    if (code == cudaSuccess) code = give(s, std::move(work));
+  }
+  sp::detail::cuda_check(said(code), "cudaLaunchKernelEx", "cuda_queue.launch");
 }
 void ask_stream(CUstream_st* stream) {
   std::lock_guard const lock(all().mutex);
@@ -349,6 +395,9 @@ char const* cudaGetErrorName(cudaError_t code) {
     SP_FAKE_NAME(cudaErrorStreamCaptureWrongThread)
     SP_FAKE_NAME(cudaErrorCapturedEvent)
     SP_FAKE_NAME(cudaErrorNotSupported)
+    SP_FAKE_NAME(cudaErrorPeerAccessAlreadyEnabled)
+    SP_FAKE_NAME(cudaErrorPeerAccessUnsupported)
+    SP_FAKE_NAME(cudaErrorInvalidConfiguration)
 #undef SP_FAKE_NAME
   default:
     return "unrecognized error code";
@@ -368,7 +417,24 @@ cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= devices) return said(cudaErrorInvalidDevice);
   return mine().device = device, cudaSuccess;
 }
-cudaError_t cudaDeviceCanAccessPeer(int* can, int, int) { return *can = 1, cudaSuccess; }
+cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
+  entry const e("cudaDeviceCanAccessPeer");
+  if (e.failed()) return said(e.failed());
+  return *can = all().peers && device != peer, cudaSuccess;
+}
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) {
+  entry const e("cudaDeviceEnablePeerAccess");
+  if (e.failed()) return said(e.failed());
+  if (peer == mine().device) return said(cudaErrorInvalidDevice);
+  if (!all().peers) return said(cudaErrorPeerAccessUnsupported);
+  return said(all().enabled.insert({mine().device, peer}).second ? cudaSuccess : cudaErrorPeerAccessAlreadyEnabled);
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  entry const e("cudaDeviceGetAttribute");
+  if (e.failed()) return said(e.failed());
+  if (attribute != cudaDevAttrMaxSharedMemoryPerBlockOptin) return said(cudaErrorInvalidValue);
+  return *value = all().shared_bytes, cudaSuccess;
+}
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) { return *least = 0, *greatest = -5, cudaSuccess; }
 cudaError_t cudaDeviceSynchronize() {
   std::vector<late_queue> queues;
@@ -394,13 +460,15 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWith
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   return cudaStreamCreateWithPriority(stream, flags, 0);
 }
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+cudaError_t cudaStreamDestroy(cudaStream_t stream) { // what fails was done all the same, here and where others give back
+  cudaError_t failed = cudaSuccess;
   {
     entry const e("cudaStreamDestroy");
+    failed = e.failed();
     if (all().streams.erase(stream) == 0) return said(cudaErrorInvalidResourceHandle);
   }
   delete stream; // what it was given is done first
-  return cudaSuccess;
+  return said(failed);
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   late_queue queue;
@@ -449,7 +517,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   entry const e("cudaEventDestroy");
   --all().events;
   delete event;
-  return cudaSuccess;
+  return said(e.failed());
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   entry const e("cudaEventRecord");
@@ -566,6 +634,26 @@ cudaError_t cudaMallocFromPoolAsync(void** p, std::size_t bytes, cudaMemPool_t p
   if (e.failed_or_lost()) return said(e.failed_or_lost());
   return said(take_from(*pool, p, bytes, stream_of(stream)));
 }
+cudaError_t cudaMalloc(void** p, std::size_t bytes) {
+  entry const e("cudaMalloc");
+  if (e.failed_or_lost()) return said(e.failed_or_lost());
+  if (unsafe_now()) return said(cudaErrorStreamCaptureUnsupported);
+  std::byte* const data = elsewhere_region::get().take(std::size_t(sp::round_up(sp::index_t(bytes), 64)) + 64);
+  elsewhere_region::get().expose(data, bytes);
+  all().blocks[data] = {bytes, std::size_t(sp::round_up(sp::index_t(bytes), 64)) + 64, nullptr, mine().device};
+  return *p = data, cudaSuccess;
+}
+cudaError_t cudaFree(void* p) {
+  if (cudaError_t const e = cudaDeviceSynchronize(); e != cudaSuccess) return e;
+  entry const e("cudaFree");
+  auto const found = all().blocks.find(p);
+  if (found == all().blocks.end() || found->second.pool) return said(cudaErrorInvalidValue);
+  block const b = found->second;
+  all().blocks.erase(found);
+  elsewhere_region::get().scribble(static_cast<std::byte*>(p), b.bytes);
+  elsewhere_region::get().give(static_cast<std::byte*>(p), b.taken);
+  return cudaSuccess;
+}
 cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t stream) {
   entry const e("cudaMallocAsync");
   if (e.failed_or_lost()) return said(e.failed_or_lost());
@@ -577,7 +665,7 @@ cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
   if (e.failed_or_lost()) return said(e.failed_or_lost());
   CUstream_st& s = stream_of(stream);
   auto const found = all().blocks.find(p);
-  if (found == all().blocks.end()) return said(cudaErrorInvalidValue);
+  if (found == all().blocks.end() || !found->second.pool) return said(cudaErrorInvalidValue);
   if (s.in) return s.in->valid = false, said(cudaErrorInvalidValue);
   block const b = found->second;
   all().blocks.erase(found);
@@ -599,12 +687,15 @@ cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
     all().streams.contains(b.stream) ? static_cast<void>(give(*b.stream, back)) : back();
   }
   delete pool;
-  return cudaSuccess;
+  return said(e.failed());
 }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
-cudaError_t cudaMemPoolSetAccess(cudaMemPool_t, cudaMemAccessDesc const*, std::size_t) {
+cudaError_t cudaMemPoolSetAccess(cudaMemPool_t pool, cudaMemAccessDesc const* access, std::size_t count) {
   entry const e("cudaMemPoolSetAccess");
-  return said(e.failed());
+  if (e.failed()) return said(e.failed());
+  for (std::size_t i = 0; i < count; ++i)
+    if (access[i].flags == cudaMemAccessFlagsProtReadWrite) pool->open_to.insert(access[i].location.id);
+  return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** p, std::size_t bytes, unsigned) {
   entry const e("cudaHostAlloc");
@@ -617,9 +708,10 @@ cudaError_t cudaHostAlloc(void** p, std::size_t bytes, unsigned) {
 }
 cudaError_t cudaFreeHost(void* p) {
   entry const e("cudaFreeHost");
+  if (unsafe_now()) return said(cudaErrorStreamCaptureUnsupported);
   if (all().pinned.erase(static_cast<std::byte*>(p)) == 0) return said(cudaErrorInvalidValue);
   ::operator delete(p, std::align_val_t(64));
-  return cudaSuccess;
+  return said(e.failed());
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, void const* p) {
   entry const e("cudaPointerGetAttributes");

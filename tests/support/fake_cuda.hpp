@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 
 #include "support/late_queue.hpp"
 
@@ -14,6 +15,10 @@ namespace support {
 /// Queues work on a stream, as a kernel is; in a capture it becomes a node of the graph, and may run several times. What it throws is
 /// printed, and ends the device as a failed kernel does: see fake_cuda::fail_device.
 void give_to_stream(CUstream_st* stream, std::function<void()> work);
+
+/// The same for a kernel with these arguments, or sp::error as cudaLaunchKernelEx would be reported: the stream's device is current, and a
+/// kernel that is given memory without access to it fails when it runs.
+void launch_on_stream(CUstream_st* stream, std::function<void()> work, std::span<std::byte const> arguments);
 
 /// What a stream has been given by now is asked for: a device goes on by itself, a late queue when somebody waits. A stream that has gone
 /// is none of anybody's.
@@ -29,7 +34,9 @@ void ask_stream(CUstream_st* stream);
 /// - pageable memory is read when a copy is given and written when it runs; pinned memory is read and written when it runs.
 /// - captures: nodes and their order are kept; a launch runs them one by one, in a random order that keeps theirs. Allocations in a
 ///   capture are refused: CUDA would allow them.
-/// - devices: two. Streams, events and memory know theirs; nothing checks access of one to the memory of another.
+///   Two threads in calls that add to one graph at the same time spoil it.
+/// - devices: two. Streams, events and memory know theirs. A kernel may be given memory of the other one once cudaDeviceEnablePeerAccess or
+///   cudaMemPoolSetAccess has given access; the runtime's own copies need none.
 namespace fake_cuda {
 
 /// Streams that this thread makes from now on. Those made with cudaStreamNonBlocking count as lanes.
@@ -39,6 +46,10 @@ void streams_of(unsigned seed, support::interleaving how = support::interleaving
 void fail_call(char const* name, cudaError_t code, int good = 0);
 /// From now on every call that gives or waits for work returns `code`, as after a kernel that failed; cudaSuccess: no more.
 void fail_device(cudaError_t code);
+/// From now on devices can reach each other's memory, or not. What cudaDeviceEnablePeerAccess had given is taken away.
+void peer_access(bool possible);
+/// Shared memory that a block may have, of every device: 227 KiB unless a test says otherwise.
+void shared_bytes_of_block(int bytes);
 /// How often a call was made since the program began.
 [[nodiscard]] long calls(char const* name);
 

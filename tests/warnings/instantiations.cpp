@@ -313,12 +313,14 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   move_and_lose<float>(sp::chaos{ranks, sp::chaos_options{}}, batch, batch.memory());
 #if __has_include(<cuda_runtime_api.h>)
   sp::cuda_queue const device(cudaStream_t{}, 0); // work for it is compiled by nvcc: tests/cuda/objects.cu
-  sp::device_pool const pools[]{sp::device_pool(device), sp::device_pool(device, cudaMemPool_t{}),
-                                sp::device_pool(device, sp::device_memory_functions{})};
+  sp::device_pool const pools[]{sp::device_pool(device), sp::device_pool(device, sp::device_pool_options{.peers = false}),
+                                sp::device_pool(device, cudaMemPool_t{}), sp::device_pool(device, sp::device_memory_functions{})};
   device.upload(nullptr, std::as_bytes(std::span(pools)));
   device.lane().wait(device.record());
   static_cast<void>(device.capturing());
   static_cast<void>(device.named("", ""));
+  device.reach(device, 0, 0);
+  static_cast<void>(device.capture_turn().number());
   sp::cuda_local::run(
       1, [](auto const& rank) { rank.barrier(); }, {}, [&](int) { return device; });
 #endif

@@ -14,7 +14,8 @@ namespace sp::detail {
 class [[nodiscard]] capture_turn {
 public:
   /// For a call that gives the stream work; `joins`: the capture that it will be part of then, 0: none.
-  capture_turn(cudaStream_t stream, char const* primitive, unsigned long long joins = 0) : number_(capture_of(stream, primitive)) {
+  capture_turn(cudaStream_t stream, char const* primitive, unsigned long long joins = 0)
+      : number_(capture_of(stream, primitive)) {
     if ((number_ | joins) != 0) mine_ = std::unique_lock(of_all());
   }
   /// The capture that the stream is part of; 0: none.
@@ -33,9 +34,9 @@ private:
 /// While it lives this thread may take pinned memory and ask events although another one captures in the global mode.
 class relaxed_capture {
 public:
-  relaxed_capture() noexcept { static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+  relaxed_capture() noexcept { ignored(cudaThreadExchangeStreamCaptureMode(&mode_)); }
   relaxed_capture(relaxed_capture const&) = delete;
-  ~relaxed_capture() { static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+  ~relaxed_capture() { ignored(cudaThreadExchangeStreamCaptureMode(&mode_)); }
 
 private:
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;

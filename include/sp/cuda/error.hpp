@@ -22,8 +22,11 @@ inline char const* cuda_remedy(cudaError_t code) {
   case cudaErrorNoKernelImageForDevice:
   case cudaErrorUnsupportedPtxVersion:
     return "Compile for this device, for example with nvcc -arch=native";
-  case cudaErrorInvalidValue:
   case cudaErrorInvalidConfiguration:
+  case cudaErrorLaunchOutOfResources:
+    return "The device has less than the kernel takes (shared memory, registers, threads): choose a configuration of smaller "
+           "tiles";
+  case cudaErrorInvalidValue:
     return "Check that all tensors of the call lie on the queue's device, or on one that it has peer access to";
   default:
     return "Unless the call itself is at fault, work given earlier has failed: compute-sanitizer, or CUDA_LAUNCH_BLOCKING=1, "
@@ -38,16 +41,23 @@ constexpr bool is_of_capture(cudaError_t code) {
 inline constexpr char const* capture_remedy =
     "Prepare, and run each call once, before cudaStreamBeginCapture: what allocates, uploads or waits cannot be captured";
 
-/// backend_error, or bad_state for what a capture does not allow. `call`: of the runtime; `primitive`: ours.
+/// backend_error, or bad_state for what a capture does not allow. `call`: of the runtime, or of the caller's; `primitive`: ours. What the
+/// runtime keeps for cudaGetLastError() stays: it may be about work of the caller's.
 [[noreturn, gnu::noinline, gnu::cold]] inline void cuda_failed(cudaError_t code, char const* call, char const* primitive) {
-  static_cast<void>(cudaGetLastError()); // told here: the caller's next look at it is about the caller's work
   bool const capture = is_of_capture(code);
   fail({capture ? errc::bad_state : errc::backend_error,
         std::string(call) + ": " + cudaGetErrorName(code) + " (" + cudaGetErrorString(code) + ")",
         capture ? capture_remedy : cuda_remedy(code), primitive});
 }
+/// For what the caller does not hear of: calls that free and put back. Either all is well without them, or work given earlier has failed,
+/// which later calls say too. The caller's next cudaGetLastError() is about the caller's work.
+inline void ignored(cudaError_t code) noexcept {
+  if (code != cudaSuccess) static_cast<void>(cudaGetLastError());
+}
 inline void cuda_check(cudaError_t code, char const* call, char const* primitive) {
-  if (code != cudaSuccess) cuda_failed(code, call, primitive);
+  if (code == cudaSuccess) return;
+  ignored(code); // told here
+  cuda_failed(code, call, primitive);
 }
 
 /// Makes a device the thread's current one while it lives.
@@ -59,7 +69,7 @@ public:
   }
   on_device(on_device const&) = delete;
   ~on_device() {
-    if (before_ != device_) static_cast<void>(cudaSetDevice(before_));
+    if (before_ != device_) ignored(cudaSetDevice(before_));
   }
 
 private:

@@ -30,7 +30,7 @@ public:
   cuda_event_pool(cuda_event_pool const&) = delete;
   ~cuda_event_pool() {
     for (auto const& n : all_)
-      if (n->event) static_cast<void>(cudaEventDestroy(n->event));
+      if (n->event) ignored(cudaEventDestroy(n->event));
   }
 
   /// One that nobody holds, of the device that is current: always the same.

@@ -79,7 +79,7 @@ struct sum_groups {
   }
 };
 
-/// The sum of group g of sum i, for thread 0 of the block.
+/// The sum of group g of sum i, for thread 0 of the block; the others get none.
 template <class Sum, class Block, class Term>
 SP_DEVICE Sum sum_of_group(Block& b, sum_groups const& groups, Term const& term, index_t i, index_t g) {
   index_t const begin = g * groups.size, end = min(begin + groups.size, groups.terms);
@@ -92,7 +92,7 @@ SP_DEVICE Sum sum_of_group(Block& b, sum_groups const& groups, Term const& term,
     if (b.thread() < n) all[b.thread()] = all[b.thread()] + all[b.thread() + n];
     b.barrier();
   }
-  return all[0]; // the next group's sum of thread 0 is written by thread 0: nobody else reads it
+  return b.thread() == 0 ? all[0] : Sum{}; // thread 0 writes it again for the next group, with no barrier between
 }
 
 /// One block a sum.

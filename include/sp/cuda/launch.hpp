@@ -65,20 +65,15 @@ __global__ void __launch_bounds__(Kernel::threads, blocks_per_processor<Kernel>)
   kernel(b);
 }
 
-/// Lets run_kernel<Kernel> use all the shared memory that the current device has for one block: it asks the device once.
+/// Lets run_kernel<Kernel> use all the shared memory that the current device has for one block. At each launch: cudaDeviceReset takes it back.
 template <class Kernel>
 void allow_shared_memory(index_t bytes) {
-  static int most[64] = {}; // by device; 0: not asked yet. All threads that ask write the same
-  int device = 0;
+  int device = 0, here = 0;
   cuda_check(cudaGetDevice(&device), "cudaGetDevice", launch_name);
-  int here = device < 64 ? __atomic_load_n(&most[device], __ATOMIC_RELAXED) : 0;
-  if (here == 0) {
-    cuda_check(cudaDeviceGetAttribute(&here, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute",
-               launch_name);
-    cuda_check(cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, here),
-               "cudaFuncSetAttribute", launch_name);
-    if (device < 64) __atomic_store_n(&most[device], here, __ATOMIC_RELAXED);
-  }
+  cuda_check(cudaDeviceGetAttribute(&here, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute",
+             launch_name);
+  cuda_check(cudaFuncSetAttribute(run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, here), "cudaFuncSetAttribute",
+             launch_name);
   if (bytes > here)
     fail({errc::unsupported,
           "a kernel asks for " + std::to_string(bytes) + " bytes of shared memory, device " + std::to_string(device) + " has " +

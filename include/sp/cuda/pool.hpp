@@ -16,6 +16,11 @@ struct device_memory_functions {
   void (*deallocate)(void* owner, void* p, std::size_t bytes, cudaStream_t stream) = nullptr;
 };
 
+/// Choices of a device_pool of the driver's.
+struct device_pool_options {
+  bool peers = true; ///< open to every device that can reach this one: each block is mapped there, so that growing takes longer
+};
+
 /// Memory for context.scratch or context.kept of one queue; used by its thread. Blocks come back before the pool goes.
 ///
 /// In a capture it gives none (bad_state): the graph would own it. Give captured calls an sp::basic_workspace<sp::device_memory> over a
@@ -26,8 +31,8 @@ class device_pool final : public basic_allocator<device_memory> {
 public:
   using basic_allocator<device_memory>::alignment;
 
-  /// A pool of the driver's of its own, which every device with peer access may read and write, and which keeps what it got.
-  explicit device_pool(cuda_queue queue) : queue_(std::move(queue)) {
+  /// A pool of the driver's of its own, which keeps what it got.
+  explicit device_pool(cuda_queue queue, device_pool_options options = {}) : queue_(std::move(queue)) {
     detail::on_device const here(queue_.device(), primitive);
     cudaMemPoolProps properties{};
     properties.allocType = cudaMemAllocationTypePinned;
@@ -37,7 +42,7 @@ public:
     unsigned long long keep = ~0ull;
     detail::cuda_check(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute",
                        primitive);
-    let_peers_in();
+    if (options.peers) let_peers_in();
   }
   /// The caller's pool, as it is: ranks on several devices need access to each other's.
   device_pool(cuda_queue queue, cudaMemPool_t pool) : queue_(std::move(queue)), pool_(pool) {}
@@ -88,7 +93,7 @@ private:
     own_pool() = default;
     own_pool(own_pool const&) = delete;
     ~own_pool() {
-      if (pool) static_cast<void>(cudaMemPoolDestroy(pool));
+      if (pool) detail::ignored(cudaMemPoolDestroy(pool));
     }
   };
 
@@ -117,8 +122,8 @@ private:
       detail::on_device const here(queue_.device(), primitive);
       if (functions_.deallocate)
         functions_.deallocate(functions_.owner, b.data, b.bytes, queue_.stream());
-      else if (cudaFreeAsync(b.data, queue_.stream()) != cudaSuccess)
-        static_cast<void>(cudaGetLastError()); // work before it has failed: the next call says so
+      else
+        detail::ignored(cudaFreeAsync(b.data, queue_.stream()));
     });
   }
   void give_back_late_ones() noexcept {

@@ -7,6 +7,7 @@
 #include <sp/cuda/copy.hpp>
 #include <sp/cuda/kernels.hpp>
 #include <sp/cuda/launch.hpp>
+#include <sp/cuda/peers.hpp>
 #include <sp/cuda/plain_copy.hpp>
 #include <sp/cuda/profiler_range.hpp>
 #include <sp/cuda/streams.hpp>
@@ -16,7 +17,8 @@ namespace sp {
 /// A handle of a borrowed stream, or of its lane; copies are the same queue. The stream outlives the last handle. One rank's: used by one
 /// thread at a time.
 ///
-/// Memory: tensors of device_memory are of the queue's device, or of one that it has peer access to (sp::device_pool gives it).
+/// Memory: tensors of device_memory are of the queue's device, or of one that it has peer access to: sp::cuda_local::run gives it to memory
+/// of cudaMalloc, sp::device_pool to its own.
 /// Capture: what stands between cudaStreamBeginCapture and cudaStreamEndCapture on the stream is captured, the lane's work too, as far as
 /// it is waited for, which every token and publication does. In a capture upload() and synchronize() are refused (bad_state), and so is
 /// wait() for work that was given before the capture and not waited for then.
@@ -29,7 +31,8 @@ public:
   static constexpr bool finished_on_return = false;
   using event = detail::cuda_event;
 
-  /// A stream of `device`. Makes the lane and takes 256 KiB in the stream's order: not while the stream is being captured.
+  /// A stream of `device`. Makes the lane, and takes 256 KiB in the stream's order and 2 MiB of pinned memory: not while the stream is being
+  /// captured.
   cuda_queue(cudaStream_t stream, int device)
       : streams_(std::make_shared<detail::cuda_streams>(stream, device)), mine_(&streams_->main) {}
   /// A stream of the device that is current.
@@ -39,6 +42,15 @@ public:
 
   [[nodiscard]] cudaStream_t stream() const noexcept { return mine_->stream; }
   [[nodiscard]] int device() const noexcept { return streams_->device; }
+  /// Shared memory that a block of the device may have.
+  [[nodiscard]] index_t shared_bytes_of_block() const noexcept { return streams_->shared_bytes; }
+  /// Lets work of both devices use memory of the other one's; sp::cuda_local::run calls it for every two ranks. Errors: unsupported, where
+  /// the devices have no way to each other.
+  void reach(cuda_queue const& other, int rank, int peer) const {
+    if (other.device() == device()) return;
+    detail::enable_peer(device(), rank, other.device(), peer);
+    detail::enable_peer(other.device(), peer, device(), rank);
+  }
 
   template <std::size_t Rank, class Body>
   void for_each(std::array<index_t, Rank> const& extents, Body const& body) const {

@@ -27,7 +27,7 @@ public:
                primitive);
   }
   lane_stream(lane_stream const&) = delete;
-  ~lane_stream() { static_cast<void>(cudaStreamDestroy(stream_)); } // work that it was given is still done
+  ~lane_stream() { ignored(cudaStreamDestroy(stream_)); } // work that it was given is still done
   [[nodiscard]] cudaStream_t get() const noexcept { return stream_; }
 
 private:
@@ -42,7 +42,12 @@ public:
     cuda_check(cudaMallocAsync(&data_, bytes, stream), "cudaMallocAsync", primitive);
   }
   sum_room(sum_room const&) = delete;
-  ~sum_room() { static_cast<void>(cudaFreeAsync(data_, stream_)); }
+  /// In a capture the memory stays until the process ends: to free it would become part of the graph, which may use it.
+  ~sum_room() {
+    auto status = cudaStreamCaptureStatusActive;
+    ignored(cudaStreamIsCapturing(stream_, &status));
+    if (status == cudaStreamCaptureStatusNone) ignored(cudaFreeAsync(data_, stream_));
+  }
   [[nodiscard]] void* data() const noexcept { return data_; }
 
 private:
@@ -56,19 +61,24 @@ public:
     on_device const here(device, primitive);
     if (capture_of(stream, primitive) != 0)
       fail({errc::bad_state, "a queue was made while its stream was being captured", capture_remedy, primitive});
+    cuda_check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute",
+               primitive);
     owned_.emplace(stream);
     main.stream = stream;
     lane.stream = owned_->lane.get();
+    main.staging.take(primitive); // no object uploads on the lane
   }
   cuda_streams(cuda_streams const&) = delete;
   ~cuda_streams() {
     best_effort([&] {
       on_device const here(device, primitive);
+      relaxed_capture const relaxed;
       owned_.reset();
     });
   }
 
   int const device;
+  int shared_bytes = 0; ///< that a block of the device may have
   cuda_side main, lane;
   std::shared_ptr<cuda_event_pool> const events;
   /// Room of the main stream.

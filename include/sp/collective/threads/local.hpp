@@ -10,6 +10,35 @@ namespace sp {
 
 namespace detail {
 
+/// A queue whose work is let at the memory of others by queue.reach(other, rank, other rank): once for each two ranks, from the thread of
+/// either, before they communicate.
+template <class Queue>
+concept reaches_others = requires(Queue const q) {
+  q.reach(q, 0, 0);
+};
+
+/// The queues of ranks that have come.
+template <class Queue>
+class met_queues {
+public:
+  Queue add(int rank, Queue queue) {
+    std::lock_guard const lock(mutex_);
+    for (auto const& [peer, other] : here_) queue.reach(other, rank, peer);
+    here_.emplace_back(rank, queue);
+    return queue;
+  }
+
+private:
+  std::mutex mutex_;
+  std::vector<std::pair<int, Queue>> here_;
+};
+template <class Queue>
+  requires(!reaches_others<Queue>)
+class met_queues<Queue> {
+public:
+  Queue add(int, Queue queue) { return queue; }
+};
+
 /// Makes each rank a queue that has no arguments.
 template <class Queue>
 struct queue_of_rank {
@@ -213,6 +242,7 @@ void local<Queue>::run(int ranks, Body&& body, threads_options options, MakeQueu
   std::vector<int> members;
   for (int r = 0; r < ranks; ++r) members.push_back(r);
   auto group = std::make_shared<group_type>(family, std::move(members));
+  detail::met_queues<Queue> queues;
   std::atomic<bool> good{true};
   struct joiner { // joins whatever was started, also when a thread cannot be started
     detail::thread_family& family;
@@ -232,7 +262,7 @@ void local<Queue>::run(int ranks, Body&& body, threads_options options, MakeQueu
     for (int r = 0; r < ranks; ++r)
       threads_of_run.started.emplace_back([&, r] {
         auto in_group = [&] {
-          group->join(r, make_queue(r));
+          group->join(r, queues.add(r, make_queue(r)));
           local const self(group_type::for_one_rank(group), r);
           body(self);
         };
