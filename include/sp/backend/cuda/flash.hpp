@@ -86,6 +86,33 @@ constexpr int largest_dim(head_dims<Dims...>) {
   return most;
 }
 
+/// The most shared memory that a block takes for heads of D, forward or backward.
+template <class T, int D, class Tuning, class... Features>
+inline constexpr index_t flash_bytes = [] {
+  index_t most = 0;
+  for (index_t n : {index_t(flash_forward<T, D, Tuning::shape, Features...>::shared_bytes),
+                    index_t(flash_backward_queries<T, D, Tuning::shape, Features...>::shared_bytes),
+                    index_t(flash_backward_keys<T, D, false, Tuning::shape, Features...>::shared_bytes),
+                    index_t(flash_backward_keys<T, D, true, Tuning::shape, Features...>::shared_bytes)})
+    most = max(most, n);
+  return most;
+}();
+/// Or unsupported, before a forward pass of which there is no backward pass.
+template <class T, class Tuning, class... Features, int... Dims, class Queue>
+void require_flash_memory(head_dims<Dims...>, index_t dim, index_t needed, Queue const& queue) {
+  if constexpr (requires { queue.shared_bytes_of_block(); }) {
+    index_t const there = queue.shared_bytes_of_block();
+    if (needed <= there) return;
+    index_t fits = 0;
+    ((fits = flash_bytes<T, Dims, Tuning, Features...> <= there && Dims > fits ? Dims : fits), ...);
+    fail({errc::unsupported,
+          "head dim " + std::to_string(dim) + " takes " + std::to_string(needed) +
+              " bytes of shared memory for a block, device " + std::to_string(queue.device()) + " has " + std::to_string(there),
+          "There sp::cuda_flash computes head dims up to " + std::to_string(fits) +
+              "; for larger ones take a device of sm_80, sm_90 or sm_100, or another kernel (sp::cudnn)"});
+  }
+}
+
 /// A queue that starts kernels.
 template <class Q, class Kernel>
 concept starts_kernels = requires(Q const& q, Kernel const& k) {
@@ -145,6 +172,8 @@ public:
     require_dims(dim, value_dim);
     detail::require_flash_tensors(keys.size(), "keys");
     detail::with_head_dim(dims{}, max(dim, value_dim), [&]<int D>() {
+      constexpr index_t bytes = detail::flash_bytes<T, D, Tuning, Features...>;
+      detail::require_flash_memory<T, Tuning, Features...>(dims{}, max(dim, value_dim), bytes, queue);
       detail::flash_forward<T, D, Tuning::shape, Features...> kernel;
       fill(kernel, p, n, detail::flash_pass::forward, dim, value_dim);
       kernel.q = detail::flash_operand(q, "q");
