@@ -200,4 +200,13 @@ MUTANTS = [
         "cuda.cuda_flash_calls",
         "cuda_flash: a row that sees nothing*",
     ),
+    Mutant(
+        "flash_memory_not_asked",
+        "heads that a device has no shared memory for are launched",
+        "backend/cuda/flash.hpp",
+        "if (needed <= there) return;",
+        "if (needed > 0) return;",
+        "cuda.flash_shipped",
+        "cuda_flash as it ships: head dims*",
+    ),
 ]
