@@ -142,7 +142,7 @@ MUTANTS = [
         "staging_used_too_early",
         "pinned memory is written again before the device has read it",
         "cuda/staging.hpp",
-        'if (next.used > 0) cuda_check(cudaEventSynchronize(next.read), "cudaEventSynchronize", primitive);',
+        'if (next.used > 0) cuda_check(cudaEventSynchronize(next.read), "cudaEventSynchronize", upload_name);',
         "",
         *UPLOAD,
     ),
