@@ -154,6 +154,8 @@ TEST_CASE("mpi device: an MPI that does not take such memory is refused in a sen
     auto const e = failure_of([&] { return sp::mpi_device<support::late_queue, unaware>(part, here.queue, here.pool); });
     CHECK(says(e, sp::errc::unsupported, "does not say that it takes memory of devices"));
     CHECK(e.remedy.find("sp::nccl") != std::string::npos);
+    if (!sp::detail::mpi_takes_device_memory())
+      CHECK(says(failure_of([&] { return sp::mpi_device(part, here.queue, here.pool); }), sp::errc::unsupported, "does not say"));
 #if defined(OPEN_MPI) // the one of the machine is asked, not the test
     CHECK(sp::detail::mpi_takes_device_memory() == (MPIX_Query_cuda_support() == 1));
     CHECK(e.problem.find("Open MPI") != std::string::npos);
