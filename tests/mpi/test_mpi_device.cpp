@@ -1,6 +1,7 @@
 // sp::mpi_device between processes: tensors lie in memory that the host cannot touch, and only MPI and the queue are told where.
 // A real MPI moves the bytes; that it takes such memory is claimed by the test. Objects have the bits of the host, and exact gradients.
 // with all: takes long to compile
+// ranks: 3
 #include "processes.hpp"
 
 #include <functional>
