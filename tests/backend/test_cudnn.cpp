@@ -447,6 +447,15 @@ TEST_CASE("cudnn: the fake refuses each of the hazards") {
       "no numbers", [](shape&, arguments&) { stats[4] = -INFINITY; }, true);
 }
 
+TEST_CASE("cudnn: its workspace is a matter of the device, so it is not told without a queue") {
+  support::fake_cudnn_report report;
+  support::fake_cudnn engine(report);
+  sp::basic_cudnn<sp::host_memory, support::fake_cudnn> const kernel(engine);
+  auto const without = support::failure_of([&] { return kernel.scratch_bytes<sp::bf16>({}, {}, 64, 64); });
+  CHECK(says(without, sp::errc::unsupported, "no queue was named"));
+  CHECK(kernel.scratch_bytes<sp::bf16>({}, {}, 64, 64, sp::inline_queue{}) == 0);
+}
+
 TEST_CASE("cudnn: kernels are equal if they would prepare the same") {
   support::fake_cudnn_report report;
   support::fake_cudnn one(report), other(report);

@@ -232,11 +232,21 @@ public:
       }
   }
 
-  /// Bytes that a call takes from the allocator at once. It asks cuDNN about dense tensors, so it makes the plans of those.
+  /// Bytes that a call takes from the allocator at once. It asks cuDNN about dense tensors, so it makes the plans of those. Without a
+  /// queue: unsupported. That is said when it is called, because nvcc compiles such calls of objects that only might be made.
   template <detail::sdpa_element T, class Queue = detail::some_queue<M>>
-  index_t scratch_bytes(plan const& p, heads const& h, index_t dim, index_t value_dim, Queue const& queue = {}) const {
-    static_assert(!std::same_as<Queue, detail::some_queue<M>>,
-                  "sp::cudnn: its workspace is a matter of the device: give scratch_bytes the queue, as last argument");
+  index_t scratch_bytes(plan const& p, heads const& h, index_t dim, index_t value_dim,
+                        [[maybe_unused]] Queue const& queue = {}) const {
+    if constexpr (std::same_as<Queue, detail::some_queue<M>>)
+      fail({errc::unsupported, "the workspace of cuDNN is a matter of the device, and no queue was named",
+            "Give scratch_bytes the queue, as last argument", "cudnn"});
+    else
+      return most_scratch<T>(p, h, dim, value_dim, queue);
+  }
+
+private:
+  template <class T, class Queue>
+  index_t most_scratch(plan const& p, heads const& h, index_t dim, index_t value_dim, Queue const& queue) const {
     index_t most = 0;
     for (detail::sdpa_batch const& b : p.batches)
       for (gqa_range const& g : uniform_gqa(h))
@@ -256,8 +266,6 @@ public:
         }
     return most;
   }
-
-private:
   template <class V>
   static V of_rows(V const& v, detail::sdpa_batch const& b, gqa_range const& g) {
     return v.data ? v.rows(b.q, b.q_span()).narrow(1, g.q_begin, g.q_count) : v;
