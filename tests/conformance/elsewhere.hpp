@@ -164,21 +164,30 @@ inline tables tables_of(trial const& t) {
 }
 inline bool in_workspace(trial const& t) { return mixed(t.seed, 3) % 2 == 0; }
 
-/// False of an object whose kernel keeps tables of its own: it is prepared in a context, for its batch.
+/// Whether the kernel of an object can do without tables, and so without a context.
+template <class Kernel>
+inline constexpr bool can_do_without_tables = sp::detail::prepares_on_host<Kernel>;
+template <class Comm, class Kernel>
+inline constexpr bool can_do_without_tables<sp::ring_attention<Comm, Kernel>> = can_do_without_tables<Kernel>;
+template <class Comm, class Inner>
+inline constexpr bool can_do_without_tables<sp::ulysses_attention<Comm, Inner>> = can_do_without_tables<Inner>;
+/// False of an object that is only prepared in a context, and for its own batch.
 template <class Object>
 inline constexpr bool prepares_without_context = true;
 
 /// The geometry of a step: without tables, with tables, or in the place of another batch.
 template <class Object, class Context>
 auto prepared_for(Object const& attn, trial const& t, sp::batch const& b, sp::batch const& kb, Context ctx) {
-  if constexpr (prepares_without_context<Object>)
+  constexpr bool own_batch_only = !prepares_without_context<Object>;
+  if constexpr (can_do_without_tables<Object> && !own_batch_only)
     if (tables_of(t) == tables::none) return t.cross ? attn.prepare(b, kb) : attn.prepare(b);
-  if (tables_of(t) == tables::made || !prepares_without_context<Object>)
-    return t.cross ? attn.prepare(b, kb, ctx) : attn.prepare(b, ctx);
+  if (tables_of(t) != tables::rewritten || own_batch_only) return t.cross ? attn.prepare(b, kb, ctx) : attn.prepare(b, ctx);
   auto other = [&](index_t tokens) { return sp::batch{sp::packed{0, 3, tokens}, sp::contiguous{}, b.part(), b.parts()}; };
   sp::batch const queries = other(11), keys = other(17);
   ctx.room.least = 8 * (t.docs.length() + t.keys().length() + 2); // 8 ranks
-  auto prepared = t.cross ? attn.prepare(queries, keys, sp::full(), ctx) : attn.prepare(queries, sp::full(), ctx);
+  sp::mask full = sp::full();
+  full.at = t.mask.at; // ALiBi asks for it
+  auto prepared = t.cross ? attn.prepare(queries, keys, full, ctx) : attn.prepare(queries, sp::full(), ctx);
   t.cross ? attn.refresh(prepared, b, kb, ctx) : attn.refresh(prepared, b, ctx);
   return prepared;
 }

@@ -1,5 +1,5 @@
-// A queue and memory of a fake device, for tests: a stream as a caller has one, and what tests give and read.
-// Include it before anything that gives a cuda_queue work: kernels run on emulated blocks.
+// A queue and memory of a device, for tests: a stream as a caller has one, and what tests give and read. Compiled by nvcc it is a device;
+// by any other compiler a fake, whose kernels run on emulated blocks: then include it before anything that gives a cuda_queue work.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -10,8 +10,12 @@
 #include <sp/core/elementwise.hpp>
 #include <sp/cuda.hpp>
 
+#ifdef __CUDACC__
+#include "support/late_queue.hpp"
+#else
 #include "support/emulated_block.hpp"
 #include "support/fake_cuda.hpp"
+#endif
 
 namespace cuda_tests {
 
@@ -20,11 +24,31 @@ using sp::device_memory;
 using sp::index_t;
 using support::interleaving;
 
+#ifdef __CUDACC__
+inline constexpr bool on_a_device = true;
+/// A device takes turns as it likes, and nobody can hold it back.
+inline void streams_of(unsigned, interleaving) {}
+struct held_streams {
+  explicit held_streams(std::initializer_list<cudaStream_t>) {}
+  void end() {}
+};
+#else
+inline constexpr bool on_a_device = false;
+using fake_cuda::streams_of;
+using held_streams = fake_cuda::hold;
+#endif
+
+inline int device_count() {
+  int n = 0;
+  REQUIRE(cudaGetDeviceCount(&n) == cudaSuccess);
+  return n;
+}
+
 /// A stream of the caller's.
 struct stream {
   cudaStream_t handle = nullptr;
   explicit stream(unsigned seed = 1, interleaving how = interleaving::random, int device = 0) {
-    fake_cuda::streams_of(seed, how);
+    streams_of(seed, how);
     REQUIRE(cudaSetDevice(device) == cudaSuccess);
     REQUIRE(cudaStreamCreate(&handle) == cudaSuccess);
     REQUIRE(cudaSetDevice(0) == cudaSuccess);

@@ -1,4 +1,4 @@
-// A world of the conformance trials whose ranks work on CUDA queues of a fake runtime, two ranks on one device and the next on the other.
+// A world of the conformance trials whose ranks work on CUDA queues, of a device or of a fake (place.hpp), two on one device, two on the next.
 // The trial's steps are those of conformance/elsewhere.hpp: nothing here knows what an object does.
 #pragma once
 
@@ -34,8 +34,8 @@ private:
 };
 
 /// Nothing runs on the queue, nor on its lane.
-struct hold_of_queue : fake_cuda::hold {
-  explicit hold_of_queue(cuda_queue const& q) : fake_cuda::hold({q.stream(), q.lane().stream()}) {}
+struct hold_of_queue : held_streams {
+  explicit hold_of_queue(cuda_queue const& q) : held_streams({q.stream(), q.lane().stream()}) {}
 };
 
 /// Streams of ranks, as a caller has them: they outlive the queues.
@@ -46,13 +46,13 @@ public:
   }
   /// What sp::cuda_local::run makes a rank's queue by.
   cuda_queue operator()(int rank) const {
-    fake_cuda::streams_of(seed_of(rank) + 1, how_); // the lane's
+    streams_of(seed_of(rank) + 1, how_); // the lane's
     return {all_[std::size_t(rank)]->handle, device_of(rank)};
   }
   cudaStream_t of(int rank) const { return all_[std::size_t(rank)]->handle; }
 
 private:
-  static int device_of(int rank) { return rank / 2 % 2; }
+  static int device_of(int rank) { return rank / 2 % device_count(); }
   unsigned seed_of(int rank) const { return seed_ * 32 + 2 * unsigned(rank) + 1; }
   unsigned seed_;
   interleaving how_;
