@@ -1,4 +1,4 @@
-# Code for devices: what its tests need, and what only nvcc compiles. No test runs on a device.
+# Code for devices: what its tests need, and what only nvcc compiles. No test runs on a device: tests/gpu.sh does that.
 # Without Boost.Context or nvcc the entries that need them are reported as skipped, with the reason.
 
 # Kernels run on the host over tests/support/emulated_block.hpp, whose threads are fibers.
@@ -111,3 +111,19 @@ else()
   endforeach()
 endif()
 set_tests_properties(cuda.nccl.link cuda.nccl.run cuda.mpi.link cuda.mpi.run PROPERTIES LABELS cuda TIMEOUT 300 SKIP_REGULAR_EXPRESSION "(^|\n)skipped: ")
+
+# tests/gpu.sh, which a machine with a GPU runs: it knows its steps, it says so where there is no GPU, and all its programs compile.
+add_test(NAME cuda.gpu_script COMMAND "${CMAKE_COMMAND}" -E env CUDA_VISIBLE_DEVICES= "${CMAKE_CURRENT_SOURCE_DIR}/gpu.sh")
+set_tests_properties(cuda.gpu_script PROPERTIES PASS_REGULAR_EXPRESSION "^skipped: no GPU was found")
+add_test(NAME cuda.gpu_steps COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/gpu.sh" --list)
+set_tests_properties(cuda.gpu_steps PROPERTIES
+  PASS_REGULAR_EXPRESSION "proofs\nflash\nreference\n.*cudnn\nbench_copies\nbench_attention\n.*memcheck_.*racecheck_")
+if(SP_NVCC AND SP_TEST_ALL)
+  add_test(NAME cuda.gpu_build COMMAND "${CMAKE_COMMAND}" -E env SP_CUDNN_FRONTEND_DIR=${SP_CUDNN_FRONTEND_DIR} SP_GPU_HOST=-O0
+    "${CMAKE_CURRENT_SOURCE_DIR}/gpu.sh" --build)
+else()
+  add_test(NAME cuda.gpu_build COMMAND "${CMAKE_COMMAND}" -E echo
+    "skipped: no nvcc was found when this tree was configured, or SP_TEST_ALL was off")
+endif()
+set_tests_properties(cuda.gpu_build PROPERTIES TIMEOUT 3600 COST 300 SKIP_REGULAR_EXPRESSION "^skipped: ")
+set_tests_properties(cuda.gpu_script cuda.gpu_steps cuda.gpu_build PROPERTIES LABELS cuda)
