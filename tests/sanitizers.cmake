@@ -1,6 +1,6 @@
 # Sanitizers: a source with "[asan]" or "[tsan]" in the name of a test case is built a second time with -fsanitize=..., and
 # the entry <layer>.<name>.asan or .tsan runs exactly the cases that carry the tag. Nothing to list anywhere else.
-# Each sanitizer has one program per layer, test_<layer>_asan and _tsan; without SP_TEST_ALL only those of the layers named here.
+# Each sanitizer has one program per layer, test_<layer>_asan and _tsan; without SP_TEST_ALL only what is named here.
 # SP_TEST_SANITIZED is defined in these builds, so that a file can leave out the instantiations that no tagged case uses.
 if(NOT SP_TEST_SANITIZERS)
   return()
@@ -8,6 +8,13 @@ endif()
 
 set(sp_asan_layers core geometry backend) # where memory is indexed
 set(sp_tsan_layers core collective)       # where threads of a rank meet, and ranks
+# Without SP_TEST_ALL kernels of a device run sanitized only, and alone of their layer: they need no runtime.
+set(sp_asan_kernels "${CMAKE_CURRENT_SOURCE_DIR}/cuda/test_cuda_flash.cpp")
+if(NOT SP_TEST_ALL AND NOT sp_test_missing_context)
+  list(APPEND sp_asan_layers cuda)
+  set(sp_test_sources_cuda ${sp_asan_kernels})
+  set(sp_test_libraries_cuda Boost::context)
+endif()
 
 # Without optimisation: it halves the time to compile, and nothing is optimised away before it can be checked.
 set(sp_asan_flags -O0 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)

@@ -1,7 +1,6 @@
 // Captures of a CUDA queue over a fake of the runtime: what a graph replays, and what is refused, in a sentence, before CUDA would.
 // Memory of a device_pool: in the order of its queue, of the caller's functions, and across captures.
 // needs: context cuda
-// with all: takes long to compile
 #include <doctest/doctest.h>
 
 #include <optional>

@@ -1,7 +1,6 @@
 // sp::nccl over a fake of NCCL: what moves, in how many messages and groups, and how each failure is told.
 // No device and no NCCL is involved; the fake's rules are NCCL's.
 // needs: context cuda nccl
-// with all: takes long to compile
 #include <doctest/doctest.h>
 
 #include <barrier>

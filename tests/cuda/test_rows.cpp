@@ -1,7 +1,6 @@
 // What moves tokens and sums losses, and sums over ranks, on cuda_local over a fake of the runtime: the bits of the host, 1 to 8 ranks.
 // The loss itself is summed in the order of the device: it has the numbers of the host.
 // needs: context cuda
-// with all: takes long to compile
 #include <doctest/doctest.h>
 
 #include <sp/collective.hpp>
