@@ -139,7 +139,12 @@ build() {
   local began=$SECONDS objects=() compile=() link=() f
   for f in "${flags[@]}"; do
     case $f in
-      *.so | *.so.*) link+=("$f" -Xlinker -rpath="$(dirname "$f")" -Xlinker -rpath-link="$(dirname "$f")") ;;
+      *.so | *.so.*) # nvcc takes no name with a version behind it, which is all that pip installs
+        mkdir -p "$work/$name.links"
+        l=$work/$name.links/$(basename "${f%%.so*}").so
+        ln -sf "$(realpath "$f")" "$l"
+        f=$(realpath "$(dirname "$f")")
+        link+=("$l" -Xlinker -rpath="$f" -Xlinker -rpath-link="$f") ;;
       *.o | -l*) link+=("$f") ;;
       *.cpp) objects+=("$f") ;;
       *) compile+=("$f") ;;
