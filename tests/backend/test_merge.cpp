@@ -5,8 +5,11 @@
 #include <array>
 #include <cmath>
 #include <random>
+#include <vector>
 
 #include <sp/backend/merge.hpp>
+
+#include "support/counting_queue.hpp"
 
 namespace test_merge {
 namespace {
@@ -98,6 +101,46 @@ TEST_CASE("merge: any order gives the same to rounding") {
     CHECK(r.lse == doctest::Approx(std::log(sum)).epsilon(1e-14));
     for (std::size_t c = 0; c < 2; ++c) CHECK(r.out[c] == doctest::Approx(exact[c] / sum).epsilon(1e-13));
   }
+}
+
+/// Indices that merging 5 rows of 3 heads takes on a device, `dim` elements each, `skip` behind an aligned address and `step` apart:
+/// with the bits of the host.
+sp::index_t taken(sp::index_t dim, sp::index_t skip, sp::index_t step) {
+  using support::apart, support::in_memory;
+  std::minstd_rand g(unsigned(8 * dim + skip));
+  sp::index_t const row = dim * step;
+  auto numbers = [&](std::size_t n) {
+    std::vector<float> x(n);
+    for (float& v : x) v = float(g() % 1000) / 100 - 5;
+    return x;
+  };
+  auto const count = std::size_t(15 * row + skip);
+  std::vector<float> a = numbers(count + 4), b = numbers(count + 4), a_lse = numbers(15), b_lse = numbers(15);
+  a_lse[3] = b_lse[4] = a_lse[7] = b_lse[7] = -float(inf);
+  auto tensor = [&](std::vector<float>& x) {
+    auto const to_aligned = sp::index_t((16 - reinterpret_cast<std::uintptr_t>(x.data()) % 16) % 16 / sizeof(float));
+    return sp::view<float, 3>(x.data() + (to_aligned + skip) % 4, {5, 3, dim}, {3 * row, row, step});
+  };
+  auto host = a, host_lse = a_lse;
+  sp::attention_state<float> const other{tensor(b), {b_lse.data(), {5, 3}}};
+  sp::merge(sp::attention_state<float>{tensor(host), {host_lse.data(), {5, 3}}}, other);
+  support::counted_work work;
+  sp::merge<float>(support::counting_queue<apart>(work),
+                   {in_memory<apart>(tensor(a)), in_memory<apart>(sp::view<float, 2>(a_lse.data(), {5, 3}))},
+                   {in_memory<apart>(other.out), in_memory<apart>(other.lse)});
+  CHECK(a_lse == host_lse);
+  auto const found = tensor(a), expected = tensor(host);
+  for (sp::index_t i = 0; i < 5; ++i)
+    for (sp::index_t h = 0; h < 3; ++h)
+      for (sp::index_t c = 0; c < dim; ++c) CHECK(found(i, h, c) == expected(i, h, c));
+  return work.indices;
+}
+
+TEST_CASE("merge: on a device four elements are taken at once, with the bits of the host [asan]") {
+  CHECK(taken(8, 0, 1) == 15 * 2 + 15);
+  CHECK(taken(8, 1, 1) == 15 * 2 + 15); // one by one, where the address is
+  CHECK(taken(6, 0, 1) == 15);
+  CHECK(taken(8, 0, 2) == 15);
 }
 
 } // namespace test_merge

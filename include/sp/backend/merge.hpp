@@ -2,7 +2,10 @@
 // (0, -inf) is the identity; extreme values never give NaN; the sum of the two weights is 1 to rounding.
 #pragma once
 
+#include <array>
+
 #include <sp/backend/concepts.hpp>
+#include <sp/core/elementwise.hpp>
 #include <sp/core/queue.hpp>
 #include <sp/core/real.hpp>
 
@@ -14,6 +17,8 @@ namespace detail {
 template <class A>
 struct merged {
   A lse, first, second;
+  /// Of two partial outputs.
+  SP_BOTH A operator()(A const& a, A const& b) const { return first == 0 ? b : first * a + second * b; }
 };
 
 template <class A>
@@ -35,19 +40,49 @@ struct merge_body {
     state.lse(i, h) = w.lse;
     for (index_t c = 0; c < state.out.extent(2); ++c) {
       auto& x = state.out(i, h, c);
-      x = w.first == 0 ? other.out(i, h, c) : w.first * x + w.second * other.out(i, h, c);
+      x = w(x, other.out(i, h, c));
     }
   }
 };
 
+/// On a device neighbours in memory are neighbours of a warp: index c counts fours of elements, and lse follows behind them all.
+template <class T, class M>
+struct merge_fours {
+  attention_state<T, M> state, other;
+  SP_BOTH void operator()(index_t i, index_t h, index_t c) const {
+    auto const w = merge_weights(state.lse(i, h), other.lse(i, h));
+    if (w.second == 0) return;
+    using four = four_elements<accumulate_t<T>>;
+    auto* const to = &state.out(i, h, four::count * c);
+    four x(to);
+    four const y(&other.out(i, h, four::count * c));
+    for (int n = 0; n < four::count; ++n) x.now.of[n] = w(x.now.of[n], y.now.of[n]);
+    x.store(to);
+  }
+};
+template <class T, class M>
+struct merge_lse {
+  attention_state<T, M> state, other;
+  SP_BOTH void operator()(index_t i, index_t h) const { state.lse(i, h) = merge_weights(state.lse(i, h), other.lse(i, h)).lse; }
+};
+
 } // namespace detail
 
-/// Folds `other` into `state`: lse = log(exp a + exp b), out = the outputs weighted by exp(a - lse) and exp(b - lse). One pass of the
-/// queue; without one, over host tensors on the caller's thread.
+/// Folds `other` into `state`: lse = log(exp a + exp b), out = the outputs weighted by exp(a - lse) and exp(b - lse). One or two
+/// passes of the queue; without one, over host tensors on the caller's thread.
 template <class T, class Q>
 void merge(Q const& q, attention_state<T, typename Q::memory_type> const& state,
            attention_state<T, typename Q::memory_type> const& other) {
-  q.for_each(state.lse.extents, detail::merge_body<T, typename Q::memory_type>{state, other});
+  using M = typename Q::memory_type;
+  if constexpr (!detail::runs_on_host<Q>) {
+    constexpr index_t n = detail::four_elements<accumulate_t<T>>::count;
+    auto const& [rows, heads, dim] = state.out.extents;
+    if (dim % n == 0 && state.out.stride(2) == 1 && other.out.stride(2) == 1) {
+      q.for_each(std::array{rows, heads, dim / n}, detail::merge_fours<T, M>{state, other});
+      return q.for_each(state.lse.extents, detail::merge_lse<T, M>{state, other});
+    }
+  }
+  q.for_each(state.lse.extents, detail::merge_body<T, M>{state, other});
 }
 template <class T>
 void merge(attention_state<T> const& state, attention_state<T> const& other) {

@@ -81,10 +81,32 @@ struct pair_body {
   }
 };
 
-/// Elements that follow each other: a device loads and stores them 16 bytes at once.
+/// Elements that follow each other: a device loads and stores them at once, up to 16 bytes.
 template <class T, int N>
-struct [[gnu::may_alias]] alignas(16) elements_together {
+struct [[gnu::may_alias]] alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) elements_together {
   T of[std::size_t(N)];
+};
+/// Four of them, together where their address allows.
+template <class T>
+struct four_elements {
+  static constexpr index_t count = 4;
+  elements_together<T, 4> now;
+
+  SP_BOTH explicit four_elements(T const* p) {
+    if (allows(p))
+      now = *reinterpret_cast<elements_together<T, 4> const*>(p);
+    else
+      for (int n = 0; n < 4; ++n) now.of[n] = p[n];
+  }
+  SP_BOTH void store(T* p) const {
+    if (allows(p))
+      *reinterpret_cast<elements_together<T, 4>*>(p) = now;
+    else
+      for (int n = 0; n < 4; ++n) p[n] = now.of[n];
+  }
+
+private:
+  SP_BOTH static bool allows(T const* p) { return reinterpret_cast<std::uintptr_t>(p) % alignof(elements_together<T, 4>) == 0; }
 };
 /// Index i is for the elements N i ... N i + N - 1.
 template <class Element, class To, class From, int N>

@@ -194,8 +194,10 @@ public:
       auto const range = detail::named_work(ctx.queue, "gather_loss", ".backward");
       r.require();
       check_backward(r.from_, labels, dlosses);
-      if (options_.checks > 2)
-        detail::require_not_captured(ctx.queue), require_finite_scale(upstream * sp::read(ctx.queue, r).scale);
+      if (options_.checks > 2) {
+        detail::require_not_captured(ctx.queue);
+        require_finite_scale(upstream * sp::read(ctx.queue, r).scale);
+      }
       detail::queued_gradient<T, typename Queue::memory_type> const gradient{r.values().rows(2, 1), upstream};
       ctx.queue.for_each(dlosses.extents, gradient_rows(dlosses, labels, gradient));
     }

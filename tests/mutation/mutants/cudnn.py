@@ -51,8 +51,8 @@ MUTANTS = [
         "state_not_weighted",
         "merging a result leaves the weight of what was there as it was",
         "backend/cudnn/passes.hpp",
-        "w.first * x + w.second * partial",
-        "x + w.second * partial",
+        "x = w(x, to_acc(of_call.now.of[n]));",
+        "x += w.second * to_acc(of_call.now.of[n]);",
         *RESULTS,
     ),
     Mutant(

@@ -79,32 +79,6 @@ struct lse_to_stats {
   }
 };
 
-/// Four neighbouring elements of a head; one access where their address allows. Head dimensions of cuDNN are multiples of 8.
-template <class T>
-struct four_elements {
-  struct [[gnu::may_alias]] alignas(4 * sizeof(T)) all {
-    T x[4];
-  };
-  all now;
-
-  static constexpr index_t count = 4;
-  SP_BOTH explicit four_elements(T const* p) {
-    if (is_aligned(p))
-      now = *reinterpret_cast<all const*>(p);
-    else
-      for (int n = 0; n < 4; ++n) now.x[n] = p[n];
-  }
-  SP_BOTH void store(T* p) const {
-    if (is_aligned(p))
-      *reinterpret_cast<all*>(p) = now;
-    else
-      for (int n = 0; n < 4; ++n) p[n] = now.x[n];
-  }
-
-private:
-  SP_BOTH static bool is_aligned(T const* p) { return reinterpret_cast<std::uintptr_t>(p) % sizeof(all) == 0; }
-};
-
 /// Folds the output of a call into the state; before lse_into_state, which its weights still need the old lse of.
 /// Index c counts fours of elements: weights cost more than the memory they are for.
 template <class T, class M>
@@ -123,9 +97,8 @@ struct out_into_state {
     four sum(to);
     four_elements<T> const of_call(&out(packed, h, four::count * c));
     for (int n = 0; n < four::count; ++n) {
-      float const partial = to_acc(of_call.now.x[n]);
-      float& x = sum.now.x[n];
-      x = w.first == 0 ? partial : w.first * x + w.second * partial;
+      float& x = sum.now.of[n];
+      x = w(x, to_acc(of_call.now.of[n]));
     }
     sum.store(to);
   }
@@ -154,7 +127,7 @@ struct add_gradient {
     float* const grad = &to(row, h, four::count * c);
     four sum(grad);
     four_elements<T> const of_call(&from(packed, h, four::count * c));
-    for (int n = 0; n < four::count; ++n) sum.now.x[n] += to_acc(of_call.now.x[n]);
+    for (int n = 0; n < four::count; ++n) sum.now.of[n] += to_acc(of_call.now.of[n]);
     sum.store(grad);
   }
 };
