@@ -24,8 +24,8 @@ MUTANTS = [
         "loss_gradient_reads_in_capture",
         "the gradient of a loss looks for NaN on the host while it is being captured",
         "loss/gather_loss.hpp",
-        "detail::require_not_captured(ctx.queue), require_finite_scale",
-        "require_finite_scale",
+        "        detail::require_not_captured(ctx.queue);\n        require_finite_scale",
+        "        require_finite_scale",
         *LEVELS,
     ),
     Mutant(
