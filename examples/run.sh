@@ -1,20 +1,34 @@
 #!/usr/bin/env bash
-# Builds the trainer and runs it: examples/run.sh [--mpi P] [--text PATH] [--out DIR] [--steps N]; --help lists the rest.
-# Without --text it reads this repository, without --out it writes to build/report; with --mpi P the ranks are P processes.
+# Builds the trainer and runs it: examples/run.sh [--mpi P | --cuda] [--text PATH] [--out DIR] [--steps N]; --help lists the rest.
+# Without --text it reads this repository, without --out it writes to build/report; with --mpi P the ranks are P processes,
+# with --cuda they share a CUDA device. Where nvcc or a device is missing, --cuda says so and ends with 77.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-arguments=() processes="" out=(--out "$root/build/report")
+arguments=() processes="" cuda="" out=(--out "$root/build/report")
 while (($#)); do
   case $1 in
     --mpi) processes=${2:-none} && shift ;;
     --mpi=*) processes=${1#--mpi=} ;;
+    --cuda) cuda=yes ;;
     --out | --out=*) out=() && arguments+=("$1") ;;
     *) arguments+=("$1") ;;
   esac
   (($#)) && shift
 done
 program=sp_trainer needs=examples start=()
+if [[ $cuda ]]; then
+  if [[ $processes ]]; then
+    echo "sp: --mpi and --cuda are two programs: the ranks of --cuda are threads that share one device; name one of the two" >&2
+    exit 2
+  fi
+  export PATH=$PATH${CUDA_HOME:+:$CUDA_HOME/bin}:/usr/local/cuda/bin
+  if ! command -v nvcc >/dev/null; then
+    echo "skipped: --cuda needs nvcc, which was not found: install the CUDA toolkit, or name its folder with CUDA_HOME" >&2
+    exit 77
+  fi
+  program=sp_trainer_cuda
+fi
 if [[ $processes ]]; then
   if ! [[ $processes =~ ^[1-9][0-9]{0,2}$ ]]; then
     echo "sp: --mpi takes a number of processes, not '$processes'" >&2

@@ -30,6 +30,9 @@ struct shape {
   index_t qkv_width() const { return (q_heads + 2 * kv_heads) * head_dim; }
 };
 
+/// What computes attention on a device: sp::cuda_flash, in bf16, or sp::basic_reference, in the model's type. In double always that.
+enum class device_kernel { flash, reference };
+
 struct settings {
   std::vector<std::filesystem::path> text;
   std::filesystem::path out = "report";
@@ -45,6 +48,15 @@ struct settings {
   std::uint64_t seed = 1;
   std::optional<sp::schedule> schedule{}; ///< of all rings; nothing: what each plan says
   bool quick = false;
+  bool on_device = false; ///< attention, loss and sums of ranks, and matrix products; by main(), not by an option
+  device_kernel kernel = device_kernel::flash;
+
+  /// What a run is called whose model computes in T: "bf16" is a model in float with attention in bf16.
+  template <class T>
+  char const* type_of() const {
+    if (sizeof(T) == 8) return "double";
+    return on_device && kernel == device_kernel::flash ? "bf16" : "float";
+  }
 };
 
 } // namespace trainer

@@ -1,5 +1,6 @@
 // sp_trainer: trains a small language model on real text, by one rank and by several, and shows that the numbers are the same.
-// Exit codes: 0 all is well, 1 a number is off (it says which), 2 the options, the text or the output folder cannot be used.
+// Exit codes: 0 all is well, 1 a number is off (it says which), 2 the options, the text or the output folder cannot be used, 77 there is
+// no device to run on.
 #include <fstream>
 
 #include "options.hpp"
@@ -18,7 +19,7 @@ struct unusable : std::runtime_error {
 };
 
 void run_all(report& r, ranks& us, progress& show) {
-  for (bool in_double : {false, true}) {
+  for (bool in_double : {false, true}) { // the model; on a device attention may be in bf16
     std::size_t first = r.outcomes.size();
     for (plan const& p : r.plans) {
       int steps = in_double ? r.asked.double_steps : r.asked.steps;
@@ -40,8 +41,8 @@ void describe(report const& r) {
   shape const& m = r.asked.model;
   fmt::print("\nmodel    {} parameters: {} layers, width {}, {} query heads on {} kv heads of {}, SwiGLU {}\n", r.parameters,
              m.layers, m.dim, m.q_heads, m.kv_heads, m.head_dim, m.hidden);
-  fmt::print("steps    {} in float, {} in double, {} packed tokens each\n\n", r.asked.steps, r.asked.double_steps,
-             r.asked.stream);
+  fmt::print("steps    {} in {}, {} in double, {} packed tokens each\n\n", r.asked.steps, r.asked.type_of<float>(),
+             r.asked.double_steps, r.asked.stream);
 }
 
 int conclude(report const& r) {
@@ -84,7 +85,7 @@ int train(settings const& asked, corpus const& text, ranks& us) {
            reader(text, asked.stream, asked.seed).next(),
            {},
            0,
-           ranks::are,
+           ranks::are(),
            us.cores()};
   if (us.lead()) describe(r);
   progress show(double(r.plans.size()) * double(asked.stream) * (asked.steps + asked.double_steps));
@@ -123,7 +124,12 @@ int guarded(ranks const& us, F const& f) {
 int main(int argc, char** argv) {
   ranks us(argc, argv);
   settings asked;
+  asked.on_device = ranks::on_device;
   if (auto code = read_options(argc, argv, us.lead(), asked)) return *code;
+  if (std::string const why = us.missing(); !why.empty()) {
+    fmt::print(stderr, "skipped: {}\n", why);
+    return 77;
+  }
   corpus text;
   int code = us.agree(guarded(us, [&] {
     if (us.most() < 2) throw unusable("there is one rank only; start 2 or more: examples/run.sh --mpi 4");

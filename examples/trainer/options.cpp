@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include <CLI/CLI.hpp>
+#include <fmt/core.h>
 
 namespace trainer {
 namespace {
@@ -29,6 +30,15 @@ void make_quick(settings& s) {
   s.learning_rate = 1e-2;
 }
 
+/// A sentence where an option does not fit what computes; empty: all fit.
+std::string misfit(settings const& s, bool kernel_is_named) {
+  if (kernel_is_named && !s.on_device)
+    return "--kernel names what computes attention on a CUDA device, and this program uses none: start examples/run.sh --cuda";
+  if (s.on_device && s.workers > 1)
+    return "--workers are threads of the host that compute attention, which a CUDA device does here: leave it out";
+  return "";
+}
+
 } // namespace
 
 std::optional<int> read_options(int argc, char** argv, bool speaks, settings& asked) {
@@ -44,7 +54,14 @@ std::optional<int> read_options(int argc, char** argv, bool speaks, settings& as
       {"rotate", sp::schedule::rotate}, {"cast", sp::schedule::cast}, {"pull", sp::schedule::pull}};
   app.add_option("--schedule", asked.schedule, "how keys reach queries in all rings: rotate, cast or pull")
       ->transform(CLI::CheckedTransformer(schedules, CLI::ignore_case));
-  app.footer("examples/run.sh --mpi P runs the ranks as P processes under MPI (2 or more; needs Open MPI).");
+  std::map<std::string, device_kernel> const kernels{{"flash", device_kernel::flash}, {"reference", device_kernel::reference}};
+  auto* kernel =
+      app.add_option(
+             "--kernel", asked.kernel,
+             "what computes attention on a CUDA device: flash, in bf16, or reference, in float; in double always reference")
+          ->transform(CLI::CheckedTransformer(kernels, CLI::ignore_case));
+  app.footer("examples/run.sh --mpi P runs the ranks as P processes under MPI (2 or more; needs Open MPI).\n"
+             "examples/run.sh --cuda runs attention and matrix products on a CUDA device (needs nvcc and cuBLAS).");
   app.add_option("--workers", asked.workers, "threads of each rank that compute attention; they change no number")
       ->capture_default_str()
       ->check(CLI::Range(1, 256));
@@ -54,6 +71,10 @@ std::optional<int> read_options(int argc, char** argv, bool speaks, settings& as
   } catch (CLI::ParseError const& e) {
     std::ostringstream nothing;
     return (speaks ? app.exit(e) : app.exit(e, nothing, nothing)) == 0 ? 0 : 2;
+  }
+  if (std::string const why = misfit(asked, !kernel->empty()); !why.empty()) {
+    if (speaks) fmt::print(stderr, "sp_trainer: {}\n", why);
+    return 2;
   }
   if (asked.quick) {
     make_quick(asked);

@@ -417,6 +417,11 @@ cudaError_t cudaSetDevice(int device) {
   if (device < 0 || device >= devices) return said(cudaErrorInvalidDevice);
   return mine().device = device, cudaSuccess;
 }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
+  *p = {};
+  std::snprintf(p->name, sizeof p->name, "%s", "a fake of CUDA on the host: no device");
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
   entry const e("cudaDeviceCanAccessPeer");
   if (e.failed()) return said(e.failed());

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Runs sp_trainer and checks what it leaves behind: trainer_check.py PROGRAM FOLDER [--mpi MPI_PROGRAM].
+"""Runs sp_trainer and checks what it leaves behind: trainer_check.py PROGRAM FOLDER [--mpi MPI_PROGRAM | --cuda CUDA_PROGRAM].
 
 With --mpi four processes of MPI_PROGRAM train as well, and must print, write and end like PROGRAM: the same numbers to the bit.
+With --cuda CUDA_PROGRAM, a device's or one over fakes, trains with both kernels, and must have the numbers of PROGRAM within the bounds of
+its number types; where it says that there is no device, so does this.
 The numbers of train.json are judged again from the curves themselves; the page must keep its promises, and violations planted on
 it must be noticed; wrong paths end with 2. --self-test shows the same without the program, on a report and a page made up here.
 """
@@ -15,7 +17,7 @@ import shutil
 import subprocess
 import sys
 
-from trainer_numbers import STRATEGIES, judge_numbers, judge_same
+from trainer_numbers import STRATEGIES, judge_near, judge_numbers, judge_same
 from trainer_page import judge_page
 from trainer_violations import self_test, unnoticed_on_page
 
@@ -86,6 +88,37 @@ def check_mpi(threads, program, folder):
     return wrong + failing(refused, "a missing text beside one that is there was not refused once", done)
 
 
+def check_cuda(host, program, folder):
+    """A few steps on a device with each kernel, beside the same steps on the host; what does not fit is refused."""
+    text = pathlib.Path(__file__).resolve().parents[2] / "examples"
+    few = ["--steps", 2, "--double-steps", 1, "--text", text]
+    wrong = check_misfit([program], ["--workers", 2], "--workers are threads of the host", folder)
+    done = run_quick([program], *few, "--out", folder / "flash")
+    if done.returncode == 77:
+        print(done.stderr.decode())
+        return wrong + failing(done.stderr.startswith(b"skipped: no CUDA device was found") and not done.stdout, "nothing can be run, but why was not said", done)
+    of_host = run_quick([host], *few, "--out", folder / "host")
+    of_reference = run_quick([program], *few, "--kernel", "reference", "--out", folder / "reference")
+    for what, run in (("with cuda_flash", done), ("on the host", of_host), ("with the kernel for proofs", of_reference)):
+        if run.returncode != 0:
+            return wrong + failing(False, f"the trainer failed {what}", run)
+    for kernel, kind in (("flash", "bf16"), ("reference", "float")):
+        report, page = written(folder / kernel)
+        found = judge_numbers(report, {kind: 2, "double": 1}) + judge_page(page, report) + judge_near(report, written(folder / "host")[0])
+        if "CUDA device" not in report["ranks_are"]:
+            found.append(f"ranks are {report['ranks_are']}")
+        wrong += [f"--kernel {kernel}: {sentence}" for sentence in found]
+    print(done.stdout.decode(), of_reference.stdout.decode())
+    return wrong
+
+
+def check_misfit(command, arguments, sentence, folder):
+    """Options that do not fit the program end with 2 and a sentence that says so."""
+    done = subprocess.run([*map(str, command), *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder)
+    refused = done.returncode == 2 and sentence in done.stderr.decode() and not done.stdout
+    return failing(refused, f"{' '.join(map(str, arguments))} was not refused", done)
+
+
 def check_repository(program, folder):
     """This repository's text; enough steps that the program itself requires a fall."""
     done = run_quick([program], "--steps", STEPS["float"], "--double-steps", STEPS["double"], "--out", folder)
@@ -151,6 +184,9 @@ def check_refusals(program, text, folder):
         done = run_quick([program], "--steps", 2, "--double-steps", 1, *arguments)
         refused = done.returncode == 2 and str(named).encode() in done.stderr and b"loss" not in done.stdout
         wrong += failing(refused, what + " was not refused", done)
+    wrong += check_misfit([program], ["--kernel", "flash", "--out", folder / "no"], "start examples/run.sh --cuda", folder)
+    start = pathlib.Path(__file__).resolve().parents[2] / "examples/run.sh"
+    wrong += check_misfit([start], ["--cuda", "--mpi", "2"], "--mpi and --cuda are two programs", folder)
     if (folder / "no").exists() or (folder / "page/train.json").exists():
         wrong.append("a refused run left files behind")
     return wrong
@@ -171,7 +207,8 @@ def main():
     program, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    wrong = check_mpi(program, sys.argv[4], folder) if sys.argv[3:4] == ["--mpi"] else check(program, folder)
+    checks = {"--mpi": check_mpi, "--cuda": check_cuda}
+    wrong = checks[sys.argv[3]](program, sys.argv[4], folder) if len(sys.argv) == 5 else check(program, folder)
     for w in wrong:
         print("trainer_check: " + w, file=sys.stderr)
     return 1 if wrong else 0

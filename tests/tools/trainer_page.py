@@ -6,7 +6,7 @@ of its own), and says what its figures count. Each function returns sentences ab
 import math
 import re
 
-from trainer_numbers import ALLOWED, STRATEGIES, difference_by_step
+from trainer_numbers import ALLOWED, STRATEGIES, difference_by_step, kinds_of
 
 NARROW = 328  # pixels that a phone of 360 has between the margins
 
@@ -170,11 +170,12 @@ def judge_words(html, report):
     cores = f"{report['cores']} core" + ("" if report["cores"] == 1 else "s")
     text = " ".join(re.sub(r"<[^>]*>", " ", html).split())
     worst = max(report["runs"], key=lambda r: r["imbalance"])
+    device = "CUDA device" in report["ranks_are"]
     wanted = {
         "that all agree": ["All strategies agree with one rank."],
-        "what tokens/s leaves out": [cores, "computes on one thread", "It does not show"],
+        "what tokens/s leaves out": [cores, "copies what it needs to the device", "it does not show"] if device else [cores, "computes on one thread", "It does not show"],
         "what imbalance is": ["(query, key) pairs", "1.00 means that nobody waits", "(2P − 1)/P", f"Largest here: {worst['imbalance']:.2f}, {worst['strategy']}."],
-        "what the attention peak counts": ["Host memory", "the rank that needs most", "scratch", "kept from forward to backward", "Not included: the tensors"],
+        "what the attention peak counts": ["Device memory" if device else "Host memory", "the rank that needs most", "scratch", "kept from forward to backward", "Not included: the tensors"],
         "what exactly 0 means": ["same to the last bit", "“exactly 0”"],
     }
     for r in report["runs"][1:len(STRATEGIES)]:
@@ -185,6 +186,6 @@ def judge_words(html, report):
 
 def judge_page(html, report):
     wrong = judge_alone(html) + judge_phone(html) + judge_tables(html, report) + judge_loss(html, report) + judge_words(html, report)
-    for kind in ALLOWED:
+    for kind in kinds_of(report):
         wrong += judge_differences(html, report, kind)
     return wrong

@@ -6,7 +6,7 @@ import copy
 import math
 import re
 
-from trainer_numbers import ALLOWED, CURVES, STRATEGIES, difference_by_step, imbalance, judge_numbers, judge_same, mean_of_last_3, relative
+from trainer_numbers import ALLOWED, CURVES, STRATEGIES, difference_by_step, imbalance, judge_near, judge_numbers, judge_same, kinds_of, mean_of_last_3, relative
 from trainer_page import cells_of, judge_page, power_of_ten, scientific
 
 ON_PAGE = [  # what is wrong, what is replaced, by what
@@ -75,12 +75,24 @@ def sample_run(strategy, kind, number, steps):
             "imbalance": imbalance(strategy, cu_seqlens, q_heads), "final_loss_mean_of_last_3": mean_of_last_3(losses)}
 
 
+def near_can_fail(good):
+    """A device's numbers near the host's are taken, and numbers further away than its type allows are not."""
+    device = copy.deepcopy(good)
+    for r in device["runs"]:
+        r["type"] = "bf16" if r["type"] == "float" else r["type"]
+    assert not judge_near(device, good)
+    for run, off in ((1, 2e-2), (len(STRATEGIES) + 1, 1e-8)):
+        bad = copy.deepcopy(device)
+        bad["runs"][run]["gradient_norms"][1] *= 1 + off
+        assert judge_near(bad, good), bad["runs"][run]["type"]
+
+
 def sample_report(steps):
     runs = [sample_run(s, t, i, n) for t, n in steps.items() for i, s in enumerate(STRATEGIES)]
     for r in runs:
         one = next(x for x in runs if x["type"] == r["type"])
         r["difference"].update({n: max(relative(r[c], one[c])) for n, c in CURVES.items()})
-    return {"runs": runs, "cores": 2, "threads_per_rank": 1, "model": {"q_heads": 4}, "first_step_cu_seqlens": [0, 40, 64]}
+    return {"runs": runs, "ranks_are": "threads of this machine", "cores": 2, "threads_per_rank": 1, "model": {"q_heads": 4}, "first_step_cu_seqlens": [0, 40, 64]}
 
 
 def sample_table(name, report):
@@ -119,7 +131,7 @@ def sample_page(report):
     pictures = "".join(f'<h3>{r["strategy"]}</h3>Imbalance {r["imbalance"]:.2f}.<svg viewBox="0 0 9 9"></svg>' for r in report["runs"][1:len(STRATEGIES)])
     return (f'<html><head><meta name="viewport" content="width=device-width"><style>{style}</style></head><body>{words}'
             f'<svg viewBox="0 0 360 9" aria-label="loss"><path d="{loss}" class="dots" stroke="#6"/></svg>'
-            + "".join(sample_chart(report, kind) for kind in ALLOWED) + sample_table("differences", report) + sample_table("costs", report)
+            + "".join(sample_chart(report, kind) for kind in kinds_of(report)) + sample_table("differences", report) + sample_table("costs", report)
             + pictures + "</body></html>")
 
 
@@ -154,6 +166,7 @@ def self_test(steps):
     other["runs"][3]["losses"][4] = math.nextafter(other["runs"][3]["losses"][4], 0)
     assert len(judge_same(good, other)) == 1
 
+    near_can_fail(good)
     page = sample_page(good)
     assert judge_page(page, good) == [], judge_page(page, good)
     assert not unnoticed_on_page(page, good), unnoticed_on_page(page, good)

@@ -6,6 +6,7 @@
 
 #include <sp/core/adapt.hpp>
 
+#include "model/attention.hpp"
 #include "model/parameters.hpp"
 
 namespace trainer {
@@ -16,18 +17,6 @@ matrix_map<T> at(flat_vector<T>& flat, parameter const& p) {
   return {flat.data() + p.offset, p.rows, p.cols};
 }
 
-/// Attention over the tokens of all ranks, as a layer sees it: q (tokens, q heads, dim), k and v (tokens, kv heads, dim),
-/// out (tokens, q heads, dim), all of them this rank's rows.
-template <class T>
-class attention {
-public:
-  virtual ~attention() = default;
-  virtual void forward(index_t layer, sp::qkv_views<T> qkv, sp::view<T, 3> out) = 0;
-  /// Writes the gradients of the same call; each forward is followed by one backward.
-  virtual void backward(index_t layer, sp::qkv_views<T> qkv, sp::view<T, 3> out, sp::view<T, 3> dout,
-                        sp::qkv_views<T> gradient) = 0;
-};
-
 /// This rank's tokens of one step.
 struct local_tokens {
   std::vector<std::int64_t> tokens;    ///< bytes
@@ -37,12 +26,13 @@ struct local_tokens {
   index_t size() const { return index_t(tokens.size()); }
 };
 
-template <class T>
+/// Products: who multiplies matrices, see model/products.hpp.
+template <class T, class Products>
 class decoder {
 public:
-  decoder(shape const& s, std::uint64_t seed)
-      : weights(std::size_t(parameter_table(s).size())), gradients(weights.size()), shape_(s), table_(s),
-        layers_(table_.layers.size()) {
+  decoder(shape const& s, std::uint64_t seed, Products products)
+      : weights(std::size_t(parameter_table(s).size())), gradients(weights.size()), products_(std::move(products)), shape_(s),
+        table_(s), layers_(table_.layers.size()) {
     set_initial_weights<T>(table_, seed, weights);
   }
 
@@ -60,7 +50,7 @@ public:
       feed_forward(l);
     }
     norm_.forward(x_, weight(table_.norm), h_);
-    logits_.noalias() = h_ * weight(table_.head); // (tokens, vocabulary)
+    products_.multiply(logits_, h_, weight(table_.head)); // (tokens, vocabulary)
     std::vector<T> losses(std::size_t(in.size()));
     cross_entropy<T>(logits_, in.labels, losses);
     return losses;
@@ -70,8 +60,9 @@ public:
   void backward(local_tokens const& in, std::vector<T> const& dlosses, attention<T>& attend) {
     std::fill(gradients.begin(), gradients.end(), T(0));
     cross_entropy_backward<T>(logits_, in.labels, dlosses);
-    gradient(table_.head).noalias() += h_.transpose() * logits_;
-    matrix<T> dh = logits_ * weight(table_.head).transpose();
+    products_.add_transposed_product(gradient(table_.head), h_, logits_);
+    matrix<T> dh;
+    products_.multiply_transposed(dh, logits_, weight(table_.head));
     matrix<T> dx = matrix<T>::Zero(x_.rows(), x_.cols()); // (tokens, dim)
     norm_.backward(dh, weight(table_.norm), gradient(table_.norm), dx);
     for (index_t l = shape_.layers; l-- > 0;) {
@@ -100,27 +91,29 @@ private:
     kept& k = layers_[std::size_t(l)];
     layer_parameters const& p = table_.layers[std::size_t(l)];
     k.norm1.forward(x_, weight(p.norm1), k.h1);
-    k.qkv.noalias() = k.h1 * weight(p.qkv);
+    products_.multiply(k.qkv, k.h1, weight(p.qkv));
     auto views = split(k.qkv); // three strided views of one matrix: nothing is copied
     rope_.turn(views.q);
     rope_.turn(views.k);
     k.mixed.resize(x_.rows(), shape_.q_heads * shape_.head_dim);
     attend.forward(l, views, as_heads(k.mixed, shape_.q_heads));
-    x_.noalias() += k.mixed * weight(p.out);
+    products_.add_product(x_, k.mixed, weight(p.out));
   }
 
   void attention_backward(index_t l, attention<T>& attend, matrix<T>& dx) {
     kept& k = layers_[std::size_t(l)];
     layer_parameters const& p = table_.layers[std::size_t(l)];
-    gradient(p.out).noalias() += k.mixed.transpose() * dx;
-    matrix<T> dmixed = dx * weight(p.out).transpose();
+    products_.add_transposed_product(gradient(p.out), k.mixed, dx);
+    matrix<T> dmixed;
+    products_.multiply_transposed(dmixed, dx, weight(p.out));
     matrix<T> dqkv(k.qkv.rows(), k.qkv.cols());
     auto gradients_of = split(dqkv);
-    attend.backward(l, split(k.qkv), as_heads(k.mixed, shape_.q_heads), as_heads(dmixed, shape_.q_heads), gradients_of);
+    attend.backward(l, as_heads(dmixed, shape_.q_heads), gradients_of);
     rope_.turn_back(gradients_of.q);
     rope_.turn_back(gradients_of.k);
-    gradient(p.qkv).noalias() += k.h1.transpose() * dqkv;
-    matrix<T> dh = dqkv * weight(p.qkv).transpose();
+    products_.add_transposed_product(gradient(p.qkv), k.h1, dqkv);
+    matrix<T> dh;
+    products_.multiply_transposed(dh, dqkv, weight(p.qkv));
     k.norm1.backward(dh, weight(p.norm1), gradient(p.norm1), dx);
   }
 
@@ -128,22 +121,25 @@ private:
     kept& k = layers_[std::size_t(l)];
     layer_parameters const& p = table_.layers[std::size_t(l)];
     k.norm2.forward(x_, weight(p.norm2), k.h2);
-    k.gate_up.noalias() = k.h2 * weight(p.gate_up);
+    products_.multiply(k.gate_up, k.h2, weight(p.gate_up));
     swiglu<T>::forward(k.gate_up, k.activated);
-    x_.noalias() += k.activated * weight(p.down);
+    products_.add_product(x_, k.activated, weight(p.down));
   }
 
   void feed_backward(index_t l, matrix<T>& dx) {
     kept& k = layers_[std::size_t(l)];
     layer_parameters const& p = table_.layers[std::size_t(l)];
-    gradient(p.down).noalias() += k.activated.transpose() * dx;
-    matrix<T> dactivated = dx * weight(p.down).transpose(), dgate_up;
+    products_.add_transposed_product(gradient(p.down), k.activated, dx);
+    matrix<T> dactivated, dgate_up;
+    products_.multiply_transposed(dactivated, dx, weight(p.down));
     swiglu<T>::backward(k.gate_up, dactivated, dgate_up);
-    gradient(p.gate_up).noalias() += k.h2.transpose() * dgate_up;
-    matrix<T> dh = dgate_up * weight(p.gate_up).transpose();
+    products_.add_transposed_product(gradient(p.gate_up), k.h2, dgate_up);
+    matrix<T> dh;
+    products_.multiply_transposed(dh, dgate_up, weight(p.gate_up));
     k.norm2.backward(dh, weight(p.norm2), gradient(p.norm2), dx);
   }
 
+  Products products_;
   shape shape_;
   parameter_table table_;
   std::vector<kept> layers_;

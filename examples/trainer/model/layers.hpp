@@ -1,5 +1,5 @@
 // The layers around attention, each with its hand-written backward pass. Rows are tokens; matrices are row-major.
-// Matrix products are Eigen's. Backward functions add to parameter gradients and return input gradients.
+// Matrix products are elsewhere (products.hpp). Backward functions add to parameter gradients and return input gradients.
 #pragma once
 
 #include "model/eigen.hpp"

@@ -16,7 +16,7 @@ struct report {
   step_text first_step;          ///< the packed stream whose owners are drawn
   std::vector<outcome> outcomes; ///< by number type, then in the order of plans
   double seconds = 0;
-  std::string ranks_are; ///< "threads of this machine"
+  std::string ranks_are; ///< "threads of this machine"; the name of a device, if there is one
   int cores = 1;         ///< that the ranks of this machine share
 };
 

@@ -20,12 +20,17 @@ void print_table(report const& r) {
                o.tokens_per_second(), o.sent_per_token(), o.expected_per_token(), ratio, double(o.workspace) / (1 << 20));
   }
   fmt::print("\nFinal loss: mean of the last three steps. Differences are relative, over all steps; gradients: the first step's, "
-             "worst matrix by norm. Allowed: float "
-             "{:.0e}, double {:.0e}. Double trains {} of float's {} steps: enough to show a mistake, not to learn.\n",
-             bound_of("float"), bound_of("double"), r.asked.double_steps, r.asked.steps);
+             "worst matrix by norm. Allowed: {} "
+             "{:.0e}, double {:.0e}. Double trains {} of {}'s {} steps: enough to show a mistake, not to learn.\n",
+             r.asked.type_of<float>(), bound_of(r.asked.type_of<float>()), bound_of("double"), r.asked.double_steps,
+             r.asked.type_of<float>(), r.asked.steps);
   fmt::print("Bytes: all ranks, {} layers, forward and backward. Peak: scratch and saved tensors of attention. Ranks are {}, "
-             "{} each for attention, on {} cores together.\n",
-             r.asked.model.layers, r.ranks_are, r.asked.workers == 1 ? "one thread" : fmt::format("{} threads", r.asked.workers),
+             "{} on {} cores together.\n",
+             r.asked.model.layers, r.ranks_are,
+             r.asked.on_device
+                 ? std::string("which computes attention, loss, sums of ranks and matrix products; the rest of the model is")
+             : r.asked.workers == 1 ? std::string("one thread each for attention,")
+                                    : fmt::format("{} threads each for attention,", r.asked.workers),
              r.cores);
 }
 

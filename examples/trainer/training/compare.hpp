@@ -60,8 +60,11 @@ inline void compare(outcome& run, outcome const& one, parameter_table const& tab
   run.gradient_difference = largest_by_norm(run.gradients, one.gradients, table);
 }
 
-/// What relative difference a number type is allowed.
-inline double bound_of(std::string const& type) { return type == "double" ? 1e-9 : 1e-4; }
+/// What relative difference a number type is allowed. In bf16 the ranks of a ring round at other places than one rank does.
+inline double bound_of(std::string const& type) {
+  if (type == "bf16") return 1e-2;
+  return type == "double" ? 1e-9 : 1e-4;
+}
 
 /// What is called the final loss everywhere: the mean of the last three steps (of all, if there are fewer), because steps see
 /// different text.
@@ -94,7 +97,7 @@ inline std::vector<std::string> complaints(std::vector<outcome> const& runs) {
       out.push_back(fmt::format("{} in {}: sent {:.0f} bytes, the closed form says {:.0f}", run.strategy, run.type,
                                 run.bytes_counted, run.bytes_expected));
     double wanted = run.losses.front() * required_fall(run.losses.size());
-    if (run.type == "float" && !(final_loss(run) < wanted))
+    if (run.type != "double" && !(final_loss(run) < wanted))
       out.push_back(fmt::format("{} in {}: the loss went from {:.4f} to {:.4f}, below {:.4f} was expected", run.strategy,
                                 run.type, run.losses.front(), final_loss(run), wanted));
   }

@@ -9,7 +9,7 @@ namespace trainer {
 /// Everything one strategy did in one number type.
 struct outcome {
   std::string strategy; ///< "zigzag ring 4"
-  std::string type;     ///< "float" or "double"
+  std::string type;     ///< "float", "double", or "bf16": a model in float with attention in bf16
   int ranks = 1;
   std::vector<double> losses;    ///< mean over the step's valid tokens, before the update
   std::vector<double> norms;     ///< of the whole gradient, before clipping

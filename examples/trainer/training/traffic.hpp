@@ -26,13 +26,25 @@ inline std::vector<index_t> key_rows_sent(plan const& p, sp::layout const& who) 
   return rows;
 }
 
-/// Bytes that the ranks of one sequence group send for one step: all layers, forward and backward, elements of `element` bytes.
+/// Bytes of what attention sends, by number type: of the elements of tensors, and of gradients of keys and values that are sums of
+/// several ranks': through a ring, and of kv heads that Ulysses ranks share.
+struct sent_bytes {
+  index_t element, sum;
+};
+inline sent_bytes bytes_of(std::string const& type) {
+  if (type == "bf16") return {2, 4};
+  return type == "double" ? sent_bytes{8, 8} : sent_bytes{4, 4};
+}
+
+/// Bytes that the ranks of one sequence group send for one step: all layers, forward and backward.
 ///
 /// Ulysses, to each peer: q, k, v of my tokens for its heads, and outputs of its tokens for mine; the same sizes backward.
 /// Ring over P ranks: keys and values take P - 1 hops forward, P - 1 backward, and their gradients P - 1. A cast sends the rows that
 /// somebody sees, as often; a pull schedule sends none, because its ranks read each other's memory.
-inline index_t attention_bytes(plan const& p, sp::layout const& who, shape const& s, index_t element) {
-  index_t values = 0; // elements of one layer
+inline index_t attention_bytes(plan const& p, sp::layout const& who, shape const& s, sent_bytes of) {
+  index_t bytes = 0, copies = 0; // of one layer; of its kv heads
+  for (int part = 0; part < p.ulysses; ++part) copies += heads_of_rank(s, part, p.ulysses).kv;
+  index_t const kv_and_gradient = of.element + (copies > s.kv_heads ? of.sum : of.element);
   auto const sent = key_rows_sent(p, who);
   for (int rank = 0; rank < p.sequence(); ++rank) {
     int first = rank / p.ulysses * p.ulysses, me = rank - first;
@@ -40,13 +52,14 @@ inline index_t attention_bytes(plan const& p, sp::layout const& who, shape const
     for (int peer = 0; peer < p.ulysses; ++peer) {
       if (peer == me) continue;
       head_share theirs = heads_of_rank(s, peer, p.ulysses);
-      index_t inputs = who.tokens(rank) * (theirs.q + 2 * theirs.kv), outputs = who.tokens(first + peer) * mine.q;
-      values += 2 * (inputs + outputs) * s.head_dim;
+      index_t const queries = who.tokens(rank) * theirs.q, outputs = who.tokens(first + peer) * mine.q;
+      bytes += 2 * (queries + outputs) * s.head_dim * of.element;
+      bytes += 2 * who.tokens(rank) * theirs.kv * s.head_dim * kv_and_gradient;
     }
     if (p.schedule == sp::schedule::pull) continue;
-    values += 3 * sent[std::size_t(rank / p.ulysses)] * 2 * mine.kv * s.head_dim;
+    bytes += sent[std::size_t(rank / p.ulysses)] * 2 * mine.kv * s.head_dim * (2 * of.element + of.sum);
   }
-  return values * s.layers * element;
+  return bytes * s.layers;
 }
 
 } // namespace trainer

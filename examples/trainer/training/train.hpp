@@ -1,20 +1,15 @@
-// Trains the model by the ranks of one plan, whatever they are. Everything that crosses ranks is an object of the library:
-// mesh, batch, attention, loss, all-reduce. What a rank does is written once, whatever the plan.
+// Trains the model by the ranks of one plan, whatever they are. Everything that crosses ranks is group_work.hpp.
+// What a rank does is written once, whatever the plan and wherever it computes.
 #pragma once
 
 #include "model/decoder.hpp"
 
-#include <optional>
-
-#include <sp/counting.hpp>
-#include <sp/cpu.hpp>
-#include <sp/gather_loss.hpp>
 #include <sp/mesh.hpp>
-#include <sp/ulysses.hpp>
-#include <sp/workers.hpp>
 
 #include "model/optimizer.hpp"
+#include "place.hpp"
 #include "ranks.hpp"
+#include "training/group_work.hpp"
 #include "training/outcome.hpp"
 #include "training/plans.hpp"
 #include "training/progress.hpp"
@@ -22,43 +17,14 @@
 
 namespace trainer {
 
-template <class E, class Allocator>
-sp::view<E, 1> view_of(std::vector<E, Allocator>& v) {
+template <class E>
+sp::view<E, 1> view_of(std::vector<E>& v) {
   return {v.data(), {index_t(v.size())}};
 }
-template <class E, class Allocator>
-sp::view<E const, 1> view_of(std::vector<E, Allocator> const& v) {
+template <class E>
+sp::view<E const, 1> view_of(std::vector<E> const& v) {
   return {v.data(), {index_t(v.size())}};
 }
-
-/// Memory of one rank's attention: given back within a call, and kept from forward to backward.
-struct attention_memory {
-  sp::pool scratch, kept;
-  index_t peak() const { return index_t(scratch.peak_bytes() + kept.peak_bytes()); }
-};
-
-/// The model's attention through an attention object of the library, for one step. The geometry is prepared once for all layers.
-template <class T, class Object>
-class prepared_attention final : public attention<T> {
-public:
-  prepared_attention(Object const& object, sp::batch const& batch, attention_memory& memory, index_t layers)
-      : object_(object), prepared_(object.prepare(batch)), memory_(memory), saved_(std::size_t(layers)) {}
-
-  void forward(index_t layer, sp::qkv_views<T> x, sp::view<T, 3> out) override {
-    saved_[std::size_t(layer)] = object_.forward(prepared_, context(layer), x.q, x.k, x.v, out);
-  }
-  void backward(index_t layer, sp::qkv_views<T> x, sp::view<T, 3> out, sp::view<T, 3> dout, sp::qkv_views<T> d) override {
-    object_.backward(prepared_, context(layer), std::move(*saved_[std::size_t(layer)]), x.q, x.k, x.v, out, dout, d.q, d.k, d.v);
-  }
-
-private:
-  sp::context<> context(index_t layer) { return {memory_.scratch, memory_.kept, sp::random_key{0, std::uint64_t(layer)}}; }
-
-  Object const& object_;
-  typename Object::prepared prepared_;
-  attention_memory& memory_;
-  std::vector<std::optional<typename Object::template saved<T>>> saved_;
-};
 
 /// This rank's rows of its data rank's share of a step. Labels are shifted in the whole stream first, then cut: the label of a
 /// shard's last token is the first token of somebody else's.
@@ -75,37 +41,21 @@ inline local_tokens rows_of(sp::batch const& batch, step_text const& text) {
 template <class T>
 class rank_trainer {
 public:
-  rank_trainer(plan const& how, settings const& asked, corpus const& text, ranks::communicator const& world,
-               sp::workers const& workers)
-      : plan_(how), settings_(asked), world_(world), kernel_(workers, sp::cpu{}),
+  using products = decltype(std::declval<place const&>().products(std::declval<ranks::communicator const&>()));
+
+  rank_trainer(plan const& how, settings const& asked, corpus const& text, int rank, group_work<T>& group, products multiply)
+      : plan_(how), settings_(asked), rank_(rank), group_(group),
         mesh_(sp::axis::data{how.data}, sp::axis::ring{how.ring}, sp::axis::ulysses{how.ulysses}),
-        text_(text, asked.stream, asked.seed), model_(asked.model, asked.seed), optimizer_(asked, model_.table()),
-        loss_(world, sp::summed{}, sp::loss_options{.reduce = sp::reduction::mean, .ignore_index = ignored}) {}
+        text_(text, asked.stream, asked.seed), model_(asked.model, asked.seed, std::move(multiply)),
+        optimizer_(asked, model_.table()) {}
 
-  /// Picks the attention object that the plan names and trains with it. Rank 0 reports.
-  void run(int steps, sp::ledger& sent, outcome& result, progress& show) {
-    sp::counting counted{world_, sent}; // attention sends through this one, so the ledger holds attention's bytes only
-    auto ring = mesh_.ring(counted);
-    auto ulysses = mesh_.ulysses(counted);
-    sp::attention_options options{.mask = sp::causal(), .schedule = plan_.schedule};
-    if (plan_.ulysses == 1)
-      train(sp::ring_attention{ring, kernel_, options}, steps, result, show);
-    else if (plan_.ring == 1)
-      train(sp::ulysses_attention{ulysses, kernel_, options}, steps, result, show);
-    else // Ulysses outside, ring inside
-      train(sp::ulysses_attention{ulysses, sp::ring_attention{ring, kernel_, options}}, steps, result, show);
-  }
-
-  index_t peak_memory() const { return memory_.peak(); }
-
-private:
-  template <class Object>
-  void train(Object const& object, int steps, outcome& result, progress& show) {
-    bool reports = world_.rank() == 0;
+  /// Rank 0 reports.
+  void run(int steps, outcome& result, progress& show) {
+    bool reports = rank_ == 0;
     auto start = std::chrono::steady_clock::now();
     for (int s = 0; s < steps; ++s) {
       step_text whole = text_.next();
-      double loss = loss_and_gradients(object, share(whole, mesh_.data_rank(world_.rank()), mesh_.data_size()));
+      double loss = loss_and_gradients(share(whole, mesh_.data_rank(rank_), mesh_.data_size()));
       double norm = norm_of<T>(model_.gradients);
       if (reports) {
         result.losses.push_back(loss);
@@ -120,22 +70,17 @@ private:
     if (reports) result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 
+private:
   /// Forward and backward of this rank's tokens; afterwards every rank holds the gradient of the mean loss over all tokens.
-  template <class Object>
-  double loss_and_gradients(Object const& object, step_text const& mine) {
-    sp::batch batch = make_batch(plan_, documents_of(mine), mesh_.sequence_rank(world_.rank()));
+  double loss_and_gradients(step_text const& mine) {
+    sp::batch batch = make_batch(plan_, documents_of(mine), mesh_.sequence_rank(rank_));
     local_tokens rows = rows_of(batch, mine);
-    prepared_attention<T, Object> attend(object, batch, memory_, settings_.model.layers);
-
-    std::vector<T> const losses = model_.forward(rows, attend);
-    std::vector<std::int64_t> const& labels = rows.labels;
-    sp::loss_result loss = loss_.forward(view_of(losses), view_of(labels), scratch_); // the same number on every rank
-
-    std::vector<T> dlosses(losses.size());
-    loss_.backward(loss, view_of(labels), view_of(dlosses));
-    model_.backward(rows, dlosses, attend);
-    sp::all_reduce(world_, view_of(model_.gradients), scratch_); // `summed`: one sum over data and sequence ranks, no factor
-    return loss.loss;
+    auto const attend = group_.attend(batch);
+    std::vector<T> losses = model_.forward(rows, *attend), dlosses(losses.size());
+    double const loss = group_.loss(losses, rows.labels, dlosses);
+    model_.backward(rows, dlosses, *attend);
+    group_.sum(model_.gradients);
+    return loss;
   }
 
   /// What the closed form says all ranks together send for this step.
@@ -143,21 +88,18 @@ private:
     index_t bytes = 0;
     for (int d = 0; d < plan_.data; ++d)
       bytes += attention_bytes(plan_, make_batch(plan_, documents_of(share(whole, d, plan_.data)), 0).layout(), settings_.model,
-                               sizeof(T));
+                               bytes_of(settings_.type_of<T>()));
     return bytes;
   }
 
   plan plan_;
   settings settings_;
-  ranks::communicator world_;
-  sp::on_queue<sp::workers, sp::cpu<>> kernel_; // tiles of attention are shared out among the threads of this rank
+  int rank_;
+  group_work<T>& group_;
   sp::mesh mesh_;
   reader text_;
-  decoder<T> model_;
+  decoder<T, products> model_;
   adamw<T> optimizer_;
-  sp::gather_loss<ranks::communicator, sp::summed> loss_;
-  attention_memory memory_;
-  sp::pool scratch_; // of everything that is not attention
 };
 
 /// Trains by one plan in one number type. Instantiated in run_float.cpp and run_double.cpp.
@@ -165,19 +107,15 @@ template <class T>
 outcome run_plan(ranks& us, plan const& how, settings const& asked, corpus const& text, int steps, progress& show) {
   outcome result;
   result.strategy = how.name;
-  result.type = sizeof(T) == 8 ? "double" : "float";
+  result.type = asked.type_of<T>();
   result.ranks = how.ranks();
   show.begin(how.name + ", " + result.type, steps);
-  struct usage {
-    index_t bytes = 0, memory = 0;
-  };
-  int const here = ranks::in_process(how.ranks());
-  sp::workers const workers{asked.workers * here, {.ranks = here}}; // one set of threads for all ranks of this process
+  place const here(asked, ranks::in_process(how.ranks()));
   auto used = us.run(how.ranks(), [&](ranks::communicator const& world) {
-    sp::ledger sent;
-    rank_trainer<T> rank(how, asked, text, world, workers);
-    rank.run(steps, sent, result, show);
-    return usage{sent.total().bytes_sent, rank.peak_memory()};
+    auto const group = here.group_of<T>(world, how, asked);
+    rank_trainer<T> rank(how, asked, text, world.rank(), *group, here.products(world));
+    rank.run(steps, result, show);
+    return group->used();
   });
   for (usage const& u : used) {
     result.bytes_counted += double(u.bytes);

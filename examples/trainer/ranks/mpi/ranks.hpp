@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <exception>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -17,10 +18,12 @@ namespace trainer {
 class ranks {
 public:
   using communicator = sp::mpi;
-  static constexpr char const* are = "processes under MPI";
+  static constexpr bool on_device = false;
+  static std::string are() { return "processes under MPI"; }
 
   ranks(int& argc, char**& argv) : session_(argc, argv), world_(MPI_COMM_WORLD) {}
 
+  std::string missing() const { return {}; }
   int most() const { return world_.size(); }
   bool lead() const { return world_.rank() == 0; }
 

@@ -1,8 +1,9 @@
-// The ranks of a training run as threads of this process; mpi/ranks.hpp has the same class over processes.
-// A program is built with one of the two folders in its include path; everything else of the trainer is written once.
+// The ranks of a training run as threads of this process; mpi/ranks.hpp has the same class over processes, cuda/ranks.hpp over a device.
+// A program is built with one of these folders in its include path; everything else of the trainer is written once.
 #pragma once
 
 #include <algorithm>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -14,10 +15,13 @@ namespace trainer {
 class ranks {
 public:
   using communicator = sp::threads;
-  static constexpr char const* are = "threads of this machine";
+  static constexpr bool on_device = false;
+  static std::string are() { return "threads of this machine"; }
 
   ranks(int&, char**&) {}
 
+  /// Why nothing can be run here; empty: it can.
+  std::string missing() const { return {}; }
   /// How many a plan may take.
   int most() const { return 4; }
   /// Whether this process prints and writes: it holds rank 0.

@@ -25,13 +25,20 @@ machine. It does not show how strategies compare where each rank has a device of
 attention alone.</dd>
 )";
 
+constexpr char const* on_speed_of_device = R"(<dt>tokens/s</dt>
+<dd>Tokens of all ranks over wall-clock time of the whole training step. The ranks are {0}. The device computes attention, the loss, the
+sums over ranks and the matrix products; all else is computed on the host ({1}), where the model's tensors lie, so each call copies
+what it needs to the device and its result back. The figure is that of a demonstration: it does not show the speed of attention, nor how
+strategies compare or scale where each rank has a device of its own.</dd>
+)";
+
 constexpr char const* on_bytes = R"(<dt>bytes sent per token</dt>
 <dd>What attention sends, all ranks and layers, forward and backward, counted message by message. The closed form is computed
 from token counts and head ranges alone; the two must be equal.</dd>
 )";
 
 constexpr char const* on_memory = R"(<dt>attention peak</dt>
-<dd>Host memory that attention itself asks for, on the rank that needs most: the most scratch it held at any time (given back
+<dd>{} memory that attention itself asks for, on the rank that needs most: the most scratch it held at any time (given back
 within a call: receive buffers, partial results, gradients on their way) plus the most it kept from forward to backward, of all
 layers (exchanged heads, log-sum-exp). The two peaks need not coincide, so the sum is an upper bound. Not included: the tensors
 that the model owns (q, k, v, the output and their gradients), other activations, weights, gradients and optimizer state, the
@@ -50,6 +57,7 @@ near 1. Largest here: {0:.2f}, {1}.</dd>
 
 std::string note_on_speed(report const& r) {
   std::string cores = counted(std::size_t(r.cores), "core");
+  if (r.asked.on_device) return fmt::format(on_speed_of_device, escaped(r.ranks_are), cores);
   int most = 0;
   for (plan const& p : r.plans) most = std::max(most, p.ranks());
   std::string sharing = r.cores < most ? fmt::format("Here {} ranks share {}, so they wait for their turn", most, cores)
@@ -69,7 +77,8 @@ std::string note_on_imbalance(report const& r) {
 std::string note_on_differences() { return on_differences; }
 
 std::string notes_on_costs(report const& r) {
-  return "<dl>\n" + note_on_speed(r) + on_bytes + on_memory + note_on_imbalance(r) + "</dl>\n";
+  std::string const memory = fmt::format(on_memory, r.asked.on_device ? "Device" : "Host");
+  return "<dl>\n" + note_on_speed(r) + on_bytes + memory + note_on_imbalance(r) + "</dl>\n";
 }
 
 std::string note_on_plan(plan const& p) {

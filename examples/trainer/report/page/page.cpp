@@ -62,9 +62,9 @@ std::vector<outcome const*> runs_in(report const& r, std::string const& type) {
 }
 
 std::string loss_section(report const& r) {
-  outcome const& one = *runs_in(r, "float").front();
-  return std::string("<section><h3>Loss of one rank, float</h3>\n") + about_loss +
-         draw_loss({one.strategy, one.losses, grey}, "loss of one rank, float") + "</section>\n";
+  outcome const& one = r.outcomes.front();
+  return fmt::format("<section><h3>Loss of one rank, {}</h3>\n", one.type) + about_loss +
+         draw_loss({one.strategy, one.losses, grey}, "loss of one rank, " + one.type) + "</section>\n";
 }
 
 std::string difference_section(report const& r, std::string const& type) {
@@ -78,8 +78,8 @@ std::string difference_section(report const& r, std::string const& type) {
 
 std::string charts(report const& r) {
   return "<h2>Loss, and how far the others are from it</h2>\n<div class=\"charts\">\n" + loss_section(r) +
-         difference_section(r, "float") + difference_section(r, "double") + "<section><h3>How to read the differences</h3>\n" +
-         note_on_differences() + "</section>\n</div>\n";
+         difference_section(r, r.outcomes.front().type) + difference_section(r, "double") +
+         "<section><h3>How to read the differences</h3>\n" + note_on_differences() + "</section>\n</div>\n";
 }
 
 std::string tables(report const& r) {

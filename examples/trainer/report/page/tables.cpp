@@ -24,6 +24,7 @@ std::string type_and_steps(outcome const& first) {
 
 /// Why a number type trained as long as it did.
 std::string reason_of_steps(outcome const& first) {
+  if (first.type == "bf16") return "The training itself: the model in float, attention in bf16.";
   if (first.type == "float") return "The training itself.";
   return "Few on purpose: double rounds at 1e-16, so that a mistake would stand out from the first step on and the bound can be "
          "1e-9. More steps would show nothing new. The loss is high because it has only just begun to fall.";
@@ -31,6 +32,7 @@ std::string reason_of_steps(outcome const& first) {
 
 /// What a number type changes in the costs.
 std::string reason_of_costs(outcome const& first) {
+  if (first.type == "bf16") return "2 bytes a number; gradients of keys and values travel through a ring with 4.";
   if (first.type == "float") return "4 bytes a number.";
   return "8 bytes a number: twice the bytes sent. Time of so few steps says little.";
 }
