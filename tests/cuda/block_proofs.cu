@@ -52,9 +52,14 @@ bool totals_hold() {
   on_device<int> const tickets(std::vector<int>(1)), drawn(std::vector<int>(totals::all));
   on_device<float> const sum(std::vector<float>(1));
   on_device<double> const wide(std::vector<double>(1));
-  sp::detail::launch(nullptr, totals{{}, tickets.data(), drawn.data(), sum.data(), wide.data()}, totals::blocks, 0);
+  on_device<float> const two(std::vector<float>(2));
+  sp::detail::launch(
+      nullptr,
+      totals{{}, tickets.data(), drawn.data(), sum.data(), wide.data(), reinterpret_cast<sp::detail::two_floats*>(two.data())},
+      totals::blocks, 0);
   return said("add_to", tickets.values()[0] == totals::all && drawn.values() == std::vector<int>(totals::all, 1) &&
-                            sum.values()[0] == totals::all / 2 && wide.values()[0] == totals::all / 4);
+                            sum.values()[0] == totals::all / 2 && wide.values()[0] == totals::all / 4 &&
+                            two.values() == std::vector<float>{totals::all, 3 * totals::all});
 }
 
 } // namespace

@@ -168,11 +168,13 @@ struct functions : counts {
   }
 };
 
-/// Sums of all threads. Afterwards *tickets is the number of threads, *sum half and *wide a quarter of it, drawn[i] is 1.
+/// Sums of all threads. Afterwards *tickets is the number of threads, *sum half and *wide a quarter of it, drawn[i] is 1; *two are the number
+/// and three times as much.
 struct totals : counts {
   int *tickets, *drawn;
   float* sum;
   double* wide;
+  sp::detail::two_floats* two;
   static constexpr int threads = 96;
   static constexpr index_t blocks = 6, shared_bytes = 0, checks = 0, all = blocks * threads;
   template <class Block>
@@ -180,6 +182,7 @@ struct totals : counts {
     b.add_to(drawn + b.add_to(tickets, 1), 1);
     b.add_to(sum, 0.5F);
     b.add_to(wide, 0.25);
+    b.add_to(two, {1, 3});
   }
 };
 

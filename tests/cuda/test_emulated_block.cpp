@@ -231,11 +231,13 @@ TEST_CASE("emulated block: add_to, of threads and blocks that take turns") {
   std::vector<int> drawn(totals::all);
   float sum = 0;
   double wide = 0;
-  support::run_grid(totals{{}, &tickets, drawn.data(), &sum, &wide}, totals::blocks, 0);
+  sp::detail::two_floats two{};
+  support::run_grid(totals{{}, &tickets, drawn.data(), &sum, &wide, &two}, totals::blocks, 0);
   CHECK(tickets == totals::all);
   CHECK(drawn == std::vector<int>(totals::all, 1));
   CHECK(sum == totals::all / 2);
   CHECK(wide == totals::all / 4);
+  CHECK((two.of[0] == totals::all && two.of[1] == 3 * totals::all));
 
   std::set<float> sums;
   int turns = 0;
@@ -406,6 +408,12 @@ TEST_CASE("emulated block: addresses that a device refuses [asan]") {
   CHECK(says(failure_of(256, [](auto& b) { b.template shared<double>(12); }),
              "offset 12 of shared memory for a type that is aligned to 8"));
   CHECK(says(failure_of(256 * 1024, [](auto&) {}), "262144 bytes of shared memory, 232448 are there"));
+  alignas(8) float three[3] = {};
+  CHECK(says(failure_of(0,
+                        [&](auto& b) {
+                          b.add_to(reinterpret_cast<sp::detail::two_floats*>(three + 1), {1, 1});
+                        }),
+             "add_to: two floats at an address that is not 8-byte aligned"));
 #ifndef SP_TEST_ADDRESS_SANITIZER // which ends the program at once
   CHECK(says(failure_of(256, [](auto& b) { b.template shared<char>(0)[256 + 100] = 1; }),
              "something was written outside of the 256 bytes of shared memory"));

@@ -112,6 +112,11 @@ public:
     *p = before + x;
     return before;
   }
+  void add_to(sp::detail::two_floats* p, sp::detail::two_floats const& x, place site = place::current()) {
+    if (reinterpret_cast<std::uintptr_t>(p) % alignof(sp::detail::two_floats) != 0)
+      fail("add_to: two floats at an address that is not 8-byte aligned", site);
+    for (std::size_t i = 0; i < 2; ++i) add_to(&p->of[i], x.of[i]); // others come between
+  }
 
 private:
   template <class Kernel>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -177,6 +178,12 @@ SP_BOTH constexpr bool is_minus_infinity(T const& x) {
 /// Below every other number; exp of it is 0.
 template <class A>
 inline constexpr A minus_infinity = __builtin_bit_cast(A, static_cast<bits_t<A>>(sign_bit<A> | infinity_bits<A>));
+
+/// Elements that follow each other: a device loads and stores them at once, up to 16 bytes.
+template <class T, int N>
+struct [[gnu::may_alias]] alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) elements_together {
+  T of[std::size_t(N)];
+};
 
 } // namespace detail
 

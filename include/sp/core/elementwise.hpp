@@ -81,11 +81,6 @@ struct pair_body {
   }
 };
 
-/// Elements that follow each other: a device loads and stores them at once, up to 16 bytes.
-template <class T, int N>
-struct [[gnu::may_alias]] alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) elements_together {
-  T of[std::size_t(N)];
-};
 /// Four of them, together where their address allows.
 template <class T>
 struct four_elements {

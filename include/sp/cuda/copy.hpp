@@ -119,12 +119,6 @@ private:
   std::uint64_t lengths_ = 0, places_ = 0;
 };
 
-/// Bytes that move at once, whatever their types are.
-template <class Bits, std::size_t Count = 1>
-struct [[gnu::may_alias]] alignas(sizeof(Bits) * Count) word_of {
-  Bits bits[Count];
-};
-
 /// Copies stretches from place to place. To find a place takes some hundred instructions, as much as a thread may spend on 64 bytes
 /// where copies are to be limited by memory; so a thread moves up to four words of 16 bytes that are neighbours on both sides.
 template <std::size_t Blocks, std::size_t Shapes>
@@ -136,7 +130,7 @@ struct copy_words {
 
   template <class Block>
   SP_DEVICE void operator()(Block& b) const {
-    using sixteen = word_of<std::uint32_t, 4>;
+    using sixteen = elements_together<std::uint32_t, 4>;
     switch (to.shift) {
     case 6:
       return move<sixteen, 4>(b);
@@ -145,13 +139,13 @@ struct copy_words {
     case 4:
       return move<sixteen, 1>(b);
     case 3:
-      return move<word_of<std::uint64_t>, 1>(b);
+      return move<elements_together<std::uint64_t, 1>, 1>(b);
     case 2:
-      return move<word_of<std::uint32_t>, 1>(b);
+      return move<elements_together<std::uint32_t, 1>, 1>(b);
     case 1:
-      return move<word_of<std::uint16_t>, 1>(b);
+      return move<elements_together<std::uint16_t, 1>, 1>(b);
     default:
-      return move<word_of<std::byte>, 1>(b);
+      return move<elements_together<std::byte, 1>, 1>(b);
     }
   }
 

@@ -192,6 +192,15 @@ MUTANTS = [
         "cuda_flash: causal documents*",
     ),
     Mutant(
+        "flash_dq_of_every_other_column",
+        "of two neighbours of dq the second is not added to",
+        "backend/cuda/flash_backward_keys.hpp",
+        "kernel.features.scale * sums.x[0][n][2 * eight + 1]});",
+        "0});",
+        "cuda.cuda_flash",
+        "cuda_flash: causal documents*",
+    ),
+    Mutant(
         "flash_row_that_saw_nothing",
         "a row that sees nothing is written again",
         "backend/cuda/flash_forward.hpp",

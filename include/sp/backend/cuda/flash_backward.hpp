@@ -42,9 +42,9 @@ SP_DEVICE void add_row(flash_tile_of_sums<1, N> const& sums, int eight, int lane
   for (int n = 0; n < N; ++n) {
     int const at = column + 8 * n + 2 * (lane % 4);
     if (at >= width) continue;
-    flash_pair& to = *reinterpret_cast<flash_pair*>(row + at);
-    flash_pair const was = to;
-    to = {was.x + factor * sums.x[0][n][2 * eight], was.y + factor * sums.x[0][n][2 * eight + 1]};
+    two_floats& to = *reinterpret_cast<two_floats*>(row + at);
+    two_floats const was = to;
+    to = {was.of[0] + factor * sums.x[0][n][2 * eight], was.of[1] + factor * sums.x[0][n][2 * eight + 1]};
   }
 }
 

@@ -214,8 +214,8 @@ private:
       for (int n = 0; n < Sums::eights; ++n) {
         int const i = at_column + 8 * n + 2 * (b.lane() % 4);
         if (i >= kernel.dim) continue;
-        b.add_to(to + i, kernel.features.scale * sums.x[0][n][2 * eight]);
-        b.add_to(to + i + 1, kernel.features.scale * sums.x[0][n][2 * eight + 1]);
+        b.add_to(reinterpret_cast<two_floats*>(to + i),
+                 {kernel.features.scale * sums.x[0][n][2 * eight], kernel.features.scale * sums.x[0][n][2 * eight + 1]});
       }
     }
   }

@@ -138,9 +138,9 @@ private:
         SP_UNROLL
         for (int n = 0; n < width / 8; ++n) {
           if (column(n) >= kernel.value_dim) continue;
-          flash_pair const x = *reinterpret_cast<flash_pair const*>(kernel.out.at(p.row, head) + column(n));
-          sums.x[s][n][2 * h] = x.x;
-          sums.x[s][n][2 * h + 1] = x.y;
+          two_floats const x = *reinterpret_cast<two_floats const*>(kernel.out.at(p.row, head) + column(n));
+          sums.x[s][n][2 * h] = x.of[0];
+          sums.x[s][n][2 * h + 1] = x.of[1];
         }
       }
     }
@@ -225,7 +225,7 @@ private:
         SP_UNROLL
         for (int n = 0; n < width / 8; ++n) // + 0: no -0, visited or not
           if (column(n) < kernel.value_dim)
-            *reinterpret_cast<flash_pair*>(kernel.out.at(p.row, head) + column(n)) = {sums.x[s][n][2 * h] * inverse + 0.0f,
+            *reinterpret_cast<two_floats*>(kernel.out.at(p.row, head) + column(n)) = {sums.x[s][n][2 * h] * inverse + 0.0f,
                                                                                       sums.x[s][n][2 * h + 1] * inverse + 0.0f};
       }
     }

@@ -227,10 +227,4 @@ struct flash_tile_of_sums {
 /// How many of some columns are computed at a time, so that their sums fit into registers beside those that stay.
 constexpr int flash_at_once(int columns) { return columns % 32 == 0 ? 32 : 16; }
 
-/// Two neighbours of a row in memory of 8-byte alignment. The four lanes of a row have 32 neighbouring bytes: a warp moves eight whole
-/// sectors of memory, so that wider words would move no fewer.
-struct alignas(8) flash_pair {
-  float x, y;
-};
-
 } // namespace sp::detail
