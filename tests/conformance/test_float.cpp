@@ -1,6 +1,7 @@
 // Conformance in float: no worse than twice the error of the same kernel on one rank, and four units in the last place.
 // Every object, both kernels; features are compiled into the cpu kernel, the others are proven in double.
 // optimised: hundreds of trials
+// with all: conformance.half sums in float, too
 #include <sp/workers.hpp>
 
 #include "check.hpp"

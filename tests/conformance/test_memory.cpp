@@ -7,6 +7,7 @@
 
 #include "simple.hpp"
 #include "support/allocations.hpp"
+#include "support/wide.hpp"
 
 namespace conformance::test_memory {
 namespace {
@@ -44,7 +45,7 @@ struct guarded {
 };
 
 constexpr int ranks = 4;
-sp::documents const docs = sp::packed{0, 50, 50, 61, 170};
+sp::documents const docs = support::wide() ? sp::packed{0, 50, 50, 61, 170} : sp::packed{0, 25, 25, 31, 85};
 sp::attention_shape const shapes[] = {{12, 6, 8, 4}, {5, 1, 16, 16}, {13, 13, 3, 5}}; // in 2 chunks with shared kv heads, 1, 3
 
 } // namespace

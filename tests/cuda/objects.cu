@@ -1,5 +1,5 @@
 // Objects over cuda_local, compiled by nvcc: every schedule of the ring, Ulysses, USP, splits, losses and reductions make code for a device.
-// Compiled only: nothing here runs. With SP_TEST_ALL defined for every element type, else for one.
+// Compiled only: nothing here runs. For every element type.
 #include <sp/cuda.hpp>
 #include <sp/cudnn.hpp>
 #include <sp/gather_loss.hpp>
@@ -29,10 +29,8 @@ void all_objects(sp::cuda_local const& ranks, sp::batch const& b, context const&
   kernel const k{sp::softcap{1}, sp::alibi{}, sp::dropout{0.5}};
   attend<T>(sp::ring_attention{ranks, k, {.mask = sp::causal()}}, b, ctx, x);
   attend<T>(sp::ulysses_attention{ranks, k}, b, ctx, x);
-#ifdef SP_TEST_ALL
   sp::mesh const mesh{sp::axis::ring{2}, sp::axis::ulysses{2}};
   attend<T>(sp::ulysses_attention{mesh.ulysses(ranks), sp::ring_attention{mesh.ring(ranks), k}}, b, ctx, x);
-#endif
   sp::split(ctx.queue, b, x, x);
 }
 
@@ -51,13 +49,11 @@ void compiled(sp::cuda_local const& ranks, sp::batch const& b, context const& ct
               sp::cudnn::plan const& plan) {
   all_objects<sp::bf16>(ranks, b, ctx, {});
   by_cudnn<sp::bf16>(cudnn, plan, ctx, {});
-#ifdef SP_TEST_ALL
   by_cudnn<sp::fp16>(cudnn, plan, ctx, {});
   attend<sp::bf16>(sp::ring_attention{ranks, cudnn}, b, ctx, {});
   all_objects<float>(ranks, b, ctx, {});
   all_objects<sp::fp16>(ranks, b, ctx, {});
   all_objects<double>(ranks, b, ctx, {});
-#endif
   sp::all_reduce(ranks, x, ctx).wait();
   sp::barrier(ranks, ctx).wait();
   sp::gather_loss const loss{ranks, sp::summed{}, sp::loss_options{.checks = 3}};
