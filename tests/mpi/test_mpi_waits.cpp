@@ -144,8 +144,9 @@ TEST_CASE("mpi waits: run() does not return normally from a family that a droppe
     CHECK(ranks[1].code == sp::errc::aborted);
   }
   auto const handled = outcomes(2, [&](sp::mpi const& c) { // a failure that the body was told, and keeps
-    if (c.rank() == 0) c.abort({sp::errc::non_finite, "enough", "-"});
     CHECK(failure_of([&] {
+            c.barrier(); // both are in the body: one that is slow to leave the barrier before it would be told there
+            if (c.rank() == 0) c.abort({sp::errc::non_finite, "enough", "-"});
             while (true) c.barrier();
           }).code == sp::errc::aborted);
   });
