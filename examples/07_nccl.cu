@@ -38,6 +38,7 @@ int train(ncclComm_t comm, cudaStream_t stream, gpu::layer const& all) {
 } // namespace
 
 int main(int argc, char** argv) {
+  gpu::load_kernels_at_once();
   if (gpu::devices() == 0) return gpu::skipped;
   gpu::layer const all(sp::packed{0, 37, 700, 1000}, 8, 2, 64);
   return gpu::run_on_devices(argc > 1 ? std::atoi(argv[1]) : 0,

@@ -107,6 +107,7 @@ int train(Ranks const& ranks, gpu::layer const& all) {
 
 /// With any argument on one device, however many there are.
 int main(int argc, char**) try {
+  gpu::load_kernels_at_once();
   int const devices = gpu::devices();
   if (devices == 0) return gpu::skipped;
   gpu::layer const all(sp::documents::rectangular(B, T), NH, NH, HS);

@@ -19,6 +19,10 @@ inline void check(ncclResult_t code) {
   if (code != ncclSuccess) throw std::runtime_error(ncclGetErrorString(code));
 }
 
+/// At the begin of main, before the first call of the runtime. A kernel that is loaded when it is first launched may wait until the device is
+/// idle, which it is not while a kernel of NCCL there waits for a rank that is a thread of the same process.
+inline void load_kernels_at_once() { static_cast<void>(setenv("CUDA_MODULE_LOADING", "EAGER", 0)); }
+
 /// What a rank throws ends the program: the others would wait for it.
 template <class Body>
 int run_rank(Body const& body) {
@@ -68,6 +72,24 @@ int run_on_devices(int, Body const& body) {
 
 #else
 
+/// Between GPUs of one process NCCL moves tensors from and to where they lie. Memory of cudaMalloc it opens by itself, memory of
+/// cudaMallocAsync is open to its own device only, until somebody says otherwise.
+inline void open_memory_to_peers(int devices) {
+  for (int device = 0; device < devices; ++device) {
+    cudaMemPool_t pool = nullptr;
+    check(cudaDeviceGetDefaultMemPool(&pool, device));
+    for (int peer = 0; peer < devices; ++peer) {
+      int reaches = 0;
+      if (peer != device) check(cudaDeviceCanAccessPeer(&reaches, peer, device));
+      cudaMemAccessDesc access{};
+      access.location.type = cudaMemLocationTypeDevice;
+      access.location.id = peer;
+      access.flags = cudaMemAccessFlagsProtReadWrite;
+      if (reaches) check(cudaMemPoolSetAccess(pool, &access, 1));
+    }
+  }
+}
+
 /// body(ncclComm_t, cudaStream_t) on `size` threads, 0: as many as there are devices; rank r is on device r % devices. Returns what main
 /// returns. More ranks than devices need NCCL 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1.
 template <class Body>
@@ -77,7 +99,11 @@ int run_on_devices(int size, Body const& body) {
   std::vector<int> device_of;
   for (int r = 0; r < (size > 0 ? size : here); ++r) device_of.push_back(r % here);
   std::vector<ncclComm_t> comms(device_of.size());
-  run_rank([&] { return check(ncclCommInitAll(comms.data(), int(comms.size()), device_of.data())), 0; });
+  run_rank([&] {
+    open_memory_to_peers(here);
+    check(ncclCommInitAll(comms.data(), int(comms.size()), device_of.data()));
+    return 0;
+  });
   std::atomic<int> wrong = 0;
   std::vector<std::thread> threads;
   for (std::size_t r = 0; r < comms.size(); ++r)

@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 
 #include <barrier>
+#include <optional>
 
 #include "cuda/place.hpp"
 #include "support/nccl_ranks.hpp"
@@ -175,6 +176,91 @@ TEST_CASE("nccl sums: a call of NCCL that fails is named; an abort ends the comm
     if (c.rank() == 0) fake_nccl::patience(std::chrono::seconds(10));
     c.abort({});
   });
+}
+
+TEST_CASE("nccl sums: a communicator that does not block is split all the same, and a deadline leaves nothing behind [asan]") {
+  int const before = fake_nccl::alive();
+  run_nccl(3, [&](nccl const& c, ncclComm_t comm) {
+    place here(c);
+    nccl const part = c.split(c.rank() / 2, 0);
+    fake_nccl::do_not_block(comm, 5);
+    sp::native_sums const sums{part};
+    auto const x = here.tensor<float>(1, 4, float(c.rank()));
+    sp::all_reduce(sums, values<float>(x.tensor.data, {4}), here.ctx).wait();
+    CHECK(here.read(x.tensor)[1] == 3); // 1 + 2, and 3 alone
+    c.poll();
+  });
+  CHECK(fake_nccl::alive() == before);
+  sp::nccl_options options;
+  options.deadline = std::chrono::milliseconds(100);
+  run_nccl(2,
+           [&](nccl const& c, ncclComm_t comm) {
+             nccl const part = c.split(c.rank(), 0);
+             fake_nccl::do_not_block(comm, 1 << 30);
+             CHECK(says(failure_of([&] { return sp::native_sums{part}; }), errc::timeout, "ncclCommSplit"));
+             c.abort({}); // NCCL writes what it has made of it until then
+           },
+           {.options = options});
+  CHECK(fake_nccl::alive() == before);
+}
+
+TEST_CASE("nccl sums: an abort tells every communicator before it waits for one, whichever is queued first") {
+  std::barrier together(3);
+  fake_nccl::patience(std::chrono::milliseconds(1500));
+  for (bool sums_first : {false, true})
+    run_nccl(3, [&](nccl const& c, ncclComm_t) {
+      place here(c);
+      sp::native_sums const sums{c.split(c.rank() / 2, 0)};
+      auto const x = here.tensor<float>(2, 4, 0);
+      if (c.rank() == 0) { // nobody meets it
+        sp::piece const out = sp::as_piece(x.tensor.rows(0, 1));
+        sp::parcel const to{2, {&out, 1}};
+        auto add_up = [&] { sp::all_reduce(sums, values<float>(x.tensor.data, {4}), here.ctx).wait(); };
+        if (sums_first) add_up();
+        sp::exchange(c, sp::traffic{"test", {&to, 1}, {}}, here.queue).wait();
+        if (!sums_first) add_up();
+        c.abort({errc::aborted, "enough"});
+        here.queue.synchronize(); // what waited has ended
+      }
+      together.arrive_and_wait();
+    });
+  fake_nccl::patience(std::chrono::seconds(10));
+}
+
+TEST_CASE("nccl sums: communicators end when the graphs of their sums have gone, and wait for that") {
+  for (bool in_order : {true, false})
+    run_nccl(2,
+             [&](nccl const& c, ncclComm_t) {
+               place here(c);
+               std::optional sums{sp::native_sums{c.split(0, 0)}};
+               std::optional part{sp::native_sums{c.split(c.rank(), 0)}};
+               auto const x = here.tensor<float>(1, 4, 0);
+               auto step = [&] {
+                 sp::all_reduce(*sums, values<float>(x.tensor.data, {4}), here.ctx).wait();
+                 sp::all_reduce(*part, values<float>(x.tensor.data, {4}), here.ctx).wait();
+               };
+               step();
+               here.queue.synchronize();
+               c.poll();
+               if (!in_order && c.rank() == 0) fake_nccl::patience(std::chrono::milliseconds(100));
+               std::optional<cuda_tests::graph> captured(std::in_place, here.queue.stream(), step,
+                                                         cudaStreamCaptureModeThreadLocal);
+               REQUIRE(captured->end() == cudaSuccess);
+               std::thread end([&] {
+                 part.reset();
+                 c.abort({errc::aborted, "enough"});
+               });
+               std::this_thread::sleep_for(std::chrono::milliseconds(20));
+               if (!in_order) end.join();
+               captured.reset();
+               if (in_order) end.join();
+             },
+             {.may_complain = !in_order});
+  int told = 0;
+  for (std::string const& complaint : fake_nccl::complaints())
+    told += complaint.find("a graph that has captured its work is alive") != std::string::npos;
+  CHECK(told == 4); // two communicators on two ranks
+  fake_nccl::patience(std::chrono::seconds(10));
 }
 
 } // namespace test_nccl_sums

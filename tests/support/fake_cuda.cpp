@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <numeric>
 #include <set>
@@ -95,6 +96,7 @@ struct state {
   unsigned next_seed = 1;
   unsigned long long next_capture = 1;
   cudaError_t device_error = cudaSuccess;
+  bool eager = [](char const* how) { return how && std::string(how) == "EAGER"; }(std::getenv("CUDA_MODULE_LOADING"));
   std::map<std::string, long> calls{};
   struct planned {
     cudaError_t code;
@@ -360,6 +362,20 @@ void launch_on_stream(CUstream_st* stream, std::function<void()> work, std::span
   }
   sp::detail::cuda_check(said(code), "cudaLaunchKernelEx", "cuda_queue.launch");
 }
+std::string closed_to(int device, void const* memory) {
+  std::lock_guard const lock(all().mutex);
+  auto* const p = static_cast<std::byte*>(const_cast<void*>(memory));
+  auto const after = all().blocks.upper_bound(p);
+  if (!p || after == all().blocks.begin()) return {};
+  auto const& [data, b] = *std::prev(after);
+  if (p >= static_cast<std::byte*>(data) + b.bytes || b.device == device || !b.pool || b.pool->open_to.contains(device))
+    return {};
+  return "memory of a pool of device " + std::to_string(b.device) + " is not open to device " + std::to_string(device);
+}
+bool loads_eagerly() {
+  std::lock_guard const lock(all().mutex);
+  return all().eager;
+}
 void ask_stream(CUstream_st* stream) {
   std::lock_guard const lock(all().mutex);
   if (all().streams.contains(stream)) late_queue::ask(stream->queue.record());
@@ -407,7 +423,10 @@ char const* cudaGetErrorString(cudaError_t) { return "as the fake runtime of the
 
 // ---- devices ----------------------------------------------------------------------------------------------------------------------
 
-cudaError_t cudaGetDeviceCount(int* n) { return *n = devices, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* n) {
+  entry const e("cudaGetDeviceCount");
+  return *n = devices, cudaSuccess;
+}
 cudaError_t cudaGetDevice(int* device) {
   if (entry const e("cudaGetDevice"); e.failed()) return said(e.failed());
   return *device = mine().device, cudaSuccess;
@@ -583,10 +602,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   forget(c);
   c->origin = nullptr;
   std::erase_if(all().captures, [&](auto const& weak) { return weak.lock() == c; });
+  if (!c->valid || !whole) c->nodes.clear(); // events that were recorded in it may live on
   if (!c->valid) return said(cudaErrorStreamCaptureInvalidated);
   if (!whole) return said(cudaErrorStreamCaptureUnjoined);
   ++all().graphs;
-  *graph = new CUgraph_st{c->nodes};
+  *graph = new CUgraph_st{std::move(c->nodes)};
   return cudaSuccess;
 }
 cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus* status, unsigned long long* number,
@@ -676,6 +696,11 @@ cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
   all().blocks.erase(found);
   b.pool->free.push_back({static_cast<std::byte*>(p), b.taken, &s});
   return said(give(s, [=] { elsewhere_region::get().scribble(static_cast<std::byte*>(p), b.bytes); }));
+}
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
+  entry const e("cudaDeviceGetDefaultMemPool");
+  if (device < 0 || device >= devices) return said(cudaErrorInvalidDevice);
+  return *pool = &all().pools[device], cudaSuccess;
 }
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, cudaMemPoolProps const* properties) {
   entry const e("cudaMemPoolCreate");

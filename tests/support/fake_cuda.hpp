@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "support/late_queue.hpp"
 
@@ -19,6 +20,13 @@ void give_to_stream(CUstream_st* stream, std::function<void()> work);
 /// The same for a kernel with these arguments, or sp::error as cudaLaunchKernelEx would be reported: the stream's device is current, and a
 /// kernel that is given memory without access to it fails when it runs.
 void launch_on_stream(CUstream_st* stream, std::function<void()> work, std::span<std::byte const> arguments);
+
+/// Whether kernels of this device may use this memory; empty, or why not. Memory of cudaMalloc counts as open: NCCL, whose kernels are meant,
+/// opens it between devices of one process.
+[[nodiscard]] std::string closed_to(int device, void const* memory);
+
+/// Whether CUDA_MODULE_LOADING was EAGER at the first call of the runtime.
+[[nodiscard]] bool loads_eagerly();
 
 /// What a stream has been given by now is asked for: a device goes on by itself, a late queue when somebody waits. A stream that has gone
 /// is none of anybody's.

@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <condition_variable>
+#include <cstdio>
 #include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "support/fake_cuda.hpp"
@@ -27,6 +30,7 @@ struct operation {
   std::size_t bytes = 0;
   int peer = -1;
   ncclDataType_t type = ncclInt8;
+  std::array<void const*, 2> addresses{}; ///< of the library
 };
 
 /// A group as its stream runs it: once, or each time a graph is replayed.
@@ -59,7 +63,6 @@ struct ncclComm {
   int rank, device;
   bool alive = true, aborted = false;
   ncclResult_t async = ncclSuccess;
-  std::string last{};
   fake_nccl::counts given{};
   std::set<int> met{};                      ///< peers of groups outside of captures
   std::shared_ptr<fake_nccl::launch> now{}; ///< the group that runs
@@ -68,6 +71,12 @@ struct ncclComm {
   bool never_connects = false;
   int making = 0; ///< questions until it is made
   int parent_rank = -1;
+  struct {
+    ncclComm_t* to = nullptr; ///< null: no split is under way
+    int generation = 0, color = 0;
+  } split{};
+  int queued = 0; ///< groups that streams have been given and have not passed
+  std::shared_ptr<char> const in_graphs = std::make_shared<char>('g'); ///< graphs that have captured a group have it, too
 };
 
 namespace fake_nccl {
@@ -79,6 +88,7 @@ struct state {
   std::map<std::string, std::shared_ptr<world>> worlds{};
   std::vector<std::unique_ptr<ncclComm>> comms{}; ///< all that there were: a handle that is old is told from one that lives
   std::vector<std::string> complaints{};
+  std::string last_error{};
   std::chrono::milliseconds patience = std::chrono::seconds(10);
   struct planned {
     ncclResult_t result;
@@ -121,8 +131,13 @@ ncclResult_t planned_failure(char const* name) {
 bool known(ncclComm_t comm) {
   return comm && std::any_of(all().comms.begin(), all().comms.end(), [&](auto const& c) { return c.get() == comm && c->alive; });
 }
+/// For calls of NCCL: one that has ended is nobody's to use.
+bool usable(ncclComm_t comm, char const* call) {
+  if (comm && !known(comm)) all().complaints.push_back(std::string(call) + " is given a communicator that has ended");
+  return known(comm);
+}
 ncclResult_t refused(ncclComm_t comm, ncclResult_t result, std::string why) {
-  if (known(comm)) comm->last = std::move(why);
+  if (known(comm)) all().last_error = std::move(why);
   return result;
 }
 bool is_captured(cudaStream_t stream) {
@@ -151,7 +166,8 @@ std::size_t bytes_of(ncclDataType_t type) {
 
 void complain(world& w, std::string text) {
   for (ncclComm_t c : w.comms)
-    if (c && c->async == ncclSuccess) c->async = ncclInternalError, c->last = text;
+    if (c && c->async == ncclSuccess) c->async = ncclInternalError;
+  all().last_error = text;
   all().complaints.push_back(std::move(text));
 }
 void met(posted const& p) { --p.by->left; }
@@ -247,17 +263,50 @@ std::string what_is_missing(ncclComm_t comm, std::vector<operation> const& list)
 }
 
 /// The streams of a device go on by themselves; the fake's go on when somebody asks.
-void ask_all(world& w, lock_type& lock) {
-  std::set<cudaStream_t> streams;
-  for (ncclComm_t c : w.comms)
-    if (c && c->alive) streams.insert(c->streams.begin(), c->streams.end());
+void ask(std::set<cudaStream_t> const streams, lock_type& lock) {
   lock.unlock();
   for (cudaStream_t s : streams) support::ask_stream(s);
   lock.lock();
 }
+void ask_all(world& w, lock_type& lock) {
+  std::set<cudaStream_t> streams;
+  for (ncclComm_t c : w.comms)
+    if (c && c->alive) streams.insert(c->streams.begin(), c->streams.end());
+  ask(streams, lock);
+}
+/// As NCCL waits in the end of a communicator.
+void wait_for_end(ncclComm_t comm, char const* call, lock_type& lock) {
+  auto const end = std::chrono::steady_clock::now() + all().patience;
+  auto over = [&] { return comm->queued == 0 && comm->in_graphs.use_count() == 1; };
+  while (!all().changed.wait_for(lock, std::chrono::milliseconds(1), over)) {
+    if (std::chrono::steady_clock::now() > end)
+      return all().complaints.push_back(
+          "rank " + std::to_string(comm->rank) + " waits for ever in " + call +
+          (comm->queued > 0 ? ": its work is queued behind what does not end" : ": a graph that has captured its work is alive"));
+    ask(comm->streams, lock);
+  }
+}
+/// The split under way has ended: NCCL writes what it has made.
+void finish_split(ncclComm_t comm) {
+  world& w = *comm->in;
+  if (!comm->split.to || w.split_generation <= comm->split.generation) return;
+  for (ncclComm_t c : w.parts[{comm->split.generation, comm->split.color}]->comms)
+    if (c->parent_rank == comm->rank) {
+      c->alive = true;
+      c->in_progress = comm->in_progress, c->making = std::max(comm->in_progress, 0);
+      std::atomic_ref(*comm->split.to).store(c, std::memory_order_release);
+    }
+  comm->split.to = nullptr;
+}
 
-void run(ncclComm_t comm, std::vector<operation> const& list) {
+void run(ncclComm_t comm, std::vector<operation> const& list, bool queued) {
   lock_type lock(all().mutex);
+  struct passed {
+    int& queued;
+    ~passed() { queued -= queued > 0, all().changed.notify_all(); }
+  };
+  std::optional<passed> at_end; // of the stream, not of a graph
+  if (queued) at_end.emplace(comm->queued);
   world& w = *comm->in;
   if (comm->aborted || comm->async != ncclSuccess) return;
   if (comm->now) return complain(w, "two groups of rank " + std::to_string(comm->rank) + " run at the same time");
@@ -300,7 +349,7 @@ ncclResult_t add(char const* name, ncclComm_t comm, cudaStream_t stream, operati
   {
     lock_type const lock(all().mutex);
     result = planned_failure(name);
-    if (result == ncclSuccess && !known(comm)) result = ncclInvalidArgument;
+    if (result == ncclSuccess && !usable(comm, name)) result = ncclInvalidArgument;
     if (result == ncclSuccess && what.kind < operation::gather && (what.peer < 0 || what.peer >= comm->in->size))
       result = refused(comm, ncclInvalidArgument, "a peer of rank " + std::to_string(what.peer));
     if (result == ncclSuccess) mine().calls.push_back({comm, stream, what});
@@ -320,11 +369,26 @@ void count(ncclComm_t comm, operation const& o) {
   if (o.kind == operation::send) n.bytes_sent += long(o.bytes);
 }
 
+/// Why a device that may move these bytes cannot; empty: all can.
+std::string closed_memory(ncclComm_t comm, operation const& o) {
+  for (ncclComm_t c : comm->in->comms)
+    for (void const* p : o.addresses)
+      if (c && (o.kind >= operation::gather || c->rank == o.peer || c == comm))
+        if (std::string why = support::closed_to(c->device, p); !why.empty()) return why;
+  return {};
+}
+
 /// What the calls of one group gave one communicator, to its stream.
 ncclResult_t launch_one(ncclComm_t comm, std::vector<group::call> const& calls) {
   std::vector<operation> list;
   cudaStream_t const stream = calls.front().stream;
   bool const captured = is_captured(stream);
+  for (group::call const& c : calls)
+    if (std::string const why = closed_memory(comm, c.what); !why.empty()) {
+      std::fprintf(stderr, "fake NCCL: %s\n", why.c_str());
+      lock_type const lock(all().mutex);
+      complain(*comm->in, why);
+    }
   {
     lock_type const lock(all().mutex);
     for (group::call const& c : calls) {
@@ -345,17 +409,25 @@ ncclResult_t launch_one(ncclComm_t comm, std::vector<group::call> const& calls) 
     ++comm->given.groups;
     comm->streams.insert(stream);
     if (comm->in_progress >= 0) comm->questions = comm->in_progress;
+    if (!captured && !comm->never_connects) ++comm->queued;
   }
   if (lock_type lock(all().mutex); comm->never_connects) {
     all().changed.wait_for(lock, all().patience, [&] { return comm->aborted; });
     return ncclRemoteError;
   }
-  support::give_to_stream(stream, [comm, list] { run(comm, list); });
+  support::give_to_stream(stream, [comm, list, of = captured ? comm->in_graphs : nullptr] { run(comm, list, !of); });
   lock_type const lock(all().mutex);
   return comm->in_progress > 0 ? ncclInProgress : ncclSuccess;
 }
 
 } // namespace
+
+/// Kernels that are loaded when they are launched first may wait for the device, and so for a rank whose kernel waits for this one.
+static bool may_be_threads(int ranks) {
+  if (ranks == 1 || support::loads_eagerly()) return true;
+  std::fprintf(stderr, "fake NCCL: ranks that are threads need CUDA_MODULE_LOADING=EAGER before the first call of the runtime\n");
+  return false;
+}
 
 counts given(ncclComm_t comm) {
   lock_type const lock(all().mutex);
@@ -440,7 +512,8 @@ char const* ncclGetErrorString(ncclResult_t result) {
 }
 char const* ncclGetLastError(ncclComm_t comm) {
   lock_type const lock(all().mutex);
-  return known(comm) ? comm->last.c_str() : "";
+  if (comm) all().complaints.push_back("ncclGetLastError is given a communicator, which another thread may be ending");
+  return all().last_error.c_str();
 }
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
@@ -457,6 +530,7 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId id, int r
   auto& in = all().worlds[std::string(id.internal, sizeof id.internal)];
   if (!in) in = std::make_shared<world>(world{size});
   if (size < 1 || rank < 0 || rank >= size || size != in->size) return ncclInvalidArgument;
+  if (!may_be_threads(size)) return ncclInvalidUsage;
   in->comms.resize(std::size_t(size));
   in->gathers.resize(std::size_t(size)), in->sums.resize(std::size_t(size));
   all().comms.push_back(std::unique_ptr<ncclComm>(new ncclComm{in, rank, device}));
@@ -468,6 +542,7 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int size, ncclUniqueId id, int r
   return ncclSuccess;
 }
 ncclResult_t ncclCommInitAll(ncclComm_t* comms, int size, int const* devices) {
+  if (!may_be_threads(size)) return ncclInvalidUsage;
   lock_type const lock(all().mutex);
   auto const in = std::make_shared<world>(world{size, size});
   in->gathers.resize(std::size_t(size)), in->sums.resize(std::size_t(size));
@@ -478,44 +553,50 @@ ncclResult_t ncclCommInitAll(ncclComm_t* comms, int size, int const* devices) {
   return ncclSuccess;
 }
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
-  lock_type const lock(all().mutex);
-  if (!known(comm)) return ncclInvalidArgument;
+  lock_type lock(all().mutex);
+  if (!usable(comm, "ncclCommDestroy")) return ncclInvalidArgument;
   if (comm->now) complain(*comm->in, "rank " + std::to_string(comm->rank) + " destroys a communicator whose group runs");
+  wait_for_end(comm, "ncclCommDestroy", lock);
   comm->alive = false;
   return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
-  lock_type const lock(all().mutex);
-  if (!known(comm)) return ncclInvalidArgument;
+  lock_type lock(all().mutex);
+  if (!usable(comm, "ncclCommAbort")) return ncclInvalidArgument;
   comm->alive = false;
   comm->aborted = true;
   all().changed.notify_all();
+  finish_split(comm);
+  wait_for_end(comm, "ncclCommAbort", lock);
   return ncclSuccess;
 }
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* result) {
   lock_type const lock(all().mutex);
   if (ncclResult_t const bad = planned_failure("ncclCommGetAsyncError"); bad != ncclSuccess) return bad;
-  if (!known(comm)) return ncclInvalidArgument;
+  if (!usable(comm, "ncclCommGetAsyncError")) return ncclInvalidArgument;
   if (comm->making > 0) return --comm->making, *result = ncclInProgress, ncclSuccess;
+  if (comm->split.to && comm->questions == 0) finish_split(comm);
+  if (comm->split.to && comm->questions == 0) return *result = ncclInProgress, ncclSuccess;
   *result = comm->async == ncclSuccess && comm->questions > 0 ? (--comm->questions, ncclInProgress) : comm->async;
   return ncclSuccess;
 }
 ncclResult_t ncclCommCount(ncclComm_t const comm, int* count) {
   lock_type const lock(all().mutex);
-  return known(comm) && comm->making == 0 ? (*count = comm->in->size, ncclSuccess) : ncclInvalidArgument;
+  return usable(comm, "ncclCommCount") && comm->making == 0 ? (*count = comm->in->size, ncclSuccess) : ncclInvalidArgument;
 }
 ncclResult_t ncclCommCuDevice(ncclComm_t const comm, int* device) {
   lock_type const lock(all().mutex);
-  return known(comm) && comm->making == 0 ? (*device = comm->device, ncclSuccess) : ncclInvalidArgument;
+  return usable(comm, "ncclCommCuDevice") && comm->making == 0 ? (*device = comm->device, ncclSuccess) : ncclInvalidArgument;
 }
 ncclResult_t ncclCommUserRank(ncclComm_t const comm, int* rank) {
   lock_type const lock(all().mutex);
-  return known(comm) && comm->making == 0 ? (*rank = comm->rank, ncclSuccess) : ncclInvalidArgument;
+  return usable(comm, "ncclCommUserRank") && comm->making == 0 ? (*rank = comm->rank, ncclSuccess) : ncclInvalidArgument;
 }
 ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* made, ncclConfig_t*) {
   lock_type lock(all().mutex);
   if (ncclResult_t const bad = planned_failure("ncclCommSplit"); bad != ncclSuccess) return bad;
-  if (!known(comm) || color < 0) return ncclInvalidArgument;
+  if (!usable(comm, "ncclCommSplit") || color < 0) return ncclInvalidArgument;
+  *made = nullptr;
   world& w = *comm->in;
   if (comm->now) complain(w, "rank " + std::to_string(comm->rank) + " splits a communicator whose group runs");
   int const mine = w.split_generation;
@@ -531,32 +612,35 @@ ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t* made
       part->comms.push_back(all().comms.back().get());
       part->gathers.resize(std::size_t(part->size)), part->sums.resize(std::size_t(part->size));
       all().comms.back()->parent_rank = rank;
+      all().comms.back()->alive = false; // until its rank has it
     }
     ++w.split_generation;
     all().changed.notify_all();
   }
+  comm->split = {made, mine, color};
+  if (comm->in_progress >= 0) return comm->questions = comm->in_progress, ncclInProgress;
   if (!all().changed.wait_for(lock, all().patience, [&] { return w.split_generation > mine || comm->aborted; }) || comm->aborted)
-    return ncclSystemError;
-  for (ncclComm_t c : w.parts[{mine, color}]->comms)
-    if (c->parent_rank == comm->rank) *made = c;
+    return comm->split.to = nullptr, ncclSystemError;
+  finish_split(comm);
   return ncclSuccess;
 }
 
 ncclResult_t ncclSend(void const* from, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream) {
-  return add("ncclSend", comm, stream, {operation::send, real(from), nullptr, count * bytes_of(type), peer, type});
+  return add("ncclSend", comm, stream, {operation::send, real(from), nullptr, count * bytes_of(type), peer, type, {from}});
 }
 ncclResult_t ncclRecv(void* to, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm, cudaStream_t stream) {
-  return add("ncclRecv", comm, stream, {operation::receive, nullptr, real(to), count * bytes_of(type), peer, type});
+  return add("ncclRecv", comm, stream, {operation::receive, nullptr, real(to), count * bytes_of(type), peer, type, {to}});
 }
 ncclResult_t ncclAllGather(void const* from, void* to, std::size_t count, ncclDataType_t type, ncclComm_t comm,
                            cudaStream_t stream) {
-  return add("ncclAllGather", comm, stream, {operation::gather, real(from), real(to), count * bytes_of(type), -1, type});
+  return add("ncclAllGather", comm, stream,
+             {operation::gather, real(from), real(to), count * bytes_of(type), -1, type, {from, to}});
 }
 
 ncclResult_t ncclAllReduce(void const* from, void* to, std::size_t count, ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm,
                            cudaStream_t stream) {
   if (op != ncclSum) return ncclInvalidArgument;
-  return add("ncclAllReduce", comm, stream, {operation::sum, real(from), real(to), count * bytes_of(type), -1, type});
+  return add("ncclAllReduce", comm, stream, {operation::sum, real(from), real(to), count * bytes_of(type), -1, type, {from, to}});
 }
 
 ncclResult_t ncclGroupStart() {

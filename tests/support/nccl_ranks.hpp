@@ -30,6 +30,9 @@
 
 namespace support {
 
+/// Before main, and so before the first call of the runtime: ranks are threads.
+inline bool const kernels_are_loaded_at_once = setenv("CUDA_MODULE_LOADING", "EAGER", 0) == 0;
+
 #ifdef __CUDACC__
 /// What tests ask of the fake beside NCCL's calls. NCCL itself says nothing of a communicator that sp::nccl may have aborted: where a test
 /// fails it is left to the end of the process.

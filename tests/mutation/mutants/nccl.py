@@ -18,6 +18,8 @@ CONNECT = ("cuda.nccl_failures", "nccl failures: calls that wait*")
 MADE = ("cuda.nccl_failures", "nccl failures: a communicator that does not block is asked until it is made*")
 SUMS = ("cuda.nccl_sums", "nccl sums: one call*")
 NO_SUMS = ("cuda.nccl_sums", "nccl sums: none are made*")
+SUMS_TOLD = ("cuda.nccl_sums", "nccl sums: an abort tells*")
+SPLIT = ("cuda.nccl_sums", "nccl sums: a communicator that does not block*")
 SUMS_END = ("cuda.nccl_sums", "nccl sums: a call of NCCL*")
 
 MUTANTS = [
@@ -209,9 +211,33 @@ MUTANTS = [
     Mutant(
         "nccl_groups_live_on",
         "an abort leaves the communicators of groups alive",
-        "collective/nccl/family.hpp",
-        "    for (ncclComm_t c : children) static_cast<void>(ncclCommAbort(c));\n",
-        "",
+        "collective/nccl/children.hpp",
+        "    bool const more = first < places_.size();\n",
+        "    bool const more = false;\n",
         *SUMS_END,
+    ),
+    Mutant(
+        "nccl_aborts_in_turn",
+        "a communicator is aborted when the one before has ended, which its own kernels hold up",
+        "collective/nccl/children.hpp",
+        "    if (more) best_effort([&] { others = std::thread([&] { abort_from(first + 1, places_[first]->comm); }); });\n",
+        "",
+        *SUMS_TOLD,
+    ),
+    Mutant(
+        "nccl_split_not_asked",
+        "a split that goes on by itself is taken for one that has failed",
+        "collective/nccl/family.hpp",
+        "    if (is_in_progress(result)) result = settle(comm());\n",
+        "",
+        *SPLIT,
+    ),
+    Mutant(
+        "nccl_split_left_behind",
+        "what NCCL makes behind the deadline of a split lives on",
+        "collective/nccl/children.hpp",
+        "      if (made && !p->adopted) static_cast<void>(ncclCommAbort(made));\n",
+        "",
+        *SPLIT,
     ),
 ]

@@ -33,16 +33,6 @@ inline bool nccl_has(int version) {
   return ncclGetVersion(&found) == ncclSuccess && found >= version;
 }
 
-/// "ncclSend: invalid usage (5): <last error of NCCL>".
-inline std::string nccl_text(char const* call, ncclResult_t result, [[maybe_unused]] ncclComm_t comm) {
-  std::string text = std::string(call) + ": " + ncclGetErrorString(result) + " (" + std::to_string(int(result)) + ")";
-#if NCCL_VERSION_CODE >= 21300
-  if (comm && nccl_has(nccl_version_number(2, 13, 0)))
-    if (char const* const last = ncclGetLastError(comm); last && *last) text += std::string("; ") + last;
-#endif
-  return text;
-}
-
 /// A communicator that does not block has taken the call and is still at it.
 constexpr bool is_in_progress([[maybe_unused]] ncclResult_t result) noexcept {
 #if NCCL_VERSION_CODE >= 21400
@@ -50,6 +40,17 @@ constexpr bool is_in_progress([[maybe_unused]] ncclResult_t result) noexcept {
 #else
   return false;
 #endif
+}
+
+/// "ncclSend: invalid usage (5); <last error of NCCL>". NCCL keeps that one for all communicators, and is given none: another thread may be
+/// ending it.
+inline std::string nccl_text(char const* call, ncclResult_t result) {
+  std::string text = std::string(call) + ": " + ncclGetErrorString(result) + " (" + std::to_string(int(result)) + ")";
+#if NCCL_VERSION_CODE >= 21300
+  if (!is_in_progress(result) && nccl_has(nccl_version_number(2, 13, 0)))
+    if (char const* const last = ncclGetLastError(nullptr); last && *last) text += std::string("; ") + last;
+#endif
+  return text;
 }
 
 /// What is done about an error of each kind.
@@ -68,10 +69,9 @@ inline char const* nccl_remedy(ncclResult_t result) {
 }
 
 /// A call of NCCL outside of any operation: bad results are thrown as backend_error.
-inline void nccl_check(ncclResult_t result, char const* call, ncclComm_t comm = nullptr, char const* primitive = "sp::nccl",
-                       int rank = -1, int size = -1) {
+inline void nccl_check(ncclResult_t result, char const* call) {
   if (result == ncclSuccess) return;
-  fail({errc::backend_error, nccl_text(call, result, comm), nccl_remedy(result), primitive, rank, size});
+  fail({errc::backend_error, nccl_text(call, result), nccl_remedy(result), "sp::nccl"});
 }
 
 /// One group of calls: NCCL starts them together when end() is called, and not at all if one of them was refused.

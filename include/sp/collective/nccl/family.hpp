@@ -15,6 +15,7 @@
 #include <sp/collective/family/deadline.hpp>
 #include <sp/collective/family/failure.hpp>
 #include <sp/collective/nccl/calls.hpp>
+#include <sp/collective/nccl/children.hpp>
 #include <sp/collective/nccl/options.hpp>
 #include <sp/collective/nccl/watch.hpp>
 #include <sp/cuda/pool.hpp>
@@ -160,16 +161,36 @@ public:
 
   // ---- communicators made of the borrowed one -----------------------------------------------------------------------------------
 
-  /// It is aborted with the borrowed one, and its errors are looked for.
-  void adopt(ncclComm_t child) {
-    std::lock_guard const lock(mutex_);
-    children_.push_back(child);
+#if NCCL_VERSION_CODE >= 21800
+  /// ncclCommSplit of the borrowed one: `made` is null, or is aborted with it, and its errors are looked for.
+  [[nodiscard]] ncclResult_t split(int color, int key, watched_exchange const& what, ncclComm_t& made) {
+    ncclComm_t* place = nullptr;
+    {
+      std::lock_guard const lock(mutex_);
+      if (!comm()) return ncclInvalidUsage;
+      place = children_.new_place();
+    }
+    ncclResult_t result = ncclInvalidUsage;
+    {
+      inside_calls const inside(*this, what);
+      if (inside.comm()) result = ncclCommSplit(inside.comm(), color, key, place, nullptr);
+    }
+    if (is_in_progress(result)) result = settle(comm());
+    {
+      std::lock_guard const lock(mutex_);
+      if (!comm()) return ncclInvalidUsage; // aborted meanwhile, and what was made with it
+      if (result == ncclSuccess) made = children_.adopt(place);
+      if (result != ncclSuccess && !is_in_progress(result)) children_.give_up(place);
+    }
+    return made ? settle(made) : result;
   }
-  /// Ends one. NCCL waits there for what it has under way, and may wait for the other ranks of its node.
+#endif
+  /// Ends one. NCCL waits there for what it has under way and for graphs that have captured any of it, and may wait for the other ranks of
+  /// its node.
   void disown(ncclComm_t child) noexcept {
     {
       std::lock_guard const lock(mutex_);
-      if (std::erase(children_, child) == 0) return; // aborted
+      if (!children_.remove(child)) return; // aborted
     }
     static_cast<void>(failed() ? ncclCommAbort(child) : ncclCommDestroy(child));
   }
@@ -219,14 +240,14 @@ private:
           {errc::bad_state, "a null ncclComm_t was given", "Give a communicator that ncclCommInitRank has made", "sp::nccl"});
     // One that does not block may still be at its own making, and knows nothing until then.
     if (ncclResult_t const state = settle(comm); state != ncclSuccess)
-      sp::fail({is_in_progress(state) ? errc::timeout : errc::backend_error,
-                nccl_text(is_in_progress(state) ? "the communicator is still being made" : "the communicator cannot be used",
-                          state, nullptr),
-                nccl_remedy(state), "sp::nccl"});
-    nccl_check(ncclCommUserRank(comm, &rank_), "ncclCommUserRank", nullptr);
-    nccl_check(ncclCommCount(comm, &size_), "ncclCommCount", nullptr);
+      sp::fail(
+          {is_in_progress(state) ? errc::timeout : errc::backend_error,
+           nccl_text(is_in_progress(state) ? "the communicator is still being made" : "the communicator cannot be used", state),
+           nccl_remedy(state), "sp::nccl"});
+    nccl_check(ncclCommUserRank(comm, &rank_), "ncclCommUserRank");
+    nccl_check(ncclCommCount(comm, &size_), "ncclCommCount");
     int device = -1;
-    nccl_check(ncclCommCuDevice(comm, &device), "ncclCommCuDevice", nullptr);
+    nccl_check(ncclCommCuDevice(comm, &device), "ncclCommCuDevice");
     if (device != queue_.device())
       sp::fail(
           {errc::bad_state,
@@ -271,16 +292,16 @@ private:
         "Ranks that meet for the first time are connected, which takes both: look at the records of those ranks", &inside_what_);
   }
   std::optional<failure> asynchronous_error() const {
+    ncclResult_t asked = ncclSuccess, state = ncclSuccess;
+    auto bad = [&](ncclComm_t c) {
+      asked = ncclCommGetAsyncError(c, &state);
+      return asked != ncclSuccess || (state != ncclSuccess && !is_in_progress(state));
+    };
     ncclComm_t const borrowed = comm();
-    for (std::size_t i = 0; borrowed && i <= children_.size(); ++i) {
-      ncclComm_t const c = i == 0 ? borrowed : children_[i - 1];
-      ncclResult_t state = ncclSuccess;
-      if (ncclResult_t const asked = ncclCommGetAsyncError(c, &state); asked != ncclSuccess)
-        return failure_of(errc::backend_error, nccl_text("ncclCommGetAsyncError", asked, nullptr), nccl_remedy(asked));
-      if (state != ncclSuccess && !is_in_progress(state))
-        return failure_of(errc::backend_error, nccl_text("an asynchronous error", state, c), nccl_remedy(state));
-    }
-    return std::nullopt;
+    if (!borrowed || (!bad(borrowed) && !children_.any_of(bad))) return std::nullopt;
+    if (asked != ncclSuccess)
+      return failure_of(errc::backend_error, nccl_text("ncclCommGetAsyncError", asked), nccl_remedy(asked));
+    return failure_of(errc::backend_error, nccl_text("an asynchronous error", state), nccl_remedy(state));
   }
   /// Of `what`, or else of the first exchange under way.
   failure failure_of(errc code, std::string problem, char const* remedy, watched_exchange const* what = nullptr) const {
@@ -307,11 +328,11 @@ private:
     if (options_.abort_on_failure) abort_communicator();
   }
   /// Kernels of NCCL that wait for peers end, and the streams behind them go on with whatever bytes there are. NCCL is called without the
-  /// lock, for it may wait there until other ranks abort too. Calls of another thread that are under way get a moment to return, because
+  /// lock, for it may wait there until other ranks abort too, and waits until graphs of it have gone. Calls of another thread that are under way get a moment to return, because
   /// NCCL frees what they work on; those that wait for a peer do not return before.
   void abort_communicator() noexcept {
     ncclComm_t borrowed = nullptr;
-    std::vector<ncclComm_t> children;
+    nccl_children children;
     {
       std::unique_lock lock(mutex_); // who looks is asking the communicator
       borrowed = comm_.exchange(nullptr, std::memory_order_acq_rel);
@@ -320,8 +341,9 @@ private:
       returned_.wait_for(lock, std::min<std::chrono::milliseconds>(options_.deadline, std::chrono::seconds(1)),
                          [&] { return !inside_; });
     }
-    static_cast<void>(ncclCommAbort(borrowed));
-    for (ncclComm_t c : children) static_cast<void>(ncclCommAbort(c));
+    children.abort_with(borrowed);
+    std::lock_guard const lock(mutex_);
+    children.swap(children_); // what is left of them is for the end of the family
   }
 
   void keep_watch() {
@@ -348,7 +370,7 @@ private:
   mutable std::mutex mutex_;       ///< guards what follows
   cause_of_end cause_;
   exchange_watch watch_;
-  std::vector<ncclComm_t> children_;
+  nccl_children children_;
   std::optional<exchange_watch::clock::time_point> inside_; ///< since when a thread has been inside of NCCL
   watched_exchange inside_what_;
   bool ending_ = false;

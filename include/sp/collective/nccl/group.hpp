@@ -253,8 +253,8 @@ private:
     }
     if (result == ncclSuccess && in_progress) result = family_->settle(used);
     if (result == ncclSuccess) return;
-    fail_here(is_in_progress(result) ? errc::timeout : errc::backend_error,
-              nccl_text(call ? call : "ncclGroupEnd", result, family_->comm()), nccl_remedy(result), what.primitive);
+    fail_here(is_in_progress(result) ? errc::timeout : errc::backend_error, nccl_text(call ? call : "ncclGroupEnd", result),
+              nccl_remedy(result), what.primitive);
   }
   void list_calls(nccl_calls& calls, open_exchange const& e, ncclComm_t comm) {
     message_list const& list = e.messages;
@@ -310,23 +310,16 @@ private:
   ncclComm_t split_off([[maybe_unused]] char const* primitive) {
 #if NCCL_VERSION_CODE >= 21800
     if (family_->version() >= nccl_version_number(2, 18, 0)) {
-      ncclComm_t made = nullptr;
-      ncclResult_t result = ncclSuccess;
       int const color = *std::min_element(world_ranks().begin(), world_ranks().end());
       on_device const here(family_->queue().device(), primitive);
-      {
-        watched_exchange what{.primitive = primitive, .group = number(), .rank = rank_, .size = size()};
-        for (int r = 0; r < family_->ranks(); ++r)
-          if (r != family_->world()) what.add_peer(r);
-        nccl_family::inside_calls const inside(*family_, what);
-        result = ncclCommSplit(inside.comm(), color, rank_, &made, nullptr);
-      }
-      if (made) family_->adopt(made); // first of all: whatever happens now, an abort ends it
-      if (is_in_progress(result)) result = family_->settle(family_->comm());
-      if (result == ncclSuccess && made) result = family_->settle(made);
+      watched_exchange what{.primitive = primitive, .group = number(), .rank = rank_, .size = size()};
+      for (int r = 0; r < family_->ranks(); ++r)
+        if (r != family_->world()) what.add_peer(r);
+      ncclComm_t made = nullptr;
+      ncclResult_t const result = family_->split(color, rank_, what, made);
       if (result != ncclSuccess || !made)
-        fail_here(is_in_progress(result) ? errc::timeout : errc::backend_error,
-                  nccl_text("ncclCommSplit", result, family_->comm()), nccl_remedy(result), primitive);
+        fail_here(is_in_progress(result) ? errc::timeout : errc::backend_error, nccl_text("ncclCommSplit", result),
+                  nccl_remedy(result), primitive);
       return made;
     }
 #endif

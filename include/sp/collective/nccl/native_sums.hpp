@@ -32,7 +32,7 @@ constexpr auto const& nccl_inside(C const& c) {
     return c;
 }
 
-/// The communicator of NCCL over the ranks of a group; ends with it. Null where it is the borrowed one, or the only rank is this one.
+/// The communicator of NCCL over the ranks of a group; ends with it. Null where it is the borrowed one.
 template <class Queue>
 class nccl_sum_ranks {
 public:
@@ -60,7 +60,8 @@ private:
 ///
 /// For a group that has not all ranks of the borrowed communicator the constructor is collective over that whole communicator, waits on
 /// the host, and calls ncclCommSplit: every rank constructs one at the same time, for its group of one mesh or split. Its communicator ends
-/// with the last copy; NCCL may wait there for the other ranks of the node, so that all ranks let go of theirs in the same order.
+/// with the last copy; NCCL may wait there for the other ranks of the node, so that all ranks let go of theirs in the same order. It waits there
+/// for graphs that have captured such sums, too: the cudaGraphExec_t and the cudaGraph_t go first.
 ///
 /// bad_state, in the constructor: a graph is being captured, or a token has not been waited for; the operations of the trainer on the borrowed
 /// communicator must have ended too, which is not looked at. unsupported: a group, and a header or library of NCCL below 2.18.

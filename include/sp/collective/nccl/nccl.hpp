@@ -64,7 +64,8 @@ public:
   /// Looks at what is under way, from any thread, and throws what this family has failed with. Costs a microsecond or two.
   void poll() const { group_->poll("sp::nccl::poll"); }
   /// Ends the family and calls ncclCommAbort on the borrowed communicator, which the caller must not use or destroy any more. From any
-  /// thread. What was under way ends with whatever bytes there are; other ranks find out by their deadlines, or abort too.
+  /// thread. What was under way ends with whatever bytes there are; other ranks find out by their deadlines, or abort too. Returns when every
+  /// graph that has captured operations of the communicator has gone.
   void abort(error_info const& why) const { group_->abort(why); }
 
 private:
