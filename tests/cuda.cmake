@@ -116,9 +116,12 @@ else()
 endif()
 set_tests_properties(cuda.nccl.link cuda.nccl.run cuda.mpi.link cuda.mpi.run PROPERTIES LABELS cuda TIMEOUT 300 SKIP_REGULAR_EXPRESSION "(^|\n)skipped: ")
 
-# tests/gpu.sh, which a machine with a GPU runs: it knows its steps, it says so where there is no GPU, and all its programs compile.
+# tests/gpu.sh, which a machine with a GPU runs: it knows its steps, it says so where there is no GPU, what it makes of steps is right, and
+# all its programs compile.
 add_test(NAME cuda.gpu_script COMMAND "${CMAKE_COMMAND}" -E env CUDA_VISIBLE_DEVICES= "${CMAKE_CURRENT_SOURCE_DIR}/gpu.sh")
 set_tests_properties(cuda.gpu_script PROPERTIES PASS_REGULAR_EXPRESSION "^skipped: no GPU was found")
+add_test(NAME cuda.gpu_results COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/tools/gpu_script_check.sh" "${CMAKE_CURRENT_SOURCE_DIR}/gpu.sh")
+set_tests_properties(cuda.gpu_results PROPERTIES TIMEOUT 120)
 add_test(NAME cuda.gpu_steps COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/gpu.sh" --list)
 set_tests_properties(cuda.gpu_steps PROPERTIES
   PASS_REGULAR_EXPRESSION "proofs\nflash\nreference\n.*cudnn\nbench_copies\nbench_attention\n.*memcheck_.*racecheck_")
@@ -130,4 +133,4 @@ else()
     "skipped: no nvcc was found when this tree was configured, or SP_TEST_ALL was off")
 endif()
 set_tests_properties(cuda.gpu_build PROPERTIES TIMEOUT 3600 COST 300 SKIP_REGULAR_EXPRESSION "^skipped: ")
-set_tests_properties(cuda.gpu_script cuda.gpu_steps cuda.gpu_build PROPERTIES LABELS cuda)
+set_tests_properties(cuda.gpu_script cuda.gpu_results cuda.gpu_steps cuda.gpu_build PROPERTIES LABELS cuda)

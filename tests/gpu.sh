@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What only a GPU can prove: builds with nvcc alone, runs conformance, the sanitizer of CUDA and the benches G1 to G5, in under ten minutes.
-# tests/gpu.sh [step]...   all steps, or these; what there is no time or no library for is skipped by name. 77: there is no GPU
+# tests/gpu.sh [--strict] [step]...   all steps, or these; what there is no time or no library for is skipped by name
+#               exit status 0: none failed and some passed. 77: there is no GPU. --strict: a step that needs no library fails if it is skipped
 # tests/gpu.sh --list      the steps
 # tests/gpu.sh --build     compiles every program and runs none: needs no GPU
 # tests/gpu.sh --pack      puts what a bare machine lacks into build/gpu-needs, which then travels with the tree
@@ -25,6 +26,8 @@ steps=(
   'reference         reference 120'
   'rows              rows       60'
   'graphs            graphs     60'
+  'captures          captures   60'
+  'flash_graphs      flash_graphs 60'
   'nccl              nccl       60'
   'cudnn             cudnn     120'
   'bench_copies      bench_copies     45'
@@ -33,7 +36,7 @@ steps=(
   'memcheck_proofs   proofs     60'
   'racecheck_proofs  proofs     60'
   'memcheck_flash    flash      90'
-  'racecheck_flash   flash      90'
+  'racecheck_flash   flash     120'
   'memcheck_rows     rows       60'
   'memcheck_reference reference 60'
 )
@@ -45,7 +48,9 @@ programs=(
   'reference       test           tests/cuda/conformance.cu   -DSP_TEST_KERNEL=reference'
   'nccl            test,nccl      tests/cuda/conformance.cu   -DSP_TEST_KERNEL=reference -DSP_TEST_NCCL'
   'cudnn           test,cudnn     tests/cuda/conformance.cu   -DSP_TEST_KERNEL=cudnn'
+  'flash_graphs    test           tests/cuda/test_flash_graphs.cpp'
   'graphs          test           tests/cuda/test_graphs.cpp'
+  'captures        test           tests/cuda/test_capture.cpp'
   'rows            test           tests/cuda/test_rows.cpp    -fmad=false'
   'bench_copies    none           bench/gpu/copies.cu'
   'proofs          none           tests/cuda/block_proofs.cu'
@@ -136,7 +141,7 @@ build() {
       return
     fi
   done
-  local began=$SECONDS objects=() compile=() link=() f
+  local start=$SECONDS objects=() compile=() link=() f
   for f in "${flags[@]}"; do
     case $f in
       *.so | *.so.*) # nvcc takes no name with a version behind it, which is all that pip installs
@@ -150,7 +155,9 @@ build() {
       *) compile+=("$f") ;;
     esac
   done
-  local common=(timeout "$(left)" "$nvcc" -std=c++20 "-arch=$arch" -Iinclude -Itests -Xcompiler -pthread -Xlinker --allow-shlib-undefined -diag-suppress 177)
+  (($(left) > 1)) || { say_status "$name" "skipped: the time was up before it was built"; return; } # timeout 0 were no limit
+  # in the foreground, so that compilers stay in the group of processes that ends with this script
+  local common=(timeout --foreground "$(left)" "$nvcc" -std=c++20 "-arch=$arch" -Iinclude -Itests -Xcompiler -pthread -Xlinker --allow-shlib-undefined -diag-suppress 177)
   if [[ $name == engine ]]; then
     "${common[@]}" "${compile[@]}" -c "$source" -o "$work/engine.o" >"$work/$name.log" 2>&1
   else
@@ -162,7 +169,11 @@ build() {
       "${common[@]}" "$work/$name.o" $( ((${#objects[@]})) && echo "$work/$name.main.o") "${link[@]}" -o "$work/$name" >>"$work/$name.log" 2>&1
   fi
   local code=$?
-  ((code == 0)) && say_status "$name" "built in $((SECONDS - began)) s" || say_status "$name" "failed: $work/$name.log"
+  case $code in
+    0) say_status "$name" "built in $((SECONDS - start)) s" ;;
+    124) say_status "$name" "skipped: the time was up before it was built" ;;
+    *) say_status "$name" "failed: $work/$name.log" ;;
+  esac
 }
 # All that are asked for, as many at once as there may be.
 build_all() {
@@ -179,10 +190,29 @@ build_all() {
 # ---- running ------------------------------------------------------------------------------------------------------------------------------
 
 left() { echo $((limit - (SECONDS - began))); }
-table=() passed=0 failed=0 skipped=0
+table=() passed=0 failed=0 skipped=0 strict=
+# A text of JSON: quotes and backslashes escaped, on one line.
+json() {
+  local text=${1//\\/\\\\}
+  text=${text//\"/\\\"}
+  printf '"%s"' "${text//[[:cntrl:]]/ }"
+}
+needs_no_library() { # whether a step's program is made of what travels with the tree
+  local s p
+  for s in "${steps[@]}"; do
+    read -ra s <<<"$s"
+    [[ ${s[0]} == "$1" ]] || continue
+    for p in "${programs[@]}"; do
+      read -ra p <<<"$p"
+      [[ ${p[0]} == "${s[1]}" && ${p[1]} =~ ^(none|test)$ ]] && return
+    done
+  done
+  return 1
+}
 note() { # step, result, seconds, more
+  [[ -n $strict && $2 == skipped ]] && needs_no_library "$1" && set -- "$1" failed "$3" "skipped: $4"
   table+=("$(printf '%-20s %-8s %4s s  %s' "$1" "$2" "$3" "${4:-}")")
-  json_steps+="${json_steps:+,$'\n'}    {\"step\": \"$1\", \"result\": \"$2\", \"seconds\": $3, \"note\": \"${4//\"/\'}\"}"
+  json_steps+="${json_steps:+,$'\n'}    {\"step\": \"$1\", \"result\": \"$2\", \"seconds\": $3, \"note\": $(json "${4:-}")}"
   case $2 in passed) ((++passed)) ;; failed) ((++failed)) ;; *) ((++skipped)) ;; esac
   echo "== $1: $2 ${4:-}"
 }
@@ -194,7 +224,7 @@ nccl_version() { # of the library that a program finds, as 23000
 }
 # What a step runs: sets `command`; or says why not.
 command_of() {
-  local step=$1 program=$work/$2 sanitizer
+  local step=$1 program=$work/$2 sanitizer options=()
   command=("$program")
   case $step in
     bench_*) command+=("$work/$step.json") ;;
@@ -206,7 +236,11 @@ command_of() {
       sanitizer=$(command -v compute-sanitizer || ls "$(dirname "$nvcc")/compute-sanitizer" /opt/nvidia/*/*/compute-sanitizer 2>/dev/null |
         head -n 1)
       [[ -n $sanitizer ]] || { why="compute-sanitizer was not found"; return 1; }
-      command=(env SP_TEST_TRIALS=4 "$sanitizer" --tool "${step%%_*}" --error-exitcode 99 --report-api-errors no "$program") ;;
+      # memcheck: memory of a pool that a stream uses behind the end that another one gave it. racecheck: every hazard, also harmless ones
+      [[ $step == memcheck_* ]] && options=(--track-stream-ordered-races all) || options=(--racecheck-report all)
+      "$sanitizer" --help 2>&1 | grep -q -e "${options[0]}" || options=() # an older one
+      command=(env SP_TEST_TRIALS=4 SP_TEST_FEW_DIMS=1 "$sanitizer" --tool "${step%%_*}" --error-exitcode 99 --report-api-errors no
+        "${options[@]}" "$program") ;;
   esac
 }
 run_step() {
@@ -235,9 +269,9 @@ run_step() {
 
 write_json() {
   {
-    printf '{"gpu": "%s", "driver": "%s", "nvcc": "%s", "arch": "%s", "seconds": %d,\n "passed": %d, "failed": %d, "skipped": %d,\n' \
-      "$gpu" "$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)" \
-      "$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')" "$arch" $((SECONDS - began)) $passed $failed $skipped
+    printf '{"gpu": %s, "driver": %s, "nvcc": %s, "arch": %s, "seconds": %d,\n "passed": %d, "failed": %d, "skipped": %d,\n' \
+      "$(json "$gpu")" "$(json "$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)")" \
+      "$(json "$("$nvcc" --version | sed -n 's/.*release \([0-9.]*\).*/\1/p')")" "$(json "$arch")" $((SECONDS - began)) $passed $failed $skipped
     printf ' "steps": [\n%s\n  ],\n "benches": [' "$json_steps"
     local separator= f
     for f in "$work"/bench_*.json; do [[ -s $f ]] && printf '%s\n' "$separator" && cat "$f" && separator=,; done
@@ -276,6 +310,7 @@ pack() {
   du -sh "$needs" | sed 's/$/: what travels/'
 }
 
+[[ ${1:-} == --strict ]] && strict=yes && shift
 case ${1:-} in
   --list) step_names; exit ;;
   --pack) pack; exit ;;
@@ -328,13 +363,15 @@ for s in "${steps[@]}"; do
 done
 [[ -n $programs_needed ]] || { echo "no such step: $*; tests/gpu.sh --list names them"; exit 2; }
 [[ $programs_needed == *cudnn* || $programs_needed == *bench_attention* ]] && programs_needed+=" engine"
-build_all $programs_needed &
+set -m # a group of processes of its own, which ends however this script ends
+{ set +m && build_all $programs_needed; } &
 builder=$!
+set +m
+trap 'kill -- "-$builder" 2>/dev/null' EXIT
 for s in "${steps[@]}"; do
   read -ra s <<<"$s"
   [[ $# == 0 || $chosen == *" ${s[0]} "* ]] && run_step "${s[@]}" && write_json
 done
-kill $builder 2>/dev/null
 write_json
 
 echo
@@ -343,4 +380,5 @@ printf '%s\n' "${table[@]}"
 echo "---- benches: median [quartiles]; full numbers in $out/results.json ----"
 cat "$work"/bench_*.txt 2>/dev/null | sed -n 's/^bench //p'
 echo "---- $passed passed, $failed failed, $skipped skipped, $((SECONDS - began)) s ----"
-((failed == 0))
+((passed > 0)) || echo "nothing passed: nothing is proved"
+((failed == 0 && passed > 0))

@@ -135,7 +135,12 @@ public:
     std::printf("bench %-3s %-46s absent: %s\n", group, name.c_str(), why.c_str());
     std::fflush(stdout);
     json_ += std::string(json_.empty() ? "" : ",\n") + "    {\"group\": \"" + group + "\", \"name\": \"" + name +
-             "\", \"absent\": \"" + why + "\"}";
+             "\", \"absent\": \"" + on_one_line(why) + "\"}";
+  }
+  /// A message as JSON takes it.
+  static std::string on_one_line(std::string text) {
+    for (char& c : text) c = c == '"' || c == '\\' ? '\'' : static_cast<unsigned char>(c) < ' ' ? ' ' : c;
+    return text;
   }
   void write(char const* path) const {
     std::FILE* const f = std::fopen(path, "w");

@@ -18,11 +18,13 @@ using support::interleaving;
 
 namespace {
 
-struct tiny {
-  static constexpr sp::detail::flash_shape shape{.forward_rows = 16, .backward_rows = 16, .keys = 16, .slabs = 1};
-  using dims = sp::detail::head_dims<16>;
+/// Small tiles where a block is emulated, those that are shipped on a device.
+struct tiles {
+  static constexpr sp::detail::flash_shape tiny{.forward_rows = 16, .backward_rows = 16, .keys = 16, .slabs = 1};
+  static constexpr sp::detail::flash_shape shape = cuda_tests::on_a_device ? sp::detail::flash_tuning::shape : tiny;
+  using dims = sp::detail::head_dims<cuda_tests::on_a_device ? 64 : 16>;
 };
-using flash = sp::basic_cuda_flash<tiny, sp::dropout>;
+using flash = sp::basic_cuda_flash<tiles, sp::dropout>;
 flash kernel() { return flash{sp::flash_options{.deterministic = true}, sp::dropout{0.3}}; }
 constexpr std::array<index_t, 3> shape{4, 2, 16}; // heads of queries and of keys, dim
 
