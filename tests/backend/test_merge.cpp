@@ -104,7 +104,7 @@ TEST_CASE("merge: any order gives the same to rounding") {
 }
 
 /// Indices that merging 5 rows of 3 heads takes on a device, `dim` elements each, `skip` behind an aligned address and `step` apart:
-/// with the bits of the host.
+/// with the bits of one element at a time.
 sp::index_t taken(sp::index_t dim, sp::index_t skip, sp::index_t step) {
   using support::apart, support::in_memory;
   std::minstd_rand g(unsigned(8 * dim + skip));
@@ -136,7 +136,7 @@ sp::index_t taken(sp::index_t dim, sp::index_t skip, sp::index_t step) {
   return work.indices;
 }
 
-TEST_CASE("merge: on a device four elements are taken at once, with the bits of the host [asan]") {
+TEST_CASE("merge: a queue of a device takes four elements at once, with the bits of one at a time [asan]") {
   CHECK(taken(8, 0, 1) == 15 * 2 + 15);
   CHECK(taken(8, 1, 1) == 15 * 2 + 15); // one by one, where the address is
   CHECK(taken(6, 0, 1) == 15);
