@@ -25,6 +25,16 @@ int exchange_with_another(sp::mpi_device<sp::cuda_queue> const& ranks, sp::devic
   return got == std::vector<float>(6, float(other)) ? 0 : 1;
 }
 
+/// Of cudaMalloc: MPI opens it in other processes, which pools refuse.
+sp::device_memory_functions plain_memory() {
+  return {nullptr,
+          [](void*, std::size_t bytes, cudaStream_t) {
+            void* p = nullptr;
+            return cudaMalloc(&p, bytes) == cudaSuccess ? p : nullptr;
+          },
+          [](void*, void* p, std::size_t, cudaStream_t) { static_cast<void>(cudaFree(p)); }}; // waits for the device
+}
+
 } // namespace
 
 int main(int argc, char** argv) {
@@ -37,11 +47,16 @@ int main(int argc, char** argv) {
     MPI_Finalize();
     return 0;
   }
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  int const device = rank % devices;
   cudaStream_t stream = nullptr;
+  sp::detail::cuda_check(cudaSetDevice(device), "cudaSetDevice", "main");
   sp::detail::cuda_check(cudaStreamCreate(&stream), "cudaStreamCreate", "main");
   try {
-    sp::cuda_queue const queue(stream, 0);
-    sp::device_pool memory(queue);
+    sp::cuda_queue const queue(stream, device);
+    sp::detail::cuda_check(cudaSetDevice(0), "cudaSetDevice", "main"); // the queue's is current where it must be
+    sp::device_pool memory(queue, plain_memory());
     sp::mpi_device const ranks{MPI_COMM_WORLD, queue, memory};
     result = exchange_with_another(ranks, memory);
   } catch (sp::error const& e) {

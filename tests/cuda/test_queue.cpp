@@ -279,6 +279,11 @@ TEST_CASE("cuda queue: work is given on its own device, whichever is current; ra
   CHECK(b.read(y.tensor) == counted_from(2, 20));
   int device = -1;
   CHECK((cudaGetDevice(&device) == cudaSuccess && device == 0)); // as before
+  {
+    auto const here = b.queue.make_current();
+    CHECK((cudaGetDevice(&device) == cudaSuccess && device == 1));
+  }
+  CHECK((cudaGetDevice(&device) == cudaSuccess && device == 0));
   stream s(3, interleaving::random, 1);
   auto const wrong = failure_of([&] { static_cast<void>(cuda_queue(s.handle, 0).record()); });
   CHECK(says(wrong, errc::backend_error, "cudaEventRecord: cudaErrorInvalidResourceHandle"));

@@ -5,6 +5,7 @@
 #include "processes.hpp"
 
 #include <functional>
+#include <optional>
 
 #include <sp/collective/reductions.hpp>
 
@@ -175,6 +176,52 @@ TEST_CASE("mpi device: an MPI that does not take such memory is refused in a sen
     else
       CHECK(says(failure_of([&] { return c.barrier(), 0; }), sp::errc::aborted, "rank 0 of 2 failed"));
   }
+}
+
+namespace {
+
+/// A queue of the host that says whether its device is current.
+struct placed_queue : sp::inline_queue {
+  static inline int inside = 0, times = 0;
+  struct current {
+    current() { ++inside, ++times; }
+    current(current const&) = delete;
+    ~current() { --inside; }
+  };
+  [[nodiscard]] static current make_current() { return {}; }
+  [[nodiscard]] static constexpr placed_queue lane() noexcept { return {}; }
+};
+struct in_place {
+  static bool takes_device_memory() { return true; }
+  static std::byte* address(std::byte* p) {
+    CHECK(placed_queue::inside == 1);
+    return p;
+  }
+};
+
+} // namespace
+
+TEST_CASE("mpi device: the device of the queue is current while MPI is called, and what was before it afterwards") {
+  REQUIRE(mpi_tests::processes() >= 2);
+  MPI_Comm const part = mpi_tests::first(2);
+  if (part == MPI_COMM_NULL) return;
+  sp::pool memory;
+  sp::mpi_device<placed_queue, in_place> const c(part, {}, memory, {.deadline = std::chrono::seconds(30)});
+  std::array<float, 2> x{float(c.rank()), -1};
+  sp::view<float, 1> const all(x.data(), {2});
+  sp::piece const out = sp::as_piece(all.narrow(0, 0, 1)), in = sp::as_piece(all.narrow(0, 1, 1));
+  sp::parcel const to{1 - c.rank(), {&out, 1}}, from{1 - c.rank(), {&in, 1}};
+  auto after = [](auto&& call) {
+    int const before = placed_queue::times;
+    call();
+    CHECK(placed_queue::times > before);
+    CHECK(placed_queue::inside == 0);
+  };
+  std::optional<sp::mpi_device<placed_queue, in_place>::token> open;
+  after([&] { open.emplace(c.exchange({"test", {&to, 1}, {&from, 1}})); });
+  after([&] { open->wait(); });
+  CHECK(x[1] == float(1 - c.rank()));
+  after([&] { c.barrier(); });
 }
 
 } // namespace test_mpi_device

@@ -87,6 +87,9 @@ public:
     detail::cuda_check(cudaStreamSynchronize(stream()), "cudaStreamSynchronize", "cuda_queue.synchronize");
   }
 
+  /// The queue's device is current on this thread while the result lives: for libraries that work on the one that they find, as MPI does.
+  [[nodiscard]] detail::on_device make_current() const { return {device(), "cuda_queue.make_current"}; }
+
   /// Whether the stream is part of a capture.
   [[nodiscard]] bool capturing() const {
     detail::on_device const here(device(), "cuda_queue.capturing");

@@ -282,6 +282,15 @@ MUTANTS = [
         "mpi device: nothing is sent*",
     ),
     Mutant(
+        "mpi_device_waits_elsewhere",
+        "MPI is called on whatever device is current",
+        "collective/mpi/device.hpp",
+        "  if constexpr (requires { queue.make_current(); })\n    return queue.make_current();\n  else\n    return 0;\n",
+        "  return 0;\n",
+        "mpi.mpi_device",
+        "mpi device: the device of the queue*",
+    ),
+    Mutant(
         "mpi_device_stays_packed",
         "what has come for a device stays packed",
         "collective/mpi/device.hpp",

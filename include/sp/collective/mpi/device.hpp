@@ -24,6 +24,15 @@ struct mpi_found {
   static std::byte* address(std::byte* p) noexcept { return p; }
 };
 
+/// MPI works on the device that is current, and takes its memory for that one's: the queue's is, while the result lives.
+template <class Queue>
+auto current_for_mpi([[maybe_unused]] Queue const& queue) {
+  if constexpr (requires { queue.make_current(); })
+    return queue.make_current();
+  else
+    return 0;
+}
+
 /// One exchange under way: a block of bytes for each peer and direction.
 template <class Memory>
 struct mpi_device_exchange {
@@ -107,7 +116,7 @@ private:
 /// sp::mpi over device memory, for an MPI that says that it is CUDA-aware; any other is refused (unsupported). Construction is collective,
 /// and its errors, limits and progress are those of sp::mpi with `parcels::direct`, which eager_limit and large_parcels of the options are
 /// set to: see there what becomes of memory after an error. Borrows the communicator, and `memory`, from which pieces that are not contiguous
-/// and bring no room are packed: both outlive the last handle.
+/// and bring no room are packed: both outlive the last handle. The queue's device is current while MPI is called.
 ///
 /// It synchronises. An exchange begins when everything that the queue had been given is done: the host waits for that. token.wait() waits on
 /// the host for the bytes, and orders what unpacks them before later work of the queue. Nothing of it can be captured in a graph, and
@@ -140,6 +149,7 @@ public:
 
   /// The caller's room and receive memory are MPI's until wait() returns; pieces and parcels stay alive as long.
   [[nodiscard]] token exchange(traffic const& t) const {
+    [[maybe_unused]] auto const here = detail::current_for_mpi(queue());
     auto e = group_->prepare(t);
     std::optional<mpi::token> inner;
     detail::try_or(
@@ -151,6 +161,7 @@ public:
   }
   /// Of the queues too: all work that they have been given is done.
   void barrier() const {
+    [[maybe_unused]] auto const here = detail::current_for_mpi(queue());
     queue().synchronize();
     group_->ranks().barrier();
   }
@@ -189,11 +200,15 @@ public:
   }
   ~token() {
     if (!exchange_) return;
-    inner_.reset(); // ends the family, and takes its memory back
+    detail::best_effort([&] {
+      [[maybe_unused]] auto const here = detail::current_for_mpi(group_->queue());
+      inner_.reset(); // ends the family, and takes its memory back
+    });
     group_->keep(std::move(exchange_));
   }
   void wait() {
     if (!exchange_) fail({errc::bad_state, "this token has been waited for already", "Wait once for each exchange"});
+    [[maybe_unused]] auto const here = detail::current_for_mpi(group_->queue());
     inner_->wait();
     inner_.reset();
     group_->finish(std::move(exchange_));
