@@ -204,7 +204,7 @@ MUTANTS = [
         "main.staging.take(primitive);",
         "",
         "cuda.devices",
-        "cuda devices: a queue that is made, uploads*",
+        "cuda devices: a queue that is made*",
     ),
     Mutant(
         "error_left_behind",
