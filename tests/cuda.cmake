@@ -127,7 +127,7 @@ set_tests_properties(cuda.gpu_steps PROPERTIES
   PASS_REGULAR_EXPRESSION "proofs\nflash\nreference\n.*cudnn\nbench_copies\nbench_attention\n.*memcheck_.*racecheck_")
 if(SP_NVCC AND SP_TEST_ALL)
   add_test(NAME cuda.gpu_build COMMAND "${CMAKE_COMMAND}" -E env SP_CUDNN_FRONTEND_DIR=${SP_CUDNN_FRONTEND_DIR} SP_GPU_HOST=-O0
-    "${CMAKE_CURRENT_SOURCE_DIR}/gpu.sh" --build)
+    SP_GPU_ARCH=compute_90a "${CMAKE_CURRENT_SOURCE_DIR}/gpu.sh" --build) # without the assembler: cuda.resources has it
 else()
   add_test(NAME cuda.gpu_build COMMAND "${CMAKE_COMMAND}" -E echo
     "skipped: no nvcc was found when this tree was configured, or SP_TEST_ALL was off")

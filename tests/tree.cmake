@@ -29,17 +29,19 @@ if(sp_left_out_headers)
   set(sp_without --without "${sp_left_out_headers}")
 endif()
 
-# Each header alone, included twice: those that users include, the compilers taking turns; with SP_TEST_ALL by both, also those in
-# folders. All headers together are compiled by the compiler of the tree (two_tu) and read by clang-tidy (tidy).
+# Each header alone, included twice: those that users include, the compilers taking turns; with SP_TEST_ALL those by both, and in turns
+# also those in folders. All headers together are compiled by the compiler of the tree (two_tu) and read by clang-tidy (tidy).
 set(sp_turn 0)
 foreach(pair "gcc=${SP_GXX}" "clang=${SP_CLANGXX}")
   string(REPLACE "=" ";" pair "${pair}")
   list(POP_FRONT pair kind compiler)
-  set(sp_headers_alone "")
-  if(NOT SP_TEST_ALL)
-    set(sp_headers_alone --only "sp/[^/]+[.]hpp" --turn ${sp_turn})
-    math(EXPR sp_turn "${sp_turn} + 1")
+  set(sp_headers_alone --turn ${sp_turn})
+  if(SP_TEST_ALL)
+    list(APPEND sp_headers_alone --always "sp/[^/]+[.]hpp")
+  else()
+    list(APPEND sp_headers_alone --only "sp/[^/]+[.]hpp")
   endif()
+  math(EXPR sp_turn "${sp_turn} + 1")
   add_test(NAME headers.${kind} COMMAND Python3::Interpreter "${sp_tools}/headers.py"
     --compiler "${compiler}" ${sp_headers_alone} ${sp_without} "${sp_include_root}" -- ${sp_foreign_flags} "${sp_fmt_flags}" COMMAND_EXPAND_LISTS)
   set_tests_properties(headers.${kind} PROPERTIES LABELS tree TIMEOUT 600 COST 100)

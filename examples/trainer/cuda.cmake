@@ -18,6 +18,8 @@ else()
     execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE found ERROR_QUIET RESULT_VARIABLE failed)
     if(NOT failed AND found MATCHES "^([0-9]+)[.]([0-9]+)")
       set(sp_trainer_arch "sm_${CMAKE_MATCH_1}${CMAKE_MATCH_2}")
+    elseif(SP_TEST_ALL)
+      set(sp_trainer_arch compute_90a) # without the assembler, which cuda.resources asks
     else()
       set(sp_trainer_arch sm_90a)
     endif()

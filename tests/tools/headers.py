@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compiles every header of include/sp alone, included twice, with warnings as errors; lists the headers that fail. CXX may be nvcc.
 
-headers.py --compiler CXX [--jobs N] [--only PATTERN] [--turn 0|1] [--without PATTERN] ROOT [-- FLAGS...]
+headers.py --compiler CXX [--jobs N] [--only PATTERN] [--turn 0|1] [--always PATTERN] [--without PATTERN] ROOT [-- FLAGS...]
 headers.py --compiler CXX --program FILE ROOT [-- FLAGS...]   compiles a program that instantiates them, under the same warnings
 headers.py --compiler CXX --self-test                         plants a narrowing in a header and in a template, which must be found
 """
@@ -75,6 +75,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", metavar="PATTERN", default=".*", help="a regular expression: these headers and no others")
     parser.add_argument("--turn", type=int, choices=(0, 1), help="the even ones of these headers or the odd ones: two compilers take turns")
+    parser.add_argument("--always", metavar="PATTERN", default="", help="a regular expression: these headers whoever's turn it is")
     parser.add_argument("--without", metavar="PATTERN", help="a regular expression: leaves these headers out, and says so")
     parser.add_argument("--program", type=pathlib.Path)
     parser.add_argument("--self-test", action="store_true")
@@ -95,7 +96,8 @@ def main():
         headers.remove(header)
         print(f"left out: {header}")
     if options.turn is not None:
-        headers = headers[options.turn :: 2]
+        turns = [h for h in headers if not re.fullmatch(options.always, h)][options.turn :: 2]
+        headers = [h for h in headers if h in turns or re.fullmatch(options.always, h)]
     if not headers:
         sys.exit(f"no header to compile under {options.root}")
     failed = []
