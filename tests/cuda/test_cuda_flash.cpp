@@ -127,9 +127,10 @@ TEST_CASE("cuda_flash: slices of any kind, rows that see nothing or that no slic
 }
 
 TEST_CASE("cuda_flash: keys behind the end of a tile that every query sees add nothing to dq") {
-  std::vector<float> const slopes{0.5f};
-  setting s{.docs = sp::packed{0, 40}, .q_heads = 1, .kv_heads = 1, .dim = 16, .value_dim = 16};
+  std::vector<float> const slopes{0.5f, 0.125f};
+  setting s{.docs = sp::packed{0, 40}, .q_heads = 2, .kv_heads = 1, .dim = 16, .value_dim = 16};
   s.rule = sp::full();
+  s.head_parts = 2; // the slope is that of the global head
   s.slopes = slopes;
   sp::alibi const biases{slopes};
   check<sp::bf16>(flash<sp::alibi>{sp::basic_cuda_flash<tiny, sp::alibi>{biases}}, rounded_reference{biases}, s, false);

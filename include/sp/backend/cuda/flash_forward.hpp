@@ -175,15 +175,24 @@ private:
       }
     }
   }
+  /// The numbers of the features, read when they are needed: a slope that is kept pushes others out of the registers. What dropout draws
+  /// from takes long to compute, and is kept.
+  SP_DEVICE decltype(auto) modifier() const {
+    if constexpr (mod::drops)
+      return (modify);
+    else
+      return kernel.features.of(kernel.heads.q_head(head), kernel.lists.row_tile(item.tile));
+  }
   SP_DEVICE void modify_row(int s, int h, int row, int const* offset) {
     if (kernel.features.products_are_scores()) return;
+    mod const& here = modifier();
     float unused = 1;
     SP_UNROLL
     for (int n = 0; n < at_once / 8; ++n) {
       SP_UNROLL
       for (int c = 0; c < 2; ++c) {
         float& x = scores.x[s][n][2 * h + c];
-        x = kernel.features.score(modify, x, row, mod::biased ? offset[column(n) + c] : 0, unused);
+        x = kernel.features.score(here, x, row, mod::biased ? offset[column(n) + c] : 0, unused);
       }
     }
   }
