@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The mutation score: bugs made by hand, each planted alone in a copy of the headers, each to be caught by the test meant for it.
+# The mutation score: bugs made by hand and planted in copies of the headers, alone or behind switches, each to be caught by the test meant
+# for it.
 # Arguments: names of bugs (all by default), --sample, --list, --jobs N, --build DIR, --self-test. Exit status 0 only if every
 # one is caught.
 set -euo pipefail

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Plants each bug of mutants/ alone in a copy of include/, builds the test meant for it, and wants to see that test fail.
+"""Plants the bugs of mutants/ in copies of include/, builds the tests meant for them, and wants to see each test fail of its bug.
 
+Bugs that one test is meant for are built together, each behind a switch (switched.py), and the test must pass while none is switched
+on. A bug that cannot be switched, or that its test did not catch so, is planted alone.
 Caught: doctest itself reports a failed assertion or exception in the cases named by the mutant, and the program ends by itself; or,
 where the mutant says so, a fault in them, which is how memory that stands for a device's tells an access of the host.
-A mutant that does not apply, does not compile, crashes or hangs is broken; first of all, every test must pass on the headers as
-they are, but for a sample: whoever runs one has run the tests. Exit status 0 only if all are caught; the last line is
+A mutant that does not apply, does not compile, crashes or hangs is broken. A sample is planted alone, and that the tests pass without
+one is left to their own entries: whoever runs it has run the tests. Exit status 0 only if all are caught; the last line is
 "N caught, M survived".
 """
 import argparse
@@ -23,20 +25,27 @@ import threading
 import time
 
 sys.dont_write_bytecode = True
+from switched import SWITCH, switched
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 FLAGS = ["-std=c++20", "-O0", "-w", "-pthread", "-DDOCTEST_CONFIG_SUPER_FAST_ASSERTS"]
 COMPILE_SECONDS = 300
+SWITCHED_BUILDS = 6  # of one test, each without the bugs that the compiler refused in the one before
 RUN_SECONDS = 60  # tests that wait for a peer have deadlines of their own, far below
 
 
 class Broken(Exception):
-    """The mutant, its test or this suite is at fault."""
+    """The mutant, its test or this suite is at fault. `output`: all that the compiler said."""
+
+    def __init__(self, what, output=""):
+        super().__init__(what)
+        self.output = output
 
 
-def run(command, seconds, cwd):
-    """Exit status and output of a command; Broken when it does not end."""
-    environment = {**os.environ, "CCACHE_SLOPPINESS": "include_file_mtime,include_file_ctime,pch_defines,time_macros", "CCACHE_NOHASHDIR": "1"}
+def run(command, seconds, cwd, planted=None):
+    """Exit status and output of a command; Broken when it does not end. `planted`: the number of the bug that is switched on."""
+    environment = {**os.environ, "SP_PLANTED": str(planted or 0), "CCACHE_SLOPPINESS": "include_file_mtime,include_file_ctime,pch_defines,time_macros", "CCACHE_NOHASHDIR": "1"}
     process = subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
@@ -137,17 +146,17 @@ class Slot:
         self.folder, self.suite = folder, suite
         shutil.copytree(suite.headers, folder / "include", dirs_exist_ok=True)
 
-    def build(self, program, cases):
+    def build(self, program, cases, more=()):
         suite, source = self.suite, self.suite.source(program)
         own = re.search(r"^// flags: (.+)$", source.read_text(), re.MULTILINE)  # see doctest.cmake
         needs = Needs.of(source)
         flags = [*suite.flags, *(MPI.flags if MPI.runs(program) else []), *(own[1].split() if own else []), *Needs.flags(needs)]
         prelude = [] if own else ["-include", str(suite.prelude)]
-        include = [*prelude, "-Iinclude", f"-I{suite.tests}", "-iquote", str(source.parent), f'-DSP_TEST_DIR="{suite.tests}"']
+        include = [*prelude, *more, "-Iinclude", f"-I{suite.tests}", "-iquote", str(source.parent), f'-DSP_TEST_DIR="{suite.tests}"']
         (self.folder / source.name).write_text(only(cases, source.read_text()))
         code, output = run([*suite.compiler, *flags, *include, "-c", source.name, "-o", "test.o"], COMPILE_SECONDS, self.folder)
         if code != 0:
-            raise Broken(f"{program} does not compile:\n" + "\n".join(output.splitlines()[:12]))
+            raise Broken(f"{program} does not compile:\n" + "\n".join(output.splitlines()[:12]), output)
         fakes = suite.fakes() if "cuda" in needs else []
         link = [suite.compiler[-1], "-pthread", "test.o", str(suite.main(program)), *fakes, "-o", "test"]
         libraries = [*(MPI.libraries if MPI.runs(program) else []), *(["-lboost_context"] if "context" in needs else [])]
@@ -155,10 +164,59 @@ class Slot:
         if code != 0:
             raise Broken(f"{program} does not link:\n{output[:1000]}")
 
-    def test(self, program, case):
+    def test(self, program, case, planted=None):
         launch = MPI.launch(self.suite.source(program)) if MPI.runs(program) else []
         arguments = [f"--test-case={case}", "--no-version", "--no-path-filenames", "--no-colors"]
-        return Verdict(*run([*launch, "./test", *arguments], RUN_SECONDS, self.folder))
+        return Verdict(*run([*launch, "./test", *arguments], RUN_SECONDS, self.folder, planted))
+
+    def switchable(self, program, mutants):
+        """Builds a test with its mutants behind switches. Those that are in the program, by number: what the compiler refuses is left
+        out, by the lines that it names."""
+        cases, chosen = list({m.case: None for m in mutants}), dict(enumerate(mutants, 1))
+        for _ in range(SWITCHED_BUILDS):
+            files = {}
+            for number, m in chosen.items():
+                files.setdefault(m.file, []).append((number, m.old, m.new))
+            lines = {}  # of each mutant: its file, first and last line
+            texts = {file: (self.folder / "include/sp" / file).read_text() for file in files if (self.suite.headers / "sp" / file).is_file()}
+            try:
+                for file, text in texts.items():
+                    planted, where = switched(text, files[file])
+                    lines.update({number: (file, *span) for number, span in where.items()})
+                    (self.folder / "include/sp" / file).write_text(planted)
+                self.build(program, cases, ["-include", str(self.suite.switch)])
+                return {number: chosen[number] for number in lines}
+            except Broken as e:
+                if not lines:
+                    raise
+                for word in (" error:", ""):  # or what instantiated the lines with errors
+                    named = re.findall(rf"^include/sp/([^:\n]+):(\d+):[\d:]*{word}", e.output, re.MULTILINE)
+                    refused = {n for n, (f, first, last) in lines.items() if any(f == file and first <= int(at) <= last for file, at in named)}
+                    if refused:
+                        break
+                chosen = {n: chosen[n] for n in lines if refused and n not in refused}
+            finally:
+                for file, text in texts.items():
+                    (self.folder / "include/sp" / file).write_text(text)
+        self.build(program, cases)
+        return {}
+
+    def together(self, program, mutants):
+        """How those mutants were caught that could be switched on, by name. The test must pass while none is."""
+        there = self.switchable(program, mutants)
+        for case in {m.case: None for m in mutants}:
+            verdict = self.test(program, case)
+            if not verdict.passed:
+                raise Broken(f"{program} --test-case=\"{case}\" fails without a mutant:\n" + verdict.output[-2000:])
+        caught = {}
+        for number, m in there.items():
+            try:
+                verdict = self.test(program, m.case, number)
+            except Broken:
+                continue  # it hangs; alone it is told what it is
+            if verdict.faulted if m.faults else verdict.failed:
+                caught[m.name] = verdict.first
+        return caught
 
     def planted(self, mutant):
         """What becomes of the test with the mutant in place: (True, how it was caught) or (False, "")."""
@@ -194,7 +252,8 @@ class Suite:
         self.slots, self.making = queue.Queue(), threading.Lock()
         for i in range(jobs):
             self.slots.put(Slot(build / f"slot{i}", self))
-        self.prelude = self.precompiled()
+        self.prelude, self.switch = self.precompiled(), build / "planted.hpp"
+        self.switch.write_text(SWITCH)
         self.compile_main("main", ROOT / "tests/main.cpp", [])
         if processes:
             MPI.ask()
@@ -251,25 +310,23 @@ class Suite:
             for done in concurrent.futures.as_completed([workers.submit(one, item) for item in items]):
                 yield done.result()
 
-    def control(self, mutants):
-        """Every case that is meant for a mutant exists and passes without one. Returns what is wrong."""
-        cases = {}
+    def together(self, mutants):
+        """Test by test: every case that is meant for a mutant exists and passes without one. Returns what is wrong, and the names of
+        the mutants that were caught behind their switches."""
+        tests = {}
         for m in mutants:
-            cases.setdefault(m.test, {})[m.case] = True
-
-        def passes(slot, program):
-            slot.build(program, cases[program])
-            for case in cases[program]:
-                verdict = slot.test(program, case)
-                if not verdict.passed:
-                    raise Broken(f"{program} --test-case=\"{case}\" fails without a mutant:\n" + verdict.output[-2000:])
-
-        wrong = []
-        for program, result, seconds in self.each(cases, passes):
+            tests.setdefault(m.test, []).append(m)
+        wrong, caught = [], []
+        for program, result, seconds in self.each(tests, lambda slot, program: slot.together(program, tests[program])):
             if isinstance(result, Broken):
                 wrong.append(str(result))
-            print(f"{'BROKEN' if wrong and wrong[-1] == str(result) else 'passes':9}{seconds:5.1f} s  control {program}", flush=True)
-        return wrong
+                print(f"BROKEN   {seconds:5.1f} s  control {program}", flush=True)
+                continue
+            print(f"passes   {seconds:5.1f} s  control {program}, and {len(result)} of {len(tests[program])} mutants by switches", flush=True)
+            for name, how in result.items():
+                print(f"caught             {name}: {program}: {how[:110]}", flush=True)
+            caught += result
+        return wrong, caught
 
     def score(self, mutants):
         caught = survived = broken = 0
@@ -289,11 +346,12 @@ class Suite:
 
 def measure(suite, mutants, control=True):
     """Numbers of mutants caught, survived and broken; None if a test fails without one."""
-    wrong = suite.control(mutants) if control else []
+    wrong, switched_on = suite.together(mutants) if control else ([], [])
     if wrong:
         print("\n".join(wrong) + "\nthe tests must pass before a bug can make them fail")
         return None
-    caught, survived, broken = suite.score(mutants)
+    caught, survived, broken = suite.score([m for m in mutants if m.name not in switched_on])
+    caught += len(switched_on)
     if broken:
         print(f"{broken} broken: repair them in tests/mutation/mutants/")
     print(f"{caught} caught, {survived} survived")
@@ -342,8 +400,11 @@ TEST_CASE(
             (root / name).parent.mkdir(parents=True)
             (root / name).write_text(text)
         suite = Suite(root, root / "build", 1)
-        probe = lambda *what: Mutant("probe", "a probe", "probe.hpp", what[0], what[1], "probe.probe", *what[2:])
-        failures = len(suite.control([probe("", "", "twice"), probe("", "", "same")]))
+        probe = lambda *what, name="probe": Mutant(name, "a probe", "probe.hpp", what[0], what[1], "probe.probe", *what[2:])
+        switches = [probe(*plant, name=f"{fate} {i}") for fate, plants in fates.items() for i, plant in enumerate(plants)]
+        wrong, caught = suite.together(switches)
+        failures = int(bool(wrong) or sorted(caught) != [f"caught {i}" for i in range(len(fates["caught"]))])
+        print(f"{'WRONG' if failures else 'as expected'}: behind switches there were caught: {', '.join(caught)}\n")
         for fate, plants in fates.items():
             for old, new, *case in plants:
                 counts = suite.score([probe(old, new, *case)])
@@ -351,7 +412,7 @@ TEST_CASE(
                 failures += not good
                 print(f"{'as expected' if good else 'WRONG'}: {old!r} -> {new!r} is {fate}\n")
         failures += measure(suite, [probe("2 * x", "3 * x", "nothing")]) is not None
-    print(f"{failures} of {sum(len(p) for p in fates.values()) + 1} fates were not told")
+    print(f"{failures} of {sum(len(p) for p in fates.values()) + 2} fates were not told")
     return 1 if failures else 0
 
 
