@@ -452,7 +452,7 @@ TEST_CASE("local: a publication that is dropped gives its buffer back behind wha
             auto const theirs = sp::as_view<int, 1, elsewhere>(shown->of(0)[0]);
             q.for_each(y.all.extents, mix<elsewhere>{y.all, theirs, 0, 1});
             std::thread ready([&] {
-              std::this_thread::sleep_for(10ms); // so that release() has begun
+              std::this_thread::sleep_for(50ms); // so that release() has begun
               queued = true;
             });
             CHECK(says(failure_of([&] { shown->release(); }), sp::errc::aborted, "destroyed without release()"));
