@@ -25,15 +25,12 @@ int exchange_with_another(sp::mpi_device<sp::cuda_queue> const& ranks, sp::devic
   return got == std::vector<float>(6, float(other)) ? 0 : 1;
 }
 
-/// Of cudaMalloc: MPI opens it in other processes, which pools refuse.
-sp::device_memory_functions plain_memory() {
-  return {nullptr,
-          [](void*, std::size_t bytes, cudaStream_t) {
-            void* p = nullptr;
-            return cudaMalloc(&p, bytes) == cudaSuccess ? p : nullptr;
-          },
-          [](void*, void* p, std::size_t, cudaStream_t) { static_cast<void>(cudaFree(p)); }}; // waits for the device
+// Memory of cudaMalloc: MPI opens it in other processes, which pools refuse. Both calls wait for the device.
+void* take(void*, std::size_t bytes, cudaStream_t) {
+  void* p = nullptr;
+  return cudaMalloc(&p, bytes) == cudaSuccess ? p : nullptr;
 }
+void give_back(void*, void* p, std::size_t, cudaStream_t) { static_cast<void>(cudaFree(p)); }
 
 } // namespace
 
@@ -56,7 +53,7 @@ int main(int argc, char** argv) {
   try {
     sp::cuda_queue const queue(stream, device);
     sp::detail::cuda_check(cudaSetDevice(0), "cudaSetDevice", "main"); // the queue's is current where it must be
-    sp::device_pool memory(queue, plain_memory());
+    sp::device_pool memory(queue, sp::device_memory_functions{nullptr, take, give_back});
     sp::mpi_device const ranks{MPI_COMM_WORLD, queue, memory};
     result = exchange_with_another(ranks, memory);
   } catch (sp::error const& e) {
