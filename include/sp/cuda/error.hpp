@@ -24,14 +24,13 @@ inline char const* cuda_remedy(cudaError_t code) {
     return "Compile for this device, for example with nvcc -arch=native";
   case cudaErrorInvalidConfiguration:
   case cudaErrorLaunchOutOfResources:
-    return "The device has less than the kernel takes (shared memory, registers, threads): choose a configuration of smaller "
-           "tiles";
+    return "The device has less than the kernel takes (shared memory, registers, threads): "
+           "choose a configuration of smaller tiles";
   case cudaErrorInvalidValue:
     return "Check that all tensors of the call lie on the queue's device, or on one that it has peer access to";
   default:
     return "Unless the call itself is at fault, work given earlier has failed: compute-sanitizer, or CUDA_LAUNCH_BLOCKING=1, "
-           "names the "
-           "kernel. If every later call fails too, the process must end";
+           "names the kernel. If every later call fails too, the process must end";
   }
 }
 /// Codes that say that a stream is being captured, or was.

@@ -12,8 +12,7 @@
 namespace sp::detail {
 
 /// Of one stream; the device is current in every call. To take pinned memory may make the device idle: take() it before anything waits there.
-/// Other threads may capture meanwhile. One upload of more than both halves, or
-/// many that the device has not come to, wait for the device.
+/// Other threads may capture meanwhile. One upload of more than both halves, or many that the device has not come to, wait for the device.
 class cuda_staging {
 public:
   static constexpr std::size_t half_bytes = std::size_t(1) << 20;

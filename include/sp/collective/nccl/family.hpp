@@ -328,8 +328,8 @@ private:
     if (options_.abort_on_failure) abort_communicator();
   }
   /// Kernels of NCCL that wait for peers end, and the streams behind them go on with whatever bytes there are. NCCL is called without the
-  /// lock, for it may wait there until other ranks abort too, and waits until graphs of it have gone. Calls of another thread that are under way get a moment to return, because
-  /// NCCL frees what they work on; those that wait for a peer do not return before.
+  /// lock, for it may wait there until other ranks abort too, and until graphs of it have gone. Calls of another thread that are under way
+  /// get a moment to return, because NCCL frees what they work on; those that wait for a peer do not return before.
   void abort_communicator() noexcept {
     ncclComm_t borrowed = nullptr;
     nccl_children children;
