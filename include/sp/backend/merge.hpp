@@ -31,6 +31,15 @@ SP_BOTH merged<A> merge_weights(A const& a, A const& b) {
   return a > b ? merged<A>{lse, large, small * large} : merged<A>{lse, small * large, large};
 }
 
+/// to = the merged outputs of four elements that are there and four of `from`.
+template <class A, class T>
+SP_BOTH void merge_four(merged<A> const& w, A* to, T const* from) {
+  four_elements<A> x(to);
+  four_elements<T> const y(from);
+  for (int n = 0; n < four_elements<A>::count; ++n) x.now.of[n] = w(x.now.of[n], to_acc(y.now.of[n]));
+  x.store(to);
+}
+
 template <class T, class M>
 struct merge_body {
   attention_state<T, M> state, other;
@@ -52,12 +61,8 @@ struct merge_fours {
   SP_BOTH void operator()(index_t i, index_t h, index_t c) const {
     auto const w = merge_weights(state.lse(i, h), other.lse(i, h));
     if (w.second == 0) return;
-    using four = four_elements<accumulate_t<T>>;
-    auto* const to = &state.out(i, h, four::count * c);
-    four x(to);
-    four const y(&other.out(i, h, four::count * c));
-    for (int n = 0; n < four::count; ++n) x.now.of[n] = w(x.now.of[n], y.now.of[n]);
-    x.store(to);
+    index_t const first = four_elements<accumulate_t<T>>::count * c;
+    merge_four(w, &state.out(i, h, first), &other.out(i, h, first));
   }
 };
 template <class T, class M>

@@ -51,8 +51,8 @@ MUTANTS = [
         "state_not_weighted",
         "merging a result leaves the weight of what was there as it was",
         "backend/cudnn/passes.hpp",
-        "x = w(x, to_acc(of_call.now.of[n]));",
-        "x += w.second * to_acc(of_call.now.of[n]);",
+        "merge_four(w, &state.out(row, h, first), &out(packed, h, first));",
+        "merge_four({w.lse, 1, w.second}, &state.out(row, h, first), &out(packed, h, first));",
         *RESULTS,
     ),
     Mutant(

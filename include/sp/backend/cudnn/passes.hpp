@@ -92,15 +92,8 @@ struct out_into_state {
     if (!rows.find(b, i, row, packed)) return;
     auto const w = merge_weights(state.lse(row, h), stats(b, h, i));
     if (w.second == 0) return;
-    using four = four_elements<float>;
-    float* const to = &state.out(row, h, four::count * c);
-    four sum(to);
-    four_elements<T> const of_call(&out(packed, h, four::count * c));
-    for (int n = 0; n < four::count; ++n) {
-      float& x = sum.now.of[n];
-      x = w(x, to_acc(of_call.now.of[n]));
-    }
-    sum.store(to);
+    index_t const first = four_elements<float>::count * c;
+    merge_four(w, &state.out(row, h, first), &out(packed, h, first));
   }
 };
 template <class M>
