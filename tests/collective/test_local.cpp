@@ -37,6 +37,7 @@ static_assert(std::is_same_v<late_ranks::memory_type, elsewhere>);
 static_assert(std::is_same_v<sp::threads, sp::local<sp::inline_queue>>);
 // sums of the host's memory stay those of the fallback, in scratch of the caller
 static_assert(sp::has_all_reduce<late_ranks, float> && sp::has_reduce_scatter<late_ranks, float>);
+static_assert(!sp::has_all_reduce<late_ranks, sp::bf16> && !sp::has_reduce_scatter<late_ranks, sp::bf16>);
 static_assert(!sp::has_all_reduce<sp::threads, float> && !sp::has_reduce_scatter<sp::threads, float>);
 // an event costs the ranks of a queue that is finished on return nothing
 static_assert(sizeof(sp::detail::message_half<sp::inline_queue::event>) == 40);

@@ -30,6 +30,8 @@ using values = sp::view<T, 1, sp::device_memory>;
 static_assert(sp::communicator<sp::native_sums<nccl>> && sp::has_own_queue<sp::native_sums<nccl>> &&
               sp::packs_messages<sp::native_sums<nccl>> && sp::has_all_reduce<sp::native_sums<nccl>, float> &&
               sp::has_all_reduce<sp::native_sums<sp::group<nccl>>, std::int64_t> && !sp::has_all_reduce<nccl, float> &&
+              sp::has_all_reduce<sp::native_sums<nccl>, sp::bf16> && sp::has_all_reduce<sp::native_sums<nccl>, sp::fp16> &&
+              !sp::has_all_reduce<nccl, sp::bf16> && !sp::has_all_reduce<sp::cuda_local, sp::bf16> &&
               !sp::has_all_reduce<sp::native_sums<nccl>, short> && !sp::has_reduce_scatter<sp::native_sums<nccl>, float>);
 
 namespace {
@@ -72,6 +74,11 @@ TEST_CASE("nccl sums: one call of NCCL over the ranks of a group, whatever its o
                add_up<double>(everybody, c, here, all, 5, 3); // packed
                CHECK(fake_nccl::given(comm).sums == given.sums + 2);
                CHECK(fake_nccl::given(comm).sends == given.sends);
+               add_up<sp::bf16>(everybody, c, here, all, 4, 1);
+               add_up<sp::fp16>(everybody, c, here, all, 5, 2);
+               CHECK(fake_nccl::given(comm).sums == given.sums + 4);
+               add_up<short>(everybody, c, here, all, 4, 1); // which NCCL does not add: by the fallback
+               CHECK(fake_nccl::given(comm).sums == given.sums + 4);
                sp::native_sums const ring{mesh.ring(c)}, ulysses{mesh.ulysses(c)};
                add_up<std::int32_t>(ring, c, here, mesh.members(c.rank(), {sp::axis_kind::ring}), 4, 1);
                add_up<std::int64_t>(ulysses, c, here, mesh.members(c.rank(), {sp::axis_kind::ulysses}), 3, 2);
@@ -134,8 +141,20 @@ TEST_CASE("nccl sums: none are made in a capture, with tokens open, or by an old
     together.arrive_and_wait();
     if (c.rank() == 0) fake_nccl::set_version(21703);
     together.arrive_and_wait();
-    nccl const old(comm, here.queue);
-    CHECK(says(failure_of([&] { return sp::native_sums{old.split(c.rank(), 0)}; }), errc::unsupported, "NCCL 2.17.3 was found"));
+    {
+      nccl const old(comm, here.queue);
+      CHECK(
+          says(failure_of([&] { return sp::native_sums{old.split(c.rank(), 0)}; }), errc::unsupported, "NCCL 2.17.3 was found"));
+    }
+    together.arrive_and_wait();
+    if (c.rank() == 0) fake_nccl::set_version(2904);
+    together.arrive_and_wait();
+    sp::native_sums const old{nccl(comm, here.queue)};
+    values<sp::bf16> const halves(reinterpret_cast<sp::bf16*>(x.tensor.data), {4});
+    CHECK(says(failure_of([&] { return sp::all_reduce(old, halves, here.ctx); }), errc::unsupported,
+               "sums of bf16 need NCCL 2.10.0, 2.9.4 was found"));
+    sp::barrier(old, here.ctx).wait(); // nothing has ended
+    here.queue.synchronize();          // two families use one communicator in turns
     together.arrive_and_wait();
     if (c.rank() == 0) fake_nccl::set_version(0);
     together.arrive_and_wait();

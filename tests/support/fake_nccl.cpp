@@ -15,6 +15,8 @@
 #include <optional>
 #include <set>
 
+#include <sp/core/dtype.hpp>
+
 #include "support/fake_cuda.hpp"
 
 namespace fake_nccl {
@@ -219,6 +221,12 @@ void match_sums(world& w) {
       break;
     case ncclFloat64:
       add_up<double>(w, first.bytes);
+      break;
+    case ncclFloat16:
+      add_up<sp::fp16>(w, first.bytes);
+      break;
+    case ncclBfloat16:
+      add_up<sp::bf16>(w, first.bytes);
       break;
     case ncclInt8:
       add_up<std::int8_t>(w, first.bytes);

@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <exception>
 #include <mutex>
-#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -103,7 +102,7 @@ struct nccl_place {
   sp::owned<T, 2, sp::device_memory> tensor(sp::index_t rows, sp::index_t columns, T first) {
     sp::owned<T, 2, sp::device_memory> x(pool, {rows, columns});
     std::vector<T> values(std::size_t(rows * columns));
-    std::iota(values.begin(), values.end(), first);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = T(first + T(i));
     queue.upload(reinterpret_cast<std::byte*>(x.tensor.data), std::as_bytes(std::span(values)));
     return x;
   }

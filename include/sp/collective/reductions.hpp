@@ -180,13 +180,14 @@ auto start_all_reduce(C const& c, view<T, 1, M> const& v, context<Queue> const& 
 
 } // namespace detail
 
-/// v = sum of everybody's v, the same bits on every rank; the fallback adds in rank order. An operation of the context's queue, see
-/// exchange(): after wait() of the token the sums are there for all work that the queue is given. The fallback takes what
-/// all_reduce_scratch() says.
+/// v = sum of everybody's v, the same bits on every rank; the fallback adds in rank order, arithmetic types only. An operation of the
+/// context's queue, see exchange(): after wait() of the token the sums are there for all work that the queue is given. The fallback takes
+/// what all_reduce_scratch() says.
 template <communicator C, class Queue, class T>
 [[nodiscard]] auto all_reduce(C const& c, view<T, 1, typename C::memory_type> v, context<Queue> const& ctx,
                               char const* primitive = "all_reduce") {
-  static_assert(std::is_arithmetic_v<T>, "sp::all_reduce sums arithmetic types; widen bf16 and fp16 to float first");
+  static_assert(std::is_arithmetic_v<T> || has_all_reduce<C, T, Queue> || has_all_reduce<C, T>,
+                "sp::all_reduce sums arithmetic types; widen bf16 and fp16 to float first, or sum them by sp::native_sums");
   if constexpr (has_all_reduce<C, T, Queue>)
     return detail::token_of([&]() -> decltype(auto) { return c.all_reduce(v, ctx.queue); });
   else if constexpr (has_all_reduce<C, T>) {

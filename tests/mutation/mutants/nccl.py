@@ -185,6 +185,22 @@ MUTANTS = [
         *SUMS,
     ),
     Mutant(
+        "nccl_sums_of_bf16_as_fp16",
+        "bf16 is added up as fp16",
+        "collective/nccl/native_sums.hpp",
+        "return static_cast<ncclDataType_t>(9);",
+        "return ncclFloat16;",
+        *SUMS,
+    ),
+    Mutant(
+        "nccl_sums_of_bf16_by_old_library",
+        "bf16 is given to an NCCL that does not add it up",
+        "collective/nccl/group.hpp",
+        "if (int const found = family_->version(); found < version)",
+        "if (int const found = family_->version(); found < 0 * version)",
+        *NO_SUMS,
+    ),
+    Mutant(
         "nccl_packed_sum_stays",
         "a sum of strided values stays where it was packed",
         "collective/family/messages.hpp",

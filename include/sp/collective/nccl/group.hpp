@@ -68,6 +68,13 @@ public:
     wait_until_quiet(primitive);
     return split_off(primitive);
   }
+  /// Refuses `what` where an older library was found.
+  void needs_nccl(int version, char const* what, char const* primitive) const {
+    if (int const found = family_->version(); found < version)
+      sp::fail({errc::unsupported,
+                std::string(what) + " need NCCL " + nccl_version_text(version) + ", " + nccl_version_text(found) + " was found",
+                "Use a newer NCCL, or sums of float", primitive, rank_, size()});
+  }
   /// Whether the ranks are those of the borrowed communicator, in any order.
   bool has_all_ranks() const noexcept { return size() == family_->ranks(); }
 

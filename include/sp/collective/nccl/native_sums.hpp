@@ -2,6 +2,8 @@
 // Everything else is the communicator inside. Never of its own accord: sums of NCCL have other bits than those of the library.
 #pragma once
 
+#include <optional>
+
 #include <sp/collective/decorators/forwarding.hpp>
 #include <sp/collective/nccl/nccl.hpp>
 
@@ -9,19 +11,24 @@ namespace sp {
 
 namespace detail {
 
-/// ncclNumTypes: NCCL does not add these up.
+inline constexpr int oldest_nccl_of_bf16 = nccl_version_number(2, 10, 0);
+
+/// What NCCL calls elements of T; nothing where it does not add them up.
 template <class T>
-constexpr ncclDataType_t nccl_type_of() {
+constexpr std::optional<ncclDataType_t> nccl_type_of() {
   if (std::is_same_v<T, float>) return ncclFloat32;
   if (std::is_same_v<T, double>) return ncclFloat64;
-  if (!std::is_integral_v<T> || std::is_same_v<T, bool>) return ncclNumTypes;
+  if (std::is_same_v<T, fp16>) return ncclFloat16;
+  // since 2.10 of every header, which names it only in some
+  if (std::is_same_v<T, bf16> && NCCL_VERSION_CODE >= oldest_nccl_of_bf16) return static_cast<ncclDataType_t>(9);
+  if (!std::is_integral_v<T> || std::is_same_v<T, bool>) return {};
   if (sizeof(T) == 1) return std::is_signed_v<T> ? ncclInt8 : ncclUint8;
   if (sizeof(T) == 4) return std::is_signed_v<T> ? ncclInt32 : ncclUint32;
-  return sizeof(T) == 8 ? std::is_signed_v<T> ? ncclInt64 : ncclUint64 : ncclNumTypes;
+  if (sizeof(T) == 8) return std::is_signed_v<T> ? ncclInt64 : ncclUint64;
+  return {};
 }
 template <class T>
-concept nccl_adds = nccl_type_of<T>()
-!= ncclNumTypes;
+concept nccl_adds = bool(nccl_type_of<T>());
 
 /// The sp::nccl in decorators and groups.
 template <class C>
@@ -32,7 +39,8 @@ constexpr auto const& nccl_inside(C const& c) {
     return c;
 }
 
-/// The communicator of NCCL over the ranks of a group; ends with it. Null where it is the borrowed one.
+/// The communicator of NCCL over the ranks of a group; ends with it. Null where it is the borrowed one, because the group has all its ranks:
+/// a group of one rank has its own, for NCCL splits a communicator by all ranks or by none.
 template <class Queue>
 class nccl_sum_ranks {
 public:
@@ -53,10 +61,11 @@ private:
 
 } // namespace detail
 
-/// C, a sp::nccl or a group of one, whose all_reduce is one ncclAllReduce: of float, double and integers of 1, 4 and 8 bytes. The same bits
-/// on every rank, but in an order that NCCL chooses: not those of other communicators, and others when NCCL chooses otherwise. For
-/// sums of a trainer, as of losses and of gradients of weights; attention adds nothing up this way. Types that NCCL does not add, and all
-/// else, are as inside; a group split from this one is undecorated.
+/// C, a sp::nccl or a group of one, whose all_reduce is one ncclAllReduce: of float, double, bf16, fp16 and integers of 1, 4 and 8 bytes. The
+/// same bits on every rank, but in an order that NCCL chooses: not those of other communicators, and others when NCCL chooses otherwise. For
+/// sums of a trainer, as of losses and of gradients of weights; attention adds nothing up this way. Sums of bf16 and fp16 are rounded to
+/// these types on their way, as often as NCCL sends them on: widen them to float where that matters. Integers of 2 bytes and bool, which NCCL
+/// does not add, take the fallback; all else is as inside, and a group split from this one is undecorated.
 ///
 /// For a group that has not all ranks of the borrowed communicator the constructor is collective over that whole communicator, waits on
 /// the host, and calls ncclCommSplit: every rank constructs one at the same time, for its group of one mesh or split. Its communicator ends
@@ -64,7 +73,8 @@ private:
 /// for graphs that have captured such sums, too: the cudaGraphExec_t and the cudaGraph_t go first.
 ///
 /// bad_state, in the constructor: a graph is being captured, or a token has not been waited for; the operations of the trainer on the borrowed
-/// communicator must have ended too, which is not looked at. unsupported: a group, and a header or library of NCCL below 2.18.
+/// communicator must have ended too, which is not looked at. unsupported: a group, and a header or library of NCCL below 2.18; in
+/// all_reduce bf16, and a library below 2.10.
 template <class C>
 class native_sums : public detail::forwarding<native_sums<C>, C> {
   using base = detail::forwarding<native_sums<C>, C>;
@@ -82,14 +92,16 @@ public:
     requires(detail::nccl_adds<T>)
   [[nodiscard]] typename nccl_type::token all_reduce(view<T, 1, device_memory> values) const {
     auto const& group = ranks_->group();
-    return {group, group->all_reduce(ranks_->comm(), detail::nccl_type_of<T>(), as_piece(values))};
+    if constexpr (std::is_same_v<T, bf16>) group->needs_nccl(detail::oldest_nccl_of_bf16, "sums of bf16", "all_reduce");
+    return {group, group->all_reduce(ranks_->comm(), *detail::nccl_type_of<T>(), as_piece(values))};
   }
 
 private:
   std::shared_ptr<detail::nccl_sum_ranks<queue_type>> ranks_;
 };
 
-static_assert(detail::nccl_adds<float> && detail::nccl_adds<std::int64_t> && !detail::nccl_adds<short> &&
+static_assert(detail::nccl_adds<float> && detail::nccl_adds<fp16> && detail::nccl_adds<std::int64_t> &&
+              !detail::nccl_adds<short> &&
               !detail::nccl_adds<bool>); // that it is a communicator is asked where work for a device is compiled
 
 } // namespace sp

@@ -113,11 +113,11 @@ public:
   [[nodiscard]] publication publish(char const* primitive, std::span<piece const> mine) const;
   /// v = the sum of everybody's v, as work of the queues, of memory that the fallback of sp::all_reduce() cannot add up. At most 64 ranks.
   template <class T>
-    requires(!std::is_same_v<memory_type, host_memory>)
+    requires(std::is_arithmetic_v<T> && !std::is_same_v<memory_type, host_memory>)
   void all_reduce(view<T, 1, memory_type> v) const { detail::peer_sums<T, local>(*this, "all_reduce").all_reduce(v); }
   /// Rank r ends with the sum of everybody's parts[r] in `mine`, in the same way.
   template <class T>
-    requires(!std::is_same_v<memory_type, host_memory>)
+    requires(std::is_arithmetic_v<T> && !std::is_same_v<memory_type, host_memory>)
   void reduce_scatter(std::span<view<T, 1, memory_type> const> parts, view<T, 1, memory_type> mine) const {
     detail::peer_sums<T, local>(*this, "reduce_scatter").reduce_scatter(parts, mine);
   }
