@@ -171,8 +171,10 @@ class Slot:
 
     def switchable(self, program, mutants):
         """Builds a test with its mutants behind switches. Those that are in the program, by number: what the compiler refuses is left
-        out, by the lines that it names."""
-        cases, chosen = list({m.case: None for m in mutants}), dict(enumerate(mutants, 1))
+        out, by the lines that it names. A test with flags of its own is about what the compiler makes of a function, which is not to
+        have two bodies."""
+        own_flags = re.search(r"^// flags: ", self.suite.source(program).read_text(), re.MULTILINE)
+        cases, chosen = list({m.case: None for m in mutants}), dict(enumerate([] if own_flags else mutants, 1))
         for _ in range(SWITCHED_BUILDS):
             files = {}
             for number, m in chosen.items():
