@@ -61,7 +61,7 @@ std::vector<std::byte*> addresses(std::span<piece const> list) {
   return all;
 }
 
-/// Every pair of bytes that the kernels of a copy move, in order; and how many bytes a thread of each moves.
+/// Every pair of bytes that the kernels of a copy move, in order; and of how many bytes their stretches are.
 struct moved {
   std::vector<std::byte*> to, from;
   std::vector<index_t> at_once;
@@ -160,15 +160,18 @@ TEST_CASE("cuda pieces: a kernel finds every byte of random lists where sp::copy
     for (piece const& p : from.list) rows += long(p.rows.size());
   }
   CHECK((launches > 800 && rows > 100));
-  CHECK(stretches == std::set<index_t>{1, 2, 4, 8, 16, 32, 64});
+  CHECK(stretches == std::set<index_t>{1, 2, 4, 8, 16, 32, 64, 128});
 }
 
 TEST_CASE(
-    "cuda pieces: words of sixteen bytes, up to four a thread, where runs, strides and addresses allow, else what they allow") {
+    "cuda pieces: words of sixteen bytes, up to eight a stretch, where runs, strides and addresses allow, else what they allow") {
   auto word = [](piece const& to, piece const& from) {
     return all_that_moves<sp::detail::copy_few>({&to, 1}, {&from, 1}).at_once.at(0);
   };
   piece const good = dense(0x1000, 2, 4, 64, 96);
+  piece const longer = dense(0x1000, 2, 4, 384, 400);
+  CHECK(word(longer, dense(0x8010, 2, 6, 256, 272)) == 128);
+  CHECK(word(longer, dense(0x8000, 2, 8, 192, 208)) == 64);
   CHECK(word(good, dense(0x8000, 2, 4, 64, 128)) == 64); // addresses and strides are those of words
   CHECK(word(good, dense(0x8010, 2, 2, 128, 144)) == 64);
   CHECK(word(good, dense(0x8000, 2, 8, 32, 128)) == 32);

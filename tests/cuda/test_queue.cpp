@@ -127,7 +127,7 @@ TEST_CASE("cuda queue: lists of pieces are copied as the host copies them [asan]
   auto between = [&](index_t a, index_t b) { return a + index_t(g() % std::uint64_t(b - a + 1)); };
   for (unsigned seed = 0; seed < 60; ++seed) {
     place p(seed);
-    index_t const room = 3000, unit = seed % 4 == 3 ? 16 : 1; // some in stretches of 64 bytes
+    index_t const room = 3000, unit = seed % 8 == 7 ? 32 : seed % 4 == 3 ? 16 : 1; // some in stretches of 64 and 128 bytes
     std::vector<int> source = counted_from(1000, std::size_t(room)), result(std::size_t(room), -1);
     auto from = p.block(source), to = p.block(result);
     // pieces of disjoint rows: of whole rows, of parts of rows, and lists of rows
@@ -158,6 +158,35 @@ TEST_CASE("cuda queue: lists of pieces are copied as the host copies them [asan]
     sp::copy(host_to, host_from);
     CHECK(p.read(to.tensor) == result);
   }
+}
+
+TEST_CASE("cuda queue: two threads that share a stretch move neighbouring words at each step [asan]") {
+  struct alignas(16) words_of_four {
+    int x[4];
+  };
+  std::size_t const stretches = 300; // of 128 bytes
+  std::vector<words_of_four> from(8 * stretches), to(8 * stretches);
+  std::uint32_t const nobody = 1000000;
+  std::vector<std::uint32_t> movers(8 * stretches, nobody), expected(8 * stretches);
+  for (std::uint32_t i = 0; i < from.size(); ++i) {
+    from[i].x[0] = from[i].x[1] = from[i].x[2] = from[i].x[3] = int(i) + 1;
+    expected[i] = i / 8 * 2 + i % 2;
+  }
+  auto piece_of = [](std::vector<words_of_four>& v) {
+    return sp::as_piece(sp::view<int, 1>(v[0].x, {index_t(4 * v.size())}, {1}));
+  };
+  piece const source[]{piece_of(from)}, target[]{piece_of(to)};
+  using kernel = sp::detail::copy_few;
+  sp::detail::plan_copies<kernel>(sp::detail::block_cursor(target), sp::detail::block_cursor(source), [&](kernel const& k) {
+    CHECK(k.blocks() == 3);
+    for (std::uint32_t n = 0; n < std::uint32_t(k.blocks() * k.threads); ++n) {
+      one_thread t{n, k.threads};
+      k(t);
+      for (std::size_t i = n / 2 * 8, end = std::min(i + 8, to.size()); i < end; ++i)
+        if (movers[i] == nobody && to[i].x[0] == from[i].x[0] && to[i].x[3] == from[i].x[3]) movers[i] = n;
+    }
+  });
+  CHECK(movers == expected);
 }
 
 TEST_CASE("cuda queue: what is plain is one copy of the runtime, and the host's memory may be strided [asan]") {

@@ -120,7 +120,8 @@ private:
 };
 
 /// Copies stretches from place to place. To find a place takes some hundred instructions, as much as a thread may spend on 64 bytes
-/// where copies are to be limited by memory; so a thread moves up to four words of 16 bytes that are neighbours on both sides.
+/// where copies are to be limited by memory; so a thread moves up to four words of 16 bytes of one stretch. Stretches of 128 bytes belong
+/// to two threads, which take words in turn: at each step the two move 32 bytes, as much as memory reads or writes at once.
 template <std::size_t Blocks, std::size_t Shapes>
 struct copy_words {
   static constexpr int threads = 256;
@@ -132,6 +133,8 @@ struct copy_words {
   SP_DEVICE void operator()(Block& b) const {
     using sixteen = elements_together<std::uint32_t, 4>;
     switch (to.shift) {
+    case 7:
+      return move<sixteen, 4, 2>(b);
     case 6:
       return move<sixteen, 4>(b);
     case 5:
@@ -155,23 +158,31 @@ struct copy_words {
     index_t const bytes = min(t.fill(to_at), f.fill(from_at));
     std::uint64_t const lengths = t.lengths() | f.lengths() | std::uint64_t(bytes), places = t.places() | f.places();
     auto const word = std::uint32_t(std::countr_zero(lengths | places | 16));
-    std::uint32_t const shift = word < 4 ? word : std::uint32_t(std::countr_zero(lengths | 64));
+    std::uint32_t const shift = word < 4 ? word : std::uint32_t(std::countr_zero(lengths | 128));
     t.count_in_stretches(shift);
     f.count_in_stretches(shift);
     stretches = std::uint32_t(bytes) >> shift;
     return bytes;
   }
+  /// How many blocks of threads move them.
+  [[nodiscard]] constexpr index_t blocks() const {
+    index_t const movers = index_t(stretches) * (to.shift == 7 ? 2 : 1);
+    return (movers + threads - 1) / threads;
+  }
 
 private:
-  template <class Word, int Words, class Block>
+  /// The stretch of a thread, or every other word of it where two share it.
+  template <class Word, int Words, std::uint32_t Sharers = 1, class Block>
   SP_DEVICE void move(Block& b) const {
-    std::uint32_t const i = std::uint32_t(b.index()) * std::uint32_t(threads) + std::uint32_t(b.thread());
+    std::uint32_t const mover = std::uint32_t(b.index()) * std::uint32_t(threads) + std::uint32_t(b.thread());
+    std::uint32_t const i = mover / Sharers, mine = mover % Sharers;
+    constexpr int step = int(Sharers);
     if (i >= stretches) return;
-    auto const* const source = reinterpret_cast<Word const*>(from.at(i));
-    auto* const target = reinterpret_cast<Word*>(to.at(i));
+    auto const* const source = reinterpret_cast<Word const*>(from.at(i)) + mine;
+    auto* const target = reinterpret_cast<Word*>(to.at(i)) + mine;
     Word words[std::size_t(Words)]; // all are on their way before the first is stored
-    for (int n = 0; n < Words; ++n) words[n] = source[n];
-    for (int n = 0; n < Words; ++n) target[n] = words[n];
+    for (int n = 0; n < Words; ++n) words[n] = source[n * step];
+    for (int n = 0; n < Words; ++n) target[n * step] = words[n];
   }
 };
 

@@ -178,7 +178,7 @@ void cuda_queue::copy(std::span<piece const> to, std::span<piece const> from) co
   detail::on_device const here(device(), primitive);
   detail::capture_turn const turn(stream(), primitive);
   if (detail::copy_plain(stream(), to, from, primitive)) return;
-  auto go = [&](auto const& kernel) { launch(kernel, (index_t(kernel.stretches) + kernel.threads - 1) / kernel.threads); };
+  auto go = [&](auto const& kernel) { launch(kernel, kernel.blocks()); };
   if (to.size() + from.size() <= 64) // lists of rows may be longer: then it takes some launches
     detail::plan_copies<Few>(t, f, go);
   else
