@@ -108,7 +108,7 @@ public:
   }
 
   /// For calls of the caller's that give the stream work (kernels, libraries) where several threads are captured into one graph: while the
-  /// result lives no queue adds to a graph. Not around calls of sp, which wait for other ranks. Outside of captures it does nothing.
+  /// result lives no queue adds to a graph. Not around calls that wait for other ranks, as those of sp do. Outside of captures it does nothing.
   [[nodiscard]] detail::capture_turn capture_turn() const { return {stream(), "cuda_queue.capture_turn"}; }
 
 private:
