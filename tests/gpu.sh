@@ -28,7 +28,9 @@ steps=(
   'graphs            graphs     60'
   'captures          captures   60'
   'flash_graphs      flash_graphs 60'
+  'row_graphs        row_graphs 60'
   'nccl              nccl       60'
+  'nccl_graphs       nccl_graphs 60'
   'cudnn             cudnn     120'
   'bench_copies      bench_copies     45'
   'bench_attention   bench_attention 180'
@@ -47,7 +49,9 @@ programs=(
   'flash           test           tests/cuda/conformance.cu   -DSP_TEST_KERNEL=flash'
   'reference       test           tests/cuda/conformance.cu   -DSP_TEST_KERNEL=reference'
   'nccl            test,nccl      tests/cuda/conformance.cu   -DSP_TEST_KERNEL=reference -DSP_TEST_NCCL'
+  'nccl_graphs     test,nccl      tests/cuda/test_nccl_object_graphs.cpp'
   'cudnn           test,cudnn     tests/cuda/conformance.cu   -DSP_TEST_KERNEL=cudnn'
+  'row_graphs      test           tests/cuda/test_graph_rows.cpp'
   'flash_graphs    test           tests/cuda/test_flash_graphs.cpp'
   'graphs          test           tests/cuda/test_graphs.cpp'
   'captures        test           tests/cuda/test_capture.cpp'
@@ -156,8 +160,9 @@ build() {
     esac
   done
   (($(left) > 1)) || { say_status "$name" "skipped: the time was up before it was built"; return; } # timeout 0 were no limit
+  local code=(-gencode "arch=compute_${arch#sm_},code=$arch") # nvcc 13 compiles twice for -arch=sm_90a
   # in the foreground, so that compilers stay in the group of processes that ends with this script
-  local common=(timeout --foreground "$(left)" "$nvcc" -std=c++20 "-arch=$arch" -Iinclude -Itests -Xcompiler -pthread -Xlinker --allow-shlib-undefined -diag-suppress 177)
+  local common=(timeout --foreground "$(left)" "$nvcc" -std=c++20 "${code[@]}" -Iinclude -Itests -Xcompiler -pthread -Xlinker --allow-shlib-undefined -diag-suppress 177)
   if [[ $name == engine ]]; then
     "${common[@]}" "${compile[@]}" -c "$source" -o "$work/engine.o" >"$work/$name.log" 2>&1
   else
@@ -168,8 +173,8 @@ build() {
       fi &&
       "${common[@]}" "$work/$name.o" $( ((${#objects[@]})) && echo "$work/$name.main.o") "${link[@]}" -o "$work/$name" >>"$work/$name.log" 2>&1
   fi
-  local code=$?
-  case $code in
+  local status=$?
+  case $status in
     0) say_status "$name" "built in $((SECONDS - start)) s" ;;
     124) say_status "$name" "skipped: the time was up before it was built" ;;
     *) say_status "$name" "failed: $work/$name.log" ;;
@@ -232,6 +237,7 @@ command_of() {
       (($(nccl_version) >= 23000)) || { why="several ranks on one GPU need NCCL 2.30, this is $(nccl_version)"; return 1; }
       command=(env NCCL_MULTI_RANK_GPU_ENABLE=1 SP_TEST_TRIALS=16 "$program") ;;
     nccl) command=(env NCCL_MULTI_RANK_GPU_ENABLE=0 SP_TEST_TRIALS=8 "$program") ;;
+    nccl_graphs) command=(env "NCCL_MULTI_RANK_GPU_ENABLE=$(($(nccl_version) >= 23000))" "$program") ;;
     memcheck_* | racecheck_*)
       sanitizer=$(command -v compute-sanitizer || ls "$(dirname "$nvcc")/compute-sanitizer" /opt/nvidia/*/*/compute-sanitizer 2>/dev/null |
         head -n 1)

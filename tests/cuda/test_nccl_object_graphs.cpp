@@ -2,6 +2,8 @@
 // own stream, and each launch computes on what the tensors hold then: the bits of the same calls outside of a graph.
 // needs: context cuda nccl
 // with all: takes long to compile
+#include <sp/collective/reductions.hpp>
+#include <sp/mesh/mesh.hpp>
 #include <sp/reference.hpp>
 #include <sp/ring.hpp>
 #include <sp/ulysses.hpp>
@@ -53,7 +55,7 @@ void same_when_replayed(int ranks, support::interleaving how, Make const& make) 
       c.poll();
     }
   };
-  support::run_nccl(ranks, body, {.seed = 7, .how = how});
+  support::run_nccl(std::min(ranks, support::most_nccl_ranks()), body, {.seed = 7, .how = how});
 }
 
 } // namespace
@@ -68,6 +70,44 @@ TEST_CASE("nccl graphs: rings replay forward and backward, with the step counter
 TEST_CASE("nccl graphs: ulysses replays forward and backward") {
   same_when_replayed(3, support::interleaving::lane_last, [&](auto const& c) {
     return sp::ulysses_attention{c, drops{sp::dropout{0.5}}, {.mask = sp::causal()}, {sp::keep::heads, 2}};
+  });
+}
+
+TEST_CASE("nccl graphs: sums over the ranks of a group, in one call of NCCL, are replayed") {
+  int const ranks = support::most_nccl_ranks() < 4 ? 1 : 4, of_group = (ranks + 1) / 2;
+  support::run_nccl(ranks, [&](nccl const& c, ncclComm_t) {
+    support::nccl_place here(c);
+    sp::mesh const mesh{sp::axis::ring{ranks / of_group}, sp::axis::ulysses{of_group}};
+    sp::native_sums const everybody{c};
+    sp::native_sums const group{mesh.ulysses(c)};
+    auto const x = here.tensor<float>(1, 300, 0);
+    auto const y = here.tensor<sp::bf16>(1, 4, sp::bf16(0));
+    auto step = [&] {
+      sp::all_reduce(group, sp::view<float, 1, device_memory>(x.tensor.data, {300}), here.ctx).wait();
+      sp::all_reduce(everybody, sp::view<sp::bf16, 1, device_memory>(y.tensor.data, {4}), here.ctx).wait();
+    };
+    auto fill = [&](auto const& to, int value) {
+      using T = std::remove_pointer_t<decltype(to.tensor.data)>;
+      std::vector<T> const now(std::size_t(to.tensor.elements()), T(value + c.rank()));
+      here.queue.upload(reinterpret_cast<std::byte*>(to.tensor.data), std::as_bytes(std::span(now)));
+    };
+    auto right = [&](int value) { // what ranks add up is exact in bf16, too
+      int const first = c.rank() / of_group * of_group;
+      auto sum = [&](int from, int n) { return float(n * value + n * (2 * from + n - 1) / 2); };
+      CHECK(here.read(x.tensor) == std::vector<float>(300, sum(first, of_group)));
+      for (sp::bf16 const got : here.read(y.tensor)) CHECK(float(got) == sum(0, ranks));
+    };
+    fill(x, 7), fill(y, 7);
+    step(); // meets every peer
+    right(7);
+    c.poll();
+    cuda_tests::graph const captured(here.queue.stream(), step, cudaStreamCaptureModeThreadLocal);
+    REQUIRE(captured.end() == cudaSuccess);
+    for (int launch = 1; launch < 3; ++launch) {
+      fill(x, 10 * launch), fill(y, 10 * launch);
+      captured.launch(here.queue.stream());
+      right(10 * launch);
+    }
   });
 }
 
