@@ -6,6 +6,12 @@
 
 namespace sp::detail {
 
+/// What features have by q head. Two philox calls make the site, so it is found once for a head.
+struct flash_head_numbers {
+  float slope;
+  random_site site;
+};
+
 template <class T, int D, bool WithQueries, flash_shape Shape, class... Features>
 struct flash_backward_keys : flash_gradients<T, Features...> {
   static constexpr bool with_queries = WithQueries;
@@ -15,7 +21,8 @@ struct flash_backward_keys : flash_gradients<T, Features...> {
   static constexpr int blocks_per_processor = D <= 128 ? 2 : 1;
   static_assert(rows % 16 == 0 && columns % 16 == 0 && part_width % 16 == 0);
 
-  // shared memory: keys, values, queries, dout, gradients of scores, places of keys and of two tiles of queries, lse and delta of these
+  // shared memory: keys, values, queries, dout, gradients of scores, places of keys and of two tiles of queries, lse and delta of these,
+  // numbers of two heads
   using matrix = flash_matrix<T, D>;
   using square = flash_matrix<T, columns>;
   static constexpr index_t v_at = matrix::bytes(rows), q_at = 2 * v_at, dout_at = q_at + matrix::bytes(columns);
@@ -23,7 +30,10 @@ struct flash_backward_keys : flash_gradients<T, Features...> {
   static constexpr index_t k_places_at = grads_at + (with_queries ? square::bytes(rows) : 0);
   static constexpr index_t q_places_at = k_places_at + flash_places::bytes(rows);
   static constexpr index_t lse_at = q_places_at + 2 * flash_places::bytes(columns);
-  static constexpr index_t shared_bytes = lse_at + index_t{16} * columns; // two of each, 4 bytes a column
+  static constexpr index_t heads_at = lse_at + index_t{16} * columns; // two of each, 4 bytes a column
+  using mod = typename flash_features<Features...>::mod;
+  static constexpr bool by_head = mod::biased || mod::drops;
+  static constexpr index_t shared_bytes = heads_at + (by_head ? 2 * index_t(sizeof(flash_head_numbers)) : 0);
 
   template <class Block>
   SP_DEVICE void operator()(Block& b) const;
@@ -89,6 +99,7 @@ struct flash_keys_block {
       numbers[i] = flash_lse(natural);
       numbers[columns + i] = is_minus_infinity(natural) ? 0.0f : *kernel.queries[p.tensor].delta.at(p.row, of.head);
     }
+    if constexpr (Kernel::by_head) find_head(of);
   }
   SP_DEVICE void copy(cursor const& of, int slot, int first) {
     q.copy(
@@ -112,6 +123,24 @@ private:
   }
   /// lse of a tile of queries, and delta behind it.
   SP_DEVICE float* lse(int slot) const { return b.template shared<float>(Kernel::lse_at + 8 * slot * columns); }
+
+  /// Of two heads in turn: the next is found while warps compute on the one before.
+  SP_DEVICE flash_head_numbers* numbers_of(int head) const {
+    return b.template shared<flash_head_numbers>(Kernel::heads_at) + head % 2;
+  }
+  /// With the first tile of a head, by a thread that has no row of it in most shapes.
+  SP_DEVICE void find_head(cursor const& of) {
+    if (b.thread() != b.threads() - 1 || of.tiles.range != item.first_range) return;
+    if (of.tiles.tile != kernel.lists.range(item.first_range).first) return;
+    mod const m = kernel.features.of(kernel.heads.q_head(of.head), kernel.lists.row_tile(item.tile));
+    *numbers_of(of.head) = {m.slope, m.site};
+  }
+  SP_DEVICE mod modifier(int head) const {
+    mod m = kernel.features.numbers;
+    if constexpr (mod::biased) m.slope = numbers_of(head)->slope;
+    if constexpr (mod::drops) m.site = numbers_of(head)->site;
+    return m;
+  }
 
   SP_DEVICE void begin(cursor const& first) {
     flash_tile const& t = kernel.lists.row_tile(item.tile);
@@ -149,7 +178,7 @@ private:
   }
   /// Offsets and numbers (lse, and delta behind them) are by column of the scores.
   SP_DEVICE void score_gradients(flash_range const& range, int head, int const* offset, float const* numbers) {
-    mod const modify = kernel.features.of(kernel.heads.q_head(head), kernel.lists.row_tile(item.tile));
+    mod const modify = modifier(head);
     SP_UNROLL
     for (int n = 0; n < at_once / 8; ++n) {
       SP_UNROLL
