@@ -58,8 +58,8 @@ if(SP_NVCC)
     -I "${CMAKE_CURRENT_SOURCE_DIR}" -c "${CMAKE_CURRENT_SOURCE_DIR}/cuda/block_proofs.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/cuda_compile.o")
   # Objects over cuda_local, of every element type, for the device and the host. By default an example, 08_packed_qkv, stands for them.
   if(SP_TEST_ALL)
-    add_test(NAME cuda.objects_nvcc COMMAND "${SP_NVCC}" -std=c++20 -I "${PROJECT_SOURCE_DIR}/include" -Werror all-warnings -arch=sm_90a
-      -c -ccbin "${SP_GXX}" "${CMAKE_CURRENT_SOURCE_DIR}/cuda/objects.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/cuda_objects.o")
+    add_test(NAME cuda.objects_nvcc COMMAND "${SP_NVCC}" -std=c++20 -I "${PROJECT_SOURCE_DIR}/include" -Werror all-warnings
+      -gencode arch=compute_90a,code=sm_90a -c -ccbin "${SP_GXX}" "${CMAKE_CURRENT_SOURCE_DIR}/cuda/objects.cu" -o "${CMAKE_CURRENT_BINARY_DIR}/cuda_objects.o")
   else()
     add_test(NAME cuda.objects_nvcc COMMAND "${CMAKE_COMMAND}" -E echo "skipped: runs with SP_TEST_ALL, tests/run.sh --all")
   endif()

@@ -160,7 +160,7 @@ build() {
     esac
   done
   (($(left) > 1)) || { say_status "$name" "skipped: the time was up before it was built"; return; } # timeout 0 were no limit
-  local code=(-gencode "arch=compute_${arch#sm_},code=$arch") # nvcc 13 compiles twice for -arch=sm_90a
+  local code=(-gencode "arch=compute_${arch#*_},code=$arch") # nvcc 13 compiles twice for -arch=sm_90a
   # in the foreground, so that compilers stay in the group of processes that ends with this script
   local common=(timeout --foreground "$(left)" "$nvcc" -std=c++20 "${code[@]}" -Iinclude -Itests -Xcompiler -pthread -Xlinker --allow-shlib-undefined -diag-suppress 177)
   if [[ $name == engine ]]; then

@@ -48,7 +48,7 @@ foreach(source IN LISTS sp_gpu_examples)
 
   set(program "${CMAKE_CURRENT_BINARY_DIR}/${stem}")
   if(NOT sp_nvcc_examples_missing)
-    sp_gpu_example_nvcc(example.${stem}.nvcc "${source}" -arch=sm_90a "${SP_NCCL_LIBRARY}" -Xlinker "-rpath=${sp_nccl_folder}" -o "${program}")
+    sp_gpu_example_nvcc(example.${stem}.nvcc "${source}" -gencode arch=compute_90a,code=sm_90a "${SP_NCCL_LIBRARY}" -Xlinker "-rpath=${sp_nccl_folder}" -o "${program}")
     sp_gpu_example_entry(example.${stem} "${program}")
     set_tests_properties(example.${stem}.nvcc PROPERTIES FIXTURES_SETUP ${stem})
     set_tests_properties(example.${stem} PROPERTIES FIXTURES_REQUIRED ${stem})

@@ -24,6 +24,8 @@ else()
       set(sp_trainer_arch sm_90a)
     endif()
   endif()
+  string(REGEX REPLACE "^[a-z]+_" "" sp_trainer_number "${sp_trainer_arch}")
+  set(sp_trainer_code -gencode arch=compute_${sp_trainer_number},code=${sp_trainer_arch}) # nvcc 13 compiles twice for -arch=sm_90a
   set(sp_trainer_host_compiler "")
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     set(sp_trainer_host_compiler -ccbin "${CMAKE_CXX_COMPILER}")
@@ -31,7 +33,7 @@ else()
   set(sp_trainer_device "${CMAKE_CURRENT_BINARY_DIR}/trainer_group_work.o")
   # -std: CMake 3.25 knows no C++20 of nvcc
   add_custom_command(OUTPUT "${sp_trainer_device}" DEPFILE "${sp_trainer_device}.d"
-    COMMAND "${SP_NVCC}" -std=c++20 -O2 -arch=${sp_trainer_arch} -Werror all-warnings ${sp_trainer_host_compiler}
+    COMMAND "${SP_NVCC}" -std=c++20 -O2 ${sp_trainer_code} -Werror all-warnings ${sp_trainer_host_compiler}
       -I "${PROJECT_SOURCE_DIR}/include" -I "${CMAKE_CURRENT_SOURCE_DIR}/trainer" -MD -MF "${sp_trainer_device}.d"
       -c "${CMAKE_CURRENT_SOURCE_DIR}/trainer/ranks/cuda/group_work.cu" -o "${sp_trainer_device}"
     DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/trainer/ranks/cuda/group_work.cu"
