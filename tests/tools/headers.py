@@ -22,7 +22,8 @@ def is_nvcc(compiler):
 
 def command_for(compiler, root, flags):
     if is_nvcc(compiler):
-        return [compiler, "-std=c++20", "-arch=sm_80", "-Werror", "all-warnings", "-I", str(root), *flags, "-o", "/dev/null", "-c"]
+        one = ["-gencode", "arch=compute_80,code=sm_80"]  # nvcc 13 compiles twice for -arch=sm_80
+        return [compiler, "-std=c++20", *one, "-Werror", "all-warnings", "-I", str(root), *flags, "-o", "/dev/null", "-c"]
     return [compiler, "-std=c++20", "-O0", "-fsyntax-only", *WARNINGS, "-I", str(root), *flags, "-x", "c++", "-"]
 
 

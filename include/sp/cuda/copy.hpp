@@ -176,7 +176,7 @@ private:
   SP_DEVICE void move(Block& b) const {
     std::uint32_t const mover = std::uint32_t(b.index()) * std::uint32_t(threads) + std::uint32_t(b.thread());
     std::uint32_t const i = mover / Sharers, mine = mover % Sharers;
-    constexpr int step = int(Sharers);
+    constexpr index_t step = index_t(Sharers);
     if (i >= stretches) return;
     auto const* const source = reinterpret_cast<Word const*>(from.at(i)) + mine;
     auto* const target = reinterpret_cast<Word*>(to.at(i)) + mine;

@@ -2,6 +2,7 @@
 // Integers of route, heads and strides only; a tensor without data may turn out to have any strides, so all of it is counted.
 #pragma once
 
+#include <sp/collective/concepts.hpp>
 #include <sp/layout/routed.hpp>
 
 namespace sp::detail {

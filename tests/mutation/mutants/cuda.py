@@ -92,7 +92,7 @@ MUTANTS = [
         "copy_halves_of_a_stretch",
         "of two threads that share a stretch each moves a half, so that every sector of memory is written in two steps",
         "cuda/copy.hpp",
-        "mine = mover % Sharers;\n    constexpr int step = int(Sharers);",
+        "mine = mover % Sharers;\n    constexpr index_t step = index_t(Sharers);",
         "mine = mover % Sharers * Words;\n    constexpr int step = 1;",
         "cuda.queue",
         "cuda queue: two threads*",
