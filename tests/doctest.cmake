@@ -9,9 +9,10 @@
 # "// needs: <name>..." in a source: it is left out, and its entry skipped, while a variable sp_test_missing_<name> tells why.
 # "// with all: <why>" in a source: it is left out, and its entry skipped, without SP_TEST_ALL.
 # A variable sp_test_libraries_<layer> names what the programs of a layer are linked with.
-# Layers with much code for the little that it computes are optimised lightly.
+# Layers with much code for the little that it computes are optimised lightly: clang optimises kernels and oracle only.
 # "// waits: <for what>" in a source: its ranks use less than one processor, however many they are, and bear a busy neighbour.
 set(sp_lightly_optimised_layers conformance cuda mpi)
+set(sp_clang_optimises_parts "$<$<AND:$<CONFIG:Debug>,$<CXX_COMPILER_ID:Clang>>:-O1;-include;support/optimised_parts.hpp>")
 option(SP_TEST_UNITY "Compile the sources of a layer of tests in one piece" ON)
 
 # sp_test_main_library(<target> <source> <flag>...): the main function of test programs
@@ -94,7 +95,7 @@ function(sp_test_programs variable layer main)
     sp_test_program(test_${layer}_optimised ${main} ${quick})
     target_link_libraries(test_${layer}_optimised PRIVATE ${sp_test_libraries_${layer}})
     if(layer IN_LIST sp_lightly_optimised_layers)
-      target_compile_options(test_${layer}_optimised PRIVATE ${sp_lightly_optimised})
+      target_compile_options(test_${layer}_optimised PRIVATE ${sp_lightly_optimised} ${sp_clang_optimises_parts})
     else()
       target_compile_options(test_${layer}_optimised PRIVATE ${sp_optimised})
     endif()

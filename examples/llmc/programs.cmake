@@ -10,8 +10,8 @@ set(sp_llmc_script "${sp_llmc_folder}/sequence_parallel.py")
 set(sp_llmc_check Python3::Interpreter "${PROJECT_SOURCE_DIR}/tests/tools/llmc_check.py")
 
 sp_program(llmc_look_alike "${sp_llmc_source}")
-set_source_files_properties("${sp_llmc_source}" PROPERTIES LANGUAGE CXX)
-target_compile_options(llmc_look_alike PRIVATE -Wno-sign-compare) # llm.c's habit, which the script looks for
+set_source_files_properties("${sp_llmc_source}" PROPERTIES LANGUAGE CXX
+  COMPILE_OPTIONS -Wno-sign-compare) # llm.c's habit, which the script looks for; behind all other flags, of which clang heeds the last
 
 # sp_llmc_made(<target> <option of the script>...): the program that the script makes of the look-alike.
 function(sp_llmc_made target)

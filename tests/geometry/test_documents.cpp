@@ -107,10 +107,10 @@ TEST_CASE("documents: lists that are wrong") {
   CHECK(says(failure({{0, 4, 4, 0}}, 3), errc::bad_documents, "end at 4", "3 positions"));
   CHECK(says(failure({{0, 4, 8, 0}}, 7), errc::bad_documents, "end at 8", "7 positions"));
   CHECK(says(failure({}, -1), errc::bad_documents, "-1 positions"));
-  index_t const far = std::numeric_limits<index_t>::max();
+  constexpr index_t far = std::numeric_limits<index_t>::max();
   CHECK(failure({{far - 1, 2, 2, 0}}, far).code == errc::size_overflow);
   CHECK(documents({{sp::unbounded - 1, 1, 1, 0}}, sp::unbounded).length() == sp::unbounded);
-  CHECK(failure_of([far] { return documents({{far - 1, 1, 1, 0}}, far); }).code == errc::size_overflow);
+  CHECK(failure_of([] { return documents({{far - 1, 1, 1, 0}}, far); }).code == errc::size_overflow);
 }
 
 TEST_CASE("documents: rectangular batches") {
