@@ -22,8 +22,8 @@ LEVEL = {
     "layout": 4,
     "attention": 5,
     "loss": 5,
-    "multimodal": 5,
-    "": 6,  # the entry points include/sp/*.hpp
+    "multimodal": 6,
+    "": 7,  # the entry points include/sp/*.hpp
 }
 MAX_LINES = 400
 
