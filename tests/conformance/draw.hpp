@@ -246,6 +246,7 @@ private:
     t_.checks = r_.of(levels);
     t_.twice = r_.one_in(12);
     t_.order = unsigned(r_.pick(int(trial::orders)));
+    t_.any_order = r_.one_in(4);
   }
 
   dice r_;

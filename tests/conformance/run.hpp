@@ -11,6 +11,7 @@
 #include <sp/threads.hpp>
 #include <sp/usp.hpp>
 
+#include "support/row_order.hpp"
 #include "support/strided_tensor.hpp"
 #include "trial.hpp"
 
@@ -270,8 +271,11 @@ template <object_kind Object, class T, class Kernel, class Comm, class... Queue>
 void run_rank(trial const& t, inputs<T> const& in, Kernel const& kernel, Comm const& comm, outcome<T>& to,
               Queue const&... queue) {
   auto options = [](bool padded) { return sp::batch_options{padded ? sp::shapes::padded : sp::shapes::ragged}; };
-  sp::batch b(t.docs, t.sharding, comm, options(t.padded)),
-      kb(t.keys(), t.sharding_of_keys(), comm, options(t.keys_are_padded()));
+  auto ordered = [&t](sp::batch made, std::uint64_t seed) {
+    return t.any_order ? support::shuffled(made, seed) : std::move(made);
+  };
+  sp::batch b = ordered({t.docs, t.sharding, comm, options(t.padded)}, t.seed),
+            kb = ordered({t.keys(), t.sharding_of_keys(), comm, options(t.keys_are_padded())}, t.seed + t.cross);
   rank_tensors<T> x(t, in, b, kb);
   sp::attention_options how{
       .mask = t.mask, .scale = t.scale, .schedule = t.how, .head_chunks = t.head_chunks, .checks = t.checks};
@@ -326,7 +330,7 @@ void run_twice(trial const& t, inputs<T> const& in, Kernel const& kernel, outcom
 /// The same kernel on one rank.
 template <class T, class Kernel>
 void run_alone(trial t, inputs<T> const& in, Kernel const& kernel, outcome<T>& to) {
-  t.padded = false;
+  t.padded = t.any_order = false;
   t.sharding = {};
   sp::solo comm;
   sp::batch b(t.docs, t.sharding, comm), kb(t.keys(), t.sharding, comm);

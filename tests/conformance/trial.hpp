@@ -34,6 +34,7 @@ struct trial {
   index_t ulysses_chunks = 1;
   any_sharding sharding{}, key_sharding{}; ///< the keys' own counts in cross attention
   bool padded = false, key_padded = false;
+  bool any_order = false; ///< rows of a rank stand in no order of positions
   index_t q_heads = 1, kv_heads = 1, dim = 1, value_dim = 1;
   double scale = 0, loud = 1, softcap = 0, dropout = 0;
   double start = 0;       ///< what gradients hold that are added to
@@ -88,8 +89,8 @@ struct trial {
     s += ", mask kind " + n(mask_kind) + ", heads " + n(q_heads) + "/" + n(kv_heads) + ", dims " + n(dim) + "/" + n(value_dim) +
          ", softcap " + n(softcap) + ", dropout " + n(dropout) + (alibi ? ", alibi" : "") +
          (sinks ? ", sinks of " + n(sink_size) : "") + (accumulate ? ", accumulate from " + n(start) : "") +
-         (short_form ? ", short form" : "") + ", scale " + n(scale) + ", loud " + n(loud) + ", order " + n(order) + ", checks " +
-         n(checks) + (twice ? ", twice" : "") + ", documents" + describe(docs);
+         (short_form ? ", short form" : "") + (any_order ? ", rows in any order" : "") + ", scale " + n(scale) + ", loud " +
+         n(loud) + ", order " + n(order) + ", checks " + n(checks) + (twice ? ", twice" : "") + ", documents" + describe(docs);
     return cross ? s + ", keys" + describe(key_docs) : s;
   }
 

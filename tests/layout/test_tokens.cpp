@@ -15,6 +15,7 @@
 #include <sp/threads.hpp>
 
 #include "support/failure.hpp"
+#include "support/row_order.hpp"
 #include "support/tensors.hpp"
 
 namespace test_tokens {
@@ -53,7 +54,10 @@ void for_each_batch(F&& f, int most = 8) {
     for (int parts = 1; parts <= most; ++parts)
       for_each_sharding(parts, [&](auto const& how) {
         for (shapes local : {shapes::ragged, shapes::padded})
-          for (int p = 0; p < parts; ++p) f(sp::batch(d, how, p, parts, {local}));
+          for (int p = 0; p < parts; ++p) {
+            f(sp::batch(d, how, p, parts, {local}));
+            if (p == parts / 2) f(support::shuffled(sp::batch(d, how, p, parts, {local}), std::uint64_t(parts)));
+          }
       });
 }
 

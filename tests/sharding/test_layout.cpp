@@ -9,6 +9,7 @@
 #include <sp/batch.hpp>
 
 #include "support/failure.hpp"
+#include "support/row_order.hpp"
 
 namespace test_layout {
 namespace {
@@ -81,6 +82,74 @@ TEST_CASE("layout: every sharding of every stream is a partition with the right 
         CHECK(consistent(layout(d, how, parts)));
       });
   CHECK(cases > 300);
+}
+
+TEST_CASE("layout: from the runs themselves, in the order in which they are given [asan]") {
+  documents const docs({{2, 5, 6, 7}, {9, 0, 0, 8}, {10, 8, 11, 9}}, 25); // 2..7 and 10..20
+  layout const l(docs, {{{10, 2, 1}, {12, 1, 1}, {2, 1, 1}, {4, 1, 1}}, {}, {{14, 4, 2}, {3, 2, 2}, {13, 4, 2}, {6, 2, 1}}});
+  CHECK(consistent(l));
+  CHECK(positions(l.runs(0)) == std::vector<index_t>{10, 11, 12, 2, 4});
+  CHECK(l.runs(0).size() == 3); // joined where it goes on
+  CHECK(l.runs(1).empty());
+  CHECK(positions(l.runs(2)) == std::vector<index_t>{14, 16, 18, 20, 3, 5, 13, 15, 17, 19, 6, 7});
+  CHECK(positions(l.grouped(3, 1).runs(0)) == // the group sees its tokens in stream order all the same
+        std::vector<index_t>{2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20});
+  index_t cases = 0;
+  for (documents const& d : streams())
+    for (int parts = 1; parts <= 8; ++parts)
+      for_each_sharding(parts, [&](auto const& how) {
+        layout const made(d, how, parts), turned = support::shuffled(made, std::uint64_t(++cases));
+        CHECK(consistent(turned));
+        for (int p = 0; p < parts; ++p) CHECK(turned.tokens(p) == made.tokens(p));
+      });
+  CHECK(cases > 300);
+}
+
+TEST_CASE("layout: runs that are no partition of the rooms are refused with the part and the position") {
+  documents const docs({{2, 5, 6, 7}, {10, 8, 11, 9}}, 25);
+  auto of = [&](std::vector<std::vector<run>> runs) { return failure_of([&] { return layout(docs, runs); }); };
+  run const a{2, 6, 1}, b{10, 11, 1};
+  CHECK(layout(docs, {{b}, {a}}).parts() == 2);
+  CHECK(says(of({}), errc::invalid_shape, "0 ranks"));
+  CHECK(says(of({{a}, {{10, 12, 1}}}), errc::uneven_partition, "part 1", "{10, 12, 1}")); // a position behind the room
+  CHECK(says(of({{{2, 19, 1}}}), errc::uneven_partition, "part 0", "{2, 19, 1}"));        // over a gap
+  CHECK(says(of({{{1, 7, 1}}, {b}}), errc::uneven_partition, "part 0"));                  // before the first document
+  CHECK(says(of({{a}, {{10, 12, 2}}}), errc::uneven_partition, "part 1"));                // behind the stream
+  CHECK(says(of({{a}, {{-5, 3, 5}}}), errc::uneven_partition, "{-5, 3, 5}"));
+  CHECK(says(of({{a}, {{10, 2, 0}}}), errc::uneven_partition, "{10, 2, 0}"));
+  CHECK(says(of({{a}, {{10, -1, 1}}}), errc::uneven_partition, "{10, -1, 1}"));
+  CHECK(says(of({{a}, {{5, index_t{1} << 62, 1}}}), errc::uneven_partition, "part 1"));
+  CHECK(says(of({{a}, {b, {13, 1, 1}}}), errc::uneven_partition, "position 13", "of part 1"));
+  CHECK(says(of({{a}, {{10, 6, 2}}, {{11, 5, 2}}, {{16, 2, 3}}}), errc::uneven_partition, "position 16", "part 1", "part 3"));
+  CHECK(says(of({{a}, {{10, 10, 1}}}), errc::uneven_partition, "16 of 17"));
+}
+
+TEST_CASE("batch: of a layout, over the same documents and no others") {
+  documents const docs = sp::packed{0, 3, 10};
+  layout const owners(docs, {{{3, 1, 1}, {0, 2, 1}}, {{6, 4, 1}, {2, 1, 1}, {4, 2, 1}}});
+  sp::batch const b(docs, owners, 1, {.token_digest = 7});
+  CHECK(b.tokens() == 7);
+  CHECK(b.parts() == 2);
+  CHECK(b.token_digest() == 7);
+  CHECK(positions(b.runs()) == std::vector<index_t>{6, 7, 8, 9, 2, 4, 5});
+  CHECK(sp::real_tokens(b, 0, 0) == 2);
+  documents const roomy = docs.padded(4); // 0..3 and 4..11
+  sp::batch const padded(docs, layout(roomy, {{{4, 6, 1}}, {{0, 4, 1}, {10, 2, 1}}}), 0, {sp::shapes::padded});
+  CHECK(padded.source() == docs);
+  CHECK(padded.docs() == roomy);
+  CHECK(sp::real_tokens(padded, 1, 0) == 6);
+  CHECK(sp::real_tokens(padded, 1, 1) == 1);
+  auto refused = [&](documents const& source, int part, sp::shapes local = sp::shapes::ragged) {
+    return failure_of([&] { return sp::batch(source, owners, part, {local}); });
+  };
+  CHECK(says(refused(docs, 2), errc::invalid_shape, "part 2 of 2"));
+  CHECK(says(refused(docs, -1), errc::invalid_shape, "part -1 of 2"));
+  CHECK(says(refused(sp::packed{0, 10}, 0), errc::bad_documents, "2 documents", "batch of 1"));
+  CHECK(says(refused(sp::packed{0, 4, 10}, 0), errc::bad_documents, "document 0", "3 tokens", "4"));
+  CHECK(says(refused(docs.with_ids(std::vector<index_t>{0, 5}), 0), errc::bad_documents, "document 1", "id 1", " 5"));
+  auto const uneven = refused(docs, 1, sp::shapes::equal);
+  CHECK(says(uneven, errc::uneven_partition, "own 3 and 7"));
+  CHECK(uneven.rank == 1);
 }
 
 TEST_CASE("layout: per document a rank's rows are its shards of each document, one behind the other") {

@@ -63,14 +63,24 @@ public:
   template <sharding S>
   batch(documents docs, S const& how, int part, int parts, batch_options options = {})
       : source_(std::move(docs)), part_(part), token_digest_(options.token_digest) {
-    if (part < 0 || part >= parts)
-      fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts), "Give 0 <= part < parts",
-            "batch", part, parts});
+    require_part(part, parts);
     located({"batch", "", part, parts}, [&] {
       if (options.local == shapes::padded)
         layout_ = sp::layout(with_room(source_, how, parts), how, parts);
       else
         layout_ = sp::layout(source_, how, parts);
+      if (options.local != shapes::ragged) require_equal(options.local);
+    });
+  }
+
+  /// Cut as `owners` says, which is over the same documents as `source`: their begins and rooms may differ, where it has room for
+  /// padding. bad_documents for any others.
+  batch(documents source, sp::layout owners, int part, batch_options options = {})
+      : source_(std::move(source)), layout_(std::move(owners)), part_(part), token_digest_(options.token_digest) {
+    int const parts = layout_.parts();
+    require_part(part, parts);
+    located({"batch", "", part, parts}, [&] {
+      require_same_documents();
       if (options.local != shapes::ragged) require_equal(options.local);
     });
   }
@@ -153,6 +163,25 @@ private:
     } else {
       fail({errc::uneven_partition, "this sharding does not say how to pad", "Give it index_t multiple(index_t parts) const"});
     }
+  }
+
+  static void require_part(int part, int parts) {
+    if (part < 0 || part >= parts)
+      fail({errc::invalid_shape, "part " + std::to_string(part) + " of " + std::to_string(parts), "Give 0 <= part < parts",
+            "batch", part, parts});
+  }
+  void require_same_documents() const {
+    documents const& owned = layout_.docs();
+    auto refuse = [](std::string problem) {
+      fail({errc::bad_documents, std::move(problem), "Make the layout over the documents of the batch, padded ones at most"});
+    };
+    if (owned.size() != source_.size())
+      refuse("a layout of " + std::to_string(owned.size()) + " documents for a batch of " + std::to_string(source_.size()));
+    for (std::size_t d = 0; d < owned.size(); ++d)
+      if (owned[d].count != source_[d].count || owned[d].id != source_[d].id)
+        refuse("document " + std::to_string(d) + " of the layout has " + std::to_string(owned[d].count) + " tokens and id " +
+               std::to_string(owned[d].id) + ", that of the batch " + std::to_string(source_[d].count) + " and " +
+               std::to_string(source_[d].id));
   }
 
   void require_equal(shapes local) const {

@@ -41,28 +41,76 @@ constexpr void to_stream(documents const& docs, std::vector<run> const& dense, s
   }
 }
 
+inline std::string describe(run const& r) {
+  return "run {" + std::to_string(r.begin) + ", " + std::to_string(r.count) + ", " + std::to_string(r.stride) + "}";
+}
+/// Whether a run stays in [0, n), found before anything adds its numbers up.
+inline bool stays_inside(run const& r, index_t n) {
+  if (r.count < 0 || r.stride < 1) return false;
+  return r.count == 0 || (r.begin >= 0 && r.begin < n && r.count <= (n - 1 - r.begin) / r.stride + 1);
+}
+
+/// refuse(position, part, part) for a position that is in two of the runs. Many runs that lie apart cost little.
+template <class Refuse>
+void refuse_shared(std::vector<std::vector<run>> const& parts, Refuse const& refuse) {
+  struct owned_run {
+    run positions;
+    std::size_t part;
+  };
+  std::vector<owned_run> all, open; // open: those that reach to the run at hand
+  for (std::size_t p = 0; p < parts.size(); ++p)
+    for (run const& r : parts[p])
+      if (r.count > 0) all.push_back({r, p});
+  detail::sort(all, [](owned_run const& a, owned_run const& b) { return a.positions.begin < b.positions.begin; });
+  for (owned_run const& r : all) {
+    std::erase_if(open, [&](owned_run const& o) { return o.positions.end() <= r.positions.begin; });
+    for (owned_run const& o : open)
+      if (run_overlap const both = intersect(r.positions, o.positions); both.count > 0) refuse(both.begin, o.part, r.part);
+    open.push_back(r);
+  }
+}
+
 inline void refuse_non_partition(std::vector<std::vector<run>> const& parts, index_t n) {
   index_t total = 0;
-  std::vector<run> all;
   for (auto const& p : parts)
     for (run const& r : p) {
-      bool inside = r.begin >= 0 && r.begin < n && r.stride >= 1 && r.count <= (n - 1 - r.begin) / r.stride + 1;
-      if (r.count < 0 || r.stride < 1 || (r.count > 0 && !inside)) // before anything adds these numbers up
-        fail({errc::uneven_partition,
-              "the sharding gives a run {" + std::to_string(r.begin) + ", " + std::to_string(r.count) + ", " +
-                  std::to_string(r.stride) + "} outside [0, " + std::to_string(n) + ")",
+      if (!stays_inside(r, n))
+        fail({errc::uneven_partition, "the sharding gives a " + describe(r) + " outside [0, " + std::to_string(n) + ")",
               "runs(n, part, parts) must stay inside [0, n)"});
-      for (run const& o : all)
-        if (run_overlap c = intersect(r, o); c.count > 0)
-          fail({errc::uneven_partition,
-                "the sharding gives token " + std::to_string(c.begin) + " of " + std::to_string(n) + " to two ranks",
-                "The runs of all parts must be disjoint"});
-      all.push_back(r);
-      total += r.count;
+      total = checked_add(total, r.count);
     }
+  refuse_shared(parts, [n](index_t token, std::size_t, std::size_t) {
+    fail({errc::uneven_partition,
+          "the sharding gives token " + std::to_string(token) + " of " + std::to_string(n) + " to two ranks",
+          "The runs of all parts must be disjoint"});
+  });
   if (total != n)
     fail({errc::uneven_partition, "the sharding gives away " + std::to_string(total) + " of " + std::to_string(n) + " tokens",
           "The runs of all parts together must cover every token"});
+}
+
+/// Runs that are given part by part, for documents with gaps: each position of a room once, and nothing else.
+inline void refuse_non_partition(std::vector<std::vector<run>> const& parts, documents const& docs) {
+  index_t total = 0, room = 0;
+  for (std::size_t p = 0; p < parts.size(); ++p)
+    for (run const& r : parts[p]) {
+      index_t in_rooms = 0;
+      if (stays_inside(r, docs.length())) for_each_document(docs, r, [&](std::size_t, interval in) { in_rooms += in.count; });
+      if (in_rooms != r.count || r.stride < 1)
+        fail({errc::uneven_partition, "part " + std::to_string(p) + " is given a " + describe(r) + " that leaves the documents",
+              "Give runs {begin, count, stride} of positions in the documents' rooms, with a stride of at least 1"});
+      total = checked_add(total, r.count);
+    }
+  refuse_shared(parts, [](index_t position, std::size_t one, std::size_t other) {
+    fail({errc::uneven_partition,
+          "position " + std::to_string(position) + " is in a run of part " + std::to_string(one) + " and in one of part " +
+              std::to_string(other),
+          "Give each position once"});
+  });
+  for (document const& d : docs) room = checked_add(room, d.room);
+  if (total != room)
+    fail({errc::uneven_partition, "the runs hold " + std::to_string(total) + " of " + std::to_string(room) + " positions",
+          "The runs of all parts together must hold every position of the documents' rooms"});
 }
 
 } // namespace detail
@@ -98,6 +146,17 @@ public:
       auto runs = cut_one(n);
       for (std::size_t p = 0; p < all.size(); ++p) detail::to_stream(docs_, runs[p], all[p]);
     }
+    take(std::move(all));
+  }
+
+  /// From the runs of every part themselves, each part's in the order of its local rows, which need not be that of positions: rows that
+  /// belong together can stand together. uneven_partition unless each position of the documents' rooms is in exactly one run.
+  layout(documents docs, std::vector<std::vector<run>> const& runs_of_parts) : docs_(std::move(docs)) {
+    if (runs_of_parts.empty()) fail({errc::invalid_shape, "runs of 0 ranks", "Give the runs of at least one rank"});
+    detail::refuse_non_partition(runs_of_parts, docs_);
+    std::vector<std::vector<run>> all(runs_of_parts.size());
+    for (std::size_t p = 0; p < all.size(); ++p)
+      for (run const& r : runs_of_parts[p]) append(all[p], r);
     take(std::move(all));
   }
 
