@@ -55,11 +55,14 @@ class rotary {
 public:
   rotary() = default;
   rotary(std::span<std::int64_t const> positions, index_t dim)
-      : cos_(index_t(positions.size()), dim / 2), sin_(cos_.rows(), dim / 2) {
+      : rotary(index_t(positions.size()), dim, [&](index_t r, index_t) { return double(positions[std::size_t(r)]); }) {}
+  /// Positions with several axes: position(row, i) is the one that pair i turns by.
+  template <class Position>
+  rotary(index_t rows, index_t dim, Position const& position, double base = 10000) : cos_(rows, dim / 2), sin_(rows, dim / 2) {
     for (index_t i = 0; i < dim / 2; ++i) {
-      double speed = std::pow(10000.0, -2.0 * double(i) / double(dim));
-      for (index_t r = 0; r < cos_.rows(); ++r) {
-        double angle = double(positions[std::size_t(r)]) * speed;
+      double speed = std::pow(base, -2.0 * double(i) / double(dim));
+      for (index_t r = 0; r < rows; ++r) {
+        double angle = position(r, i) * speed;
         cos_(r, i) = T(std::cos(angle));
         sin_(r, i) = T(std::sin(angle));
       }

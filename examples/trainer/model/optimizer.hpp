@@ -21,16 +21,16 @@ double norm_of(std::span<T const> gradient) {
 template <class T>
 class adamw {
 public:
-  adamw(settings const& s, parameter_table const& table)
-      : settings_(s), table_(table), mean_(std::size_t(table.size())), square_(mean_.size()) {}
+  adamw(double weight_decay, double clip, parameter_list const& table)
+      : weight_decay_(weight_decay), clip_(clip), table_(table.all()), mean_(std::size_t(table.size())), square_(mean_.size()) {}
 
-  /// One step with learning rate `rate`. `norm` is the gradient's: a longer gradient than settings::clip is scaled down to it.
+  /// One step with learning rate `rate`. `norm` is the gradient's: a longer gradient than `clip` is scaled down to it.
   void step(std::span<T> weights, std::span<T const> gradient, double norm, double rate) {
     ++steps_;
-    double scale = norm > settings_.clip ? settings_.clip / norm : 1;
+    double scale = norm > clip_ ? clip_ / norm : 1;
     double first = 1 - std::pow(beta1, steps_), second = 1 - std::pow(beta2, steps_);
-    for (parameter const& p : table_.all()) {
-      T keep = T(1 - (p.is_gain() ? 0 : rate * settings_.weight_decay));
+    for (parameter const& p : table_) {
+      T keep = T(1 - (p.is_gain() ? 0 : rate * weight_decay_));
       for (auto i = std::size_t(p.offset); i < std::size_t(p.offset + p.size()); ++i) {
         T g = T(scale) * gradient[i];
         mean_[i] += T(1 - beta1) * (g - mean_[i]);
@@ -42,17 +42,17 @@ public:
 
 private:
   static constexpr double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
-  settings settings_;
-  parameter_table table_;
+  double weight_decay_, clip_;
+  std::vector<parameter> table_;
   std::vector<T> mean_, square_;
   int steps_ = 0;
 };
 
-/// A short warm-up, then a cosine down to a tenth.
-inline double learning_rate(settings const& s, int step, int steps) {
+/// A short warm-up to `highest`, then a cosine down to a tenth.
+inline double learning_rate(double highest, int step, int steps) {
   double warm = std::min(1.0, double(step + 1) / 5.0);
   double along = steps > 1 ? double(step) / double(steps - 1) : 0;
-  return s.learning_rate * warm * (0.55 + 0.45 * std::cos(std::numbers::pi * along));
+  return highest * warm * (0.55 + 0.45 * std::cos(std::numbers::pi * along));
 }
 
 } // namespace trainer

@@ -29,40 +29,50 @@ struct layer_parameters {
 };
 
 /// Where everything lies. Weights are (inputs, outputs).
-class parameter_table {
+class parameter_list {
+public:
+  std::vector<parameter> const& all() const { return all_; }
+  index_t size() const { return all_.empty() ? 0 : all_.back().offset + all_.back().size(); }
+
+protected:
+  parameter add(std::string name, index_t rows, index_t cols, double spread) {
+    all_.push_back({std::move(name), size(), rows, cols, spread});
+    return all_.back();
+  }
+  /// Layer l of `s.layers`, with the widths of `s`.
+  template <class Shape>
+  layer_parameters add_layer(std::string const& at, Shape const& s, index_t q_heads, index_t kv_heads) {
+    double narrow = 1 / std::sqrt(double(s.dim)), deep = 1 / std::sqrt(2.0 * double(s.layers));
+    return {add(at + "norm1", 1, s.dim, 0),
+            add(at + "qkv", s.dim, (q_heads + 2 * kv_heads) * s.head_dim, narrow),
+            add(at + "out", q_heads * s.head_dim, s.dim, narrow * deep),
+            add(at + "norm2", 1, s.dim, 0),
+            add(at + "gate_up", s.dim, 2 * s.hidden, narrow),
+            add(at + "down", s.hidden, s.dim, deep / std::sqrt(double(s.hidden)))};
+  }
+
+private:
+  std::vector<parameter> all_;
+};
+
+/// The parameters of the text model.
+class parameter_table : public parameter_list {
 public:
   explicit parameter_table(shape const& s) {
-    double narrow = 1 / std::sqrt(double(s.dim)), deep = 1 / std::sqrt(2.0 * double(s.layers));
     embedding = add("embedding", shape::vocabulary, s.dim, 0.5);
-    for (index_t l = 0; l < s.layers; ++l) {
-      std::string at = "layer" + std::to_string(l) + ".";
-      layers.push_back({add(at + "norm1", 1, s.dim, 0), add(at + "qkv", s.dim, s.qkv_width(), narrow),
-                        add(at + "out", s.q_heads * s.head_dim, s.dim, narrow * deep), add(at + "norm2", 1, s.dim, 0),
-                        add(at + "gate_up", s.dim, 2 * s.hidden, narrow),
-                        add(at + "down", s.hidden, s.dim, deep / std::sqrt(double(s.hidden)))});
-    }
+    for (index_t l = 0; l < s.layers; ++l)
+      layers.push_back(add_layer("layer" + std::to_string(l) + ".", s, s.q_heads, s.kv_heads));
     norm = add("norm", 1, s.dim, 0);
-    head = add("head", s.dim, shape::vocabulary, narrow);
+    head = add("head", s.dim, shape::vocabulary, 1 / std::sqrt(double(s.dim)));
   }
 
   parameter embedding, norm, head;
   std::vector<layer_parameters> layers;
-
-  std::vector<parameter> const& all() const { return all_; }
-  index_t size() const { return all_.back().offset + all_.back().size(); }
-
-private:
-  parameter add(std::string name, index_t rows, index_t cols, double spread) {
-    index_t offset = all_.empty() ? 0 : size();
-    all_.push_back({std::move(name), offset, rows, cols, spread});
-    return all_.back();
-  }
-  std::vector<parameter> all_;
 };
 
 /// Uniform starting values with each matrix's spread; the same in float and double up to rounding.
 template <class T>
-void set_initial_weights(parameter_table const& table, std::uint64_t seed, std::span<T> flat) {
+void set_initial_weights(parameter_list const& table, std::uint64_t seed, std::span<T> flat) {
   std::fill(flat.begin(), flat.end(), T(1));
   for (parameter const& p : table.all())
     for (index_t i = p.offset; i < p.offset + p.size() && !p.is_gain(); ++i) {

@@ -40,7 +40,7 @@ inline std::vector<double> difference_by_step(outcome const& run, outcome const&
 }
 
 /// Largest over the model's matrices of |a - b| / |b|, Euclidean norms.
-inline double largest_by_norm(std::vector<double> const& a, std::vector<double> const& b, parameter_table const& table) {
+inline double largest_by_norm(std::vector<double> const& a, std::vector<double> const& b, parameter_list const& table) {
   double worst = 0;
   for (parameter const& p : table.all()) {
     double off = 0, all = 0;
@@ -54,7 +54,7 @@ inline double largest_by_norm(std::vector<double> const& a, std::vector<double> 
 }
 
 /// Fills in the differences; `one` is the one-rank run.
-inline void compare(outcome& run, outcome const& one, parameter_table const& table) {
+inline void compare(outcome& run, outcome const& one, parameter_list const& table) {
   run.loss_difference = largest_relative(run.losses, one.losses);
   run.norm_difference = largest_relative(run.norms, one.norms);
   run.gradient_difference = largest_by_norm(run.gradients, one.gradients, table);

@@ -47,7 +47,7 @@ public:
       : plan_(how), settings_(asked), rank_(rank), group_(group),
         mesh_(sp::axis::data{how.data}, sp::axis::ring{how.ring}, sp::axis::ulysses{how.ulysses}),
         text_(text, asked.stream, asked.seed), model_(asked.model, asked.seed, std::move(multiply)),
-        optimizer_(asked, model_.table()) {}
+        optimizer_(asked.weight_decay, asked.clip, model_.table()) {}
 
   /// Rank 0 reports.
   void run(int steps, outcome& result, progress& show) {
@@ -65,7 +65,7 @@ public:
         result.bytes_expected += double(expected_bytes(whole));
         show.step(s, loss, double(whole.size()));
       }
-      optimizer_.step(model_.weights, model_.gradients, norm, learning_rate(settings_, s, steps));
+      optimizer_.step(model_.weights, model_.gradients, norm, learning_rate(settings_.learning_rate, s, steps));
     }
     if (reports) result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
