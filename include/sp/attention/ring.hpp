@@ -14,6 +14,8 @@ namespace detail {
 template <class Saved>
 class saved_list {
 public:
+  using value_type = Saved;
+  std::span<Saved const> all() const noexcept { return list_; }
   void push(Saved e) { list_.push_back(std::move(e)); }
   Saved const& at(int i) const { return list_[std::size_t(i)]; }
 
@@ -23,6 +25,8 @@ private:
 template <>
 class saved_list<nothing> {
 public:
+  using value_type = nothing;
+  static constexpr std::span<nothing const> all() noexcept { return {}; }
   void push(nothing) {}
   nothing const& at(int) const {
     static constexpr nothing none{};

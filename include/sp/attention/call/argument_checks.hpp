@@ -17,8 +17,9 @@ void require_shape(char const* name, view<T, R, M> const& v, std::array<index_t,
       fail({d == 0 && R == 3 ? errc::bad_documents : errc::invalid_shape,
             std::string(name) + " is " + shape(v) + ", expected " + shape(expected) +
                 (d == 0 ? " (rows of this rank's documents)" : ""),
-            d == 0 ? "Rows must equal batch.tokens(); declare padding with shapes::padded"
-                   : "Make the tensors of one call agree"});
+            d == 0
+                ? "Rows must equal batch.tokens(), behind the prefix rows of a vit_attention; declare padding with shapes::padded"
+                : "Make the tensors of one call agree"});
   if (!v.data && !v.empty())
     fail({errc::bad_pointer, std::string(name) + " " + shape(v) + " is null", "Pass memory for every non-empty tensor"});
   if (reinterpret_cast<std::uintptr_t>(v.data) % alignof(T) != 0)

@@ -346,9 +346,14 @@ private:
             "queries are part " + std::to_string(q.part()) + " of " + std::to_string(q.parts()) + ", keys part " +
                 std::to_string(k.part()) + " of " + std::to_string(k.parts()),
             "Make both batches over the same ranks"});
-    auto list = rebase(slices(mask, q.source(), k.source()), q.source(), q.docs(), k.source(), k.docs());
-    detail::prepare_layouts(self(), p, q.layout(), k.layout(), q.part(), list, mask, c);
+    if constexpr (requires { self().prepare_batches(p, q, k, mask, c); }) { // its documents are not those of the batch alone
+      self().prepare_batches(p, q, k, mask, c);
+    } else {
+      auto list = rebase(slices(mask, q.source(), k.source()), q.source(), q.docs(), k.source(), k.docs());
+      detail::prepare_layouts(self(), p, q.layout(), k.layout(), q.part(), list, mask, c);
+    }
     p.checked = checked_geometry(identity_over(q, k, mask), self().checks(), id_, q, k);
+    if constexpr (requires { self().prefix_tokens(); }) p.checked.put_behind(self().prefix_tokens(), q.docs().size());
   }
 
   std::uint64_t id_ = new_serial(); ///< tells what this object saved from what another did; copies share it

@@ -10,10 +10,18 @@
 
 namespace sp::detail {
 
-/// Rows of a rank's tensors that hold tokens: row + i is position + i * stride of the caller's stream.
+/// Rows of a rank's tensors that hold tokens: row + i is position + i * stride of the caller's stream, or prefix token i of a document.
 struct real_rows {
   index_t row = 0, count = 0, position = 0, stride = 1;
   std::size_t document = 0;
+  bool prefix = false;
+
+  /// Where row + i is, for messages.
+  std::string place(index_t i) const {
+    return (prefix ? "prefix token " + std::to_string(i)
+                   : "position " + std::to_string(position + i * stride) + " of the stream") +
+           ", document " + std::to_string(document);
+  }
 };
 
 inline std::vector<real_rows> real_rows_of(batch const& b) {
@@ -71,6 +79,15 @@ struct checked_geometry {
     if (level < 3) return;
     q_rows = real_rows_of(q);
     k_rows = real_rows_of(k);
+  }
+  /// Rows of prefix tokens stand in front of all others: `prefix` of each document.
+  void put_behind(index_t prefix, std::size_t documents_of_batch) {
+    if (level < 3) return;
+    for (auto* list : {&q_rows, &k_rows}) {
+      for (real_rows& r : *list) r.row += prefix * index_t(documents_of_batch);
+      for (std::size_t d = 0; prefix > 0 && d < documents_of_batch; ++d)
+        list->push_back({prefix * index_t(d), prefix, 0, 1, d, true});
+    }
   }
   /// Nothing is kept for levels below 2.
   static int level_of(int checks) { return checks < 2 ? 0 : checks; }

@@ -87,8 +87,7 @@ void require_finite(context<Queue> const& ctx, char const* name, view<E, 3, M> c
     if (at == first_place::nowhere) continue;
     index_t const d = at % v.extent(2), h = at / v.extent(2) % v.extent(1), i = at / v.extent(2) / v.extent(1);
     fail_non_finite(std::string(name) + " holds " + value + " at row " + std::to_string(r.row + i) + ", head " +
-                        std::to_string(h) + ", channel " + std::to_string(d) + ": position " +
-                        std::to_string(r.position + i * r.stride) + " of the stream, document " + std::to_string(r.document),
+                        std::to_string(h) + ", channel " + std::to_string(d) + ": " + r.place(i),
                     call);
   }
 }

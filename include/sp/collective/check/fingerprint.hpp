@@ -19,7 +19,7 @@ namespace sp {
 /// written is known to the `fingerprint` of every rank that makes the same call.
 class call_record {
 public:
-  static constexpr std::size_t most_fields = 24, operation_characters = 48;
+  static constexpr std::size_t most_fields = 26, operation_characters = 48;
 
   int rank() const noexcept { return rank_; } ///< as messages name it
   std::string operation() const {
