@@ -22,6 +22,7 @@
 #include <sp/threads.hpp>
 #include <sp/ulysses.hpp>
 #include <sp/usp.hpp>
+#include <sp/vision.hpp>
 #include <sp/workers.hpp>
 #if __has_include(<cuda_runtime_api.h>)
 #include <sp/cuda.hpp>
@@ -270,6 +271,14 @@ void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& mem
   sp::gather_tokens<Comm>(ranks).backward(batch, sp::view<T const, 3>(x), x);
 }
 
+/// Images and their merged tokens.
+void look(sp::images const& pictures) {
+  sp::batch const patches(pictures.windows(), sp::grained{sp::nested{sp::zigzag{}, 2}, pictures.grain()}, 0, 2);
+  sp::view<sp::index_t, 2> positions;
+  sp::patch_positions(pictures, patches, positions);
+  static_cast<void>(sp::batch(sp::merged(patches, 4).docs(), sp::grained{sp::striped{}, 2, 1}, 0, 2, {sp::shapes::padded}));
+}
+
 template <class T>
 void everything(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memory) {
   train<T>(ranks, batch, memory, sp::softcap{30}, sp::dropout{0.1});
@@ -283,6 +292,7 @@ void everything(sp::threads const& ranks, sp::batch const& batch, sp::allocator&
 } // namespace
 
 void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& counts) {
+  look({});
   everything<float>(ranks, batch, batch.memory());
   everything<double>(ranks, batch, batch.memory());
   everything<sp::bf16>(ranks, batch, batch.memory());

@@ -142,7 +142,10 @@ public:
       }
     } else {
       index_t n = 0;
-      for (document const& d : docs_) n = checked_add(n, d.room);
+      for (document const& d : docs_) {
+        if constexpr (requires { how.check_document(d.room); }) how.check_document(d.room);
+        n = checked_add(n, d.room);
+      }
       auto runs = cut_one(n);
       for (std::size_t p = 0; p < all.size(); ++p) detail::to_stream(docs_, runs[p], all[p]);
     }

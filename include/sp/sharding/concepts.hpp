@@ -13,7 +13,8 @@ namespace sp {
 /// What a sharding cuts: each document by itself, or the stream of all documents one behind the other.
 enum class scope { document, stream };
 
-/// s.runs(n, part, parts) lists the runs of [0, n) that `part` owns, in the order of its local rows; `over` says what n is.
+/// s.runs(n, part, parts) lists the runs of [0, n) that `part` owns, in the order of its local rows; `over` says what n is. One that cuts
+/// the stream only where documents of certain lengths meet has s.check_document(n), which refuses others.
 template <class S>
 concept sharding = std::copyable<S> && requires(S const s, index_t n, index_t part, index_t parts) {
   { s.runs(n, part, parts) } -> std::convertible_to<std::vector<run>>;
