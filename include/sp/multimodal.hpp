@@ -1,7 +1,6 @@
-// Multimodal models: images as documents of patches, and rotary positions of text with pictures and videos in it.
-// Everything follows from grids and batches (sp/batch.hpp) without communication.
+// Multimodal models: images as documents of patches, vision attention, and images among the tokens of a decoder.
+// Add a communicator: <sp/threads.hpp>, <sp/mpi.hpp>, or your own.
 #pragma once
 
-#include <sp/batch.hpp>
-#include <sp/multimodal/rotary_positions.hpp>
+#include <sp/fusion.hpp>
 #include <sp/vision.hpp>

@@ -10,6 +10,7 @@
 #include <sp/cuda_flash.hpp>
 #include <sp/dense_mask.hpp>
 #include <sp/diagnosis.hpp>
+#include <sp/fusion.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/gather_tokens.hpp>
 #include <sp/local.hpp>
@@ -120,6 +121,28 @@ void along_axes(sp::threads const& ranks, sp::batch const& batch, sp::allocator&
   attend<T>(sp::ulysses_attention{mesh.ulysses(ranks), sp::ring_attention{mesh.ring(ranks), sp::reference{}}}, batch, memory);
   attend<T>(sp::ring_attention{mesh.adopt<sp::axis_kind::ring>(ranks), sp::reference{}}, batch, memory);
   attend<T>(sp::ring_attention{sp::solo{}, sp::reference{}}, batch, memory);
+}
+
+/// Text and visual features of one element type, by position and by name, behind every splice.
+template <class T, class Splice>
+void fuse(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memory, Splice const& splice) {
+  sp::fusion const fusion(ranks, splice, {.limit = 4});
+  sp::context const c(memory, memory);
+  auto const fused = fusion.prepare(c, {}, batch, batch, {}, sp::zigzag{});
+  sp::view<T, 2> x;
+  fusion.forward(fused, c, x, x, x, x);
+  fusion.backward(fused, c, x, x, x, x);
+  fusion.forward(fused, c, {.text = x, .visual = x, .learned = x, .hidden = x});
+  fusion.backward(fused, c, {.dhidden = x, .dtext = x, .dvisual = x, .dlearned = x});
+  sp::deepstack const deepstack(fusion, {.layers = {0, 2}});
+  deepstack.forward(fused, c, x, x);
+  deepstack.backward(fused, c, x, x);
+  sp::view<std::int32_t, 1> labels;
+  fused.labels(labels);
+  fused.loss_weights(labels, sp::view<float, 1>());
+  fused.visual_mask(labels);
+  fused.positions({});
+  fused.positions_3d({}, {.time_step = 2});
 }
 
 /// A queue of a device as far as ranks see it.
@@ -284,6 +307,7 @@ void everything(sp::threads const& ranks, sp::batch const& batch, sp::allocator&
   train<T>(ranks, batch, memory, sp::softcap{30}, sp::dropout{0.1});
   along_axes<T>(ranks, batch, memory);
   move_and_lose<T>(ranks, batch, memory);
+  fuse<T>(ranks, batch, memory, sp::splice::placeholder{1});
   (void)sp::split_qkv(sp::view<T, 2>{}, 2, 1);
   (void)sp::split_qkv(sp::view<T, 3>{}, 2, 1);
   (void)sp::split_qkv(sp::view<T, 4>{});
@@ -298,6 +322,9 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   everything<sp::bf16>(ranks, batch, batch.memory());
   everything<sp::fp16>(ranks, batch, batch.memory());
   attend<float>(sp::ring_attention{ranks, sp::cpu{sp::alibi{}}}, batch, batch.memory());
+  fuse<float>(ranks, batch, batch.memory(), sp::splice::one_to_one{1});
+  fuse<float>(ranks, batch, batch.memory(), sp::splice::between{1, 2});
+  fuse<float>(ranks, batch, batch.memory(), sp::splice::prefix{});
   sp::local<device_queue>::run(2, [&](sp::local<device_queue> const& devices) {
     order(devices);
     (void)sp::packed(sp::read(devices.queue(), sp::view<int, 1, sp::device_memory>{}));

@@ -4,7 +4,7 @@
 
 #include <span>
 
-#include <sp/layout/tokens.hpp>
+#include <sp/multimodal/rotary_segments.hpp>
 
 namespace sp {
 
@@ -46,33 +46,25 @@ inline void check_grids(batch const& b, std::span<vision_grid const> grids) {
 } // namespace detail
 
 /// 3-D rotary positions (tokens, 3) = (time, height, width), as Qwen2-VL defines them: text advances all three together; a grid
-/// spreads over them from where the text stopped; text goes on behind the largest position used. Grids are sorted by begin.
+/// spreads over them from where the text stopped; text goes on behind the largest position used. Grids are sorted by begin. Of a stream
+/// that a splice made: fused_batch::positions_3d().
 inline void multimodal_positions(batch const& b, std::span<vision_grid const> grids, view<index_t, 2> out) {
-  detail::check_rows(b, out, "multimodal_positions");
-  if (out.extent(1) != 3)
-    fail({errc::invalid_shape, "positions " + shape(out) + " have " + std::to_string(out.extent(1)) + " columns, not 3",
-          "Give (tokens, 3): time, height, width", "multimodal_positions", b.part(), b.parts()});
+  detail::check_rotary_rows(b, out, "multimodal_positions");
   detail::check_grids(b, grids);
-  sp::fill(out, 0);
-  for_each_row(b, [&](local_row const& r) {
-    if (!r.real) return;
-    index_t begin = b.source()[r.document].begin, at = begin + r.offset, next = 0,
-            text_from = begin; // next: position of the text at text_from
-    for (vision_grid const& g : grids) {
-      if (g.begin < begin || g.begin > at) continue;
-      next += g.begin - text_from;
-      if (at < g.begin + g.tokens()) {
-        index_t i = at - g.begin;
-        out(r.row, 0) = next + i / (g.height * g.width);
-        out(r.row, 1) = next + i / g.width % g.height;
-        out(r.row, 2) = next + i % g.width;
-        return;
-      }
-      next += max(g.frames, max(g.height, g.width));
-      text_from = g.begin + g.tokens();
+  detail::rotary_segments segments(text_after_grid::largest_position);
+  std::size_t next = 0;
+  for (document const& d : b.source()) {
+    segments.document();
+    index_t at = d.begin;
+    for (; next < grids.size() && grids[next].begin < d.end(); ++next) {
+      vision_grid const& g = grids[next];
+      segments.text(at, g.begin - at);
+      segments.whole_grid(g.begin, g.frames, g.height, g.width);
+      at = g.begin + g.tokens();
     }
-    for (index_t axis = 0; axis < 3; ++axis) out(r.row, axis) = next + at - text_from;
-  });
+    segments.text(at, d.end() - at);
+  }
+  detail::write_rows(inline_queue{}, out, detail::rotary_rows(b, segments));
 }
 
 } // namespace sp

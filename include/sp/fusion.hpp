@@ -1,0 +1,12 @@
+// Splices, fusion and deepstack: visual features among the tokens of a decoder, with its batch, labels, positions and mask.
+// Add a communicator: <sp/threads.hpp>, <sp/mpi.hpp>, or your own. The rows of images come from <sp/vision.hpp>, or from any tower.
+#pragma once
+
+#include <sp/batch.hpp>
+#include <sp/multimodal/deepstack.hpp>
+#include <sp/multimodal/fusion.hpp>
+#include <sp/multimodal/rotary_positions.hpp>
+#include <sp/multimodal/splices/between.hpp>
+#include <sp/multimodal/splices/one_to_one.hpp>
+#include <sp/multimodal/splices/placeholder.hpp>
+#include <sp/multimodal/splices/prefix.hpp>

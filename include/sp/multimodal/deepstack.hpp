@@ -1,0 +1,89 @@
+// Deepstack: features of vision layers are added to a decoder's hidden states at visual rows only, on the route of the fusion.
+// One call behind each decoder layer that takes some; gradients go back the same way, those of hidden states pass unchanged.
+#pragma once
+
+#include <sp/multimodal/fusion.hpp>
+
+namespace sp {
+
+/// What a deepstack is made with.
+struct deepstack_options {
+  std::vector<index_t> layers{
+      0, 1, 2}; ///< decoder layers behind which features are added: those of the i-th vision layer behind layers[i]
+};
+
+/// Adds visual features to hidden states. As a group: of fused batches of any fusion over it; of a fusion: of its own only.
+template <class Comm>
+class deepstack {
+  static_assert(detail::require_fusion_communicator<Comm>());
+
+public:
+  using memory_type = typename Comm::memory_type;
+
+  explicit deepstack(Comm group, deepstack_options options = {}) : comm_(std::move(group)), options_(std::move(options)) {}
+  template <class Splice>
+  explicit deepstack(fusion<Splice, Comm> const& of, deepstack_options options = {})
+      : comm_(of.group()), options_(std::move(options)), of_(of.id_) {}
+
+  [[nodiscard]] Comm const& group() const noexcept { return comm_; }
+  /// Which features are added behind a decoder layer: an index into options().layers, -1 for none.
+  [[nodiscard]] int at(index_t decoder_layer) const noexcept {
+    for (std::size_t i = 0; i < options_.layers.size(); ++i)
+      if (options_.layers[i] == decoder_layer) return int(i);
+    return -1;
+  }
+  [[nodiscard]] deepstack_options const& options() const noexcept { return options_; }
+
+  /// hidden (fused.tokens(), ...) += features (visual.tokens(), ...) at visual rows, where the fusion puts the visual features; other rows
+  /// keep their bits. Features lie as the visual features do. One exchange.
+  template <class Queue, class T, int R>
+  void forward(fused_batch const& f, context<Queue> const& ctx, detail::fused_in<Queue, T, R> features,
+               detail::view_on<Queue, T, R> hidden) const {
+    auto const range = detail::named_work(ctx.queue, "deepstack", ".forward");
+    located(here(".forward"), [&] {
+      check(f, "features", features, "hidden", hidden);
+      detail::refuse_aliasing({{"hidden", hidden}}, {{"features", features}});
+      auto const* const tables = f.template tables<typename Queue::memory_type>();
+      sp::exchange(
+          comm_, "deepstack.forward", ctx,
+          routed(f.ways_.visual.there, features, hidden, head_cut{}, landing::sum_to, tables ? &tables->features : nullptr))
+          .wait();
+    });
+  }
+
+  /// dfeatures (visual.tokens(), ...) = dhidden (fused.tokens(), ...) at visual rows: 0 for rows that were dropped, the sum for those used
+  /// several times. dhidden itself is the gradient of the hidden states that forward() was given, too.
+  template <class Queue, class T, int R>
+  void backward(fused_batch const& f, context<Queue> const& ctx, detail::fused_in<Queue, T, R> dhidden,
+                detail::view_on<Queue, T, R> dfeatures) const {
+    auto const range = detail::named_work(ctx.queue, "deepstack", ".backward");
+    located(here(".backward"), [&] {
+      check(f, "dfeatures", dfeatures, "dhidden", dhidden);
+      detail::refuse_aliasing({{"dfeatures", dfeatures}}, {{"dhidden", dhidden}});
+      auto const* const tables = f.template tables<typename Queue::memory_type>();
+      sp::exchange(comm_, "deepstack.backward", ctx,
+                   detail::gradient_along(ctx.queue, f.ways_.visual, dhidden, dfeatures, tables ? &tables->visual : nullptr))
+          .wait();
+    });
+  }
+
+private:
+  [[nodiscard]] site here(char const* call) const { return {"deepstack", call, comm_.rank(), comm_.size()}; }
+  template <class A, class B, int R, class M>
+  void check(fused_batch const& f, char const* features_name, view<A, R, M> const& features, char const* hidden_name,
+             view<B, R, M> const& hidden) const {
+    detail::require_fused_here(f.origin_, detail::group_place::in(comm_), of_);
+    detail::check_fused_rows(features_name, features, f.visual_tokens());
+    detail::check_fused_rows(hidden_name, hidden, f.tokens());
+  }
+
+  Comm comm_;
+  deepstack_options options_;
+  std::uint64_t of_ = 0; ///< the fusion whose batches it takes; 0: any
+};
+template <class Comm>
+deepstack(Comm, deepstack_options = {}) -> deepstack<Comm>;
+template <class Splice, class Comm>
+deepstack(fusion<Splice, Comm>, deepstack_options = {}) -> deepstack<Comm>;
+
+} // namespace sp

@@ -1,0 +1,250 @@
+// Fusion: text embeddings and visual features become a decoder's hidden states, by one exchange along routes; gradients go back by one.
+// Which row comes from where a splice says; where rows lie, the shardings of text, visual features and decoder say, each its own.
+#pragma once
+
+#include <sp/core/footprint.hpp>
+#include <sp/layout/route_exchange.hpp>
+#include <sp/multimodal/fused_batch.hpp>
+#include <sp/multimodal/fused_checks.hpp>
+
+namespace sp {
+
+/// What a fusion is made with. One value for all ranks.
+struct fusion_options {
+  index_t ignore_index = -100;   ///< label of rows that do not count
+  index_t limit = 0;             ///< rows of a fused sample at most; 0: any number
+  shapes local = shapes::ragged; ///< how the fused batch is cut, as in batch_options
+};
+
+/// Operands of a forward pass by name, rows of this rank.
+template <class T, class M = host_memory>
+struct fusion_forward {
+  view<T const, 2, M> text{};    ///< (text.tokens(), dim)
+  view<T const, 2, M> visual{};  ///< (visual.tokens(), dim)
+  view<T const, 2, M> learned{}; ///< (learned rows, dim), equal on every rank; left out where the splice has none
+  view<T, 2, M> hidden{};        ///< (fused.tokens(), dim), written
+};
+/// Operands of a backward pass by name.
+template <class T, class M = host_memory>
+struct fusion_backward {
+  view<T const, 2, M> dhidden{}; ///< (fused.tokens(), dim)
+  view<T, 2, M> dtext{};         ///< (text.tokens(), dim), written
+  view<T, 2, M> dvisual{};       ///< (visual.tokens(), dim), written
+  view<T, 2, M> dlearned{};      ///< (learned rows, dim), written: this rank's share, to be summed over ranks as parameters are
+};
+
+namespace detail {
+
+/// The one sentence for what is no communicator.
+template <class Comm>
+constexpr bool require_fusion_communicator() {
+  static_assert(communicator<Comm>,
+                "sp::fusion: the group must be a communicator: copyable, with memory_type, rank(), size() and exchange(traffic); "
+                "sp::threads, sp::solo or a mesh group is one.");
+  return true;
+}
+
+/// A tensor of the fusion: as many rows as its layout has on this rank.
+template <class T, int R, class M>
+void check_fused_rows(char const* name, view<T, R, M> const& v, index_t rows) {
+  if (v.extent(0) != rows)
+    fail({errc::invalid_shape,
+          std::string(name) + " " + shape(v) + " has " + std::to_string(v.extent(0)) + " rows, this rank has " +
+              std::to_string(rows),
+          "Pass the rows that the batch gives this rank"});
+}
+/// What is left out where there are no rows takes the shape of the others.
+template <class T, int R, class M, class U>
+view<T, R, M> or_no_rows(view<T, R, M> v, index_t rows, view<U, R, M> const& like) {
+  if (rows > 0 || v.data) return v;
+  v.extents = like.extents;
+  v.extents[0] = 0;
+  return view<T, R, M>(nullptr, v.extents);
+}
+
+/// Refuses a fused batch of another group or fusion. `object` 0: of any fusion of the group.
+inline void require_fused_here(fused_origin const& of, group_place const& here, std::uint64_t object) {
+  if (of.place == here && (object == 0 || of.object == object)) [[likely]]
+    return;
+  fail({errc::bad_state,
+        of.place != here ? "the fused batch was made for " + of.place.text() + ", this is " + here.text() + " of the group"
+                         : std::string("the fused batch was made by another fusion"),
+        "Pass what prepare of this object returned; copies of an object count as the same"});
+}
+
+} // namespace detail
+
+namespace detail {
+
+template <class Queue, class T, int R>
+using fused_in = std::type_identity_t<view<T const, R, typename Queue::memory_type>>;
+template <class Queue, class T, int R>
+using fused_out = std::type_identity_t<view<T, R, typename Queue::memory_type>>;
+
+/// The gradient of a source: stored where each of its rows is used once at most, summed otherwise.
+template <class Queue, class T, int R, class M>
+auto gradient_along(Queue const& q, fused_way const& way, view<T const, R, M> const& dhidden, view<T, R, M> const& to,
+                    landing_table<M> const* table) {
+  if (way.once && way.drops) sp::fill(q, to, T{});
+  return routed(way.back, dhidden, to, head_cut{}, way.once ? landing::store : landing::sum, way.once ? nullptr : table);
+}
+
+/// Calls with operands by name, for tensors of T: braces carry no type, so there is one of these for each element type.
+template <class Object, class T>
+class fusion_by_name {
+public:
+  template <class Queue>
+  void forward(fused_batch const& f, context<Queue> const& ctx, fusion_forward<T, typename Queue::memory_type> const& o) const {
+    object().forward(f, ctx, o.text, o.visual, o.learned, o.hidden);
+  }
+  template <class Queue>
+  void backward(fused_batch const& f, context<Queue> const& ctx, fusion_backward<T, typename Queue::memory_type> const& o) const {
+    object().backward(f, ctx, o.dhidden, o.dtext, o.dvisual, o.dlearned);
+  }
+
+private:
+  fusion_by_name() = default;
+  friend Object;
+  Object const& object() const { return static_cast<Object const&>(*this); }
+};
+
+} // namespace detail
+
+/// Makes hidden states of text embeddings and visual features: `group` holds all ranks of the sequence.
+template <class Splice, class Comm>
+class fusion : public detail::fusion_by_name<fusion<Splice, Comm>, float>,
+               public detail::fusion_by_name<fusion<Splice, Comm>, double>,
+               public detail::fusion_by_name<fusion<Splice, Comm>, bf16>,
+               public detail::fusion_by_name<fusion<Splice, Comm>, fp16> {
+  static_assert(detail::require_splice<Splice>() && detail::require_fusion_communicator<Comm>());
+
+public:
+  using memory_type = typename Comm::memory_type;
+
+  fusion(Comm group, Splice splice, fusion_options options = {})
+      : comm_(std::move(group)), splice_(std::move(splice)), options_(options) {}
+
+  [[nodiscard]] Comm const& group() const noexcept { return comm_; }
+  [[nodiscard]] Splice const& splice() const noexcept { return splice_; }
+  [[nodiscard]] fusion_options const& options() const noexcept { return options_; }
+
+  /// The batch behind the splice, cut by `how`. `text`: a batch over the samples' token ids, a document each; `visual`: a batch of all
+  /// visual rows of the step, images one behind the other; `order`: [visual row, line by line] -> token of `visual`
+  /// (images::merged_rows()), empty where they are in that order. All ranks hold the same samples, so nothing is sent. bad_documents,
+  /// naming sample and both numbers, for placeholders without image, grids without features, samples over the limit.
+  template <sharding How>
+  [[nodiscard]] fused_batch prepare(std::span<splice_sample const> samples, batch const& text, batch const& visual,
+                                    std::span<index_t const> order, How const& how) const {
+    return located(at(".prepare"), [&] { return made(samples, text, visual, order, how); });
+  }
+  template <sharding How>
+  [[nodiscard]] fused_batch prepare(std::span<splice_sample const> samples, batch const& text, batch const& visual,
+                                    How const& how) const {
+    return prepare(samples, text, visual, std::span<index_t const>(), how);
+  }
+  /// The same with tables in memory of context.kept, by which sums on a queue of other memory are one pass.
+  template <class Queue, sharding How>
+  [[nodiscard]] fused_batch prepare(context<Queue> const& ctx, std::span<splice_sample const> samples, batch const& text,
+                                    batch const& visual, std::span<index_t const> order, How const& how) const {
+    fused_batch f = prepare(samples, text, visual, order, how);
+    using M = typename Queue::memory_type;
+    static_assert(std::is_same_v<M, memory_type>, "sp::fusion: the context and the group are of different memories.");
+    if constexpr (!std::is_same_v<M, host_memory>) {
+      auto* const tables = new detail::fused_tables<M>;
+      f.tables_ = detail::box(tables);
+      if (!f.ways_.text.once) tables->text.assign(ctx, f.ways_.text.back);
+      if (!f.ways_.visual.once) tables->visual.assign(ctx, f.ways_.visual.back);
+      if (f.learned_rows() > 0) tables->learned.assign(ctx, f.ways_.learned.back);
+      tables->features.assign(ctx, f.ways_.visual.there);
+      f.has_tables_ = true;
+    }
+    return f;
+  }
+
+  // ---- calls by name: forward(fused, context, {.text = text, .visual = visual, .hidden = hidden}), rows of one dimension -----------
+
+  using detail::fusion_by_name<fusion, float>::forward;
+  using detail::fusion_by_name<fusion, double>::forward;
+  using detail::fusion_by_name<fusion, bf16>::forward;
+  using detail::fusion_by_name<fusion, fp16>::forward;
+  using detail::fusion_by_name<fusion, float>::backward;
+  using detail::fusion_by_name<fusion, double>::backward;
+  using detail::fusion_by_name<fusion, bf16>::backward;
+  using detail::fusion_by_name<fusion, fp16>::backward;
+
+  // ---- the same by position, rows of any dimensions ----------------------------------------------------------------------------------
+
+  /// hidden (fused.tokens(), ...) = text embeddings (text.tokens(), ...), visual features (visual.tokens(), ...) and learned rows
+  /// (learned rows, ...) where the splice puts them; slack rows 0. One exchange; ordered before all later work of the context's queue.
+  template <class Queue, class T, int R>
+  void forward(fused_batch const& f, context<Queue> const& ctx, detail::fused_in<Queue, T, R> text,
+               detail::fused_in<Queue, T, R> visual, detail::fused_in<Queue, T, R> learned,
+               detail::view_on<Queue, T, R> hidden) const {
+    auto const range = detail::named_work(ctx.queue, "fusion", ".forward");
+    located(at(".forward"), [&] {
+      detail::require_fused_here(f.origin_, detail::group_place::in(comm_), id_);
+      learned = detail::or_no_rows(learned, f.learned_rows(), hidden);
+      detail::check_fused_rows("text", text, f.text_tokens());
+      detail::check_fused_rows("visual", visual, f.visual_tokens());
+      detail::check_fused_rows("learned", learned, f.learned_rows());
+      detail::check_fused_rows("hidden", hidden, f.tokens());
+      detail::refuse_aliasing({{"hidden", hidden}}, {{"text", text}, {"visual", visual}, {"learned", learned}});
+      if (f.has_slack()) sp::fill(ctx.queue, hidden, T{});
+      sp::exchange(comm_, "fusion.forward", ctx, routed(f.ways_.text.there, text, hidden),
+                   routed(f.ways_.visual.there, visual, hidden), routed(f.ways_.learned.there, learned, hidden))
+          .wait();
+    });
+  }
+
+  /// Gradients of what forward() moved: a row that was dropped gets 0, a row that was used several times the sum. dlearned (learned rows,
+  /// ...) is this rank's share: summed over the ranks it is the gradient.
+  template <class Queue, class T, int R>
+  void backward(fused_batch const& f, context<Queue> const& ctx, detail::fused_in<Queue, T, R> dhidden,
+                detail::view_on<Queue, T, R> dtext, detail::fused_out<Queue, T, R> dvisual,
+                detail::fused_out<Queue, T, R> dlearned) const {
+    auto const range = detail::named_work(ctx.queue, "fusion", ".backward");
+    located(at(".backward"), [&] {
+      detail::require_fused_here(f.origin_, detail::group_place::in(comm_), id_);
+      dlearned = detail::or_no_rows(dlearned, f.learned_rows(), dhidden);
+      detail::check_fused_rows("dhidden", dhidden, f.tokens());
+      detail::check_fused_rows("dtext", dtext, f.text_tokens());
+      detail::check_fused_rows("dvisual", dvisual, f.visual_tokens());
+      detail::check_fused_rows("dlearned", dlearned, f.learned_rows());
+      detail::refuse_aliasing({{"dtext", dtext}, {"dvisual", dvisual}, {"dlearned", dlearned}}, {{"dhidden", dhidden}});
+      auto const* const tables = f.template tables<typename Queue::memory_type>();
+      auto const text = detail::gradient_along(ctx.queue, f.ways_.text, dhidden, dtext, tables ? &tables->text : nullptr);
+      auto const visual = detail::gradient_along(ctx.queue, f.ways_.visual, dhidden, dvisual, tables ? &tables->visual : nullptr);
+      auto const learned =
+          detail::gradient_along(ctx.queue, f.ways_.learned, dhidden, dlearned, tables ? &tables->learned : nullptr);
+      sp::exchange(comm_, "fusion.backward", ctx, text, visual, learned).wait();
+    });
+  }
+
+private:
+  template <class>
+  friend class deepstack;
+
+  [[nodiscard]] site at(char const* call) const { return {"fusion", call, comm_.rank(), comm_.size()}; }
+
+  template <class How>
+  fused_batch made(std::span<splice_sample const> samples, batch const& text, batch const& visual, std::span<index_t const> order,
+                   How const& how) const {
+    auto const here = detail::group_place::in(comm_);
+    detail::check_fused_place(text, here, "text");
+    detail::check_fused_place(visual, here, "visual");
+    detail::check_fused_text(samples, text.source());
+    detail::fused_pieces pieces = detail::pieces_of(splice_, samples, options_.limit);
+    detail::check_fused_features(pieces, visual.source());
+    detail::check_fused_order(order, pieces.visual_rows());
+    batch fused(detail::fused_documents(pieces, text.source()), how, comm_, {options_.local});
+    detail::fused_ways ways = detail::ways_of(pieces, fused, text, visual, order);
+    return {std::move(fused), std::move(pieces), std::move(ways), samples, options_.ignore_index, {here, id_}};
+  }
+
+  Comm comm_;
+  Splice splice_;
+  fusion_options options_;
+  std::uint64_t id_ = detail::new_serial(); ///< copies share it
+};
+
+} // namespace sp
