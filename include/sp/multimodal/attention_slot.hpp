@@ -48,7 +48,8 @@ public:
   static constexpr bool runs_at_once = std::is_same_v<Queue, inline_queue>; ///< calls need no context
 
   /// Attention on one rank through sp::reference, which is slow and right.
-  explicit attention_slot(attention_seat<Role> seat = {}) : seat_(std::move(seat)) {
+  attention_slot() : attention_slot(attention_seat<Role>{}) {}
+  attention_slot(attention_seat<Role> seat) : seat_(std::move(seat)) {
     check_seat();
     alone_with(basic_reference<memory_type>{});
   }

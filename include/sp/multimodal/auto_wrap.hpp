@@ -123,9 +123,25 @@ inline void require_slots(model_report const& r) {
       if (!p.taken && n++ < 3) s += (s.empty() ? " (" : "; ") + p.path + ": " + p.why_not;
     return s + (n > 3 ? "; and " + std::to_string(n - 3) + " more" : "") + (n > 0 ? ")" : "");
   };
-  if (r.taken() == 0)
+  index_t slots = 0, fusions = 0;
+  found_part const* projection = nullptr;
+  for (found_part const& p : r.parts) {
+    if (!p.taken) continue;
+    if (p.what == part_names::projection)
+      projection = projection ? projection : &p;
+    else
+      ++slots;
+    fusions += p.what == part_names::fusion;
+  }
+  if (slots == 0)
     fail({errc::bad_state, "nothing to wrap was found in this model" + listed(),
           "Call its attention through an sp::attention_slot<role, T>, and name the modules on the way to it in members(model)"});
+  if (projection && fusions == 0)
+    fail(
+        {errc::bad_state,
+         "projection " + projection->path + " needs a splice: this model has no sp::fusion_slot, which says where visual rows go",
+         "Give the model an sp::fusion_slot with one of sp::splice and name it in members(model); or, if it calls sp::fusion "
+         "itself, take the role from the projection"});
 }
 
 /// Where the degrees of a mesh come from, and in which order its axes are.

@@ -18,6 +18,14 @@ struct found_part {
   std::string holds{};                           ///< what sits in a slot: "one rank", "ulysses_attention, ulysses 4"
 };
 
+namespace detail {
+/// What found_part::what may be.
+namespace part_names {
+inline constexpr char const *attention = "attention slot", *fusion = "fusion slot", *deepstack = "deepstack slot",
+                            *projection = "projection", *other = "part";
+}
+} // namespace detail
+
 /// All of a model, in the order of its parts.
 class model_report {
 public:
@@ -90,37 +98,42 @@ struct inspection {
   void module(walk_state& at, char const* role, bool projects) {
     if (!projects) return; // its slots are what counts
     bool const outermost = at.projection.empty();
-    report.parts.push_back({name_of(at), role, "projection", outermost,
+    report.parts.push_back({name_of(at), role, part_names::projection, outermost,
                             outermost ? "" : "it is inside of " + at.projection + ", which is taken as a whole"});
   }
   template <class X>
   void again(walk_state& at, X& x, std::string const& before) {
     found_part p;
-    if constexpr (is_slot<std::remove_cv_t<X>>) {
+    using plain = std::remove_cv_t<X>;
+    p.what = part_names::other;
+    if constexpr (is_slot<plain>)
       p = described(x);
-    } else {
-      p.role = role<std::remove_cv_t<X>>::type::name;
-      p.what = "module";
-    }
+    else if constexpr (has_role<plain>)
+      p.role = role<plain>::type::name;
     p.path = name_of(at);
     p.why_not = "it is the same object as " + before;
     report.parts.push_back(std::move(p));
   }
-  void passed(walk_state& at, char const* why) { report.parts.push_back({name_of(at), "", "part", false, why}); }
+  void passed(walk_state& at, char const* why) { report.parts.push_back({name_of(at), "", part_names::other, false, why}); }
 
 private:
   static std::string name_of(walk_state const& at) { return at.path.empty() ? "model" : at.path; }
   template <class Slot>
   static found_part described(Slot& s) {
+    static_assert(
+        requires { s.seated().object; } &&
+            (std::remove_cv_t<Slot>::kind != slot_kind::attention || requires { s.seat().heads(); }),
+        "sp: a slot of this model has another interface than sp::attention_slot: it lacks seat() or seated(). Put an "
+        "sp::attention_slot there, or give its type no member `kind`.");
     found_part p;
     p.role = std::remove_cv_t<Slot>::role::name;
     if constexpr (std::remove_cv_t<Slot>::kind == slot_kind::attention) {
-      p.what = "attention slot";
+      p.what = part_names::attention;
       p.q_heads = s.seat().heads().q_heads;
       p.kv_heads = s.seat().heads().kv_heads;
       p.prefix = s.seat().prefix;
     } else {
-      p.what = std::remove_cv_t<Slot>::kind == slot_kind::fusion ? "fusion slot" : "deepstack slot";
+      p.what = std::remove_cv_t<Slot>::kind == slot_kind::fusion ? part_names::fusion : part_names::deepstack;
     }
     p.holds = text_of(s.seated());
     return p;

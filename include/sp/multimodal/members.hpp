@@ -117,7 +117,7 @@ private:
 ///
 ///     visit.slot(state, slot)              a slot, met for the first time
 ///     visit.module(state, role, plain)     a foreign thing with a role; plain: nothing in it is named
-///     visit.again(state, what, before)     a slot or projection that was reached by the path `before`
+///     visit.again(state, what, before)     a thing that was reached before, by the path `before`
 ///     visit.passed(state, why)             a named part in which there is nothing to take
 template <class X, class Visit>
 void walk(X& x, walk_state& at, Visit& visit);
@@ -156,6 +156,9 @@ void walk_foreign(X& x, walk_state& at, Visit& visit) {
   static_assert(has_slot || has_members || projects || names_parts<X>,
                 "sp: a specialisation of sp::role<T> says how to reach the slots of T: `static auto& slot(T&)` or `static auto "
                 "members(T&)`, which returns sp::parts(...); only a projection needs neither.");
+  if constexpr (has_slot)
+    static_assert(std::is_same_v<typename std::remove_cvref_t<decltype(what::slot(x))>::role, typename what::type>,
+                  "sp: a specialisation of sp::role<T> gives T another role than the slot that it returns has.");
   std::string const around = at.projection;
   visit.module(at, what::type::name, projects);
   if (projects && around.empty()) at.projection = at.path;
@@ -180,7 +183,7 @@ void walk_object(X& x, walk_state& at, Visit& visit) {
   using plain = std::remove_cv_t<X>;
   std::string before;
   if (!at.first(&x, &type_tag<plain>, before)) {
-    if constexpr (is_slot<plain> || has_role<plain>) visit.again(at, x, before);
+    visit.again(at, x, before.empty() ? "the model" : before);
   } else if constexpr (is_slot<plain>)
     visit.slot(at, x);
   else if constexpr (has_role<plain>)
