@@ -13,8 +13,7 @@ using namespace vit;
 TEST_CASE("vit_attention: every strategy and schedule, in double") {
   for (std::uint64_t seed = 1; seed <= 80; ++seed) {
     trial const t = draw(seed, strategy::any, true);
-    conform<double>(t, 1e-12,
-                    [](trial const& x, sp::threads const& c) { return nested(x, c, sp::reference{sp::dropout{x.dropout}}); });
+    conform<double>(t, 1e-12, [](trial const& x, comm const& c) { return nested(x, c, sp::reference{sp::dropout{x.dropout}}); });
   }
 }
 

@@ -9,9 +9,10 @@
 #include <mutex>
 #include <random>
 
-#include <sp/multimodal/vit_attention.hpp>
+#include <sp/counting.hpp>
 #include <sp/threads.hpp>
 #include <sp/usp.hpp>
+#include <sp/vision.hpp>
 
 #include "support/oracle_documents.hpp"
 #include "support/row_order.hpp"
@@ -22,6 +23,7 @@ namespace vit {
 
 using sp::index_t;
 using support::strided_tensor;
+using comm = sp::counting<sp::threads>;
 template <class T>
 using sums_of = sp::accumulate_t<T>;
 
@@ -248,10 +250,11 @@ struct outcome {
   std::vector<double> results[4];
   std::vector<double> dsinks;
   std::vector<std::vector<double>> prefix[4]; ///< by rank
+  std::vector<sp::ledger> ledgers;            ///< by rank
   std::vector<std::string> complaints;
   std::mutex lock;
 
-  outcome(trial const& t, inputs<T> const& in) : dsinks(std::size_t(t.q_heads), 0.0) {
+  outcome(trial const& t, inputs<T> const& in) : dsinks(std::size_t(t.q_heads), 0.0), ledgers(std::size_t(t.ranks())) {
     index_t const n = in.docs.length(),
                   width[] = {t.q_heads * t.value_dim, t.q_heads * t.dim, t.kv_heads * t.dim, t.kv_heads * t.value_dim};
     for (int i = 0; i < 4; ++i) results[i].assign(std::size_t(n * width[i]), NAN), prefix[i].resize(std::size_t(t.ranks()));
@@ -310,6 +313,30 @@ void step(Object const& attention, trial const& t, sp::batch const& b, rank_tens
   if (scratch.room() != std::size_t(scratch_bytes)) to.complain("scratch is still in use");
 }
 
+/// What is wrong with the bytes that moved because of prefix tokens, from the formulas; empty if nothing is.
+template <class T>
+std::string judge_bytes(trial const& t, std::vector<sp::ledger> const& ledgers) {
+  index_t const ranks = t.ranks(), rows = t.prefix_rows() * index_t(sizeof(T)), out = t.q_heads * t.value_dim,
+                gradients = t.q_heads * t.dim + t.kv_heads * (t.dim + t.value_dim);
+  bool const moves = ranks > 1 && rows > 0;
+  sp::vit_bytes total{};
+  std::string wrong;
+  for (index_t r = 0; r < ranks; ++r) {
+    auto const forward = ledgers[std::size_t(r)].of("vit_attention.forward"),
+               backward = ledgers[std::size_t(r)].of("vit_attention.backward");
+    index_t const sent = r == 0 ? (ranks - 1) * rows * out : 0;
+    index_t const back = t.same ? (r == 0 ? (ranks - 1) * rows * gradients : 0) : r > 0 ? rows * out : 0;
+    if (forward.bytes_sent != sent || backward.bytes_sent != back) wrong += "bytes of rank " + std::to_string(r) + "; ";
+    if (forward.operations != moves || backward.operations != moves) wrong += "exchanges of rank " + std::to_string(r) + "; ";
+    total.forward += forward.bytes_sent, total.backward += backward.bytes_sent;
+  }
+  auto formula = [&](auto contract) {
+    return sp::vit_attention_bytes(contract, ranks, t.prefix_rows(), t.shape(), index_t(sizeof(T)));
+  };
+  if (total != (t.same ? formula(sp::same{}) : formula(sp::shares{}))) wrong += "bytes are not those of the closed form; ";
+  return wrong;
+}
+
 /// On each rank: the trial's batch, make(trial, communicator) as the attention inside, and what it found.
 template <class T, class Comm, class Make>
 void run_rank(trial const& t, inputs<T> const& in, Comm const& c, Make const& make, outcome<T>& to) {
@@ -359,8 +386,9 @@ void conform(trial const& t, double bound, Make const& make) {
   std::string wrong;
   try {
     sp::threads::run(
-        t.ranks(), [&](sp::threads const& c) { run_rank<T>(t, in, c, make, got); }, patience());
-    wrong = judge(t, in, got, bound);
+        t.ranks(), [&](sp::threads const& c) { run_rank<T>(t, in, comm(c, got.ledgers[std::size_t(c.rank())]), make, got); },
+        patience());
+    wrong = judge(t, in, got, bound) + judge_bytes<T>(t, got.ledgers);
   } catch (std::exception const& e) {
     wrong = e.what();
   }

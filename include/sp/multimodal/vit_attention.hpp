@@ -9,6 +9,17 @@
 
 namespace sp {
 
+template <class Kernel>
+class whole_attention;
+
+namespace detail {
+/// Whether an object needs the rows of a document in one range: prefix rows stand apart from their patches.
+template <class Inner>
+inline constexpr bool wants_whole_documents = false;
+template <class Kernel>
+inline constexpr bool wants_whole_documents<whole_attention<Kernel>> = true;
+} // namespace detail
+
 /// Comm: a communicator or mesh group of all ranks of the sequence, in the order of the batch's parts. Inner: the attention object that
 /// runs over the same ranks; its mask (sp::full() for a vision tower) is about documents {prefix tokens, patches}. Contract: sp::shares
 /// or sp::same.
@@ -238,6 +249,10 @@ private:
                 std::to_string(inner_.sequence_rank()) + " of " + std::to_string(ranks) + " of the attention inside",
             "Give the group of all ranks that the attention inside runs on, in the order of its mesh", name, comm_.rank(),
             comm_.size()});
+    if (detail::wants_whole_documents<Inner> && options_.prefix > 0)
+      fail({errc::unsupported, "a kernel without lse needs one range of rows per document, and prefix rows stand apart",
+            "Put sp::ulysses_attention around it, over one rank too: it brings the rows of a document together", name,
+            comm_.rank(), comm_.size()});
   }
   void refuse_batches(batch const& patches, batch const& keys) const {
     if (patches.serial() != keys.serial())
