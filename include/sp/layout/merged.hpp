@@ -11,7 +11,7 @@ namespace sp {
 namespace detail {
 
 /// Documents of merged tokens, one behind the other: `prefix` rows of each vanish, and units of `grain` rows are one.
-inline documents merged(documents const& docs, index_t grain, index_t prefix) {
+inline documents merged_documents(documents const& docs, index_t grain, index_t prefix) {
   if (grain < 1 || prefix < 0)
     fail({errc::invalid_shape, "units of " + std::to_string(grain) + " rows behind a prefix of " + std::to_string(prefix),
           "Give a grain of at least 1 and a prefix of at least 0", "merged"});
@@ -37,7 +37,7 @@ inline documents merged(documents const& docs, index_t grain, index_t prefix) {
 /// same document, and belongs to the same part. The documents stand one behind the other. uneven_partition where a part owns a piece of
 /// a unit, or has its rows in another order.
 [[nodiscard]] inline layout merged(layout const& patches, index_t grain, index_t prefix = 0) {
-  documents docs = detail::merged(patches.docs(), grain, prefix);
+  documents docs = detail::merged_documents(patches.docs(), grain, prefix);
   std::vector<std::vector<run>> tokens(static_cast<std::size_t>(patches.parts()));
   for (int p = 0; p < patches.parts(); ++p) {
     index_t row = 0; // the first local row of the run at hand
@@ -65,7 +65,7 @@ inline documents merged(documents const& docs, index_t grain, index_t prefix) {
 
 /// The batch of merged tokens of a batch of patches, for the same rank. What is padded stays padded.
 [[nodiscard]] inline batch merged(batch const& patches, index_t grain, index_t prefix = 0) {
-  return {detail::merged(patches.source(), grain, prefix), merged(patches.layout(), grain, prefix), patches.part()};
+  return {detail::merged_documents(patches.source(), grain, prefix), merged(patches.layout(), grain, prefix), patches.part()};
 }
 
 } // namespace sp
