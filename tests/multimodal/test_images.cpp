@@ -10,6 +10,7 @@
 
 #include "support/failure.hpp"
 #include "support/json.hpp"
+#include "support/late_queue.hpp"
 #include "support/row_order.hpp"
 #include "support/tensors.hpp"
 
@@ -231,6 +232,20 @@ TEST_CASE("patch_positions: of a rank's rows, with prefix rows, slack, any order
                return sp::patch_positions(all, frames, {out.data(), {2, 2}}), 0;
              }),
              errc::invalid_shape, "2 rows"));
+}
+
+TEST_CASE("patch_positions: on a queue that works late, in memory that the host must not touch [asan]") {
+  images const all({{1, 4, 6}, {2, 2, 4}}, {.merge = 2, .window = 1});
+  sp::batch const b(all.windows(), sp::grained{sp::contiguous{}, 4}, 1, 3);
+  std::vector<index_t> want(std::size_t(b.tokens() * 2));
+  sp::patch_positions(all, b, support::tensor<2>(want, {b.tokens(), 2}));
+  for (unsigned seed = 0; seed < 4; ++seed) {
+    support::late_queue const q(seed);
+    support::elsewhere_pool pool(q);
+    support::elsewhere_tensor<index_t, 2> out(pool, {b.tokens(), 2});
+    sp::patch_positions(q, all, b, *out);
+    CHECK(sp::read(q, sp::view<index_t const, 1, support::elsewhere>(out->data, {b.tokens() * 2})) == want);
+  }
 }
 
 TEST_CASE("images: none at all, and grids that are refused with the image and both numbers") {
