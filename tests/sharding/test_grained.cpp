@@ -211,6 +211,8 @@ TEST_CASE("merged: a cut through a unit is refused with rank and row, and so are
   cut = failure_of([&] { return sp::merged(turned, 4); });
   CHECK(says(cut, errc::uneven_partition, "rows 0 to 1 of rank 1", "rows from 2 on"));
   CHECK(cut.rank == 1);
+  layout const shifted(sp::packed{0, 12}, {{{2, 8, 1}}, {{0, 2, 1}, {10, 2, 1}}}); // as many rows as two units
+  CHECK(says(failure_of([&] { return sp::merged(shifted, 4); }), errc::uneven_partition, "of rank 0", "rows from 2 on"));
   CHECK(says(failure_of([] {
                return sp::merged(layout(sp::packed{0, 8, 14}, sp::contiguous{}, 1), 4);
              }),
