@@ -10,8 +10,8 @@
 #include <sp/mesh.hpp>
 #include <sp/threads.hpp>
 
+#include "multimodal/wrapped_model.hpp"
 #include "support/failure.hpp"
-#include "wrapped_model.hpp"
 
 namespace test_auto_wrap {
 namespace {

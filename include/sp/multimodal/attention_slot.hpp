@@ -10,8 +10,6 @@
 
 namespace sp {
 
-enum class slot_kind { attention, fusion, deepstack };
-
 /// Role: what it is in the model. T: the type of its tensors. Queue: where calls run, and with it the memory of the tensors.
 ///
 ///     struct layer { sp::attention_slot<sp::text_role, float> attend{{.q_heads = 8, .kv_heads = 2}}; };
@@ -85,7 +83,8 @@ public:
   }
   template <class Object>
   void use(Object object) {
-    use(std::move(object), {Object::name, object.group().size(), 1, true});
+    int const ranks = int(detail::ranks_of(object));
+    use(std::move(object), {Object::name, 1, 1, true, ranks});
   }
 
   // ---- calls of one step: the batch alone, on host memory ----------------------------------------------------------------------------

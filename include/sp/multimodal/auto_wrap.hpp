@@ -2,6 +2,7 @@
 // All is checked before anything is changed: a model that is refused is as it was. Every rank calls it alike, as groups are made.
 #pragma once
 
+#include <sp/multimodal/fusion_slot.hpp>
 #include <sp/multimodal/inspect.hpp>
 #include <sp/multimodal/wrapped_objects.hpp>
 
@@ -36,14 +37,18 @@ auto const& kernel_for(Kernels const& k) {
 template <class K, class T>
 concept computes = attention_backend<K, T> || block_kernel<K, T> || whole_kernel<K, T>;
 
-template <class Slot, class Comm, class Kernel>
-constexpr bool require_interface() {
-  using T = typename Slot::element_type;
+template <class Slot, class Comm>
+constexpr bool require_memory() {
   constexpr bool one_memory = std::is_same_v<typename Slot::memory_type, typename Comm::memory_type>;
   static_assert(one_memory,
                 "sp::auto_wrap: a slot of this model holds tensors of one memory and the communicator moves those of another; "
                 "give the slot a queue of that memory: sp::attention_slot<role, T, queue>.");
-  if constexpr (one_memory) {
+  return one_memory;
+}
+template <class Slot, class Comm, class Kernel>
+constexpr bool require_interface() {
+  using T = typename Slot::element_type;
+  if constexpr (require_memory<Slot, Comm>()) {
     constexpr bool of_memory = std::is_same_v<memory_of<Kernel>, typename Slot::memory_type>;
     static_assert(of_memory, "sp::auto_wrap: this kernel computes on tensors of another memory than the slots of this model.");
     static_assert(
@@ -51,15 +56,15 @@ constexpr bool require_interface() {
         "sp::auto_wrap: this kernel does not compute on the element type of a slot of this model; give it one that models "
         "attention_backend, block_kernel or whole_kernel for it, or another one by role: sp::role_kernels{vision, text}.");
     return of_memory && computes<Kernel, T>;
+  } else {
+    return false;
   }
-  return one_memory;
 }
 
 /// Reads a model before it is wrapped.
 struct census {
   role_census roles[role_count]{};
   bool can_ring[role_count] = {true, true, true};
-  model_report report{};
 };
 
 /// Counts slots of each role.
@@ -93,20 +98,26 @@ struct filling {
   Kernels const& kernels;
   wrap_options const& options;
   groups const* of_role[role_count] = {};
+  groups const* any = nullptr; ///< for what needs all ranks of the sequence
   sequence_degrees degrees[role_count] = {};
 
   template <class Slot>
   void slot(walk_state&, Slot& s) {
-    if constexpr (!std::is_const_v<Slot>)
-      if constexpr (Slot::kind == slot_kind::attention) {
-        using role = typename Slot::role;
-        auto const& kernel = kernel_for<role>(kernels);
-        using kernel_type = std::remove_cvref_t<decltype(kernel)>;
-        constexpr int i = role_index<role>;
-        if constexpr (require_interface<Slot, Comm, kernel_type>())
-          role_objects<Comm, kernel_type, Contract>(*of_role[i], degrees[i], kernel, options_of(options, i), options.checks)
-              .fill(s);
-      }
+    if constexpr (!std::is_const_v<Slot>) {
+      if constexpr (Slot::kind == slot_kind::attention)
+        attention(s);
+      else if constexpr (require_memory<Slot, Comm>())
+        s.use(any->whole);
+    }
+  }
+  template <class Slot>
+  void attention(Slot& s) {
+    using role = typename Slot::role;
+    auto const& kernel = kernel_for<role>(kernels);
+    using kernel_type = std::remove_cvref_t<decltype(kernel)>;
+    constexpr int i = role_index<role>;
+    if constexpr (require_interface<Slot, Comm, kernel_type>())
+      role_objects<Comm, kernel_type, Contract>(*of_role[i], degrees[i], kernel, options_of(options, i), options.checks).fill(s);
   }
   void module(walk_state&, char const*, bool) {}
   template <class X>
@@ -150,6 +161,24 @@ struct mesh_degrees {
   bool ulysses_first = false;
 };
 
+/// The groups of each role: those of equal degrees are made once.
+template <class Comm, class Fill>
+std::vector<sequence_groups<Comm>> groups_for(census const& found, Comm const& ranks, Fill& fill, bool ulysses_first) {
+  std::vector<sequence_groups<Comm>> groups;
+  std::vector<sequence_degrees> made;
+  groups.reserve(role_count); // they are pointed to
+  auto of = [&](sequence_degrees d) {
+    for (std::size_t g = 0; g < made.size(); ++g)
+      if (made[g] == d) return &groups[g];
+    made.push_back(d);
+    return &groups.emplace_back(ranks, d, ulysses_first);
+  };
+  for (int i = 0; i < role_count; ++i)
+    if (found.roles[i].slots > 0) fill.any = fill.of_role[i] = of(fill.degrees[i]);
+  if (!fill.any) fill.any = of({1, ranks.size()});
+  return groups;
+}
+
 template <class Model, class Comm, class Kernels, class Contract>
 void wrap(Model& model, Comm const& ranks, Kernels const& kernels, wrap_options const& options, mesh_degrees const* mesh,
           Contract) {
@@ -162,19 +191,7 @@ void wrap(Model& model, Comm const& ranks, Kernels const& kernels, wrap_options 
     if (found.roles[i].slots > 0)
       fill.degrees[i] = chosen_degrees(found.roles[i], ranks.size(), options_of(options, i), found.can_ring[i],
                                        mesh ? &mesh->degrees : nullptr);
-  std::vector<sequence_groups<Comm>> groups;
-  std::vector<sequence_degrees> of_groups;
-  groups.reserve(role_count); // they are pointed to
-  for (int i = 0; i < role_count; ++i) {
-    if (found.roles[i].slots == 0) continue;
-    std::size_t g = 0;
-    while (g < of_groups.size() && of_groups[g] != fill.degrees[i]) ++g;
-    if (g == groups.size()) {
-      groups.emplace_back(ranks, fill.degrees[i], mesh && mesh->ulysses_first);
-      of_groups.push_back(fill.degrees[i]);
-    }
-    fill.of_role[i] = &groups[g];
-  }
+  auto const groups = groups_for(found, ranks, fill, mesh && mesh->ulysses_first);
   walk_state filling_in;
   walk(model, filling_in, fill);
 }

@@ -80,6 +80,7 @@ inline std::string text_of(seating const& s) {
   std::string t = s.object;
   if (s.ring > 1) t += ", ring " + std::to_string(s.ring);
   if (s.ulysses > 1) t += ", ulysses " + std::to_string(s.ulysses);
+  if (s.ranks > 1 && s.ring * s.ulysses == 1) t += " over " + std::to_string(s.ranks) + " ranks";
   return t;
 }
 

@@ -23,6 +23,9 @@ struct projection_role {
   static constexpr char const* name = "projection";
 };
 
+/// What a slot is a seat for.
+enum class slot_kind { attention, fusion, deepstack };
+
 /// Attention's place in a model, as its slot is made with: what auto_wrap needs to know to put another object there. A role of your
 /// own is a struct with `name`, `usual_mask()` and, where there are prefix tokens, `prefixed`.
 template <class Role>

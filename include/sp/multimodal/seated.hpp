@@ -12,6 +12,7 @@ struct seating {
   char const* object = ""; ///< "ring_attention"
   int ulysses = 1, ring = 1;
   bool wrapped = false; ///< put there by use() or auto_wrap
+  int ranks = 1;        ///< all of them
 };
 
 namespace detail {

@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include <sp/attention/kernel_results.hpp>
+#include <sp/backend/concepts.hpp>
 #include <sp/core/error.hpp>
 #include <sp/core/serial.hpp>
 
@@ -21,6 +23,8 @@ struct saved_box {
   std::uint64_t seat = 0;                  ///< number of the seat that made it
   void (*give_back)(saved_box*) = nullptr; ///< what is inside ends; the box may be used again
   void const* (*content)(saved_box const*) = nullptr;
+  void (*results)(saved_box const*, void const* type,
+                  void* list) = nullptr; ///< adds kernel results of that type to a vector of theirs
 };
 
 /// Boxes of one seat. They outlive it while one is out.
@@ -47,6 +51,12 @@ public:
       b->type = &type_tag<Saved>;
       b->give_back = [](saved_box* x) { static_cast<box*>(x)->home->back(static_cast<box*>(x)); };
       b->content = [](saved_box const* x) -> void const* { return &static_cast<box const*>(x)->value; };
+      b->results = [](saved_box const* x, void const* type, void* list) {
+        using entry = typename decltype(kernel_result_type<Saved>())::type;
+        if constexpr (!std::is_same_v<entry, nothing>)
+          if (type == &type_tag<entry>)
+            *static_cast<std::vector<entry const*>*>(list) = kernel_results(static_cast<box const*>(x)->value);
+      };
       b->home = this;
     }
     b->seat = seat;
@@ -99,6 +109,14 @@ public:
   template <class Saved>
   [[nodiscard]] Saved const* as() const noexcept {
     return box_ && box_->type == &detail::type_tag<Saved> ? static_cast<Saved const*>(box_->content(box_)) : nullptr;
+  }
+
+  /// What a kernel returned from forward, if it returns a Result: as sp::kernel_results lists it.
+  template <class Result>
+  [[nodiscard]] std::vector<Result const*> results() const {
+    std::vector<Result const*> list;
+    if (box_) box_->results(box_, &detail::type_tag<Result>, &list);
+    return list;
   }
 
   // ---- for slots -----------------------------------------------------------------------------------------------------------------

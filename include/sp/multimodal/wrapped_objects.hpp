@@ -92,12 +92,12 @@ private:
 
   template <class Slot, class Object>
   void put(Slot& slot, Object object) const {
-    seating const how{Object::name, degrees_.ulysses, degrees_.ring, true};
+    seating how{Object::name, degrees_.ulysses, degrees_.ring, true, degrees_.ulysses * degrees_.ring};
     if constexpr (has_prefix<typename Slot::role>)
       if (slot.seat().prefix > 0) {
         using around = vit_attention<typename groups_type::type, Object, Contract>;
-        return slot.use(around(groups_.whole, std::move(object), Contract{}, {slot.seat().prefix}),
-                        {around::name, how.ulysses, how.ring, true});
+        how.object = around::name;
+        return slot.use(around(groups_.whole, std::move(object), Contract{}, {slot.seat().prefix}), how);
       }
     slot.use(std::move(object), how);
   }

@@ -1,0 +1,310 @@
+// A slot by itself: what its calls take, what they refuse to take back, what they cost; and what auto_wrap does with kernels, meshes,
+// groups and deadlines. Results have the bits of the objects themselves.
+#include <doctest/doctest.h>
+
+#include <chrono>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <sp/auto_wrap.hpp>
+#include <sp/fusion.hpp>
+#include <sp/gather_tokens.hpp>
+#include <sp/threads.hpp>
+
+#include "conformance/kernels.hpp"
+#include "support/allocations.hpp"
+#include "support/attention_tensors.hpp"
+#include "support/failure.hpp"
+#include "support/tensors.hpp"
+
+namespace test_slots {
+namespace {
+
+using sp::errc;
+using sp::index_t;
+using support::failure_of;
+using support::same_bits;
+using support::says;
+using support::tensor;
+using text_slot = sp::attention_slot<sp::text_role, double>;
+using vision_slot = sp::attention_slot<sp::vision_role, double>;
+using tensors = support::attention_tensors<double>;
+
+constexpr sp::attention_shape shape{4, 2, 3, 2};
+sp::attention_seat<sp::text_role> const seat{.q_heads = 4, .kv_heads = 2};
+
+sp::forward_operands<double> inputs(tensors& x) { return {.q = x.q, .k = x.k, .v = x.v, .out = x.out}; }
+sp::backward_operands<double> gradients(tensors& x) {
+  return {.q = x.q, .k = x.k, .v = x.v, .out = x.out, .dout = x.dout, .dq = x.dq, .dk = x.dk, .dv = x.dv};
+}
+sp::batch two_documents(int parts = 1, int part = 0) { return {sp::packed{0, 5, 12}, sp::contiguous{}, part, parts}; }
+
+TEST_CASE("a saved is for one backward call of its slot, its batch and what sits there") {
+  sp::batch const b = two_documents(), other = two_documents();
+  text_slot slot{seat}, second{seat};
+  tensors x(b, shape);
+  auto saved = slot.forward(b, inputs(x));
+  CHECK(says(failure_of([&] { return second.backward(b, std::move(saved), gradients(x)), 0; }), errc::bad_state,
+             "saved belongs to another slot"));
+  CHECK(says(failure_of([&] { return slot.backward(other, std::move(saved), gradients(x)), 0; }), errc::bad_state,
+             "saved belongs to another batch"));
+  slot.backward(b, std::move(saved), gradients(x)); // those that were refused did not consume it
+  auto const used = failure_of([&] { return slot.backward(b, std::move(saved), gradients(x)), 0; });
+  CHECK(says(used, errc::bad_state, "this saved token was used already, moved away, or never made"));
+  CHECK(says(failure_of([&] { return slot.backward(b, text_slot::saved(), gradients(x)), 0; }), errc::bad_state, "never made"));
+
+  auto moved_from = slot.forward(b, inputs(x));
+  auto moved_to = std::move(moved_from);
+  CHECK(
+      says(failure_of([&] { return slot.backward(b, std::move(moved_from), gradients(x)), 0; }), errc::bad_state, "moved away"));
+  text_slot copy = slot;
+  CHECK(
+      says(failure_of([&] { return copy.backward(b, std::move(moved_to), gradients(x)), 0; }), errc::bad_state, "another slot"));
+  sp::auto_wrap(slot, sp::solo{}, sp::reference{});
+  CHECK(says(failure_of([&] { return slot.backward(b, std::move(moved_to), gradients(x)), 0; }), errc::bad_state,
+             "to what sat in this one before it was wrapped"));
+}
+
+TEST_CASE("a saved may outlive its slot, and a slot that was moved away says so") {
+  sp::batch const b = two_documents();
+  tensors x(b, shape);
+  text_slot::saved left;
+  {
+    text_slot slot{seat};
+    left = slot.forward(b, inputs(x));
+    text_slot moved = std::move(slot);
+    moved.backward(b, moved.forward(b, inputs(x)), gradients(x));
+    CHECK(says(failure_of([&] { return slot.forward(b, inputs(x)); }), errc::bad_state, "this slot is empty: it was moved away"));
+  }
+  text_slot slot{seat};
+  CHECK(says(failure_of([&] { return slot.backward(b, std::move(left), gradients(x)), 0; }), errc::bad_state, "another slot"));
+}
+
+TEST_CASE("a step that is like the one before allocates what the attention object itself does") {
+  sp::batch const b = two_documents();
+  tensors x(b, shape);
+  text_slot slot{seat};
+  sp::attention_options options;
+  sp::ring_attention object{sp::solo{}, sp::reference{}, options};
+  auto count = [&](auto const& attention) {
+    long before = 0;
+    for (int step = 0; step < 3; ++step) {
+      before = support::allocations_of_thread;
+      auto first = attention.forward(b, inputs(x)), second = attention.forward(b, inputs(x));
+      attention.backward(b, std::move(second), gradients(x));
+      attention.backward(b, std::move(first), gradients(x));
+    }
+    return support::allocations_of_thread - before;
+  };
+  long const by_object = count(object);
+  CHECK(count(slot) == by_object);
+}
+
+TEST_CASE("one geometry serves all slots of a kind, under a mask of the step too") {
+  sp::batch const b = two_documents();
+  sp::pool memory;
+  sp::context const c(memory, memory);
+  std::vector<text_slot> layers(2, text_slot{seat});
+  sp::mask const prefix = sp::prefix_lm({2, 3});
+  auto shared = layers[0].prepare(b, prefix);
+  sp::ring_attention const object{sp::solo{}, sp::reference{}};
+  auto const expected = object.prepare(b, prefix);
+  for (text_slot& layer : layers) {
+    tensors x(b, shape), y(b, shape);
+    layer.backward(shared, c, layer.forward(shared, c, inputs(x)), gradients(x));
+    object.backward(expected, c, object.forward(expected, c, inputs(y)), gradients(y));
+    CHECK(same_bits(x.results(), y.results()));
+    layer.infer(b, c, inputs(x)); // the seat's own mask
+    CHECK_FALSE(same_bits(x.results(), y.results()));
+  }
+  CHECK(layers[0].saved_bytes(b, shape) == object.saved_bytes<double>(expected, shape));
+  CHECK(layers[0].scratch_bytes(b, shape) == object.scratch_bytes<double>(expected, shape));
+  layers[0].refresh(shared, two_documents(), c);
+  tensors x(b, shape);
+  CHECK(says(failure_of([&] { return layers[0].backward(shared, c, layers[0].forward(b, c, inputs(x)), gradients(x)), 0; }),
+             errc::bad_state, "another batch"));
+  sp::auto_wrap(layers[1], sp::solo{}, conformance::plain_sdpa{});
+  CHECK(says(failure_of([&] { return layers[1].forward(shared, c, inputs(x)); }), errc::bad_state,
+             "another kind of attention object"));
+  CHECK(says(failure_of([&] { return layers[1].forward(sp::slot_prepared(), c, inputs(x)); }), errc::bad_state,
+             "not made by prepare()"));
+}
+
+TEST_CASE("a kernel without lse sits under Ulysses, and what it returned reaches the caller") {
+  using conformance::stateful_sdpa;
+  sp::threads::run(2, [](sp::threads const& comm) {
+    text_slot slot{seat};
+    sp::auto_wrap(slot, comm, sp::role_kernels{sp::reference{}, stateful_sdpa{}});
+    CHECK(slot.seated().ulysses == 2);
+    sp::batch const b{sp::packed{0, 5, 12}, sp::contiguous{}, comm};
+    tensors x(b, shape), y(b, shape);
+    auto saved = slot.forward(b, inputs(x));
+    auto const results = saved.results<stateful_sdpa::state>();
+    CHECK(results.size() == 2); // documents
+    CHECK(results[1]->document == 1);
+    CHECK(saved.results<int>().empty());
+    slot.backward(b, std::move(saved), gradients(x));
+    sp::ulysses_attention const object{comm, stateful_sdpa{}};
+    object.backward(b, object.forward(b, inputs(y)), gradients(y));
+    CHECK(same_bits(x.results(), y.results()));
+
+    auto const e =
+        failure_of([&] { return &sp::auto_wrap(slot, comm, stateful_sdpa{}, {.text = {.strategy = sp::strategy::ring}}); });
+    CHECK(e.problem + ". " + e.remedy ==
+          "text slots such as model would need a ring of 2 ranks, and the kernel returns no lse. Choose "
+          "strategy::ulysses for this role, or a kernel that returns its lse");
+  });
+}
+
+struct two_kinds {
+  vision_slot vision{{.q_heads = 6}};
+  text_slot text{seat};
+};
+auto members(two_kinds& m) { return sp::parts("vision", m.vision, "text", m.text); }
+
+TEST_CASE("degrees: derived by role, given by a mesh, or asked for") {
+  sp::threads::run(6, [](sp::threads const& comm) {
+    two_kinds m;
+    auto degrees = [](auto const& slot) { return std::pair(slot.seated().ulysses, slot.seated().ring); };
+    sp::auto_wrap(m, comm, sp::reference{});
+    CHECK(degrees(m.vision) == std::pair(6, 1));
+    CHECK(degrees(m.text) == std::pair(2, 3));
+    sp::auto_wrap(m, comm, sp::reference{},
+                  {.vision = {.strategy = sp::strategy::usp, .ulysses = 3}, .text = {.strategy = sp::strategy::ring}});
+    CHECK(degrees(m.vision) == std::pair(3, 2));
+    CHECK(degrees(m.text) == std::pair(1, 6));
+    sp::mesh const mesh(sp::axis::data{2}, sp::axis::ring{3});
+    sp::auto_wrap(m, mesh, comm, sp::reference{}, {.vision = {.strategy = sp::strategy::ulysses}});
+    CHECK(degrees(m.vision) == std::pair(3, 1));
+    CHECK(degrees(m.text) == std::pair(1, 3));
+    auto const e = failure_of(
+        [&] { return &sp::auto_wrap(m, comm, sp::reference{}, {.vision = {.strategy = sp::strategy::usp, .ulysses = 4}}); });
+    CHECK(e.code == errc::invalid_shape);
+    CHECK(e.problem == "Ulysses groups of 4 ranks for vision do not divide 6 ranks");
+    CHECK(degrees(m.vision) == std::pair(3, 1)); // as it was
+    std::vector<text_slot> silent(1);
+    auto const unsaid = failure_of([&] { return &sp::auto_wrap(silent, comm, sp::reference{}); });
+    CHECK(unsaid.code == errc::bad_state);
+    CHECK(unsaid.problem + ". " + unsaid.remedy ==
+          "slot [0] does not say how many heads it has, so degrees for 6 ranks cannot be derived. Make it with {.q_heads = ..., "
+          ".kv_heads = ...}, choose strategy::ulysses or strategy::ring, or give a mesh");
+    comm.barrier();
+  });
+}
+
+/// Two ranks that send, and cannot be split.
+struct bare {
+  using memory_type = sp::host_memory;
+  sp::threads inner;
+  int rank() const { return inner.rank(); }
+  int size() const { return inner.size(); }
+  auto exchange(sp::traffic const& t) const { return inner.exchange(t); }
+};
+
+TEST_CASE("a communicator that cannot be split has one strategy a role, and deadlines are those of the communicator") {
+  sp::threads::run(2, [](sp::threads const& comm) {
+    text_slot slot{seat};
+    sp::auto_wrap(slot, bare{comm}, sp::reference{});
+    CHECK(slot.seated().ulysses == 2);
+    sp::batch const b{sp::packed{0, 5, 12}, sp::contiguous{}, comm};
+    tensors x(b, shape), y(b, shape);
+    slot.backward(b, slot.forward(b, inputs(x)), gradients(x));
+    sp::ulysses_attention const object{comm, sp::reference{}};
+    object.backward(b, object.forward(b, inputs(y)), gradients(y));
+    CHECK(same_bits(x.results(), y.results()));
+  });
+  auto const e = failure_of([] {
+    sp::threads::run(2,
+                     [](sp::threads const& comm) {
+                       text_slot slot{seat};
+                       sp::auto_wrap(slot, comm, sp::reference{});
+                       sp::batch const b{sp::packed{0, 5, 12}, sp::contiguous{}, comm};
+                       tensors x(b, shape);
+                       if (comm.rank() == 0) static_cast<void>(slot.forward(b, inputs(x)));
+                       if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+                     },
+                     {.deadline = std::chrono::milliseconds(50)});
+    return 0;
+  });
+  CHECK(e.rank == 0);
+  CHECK((e.code == errc::timeout || e.code == errc::peer_failed));
+}
+
+// ---- fusion and deepstack ----------------------------------------------------------------------------------------------------------
+
+struct fused_model {
+  text_slot attend{seat};
+  sp::fusion_slot<sp::splice::placeholder, double> merge{{.token = 9}};
+  sp::deepstack_slot<double> deep{{.layers = {1}}};
+};
+auto members(fused_model& m) { return sp::parts("attend", m.attend, "merge", m.merge, "deep", m.deep); }
+
+/// Hidden states of all ranks, and the gradients of text and visual rows, in stream order: dim 2.
+template <class Ranks>
+std::vector<std::vector<double>> fused(fused_model& m, Ranks const& ranks) {
+  std::vector<index_t> const ids{1, 9, 2, 3, 4, 9, 9};
+  std::vector<sp::visual_item> const images{{1, 1, 2}, {1, 2, 2}, {1, 1, 1}};
+  std::vector<sp::splice_sample> const samples{{std::span(ids).first(3), std::span(images).first(1), 0},
+                                               {std::span(ids).subspan(3), std::span(images).subspan(1), 1}};
+  sp::batch const text{sp::packed{0, 3, 7}, sp::contiguous{}, ranks}, visual{sp::packed{0, 2, 6, 7}, sp::contiguous{}, ranks};
+  auto const f = m.merge.prepare(samples, text, visual, sp::zigzag{});
+  auto numbers = [&](sp::batch const& b, double from) {
+    std::vector<double> whole(std::size_t(b.source().length() * 2)), mine(std::size_t(b.tokens() * 2));
+    for (std::size_t i = 0; i < whole.size(); ++i) whole[i] = from + double(i);
+    sp::split(b, tensor<2>(std::as_const(whole), {b.source().length(), 2}), tensor<2>(mine, {b.tokens(), 2}));
+    return mine;
+  };
+  auto rows = [](std::vector<double>& x) { return sp::view<double, 2>(x.data(), {index_t(x.size()) / 2, 2}); };
+  auto e = numbers(text, 100), v = numbers(visual, 200), g = numbers(f.batch(), 1000), deep = numbers(visual, 0.5);
+  std::vector<double> hidden(g.size()), de(e.size()), dv(v.size()), dd(v.size());
+  m.merge.forward(f, {.text = rows(e), .visual = rows(v), .hidden = rows(hidden)});
+  CHECK(m.deep.at(1) == 0);
+  CHECK(m.deep.at(0) == -1);
+  m.deep.forward(f, rows(deep), rows(hidden));
+  m.deep.backward(f, rows(g), rows(dd));
+  m.merge.backward(f, {.dhidden = rows(g), .dtext = rows(de), .dvisual = rows(dv)});
+  auto whole = [&](sp::batch const& b, std::vector<double>& mine) {
+    std::vector<double> all(std::size_t(b.source().length() * 2));
+    sp::gather(ranks, b, sp::view<double const, 2>(rows(mine)), tensor<2>(all, {b.source().length(), 2}));
+    return all;
+  };
+  return {whole(f.batch(), hidden), whole(text, de), whole(visual, dv), whole(visual, dd)};
+}
+
+TEST_CASE("fusion and deepstack slots: on one rank, and wrapped over several") {
+  fused_model one;
+  auto const expected = fused(one, sp::solo{});
+  // sample 0: 1 [200..203 + deep] 2; sample 1: 3 4 [4 rows] [1 row]
+  CHECK(expected[0] == std::vector<double>{100, 101,   200.5, 202.5, 204.5, 206.5, 104,   105,   106,   107,   108,
+                                           109, 208.5, 210.5, 212.5, 214.5, 216.5, 218.5, 220.5, 222.5, 224.5, 226.5});
+  CHECK(expected[1] == std::vector<double>{1000, 1001, 0, 0, 1006, 1007, 1008, 1009, 1010, 1011, 0, 0, 0, 0});
+  CHECK(expected[2] == expected[3]);
+  CHECK(one.merge.seated().object == std::string("one rank"));
+  for (int n : {1, 3})
+    sp::threads::run(n, [&](sp::threads const& comm) {
+      fused_model m;
+      auto const unwrapped = m;
+      sp::auto_wrap(m, comm, sp::reference{});
+      CHECK(fused(m, comm) == expected);
+      if (n < 3) return;
+      auto const report = sp::inspect(m);
+      CHECK(report.at("merge")->what == "fusion slot");
+      CHECK(report.at("merge")->holds == "fusion over 3 ranks");
+      CHECK(report.at("deep")->holds == "deepstack over 3 ranks");
+      CHECK(unwrapped.merge.seated().ranks == 1);
+    });
+  // what holds no attention is wrapped, too
+  sp::threads::run(3, [&](sp::threads const& comm) {
+    fused_model m;
+    std::vector<sp::deepstack_slot<double>> deep(1);
+    sp::auto_wrap(m.merge, comm, sp::reference{});
+    sp::auto_wrap(deep, comm, sp::reference{});
+    m.deep = deep[0];
+    CHECK(m.merge.seated().ranks == 3);
+  });
+}
+
+} // namespace
+} // namespace test_slots
