@@ -6,6 +6,7 @@
 #include <sp/blockwise.hpp>
 #include <sp/counting.hpp>
 #include <sp/cpu.hpp>
+#include <sp/fusion.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/gather_tokens.hpp>
 #include <sp/mesh.hpp>

@@ -3,13 +3,13 @@
 // Shardings of text, visual features and decoder are drawn apart, padded or not; slack rows hold NaN, which must not be seen.
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cmath>
 #include <limits>
-#include <map>
-#include <optional>
 
 #include <sp/counting.hpp>
 #include <sp/gather_loss.hpp>
+#include <sp/vision.hpp>
 
 #include "multimodal/fused_cases.hpp"
 #include "support/failure.hpp"
@@ -288,6 +288,236 @@ TEST_CASE("fusion: the same elsewhere, with tables and without") {
       ++seed;
       CHECK(wrong_step<support::late_place>(s, seed % 2 == 0, seed) == "");
     }
+}
+
+TEST_CASE("fusion: two rows that change places inside one image are found") {
+  step s;
+  s.which = rule::placeholder, s.parts = 3;
+  s.samples = {{{1, image_token, 2}, {{1, 2, 3}}}};
+  s.finish();
+  CHECK(wrong_step<support::host_place>(s, false, 1) == "");
+  std::string const wrong = wrong_step<support::host_place>(s, false, 1, {.swap_rows = true});
+  CHECK(wrong.find(": hidden") != std::string::npos);
+}
+
+/// Features that name their place: merged tokens of windowed images, each the number that its image has in raster order.
+TEST_CASE("fusion: the order of windows is undone, one image over several ranks") {
+  sp::images const images({{1, 10, 14}, {3, 4, 6}, {1, 2, 2}, {1, 18, 2}}, {.merge = 2, .window = 2});
+  std::vector<visual_item> const items{{1, 5, 7}, {3, 2, 3, true}, {1, 1, 1}, {1, 9, 1}};
+  std::vector<index_t> first{1, image_token, 2}, second(std::size_t(18), video_token), ids;
+  first.insert(first.end(), 34, image_token);
+  second.insert(second.begin(), 3), second.insert(second.end(), 10, image_token);
+  ids = first, ids.insert(ids.end(), second.begin(), second.end());
+  std::array<sp::splice_sample, 2> const samples{{{first, {items.data(), 1}}, {second, {items.data() + 1, 3}}}};
+  for (int parts : {1, 2, 3, 5, 8}) {
+    std::atomic<int> wrong{0}, sharing{0};
+    sp::threads::run(parts, [&](sp::threads const& comm) {
+      sp::batch const patches(images.windows(), sp::grained{sp::contiguous{sp::scope::stream}, images.grain()}, comm);
+      sp::batch const visual = sp::merged(patches, images.grain());
+      sp::batch const text(sp::documents::packed(std::vector<index_t>{0, index_t(first.size()), index_t(ids.size())}),
+                           sp::contiguous{}, comm);
+      sp::fusion const fusion(comm, sp::splice::one_to_one{image_token, video_token});
+      auto const f = fusion.prepare(samples, text, visual, images.merged_rows(), sp::zigzag{});
+      numbers raster(std::size_t(images.merged_tokens())), features(std::size_t(visual.tokens()), -1);
+      for (std::size_t i = 0; i < raster.size(); ++i)
+        raster[std::size_t(images.merged_rows()[i])] = double(i); // by unit of the tower
+      sp::split(visual, sp::view<double const, 1>(raster.data(), {images.merged_tokens()}),
+                sp::view<double, 1>(features.data(), {visual.tokens()}));
+      numbers words(std::size_t(text.tokens()), -1), hidden(std::size_t(f.tokens()), -2);
+      sp::pool memory;
+      fusion.forward(f, sp::context(memory, memory), sp::view<double const, 1>(words.data(), {text.tokens()}),
+                     sp::view<double const, 1>(features.data(), {visual.tokens()}), {},
+                     sp::view<double, 1>(hidden.data(), {f.tokens()}));
+      sp::for_each_row(f.batch(),
+                       [&](sp::local_row const& r) { // image rows count on in the order of the text, from image to image
+                         index_t const at = sp::source_position(f.batch(), r);
+                         double want = -1;
+                         if (r.document == 0 && at >= 1 && at != 2 && at < 37) want = at == 1 ? 0 : double(at - 2);
+                         if (r.document == 1 && r.offset > 0) want = double(34 + r.offset);
+                         wrong += hidden[std::size_t(r.row)] != want;
+                       });
+      sharing += visual.tokens() > 0 && visual.runs()[0].begin < 35; // ranks with rows of the first image
+    });
+    CHECK(wrong == 0);
+    CHECK(sharing >= (parts > 2 ? 2 : 1));
+  }
+}
+
+/// A model of one layer: a row's score is the sum of its values, its loss (score - label)^2.
+double loss_of(std::vector<numbers> const& hidden, std::vector<std::vector<index_t>> const& labels) {
+  double sum = 0, count = 0;
+  for (std::size_t d = 0; d < hidden.size(); ++d)
+    for (std::size_t i = 0; i < labels[d].size(); ++i)
+      if (labels[d][i] != -100) {
+        double score = 0;
+        for (std::size_t c = 0; c < dim; ++c) score += hidden[d][i * dim + c];
+        sum += (score - double(labels[d][i])) * (score - double(labels[d][i])), ++count;
+      }
+  return count > 0 ? sum / count : 0;
+}
+
+TEST_CASE("fusion: the loss and its gradients on several ranks are those of one, by gather_loss") {
+  drawer draw(23);
+  for (int trial = 0; trial < 14; ++trial) {
+    step const s = draw.draw(rule(trial % rules), 2 + trial % 4);
+    oracle const o(s);
+    std::vector<numbers> hidden;
+    std::vector<std::vector<index_t>> labels;
+    for (std::size_t d = 0; d < s.rows.size(); ++d) {
+      hidden.emplace_back(o.hidden.begin() + o.begins[d] * dim, o.hidden.begin() + o.begins[d + 1] * dim);
+      labels.push_back(naive_labels(s, d, s.ids));
+    }
+    double const want = loss_of(hidden, labels);
+    std::atomic<int> wrong{0};
+    sp::threads::run(s.parts, [&](sp::threads const& comm) {
+      batches const b(s, comm);
+      sp::fusion const fusion(comm, any_splice{s.which}, {.local = s.fused_local});
+      auto const samples = s.splice_samples();
+      auto const f = s.fused_how.with([&](auto how) { return fusion.prepare(samples, b.text, b.visual, s.order, how); });
+      std::vector<std::int32_t> mine(std::size_t(f.tokens()));
+      std::vector<double> losses(mine.size()), dlosses(mine.size()), weights(mine.size());
+      sp::view<std::int32_t, 1> const l(mine.data(), {f.tokens()});
+      f.labels(l);
+      f.loss_weights(l, sp::view<double, 1>(weights.data(), {f.tokens()}));
+      numbers const x = rows_of(f.batch(), o.hidden, 0);
+      for (std::size_t i = 0; i < mine.size(); ++i) {
+        double score = 0;
+        for (std::size_t c = 0; c < dim; ++c) score += x[i * dim + c];
+        losses[i] = (score - mine[i]) * (score - mine[i]) * (weights[i] > 0 ? 1 : 1e9);
+      }
+      sp::gather_loss const loss(comm, sp::summed{});
+      sp::view<double, 1> const values(losses.data(), {f.tokens()}), gradient(dlosses.data(), {f.tokens()});
+      auto const r = loss.forward(values, l);
+      loss.backward(r, l, gradient);
+      double counted = 0, all = 0;
+      for (double w : weights) counted += w;
+      for (auto const& list : labels)
+        for (index_t label : list) all += label != -100;
+      wrong += !(std::abs(r.loss - want) <= 1e-9 * (1 + std::abs(want))) || r.num_tokens != all;
+      for (std::size_t i = 0; i < mine.size(); ++i) wrong += !(std::abs(dlosses[i] - (weights[i] > 0 ? 1 / all : 0)) < 1e-12);
+      double sum[1] = {counted};
+      sp::pool scratch;
+      sp::all_reduce(comm, sp::view<double, 1>(sum, 1), scratch);
+      wrong += sum[0] != all;
+    });
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("fusion: mismatches are the same sentence on every rank, and nothing has been sent") {
+  step s;
+  s.which = rule::placeholder, s.parts = 4;
+  s.samples = {{{1, 2, 3}, {}}, {{1, image_token, image_token}, {{1, 2, 2}, {1, 1, 2}}}};
+  s.finish();
+  std::vector<std::string> problems(4);
+  std::atomic<int> sent{0};
+  sp::threads::run(4, [&](sp::threads const& ranks) {
+    sp::ledger ledger;
+    sp::counting comm(ranks, ledger);
+    batches const b(s, comm);
+    auto samples = s.splice_samples();
+    samples[1].items = samples[1].items.first(1);
+    sp::fusion const fusion(comm, sp::splice::placeholder{image_token});
+    try {
+      static_cast<void>(fusion.prepare(samples, b.text, b.visual, sp::contiguous{}));
+    } catch (sp::error const& e) {
+      problems[std::size_t(comm.rank())] = e.info().problem;
+      if (e.info().rank != comm.rank() || e.info().primitive != "fusion.prepare") ++sent;
+    }
+    sent += int(ledger.total().operations);
+  });
+  CHECK(sent == 0);
+  for (auto const& p : problems) CHECK(p == "sample 1: 2 placeholders (token 900), 1 image");
+}
+
+TEST_CASE("fusion: what belongs to another group, fusion or batch is refused, and so are tensors that do not fit") {
+  step s;
+  s.which = rule::lines;
+  s.samples = {{{1, image_token, 2}, {{1, 2, 2}}}};
+  s.finish();
+  sp::solo const comm;
+  batches const b(s, comm);
+  sp::fusion const fusion(comm, any_splice{s.which}), other(comm, any_splice{s.which}), copy(fusion);
+  auto const samples = s.splice_samples();
+  auto const f = fusion.prepare(samples, b.text, b.visual, sp::contiguous{});
+  numbers text(3 * dim), visual(4 * dim), learned(dim), hidden(8 * dim);
+  auto rows = [](numbers& v, index_t n) { return sp::view<double, 2>(v.data(), {n, dim}); };
+  sp::pool memory;
+  sp::context const ctx(memory, memory);
+  auto forward = [&](auto const& of, sp::view<double, 2> t, sp::view<double, 2> v, sp::view<double, 2> l, sp::view<double, 2> h) {
+    of.forward(f, ctx, {.text = t, .visual = v, .learned = l, .hidden = h});
+    return 0;
+  };
+  auto const t = rows(text, 3), v = rows(visual, 4), l = rows(learned, 1), h = rows(hidden, 8);
+  CHECK(forward(fusion, t, v, l, h) == 0);
+  CHECK(forward(copy, t, v, l, h) == 0);
+  CHECK(says(failure_of([&] { return forward(other, t, v, l, h); }), errc::bad_state, "another fusion"));
+  CHECK(says(failure_of([&] { return forward(fusion, rows(text, 2), v, l, h); }), errc::invalid_shape, "text (2, 3) has 2 rows",
+             "has 3"));
+  CHECK(says(failure_of([&] { return forward(fusion, t, rows(visual, 3), l, h); }), errc::invalid_shape, "visual", "3 rows",
+             "has 4"));
+  CHECK(says(failure_of([&] { return forward(fusion, t, v, {}, h); }), errc::invalid_shape, "learned", "0 rows", "has 1"));
+  CHECK(says(failure_of([&] { return forward(fusion, t, v, l, rows(hidden, 7)); }), errc::invalid_shape, "hidden", "7 rows",
+             "has 8"));
+  CHECK(says(failure_of([&] { return forward(fusion, {text.data(), {3, 2}}, v, l, h); }), errc::invalid_shape, "(3, 2)"));
+  CHECK(says(failure_of([&] {
+               return forward(fusion, t, v, l, {text.data(), {8, dim}});
+             }),
+             errc::aliasing, "hidden overlaps text"));
+  CHECK(says(failure_of([&] { return (fusion.backward(f, ctx, h, t, t, l), 0); }), errc::invalid_shape, "dvisual"));
+  auto e = failure_of([&] { return (sp::deepstack(other).forward(f, ctx, v, h), 0); });
+  CHECK(says(e, errc::bad_state, "another fusion"));
+  CHECK(e.primitive == "deepstack.forward");
+  sp::deepstack(comm).forward(f, ctx, v, h); // of the group: of whatever fusion
+  CHECK(says(failure_of([&] { return (sp::deepstack(fusion).backward(f, ctx, h, t), 0); }), errc::invalid_shape, "dfeatures",
+             "3 rows", "has 4"));
+  sp::deepstack const three(fusion, {.layers = {0, 3, 4}});
+  CHECK(three.at(3) == 1);
+  CHECK(three.at(1) == -1);
+  // a group of another size: batches and fused batches
+  sp::threads::run(2, [&](sp::threads const& two) {
+    sp::fusion const pair(two, any_splice{s.which});
+    auto const text_of_one = failure_of([&] { return (pair.prepare(samples, b.text, b.visual, sp::contiguous{}), 0); });
+    CHECK(says(text_of_one, errc::invalid_shape, "the text batch was made for rank 0 of 1"));
+    auto const of_one = failure_of([&] { return (sp::deepstack(two).forward(f, ctx, v, h), 0); });
+    CHECK(says(of_one, errc::bad_state, "made for rank 0 of 1", "of 2"));
+  });
+}
+
+TEST_CASE("fusion: rows of several dimensions, and of half precision") {
+  drawer draw(5);
+  for (int parts : {1, 3}) {
+    step s = draw.draw(rule::users_own, parts);
+    while (s.visual == 0) s = draw.draw(rule::users_own, parts);
+    oracle const o(s);
+    std::atomic<int> wrong{0};
+    sp::threads::run(parts, [&](sp::threads const& comm) {
+      batches const b(s, comm);
+      sp::fusion const fusion(comm, any_splice{s.which}, {.local = s.fused_local});
+      auto const samples = s.splice_samples();
+      auto const f = s.fused_how.with([&](auto how) { return fusion.prepare(samples, b.text, b.visual, s.order, how); });
+      auto small = [](numbers v) {
+        std::vector<sp::bf16> out;
+        for (double x : v) out.push_back(sp::from_acc<sp::bf16>(float(int(x) % 8)));
+        return out;
+      };
+      auto rows = [](auto& v) {
+        return sp::view<std::remove_reference_t<decltype(v[0])>, 3>(v.data(), {index_t(v.size()) / dim, 1, dim});
+      };
+      auto const dhidden = small(rows_of(f.batch(), o.dhidden, 0));
+      auto dtext = small(rows_of(b.text, o.text, 0)), dvisual = small(rows_of(b.visual, o.visual, 0)),
+           dlearned = small(o.learned);
+      sp::pool memory;
+      fusion.backward(f, sp::context(memory, memory), rows(dhidden), rows(dtext), rows(dvisual), rows(dlearned));
+      numbers whole(o.dtext.size()); // of integers that are summed exactly
+      for (std::size_t i = 0; i < o.stream.size(); ++i)
+        for (std::size_t c = 0; c < dim && o.stream[i].from == row_source::text; ++c)
+          whole[std::size_t(o.stream[i].at) * dim + c] += int(o.dhidden[i * dim + c]) % 8;
+      numbers const want = rows_of(b.text, whole, 0);
+      for (std::size_t i = 0; i < want.size(); ++i) wrong += double(sp::to_acc(dtext[i])) != want[i];
+    });
+    CHECK(wrong == 0);
+  }
 }
 
 } // namespace

@@ -35,7 +35,7 @@ public:
   [[nodiscard]] deepstack_options const& options() const noexcept { return options_; }
 
   /// hidden (fused.tokens(), ...) += features (visual.tokens(), ...) at visual rows, where the fusion puts the visual features; other rows
-  /// keep their bits. Features lie as the visual features do. One exchange.
+  /// keep their values. Features lie as the visual features do. One exchange.
   template <class Queue, class T, int R>
   void forward(fused_batch const& f, context<Queue> const& ctx, detail::fused_in<Queue, T, R> features,
                detail::view_on<Queue, T, R> hidden) const {

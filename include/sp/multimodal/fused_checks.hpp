@@ -29,37 +29,40 @@ inline void check_fused_text(std::span<splice_sample const> samples, documents c
             "Make the text batch over the samples' token ids"});
 }
 
-/// Documents of the features (frames, windows, whole images) lie in one image, or are several whole ones; all rows have features.
+/// Rows of the visual features, against those of the grids: as many, and a document (a frame, a window, a whole image) that an image
+/// begins inside of holds whole images.
 inline void check_fused_features(fused_pieces const& all, documents const& visual) {
-  std::size_t d = 0, sample = 0;
-  index_t rows = 0, features = 0; // of the images, and of the documents, that have been passed
-  auto refuse = [&](std::string const& problem) {
-    fail({errc::bad_documents, "sample " + std::to_string(sample) + ": " + problem,
+  std::vector<index_t> begins{0}; // of images, among all visual rows; one more: the end
+  for (visual_item const& x : all.items) begins.push_back(begins.back() + x.rows());
+  auto refuse = [&](std::size_t image, std::string const& problem) {
+    std::size_t s = 0;
+    while (s + 1 < all.samples() && all.item_begins[s + 1] <= image) ++s;
+    fail({errc::bad_documents,
+          "sample " + std::to_string(s) + ": image " + std::to_string(image - all.item_begins[s]) + " " + problem,
           "Make the visual batch of the merged tokens of the same images, in the same order"});
   };
-  index_t const tokens = visual.tokens();
-  for (std::size_t i = 0; i < all.items.size(); ++i) {
-    while (i >= all.item_begins[sample + 1]) ++sample;
-    std::string const image = "image " + std::to_string(i - all.item_begins[sample]);
-    rows += all.items[i].rows();
-    if (rows > tokens)
-      refuse("with its " + image + " the grids have " + counted(rows, "row") + ", the visual batch has " +
-             std::to_string(tokens));
-    index_t const before = rows - all.items[i].rows();
-    for (; d < visual.size() && features + visual[d].count <= rows; ++d) {
-      if (features < before && features + visual[d].count > before && features + visual[d].count != rows)
-        refuse(image + " begins at row " + std::to_string(before) + " of the visual features, inside a document of " +
-               counted(visual[d].count, "row"));
-      features += visual[d].count;
-    }
-    bool const whole_later = d < visual.size() && features <= before; // a document that holds this image may end with a later one
-    if (features < rows && !whole_later)
-      refuse(image + " has " + counted(all.items[i].rows(), "row") + ", a document of " + counted(visual[d].count, "row") +
-             " of the visual features ends behind them");
+  index_t const features = visual.tokens(), rows = begins.back();
+  for (std::size_t i = 0; i < all.items.size(); ++i)
+    if (begins[i + 1] > features)
+      refuse(i, "ends with row " + std::to_string(begins[i + 1]) + " of the grids, the visual batch has " +
+                    counted(features, "row"));
+  if (rows < features)
+    fail({errc::bad_documents,
+          (all.samples() == 0 ? std::string("no sample") : "sample " + std::to_string(all.samples() - 1) + " is the last") +
+              ", the grids of all have " + counted(rows, "row") + ", the visual batch has " + std::to_string(features),
+          "Make the visual batch of the merged tokens of the same images"});
+  std::size_t next = 0; // the first image that begins behind `begin`, as grids and features have equally many rows by now
+  for (index_t begin = 0; document const& d : visual) {
+    index_t const end = begin + d.count;
+    while (next < begins.size() && begins[next] <= begin) ++next;
+    std::size_t last = next;
+    while (last < begins.size() && begins[last] < end) ++last;
+    bool const whole = begins[next - 1] == begin && last < begins.size() && begins[last] == end;
+    if (last > next && !whole)
+      refuse(next, "begins at row " + std::to_string(begins[next]) + " of the visual features, inside a document of " +
+                       counted(d.count, "row"));
+    begin = end;
   }
-  sample = all.samples() > 0 ? all.samples() - 1 : 0;
-  if (rows != tokens)
-    refuse("it is the last, and the grids have " + counted(rows, "row") + ", the visual batch has " + std::to_string(tokens));
 }
 
 /// Every visual row has a place of its own.
