@@ -8,7 +8,8 @@
 # "// flags: <flags>" in a source: it is about programs compiled in such a way, and is one by itself.
 # "// needs: <name>..." in a source: it is left out, and its entry skipped, while a variable sp_test_missing_<name> tells why.
 # "// with all: <why>" in a source: it is left out, and its entry skipped, without SP_TEST_ALL.
-# A variable sp_test_libraries_<layer> names what the programs of a layer are linked with.
+# A variable sp_test_libraries_<layer> names what the programs of a layer are linked with, sp_test_libraries_<layer>_<name> that
+# of a program by itself.
 # Layers with much code for the little that it computes are optimised lightly: clang optimises kernels and oracle only.
 # "// waits: <for what>" in a source: its ranks use less than one processor, however many they are, and bear a busy neighbour.
 set(sp_lightly_optimised_layers conformance cuda mpi)
@@ -78,6 +79,7 @@ function(sp_test_programs variable layer main)
       separate_arguments(flags)
       sp_test_program(test_${layer}_${name} ${main} "${source}")
       target_compile_options(test_${layer}_${name} PRIVATE ${flags})
+      target_link_libraries(test_${layer}_${name} PRIVATE ${sp_test_libraries_${layer}_${name}})
       set(${variable}_${name} test_${layer}_${name} PARENT_SCOPE)
     elseif(optimised)
       list(APPEND quick "${source}")

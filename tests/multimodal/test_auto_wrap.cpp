@@ -167,6 +167,15 @@ TEST_CASE("wrapped over several ranks, by every strategy") {
     CHECK(m.vision[0].attend.seated().ring == 4);
     CHECK(m.text[0].attend.seated().ulysses == 4);
   });
+  check(4, 3, false, [](model& m, auto const& comm) { // a mesh whose ring axis is the faster one
+    sp::auto_wrap(m, sp::mesh(sp::axis::ulysses{2}, sp::axis::ring{2}), comm, sp::reference{});
+    CHECK(m.vision[0].attend.seated().ring == 2);
+    CHECK(m.text[0].attend.seated().ulysses == 2);
+  });
+}
+
+TEST_CASE("gradients of prefix tokens by the other contract") {
+  check(3, 2, true, [](model& m, auto const& comm) { sp::auto_wrap(m, comm, sp::reference{}, {}, sp::same{}); });
 }
 
 } // namespace

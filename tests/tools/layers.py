@@ -33,7 +33,7 @@ HEAVY = set(
 )
 # Headers that may include heavy or foreign headers: models, and the entry points that exist to name such a model.
 MODELS = re.compile(r"(core/workers/(thread_set|workers)|collective/(threads|mpi|nccl)/\w+|collective/decorators/chaos|diagnosis/\w+|cuda/(?!block\b)\w+|backend/cudnn/(engine|frontend))\.hpp")
-HEAVY_ENTRY_POINTS = {"diagnosis.hpp", "local.hpp", "threads.hpp", "workers.hpp", "chaos.hpp", "cuda.hpp", "cudnn.hpp", "mpi.hpp", "nccl.hpp", "fmt.hpp", "sp.hpp"}
+HEAVY_ENTRY_POINTS = {"diagnosis.hpp", "local.hpp", "threads.hpp", "workers.hpp", "chaos.hpp", "cuda.hpp", "cudnn.hpp", "mpi.hpp", "nccl.hpp", "fmt.hpp", "auto_wrap_pfr.hpp", "sp.hpp"}
 # Headers that ask for an installed MPI. Nothing else may reach them: without MPI all of sp but these compiles.
 NEEDS_MPI = re.compile(r"(collective/mpi/\w+|mpi)\.hpp")
 # The same for CUDA's headers.

@@ -46,16 +46,22 @@ inline constexpr bool is_part_list<no_parts> = true;
 template <class X, class Rest>
 inline constexpr bool is_part_list<part_list<X, Rest>> = true;
 
-/// Found beside the type of x. The last choice of a program that asks for it: sp/auto_wrap_pfr.hpp.
+/// Found beside the type of x.
 template <class X>
 concept names_parts = requires(X& x) {
   members(x);
 };
-struct aggregate_parts {};
-template <class X>
-concept parts_counted = requires(X& x) {
-  members_of_aggregate(x, aggregate_parts{});
-};
+/// Types that are being asked whether a slot can be in them.
+template <class... X>
+struct asked {};
+/// With it the walk asks for fields of plain aggregates, which sp/auto_wrap_pfr.hpp knows.
+struct aggregate_fields {};
+template <class X, class... Outer>
+constexpr bool field_may_hold() {
+  if constexpr (requires { aggregate_may_hold(std::type_identity<X>{}, asked<Outer...>{}, aggregate_fields{}); })
+    return decltype(aggregate_may_hold(std::type_identity<X>{}, asked<Outer...>{}, aggregate_fields{}))::value;
+  return false;
+}
 
 template <class X>
 concept points = (std::is_class_v<X> || std::is_pointer_v<X>)&&requires(X& x) {
@@ -68,24 +74,22 @@ concept ranges = requires(X& x) {
   x.end();
 };
 
-/// Whether a slot can be in an X, by its type.
-template <class X>
+/// Whether a slot can be in an X, by its type. Outer: types around it that are being asked.
+template <class X, class... Outer>
 constexpr bool may_hold() {
   using plain = std::remove_cv_t<X>;
   if constexpr (is_slot<plain> || has_role<plain> || names_parts<X>)
     return true;
+  else if constexpr ((std::is_same_v<plain, Outer> || ...))
+    return false; // a path is a range of paths, a node points to nodes
   else if constexpr (std::is_array_v<X>)
-    return may_hold<std::remove_extent_t<X>>();
-  else if constexpr (ranges<X>) {
-    using element = std::remove_reference_t<decltype(*std::declval<X&>().begin())>;
-    if constexpr (std::is_same_v<std::remove_cv_t<element>, plain>)
-      return false; // a path is a range of paths
-    else
-      return may_hold<element>();
-  } else if constexpr (points<X>)
-    return may_hold<std::remove_reference_t<decltype(*std::declval<X&>())>>();
+    return may_hold<std::remove_extent_t<X>, Outer..., plain>();
+  else if constexpr (ranges<X>)
+    return may_hold<std::remove_reference_t<decltype(*std::declval<X&>().begin())>, Outer..., plain>();
+  else if constexpr (points<X>)
+    return may_hold<std::remove_reference_t<decltype(*std::declval<X&>())>, Outer..., plain>();
   else
-    return parts_counted<X>;
+    return field_may_hold<plain, Outer..., plain>();
 }
 
 /// Where the walk is, and what it has met.
@@ -191,7 +195,9 @@ void walk_object(X& x, walk_state& at, Visit& visit) {
   else if constexpr (names_parts<X>)
     walk_all(members(x), at, visit);
   else
-    walk_all(members_of_aggregate(x, aggregate_parts{}), at, visit);
+    walk_aggregate(x, aggregate_fields{}, [&](std::string_view name, auto& field) {
+      if constexpr (may_hold<std::remove_reference_t<decltype(field)>>()) walk_named(name, field, at, visit);
+    });
 }
 
 template <class X, class Visit>
