@@ -217,6 +217,7 @@ TEST_CASE("foreign types are found by their role, and only the outermost project
   CHECK(why_not(m, "connector.inner") == "it is inside of connector, which is taken as a whole");
   CHECK(sp::inspect(m).count("projection") == 2);
   CHECK(sp::inspect(m).count("vision") == 3);
+  CHECK(sp::inspect(m).text().find("\nsecond: projection\n") != std::string::npos); // once, though role and part have one name
 }
 
 template <class Model>

@@ -65,7 +65,7 @@ public:
 
 private:
   static std::string line(found_part const& p) {
-    std::string s = p.path + ": " + (p.role.empty() ? "" : p.role + " ") + p.what;
+    std::string s = p.path + ": " + (p.role.empty() || p.role == p.what ? "" : p.role + " ") + p.what;
     if (p.q_heads > 0) s += ", " + std::to_string(p.q_heads) + " q heads and " + std::to_string(p.kv_heads) + " kv heads";
     if (p.prefix > 0) s += ", " + std::to_string(p.prefix) + " prefix token" + (p.prefix == 1 ? "" : "s") + " a document";
     if (!p.holds.empty()) s += ", holds " + p.holds;
