@@ -289,7 +289,8 @@ struct outcome {
 
 /// forward and backward of one object on one rank; in long form with exactly the memory that it says it takes.
 template <class T, class Object>
-void step(Object const& attention, trial const& t, sp::batch const& b, rank_tensors<T>& x, outcome<T>& to) {
+void step(Object const& attention, trial const& t, sp::batch const& b, rank_tensors<T>& x,
+          outcome<T>& to) requires(std::is_same_v<typename Object::memory_type, sp::host_memory>) {
   if (t.short_form) {
     auto saved = attention.forward(b, x.q.v, x.k.v, x.v.v, x.out.v, x.extras(t, false));
     return attention.backward(b, std::move(saved), x.q.v, x.k.v, x.v.v, x.out.v, x.dout.v, x.dq.v, x.dk.v, x.dv.v,
