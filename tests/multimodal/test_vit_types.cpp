@@ -1,0 +1,23 @@
+// vit_attention by the tiled kernel, in narrow types: gradients of prefix tokens are summed in the type of sums and rounded once.
+// with all: other tests have the same calls in double, and the same kernels in every type
+#include <sp/cpu.hpp>
+
+#include "vit_trial.hpp"
+
+namespace test_vit_types {
+namespace {
+
+using namespace vit;
+
+template <class T>
+void trials(std::uint64_t first, double bound) {
+  for (std::uint64_t seed = first; seed < first + 40; ++seed)
+    conform<T>(draw(seed, strategy::any, false), bound, [](trial const& t, comm const& c) { return nested(t, c, sp::cpu{}); });
+}
+
+TEST_CASE("vit_attention: in float") { trials<float>(201, 2e-6); }
+TEST_CASE("vit_attention: in bf16") { trials<sp::bf16>(301, 1.5e-2); }
+TEST_CASE("vit_attention: in double, by tiles") { trials<double>(401, 1e-12); }
+
+} // namespace
+} // namespace test_vit_types
