@@ -13,3 +13,4 @@
 #include <sp/reference.hpp>
 #include <sp/ring.hpp>
 #include <sp/ulysses.hpp>
+#include <sp/vision.hpp>

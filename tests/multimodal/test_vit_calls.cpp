@@ -11,6 +11,7 @@
 #include "conformance/kernels.hpp"
 #include "support/attention_tensors.hpp"
 #include "support/failure.hpp"
+#include "support/tensors.hpp"
 #include "vit_trial.hpp"
 
 namespace test_vit_calls {
@@ -124,6 +125,35 @@ TEST_CASE("vit_attention: from level 2 on ranks compare prefixes and contracts, 
     CHECK(
         says(found(last), errc::non_finite, "row " + std::to_string(last), "position " + std::to_string(at) + " of the stream"));
     x.both(vit, prepared, ctx);
+  });
+}
+
+// ---- prefix tokens that are ordinary rows --------------------------------------------------------------------------------------------
+
+/// Rows of one rank of a stream, and back.
+void take(sp::batch const& b, std::vector<double> const& all, sp::view<double, 3> const& mine) {
+  sp::split(b, support::tensor<3>(all, {b.source().length(), mine.extent(1), mine.extent(2)}), mine);
+}
+
+TEST_CASE(
+    "prefix tokens as rows of their owner: no vit_attention, documents of prefix and patches cut in units behind the prefix") {
+  trial t = ragged(false);
+  t.patches = sp::packed{0, 4, 4, 28, 40}; // units of four; an image without patches has its prefix
+  inputs<double> const in(t);
+  auto const truth = in.truth(t);
+  on_ranks(3, [&](comm const& c) {
+    sp::batch const b{in.docs, sp::grained{sp::contiguous{sp::scope::document}, 4, t.prefix}, c};
+    auto const object = nested(t, c, sp::reference{sp::dropout{0}});
+    tensors x(b.tokens(), b.tokens(), t.shape()), want(b.tokens(), b.tokens(), t.shape());
+    take(b, in.q, x.q), take(b, in.k, x.k), take(b, in.v, x.v), take(b, in.dout, x.dout);
+    take(b, truth.out, want.out), take(b, truth.dq, want.dq), take(b, truth.dk, want.dk), take(b, truth.dv, want.dv);
+    sp::pool memory;
+    x.both(object, object.prepare(b), {memory, memory});
+    for (auto name : {support::operand::out, support::operand::dq, support::operand::dk, support::operand::dv})
+      CHECK(support::relative_error(x[name], want[name]) < 1e-12);
+    // the same patches per rank as under vit_attention, and the same merged tokens
+    sp::batch const patches{t.patches, sp::grained{sp::contiguous{sp::scope::document}, 4}, c};
+    CHECK(sp::merged(b, 4, t.prefix).tokens() * 4 == patches.tokens());
   });
 }
 

@@ -38,6 +38,7 @@ struct trial {
   sp::documents patches{}; ///< as the caller has them
   support::any_sharding sharding{};
   bool padded = false, any_order = false;
+  index_t grain = 1; ///< rows that stay together
   index_t prefix = 1, q_heads = 1, kv_heads = 1, dim = 4, value_dim = 3;
   index_t lo = -sp::unbounded, hi = sp::unbounded;
   bool same = false, accumulate = false, short_form = false, sinks = false;
@@ -61,9 +62,9 @@ struct trial {
                     (ring_is_fast ? " strided" : "") + ", schedule " + n(int(how)) + " in chunks " + n(head_chunks) + " and " +
                     n(ulysses_chunks) + ", keep " + n(int(keep)) + ", sharding " + n(sharding.kind) +
                     (sharding.over == sp::scope::stream ? " over the stream" : "") + (padded ? " padded" : "") +
-                    (any_order ? " in any order" : "") + ", prefix " + n(prefix) + (same ? " same" : " shares") + ", heads " +
-                    n(q_heads) + "/" + n(kv_heads) + ", dims " + n(dim) + "/" + n(value_dim) +
-                    (lo > -sp::unbounded ? ", window" : "") + (accumulate ? ", accumulate" : "") +
+                    (grain > 1 ? " in units" : "") + (any_order ? " in any order" : "") + ", prefix " + n(prefix) +
+                    (same ? " same" : " shares") + ", heads " + n(q_heads) + "/" + n(kv_heads) + ", dims " + n(dim) + "/" +
+                    n(value_dim) + (lo > -sp::unbounded ? ", window" : "") + (accumulate ? ", accumulate" : "") +
                     (short_form ? ", short form" : "") + (sinks ? ", sinks" : "") + (dropout > 0 ? ", dropout" : "") +
                     ", checks " + n(checks) + ", images";
     for (auto const& d : patches) s += " " + n(d.count);
@@ -78,7 +79,7 @@ inline std::vector<index_t> images(std::mt19937_64& g, int kind) {
   if (kind == 1) n = {1};
   if (kind == 2) n = {between(1, 5), 0, 1, between(2, 30)};
   if (kind == 3)
-    for (int w = 0; w < 9; ++w) n.push_back((w % 3 == 2 ? 2 : 4) * (w >= 6 ? 1 : 4));
+    for (int w = 0; w < 9; ++w) n.push_back((w % 3 == 2 ? 8 : 16) / (w >= 6 ? 2 : 1));
   if (kind == 4) n = {2, 1};
   if (kind == 5) n = {between(20, 60)};
   return n;
@@ -100,7 +101,8 @@ inline trial draw(std::uint64_t seed, strategy what, bool features) {
   t.how = schedules[pick(4)];
   t.head_chunks = 1 + pick(2), t.ulysses_chunks = 1 + pick(3);
   t.keep = pick(2) ? sp::keep::heads : sp::keep::output;
-  auto const counts = images(g, pick(6));
+  int const kind = pick(6);
+  auto const counts = images(g, kind);
   std::vector<sp::document> list;
   index_t at = 0, gap = pick(3) == 0;
   for (index_t n : counts) {
@@ -109,6 +111,7 @@ inline trial draw(std::uint64_t seed, strategy what, bool features) {
   }
   t.patches = {list, at};
   t.sharding = {pick(3), pick(2) ? sp::scope::stream : sp::scope::document};
+  t.grain = kind == 3 && pick(2) ? 4 : 1;
   t.padded = pick(4) == 0, t.any_order = pick(4) == 0;
   constexpr index_t prefixes[] = {0, 1, 1, 3, 3};
   t.prefix = prefixes[pick(5)];
@@ -341,7 +344,8 @@ std::string judge_bytes(trial const& t, std::vector<sp::ledger> const& ledgers) 
 /// On each rank: the trial's batch, make(trial, communicator) as the attention inside, and what it found.
 template <class T, class Comm, class Make>
 void run_rank(trial const& t, inputs<T> const& in, Comm const& c, Make const& make, outcome<T>& to) {
-  sp::batch b{t.patches, t.sharding, c, {t.padded ? sp::shapes::padded : sp::shapes::ragged}};
+  sp::batch_options const how{t.padded ? sp::shapes::padded : sp::shapes::ragged};
+  sp::batch b{t.patches, sp::grained{t.sharding, t.grain}, c, how};
   if (t.any_order) b = support::shuffled(b, t.seed);
   rank_tensors<T> x(t, in, b);
   if (t.same)

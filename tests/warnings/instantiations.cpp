@@ -121,6 +121,13 @@ void along_axes(sp::threads const& ranks, sp::batch const& batch, sp::allocator&
   attend<T>(sp::ulysses_attention{mesh.ulysses(ranks), sp::ring_attention{mesh.ring(ranks), sp::reference{}}}, batch, memory);
   attend<T>(sp::ring_attention{mesh.adopt<sp::axis_kind::ring>(ranks), sp::reference{}}, batch, memory);
   attend<T>(sp::ring_attention{sp::solo{}, sp::reference{}}, batch, memory);
+  sp::vit_attention const sums{ranks, sp::ring_attention{ranks, sp::reference{}, {.mask = sp::full()}}};
+  sp::vit_attention const equal{ranks, sums.inner(), sp::same{}, {.prefix = 4}};
+  attend<T>(sums, batch, memory);
+  attend<T>(equal, batch, memory);
+  sp::view<T, 3> const x;
+  auto const saved = equal.forward(batch, x, x, x, x);
+  (void)sp::kernel_results(saved);
 }
 
 /// Text and visual features of one element type, by position and by name, behind every splice.
