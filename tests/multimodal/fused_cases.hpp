@@ -73,7 +73,7 @@ struct any_splice {
   sp::fused_attention attention_of(sp::splice_sample const& s) const {
     if (which == rule::prefix_lm) return sp::splice::prefix{.prompt_end = prompt_end}.attention_of(s);
     if (which == rule::image_spans) return sp::splice::prefix{.mask = sp::splice::prefix::shows::image_spans}.attention_of(s);
-    return {};
+    return {.images_both_ways = which == rule::between || which == rule::lines};
   }
 };
 

@@ -393,7 +393,7 @@ TEST_CASE("fusion: the loss and its gradients on several ranks are those of one,
       for (double w : weights) counted += w;
       for (auto const& list : labels)
         for (index_t label : list) all += label != -100;
-      wrong += !(std::abs(r.loss - want) <= 1e-9 * (1 + std::abs(want))) || r.num_tokens != all;
+      wrong += !(std::abs(r.loss - want) <= 1e-9 * (1 + std::abs(want))) || double(r.num_tokens) != all;
       for (std::size_t i = 0; i < mine.size(); ++i) wrong += !(std::abs(dlosses[i] - (weights[i] > 0 ? 1 / all : 0)) < 1e-12);
       double sum[1] = {counted};
       sp::pool scratch;
@@ -477,7 +477,8 @@ TEST_CASE("fusion: what belongs to another group, fusion or batch is refused, an
   // a group of another size: batches and fused batches
   sp::threads::run(2, [&](sp::threads const& two) {
     sp::fusion const pair(two, any_splice{s.which});
-    auto const text_of_one = failure_of([&] { return (pair.prepare(samples, b.text, b.visual, sp::contiguous{}), 0); });
+    auto const text_of_one =
+        failure_of([&] { return (static_cast<void>(pair.prepare(samples, b.text, b.visual, sp::contiguous{})), 0); });
     CHECK(says(text_of_one, errc::invalid_shape, "the text batch was made for rank 0 of 1"));
     auto const of_one = failure_of([&] { return (sp::deepstack(two).forward(f, ctx, v, h), 0); });
     CHECK(says(of_one, errc::bad_state, "made for rank 0 of 1", "of 2"));

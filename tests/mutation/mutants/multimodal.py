@@ -107,4 +107,165 @@ MUTANTS = [
         "multimodal.vit_calls",
         "vit_attention: from level 2*",
     ),
+    Mutant(
+        "fused_labels_not_moved",
+        "labels stand where their tokens stood before the splice",
+        "multimodal/fused_batch.hpp",
+        "          all[std::size_t(p.at + i)] = T(own",
+        "          all[std::size_t(min(index_t(token), pieces_.length() - 1))] = T(own",
+        "multimodal.fusion",
+        "fusion: every splice*",
+    ),
+    Mutant(
+        "fused_last_visual_row_ignored",
+        "the last row of an image does not predict the text behind it",
+        "multimodal/fused_batch.hpp",
+        """        for (index_t i = 0; i < p.rows.count; ++i) {
+          auto const token""",
+        """        for (index_t i = p.at > pieces_.begins[p.sample] ? 1 : 0; i < p.rows.count; ++i) {
+          auto const token""",
+        "multimodal.fusion",
+        "fusion: every splice*",
+    ),
+    Mutant(
+        "fused_labels_shifted_behind_the_cut",
+        "labels are shifted among a rank's rows instead of in the stream",
+        "multimodal/fused_batch.hpp",
+        """    shifted_labels(batch_, stream, view<T, 1>(mine.data(), {tokens()}), T(ignore_));
+""",
+        """    sp::split(batch_, stream, view<T, 1>(mine.data(), {tokens()}), T(ignore_));
+    for (std::size_t i = 0; i < mine.size(); ++i) mine[i] = i + 1 < mine.size() ? mine[i + 1] : T(ignore_);
+""",
+        "multimodal.fusion",
+        "fusion: every splice*",
+    ),
+    Mutant(
+        "fused_order_not_undone",
+        "visual rows stand in the order of the tower's windows",
+        "multimodal/fused_routes.hpp",
+        "      if (!is_text && !order.empty()) entry",
+        "      if (!is_text && order.size() == 1) entry",
+        "multimodal.fusion",
+        "fusion: the order of windows*",
+    ),
+    Mutant(
+        "fused_dropped_rows_garbage",
+        "gradients of rows that the splice drops are what the tensor held",
+        "multimodal/fusion.hpp",
+        """  if (way.once && way.drops) sp::fill(q, to, T{});
+""",
+        "",
+        "multimodal.fusion",
+        "fusion: every splice*",
+    ),
+    Mutant(
+        "fused_repeated_rows_stored",
+        "of a row that is used several times one gradient counts",
+        "multimodal/fusion.hpp",
+        "way.once ? landing::store : landing::sum, way.once",
+        "landing::store, way.once",
+        "multimodal.fusion",
+        "fusion: every splice*",
+    ),
+    Mutant(
+        "fused_learned_counted_by_rank",
+        "every rank holds the whole gradient of learned rows, so that their sum counts it once for each rank",
+        "multimodal/fused_routes.hpp",
+        """        from_learned.use(row, {to.part, row}, to);
+""",
+        """        for (int p = 0; p < parts; ++p) from_learned.use(row, {p, row}, to);
+""",
+        "multimodal.fusion",
+        "fusion: every splice*",
+    ),
+    Mutant(
+        "fused_slack_not_zero",
+        "slack rows of hidden states are what the tensor held",
+        "multimodal/fusion.hpp",
+        """      if (f.has_slack()) sp::fill(ctx.queue, hidden, T{});
+""",
+        "",
+        "multimodal.fusion",
+        "fusion: every splice*",
+    ),
+    Mutant(
+        "fused_from_another_fusion",
+        "a fused batch of another fusion passes for one's own",
+        "multimodal/fusion.hpp",
+        "of.place == here && (object == 0 || of.object == object)",
+        "of.place == here",
+        "multimodal.fusion",
+        "fusion: what belongs to another*",
+    ),
+    Mutant(
+        "deepstack_at_text_rows",
+        "deepstack adds a feature at text rows too",
+        "multimodal/deepstack.hpp",
+        """      detail::refuse_aliasing({{"hidden", hidden}}, {{"features", features}});
+""",
+        """      for (index_t i = 0, v = 0; features.extent(0) > 0 && i < hidden.extent(0); ++i)
+        if (v < index_t(f.visual_rows_.size()) && f.visual_rows_[std::size_t(v)] == i)
+          ++v;
+        else
+          detail::add(ctx.queue, hidden.rows(i, 1), features.rows(0, 1));
+""",
+        "multimodal.fusion",
+        "fusion: every splice*",
+    ),
+    Mutant(
+        "deepstack_over_hidden",
+        "deepstack clears the hidden states of text",
+        "multimodal/deepstack.hpp",
+        "landing::sum_to,",
+        "landing::sum,",
+        "multimodal.fusion",
+        "fusion: every splice*",
+    ),
+    Mutant(
+        "rotary_time_not_scaled",
+        "frames of a video are one position apart, whatever their time step",
+        "multimodal/fused_positions.hpp",
+        "options_.time_step * x.seconds : 1",
+        "float(x.seconds > 0) : 1",
+        "multimodal.splices",
+        "splices: rotary positions*",
+    ),
+    Mutant(
+        "rotary_frames_count_on",
+        "a frame behind text counts from the first frame of its video",
+        "multimodal/rotary_segments.hpp",
+        "frames = row / (height * width) - frame;",
+        "frames = row / (height * width) - frame * index_t(step != 1);",
+        "multimodal.splices",
+        "splices: rotary positions*",
+    ),
+    Mutant(
+        "between_marks_hold_one_item",
+        "frames of a video that have marks of their own are all the first frame",
+        "multimodal/splices/between.hpp",
+        """      row += inside;
+""",
+        """      row += whole ? inside : 0;
+""",
+        "multimodal.splices",
+        "splices: what each says*",
+    ),
+    Mutant(
+        "spans_over_text",
+        "frames of a video see each other over the text between them",
+        "multimodal/fused_batch.hpp",
+        "      if (open == item && only_learned(end, at))",
+        "      if (open == item)",
+        "multimodal.splices",
+        "splices: masks*",
+    ),
+    Mutant(
+        "fused_limit_not_reached",
+        "a sample of as many rows as the limit allows is refused",
+        "multimodal/fused_pieces.hpp",
+        "limit > 0 && rows > limit",
+        "limit > 0 && rows >= limit",
+        "multimodal.splices",
+        "splices: what does not fit*",
+    ),
 ]
