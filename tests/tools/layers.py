@@ -22,6 +22,7 @@ LEVEL = {
     "layout": 4,
     "attention": 5,
     "loss": 5,
+    "linear": 6,
     "multimodal": 6,
     "": 7,  # the entry points include/sp/*.hpp
 }

@@ -1,0 +1,156 @@
+// Kernels of linear attention on the CPU: gated_delta, gated_linear, scalar_decay and plain_linear, by matrix products over chunks.
+// One walk computes all four. Results are the same bits on any number of threads; a row's outputs depend on no later row.
+#pragma once
+
+#include <optional>
+
+#include <sp/linear/cpu/passes.hpp>
+
+namespace sp {
+
+/// What a kernel of linear attention may be told.
+struct linear_options {
+  std::optional<double> scale{}; ///< of the outputs; unless given, 1 / sqrt(key dim)
+  bool normalise = false;        ///< q and k of each token and head are divided by sqrt(sum x^2 + 1e-6)
+  index_t chunk = 0;             ///< tokens of a chunk; 0: 64, with a decay for each row of the state 16
+  index_t keep_every = 512;      ///< tokens between states that the backward pass goes back to, rounded up to chunks
+  bool recompute = false;        ///< keep none of these states: the backward pass walks forwards once more to find them
+};
+
+inline namespace SP_CPU_TARGET {
+
+/// A linear_kernel over host memory. With the state S (key dim, value dim) of a value head, q and k of its key head, and a = e^g:
+///
+///     gated_delta    S_t = a_t (I - b_t k_t k_t^T) S_t-1 + b_t k_t v_t^T     gates g (rows, value heads, 1), b (rows, value heads, 1)
+///     gated_linear   S_t = diag(a_t) S_t-1 + k_t v_t^T                       gate g (rows, value heads, key dim)
+///     scalar_decay   S_t = a_t S_t-1 + k_t v_t^T                             gate g (rows, value heads, 1)
+///     plain_linear   S_t = S_t-1 + k_t v_t^T                                 no gate
+///     o_t = scale S_t^T q_t
+///
+/// (Yang et al., arXiv 2412.06464 and 2312.06635; Dao and Gu, arXiv 2405.21060; Katharopoulos et al., arXiv 2006.16236.)
+/// g <= 0, -infinity included: it forgets everything, exactly. Sums run in float, for double in double; states are of that type. Rows of
+/// tensors may lie anywhere. A queue that hands out tasks gets one for each value head, backwards for each key head. The only memory
+/// is scratch, and what is kept for the backward pass: the state before every `keep_every` tokens but the first.
+template <map_form Form>
+class linear_cpu {
+public:
+  using memory_type = host_memory;
+  static constexpr map_form form = Form;
+  static constexpr int gates = detail::gates_of(Form);
+  template <class T>
+  using call = linear_call<T, gates>;
+  template <class T>
+  using grad = linear_grad<T, gates>;
+  /// States (value heads, blocks - 1, key dim, value dim).
+  template <class T>
+  using saved = owned<accumulate_t<T>, 4>;
+
+  constexpr explicit linear_cpu(linear_options options = {}) : options_(options) {}
+
+  /// The last extent of a gate.
+  static constexpr index_t gate_width(int, index_t key_dim) { return Form == map_form::diagonal ? key_dim : 1; }
+
+  /// M and B of the segment, where they are wanted.
+  template <class T, class Q>
+  void reduce(call<T> const& c, linear_map<T> const& map, context<Q> const& where) const {
+    check(c);
+    pass<T>(c, where).reduce(map);
+  }
+
+  /// out (rows, value heads, value dim), written; entering and leaving (value heads, key dim, value dim) may be null: zeros, not wanted.
+  template <class T, class Q>
+  saved<T> forward(call<T> const& c, view<accumulate_t<T> const, 3> entering, view<T, 3> out, view<accumulate_t<T>, 3> leaving,
+                   context<Q> const& where) const {
+    check(c);
+    auto kept = options_.recompute ? saved<T>{} : saved<T>(*where.kept, kept_extents(c.shape()));
+    pass<T>(c, where).forward(entering, out, leaving, kept.tensor);
+    return kept;
+  }
+
+  /// Adds the gradients of rows where they are wanted, and writes that of the state before them. `entering` is that of forward.
+  template <class T, class Q>
+  void backward(call<T> const& c, view<accumulate_t<T> const, 3> entering, saved<T> const& kept, grad<T> const& g,
+                context<Q> const& where) const {
+    check(c);
+    auto const passes = pass<T>(c, where);
+    if (!options_.recompute) return passes.backward(entering, kept.tensor, g);
+    saved<T> const found(*where.scratch, kept_extents(c.shape()));
+    passes.forward(entering, {}, {}, found.tensor);
+    passes.backward(entering, found.tensor, g);
+  }
+
+  /// The gradient e (value heads, key dim, value dim) of the state before the segment, from dout (rows, value heads, value dim) alone.
+  template <class T, class Q>
+  void backward_reduce(call<T> const& c, view<T const, 3> dout, view<accumulate_t<T>, 3> e, context<Q> const& where) const {
+    check(c);
+    pass<T>(c, where).backward_reduce(dout, e);
+  }
+
+  /// Bytes of context.kept that forward's result holds.
+  template <class T>
+  [[nodiscard]] index_t saved_bytes(linear_shape const& s) const {
+    byte_counter bytes;
+    if (!options_.recompute) saved<T>(bytes, kept_extents(s));
+    return bytes.bytes();
+  }
+  /// The most bytes that a call takes from context.scratch.
+  template <class T, class Q>
+  [[nodiscard]] index_t scratch_bytes(linear_shape const& s, Q const& queue) const {
+    using A = accumulate_t<T>;
+    byte_counter found;
+    if (options_.recompute) saved<T>(found, kept_extents(s));
+    auto const x = detail::tile_extents<A>(s, chunk()), with_map = detail::tile_extents<A>(s, chunk(), Form == map_form::dense);
+    auto forwards = [&](detail::tile_carver<A>& at) { return detail::state_tiles<A>(at, with_map, Form); };
+    auto backwards = [&](detail::tile_carver<A>& at) { return detail::back_tiles<A>(at, x, Form, block()); };
+    return max(detail::tile_bytes<A>(queue, forwards),
+               found.bytes() + max(detail::tile_bytes<A>(queue, forwards), detail::tile_bytes<A>(queue, backwards)));
+  }
+
+private:
+  linear_options options_;
+
+  index_t chunk() const { return options_.chunk > 0 ? options_.chunk : Form == map_form::diagonal ? 16 : 64; }
+  /// Chunks between kept states.
+  index_t block() const { return max(1, ceil_div(options_.keep_every, chunk())); }
+  std::array<index_t, 4> kept_extents(linear_shape const& s) const {
+    return {s.v_heads, max(ceil_div(s.rows, block() * chunk()), 1) - 1, s.key_dim, s.value_dim};
+  }
+
+  template <class T, class Q>
+  auto pass(call<T> const& c, context<Q> const& where) const {
+    double const scale = options_.scale ? *options_.scale : 1 / std::sqrt(double(max(c.k.extent(2), 1)));
+    return detail::linear_passes<T, Form, Q>{c, {scale, options_.normalise, chunk(), block()}, where.queue, *where.scratch};
+  }
+
+  template <class T>
+  static void check(call<T> const& c) {
+    linear_shape const s = c.shape();
+    auto refuse = [](std::string problem, char const* remedy) {
+      fail({errc::invalid_shape, "linear attention: " + std::move(problem), remedy});
+    };
+    if (s.k_heads == 0 ? s.v_heads != 0 : s.v_heads % s.k_heads != 0)
+      refuse(std::to_string(s.v_heads) + " value heads are no multiple of " + std::to_string(s.k_heads) + " key heads",
+             "Give each key head the same number of value heads");
+    if (c.k.extents != c.q.extents || c.v.extent(0) != s.rows)
+      refuse("q " + sp::shape(c.q) + ", k " + sp::shape(c.k) + " and v " + sp::shape(c.v) + " do not fit",
+             "Give q and k (rows, key heads, key dim) and v (rows, value heads, value dim)");
+    for (int i = 0; i < gates; ++i)
+      if (auto const& g = c.gates[std::size_t(i)]; g.extents != std::array{s.rows, s.v_heads, gate_width(i, s.key_dim)})
+        refuse("gate " + std::to_string(i) + " is " + sp::shape(g), "Give gates (rows, value heads, gate_width(i, key dim))");
+  }
+};
+
+/// The gated delta rule.
+using gated_delta = linear_cpu<map_form::dense>;
+/// Decays for each row of the state.
+using gated_linear = linear_cpu<map_form::diagonal>;
+/// One decay for each head.
+using scalar_decay = linear_cpu<map_form::scalar>;
+/// No decay.
+using plain_linear = linear_cpu<map_form::identity>;
+
+static_assert(linear_kernel<gated_delta, float> && linear_kernel<gated_linear, double>);
+static_assert(linear_kernel<scalar_decay, bf16> && linear_kernel<plain_linear, fp16>);
+
+} // namespace SP_CPU_TARGET
+} // namespace sp
