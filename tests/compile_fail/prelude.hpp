@@ -2,6 +2,7 @@
 // Programs include what they use themselves; this changes nothing but time.
 #pragma once
 
+#include <sp/auto_wrap.hpp>
 #include <sp/batch.hpp>
 #include <sp/blockwise.hpp>
 #include <sp/counting.hpp>
