@@ -14,8 +14,8 @@
 namespace test_slots_elsewhere {
 namespace {
 
-using support::operand;
 using sp::index_t;
+using support::operand;
 
 constexpr sp::attention_shape shape{3, 1, 2, 2};
 
@@ -26,8 +26,8 @@ struct placed {
   tensor q, k, v, out, dout, dq, dk, dv;
   placed(Place& here, support::attention_tensors<double>& x)
       : q(here, x.q.extents, x[operand::q]), k(here, x.k.extents, x[operand::k]), v(here, x.v.extents, x[operand::v]),
-        out(here, x.out.extents, x[operand::out]), dout(here, x.dout.extents, x[operand::dout]), dq(here, x.dq.extents, x[operand::dq]),
-        dk(here, x.dk.extents, x[operand::dk]), dv(here, x.dv.extents, x[operand::dv]) {}
+        out(here, x.out.extents, x[operand::out]), dout(here, x.dout.extents, x[operand::dout]),
+        dq(here, x.dq.extents, x[operand::dq]), dk(here, x.dk.extents, x[operand::dk]), dv(here, x.dv.extents, x[operand::dv]) {}
   template <class Slot, class Step, class Context>
   void step(Slot const& slot, Step const& on, Context const& c) {
     auto saved = slot.forward(on, c, {.q = *q, .k = *k, .v = *v, .out = *out});

@@ -1,5 +1,6 @@
 // Instantiates the objects of sp as consumers do, for warnings of templates: every element type, kernel and communicator.
 // Never linked, never run: tests/tools/headers.py compiles it with the warnings that its headers are held to.
+#include <sp/auto_wrap.hpp>
 #include <sp/backend/cudnn/kernel.hpp>
 #include <sp/batch.hpp>
 #include <sp/blockwise.hpp>
@@ -128,6 +129,50 @@ void along_axes(sp::threads const& ranks, sp::batch const& batch, sp::allocator&
   sp::view<T, 3> const x;
   auto const saved = equal.forward(batch, x, x, x, x);
   (void)sp::kernel_results(saved);
+}
+
+/// A model with every kind of slot.
+template <class T>
+struct model {
+  std::vector<sp::attention_slot<sp::vision_role, T>> vision;
+  sp::attention_slot<sp::text_role, T>* text = nullptr;
+  sp::fusion_slot<sp::splice::one_to_one, T> merge{{.image = 1}};
+  sp::deepstack_slot<T> deep;
+};
+template <class T>
+auto members(model<T>& m) {
+  return sp::parts("vision", m.vision, "text", m.text, "merge", m.merge, "deep", m.deep);
+}
+
+/// All calls of slots, with a batch and with what was prepared.
+template <class T, class Comm, class Kernel>
+void wrap(Comm const& ranks, sp::batch const& b, sp::allocator& memory, Kernel const& kernel) {
+  model<T> m;
+  (void)sp::inspect(sp::auto_wrap(m, ranks, kernel, {.text = {.strategy = sp::strategy::usp}})).text();
+  sp::auto_wrap(m, sp::mesh(sp::axis::ulysses{2}), ranks, sp::role_kernels{kernel, kernel}, {}, sp::same{});
+  sp::context const c(memory, memory);
+  sp::view<T, 3> x;
+  sp::forward_operands<T> const in{.q = x, .k = x, .v = x, .out = x};
+  sp::backward_operands<T> const out{.q = x, .k = x, .v = x, .out = x, .dout = x, .dq = x, .dk = x, .dv = x};
+  auto calls = [&](auto slot) {
+    auto saved = slot.forward(b, in);
+    (void)saved.template results<int>();
+    slot.backward(b, std::move(saved), out);
+    slot.infer(b, in);
+    auto p = slot.prepare(b, sp::window(4), c);
+    slot.refresh(p, b, c);
+    slot.backward(p, c, slot.forward(p, c, in), out);
+    slot.infer(b, c, in);
+    (void)(slot.scratch_bytes(b, {}) + slot.saved_bytes(b, {}));
+  };
+  calls(m.vision[0]);
+  calls(*m.text);
+  sp::view<T, 2> y;
+  auto const fused = m.merge.prepare(c, {}, b, b, {}, sp::zigzag{});
+  m.merge.forward(fused, {.text = y, .visual = y, .hidden = y});
+  m.merge.backward(fused, {.dhidden = y, .dtext = y, .dvisual = y});
+  m.deep.forward(fused, y, y);
+  m.deep.backward(fused, y, y);
 }
 
 /// Text and visual features of one element type, by position and by name, behind every splice.
@@ -332,6 +377,8 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   fuse<float>(ranks, batch, batch.memory(), sp::splice::one_to_one{1});
   fuse<float>(ranks, batch, batch.memory(), sp::splice::between{1, 2});
   fuse<float>(ranks, batch, batch.memory(), sp::splice::prefix{});
+  wrap<float>(ranks, batch, batch.memory(), sp::cpu{});
+  wrap<double>(ranks, batch, batch.memory(), sp::reference{});
   sp::local<device_queue>::run(2, [&](sp::local<device_queue> const& devices) {
     order(devices);
     (void)sp::packed(sp::read(devices.queue(), sp::view<int, 1, sp::device_memory>{}));

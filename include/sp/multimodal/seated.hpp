@@ -61,7 +61,7 @@ class seat_of final : public seated<T, Queue> {
 public:
   using typename base::backward_type, typename base::context_type, typename base::forward_type;
 
-  seat_of(Object object, seating how) : base(how), object_(std::move(object)), boxes_(new saved_boxes<saved>) {}
+  seat_of(Object object, seating s) : base(s), object_(std::move(object)), boxes_(new saved_boxes<saved>) {}
   ~seat_of() override { boxes_->leave(); }
 
   slot_prepared prepare(batch const& q, batch const& k, sp::mask const* mask, context_type const* context) const override {
