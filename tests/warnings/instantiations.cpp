@@ -6,6 +6,7 @@
 #include <sp/blockwise.hpp>
 #include <sp/chaos.hpp>
 #include <sp/checksummed.hpp>
+#include <sp/conv1d.hpp>
 #include <sp/counting.hpp>
 #include <sp/cpu.hpp>
 #include <sp/cuda_flash.hpp>
@@ -354,12 +355,32 @@ void look(sp::images const& pictures) {
   static_cast<void>(sp::batch(sp::merged(patches, 4).docs(), sp::grained{sp::striped{}, 2, 1}, 0, 2, {sp::shapes::padded}));
 }
 
+/// A convolution by name, with prepared geometry and without.
+template <class T, class Comm, class Queue>
+void convolve(Comm const& comm, sp::batch const& batch, sp::context<Queue> const& ctx) {
+  using M = typename Queue::memory_type;
+  sp::causal_conv1d const conv{comm, {.width = 4, .activation = sp::activation::silu, .checks = 2}};
+  sp::view<T, 2, M> x;
+  sp::view<T, 3, M> heads;
+  auto const prepared = conv.prepare(batch, ctx);
+  auto saved = conv.forward(prepared, ctx, {.x = x, .weights = x, .out = x, .initial_state = heads, .final_state = heads});
+  conv.backward(prepared, ctx, std::move(saved), {.x = heads, .weights = x, .dout = heads, .dx = heads, .initial_state = heads});
+  conv.infer(prepared, ctx, {.x = heads, .weights = x, .out = heads});
+  static_cast<void>(conv.template scratch_bytes<T>(prepared, 8, ctx.queue) + conv.template saved_bytes<T>(prepared, 8));
+  if constexpr (std::is_same_v<M, sp::host_memory>) {
+    auto short_form = conv.forward(batch, {.x = x, .weights = x, .out = x});
+    conv.backward(batch, std::move(short_form), {.x = x, .weights = x, .dout = x, .dx = x});
+    conv.infer(batch, {.x = x, .weights = x, .out = x});
+  }
+}
+
 template <class T>
 void everything(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memory) {
   train<T>(ranks, batch, memory, sp::softcap{30}, sp::dropout{0.1});
   along_axes<T>(ranks, batch, memory);
   move_and_lose<T>(ranks, batch, memory);
   fuse<T>(ranks, batch, memory, sp::splice::placeholder{1});
+  convolve<T>(ranks, batch, sp::context(memory, memory));
   (void)sp::split_qkv(sp::view<T, 2>{}, 2, 1);
   (void)sp::split_qkv(sp::view<T, 3>{}, 2, 1);
   (void)sp::split_qkv(sp::view<T, 4>{});
@@ -390,6 +411,7 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
     compute_by_cudnn<sp::fp16>(devices.queue());
     sp::basic_workspace<sp::device_memory> memory(nullptr, 0);
     prepare_on(devices, batch, memory);
+    convolve<float>(devices, batch, sp::context(devices.queue(), memory, memory));
     attend_by_flash<sp::bf16>(devices, sp::cuda_flash{}, batch, memory);
     attend_by_flash<sp::fp16>(
         devices, sp::cuda_flash{sp::flash_options{.deterministic = true, .blocks = 232}, sp::softcap{30}, sp::dropout{0.1}},
