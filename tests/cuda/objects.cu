@@ -2,6 +2,7 @@
 // Compiled only: nothing here runs. For every element type.
 #include <sp/cuda.hpp>
 #include <sp/cudnn.hpp>
+#include <sp/fusion.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/gather_tokens.hpp>
 #include <sp/reference.hpp>
@@ -34,6 +35,23 @@ void all_objects(sp::cuda_local const& ranks, sp::batch const& b, context const&
   sp::split(ctx.queue, b, x, x);
 }
 
+/// Text and visual features among the tokens of a decoder.
+template <class T>
+void fuse(sp::cuda_local const& ranks, sp::batch const& b, context const& ctx, sp::view<T, 2, memory> x,
+          sp::view<int, 1, memory> labels) {
+  sp::fusion const fusion{ranks, sp::splice::placeholder{.token = 1, .newline = true}, {.checks = 2}};
+  auto const fused = fusion.prepare(ctx, {}, b, b, {}, sp::contiguous{});
+  fusion.forward(fused, ctx, {.text = x, .visual = x, .learned = x, .hidden = x});
+  fusion.backward(fused, ctx, {.dhidden = x, .dtext = x, .dvisual = x, .dlearned = x});
+  sp::deepstack const deepstack{fusion};
+  deepstack.forward(fused, ctx, x, x);
+  deepstack.backward(fused, ctx, x, x);
+  fused.labels(ctx.queue, labels);
+  fused.loss_weights(ctx.queue, labels, sp::view<float, 1, memory>());
+  fused.visual_mask(ctx.queue, labels);
+  fused.positions_3d(ctx.queue, {});
+}
+
 /// What surrounds calls of cuDNN.
 template <class T>
 void by_cudnn(sp::cudnn const& kernel, sp::cudnn::plan const& plan, context const& ctx, tensor<T> x) {
@@ -54,6 +72,8 @@ void compiled(sp::cuda_local const& ranks, sp::batch const& b, context const& ct
   all_objects<float>(ranks, b, ctx, {});
   all_objects<sp::fp16>(ranks, b, ctx, {});
   all_objects<double>(ranks, b, ctx, {});
+  fuse<float>(ranks, b, ctx, {}, labels);
+  fuse<sp::bf16>(ranks, b, ctx, {}, labels);
   sp::all_reduce(ranks, x, ctx).wait();
   sp::barrier(ranks, ctx).wait();
   sp::gather_loss const loss{ranks, sp::summed{}, sp::loss_options{.checks = 3}};

@@ -136,6 +136,7 @@ struct step {
   support::any_sharding text_how, visual_how, fused_how;
   sp::shapes text_local = sp::shapes::ragged, visual_local = sp::shapes::ragged, fused_local = sp::shapes::ragged;
   sp::rotary_options rotary;
+  int checks = 1;
 
   std::vector<index_t> ids;                      ///< tokens of all samples
   std::vector<index_t> text_cu{0}, visual_cu{0}; ///< by sample, by frame
@@ -229,6 +230,7 @@ public:
     s.text_local = local(), s.visual_local = local(), s.fused_local = local();
     s.rotary = {pick(0, 1) ? sp::text_after_grid::largest_side : sp::text_after_grid::largest_position, pick(0, 1) ? 2.5f : 0.f,
                 pick(0, 2) == 0};
+    s.checks = int(pick(0, 3));
     return s;
   }
 

@@ -192,42 +192,46 @@ result run_rank(Place& here, step const& s, bool with_context, planted const& bu
   sp::counting comm(here.comm, ledger);
   auto const ctx = here.context();
   batches const b(s, comm);
-  sp::fusion const fusion(comm, any_splice{s.which}, {.local = s.fused_local});
+  sp::fusion const fusion(comm, any_splice{s.which}, {.local = s.fused_local, .checks = s.checks});
   auto const samples = s.splice_samples();
   sp::fused_batch const f = s.fused_how.with([&](auto how) {
-    return with_context ? fusion.prepare(ctx, samples, b.text, b.visual, s.order, how)
-                        : fusion.prepare(samples, b.text, b.visual, s.order, how);
+    return with_context || s.checks > 1 ? fusion.prepare(ctx, samples, b.text, b.visual, s.order, how)
+                                        : fusion.prepare(samples, b.text, b.visual, s.order, how);
   });
   out.wrong += wrong_integers(here, s, o, f);
 
   auto tensor = [&](numbers v) { return typename Place::template tensor<double, 2>(here, {index_t(v.size()) / dim, dim}, v); };
+  auto held = [&](auto&& pass) { // work is only queued, unless ranks compare: waiting for it is an error
+    if (s.checks > 1) return pass();
+    typename Place::hold const nothing_runs(here);
+    pass();
+  };
   auto unset = [&](index_t rows) { return tensor(numbers(std::size_t(rows * dim), 1e9)); };
   double const nan = std::numeric_limits<double>::quiet_NaN();
   numbers visual = o.ordered(o.visual);
   if (bug.swap_rows) std::swap_ranges(visual.begin(), visual.begin() + dim, visual.begin() + dim);
   auto text = tensor(rows_of(b.text, o.text, nan)), pictures = tensor(rows_of(b.visual, visual, nan)),
        learned = tensor(o.learned), hidden = unset(f.tokens());
-  fusion.forward(f, ctx, {.text = *text, .visual = *pictures, .learned = *learned, .hidden = *hidden});
+  held([&] { fusion.forward(f, ctx, {.text = *text, .visual = *pictures, .learned = *learned, .hidden = *hidden}); });
   numbers const spliced = hidden.download();
   expect(spliced == rows_of(f.batch(), o.hidden, 0), "hidden");
 
   auto dhidden = tensor(rows_of(f.batch(), o.dhidden, nan)), dtext = unset(b.text.tokens()), dvisual = unset(b.visual.tokens()),
        dlearned = unset(s.learned);
-  fusion.backward(f, ctx, {.dhidden = *dhidden, .dtext = *dtext, .dvisual = *dvisual, .dlearned = *dlearned});
+  held([&] { fusion.backward(f, ctx, {.dhidden = *dhidden, .dtext = *dtext, .dvisual = *dvisual, .dlearned = *dlearned}); });
   expect(near(dtext.download(), rows_of(b.text, o.dtext, 0)), "dtext");
   expect(near(dvisual.download(), rows_of(b.visual, o.ordered(o.dvisual), 0)), "dvisual");
   out.dlearned = dlearned.download();
 
-  // deepstack: twice, behind layers of its own
-  sp::deepstack const deepstack(fusion);
+  sp::deepstack const deepstack(fusion, {.checks = s.checks});
   auto features = tensor(rows_of(b.visual, o.ordered(o.features), nan)), dfeatures = unset(b.visual.tokens());
-  deepstack.forward(f, ctx, *features, *hidden);
+  held([&] { deepstack.forward(f, ctx, *features, *hidden); });
   numbers sum = o.hidden;
   for (std::size_t i = 0; i < o.stream.size(); ++i)
     for (std::size_t c = 0; c < dim && o.stream[i].from == row_source::visual; ++c)
       sum[i * dim + c] += o.features[std::size_t(o.stream[i].at) * dim + c];
   expect(hidden.download() == rows_of(f.batch(), sum, 0), "deepstack");
-  deepstack.backward(f, ctx, *dhidden, *dfeatures);
+  held([&] { deepstack.backward(f, ctx, *dhidden, *dfeatures); });
   expect(near(dfeatures.download(), rows_of(b.visual, o.ordered(o.dfeatures), 0)), "dfeatures");
 
   // bytes: what has another owner, and nothing else, in one exchange each
@@ -428,6 +432,42 @@ TEST_CASE("fusion: mismatches are the same sentence on every rank, and nothing h
   });
   CHECK(sent == 0);
   for (auto const& p : problems) CHECK(p == "sample 1: 2 placeholders (token 900), 1 image");
+}
+
+TEST_CASE("fusion: from check level 2 on ranks that were given other samples or tensors are named before anything moves") {
+  step s;
+  s.which = rule::one_to_one, s.parts = 3;
+  s.samples = {{{1, image_token, 2}, {{1, 1, 1}}}};
+  s.finish();
+  std::vector<std::string> at_prepare(3), at_forward(3), unprepared(3);
+  sp::threads::run(3, [&](sp::threads const& comm) {
+    auto const me = std::size_t(comm.rank());
+    batches const b(s, comm);
+    auto samples = s.splice_samples();
+    sp::fusion const fusion(comm, any_splice{s.which}, {.checks = 2});
+    auto prepare = [&] { return fusion.prepare(samples, b.text, b.visual, sp::contiguous{}); };
+    std::vector<index_t> other{7, image_token, 2};
+    if (me == 1) samples[0].tokens = other;
+    at_prepare[me] = failure_of([&] { return (static_cast<void>(prepare()), 0); }).problem;
+    if (me == 1) samples[0].items = {};
+    unprepared[me] = failure_of([&] { return (static_cast<void>(prepare()), 0); }).problem;
+    samples = s.splice_samples();
+    auto const f = prepare();
+    numbers text(std::size_t(b.text.tokens() * 4)), visual(std::size_t(b.visual.tokens() * 4)),
+        hidden(std::size_t(f.tokens() * 4));
+    index_t const width = me == 2 ? 4 : 2;
+    at_forward[me] = failure_of([&] {
+                       fusion.forward(f, {.text = sp::view<double, 2>(text.data(), {b.text.tokens(), width}),
+                                          .visual = sp::view<double, 2>(visual.data(), {b.visual.tokens(), width}),
+                                          .hidden = sp::view<double, 2>(hidden.data(), {f.tokens(), width})});
+                       return 0;
+                     }).problem;
+  });
+  for (std::size_t r = 0; r < 3; ++r) {
+    CHECK(at_prepare[r].find("rank 1 differs from ranks 0, 2 in tokens and images") != std::string::npos);
+    CHECK(unprepared[r].find(r == 1 ? "sample 0: 1 image token" : "rank 1") != std::string::npos);
+    CHECK(at_forward[r].find("rank 2 differs from ranks 0, 1 in row shape") != std::string::npos);
+  }
 }
 
 TEST_CASE("fusion: what belongs to another group, fusion or batch is refused, and so are tensors that do not fit") {

@@ -190,6 +190,10 @@ void fuse(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memor
   sp::deepstack const deepstack(fusion, {.layers = {0, 2}});
   deepstack.forward(fused, c, x, x);
   deepstack.backward(fused, c, x, x);
+  fusion.forward(fused, {.text = x, .visual = x, .hidden = x});
+  fusion.backward(fused, {.dhidden = x, .dtext = x, .dvisual = x});
+  deepstack.forward(fused, x, x);
+  deepstack.backward(fused, x, x);
   sp::view<std::int32_t, 1> labels;
   fused.labels(labels);
   fused.loss_weights(labels, sp::view<float, 1>());

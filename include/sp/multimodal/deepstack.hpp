@@ -9,7 +9,8 @@ namespace sp {
 /// What a deepstack is made with.
 struct deepstack_options {
   std::vector<index_t> layers{
-      0, 1, 2}; ///< decoder layers behind which features are added: those of the i-th vision layer behind layers[i]
+      0, 1, 2};   ///< decoder layers behind which features are added: those of the i-th vision layer behind layers[i]
+  int checks = 1; ///< as in fusion_options; they compare what was prepared from check level 2 on
 };
 
 /// Adds visual features to hidden states. As a group: of fused batches of any fusion over it; of a fusion: of its own only.
@@ -20,10 +21,10 @@ class deepstack {
 public:
   using memory_type = typename Comm::memory_type;
 
-  explicit deepstack(Comm group, deepstack_options options = {}) : comm_(std::move(group)), options_(std::move(options)) {}
+  explicit deepstack(Comm group, deepstack_options options = {}) : deepstack(std::move(group), std::move(options), 0) {}
   template <class Splice>
   explicit deepstack(fusion<Splice, Comm> const& of, deepstack_options options = {})
-      : comm_(of.group()), options_(std::move(options)), of_(of.id_) {}
+      : deepstack(of.group(), std::move(options), of.id_) {}
 
   [[nodiscard]] Comm const& group() const noexcept { return comm_; }
   /// Which features are added behind a decoder layer: an index into options().layers, -1 for none.
@@ -41,8 +42,10 @@ public:
                detail::view_on<Queue, T, R> hidden) const {
     auto const range = detail::named_work(ctx.queue, "deepstack", ".forward");
     located(here(".forward"), [&] {
-      check(f, "features", features, "hidden", hidden);
-      detail::refuse_aliasing({{"hidden", hidden}}, {{"features", features}});
+      detail::check_pass(options_.checks, comm_, here(".forward"), f.origin_.digest, hidden, ctx, [&] {
+        check(f, "features", features, "hidden", hidden);
+        detail::refuse_aliasing({{"hidden", hidden}}, {{"features", features}});
+      });
       auto const* const tables = f.template tables<typename Queue::memory_type>();
       sp::exchange(
           comm_, "deepstack.forward", ctx,
@@ -58,8 +61,10 @@ public:
                 detail::view_on<Queue, T, R> dfeatures) const {
     auto const range = detail::named_work(ctx.queue, "deepstack", ".backward");
     located(here(".backward"), [&] {
-      check(f, "dfeatures", dfeatures, "dhidden", dhidden);
-      detail::refuse_aliasing({{"dfeatures", dfeatures}}, {{"dhidden", dhidden}});
+      detail::check_pass(options_.checks, comm_, here(".backward"), f.origin_.digest, dhidden, ctx, [&] {
+        check(f, "dfeatures", dfeatures, "dhidden", dhidden);
+        detail::refuse_aliasing({{"dfeatures", dfeatures}}, {{"dhidden", dhidden}});
+      });
       auto const* const tables = f.template tables<typename Queue::memory_type>();
       sp::exchange(comm_, "deepstack.backward", ctx,
                    detail::gradient_along(ctx.queue, f.ways_.visual, dhidden, dfeatures, tables ? &tables->visual : nullptr))
@@ -67,7 +72,21 @@ public:
     });
   }
 
+  /// The short forms, with memory of the batch.
+  template <class T, int R>
+  void forward(fused_batch const& f, std::type_identity_t<view<T const, R>> features, view<T, R> hidden) const {
+    forward<inline_queue, T, R>(f, context(f.batch().memory(), f.batch().memory()), features, hidden);
+  }
+  template <class T, int R>
+  void backward(fused_batch const& f, std::type_identity_t<view<T const, R>> dhidden, view<T, R> dfeatures) const {
+    backward<inline_queue, T, R>(f, context(f.batch().memory(), f.batch().memory()), dhidden, dfeatures);
+  }
+
 private:
+  deepstack(Comm group, deepstack_options options, std::uint64_t of)
+      : comm_(std::move(group)), options_(std::move(options)), of_(of) {
+    detail::check_level(options_.checks, "deepstack", comm_.rank(), comm_.size());
+  }
   [[nodiscard]] site here(char const* call) const { return {"deepstack", call, comm_.rank(), comm_.size()}; }
   template <class A, class B, int R, class M>
   void check(fused_batch const& f, char const* features_name, view<A, R, M> const& features, char const* hidden_name,

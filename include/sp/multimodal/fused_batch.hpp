@@ -28,6 +28,7 @@ struct fused_tables {
 struct fused_origin {
   group_place place{};
   std::uint64_t object = 0;
+  std::uint64_t digest = 0; ///< of rows, layout and the place of each row, from check level 2 on
 };
 
 } // namespace detail

@@ -4,6 +4,7 @@
 
 #include <sp/core/group_place.hpp>
 #include <sp/layout/batch.hpp>
+#include <sp/layout/digests.hpp>
 #include <sp/multimodal/fused_pieces.hpp>
 
 namespace sp::detail {
@@ -79,6 +80,31 @@ inline void check_fused_order(std::span<index_t const> order, index_t rows) {
             "entry " + std::to_string(i) + " of the order is " + std::to_string(at) + " of " + counted(rows, "row") +
                 (at < 0 || at >= rows ? "" : ", as an entry before it"),
             "The order is a permutation of the visual rows"});
+}
+
+/// What ranks compare: what they were given, and what they made of it.
+[[nodiscard]] inline std::uint64_t digest_of(std::span<splice_sample const> samples) {
+  digest d;
+  d.add(samples.size());
+  for (splice_sample const& s : samples) {
+    d.add(s.tokens.size()).add(s.items.size());
+    for (index_t id : s.tokens) d.add(id);
+    for (visual_item const& x : s.items) d.add(x.frames).add(x.height).add(x.width).add(x.video).add(double(x.seconds));
+  }
+  return given(d);
+}
+[[nodiscard]] inline std::uint64_t digest_of(std::span<index_t const> order) {
+  digest d;
+  d.add(order.size());
+  for (index_t i : order) d.add(i);
+  return given(d);
+}
+[[nodiscard]] inline std::uint64_t digest_of(fused_pieces const& all, layout const& fused) {
+  digest d;
+  d.add(digest_of(fused)).add(all.learned);
+  for (placed_piece const& p : all.list) d.add(p.at).add(p.rows.from).add(p.rows.first).add(p.rows.count).add(p.rows.step);
+  for (fused_attention const& a : all.attention) d.add(a.prefix).add(a.images_both_ways);
+  return given(d);
 }
 
 /// One document a sample, with the ids of the text's.

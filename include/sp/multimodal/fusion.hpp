@@ -2,7 +2,11 @@
 // Which row comes from where a splice says; where rows lie, the shardings of text, visual features and decoder say, each its own.
 #pragma once
 
+#include <optional>
+
+#include <sp/collective/check/agreement.hpp>
 #include <sp/core/footprint.hpp>
+#include <sp/layout/digests.hpp>
 #include <sp/layout/route_exchange.hpp>
 #include <sp/multimodal/fused_batch.hpp>
 #include <sp/multimodal/fused_checks.hpp>
@@ -14,6 +18,9 @@ struct fusion_options {
   index_t ignore_index = -100;   ///< label of rows that do not count
   index_t limit = 0;             ///< rows of a fused sample at most; 0: any number
   shapes local = shapes::ragged; ///< how the fused batch is cut, as in batch_options
+  int checks =
+      1; ///< 0 and 1: samples, rows and shapes, always. 2, 3: also, ranks compare samples, layouts and options in prepare(), and
+         ///< what they move before each pass
 };
 
 /// Operands of a forward pass by name, rows of this rank.
@@ -81,6 +88,19 @@ using fused_in = std::type_identity_t<view<T const, R, typename Queue::memory_ty
 template <class Queue, class T, int R>
 using fused_out = std::type_identity_t<view<T, R, typename Queue::memory_type>>;
 
+/// Before a pass: what this rank's operands must be, and from check level 2 on what all ranks do.
+template <class T, int R, class M, class C, class Queue, class Local>
+void check_pass(int checks, C const& comm, site const& here, std::uint64_t fused, view<T, R, M> const& rows,
+                context<Queue> const& ctx, Local&& local) {
+  if (checks < 2) return local();
+  fingerprint f(here.object, here.call, comm.rank());
+  digest row(R);
+  for (int d = 1; d < R; ++d) row.add(rows.extent(d));
+  f.number("check level", checks).element<std::remove_const_t<T>>("element type").hash("fused batch", fused);
+  f.hash("row shape", row.value());
+  check_together(ctx.queue, f, local, [&](fingerprint const& mine) { sp::agree(comm, mine, ctx); });
+}
+
 /// The gradient of a source: stored where each of its rows is used once at most, summed otherwise.
 template <class Queue, class T, int R, class M>
 auto gradient_along(Queue const& q, fused_way const& way, view<T const, R, M> const& dhidden, view<T, R, M> const& to,
@@ -100,6 +120,13 @@ public:
   template <class Queue>
   void backward(fused_batch const& f, context<Queue> const& ctx, fusion_backward<T, typename Queue::memory_type> const& o) const {
     object().backward(f, ctx, o.dhidden, o.dtext, o.dvisual, o.dlearned);
+  }
+  /// The short forms, with memory of the batch.
+  void forward(fused_batch const& f, fusion_forward<T> const& o) const {
+    forward(f, context(f.batch().memory(), f.batch().memory()), o);
+  }
+  void backward(fused_batch const& f, fusion_backward<T> const& o) const {
+    backward(f, context(f.batch().memory(), f.batch().memory()), o);
   }
 
 private:
@@ -122,7 +149,9 @@ public:
   using memory_type = typename Comm::memory_type;
 
   fusion(Comm group, Splice splice, fusion_options options = {})
-      : comm_(std::move(group)), splice_(std::move(splice)), options_(options) {}
+      : comm_(std::move(group)), splice_(std::move(splice)), options_(options) {
+    detail::check_level(options_.checks, "fusion", comm_.rank(), comm_.size());
+  }
 
   [[nodiscard]] Comm const& group() const noexcept { return comm_; }
   [[nodiscard]] Splice const& splice() const noexcept { return splice_; }
@@ -130,12 +159,22 @@ public:
 
   /// The batch behind the splice, cut by `how`. `text`: a batch over the samples' token ids, a document each; `visual`: a batch of all
   /// visual rows of the step, images one behind the other; `order`: [visual row, line by line] -> token of `visual`
-  /// (images::merged_rows()), empty where they are in that order. All ranks hold the same samples, so nothing is sent. bad_documents,
-  /// naming sample and both numbers, for placeholders without image, grids without features, samples over the limit.
+  /// (images::merged_rows()), empty where they are in that order. All ranks hold the same samples, so nothing is sent below check level 2;
+  /// from there on they prepare together, which over other memory than the host's takes a context. bad_documents, naming sample and both
+  /// numbers, for placeholders without image, grids without features, samples over the limit.
   template <sharding How>
   [[nodiscard]] fused_batch prepare(std::span<splice_sample const> samples, batch const& text, batch const& visual,
                                     std::span<index_t const> order, How const& how) const {
-    return located(at(".prepare"), [&] { return made(samples, text, visual, order, how); });
+    return located(at(".prepare"), [&] {
+      if (options_.checks < 2) return made(samples, text, visual, order, how);
+      if constexpr (std::is_same_v<memory_type, host_memory>) {
+        pool memory;
+        return made_together(context(memory, memory), samples, text, visual, order, how);
+      } else {
+        fail({errc::unsupported, "from check level 2 on ranks compare what they prepare, over memory of a queue",
+              "Call prepare(context, ...)"});
+      }
+    });
   }
   template <sharding How>
   [[nodiscard]] fused_batch prepare(std::span<splice_sample const> samples, batch const& text, batch const& visual,
@@ -146,7 +185,10 @@ public:
   template <class Queue, sharding How>
   [[nodiscard]] fused_batch prepare(context<Queue> const& ctx, std::span<splice_sample const> samples, batch const& text,
                                     batch const& visual, std::span<index_t const> order, How const& how) const {
-    fused_batch f = prepare(samples, text, visual, order, how);
+    fused_batch f = located(at(".prepare"), [&] {
+      return options_.checks < 2 ? made(samples, text, visual, order, how)
+                                 : made_together(ctx, samples, text, visual, order, how);
+    });
     using M = typename Queue::memory_type;
     static_assert(std::is_same_v<M, memory_type>, "sp::fusion: the context and the group are of different memories.");
     if constexpr (!std::is_same_v<M, host_memory>) {
@@ -182,13 +224,15 @@ public:
                detail::view_on<Queue, T, R> hidden) const {
     auto const range = detail::named_work(ctx.queue, "fusion", ".forward");
     located(at(".forward"), [&] {
-      detail::require_fused_here(f.origin_, detail::group_place::in(comm_), id_);
       learned = detail::or_no_rows(learned, f.learned_rows(), hidden);
-      detail::check_fused_rows("text", text, f.text_tokens());
-      detail::check_fused_rows("visual", visual, f.visual_tokens());
-      detail::check_fused_rows("learned", learned, f.learned_rows());
-      detail::check_fused_rows("hidden", hidden, f.tokens());
-      detail::refuse_aliasing({{"hidden", hidden}}, {{"text", text}, {"visual", visual}, {"learned", learned}});
+      detail::check_pass(options_.checks, comm_, at(".forward"), f.origin_.digest, hidden, ctx, [&] {
+        detail::require_fused_here(f.origin_, detail::group_place::in(comm_), id_);
+        detail::check_fused_rows("text", text, f.text_tokens());
+        detail::check_fused_rows("visual", visual, f.visual_tokens());
+        detail::check_fused_rows("learned", learned, f.learned_rows());
+        detail::check_fused_rows("hidden", hidden, f.tokens());
+        detail::refuse_aliasing({{"hidden", hidden}}, {{"text", text}, {"visual", visual}, {"learned", learned}});
+      });
       if (f.has_slack()) sp::fill(ctx.queue, hidden, T{});
       sp::exchange(comm_, "fusion.forward", ctx, routed(f.ways_.text.there, text, hidden),
                    routed(f.ways_.visual.there, visual, hidden), routed(f.ways_.learned.there, learned, hidden))
@@ -204,13 +248,15 @@ public:
                 detail::fused_out<Queue, T, R> dlearned) const {
     auto const range = detail::named_work(ctx.queue, "fusion", ".backward");
     located(at(".backward"), [&] {
-      detail::require_fused_here(f.origin_, detail::group_place::in(comm_), id_);
       dlearned = detail::or_no_rows(dlearned, f.learned_rows(), dhidden);
-      detail::check_fused_rows("dhidden", dhidden, f.tokens());
-      detail::check_fused_rows("dtext", dtext, f.text_tokens());
-      detail::check_fused_rows("dvisual", dvisual, f.visual_tokens());
-      detail::check_fused_rows("dlearned", dlearned, f.learned_rows());
-      detail::refuse_aliasing({{"dtext", dtext}, {"dvisual", dvisual}, {"dlearned", dlearned}}, {{"dhidden", dhidden}});
+      detail::check_pass(options_.checks, comm_, at(".backward"), f.origin_.digest, dhidden, ctx, [&] {
+        detail::require_fused_here(f.origin_, detail::group_place::in(comm_), id_);
+        detail::check_fused_rows("dhidden", dhidden, f.tokens());
+        detail::check_fused_rows("dtext", dtext, f.text_tokens());
+        detail::check_fused_rows("dvisual", dvisual, f.visual_tokens());
+        detail::check_fused_rows("dlearned", dlearned, f.learned_rows());
+        detail::refuse_aliasing({{"dtext", dtext}, {"dvisual", dvisual}, {"dlearned", dlearned}}, {{"dhidden", dhidden}});
+      });
       auto const* const tables = f.template tables<typename Queue::memory_type>();
       auto const text = detail::gradient_along(ctx.queue, f.ways_.text, dhidden, dtext, tables ? &tables->text : nullptr);
       auto const visual = detail::gradient_along(ctx.queue, f.ways_.visual, dhidden, dvisual, tables ? &tables->visual : nullptr);
@@ -239,6 +285,25 @@ private:
     batch fused(detail::fused_documents(pieces, text.source()), how, comm_, {options_.local});
     detail::fused_ways ways = detail::ways_of(pieces, fused, text, visual, order);
     return {std::move(fused), std::move(pieces), std::move(ways), samples, options_.ignore_index, {here, id_}};
+  }
+
+  /// From check level 2 on.
+  template <class Queue, class How>
+  fused_batch made_together(context<Queue> const& ctx, std::span<splice_sample const> samples, batch const& text,
+                            batch const& visual, std::span<index_t const> order, How const& how) const {
+    std::optional<fused_batch> all;
+    fingerprint f("fusion", ".prepare", comm_.rank());
+    auto local = [&] {
+      f.number("check level", options_.checks).number("limit", options_.limit).number("ignore_index", options_.ignore_index);
+      f.hash("tokens and images", detail::digest_of(samples)).hash("order of visual rows", detail::digest_of(order));
+      f.hash("sharding of the text", detail::digest_of(text.layout()));
+      f.hash("sharding of the visual rows", detail::digest_of(visual.layout()));
+      all = made(samples, text, visual, order, how);
+      all->origin_.digest = detail::digest_of(all->pieces_, all->batch().layout());
+      f.hash("fused batch", all->origin_.digest);
+    };
+    detail::check_together(ctx.queue, f, local, [&](fingerprint const& mine) { sp::agree(comm_, mine, ctx); });
+    return std::move(*all);
   }
 
   Comm comm_;

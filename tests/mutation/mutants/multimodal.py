@@ -201,9 +201,11 @@ MUTANTS = [
         "deepstack_at_text_rows",
         "deepstack adds a feature at text rows too",
         "multimodal/deepstack.hpp",
-        """      detail::refuse_aliasing({{"hidden", hidden}}, {{"features", features}});
+        """        detail::refuse_aliasing({{"hidden", hidden}}, {{"features", features}});
+      });
 """,
-        """      for (index_t i = 0, v = 0; features.extent(0) > 0 && i < hidden.extent(0); ++i)
+        """      });
+      for (index_t i = 0, v = 0; features.extent(0) > 0 && i < hidden.extent(0); ++i)
         if (v < index_t(f.visual_rows_.size()) && f.visual_rows_[std::size_t(v)] == i)
           ++v;
         else
