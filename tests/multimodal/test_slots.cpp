@@ -194,6 +194,23 @@ TEST_CASE("degrees: derived by role, given by a mesh, or asked for") {
   });
 }
 
+TEST_CASE("over a mesh a slot has the bits of the objects over its groups, whichever axis comes first") {
+  sp::threads::run(4, [](sp::threads const& comm) {
+    for (bool ring_first : {true, false}) {
+      using namespace sp::axis;
+      sp::mesh const mesh = ring_first ? sp::mesh(ring{2}, ulysses{2}) : sp::mesh(ulysses{2}, ring{2});
+      text_slot slot{seat};
+      sp::auto_wrap(slot, mesh, comm, sp::reference{});
+      sp::batch const b{sp::packed{0, 9, 23}, sp::contiguous{}, comm};
+      tensors x(b, shape), y(b, shape);
+      slot.backward(b, slot.forward(b, inputs(x)), gradients(x));
+      sp::ulysses_attention const object{mesh.ulysses(comm), sp::ring_attention{mesh.ring(comm), sp::reference{}}};
+      object.backward(b, object.forward(b, inputs(y)), gradients(y));
+      CHECK(same_bits(x.results(), y.results()));
+    }
+  });
+}
+
 /// Two ranks that send, and cannot be split.
 struct bare {
   using memory_type = sp::host_memory;
