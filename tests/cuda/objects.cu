@@ -8,6 +8,7 @@
 #include <sp/reference.hpp>
 #include <sp/relayout.hpp>
 #include <sp/usp.hpp>
+#include <sp/vision.hpp>
 
 namespace {
 
@@ -52,6 +53,14 @@ void fuse(sp::cuda_local const& ranks, sp::batch const& b, context const& ctx, s
   fused.positions_3d(ctx.queue, {});
 }
 
+/// Prefix tokens on every rank, by either contract.
+template <class T>
+void vision(sp::cuda_local const& ranks, sp::batch const& b, context const& ctx, tensor<T> x) {
+  sp::ring_attention const inside{ranks, sp::basic_reference<memory>{}, {.mask = sp::full()}};
+  attend<T>(sp::vit_attention{ranks, inside}, b, ctx, x);
+  attend<T>(sp::vit_attention{ranks, inside, sp::same{}, {.prefix = 4}}, b, ctx, x);
+}
+
 /// What surrounds calls of cuDNN.
 template <class T>
 void by_cudnn(sp::cudnn const& kernel, sp::cudnn::plan const& plan, context const& ctx, tensor<T> x) {
@@ -74,6 +83,7 @@ void compiled(sp::cuda_local const& ranks, sp::batch const& b, context const& ct
   all_objects<double>(ranks, b, ctx, {});
   fuse<float>(ranks, b, ctx, {}, labels);
   fuse<sp::bf16>(ranks, b, ctx, {}, labels);
+  vision<sp::bf16>(ranks, b, ctx, {});
   sp::all_reduce(ranks, x, ctx).wait();
   sp::barrier(ranks, ctx).wait();
   sp::gather_loss const loss{ranks, sp::summed{}, sp::loss_options{.checks = 3}};

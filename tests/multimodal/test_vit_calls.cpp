@@ -71,6 +71,23 @@ TEST_CASE("vit_attention: geometry and saved of another batch, object or number 
   });
 }
 
+TEST_CASE("vit_attention: without prefix tokens it is the object inside, bit for bit") {
+  trial const t = ragged(false);
+  on_ranks(3, [&](comm const& c) {
+    auto const none = attention(t, c, 0);
+    sp::batch const b{t.patches, sp::zigzag{}, c};
+    CHECK(none.rows(b) == b.tokens());
+    tensors x(b, t.shape()), y(b, t.shape());
+    sp::pool memory;
+    sp::context const ctx(memory, memory);
+    x.both(none, none.prepare(b), ctx);
+    y.both(none.inner(), none.inner().prepare(b), ctx);
+    CHECK(support::same_bits(x.results(), y.results()));
+    CHECK(none.template scratch_bytes<double>(none.prepare(b), t.shape()) ==
+          none.inner().template scratch_bytes<double>(none.inner().prepare(b), t.shape()));
+  });
+}
+
 TEST_CASE("vit_attention: wrong rows, batches, groups and places are named with both numbers") {
   trial const t = ragged(false);
   on_ranks(3, [&](comm const& c) {

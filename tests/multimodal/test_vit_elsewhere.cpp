@@ -59,10 +59,10 @@ namespace {
 
 using namespace vit;
 
-TEST_CASE("vit_attention elsewhere: every strategy and schedule on queues that are late, by either contract") {
+TEST_CASE("vit_attention elsewhere: every strategy and schedule on queues that are late, by either contract [asan]") {
   using ranks = sp::local<late_queue>;
-  for (std::uint64_t seed = 101; seed <= 136; ++seed) {
-    trial const t = draw(seed, strategy::any, false);
+  for (std::uint64_t seed = 101; seed <= 100 + trials(36); ++seed) {
+    trial const t = draw(seed, strategy::usp, false);
     inputs<double> const in(t);
     outcome<double> got(t, in);
     std::string wrong;
@@ -71,7 +71,7 @@ TEST_CASE("vit_attention elsewhere: every strategy and schedule on queues that a
           t.ranks(),
           [&](ranks const& c) {
             run_rank<double>(
-                t, in, c, [](trial const& x, ranks const& all) { return nested(x, all, sp::basic_reference<elsewhere>{}); }, got);
+                t, in, c, [](trial const& x, ranks const& all) { return usp(x, all, sp::basic_reference<elsewhere>{}); }, got);
           },
           patience(),
           [&](int rank) { return late_queue(unsigned(seed) * 16 + unsigned(rank), support::interleaving(seed % 3)); });

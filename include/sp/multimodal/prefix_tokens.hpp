@@ -12,7 +12,7 @@ namespace sp {
 /// gradients of parameters are summed over ranks.
 struct shares {};
 /// With `same` every rank gives the same upstream gradient, which counts once, and every rank gets the same bits: the caller counts the
-/// gradients of parameters of these rows once.
+/// gradients of parameters of these rows once. Gradients that are added to hold the same on every rank, too: those of rank 0 count.
 struct same {};
 
 /// What a vit_attention is made with, besides its communicator and what runs inside. One value for all ranks.
@@ -38,6 +38,7 @@ template <class Contract>
 
 namespace detail {
 
+inline constexpr char const* contract_words[] = {"shares", "same"};
 inline constexpr int prefix_owner = 0; ///< the rank whose rows of prefix tokens are the ones that count
 
 /// The same documents, each with `prefix` tokens in front; gaps and rooms behind stay.

@@ -160,7 +160,7 @@ public:
   void describe(fingerprint& f, prepared const& p, index_t dim, random_key key) const {
     inner_.describe(f, p.inner, dim, key);
     f.number("prefix tokens", options_.prefix);
-    f.word("gradients of prefix tokens", int(std::is_same_v<Contract, same>), contract_words);
+    f.word("gradients of prefix tokens", int(std::is_same_v<Contract, same>), detail::contract_words);
   }
   template <class T, class F>
   void each_lse(saved<T> const& s, F&& f) const {
@@ -190,8 +190,6 @@ public:
   }
 
 private:
-  static constexpr char const* contract_words[] = {"shares", "same"};
-
   bool owns() const { return comm_.rank() == detail::prefix_owner; }
   /// Whether prefix rows move at all.
   bool sends(prepared const& p) const { return comm_.size() > 1 && p.prefix_rows > 0; }
