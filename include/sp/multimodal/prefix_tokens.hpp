@@ -64,7 +64,7 @@ inline layout with_prefix(layout const& patches, index_t prefix) {
         moved.begin += checked_mul(index_t(d) + 1, prefix);
         append(parts[std::size_t(p)], moved);
       });
-  return {std::move(docs), std::move(parts)};
+  return {std::move(docs), parts};
 }
 
 } // namespace detail
