@@ -1,22 +1,39 @@
 #!/usr/bin/env bash
-# Builds the trainer and runs it: examples/run.sh [--mpi P | --cuda] [--text PATH] [--out DIR] [--steps N]; --help lists the rest.
+# Builds the trainer and runs it: examples/run.sh [--mpi P | --cuda] [--text PATH] [--out DIR] [--steps N]; --help lists the rest. Pictures
+# and text: examples/run.sh --model multimodal [--images PATH] [--splice llava|internvl|qwen] [--out DIR].
 # Without --text it reads this repository, without --out it writes to build/report; with --mpi P the ranks are P processes,
 # with --cuda they share a CUDA device. Where nvcc or a device is missing, --cuda says so and ends with 77.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-arguments=() processes="" cuda="" out=(--out "$root/build/report")
+arguments=() processes="" cuda="" model=text out=(--out "$root/build/report")
 while (($#)); do
   case $1 in
     --mpi) processes=${2:-none} && shift ;;
     --mpi=*) processes=${1#--mpi=} ;;
     --cuda) cuda=yes ;;
+    --model) model=${2:-none} && shift ;;
+    --model=*) model=${1#--model=} ;;
     --out | --out=*) out=() && arguments+=("$1") ;;
     *) arguments+=("$1") ;;
   esac
   (($#)) && shift
 done
 program=sp_trainer needs=examples start=()
+case $model in
+  text) ;;
+  multimodal)
+    program=sp_multimodal_trainer
+    if [[ $processes || $cuda ]]; then
+      echo "sp: the ranks of --model multimodal are threads: leave out --mpi and --cuda" >&2
+      exit 2
+    fi
+    ;;
+  *)
+    echo "sp: --model is text or multimodal, not '$model'" >&2
+    exit 2
+    ;;
+esac
 if [[ $cuda ]]; then
   if [[ $processes ]]; then
     echo "sp: --mpi and --cuda are two programs: the ranks of --cuda are threads that share one device; name one of the two" >&2

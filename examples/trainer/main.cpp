@@ -1,9 +1,8 @@
 // sp_trainer: trains a small language model on real text, by one rank and by several, and shows that the numbers are the same.
 // Exit codes: 0 all is well, 1 a number is off (it says which), 2 the options, the text or the output folder cannot be used, 77 there is
 // no device to run on.
-#include <fstream>
-
 #include "options.hpp"
+#include "report/output.hpp"
 #include "report/report.hpp"
 #include "report/work.hpp"
 #include "training/compare.hpp"
@@ -12,11 +11,6 @@
 namespace {
 
 using namespace trainer;
-
-/// Why the run cannot be started or its report not be written; exit code 2.
-struct unusable : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 void run_all(report& r, ranks& us, progress& show) {
   for (bool in_double : {false, true}) { // the model; on a device attention may be in bf16
@@ -61,20 +55,6 @@ int conclude(report const& r) {
   }
   for (std::string const& w : wrong) fmt::print(stderr, "sp_trainer: {}\n", w);
   return 1;
-}
-
-/// Makes the folder and tries both files, so that hours of training do not end at a file that cannot be written.
-/// What is there already keeps its contents.
-void claim_output(std::filesystem::path const& folder) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw unusable("cannot make the folder '" + folder.string() + "': " + error.message());
-  for (char const* name : {"train.json", "report.html"}) {
-    std::filesystem::path file = folder / name;
-    bool was_there = std::filesystem::exists(file, error);
-    if (!std::ofstream(file, std::ios::app)) throw unusable("cannot write '" + file.string() + "'");
-    if (!was_there) std::filesystem::remove(file, error);
-  }
 }
 
 int train(settings const& asked, corpus const& text, ranks& us) {

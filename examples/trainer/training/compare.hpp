@@ -81,25 +81,34 @@ inline double required_fall(std::size_t steps) {
   return steps >= 30 ? 0.8 : steps >= 6 ? 1.0 : std::numeric_limits<double>::infinity();
 }
 
-/// One sentence per broken promise; empty when all is well.
+/// Adds one sentence per broken promise of a run: numbers that differ from one rank, bytes that differ from the closed form.
+inline void judge(outcome const& run, double bound, double bound_of_gradients, std::vector<std::string>& out) {
+  auto judge_one = [&](char const* what, double found, double allowed) {
+    if (!(found <= allowed)) // also catches NaN
+      out.push_back(fmt::format("{} in {}: {} differ from one rank by {:.2e}, allowed {:.0e}", run.strategy, run.type, what,
+                                found, allowed));
+  };
+  judge_one("losses", run.loss_difference, bound);
+  judge_one("gradient norms", run.norm_difference, bound);
+  judge_one("first gradients", run.gradient_difference, bound_of_gradients);
+  if (run.bytes_counted != run.bytes_expected)
+    out.push_back(fmt::format("{} in {}: sent {:.0f} bytes, the closed form says {:.0f}", run.strategy, run.type,
+                              run.bytes_counted, run.bytes_expected));
+}
+/// The same for a loss that does not fall.
+inline void judge_fall(outcome const& run, std::vector<std::string>& out) {
+  double wanted = run.losses.front() * required_fall(run.losses.size());
+  if (run.type != "double" && !(final_loss(run) < wanted))
+    out.push_back(fmt::format("{} in {}: the loss went from {:.4f} to {:.4f}, below {:.4f} was expected", run.strategy, run.type,
+                              run.losses.front(), final_loss(run), wanted));
+}
+
+/// All sentences; empty when all is well.
 inline std::vector<std::string> complaints(std::vector<outcome> const& runs) {
   std::vector<std::string> out;
   for (outcome const& run : runs) {
-    auto judge = [&](char const* what, double found) {
-      if (!(found <= bound_of(run.type))) // also catches NaN
-        out.push_back(fmt::format("{} in {}: {} differ from one rank by {:.2e}, allowed {:.0e}", run.strategy, run.type, what,
-                                  found, bound_of(run.type)));
-    };
-    judge("losses", run.loss_difference);
-    judge("gradient norms", run.norm_difference);
-    judge("first gradients", run.gradient_difference);
-    if (run.bytes_counted != run.bytes_expected)
-      out.push_back(fmt::format("{} in {}: sent {:.0f} bytes, the closed form says {:.0f}", run.strategy, run.type,
-                                run.bytes_counted, run.bytes_expected));
-    double wanted = run.losses.front() * required_fall(run.losses.size());
-    if (run.type != "double" && !(final_loss(run) < wanted))
-      out.push_back(fmt::format("{} in {}: the loss went from {:.4f} to {:.4f}, below {:.4f} was expected", run.strategy,
-                                run.type, run.losses.front(), final_loss(run), wanted));
+    judge(run, bound_of(run.type), bound_of(run.type), out);
+    judge_fall(run, out);
   }
   return out;
 }

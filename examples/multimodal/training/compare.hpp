@@ -1,0 +1,52 @@
+// The judgement: every run against the one-rank run of the same number type, and what a run must have learnt.
+// Bounds are those of the text trainer; first gradients in double have a narrower one.
+#pragma once
+
+#include "multimodal/model/table.hpp"
+#include "multimodal/training/outcome.hpp"
+#include "trainer/training/compare.hpp"
+
+namespace multimodal {
+
+inline double bound_of_gradients(std::string const& type) { return type == "double" ? 1e-10 : trainer::bound_of(type); }
+/// Of gradients of one rank against differences of the loss.
+inline constexpr double bound_of_slopes = 1e-9;
+
+/// The first steps of a run, those that are compared.
+inline trainer::outcome first_steps(outcome const& run, settings const& asked) {
+  trainer::outcome few = run;
+  auto const n = std::min(run.losses.size(), std::size_t(asked.compared_steps));
+  few.losses.resize(n);
+  few.norms.resize(n);
+  return few;
+}
+
+/// Fills in the differences; `one` is the one-rank run.
+inline void compare(outcome& run, outcome const& one, settings const& asked) {
+  trainer::outcome few = first_steps(run, asked);
+  trainer::compare(few, first_steps(one, asked), parameter_table(asked.model));
+  run.loss_difference = few.loss_difference;
+  run.norm_difference = few.norm_difference;
+  run.gradient_difference = few.gradient_difference;
+}
+
+/// Right answers that are asked of a run, as a part of all; nothing of short runs, nor of handwriting, which is harder to read.
+inline double required_accuracy(settings const& asked, bool drawn) { return drawn && asked.steps >= 500 ? 0.8 : 0; }
+
+/// One sentence per broken promise; empty when all is well.
+inline std::vector<std::string> complaints(std::vector<outcome> const& runs, settings const& asked, bool drawn, double slopes) {
+  std::vector<std::string> out;
+  if (!(slopes <= bound_of_slopes))
+    out.push_back(fmt::format("one rank in double: gradients differ from differences of the loss by {:.2e}, allowed {:.0e}",
+                              slopes, bound_of_slopes));
+  for (outcome const& run : runs) {
+    trainer::judge(run, trainer::bound_of(run.type), bound_of_gradients(run.type), out);
+    trainer::judge_fall(run, out);
+    if (!run.answers.empty() && !(run.accuracy() >= required_accuracy(asked, drawn)))
+      out.push_back(fmt::format("{} in {}: {:.3f} of the answers are right, {:.1f} were expected", run.strategy, run.type,
+                                run.accuracy(), required_accuracy(asked, drawn)));
+  }
+  return out;
+}
+
+} // namespace multimodal
