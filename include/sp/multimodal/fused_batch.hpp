@@ -150,10 +150,11 @@ private:
   /// Prefixes where the splice asks for some; a span is the rows of an image without text between them, learned rows in it included.
   void make_mask() {
     mask_ = causal();
-    bool any = false;
-    for (fused_attention const& a : pieces_.attention) any = any || a.prefix > 0;
+    bool any = false, both_ways = false;
+    for (fused_attention const& a : pieces_.attention) any = any || a.prefix > 0, both_ways = both_ways || a.images_both_ways;
     if (any)
       for (fused_attention const& a : pieces_.attention) mask_.prefix.push_back(a.prefix);
+    if (!both_ways) return;
     std::vector<document> spans;
     std::size_t open = std::size_t(-1); // the item of the last span, while rows may join it
     index_t end = 0;
