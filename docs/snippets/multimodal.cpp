@@ -1,4 +1,4 @@
-// What stands around the snippets of docs/multimodal.md: four ranks, tensors of four heads, and what the pages of a model need of it.
+// What stands around the snippets of docs/multimodal.md: four ranks, and tensors of four heads whose rows are made from their numbers.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
