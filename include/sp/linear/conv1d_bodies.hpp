@@ -11,8 +11,10 @@ namespace sp::detail {
 /// How much one call of a body does. On the host what it works on stays in the nearest cache, on a device in registers.
 template <bool Host>
 struct conv1d_sizes {
-  static constexpr index_t channels = Host ? 128 : 4, rows = Host ? 32 : 8; ///< of a tile
+  static constexpr index_t channels = Host ? 256 : 4, rows = Host ? 16 : 8; ///< of a tile
+  static constexpr index_t ahead = 8;                                       ///< rows
   static constexpr index_t span = Host ? 256 : 64; ///< rows whose gradients of weights are added up first
+  static constexpr int registers = Host ? 32 : 4;  ///< channels whose sums are in registers
   static constexpr index_t taps = 8; ///< whose weights are at hand; those of wider filters are read again for every row
 };
 
@@ -50,6 +52,31 @@ SP_BOTH void write_entries(T* __restrict__ to, index_t step, A const* __restrict
     for (index_t c = 0; c < n; ++c) to[c * step] = from_acc<T>(from[c]);
 }
 
+/// sum(c) += sum over j of factors[j](c) x[j](c), for factors and entries that follow each other: in registers from the first tap to the last.
+template <int N, class A, class T>
+SP_BOTH void add_products_of_taps(A* __restrict__ sum, A const* const* factors, T const* const* x, index_t taps, index_t n) {
+  index_t first = 0;
+  for (; first + N <= n; first += N) {
+    A block[std::size_t(N)];
+    for (int c = 0; c < N; ++c) block[c] = sum[first + c];
+    for (index_t j = 0; j < taps; ++j) {
+      A const* __restrict__ const factor = factors[j] + first;
+      T const* __restrict__ const at = x[j] + first;
+      for (int c = 0; c < N; ++c) block[c] += factor[c] * static_cast<A>(to_acc(at[c]));
+    }
+    for (int c = 0; c < N; ++c) sum[first + c] = block[c];
+  }
+  for (index_t j = 0; j < taps; ++j) add_products(sum + first, factors[j] + first, conv1d_entries<T>{x[j] + first}, n - first);
+}
+
+/// A row that will be asked for soon: the cache of a host is told, whose own guesses end with a page, and rows are far apart.
+template <class T>
+SP_BOTH void expect([[maybe_unused]] T const* at, [[maybe_unused]] index_t n) {
+#ifndef __CUDA_ARCH__
+  for (index_t c = 0; c < n; c += 64 / index_t(sizeof(T))) __builtin_prefetch(at + c);
+#endif
+}
+
 /// The tensors of a call as bodies read them. Rows are numbered as in conv1d_rows: own ones, the halo, states.
 template <class T, class M>
 struct conv1d_tensors {
@@ -71,6 +98,35 @@ struct conv1d_tensors {
     if (!states.data) return {};
     return {&states(row - halo.extent(0), head, c), states.stride(2)};
   }
+};
+
+/// Products that are added to one sum, in the order in which they are given, some of them at once.
+template <class A, class T, class Sizes>
+class conv1d_products {
+public:
+  SP_BOTH conv1d_products(A* sum, index_t n) : sum_(sum), n_(n) {}
+  /// factor is there, as it is, until flush().
+  SP_BOTH void add(A const* factor, conv1d_entries<T> x) {
+    if (!x.at) return;
+    if (x.step != 1) return add_now(factor, x);
+    factors_[count_] = factor, x_[count_] = x.at;
+    if (++count_ == Sizes::taps) flush();
+  }
+  /// factor may be another one afterwards.
+  SP_BOTH void add_now(A const* factor, conv1d_entries<T> x) {
+    flush();
+    if (x.at) add_products(sum_, factor, x, n_);
+  }
+  SP_BOTH void flush() {
+    add_products_of_taps<Sizes::registers>(sum_, factors_, x_, count_, n_);
+    count_ = 0;
+  }
+
+private:
+  A* sum_;
+  index_t n_, count_ = 0;
+  A const* factors_[std::size_t(Sizes::taps)];
+  T const* x_[std::size_t(Sizes::taps)];
 };
 
 /// Some neighbouring channels of one head in a body: their weights, and what is computed of one row.
@@ -97,8 +153,12 @@ struct conv1d_tile {
   /// sum = what the activation is given in a row that is no slack.
   SP_BOTH void before_activation(index_t row, A* sum) {
     for (index_t c = 0; c < n; ++c) sum[c] = t.bias.data ? to_acc(t.bias(channel() + c)) : A{};
-    for (index_t j = 0; j < t.width; ++j)
-      if (auto const x = entries(t.source(row, j)); x.at) add_products(sum, tap(j), x, n);
+    conv1d_products<A, T, Sizes> products(sum, n);
+    for (index_t j = 0; j < t.width; ++j) {
+      auto const x = entries(t.source(row, j));
+      j < Sizes::taps ? products.add(taps[j], x) : products.add_now(tap(j), x);
+    }
+    products.flush();
   }
   SP_BOTH void output(index_t row, A* sum) {
     before_activation(row, sum);
@@ -138,6 +198,10 @@ struct conv1d_forward_body {
     A sum[std::size_t(Sizes::channels)];
     index_t const begin = some_rows * Sizes::rows, end = min(begin + Sizes::rows, out.extent(0));
     for (index_t row = begin; row < end; ++row) {
+      if (index_t const later = row + Sizes::ahead; later < out.extent(0) && out.stride(2) == 1) {
+        expect(&t.x(later, head, tile.first), tile.n);
+        expect(&out(later, head, tile.first), tile.n);
+      }
       if (t.slack(row))
         for (index_t c = 0; c < tile.n; ++c) sum[c] = A{};
       else
@@ -147,16 +211,26 @@ struct conv1d_forward_body {
   }
 };
 
-/// sum = the gradient of a row: over the taps of own rows that read it, in the order of these rows. gradient_of(row) gives theirs.
-template <class Tile, class A, class GradientOf>
-SP_BOTH void add_users(Tile& tile, index_t row, A* sum, GradientOf const& gradient_of) {
+/// sum = the gradient of a row: over the taps of own rows that read it, in the order of these rows. near(row) are gradients that are at
+/// hand, or null.
+template <class Sizes, class Tile, class T, class M, class A, class Near>
+SP_BOTH void add_users(Tile& tile, view<T const, 3, M> const& dout, index_t row, A* sum, Near const& near) {
+  A far[std::size_t(Sizes::channels)];
   for (index_t c = 0; c < tile.n; ++c) sum[c] = A{};
+  conv1d_products<A, A, Sizes> products(sum, tile.n);
   index_t const width = tile.t.width;
-  for (index_t k = 0; k < width; ++k)
-    if (index_t const user = tile.t.users(row * width + k); user >= 0) {
-      A const* const g = gradient_of(user);
-      add_products(sum, tile.tap(width - 1 - k), conv1d_entries<A>{g}, tile.n);
+  for (index_t k = 0; k < width; ++k) {
+    index_t const user = tile.t.users(row * width + k), j = width - 1 - k;
+    if (user < 0) continue;
+    A const* const g = near(user);
+    if (g && j < Sizes::taps) {
+      products.add(tile.taps[j], {g});
+    } else {
+      if (!g) tile.gradient(dout, user, far);
+      products.add_now(tile.tap(j), {g ? g : far});
     }
+  }
+  products.flush();
 }
 
 /// Gradients of rows of x for a tile, and what a span of rows adds to those of weights and bias. Gradients before the activation are made
@@ -198,15 +272,20 @@ private:
   SP_BOTH void fill(tile_type& tile, window& near, index_t begin, index_t end) const {
     index_t const behind = min(end + min(t.width, Sizes::taps) - 1, dx.extent(0));
     near.begin = begin, near.count = behind - begin;
-    for (index_t i = 0; i < near.count; ++i) tile.gradient(dout, begin + i, near.of[i]);
+    for (index_t i = 0; i < near.count; ++i) {
+      if (index_t const later = begin + i + Sizes::ahead; later < dx.extent(0) && dx.stride(2) == 1) {
+        expect(&t.x(later, tile.head, tile.first), tile.n);
+        expect(&dout(later, tile.head, tile.first), tile.n);
+        expect(&dx(later, tile.head, tile.first), tile.n);
+      }
+      tile.gradient(dout, begin + i, near.of[i]);
+    }
   }
   SP_BOTH void rows(tile_type& tile, window const& near, index_t begin, index_t end) const {
-    A sum[std::size_t(Sizes::channels)], far[std::size_t(Sizes::channels)];
+    A sum[std::size_t(Sizes::channels)];
     for (index_t row = begin; row < end; ++row) {
-      add_users(tile, row, sum, [&](index_t user) -> A const* {
-        if (user >= near.begin && user < near.begin + near.count) return near.of[user - near.begin];
-        tile.gradient(dout, user, far);
-        return far;
+      add_users<Sizes>(tile, dout, row, sum, [&](index_t user) -> A const* {
+        return user >= near.begin && user < near.begin + near.count ? near.of[user - near.begin] : nullptr;
       });
       write_entries(&dx(row, tile.head, tile.first), dx.stride(2), sum, tile.n);
     }
@@ -214,13 +293,14 @@ private:
   /// Taps [tap, tap + taps) and the bias.
   SP_BOTH void add_shares(tile_type& tile, window const& near, index_t begin, index_t end, index_t tap,
                           A (&sums)[std::size_t(Sizes::taps + 1)][std::size_t(Sizes::channels)]) const {
-    for (index_t row = begin; row < end; ++row) {
-      A const* const g = near.of[row - begin];
-      for (index_t j = tap; j < min(t.width, tap + Sizes::taps); ++j)
-        if (auto const x = tile.entries(t.source(row, j)); x.at) add_products(sums[j - tap], g, x, tile.n);
-      A* const bias = sums[Sizes::taps];
-      for (index_t c = 0; c < tile.n; ++c) bias[c] += g[c];
+    for (index_t j = tap; j < min(t.width, tap + Sizes::taps); ++j) {
+      conv1d_products<A, T, Sizes> products(sums[j - tap], tile.n);
+      for (index_t row = begin; row < end; ++row) products.add(near.of[row - begin], tile.entries(t.source(row, j)));
+      products.flush();
     }
+    A* const bias = sums[Sizes::taps];
+    for (index_t row = begin; row < end; ++row)
+      for (index_t c = 0; c < tile.n; ++c) bias[c] += near.of[row - begin][c];
   }
   SP_BOTH void store(tile_type const& tile, index_t span, index_t tap,
                      A const (&sums)[std::size_t(Sizes::taps + 1)][std::size_t(Sizes::channels)]) const {
@@ -246,11 +326,8 @@ struct conv1d_gradient_of_others_body {
 
   SP_BOTH void operator()(index_t i, index_t head, index_t channels) const {
     conv1d_tile<T, M, Sizes> tile(t, head, channels);
-    A sum[std::size_t(Sizes::channels)], far[std::size_t(Sizes::channels)];
-    add_users(tile, first + i, sum, [&](index_t user) -> A const* {
-      tile.gradient(dout, user, far);
-      return far;
-    });
+    A sum[std::size_t(Sizes::channels)];
+    add_users<Sizes>(tile, dout, first + i, sum, [](index_t) -> A const* { return nullptr; });
     index_t later = -1; // the row of the final state that holds this row of the initial one
     if (dfinal.data) {
       index_t const reach = t.width - 1, length = lengths(i / reach);
