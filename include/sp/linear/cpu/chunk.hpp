@@ -55,13 +55,14 @@ struct chunk_tiles : chunk_extents {
   matrix<A> qt, kt;           ///< (dim, tokens), the same transposed
   matrix<A> qst;              ///< (dim, tokens): q times scale and the decay from the chunk's begin: what reads the state
   matrix<A> ket;              ///< (dim, tokens): k times the decay to the chunk's end: what adds to the state
+  matrix<A> reads, writes;    ///< (tokens, dim): rows that, times read_by and write_by, are those of qst and ket
+  A *read_by, *write_by;      ///< (tokens)
   matrix<A> p;                ///< (tokens, tokens), lower triangular: what reads u
   matrix<A> y;                ///< (tokens, columns): values; of the delta rule the error that a token corrects
   matrix<A> u;                ///< (tokens, columns): what is written under k: values, or beta times errors
   matrix<A> o;                ///< (tokens, columns): outputs
   matrix<A> decay, l, solved; ///< (tokens, tokens): decays; k.k times them, strictly lower; -l times beta
   matrix<A> high, low;        ///< (tokens, dim), or (1, tokens): cumulated log decays
-  matrix<A> scaled;           ///< (tokens, dim), of diagonal decays: rows of qst or ket
   A *begin, *end;             ///< (tokens): decay from the chunk's begin, to its end
   A* beta;                    ///< (tokens)
   A* total;                   ///< (dim): decay of the whole chunk
@@ -76,8 +77,10 @@ struct chunk_tiles : chunk_extents {
     for (matrix<A>* m : {&p, &decay}) *m = at.tile(chunk, chunk);
     for (matrix<A>* m : {&l, &solved}) *m = delta ? at.tile(chunk, chunk) : p;
     for (matrix<A>* m : {&high, &low}) *m = diagonal ? at.tile(chunk, dim) : at.tile(1, chunk);
-    scaled = diagonal ? at.tile(chunk, dim) : q;
-    for (A** a : {&begin, &end, &beta, &q_norm, &k_norm}) *a = at.numbers(chunk);
+    reads = diagonal ? at.tile(chunk, dim) : q;
+    writes = diagonal ? at.tile(chunk, dim) : k;
+    for (A** a : {&begin, &end, &beta, &q_norm, &k_norm, &read_by}) *a = at.numbers(chunk);
+    write_by = diagonal ? read_by : end;
     total = at.numbers(dim);
   }
 

@@ -29,11 +29,12 @@ struct diagonal_decays {
 
   void prepare(head_rows<A const> g, linear_scores const& want) const {
     cumulate(g);
-    scaled_rows(t.k, A(1), t.rows - 1, t.scaled);
-    transpose(t.scaled, t.rows, t.dim, t.ket, t.cols);
+    std::fill(t.read_by, t.read_by + t.rows, A(1));
+    scaled_rows(t.k, A(1), t.rows - 1, t.writes);
+    transpose(t.writes, t.rows, t.dim, t.ket, t.cols);
     if (!want.outputs) return;
-    scaled_rows(t.q, scale, -1, t.scaled);
-    transpose(t.scaled, t.rows, t.dim, t.qst, t.cols);
+    scaled_rows(t.q, scale, -1, t.reads);
+    if (want.grads) transpose(t.reads, t.rows, t.dim, t.qst, t.cols);
     for (index_t i = 0; i < t.rows; ++i) {
       for (index_t j = 0; j <= i; ++j) t.p.row(i)[j] = scale * weighed_dot(i, j);
       std::fill(t.p.row(i) + i + 1, t.p.row(i) + t.cols, A(0));
@@ -75,7 +76,7 @@ private:
     each_vector<A>(t.dim, [&](index_t d) {
       sum = multiply_add(V::load(t.q.row(i) + d) * V::load(t.k.row(j) + d), decay_between(i, j, d), sum);
     });
-    return sum.sum();
+    return sum_of(sum);
   }
 
   /// dq and dk hold gradients of qst and ket; they become those of q and k, and dg what these and the whole chunk add.

@@ -54,12 +54,8 @@ template <class A>
 chunk_extents tile_extents(linear_shape const& s, index_t chunk, bool dense = false) {
   constexpr index_t n = micro_columns<A>;
   index_t const values = round_up(s.value_dim, n);
-  return {min(chunk, max(s.rows, 1)),
-          s.key_dim,
-          s.value_dim,
-          round_up(s.key_dim, max(micro_rows, simd<A>::lanes)),
-          values,
-          values + (dense ? round_up(s.key_dim, n) : 0)};
+  return {min(chunk, max(s.rows, 1)), s.key_dim, s.value_dim,
+          round_up(s.key_dim, n),     values,    values + (dense ? round_up(s.key_dim, n) : 0)};
 }
 
 template <class T, map_form Form, class Q>

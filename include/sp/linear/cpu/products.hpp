@@ -7,57 +7,40 @@
 namespace sp::detail {
 inline namespace SP_CPU_TARGET {
 
-/// C(rows, width) = (0, scale o C, or C) + A(rows, inner) B(inner, width). Transposed: `a` holds A^T.
-template <bool Transposed, update Update, class A>
+/// C(rows, width) = (0, scale o C, or C) + A(rows, inner) B(inner, width).
+template <update Update, class A>
 void product(matrix<A> a, matrix<A> b, index_t rows, index_t inner, index_t width, matrix<A> c, A const* scale = nullptr) {
   for (index_t d = 0; d < width; d += micro_columns<A>)
     for (index_t i = 0; i < rows; i += micro_rows)
-      micro_product<Transposed, Update, A>(Transposed ? a.data + i : a.row(i), a.stride, b.data + d, b.stride, inner,
-                                           c.row(i) + d, c.stride, scale ? scale + i : nullptr);
+      micro_product<false, Update, A>(a.row(i), a.stride, b.data + d, b.stride, inner, c.row(i) + d, c.stride,
+                                      scale ? scale + i : nullptr);
 }
 
 /// The lower triangle of C(rows, rows) = A(rows, inner) B(inner, rows), and some of the upper one.
-template <bool Transposed, class A>
+template <class A>
 void lower_scores(matrix<A> a, matrix<A> b, index_t rows, index_t inner, matrix<A> c) {
   for (index_t j = 0; j < rows; j += micro_columns<A>)
     for (index_t i = j; i < rows; i += micro_rows)
-      micro_product<Transposed, update::overwrite, A>(Transposed ? a.data + i : a.row(i), a.stride, b.data + j, b.stride, inner,
-                                                      c.row(i) + j, c.stride, nullptr);
+      micro_product<false, update::overwrite, A>(a.row(i), a.stride, b.data + j, b.stride, inner, c.row(i) + j, c.stride,
+                                                 nullptr);
 }
 
-/// C(rows, width) += P(rows, rows) Y(rows, width), P lower triangular.
-template <class A>
-void add_lower(matrix<A> p, matrix<A> y, index_t rows, index_t width, matrix<A> c) {
+/// C(rows, width) = scale o C + P(rows, rows) Y(rows, width), or C + P Y; P lower triangular.
+template <update Update, class A>
+void add_lower(matrix<A> p, matrix<A> y, index_t rows, index_t width, matrix<A> c, A const* scale = nullptr) {
   for (index_t d = 0; d < width; d += micro_columns<A>)
     for (index_t i = 0; i < rows; i += micro_rows)
-      micro_product<false, update::add, A>(p.row(i), p.stride, y.data + d, y.stride, i + micro_rows, c.row(i) + d, c.stride,
-                                           nullptr);
+      micro_product<false, Update, A>(p.row(i), p.stride, y.data + d, y.stride, i + micro_rows, c.row(i) + d, c.stride,
+                                      scale ? scale + i : nullptr);
 }
 
-/// C(rows, width) += P^T Y, P lower triangular.
-template <class A>
-void add_lower_transposed(matrix<A> p, matrix<A> y, index_t rows, index_t width, matrix<A> c) {
+/// The same with P^T.
+template <update Update, class A>
+void add_lower_transposed(matrix<A> p, matrix<A> y, index_t rows, index_t width, matrix<A> c, A const* scale = nullptr) {
   for (index_t d = 0; d < width; d += micro_columns<A>)
     for (index_t j = 0; j < rows; j += micro_rows)
-      micro_product<true, update::add, A>(p.row(j) + j, p.stride, y.row(j) + d, y.stride, rows - j, c.row(j) + d, c.stride,
-                                          nullptr);
-}
-
-/// C(width, rows) += X(width, rows) P(rows, rows), P lower triangular and zero above, also in the columns that pad a register tile.
-template <class A>
-void add_times_lower(matrix<A> x, matrix<A> p, index_t width, index_t rows, matrix<A> c) {
-  for (index_t j = 0; j < rows; j += micro_columns<A>)
-    for (index_t d = 0; d < width; d += micro_rows)
-      micro_product<false, update::add, A>(x.row(d) + j, x.stride, p.row(j) + j, p.stride, rows - j, c.row(d) + j, c.stride,
-                                           nullptr);
-}
-/// The same with P upper triangular and zero below.
-template <class A>
-void add_times_upper(matrix<A> x, matrix<A> p, index_t width, index_t rows, matrix<A> c) {
-  for (index_t j = 0; j < rows; j += micro_columns<A>)
-    for (index_t d = 0; d < width; d += micro_rows)
-      micro_product<false, update::add, A>(x.row(d), x.stride, p.data + j, p.stride, min(rows, j + micro_columns<A>),
-                                           c.row(d) + j, c.stride, nullptr);
+      micro_product<true, Update, A>(p.row(j) + j, p.stride, y.row(j) + d, y.stride, rows - j, c.row(j) + d, c.stride,
+                                     scale ? scale + j : nullptr);
 }
 
 /// The register tile of a solve: Y = (I - N)^-1 Y for micro_rows rows by two vectors; N strictly lower triangular. Backwards: N^T.

@@ -7,10 +7,11 @@
 namespace sp::detail {
 inline namespace SP_CPU_TARGET {
 
-/// What a kernel computes besides its recurrence.
+/// What is wanted of a chunk besides what it does to a state.
 struct linear_scores {
-  bool outputs; ///< q is read: p and qst are wanted
-  bool delta;   ///< l is wanted
+  bool outputs;       ///< q is read: p is wanted
+  bool delta;         ///< l is wanted
+  bool grads = false; ///< qst is wanted, and qt
 };
 
 template <class A>
@@ -31,7 +32,9 @@ struct scalar_decays {
     V const last_high(high[t.n - 1]), last_low(low[t.n - 1]);
     each_vector<A>(t.rows, [&](index_t i) {
       V const h = V::load(high + i), l = V::load(low + i);
-      decay_of(h + l).store(t.begin + i);
+      V const begin = decay_of(h + l);
+      begin.store(t.begin + i);
+      (begin * V(scale)).store(t.read_by + i);
       decay_of((last_high - h) + (last_low - l)).store(t.end + i);
     });
     std::fill(t.total, t.total + t.dim, t.begin[t.n - 1]);
@@ -52,60 +55,61 @@ struct scalar_decays {
     }
   }
 
-  /// to = times decay o scores, for j < i + diagonal.
-  template <class Times>
-  void masked(matrix<A> scores, index_t diagonal, Times const& times, matrix<A> to) const {
+  /// scores = times decay o scores for j < i + diagonal, else 0.
+  void masked(matrix<A> scores, index_t diagonal, A times) const {
     for (index_t i = 0; i < t.rows; ++i) {
       V const bound{A(i + diagonal)}, zero(A(0));
+      A* row = scores.row(i);
       each_vector<A>(i + 1, [&](index_t j) {
-        V const x = V::load(scores.row(i) + j) * V::load(t.decay.row(i) + j) * times(i, j);
-        where_less(numbers_from<A>(j), bound, x, zero).store(to.row(i) + j);
+        V const x = V::load(row + j) * V::load(t.decay.row(i) + j) * V(times);
+        where_less(numbers_from<A>(j), bound, x, zero).store(row + j);
       });
-      std::fill(to.row(i) + round_up(i + 1, V::lanes), to.row(i) + t.cols, A(0));
+      std::fill(row + round_up(i + 1, V::lanes), row + t.cols, A(0));
     }
   }
 
   void prepare(head_rows<A const> g, linear_scores const& want) const {
     cumulate(g);
     transpose(t.k, t.rows, t.dim, t.kt, t.cols);
-    by_column(t.kt, t.end, A(1), t.ket);
+    by_column(t.kt, t.end, t.ket);
     if (want.outputs || want.delta) pair_decays();
     if (want.delta) {
-      lower_scores<true>(t.kt, t.kt, t.rows, t.key_dim, t.l);
-      masked(
-          t.l, 0, [](index_t, index_t) { return V(A(1)); }, t.l);
+      lower_scores(t.k, t.kt, t.rows, t.key_dim, t.l);
+      masked(t.l, 0, A(1));
     }
-    if (!want.outputs) return;
-    transpose(t.q, t.rows, t.dim, t.qt, t.cols);
-    by_column(t.qt, t.begin, scale, t.qst);
-    lower_scores<true>(t.qt, t.kt, t.rows, t.key_dim, t.p);
-    masked(
-        t.p, 1, [&](index_t, index_t) { return V(scale); }, t.p);
+    if (want.outputs) {
+      lower_scores(t.q, t.kt, t.rows, t.key_dim, t.p);
+      masked(t.p, 1, scale);
+    }
+    if (want.grads) {
+      transpose(t.q, t.rows, t.dim, t.qt, t.cols);
+      by_column(t.qt, t.read_by, t.qst);
+    }
   }
 
   /// From gradients of p, qst, ket (and of l and of k as it looks up the state) to those of q, k and the log decays.
   void pull(chunk_grads<A>& d, linear_scores const& want) const {
     pull_factors(d, want.delta);
-    pull_scores(d, want.delta);
-    transpose(d.dp, t.rows, t.rows, d.turned, t.cols);
-    add_times_upper(t.kt, d.turned, t.dim, t.rows, d.dqst);
-    add_times_lower(t.qt, d.dp, t.dim, t.rows, d.dket);
-    if (want.delta) {
-      transpose(d.dl, t.rows, t.rows, d.turned, t.cols);
-      add_times_lower(t.kt, d.dl, t.dim, t.rows, d.dket);
-      add_times_upper(t.kt, d.turned, t.dim, t.rows, d.dket);
-    }
     transpose(d.dqst, t.dim, t.rows, d.dq, t.dim);
     transpose(d.dket, t.dim, t.rows, d.dk, t.dim);
+    pull_scores(d, want.delta);
+    add_lower<update::add>(d.dp, t.k, t.rows, t.dim, d.dq);
+    add_lower_transposed<update::add>(d.dp, t.q, t.rows, t.dim, d.dk);
+    if (want.delta) { // k.k is symmetric: both of its sides at once
+      transpose(d.dl, t.rows, t.rows, d.turned, t.cols);
+      for (index_t i = 0; i < t.rows; ++i)
+        each_vector<A>(t.cols,
+                       [&](index_t j) { (V::load(d.turned.row(i) + j) + V::load(d.dl.row(i) + j)).store(d.turned.row(i) + j); });
+      product<update::add>(d.turned, t.k, t.rows, t.rows, t.dim, d.dk);
+    }
     sum_decays(d);
   }
 
 private:
   /// to = from with each column times a number.
-  void by_column(matrix<A> from, A const* factor, A times, matrix<A> to) const {
+  void by_column(matrix<A> from, A const* factor, matrix<A> to) const {
     for (index_t d = 0; d < t.dim; ++d) {
-      each_vector<A>(t.rows,
-                     [&](index_t i) { (V::load(from.row(d) + i) * V::load(factor + i) * V(times)).store(to.row(d) + i); });
+      each_vector<A>(t.rows, [&](index_t i) { (V::load(from.row(d) + i) * V::load(factor + i)).store(to.row(d) + i); });
       std::fill(to.row(d) + round_up(t.rows, V::lanes), to.row(d) + t.cols, A(0));
     }
   }
@@ -113,7 +117,7 @@ private:
   /// The factors of q and k against the state; dqst and dket become dq and dk of these parts.
   void pull_factors(chunk_grads<A>& d, bool delta) const {
     each_vector<A>(t.rows, [&](index_t i) {
-      V const begin = V::load(t.begin + i), end = V::load(t.end + i), from_begin = begin * V(scale);
+      V const begin = V::load(t.begin + i), end = V::load(t.end + i), from_begin = V::load(t.read_by + i);
       V reads(A(0)), writes(A(0));
       for (index_t x = 0; x < t.dim; ++x) {
         V const q = V::load(t.qt.row(x) + i), k = V::load(t.kt.row(x) + i);
@@ -157,7 +161,7 @@ private:
       index_t const done = round_up(i + 1, V::lanes);
       std::fill(d.dp.row(i) + done, d.dp.row(i) + t.cols, A(0));
       if (delta) std::fill(d.dl.row(i) + done, d.dl.row(i) + t.cols, A(0));
-      d.g[i] = around.sum();
+      d.g[i] = sum_of(around);
     }
   }
 

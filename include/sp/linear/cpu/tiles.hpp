@@ -68,17 +68,18 @@ void store_rows(matrix<A> from, index_t n, head_rows<T> to) {
   }
 }
 
-/// Adds the first n rows where they are wanted.
-template <class A>
+/// Adds the first n rows, or subtracts them, where they are wanted.
+template <bool Subtract = false, class A>
 void add_rows(matrix<A> from, index_t n, head_rows<A> to) {
   if (!to.data) return;
+  constexpr A sign = Subtract ? -1 : 1;
   for (index_t i = 0; i < n; ++i) {
     A const* row = from.row(i);
     A* x = to.row(i);
     if (to.stride == 1)
-      for (index_t d = 0; d < to.width; ++d) x[d] += row[d];
+      for (index_t d = 0; d < to.width; ++d) x[d] += sign * row[d];
     else
-      for (index_t d = 0; d < to.width; ++d) x[d * to.stride] += row[d];
+      for (index_t d = 0; d < to.width; ++d) x[d * to.stride] += sign * row[d];
   }
 }
 
@@ -102,6 +103,29 @@ void store_state(matrix<A> from, view<A, 3> const& to, index_t head) {
 template <class A, class Body>
 void each_vector(index_t width, Body const& body) {
   for (index_t d = 0; d < width; d += simd<A>::lanes) body(d);
+}
+
+/// The sum of lanes, by halves: simd's own adds one after the other.
+template <int N, class A>
+A sum_of_halves(A const* x) {
+  if constexpr (N == 1) {
+    return *x;
+  } else {
+    typedef A half __attribute__((vector_size(N / 2 * sizeof(A))));
+    half a, b;
+    std::memcpy(&a, x, sizeof a);
+    std::memcpy(&b, x + N / 2, sizeof b);
+    a += b;
+    A sums[N / 2];
+    std::memcpy(sums, &a, sizeof a);
+    return sum_of_halves<N / 2>(sums);
+  }
+}
+template <class A>
+A sum_of(simd<A> x) {
+  A lanes[simd<A>::lanes];
+  x.store(lanes);
+  return sum_of_halves<int(simd<A>::lanes)>(lanes);
 }
 
 /// Four rows of four become four columns of four, in registers.

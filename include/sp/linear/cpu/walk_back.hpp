@@ -53,7 +53,7 @@ struct linear_walk_back {
       index_t const begin = k * block, chunks = ceil_div(min(block, rows - begin), t.chunk);
       load_state(k == 0 ? entering : walk::states_of(kept, k - 1), head, t.dim, t.values, b.state(0));
       replay(begin, chunks);
-      for (index_t c = chunks; c-- > 0;) pull(begin + c * t.chunk, c, grad);
+      for (index_t c = chunks; c-- > 0;) pull(begin + c * t.chunk, c, c + 1 == chunks, grad);
     }
     t.y = own;
     store_state(b.dstate, grad.dentering, head);
@@ -63,11 +63,11 @@ struct linear_walk_back {
   void reduce(view<T const, 3> const& dout, view<A, 3> const& entering) {
     load_state(view<A const, 3>{}, head, t.dim, t.values, b.dstate);
     for (index_t c = ceil_div(call.k.extent(0), t.chunk); c-- > 0;) {
-      forwards.load(c * t.chunk, true);
+      forwards.load(c * t.chunk, true, true);
       pull_outputs(c * t.chunk, dout);
       if constexpr (delta) {
         solve_back();
-        scale_rows(d.du, t.beta, A(1), t.rows, t.values, d.du);
+        scale_rows(d.du, t.beta, A(-1), t.rows, t.values, d.du);
       }
       pull_state();
     }
@@ -75,22 +75,26 @@ struct linear_walk_back {
   }
 
 private:
-  /// The states before the chunks of a block, and what errors they were left with.
+  /// The states before the chunks of a block, and what errors they were left with. The last chunk stays loaded.
   void replay(index_t begin, index_t chunks) {
     for (index_t c = 0; c < chunks; ++c) {
-      if (!delta && c + 1 == chunks) break;
-      forwards.load(begin + c * t.chunk, false);
-      if (delta) t.y = b.errors(c);
-      forwards.writes(begin + c * t.chunk, b.state(c));
-      if (c + 1 == chunks) break;
+      bool const last = c + 1 == chunks;
+      forwards.load(begin + c * t.chunk, last, last);
+      if constexpr (delta) {
+        t.y = b.errors(c);
+        forwards.errors(begin + c * t.chunk, b.state(c));
+      } else if (!last) {
+        forwards.writes(begin + c * t.chunk, b.state(c));
+      }
+      if (last) break;
       matrix<A> const from = b.state(c), to = b.state(c + 1);
       std::copy(from.data, from.data + t.dim * from.stride, to.data);
       forwards.advance(to);
     }
   }
 
-  void pull(index_t first, index_t c, grad_type const& grad) {
-    forwards.load(first, true);
+  void pull(index_t first, index_t c, bool loaded, grad_type const& grad) {
+    if (!loaded) forwards.load(first, true, true);
     if constexpr (delta) {
       t.y = b.errors(c);
       scale_rows(t.y, t.beta, A(1), t.rows, t.values, t.u);
@@ -100,13 +104,13 @@ private:
     transpose(t.u, t.rows, t.values, d.ut, t.cols);
     pull_outputs(first, grad.dout);
     transpose(d.dout, t.rows, t.values, d.doutt, t.cols);
-    lower_scores<false>(d.dout, d.ut, t.rows, t.value_dim, d.dp);
-    product<false, update::overwrite>(b.state(c), d.doutt, t.dim, t.value_dim, t.cols, d.dqst);
-    product<false, update::overwrite>(b.dstate, d.ut, t.dim, t.value_dim, t.cols, d.dket);
+    lower_scores(d.dout, d.ut, t.rows, t.value_dim, d.dp);
+    product<update::overwrite>(b.state(c), d.doutt, t.dim, t.value_dim, t.cols, d.dqst);
+    product<update::overwrite>(b.dstate, d.ut, t.dim, t.value_dim, t.cols, d.dket);
     matrix<A> const state = b.state(c);
     for (index_t x = 0; x < t.dim; ++x) d.total[x] = t.total[x] * dot(state.row(x), b.dstate.row(x), t.values);
     if constexpr (delta) pull_errors(state);
-    add_rows(d.du, t.n, head_rows<A>(grad.dv, first, head));
+    add_rows<delta>(d.du, t.n, head_rows<A>(grad.dv, first, head));
     pull_state();
     typename walk::decays{t, A(set.scale)}.pull(d, {true, delta});
     add(first, grad);
@@ -115,36 +119,33 @@ private:
   /// du: the gradient of what the chunk writes, from its outputs and from the state behind it.
   void pull_outputs(index_t first, view<T const, 3> const& dout) {
     load_rows(head_rows<T const>(dout, first, head), t.n, t.rows, t.values, d.dout);
-    product<true, update::overwrite>(t.ket, b.dstate, t.rows, t.key_dim, t.values, d.du);
-    add_lower_transposed(t.p, d.dout, t.rows, t.values, d.du);
+    product<update::overwrite>(t.writes, b.dstate, t.rows, t.key_dim, t.values, d.du);
+    add_lower_transposed<update::rescale>(t.p, d.dout, t.rows, t.values, d.du, t.write_by);
   }
 
-  /// The gradient of the state before the chunk; of the delta rule du is that of v.
+  /// The gradient of the state before the chunk; of the delta rule du is that of v, negative.
   void pull_state() {
-    product<false, update::rescale>(t.qst, d.dout, t.dim, t.rows, t.values, b.dstate, t.total);
+    product<update::rescale>(t.qst, d.dout, t.dim, t.rows, t.values, b.dstate, t.total);
     if constexpr (delta) {
-      scale_rows(d.du, t.begin, A(-1), t.rows, t.values, d.du);
-      product<false, update::add>(t.kt, d.du, t.dim, t.rows, t.values, b.dstate);
+      scale_rows(d.du, t.begin, A(1), t.rows, t.values, d.du);
+      product<update::add>(t.kt, d.du, t.dim, t.rows, t.values, b.dstate);
     }
   }
 
   /// du becomes the gradient of beta times the right-hand side of the solve.
   void solve_back() {
-    for (index_t i = 0; i < t.rows; ++i)
-      each_vector<A>(t.cols, [&](index_t j) { (V::load(t.l.row(i) + j) * V(-t.beta[i])).store(t.solved.row(i) + j); });
+    scale_rows(t.l, t.beta, A(-1), t.rows, t.cols, t.solved);
     solve_transposed(t.solved, t.rows, t.values, d.du);
   }
 
-  /// Gradients of beta, of k.k and of k as it looks up the state; du becomes the gradient of v.
+  /// Gradients of beta, of k.k and of k as it looks up the state; du becomes the gradient of v, negative.
   void pull_errors(matrix<A> state) {
     solve_back();
     for (index_t i = 0; i < t.rows; ++i) d.beta[i] = dot(d.du.row(i), t.y.row(i), t.values);
     scale_rows(d.du, t.beta, A(-1), t.rows, t.values, d.du);
     transpose(d.du, t.rows, t.values, d.dyt, t.cols);
-    lower_scores<true>(d.dyt, d.ut, t.rows, t.value_dim, d.dl);
-    product<false, update::overwrite>(state, d.dyt, t.dim, t.value_dim, t.cols, d.dkct);
-    for (index_t i = 0; i < t.rows; ++i)
-      each_vector<A>(t.values, [&](index_t e) { (V(A(0)) - V::load(d.du.row(i) + e)).store(d.du.row(i) + e); });
+    lower_scores(d.du, d.ut, t.rows, t.value_dim, d.dl);
+    product<update::overwrite>(state, d.dyt, t.dim, t.value_dim, t.cols, d.dkct);
   }
 
   /// Gradients of rows, where they are wanted.
