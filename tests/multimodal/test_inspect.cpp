@@ -12,7 +12,7 @@
 #include <vector>
 
 #include <sp/auto_wrap.hpp>
-#include <sp/cpu.hpp>
+#include <sp/threads.hpp>
 
 #include "support/failure.hpp"
 
@@ -63,6 +63,12 @@ using support::failure_of;
 using support::says;
 using text_slot = sp::attention_slot<sp::text_role, double>;
 using vision_slot = sp::attention_slot<sp::vision_role, double>;
+
+/// On a single rank; a thread, so that what is instantiated is shared with other sources.
+template <class Model>
+void wrap(Model& m) {
+  sp::threads::run(1, [&](sp::threads const& comm) { CHECK(&sp::auto_wrap(m, comm, sp::reference{}) == &m); });
+}
 
 struct layer {
   text_slot attend{{.q_heads = 4, .kv_heads = 2}};
@@ -123,7 +129,7 @@ TEST_CASE("a shared object is filled once, by whichever way it is reached") {
   std::vector parts{a, a};
   CHECK(taken(parts) == paths{"[0].attend"});
   CHECK(why_not(parts, "[1]") == "it is the same object as [0]");
-  sp::auto_wrap(parts, sp::solo{}, sp::reference{});
+  wrap(parts);
   CHECK(a->attend.seated().wrapped);
 }
 
@@ -171,7 +177,7 @@ TEST_CASE("a report has roles, names, heads and counts, before and after") {
   CHECK(before.at("vision.blocks[1].attend")->prefix == 1);
   CHECK(before.at("vision.blocks[1].attend")->holds == "one rank");
   CHECK(before.at("nothing") == nullptr);
-  sp::auto_wrap(m, sp::solo{}, sp::reference{});
+  wrap(m);
   m.text.layers.resize(1);
   CHECK(
       sp::inspect(m).text() ==
@@ -189,7 +195,7 @@ TEST_CASE("text-only models, and a slot or a list of slots that is the model") {
   CHECK(taken(alone) == paths{"model"});
   std::vector<text_slot> list(2);
   CHECK(taken(list) == paths{"[0]", "[1]"});
-  sp::auto_wrap(list, sp::solo{}, sp::reference{});
+  wrap(list);
   CHECK(list[1].seated().wrapped);
   text_slot const constant;
   CHECK(why_not(constant, "model") == "it is const");
@@ -222,7 +228,7 @@ TEST_CASE("foreign types are found by their role, and only the outermost project
 
 template <class Model>
 std::string sentence(Model& m) {
-  auto const e = failure_of([&] { return &sp::auto_wrap(m, sp::solo{}, sp::reference{}); });
+  auto const e = failure_of([&] { return wrap(m), 0; });
   CHECK(e.code == errc::bad_state);
   CHECK(e.primitive == "auto_wrap");
   CHECK(e.rank == 0);

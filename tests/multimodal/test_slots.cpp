@@ -62,7 +62,7 @@ TEST_CASE("a saved is for one backward call of its slot, its batch and what sits
   text_slot copy = slot;
   CHECK(
       says(failure_of([&] { return copy.backward(b, std::move(moved_to), gradients(x)), 0; }), errc::bad_state, "another slot"));
-  sp::auto_wrap(slot, sp::solo{}, sp::reference{});
+  sp::threads::run(1, [&](sp::threads const& comm) { sp::auto_wrap(slot, comm, sp::reference{}); });
   CHECK(says(failure_of([&] { return slot.backward(b, std::move(moved_to), gradients(x)), 0; }), errc::bad_state,
              "to what sat in this one before it was wrapped"));
 }
@@ -125,7 +125,7 @@ TEST_CASE("one geometry serves all slots of a kind, under a mask of the step too
   tensors x(b, shape);
   CHECK(says(failure_of([&] { return layers[0].backward(shared, c, layers[0].forward(b, c, inputs(x)), gradients(x)), 0; }),
              errc::bad_state, "another batch"));
-  sp::auto_wrap(layers[1], sp::solo{}, conformance::plain_sdpa{});
+  layers[1] = {seat, conformance::stateful_sdpa{}};
   CHECK(says(failure_of([&] { return layers[1].forward(shared, c, inputs(x)); }), errc::bad_state,
              "another kind of attention object"));
   CHECK(says(failure_of([&] { return layers[1].forward(sp::slot_prepared(), c, inputs(x)); }), errc::bad_state,
