@@ -124,9 +124,9 @@ double moving_seconds(measured const& m) {
 
 } // namespace
 
-std::string picture(std::vector<measured> const& all, int cores) {
+std::string picture(std::vector<measured> const& all, machine const& on) {
   double const right = left + plot_width + gap + 24, second = 56 + plot_height + gap, third = second + plot_height + gap;
-  auto const notes = wrapped(limits(cores), 145);
+  auto const notes = wrapped(limits(on), 145);
   double const height = third + plot_height + 40 + 16 * double(notes.size());
   svg to(right + plot_width + 24, height, "attention of a vision-language model over 1, 2 and 4 ranks",
          "xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" font-size=\"11\"");
@@ -143,7 +143,7 @@ std::string picture(std::vector<measured> const& all, int cores) {
   panel(to, all, left, 56, "Patches and tokens in a second").logarithmic(throughput);
   panel(to, all, right, 56, "Speed-up over one rank")
       .linear([&](measured const& m) { return alone(all, m).step_seconds() / m.step_seconds(); },
-              std::max(2.5, double(std::min(cores, 4)) + 0.5));
+              std::max(2.5, double(std::min(on.processors, 4)) + 0.5));
   panel(to, all, left, second, "Bytes sent in a step: counted, and equal to the closed form").logarithmic(bytes);
   panel(to, all, right, second, "Peak MiB of a rank: its tensors and the calls").logarithmic([](measured const& m) {
     return double(m.tensor_bytes + m.call_bytes) / (1 << 20);

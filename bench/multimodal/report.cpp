@@ -27,13 +27,18 @@ measured const& alone(std::vector<measured> const& all, measured const& m) {
   return m;
 }
 
-std::vector<std::string> limits(int cores) {
+std::vector<std::string> limits(machine const& on) {
   std::vector<std::string> list;
-  if (cores < 4)
+  if (on.processors < 4)
     list.push_back(
-        fmt::format("{0} processors: four ranks share them, so {0} is the most that any speed-up can be, and four ranks show "
+        fmt::format("{0} processors: four ranks share them, so about {0} is the most that a speed-up can be, and four ranks show "
                     "what cutting costs, not what four processors gain.",
-                    cores));
+                    on.processors));
+  if (on.load > 0.5)
+    list.push_back(fmt::format(
+        "Other programs ran on this machine (load {:.1f} before the first step): bytes and memory are exact, times are "
+        "not to be compared.",
+        on.load));
   list.push_back(
       "Ranks are threads of one process: a message is a copy in memory. Latency, bandwidth and overlap of a network are not "
       "shown; its bytes are.");
@@ -45,7 +50,7 @@ std::vector<std::string> limits(int cores) {
   return list;
 }
 
-std::string table(std::vector<measured> const& all, int cores) {
+std::string table(std::vector<measured> const& all, machine const& on) {
   std::string s = fmt::format("{:>7} {:10} {:>10} {:>12} {:>8} {:>12} {:>12} {:>9} {:>9} {:>8}\n", "tokens", "ranks", "s/step",
                               "rows/s", "speed-up", "bytes", "predicted", "MiB/rank", "of calls", "differs");
   for (measured const& m : all)
@@ -56,13 +61,14 @@ std::string table(std::vector<measured> const& all, int cores) {
   s += "\nrows are patches and tokens; bytes are what all ranks send in a step, counted and by the closed form; differs: from "
        "one rank's "
        "results, in units of the largest\n";
-  for (std::string const& l : limits(cores)) s += "- " + l + "\n";
+  for (std::string const& l : limits(on)) s += "- " + l + "\n";
   return s;
 }
 
-std::string json(std::vector<measured> const& all, int cores) {
+std::string json(std::vector<measured> const& all, machine const& on) {
   nlohmann::json j{{"bench", "multimodal"},
-                   {"processors", cores},
+                   {"processors", on.processors},
+                   {"load_before", on.load},
                    {"element", "float"},
                    {"heads", heads},
                    {"kv_heads", kv_heads},
@@ -70,7 +76,7 @@ std::string json(std::vector<measured> const& all, int cores) {
                    {"prefix_tokens_per_image", prefix},
                    {"merge", merge},
                    {"largest_image_in_patches", largest_image},
-                   {"not_shown", limits(cores)}};
+                   {"not_shown", limits(on)}};
   for (measured const& m : all)
     j["runs"].push_back({{"patches", m.tokens},
                          {"tokens", m.tokens},

@@ -6,12 +6,18 @@
 
 namespace multimodal {
 
-std::string table(std::vector<measured> const& all, int cores);
-std::string json(std::vector<measured> const& all, int cores);
-std::string picture(std::vector<measured> const& all, int cores);
+/// Where the numbers were made.
+struct machine {
+  int processors = 1;
+  double load = 0; ///< programs that wanted to run in the minute before
+};
+
+std::string table(std::vector<measured> const& all, machine const& on);
+std::string json(std::vector<measured> const& all, machine const& on);
+std::string picture(std::vector<measured> const& all, machine const& on);
 
 /// What is not shown, a sentence each.
-std::vector<std::string> limits(int cores);
+std::vector<std::string> limits(machine const& on);
 
 /// The plan of one rank at the same size.
 measured const& alone(std::vector<measured> const& all, measured const& m);
