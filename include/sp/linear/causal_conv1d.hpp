@@ -241,7 +241,7 @@ private:
       tensor<A> const home(dhalo.tensor.data, c.all.halo.extents);
       gradients_of_others(p, ctx.queue, c, p.rows.rows, home);
       send_home(p, ctx, c, home, [&] {
-        gradients_of_own(p, ctx.queue, c, shares.tensor);
+        gradients_of_own(p, ctx.queue, c, shares.tensor, o.dbias.data != nullptr);
         if (shares_asked) add_shares(ctx.queue, shares.tensor, o);
         if (c.dinitial.data) gradients_of_others(p, ctx.queue, c, p.rows.rows + p.rows.halo, c.dinitial, c.dfinal);
       });
@@ -266,9 +266,9 @@ private:
     each_tile(q, to.extent(0), to, body{c.all, c.dout, first, to, dfinal, p.lengths.values()});
   }
   template <class T, class Queue, class A>
-  static void gradients_of_own(prepared const& p, Queue const& q, gradient_call<T> const& c, tensor<A> const& shares) {
+  static void gradients_of_own(prepared const& p, Queue const& q, gradient_call<T> const& c, tensor<A> const& shares, bool bias) {
     using body = detail::conv1d_backward_body<T, memory_type, sizes<Queue>>;
-    each_tile(q, spans<Queue>(p.rows.rows), c.dx, body{c.all, c.dout, c.dx, shares});
+    each_tile(q, spans<Queue>(p.rows.rows), c.dx, body{c.all, c.dout, c.dx, shares, bias});
   }
   template <class T, class Queue, class A>
   void add_shares(Queue const& q, tensor<A> const& shares, conv1d_gradients<T, memory_type> const& o) const {

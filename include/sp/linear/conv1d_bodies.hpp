@@ -243,6 +243,7 @@ struct conv1d_backward_body {
   view<T const, 3, M> dout; // (rows, heads, dim)
   view<T, 3, M> dx;         // (rows, heads, dim)
   view<A, 3, M> shares;     // (spans, width + 1, heads x dim), the last one of the bias; or null
+  bool bias = false;        ///< whether that one is asked for
 
   /// Gradients before the activation of rows [begin, begin + count).
   struct window {
@@ -298,9 +299,9 @@ private:
       for (index_t row = begin; row < end; ++row) products.add(near.of[row - begin], tile.entries(t.source(row, j)));
       products.flush();
     }
-    A* const bias = sums[Sizes::taps];
+    if (!bias || tap > 0) return;
     for (index_t row = begin; row < end; ++row)
-      for (index_t c = 0; c < tile.n; ++c) bias[c] += near.of[row - begin][c];
+      for (index_t c = 0; c < tile.n; ++c) sums[Sizes::taps][c] += near.of[row - begin][c];
   }
   SP_BOTH void store(tile_type const& tile, index_t span, index_t tap,
                      A const (&sums)[std::size_t(Sizes::taps + 1)][std::size_t(Sizes::channels)]) const {
