@@ -269,5 +269,29 @@ TEST_CASE(
           patience);
 }
 
+TEST_CASE("lifetime: a rank without heads has scratch for the sums of dk and dv that ranks share and round to bf16") {
+  // of five ranks the first has no heads: nothing that runs inside takes more than its sums of shared kv heads
+  for (sp::attention_shape const sizes : {sp::attention_shape{4, 2, 32, 32}, {2, 1, 32, 64}})
+    for (sp::keep const kept : {sp::keep::heads, sp::keep::output})
+      for (sp::index_t const chunks : {1, 3})
+        sp::threads::run(
+            5,
+            [&](sp::threads const& c) {
+              sp::ulysses_attention const a{c, sp::reference{}, {}, {.keep = kept, .head_chunks = chunks}};
+              sp::batch const b{docs, sp::zigzag{}, c};
+              support::attention_tensors<sp::bf16> x(b, sizes), y(b, sizes);
+              auto const prepared = a.prepare(b);
+              sp::attention_extras<sp::bf16> const how{.accumulate = chunks == 1};
+              sp::pool memory;
+              sp::context const roomy(memory, memory);
+              x.backward(a, prepared, roomy, x.forward(a, prepared, roomy), how);
+              exact enough(a.scratch_bytes<sp::bf16>(prepared, sizes));
+              sp::context const ctx(enough.space, memory);
+              y.backward(a, prepared, ctx, y.forward(a, prepared, ctx), how);
+              CHECK(x.results() == y.results());
+            },
+            patience);
+}
+
 } // namespace
 } // namespace test_lifetime

@@ -129,6 +129,15 @@ concept gives_bytes = requires(A const& a, typename A::prepared const& p, heads 
   { a.template scratch_for<T>(p, on, s) } -> std::same_as<index_t>;
   { a.template saved_for<T>(p, on, s) } -> std::same_as<index_t>;
 };
+/// Calls scratch_for with the queue, if there is one, where it takes one.
+template <class T, class A, class... Queue>
+index_t scratch_of(A const& a, typename A::prepared const& p, heads on, attention_shape const& s,
+                   [[maybe_unused]] Queue const&... queue) {
+  if constexpr (requires { a.template scratch_for<T>(p, on, s, queue...); })
+    return a.template scratch_for<T>(p, on, s, queue...);
+  else
+    return a.template scratch_for<T>(p, on, s);
+}
 template <class A, class T>
 concept gives_each_lse = requires(A const& a, typename A::template saved<T> const& s, any_visitor f) {
   a.each_lse(s, f);

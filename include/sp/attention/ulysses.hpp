@@ -220,12 +220,14 @@ public:
     heads_of_call const h = heads_in(on);
     basic_byte_counter<memory_type> c;
     backward_memory<T, A> const memory(c, options_.keep == keep::output, shared_kv(on), h, p.queries, p.keys, s);
+    auto home = [&](index_t i, bool add) { // dk and dv of T, or of A for an enclosing object
+      return max(gradients_scratch<T>(p, h, s, memory, i, add), gradients_scratch<A>(p, h, s, memory, i, add));
+    };
     index_t in = 0, out = 0, inner = 0;
     for (index_t i = 0; i < h.chunks(); ++i) {
       in += inputs_scratch<T>(p, h, s, i);
-      out += max(output_scratch<T>(p, h, s, i),
-                 max(gradients_scratch<T>(p, h, s, memory, i, true), gradients_scratch<T>(p, h, s, memory, i, false)));
-      inner = max(inner, inner_scratch<T>(p, h.chunk(i).on, s, queue...));
+      out += max(output_scratch<T>(p, h, s, i), max(home(i, false), home(i, true)));
+      inner = max(inner, detail::scratch_of<T>(inner_, p.inner, h.chunk(i).on, s, queue...));
     }
     return c.bytes() + (h.chunks() == 1 ? max(out, max(in, inner)) : in + out + inner);
   }
@@ -334,13 +336,6 @@ private:
   }
 
   // ---- bytes of scratch --------------------------------------------------------------------------------------------------------
-  template <class T, class... Queue>
-  index_t inner_scratch(prepared const& p, heads mine, attention_shape const& s, [[maybe_unused]] Queue const&... queue) const {
-    if constexpr (requires { inner_.template scratch_for<T>(p.inner, mine, s, queue...); })
-      return inner_.template scratch_for<T>(p.inner, mine, s, queue...);
-    else
-      return inner_.template scratch_for<T>(p.inner, mine, s);
-  }
   /// The exchange of all inputs of a chunk: of dout, q, k, v.
   template <class T>
   index_t inputs_scratch(prepared const& p, heads_of_call const& h, attention_shape const& s, index_t i) const {
@@ -357,20 +352,20 @@ private:
     auto const to = shaped<T>(p.queries.mine(), h.all.q_count, s.value_dim);
     return exchange_bytes(routed(p.queries.to_tokens, from, to, h.cut(side::to, kind::q, i)));
   }
-  /// The way back of the gradients of a chunk, added to what is there or not: rows may need more room where they land.
-  template <class T, class Share>
-  index_t gradients_scratch(prepared const& p, heads_of_call const& h, attention_shape const& s,
-                            backward_memory<T, Share> const& m, index_t i, bool add) const {
-    auto out = [&](rows const& x, sums const& who_lands, auto const& from, kind of, index_t dim, bool shared) {
-      using E = typename std::remove_cvref_t<decltype(from)>::element_type; // the widest that gradients may have
-      auto const here = shaped<E>(x.group(), shared ? h.count(of) : h.chunk(i).range(of).count, dim);
-      return to_tokens(x, who_lands, here, shaped<E>(x.mine(), of == kind::q ? h.all.q_count : h.all.kv_count, dim),
-                       shared ? h.uncut(side::to, of) : h.cut(side::to, of, i), add, shared);
+  /// The way back of the gradients of a chunk, added to what is there or not, with dk and dv of G.
+  template <class G, class T, class A>
+  index_t gradients_scratch(prepared const& p, heads_of_call const& h, attention_shape const& s, backward_memory<T, A> const& m,
+                            index_t i, bool add) const {
+    auto out = [&]<class From, class To>(rows const& x, sums const& who_lands, by_heads<From> const&, To, kind of, index_t dim) {
+      bool const shared = of == kind::kv && m.shared;
+      head_cut const by = shared ? h.uncut(side::to, of) : h.cut(side::to, of, i);
+      auto const here = shaped<From>(x.group(), shared ? h.count(of) : h.chunk(i).range(of).count, dim);
+      return to_tokens(x, who_lands, here, shaped<To>(x.mine(), by.count(), dim), by, add, shared);
     };
-    auto const dq = out(p.queries, p.query_sums, m.dq, kind::q, s.dim, false);
+    auto const dq = out(p.queries, p.query_sums, m.dq, T{}, kind::q, s.dim);
     if (m.shared && i + 1 < h.chunks()) return exchange_bytes(dq);
-    return exchange_bytes(dq, out(p.keys, p.key_sums, m.dk, kind::kv, s.dim, m.shared),
-                          out(p.keys, p.key_sums, m.dv, kind::kv, s.value_dim, m.shared));
+    return exchange_bytes(dq, out(p.keys, p.key_sums, m.dk, G{}, kind::kv, s.dim),
+                          out(p.keys, p.key_sums, m.dv, G{}, kind::kv, s.value_dim));
   }
   /// A tensor of which only the extents matter.
   template <class T>

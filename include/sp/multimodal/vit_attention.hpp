@@ -174,7 +174,7 @@ public:
   /// What runs inside, or the exchange before or after it; and the summed dout.
   template <class T, class... Queue>
   index_t scratch_for(prepared const& p, heads on, attention_shape const& s, Queue const&... queue) const {
-    index_t const inside = inner_scratch<T>(p, on, s, queue...);
+    index_t const inside = detail::scratch_of<T>(inner_, p.inner, on, s, queue...);
     if (!sends(p)) return inside;
     auto shaped = [&](index_t head_count, index_t dim) { return view<T, 3, memory_type>(nullptr, {q_rows(p), head_count, dim}); };
     auto const out = shaped(on.q_count, s.value_dim);
@@ -280,13 +280,6 @@ private:
       if (std::is_same_v<Contract, shares>) out.sums_of_owner.assign(context, out.to_owner);
   }
 
-  template <class T, class... Queue>
-  index_t inner_scratch(prepared const& p, heads on, attention_shape const& s, [[maybe_unused]] Queue const&... queue) const {
-    if constexpr (requires { inner_.template scratch_for<T>(p.inner, on, s, queue...); })
-      return inner_.template scratch_for<T>(p.inner, on, s, queue...);
-    else
-      return inner_.template scratch_for<T>(p.inner, on, s);
-  }
   template <class... Operands>
   index_t exchange_bytes(Operands const&... o) const {
     return sp::exchange_scratch(comm_, detail::some_queue<memory_type>{}, o...);

@@ -182,11 +182,7 @@ public:
       if (self().checks() > 0) require_same_configuration(p.checked.identity, identity_);
       counting_guarded canaries(self().checks() > 2 && runs_on_host<Queue>);
       heads const all = all_heads(s.q_heads, s.kv_heads);
-      index_t call = 0;
-      if constexpr (requires { self().template scratch_for<T>(p, all, s, queue); })
-        call = self().template scratch_for<T>(p, all, s, queue);
-      else
-        call = self().template scratch_for<T>(p, all, s);
+      index_t const call = detail::scratch_of<T>(self(), p, all, s, queue);
       index_t const agreement = self().checks() > 1 ? agreement_scratch(ranks_of(self()), queue) : 0;
       // at level 3 ranks also compare their results, above blocks of the call that a stack cannot give back before
       return self().checks() > 2 ? call + agreement : max(call, agreement);
