@@ -439,7 +439,7 @@ TEST_CASE("fusion: from check level 2 on ranks that were given other samples or 
   s.which = rule::one_to_one, s.parts = 3;
   s.samples = {{{1, image_token, 2}, {{1, 1, 1}}}};
   s.finish();
-  std::vector<std::string> at_prepare(3), at_forward(3), unprepared(3);
+  std::vector<std::string> at_prepare(3), at_forward(3), unprepared(3), of_one(3), of_deepstack(3);
   sp::threads::run(3, [&](sp::threads const& comm) {
     auto const me = std::size_t(comm.rank());
     batches const b(s, comm);
@@ -455,19 +455,109 @@ TEST_CASE("fusion: from check level 2 on ranks that were given other samples or 
     auto const f = prepare();
     numbers text(std::size_t(b.text.tokens() * 4)), visual(std::size_t(b.visual.tokens() * 4)),
         hidden(std::size_t(f.tokens() * 4));
-    index_t const width = me == 2 ? 4 : 2;
-    at_forward[me] = failure_of([&] {
-                       fusion.forward(f, {.text = sp::view<double, 2>(text.data(), {b.text.tokens(), width}),
-                                          .visual = sp::view<double, 2>(visual.data(), {b.visual.tokens(), width}),
-                                          .hidden = sp::view<double, 2>(hidden.data(), {f.tokens(), width})});
-                       return 0;
-                     }).problem;
+    auto forward = [&](index_t width, index_t width_of_text) {
+      return failure_of([&] {
+               fusion.forward(f, {.text = sp::view<double, 2>(text.data(), {b.text.tokens(), width_of_text}),
+                                  .visual = sp::view<double, 2>(visual.data(), {b.visual.tokens(), width}),
+                                  .hidden = sp::view<double, 2>(hidden.data(), {f.tokens(), width})});
+               return 0;
+             })
+          .problem;
+    };
+    at_forward[me] = me == 2 ? forward(4, 4) : forward(2, 2);
+    of_one[me] = me == 2 ? forward(2, 4) : forward(2, 2);
+    of_deepstack[me] = failure_of([&] {
+                         sp::deepstack(fusion, {.checks = 2})
+                             .forward(f, sp::view<double, 2>(visual.data(), {b.visual.tokens(), me == 2 ? 3 : 2}),
+                                      sp::view<double, 2>(hidden.data(), {f.tokens(), 2}));
+                         return 0;
+                       }).problem;
   });
   for (std::size_t r = 0; r < 3; ++r) {
     CHECK(at_prepare[r].find("rank 1 differs from ranks 0, 2 in tokens and images") != std::string::npos);
     CHECK(unprepared[r].find(r == 1 ? "sample 0: 1 image token" : "rank 1") != std::string::npos);
     CHECK(at_forward[r].find("rank 2 differs from ranks 0, 1 in row shape") != std::string::npos);
+    CHECK(of_one[r].find(r == 2 ? "text (1, 4) and hidden (1, 2) do not fit" : "rank 2") != std::string::npos);
+    CHECK(of_deepstack[r].find(r == 2 ? "features (1, 3) and hidden (1, 2) do not fit" : "rank 2") != std::string::npos);
   }
+}
+
+TEST_CASE("fusion: a step of text alone needs no tensors of images, and every rank takes part in all exchanges") {
+  for (int parts : {1, 3, 5}) {
+    std::atomic<int> wrong{0};
+    sp::threads::run(parts, [&](sp::threads const& ranks) {
+      sp::ledger ledger;
+      sp::counting comm(ranks, ledger);
+      sp::images const none({}, {.merge = 2});
+      sp::batch const patches(none.frames(), sp::grained{sp::contiguous{}, none.grain()}, comm);
+      sp::batch const features = sp::merged(patches, none.grain());
+      sp::batch const text(sp::documents::packed(std::vector<index_t>{0, 3, 3, 4}), sp::contiguous{}, comm);
+      std::array<index_t, 4> const ids{1, 2, 3, 4};
+      std::array<sp::splice_sample, 3> const samples{{{{ids.data(), 3}, {}}, {}, {{ids.data() + 3, 1}, {}}}};
+      sp::fusion const fusion(comm, sp::splice::between{7, 8});
+      auto const f = fusion.prepare(samples, text, features, none.merged_rows(), sp::zigzag{});
+      numbers words(std::size_t(text.tokens() * dim), comm.rank()), hidden(std::size_t(f.tokens() * dim), -1);
+      sp::view<double, 2> const t(words.data(), {text.tokens(), dim}), h(hidden.data(), {f.tokens(), dim});
+      sp::deepstack const deepstack(fusion);
+      sp::pool memory;
+      sp::context const ctx(memory, memory);
+      fusion.forward(f, {.text = t, .hidden = h});
+      sp::for_each_row(f.batch(), [&](sp::local_row const& r) {
+        wrong += hidden[std::size_t(r.row * dim)] != sp::owner_of(text, sp::source_position(f.batch(), r)).part;
+      });
+      numbers const before = hidden;
+      deepstack.forward(f, ctx, {}, h);
+      wrong += hidden != before;
+      fusion.backward(f, {.dhidden = h, .dtext = t});
+      deepstack.backward(f, ctx, h, sp::view<double, 2>());
+      for (double x : words) wrong += x != comm.rank();
+      for (char const* name : {"fusion.forward", "fusion.backward", "deepstack.forward", "deepstack.backward"})
+        wrong += ledger.of(name).operations != 1;
+      wrong += f.visual_rows().size() != 0 || f.visual_tokens() != 0;
+    });
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("fusion: passes take what scratch_bytes says, and not less") {
+  drawer draw(31);
+  for (int parts : {1, 3})
+    for (rule which : {rule::one_to_one, rule::users_own})
+      for (int checks : {1, 2}) {
+        step s = draw.draw(which, parts);
+        while (s.visual == 0) s = draw.draw(which, parts);
+        std::atomic<int> refused{0};
+        sp::threads::run(parts, [&](sp::threads const& comm) {
+          batches const b(s, comm);
+          sp::fusion const fusion(comm, any_splice{s.which}, {.local = s.fused_local, .checks = checks});
+          sp::deepstack const deepstack(fusion, {.checks = checks});
+          auto const samples = s.splice_samples();
+          auto const f = s.fused_how.with([&](auto how) { return fusion.prepare(samples, b.text, b.visual, s.order, how); });
+          std::vector<sp::bf16> of_hidden(std::size_t(f.tokens() * dim)), of_text(std::size_t(b.text.tokens() * dim)),
+              of_visual(std::size_t(b.visual.tokens() * dim)), of_learned(std::size_t(s.learned * dim));
+          auto rows = [](auto& v) { return sp::view<sp::bf16, 2>(v.data(), {index_t(v.size()) / dim, dim}); };
+          auto const h = rows(of_hidden), t = rows(of_text), v = rows(of_visual), l = rows(of_learned);
+          sp::pool kept;
+          auto passes = [&](index_t bytes, bool of_deepstack) {
+            std::vector<std::byte> room(std::size_t(bytes) + sp::allocator::alignment);
+            void* begin = room.data();
+            std::size_t space = room.size();
+            std::align(sp::allocator::alignment, std::size_t(bytes), begin, space);
+            sp::workspace scratch(static_cast<std::byte*>(begin), std::size_t(bytes));
+            sp::context const ctx(scratch, kept);
+            if (of_deepstack) return deepstack.forward(f, ctx, v, h), deepstack.backward(f, ctx, h, v);
+            fusion.forward(f, ctx, t, v, l, h), fusion.backward(f, ctx, h, t, v, l);
+          };
+          index_t const of_fusion = fusion.scratch_bytes<sp::bf16>(f, dim), of_stack = deepstack.scratch_bytes<sp::bf16>(f, dim);
+          passes(of_fusion, false), passes(of_stack, true);
+          if (parts > 1) return; // a rank that fails leaves the others waiting
+          refused += failure_of([&] { return (passes(of_fusion - sp::allocator::alignment, false), 0); }).code ==
+                     errc::workspace_too_small;
+          refused += failure_of([&] { return (passes(of_stack - sp::allocator::alignment, true), 0); }).code ==
+                     errc::workspace_too_small;
+        });
+        CHECK(refused == (parts == 1 ? 2 : 0));
+      }
 }
 
 TEST_CASE("fusion: what belongs to another group, fusion or batch is refused, and so are tensors that do not fit") {
@@ -514,6 +604,11 @@ TEST_CASE("fusion: what belongs to another group, fusion or batch is refused, an
   sp::deepstack const three(fusion, {.layers = {0, 3, 4}});
   CHECK(three.at(3) == 1);
   CHECK(three.at(1) == -1);
+  auto stack = [&](std::vector<index_t> layers) {
+    return failure_of([&] { return (static_cast<void>(sp::deepstack(comm, {.layers = std::move(layers)})), 0); });
+  };
+  CHECK(says(stack({0, 4, 2, 4}), errc::bad_state, "layers[3] is 4", "layers[1]"));
+  CHECK(says(stack({0, -1}), errc::bad_state, "layers[1] is -1"));
   // a group of another size: batches and fused batches
   sp::threads::run(2, [&](sp::threads const& two) {
     sp::fusion const pair(two, any_splice{s.which});

@@ -194,6 +194,7 @@ void fuse(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memor
   fusion.backward(fused, {.dhidden = x, .dtext = x, .dvisual = x});
   deepstack.forward(fused, x, x);
   deepstack.backward(fused, x, x);
+  (void)(fusion.template scratch_bytes<T>(fused, 4) + deepstack.template scratch_bytes<T>(fused, 4));
   sp::view<std::int32_t, 1> labels;
   fused.labels(labels);
   fused.loss_weights(labels, sp::view<float, 1>());

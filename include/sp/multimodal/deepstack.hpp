@@ -2,6 +2,8 @@
 // One call behind each decoder layer that takes some; gradients go back the same way, those of hidden states pass unchanged.
 #pragma once
 
+#include <algorithm>
+
 #include <sp/multimodal/fusion.hpp>
 
 namespace sp {
@@ -42,15 +44,13 @@ public:
                detail::view_on<Queue, T, R> hidden) const {
     auto const range = detail::named_work(ctx.queue, "deepstack", ".forward");
     located(here(".forward"), [&] {
+      features = detail::or_no_rows(features, f.visual_tokens(), hidden);
       detail::check_pass(options_.checks, comm_, here(".forward"), f.origin_.digest, hidden, ctx, [&] {
-        check(f, "features", features, "hidden", hidden);
+        check(f, detail::fused_rows{"features", features, f.visual_tokens()}, detail::fused_rows{"hidden", hidden, f.tokens()});
         detail::refuse_aliasing({{"hidden", hidden}}, {{"features", features}});
       });
       auto const* const tables = f.template tables<typename Queue::memory_type>();
-      sp::exchange(
-          comm_, "deepstack.forward", ctx,
-          routed(f.ways_.visual.there, features, hidden, head_cut{}, landing::sum_to, tables ? &tables->features : nullptr))
-          .wait();
+      sp::exchange(comm_, "deepstack.forward", ctx, added(f, features, hidden, tables)).wait();
     });
   }
 
@@ -61,14 +61,33 @@ public:
                 detail::view_on<Queue, T, R> dfeatures) const {
     auto const range = detail::named_work(ctx.queue, "deepstack", ".backward");
     located(here(".backward"), [&] {
+      dfeatures = detail::or_no_rows(dfeatures, f.visual_tokens(), dhidden);
       detail::check_pass(options_.checks, comm_, here(".backward"), f.origin_.digest, dhidden, ctx, [&] {
-        check(f, "dfeatures", dfeatures, "dhidden", dhidden);
+        check(f, detail::fused_rows{"dfeatures", dfeatures, f.visual_tokens()},
+              detail::fused_rows{"dhidden", dhidden, f.tokens()});
         detail::refuse_aliasing({{"dfeatures", dfeatures}}, {{"dhidden", dhidden}});
       });
       auto const* const tables = f.template tables<typename Queue::memory_type>();
+      detail::zero_dropped(ctx.queue, f.ways_.visual, dfeatures);
       sp::exchange(comm_, "deepstack.backward", ctx,
-                   detail::gradient_along(ctx.queue, f.ways_.visual, dhidden, dfeatures, tables ? &tables->visual : nullptr))
+                   detail::gradient_along(f.ways_.visual, dhidden, dfeatures, tables ? &tables->visual : nullptr))
           .wait();
+    });
+  }
+
+  /// Bytes that forward() or backward() takes from context.scratch at most, for rows of `dim` entries of T, on the queue of the context.
+  template <class T, class Queue = inline_queue>
+  [[nodiscard]] index_t scratch_bytes(fused_batch const& f, index_t dim, Queue const& queue = {}) const {
+    using memory = typename Queue::memory_type;
+    return located(here(".scratch_bytes"), [&] {
+      detail::require_fused_here(f.origin_, detail::group_place::in(comm_), of_);
+      view<T, 2, memory> const features(nullptr, {f.visual_tokens(), dim}), hidden(nullptr, {f.tokens(), dim});
+      view<T const, 2, memory> const reads = features, dhidden = hidden;
+      auto const* const tables = f.template tables<memory>();
+      index_t const there = sp::exchange_scratch(comm_, queue, added(f, reads, hidden, tables));
+      index_t const back = sp::exchange_scratch(
+          comm_, queue, detail::gradient_along(f.ways_.visual, dhidden, features, tables ? &tables->visual : nullptr));
+      return max(detail::agreement_bytes(options_.checks, comm_, queue), max(there, back));
     });
   }
 
@@ -86,14 +105,29 @@ private:
   deepstack(Comm group, deepstack_options options, std::uint64_t of)
       : comm_(std::move(group)), options_(std::move(options)), of_(of) {
     detail::check_level(options_.checks, "deepstack", comm_.rank(), comm_.size());
+    check_layers();
   }
   [[nodiscard]] site here(char const* call) const { return {"deepstack", call, comm_.rank(), comm_.size()}; }
-  template <class A, class B, int R, class M>
-  void check(fused_batch const& f, char const* features_name, view<A, R, M> const& features, char const* hidden_name,
-             view<B, R, M> const& hidden) const {
+  template <class A, class B>
+  void check(fused_batch const& f, detail::fused_rows<A> const& features, detail::fused_rows<B> const& hidden) const {
     detail::require_fused_here(f.origin_, detail::group_place::in(comm_), of_);
-    detail::check_fused_rows(features_name, features, f.visual_tokens());
-    detail::check_fused_rows(hidden_name, hidden, f.tokens());
+    detail::check_fused_rows(hidden, features);
+  }
+  template <class T, int R, class M>
+  static auto added(fused_batch const& f, view<T const, R, M> const& features, view<T, R, M> const& hidden,
+                    detail::fused_tables<M> const* tables) {
+    return routed(f.ways_.visual.there, features, hidden, head_cut{}, landing::sum_to, tables ? &tables->features : nullptr);
+  }
+  void check_layers() const {
+    auto const& l = options_.layers;
+    for (std::size_t i = 0; i < l.size(); ++i) {
+      auto const before = std::size_t(std::find(l.begin(), l.end(), l[i]) - l.begin());
+      if (l[i] < 0 || before < i)
+        fail({errc::bad_state,
+              "layers[" + std::to_string(i) + "] is " + std::to_string(l[i]) +
+                  (before < i ? ", and so is layers[" + std::to_string(before) + "]" : ", no layer"),
+              "Name a decoder layer for each vision layer, each once", "deepstack", comm_.rank(), comm_.size()});
+    }
   }
 
   Comm comm_;

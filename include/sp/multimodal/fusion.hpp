@@ -51,19 +51,44 @@ constexpr bool require_fusion_communicator() {
   return true;
 }
 
-/// A tensor of the fusion: as many rows as its layout has on this rank.
-template <class T, int R, class M>
-void check_fused_rows(char const* name, view<T, R, M> const& v, index_t rows) {
-  if (v.extent(0) != rows)
+/// A tensor of a pass and the rows that this rank has of it.
+template <class View>
+struct fused_rows {
+  char const* name;
+  View const& tensor;
+  index_t rows;
+};
+template <class View>
+fused_rows(char const*, View const&, index_t) -> fused_rows<View>;
+
+template <class View>
+void check_fused_count(fused_rows<View> const& x) {
+  if (x.tensor.extent(0) != x.rows)
     fail({errc::invalid_shape,
-          std::string(name) + " " + shape(v) + " has " + std::to_string(v.extent(0)) + " rows, this rank has " +
-              std::to_string(rows),
+          std::string(x.name) + " " + shape(x.tensor) + " has " + std::to_string(x.tensor.extent(0)) + " rows, this rank has " +
+              std::to_string(x.rows),
           "Pass the rows that the batch gives this rank"});
+}
+/// The tensors of a pass: rows as the layouts give them to this rank, of one shape behind the rows.
+template <class Hidden, class... Sources>
+void check_fused_rows(fused_rows<Hidden> const& hidden, fused_rows<Sources> const&... sources) {
+  auto check = [&](auto const& x) {
+    check_fused_count(x);
+    auto want = hidden.tensor.extents;
+    want[0] = x.tensor.extent(0);
+    if (x.tensor.extents != want)
+      fail({errc::invalid_shape,
+            std::string(x.name) + " " + shape(x.tensor) + " and " + hidden.name + " " + shape(hidden.tensor) +
+                " do not fit behind the rows",
+            "Give all tensors of a call equal extents behind the first"});
+  };
+  check_fused_count(hidden);
+  (check(sources), ...);
 }
 /// What is left out where there are no rows takes the shape of the others.
 template <class T, int R, class M, class U>
 view<T, R, M> or_no_rows(view<T, R, M> v, index_t rows, view<U, R, M> const& like) {
-  if (rows > 0 || v.data) return v;
+  if (rows > 0 || v.data || v.extents != view<T, R, M>().extents) return v;
   v.extents = like.extents;
   v.extents[0] = 0;
   return view<T, R, M>(nullptr, v.extents);
@@ -78,10 +103,6 @@ inline void require_fused_here(fused_origin const& of, group_place const& here, 
                          : std::string("the fused batch was made by another fusion"),
         "Pass what prepare of this object returned; copies of an object count as the same"});
 }
-
-} // namespace detail
-
-namespace detail {
 
 template <class Queue, class T, int R>
 using fused_in = std::type_identity_t<view<T const, R, typename Queue::memory_type>>;
@@ -101,12 +122,22 @@ void check_pass(int checks, C const& comm, site const& here, std::uint64_t fused
   check_together(ctx.queue, f, local, [&](fingerprint const& mine) { sp::agree(comm, mine, ctx); });
 }
 
+/// What the ranks' comparison in front of a pass takes from scratch.
+template <class C, class Queue>
+index_t agreement_bytes(int checks, C const& comm, Queue const& queue) {
+  return checks > 1 ? agreement_scratch(comm.size(), queue) : 0;
+}
+
 /// The gradient of a source: stored where each of its rows is used once at most, summed otherwise.
-template <class Queue, class T, int R, class M>
-auto gradient_along(Queue const& q, fused_way const& way, view<T const, R, M> const& dhidden, view<T, R, M> const& to,
+template <class T, int R, class M>
+auto gradient_along(fused_way const& way, view<T const, R, M> const& dhidden, view<T, R, M> const& to,
                     landing_table<M> const* table) {
-  if (way.once && way.drops) sp::fill(q, to, T{});
   return routed(way.back, dhidden, to, head_cut{}, way.once ? landing::store : landing::sum, way.once ? nullptr : table);
+}
+/// Before it: rows that nothing is stored in get 0.
+template <class Queue, class T, int R, class M>
+void zero_dropped(Queue const& q, fused_way const& way, view<T, R, M> const& to) {
+  if (way.once && way.drops) sp::fill(q, to, T{});
 }
 
 /// Calls with operands by name, for tensors of T: braces carry no type, so there is one of these for each element type.
@@ -224,13 +255,14 @@ public:
                detail::view_on<Queue, T, R> hidden) const {
     auto const range = detail::named_work(ctx.queue, "fusion", ".forward");
     located(at(".forward"), [&] {
+      text = detail::or_no_rows(text, f.text_tokens(), hidden);
+      visual = detail::or_no_rows(visual, f.visual_tokens(), hidden);
       learned = detail::or_no_rows(learned, f.learned_rows(), hidden);
       detail::check_pass(options_.checks, comm_, at(".forward"), f.origin_.digest, hidden, ctx, [&] {
         detail::require_fused_here(f.origin_, detail::group_place::in(comm_), id_);
-        detail::check_fused_rows("text", text, f.text_tokens());
-        detail::check_fused_rows("visual", visual, f.visual_tokens());
-        detail::check_fused_rows("learned", learned, f.learned_rows());
-        detail::check_fused_rows("hidden", hidden, f.tokens());
+        detail::check_fused_rows(
+            detail::fused_rows{"hidden", hidden, f.tokens()}, detail::fused_rows{"text", text, f.text_tokens()},
+            detail::fused_rows{"visual", visual, f.visual_tokens()}, detail::fused_rows{"learned", learned, f.learned_rows()});
         detail::refuse_aliasing({{"hidden", hidden}}, {{"text", text}, {"visual", visual}, {"learned", learned}});
       });
       if (f.has_slack()) sp::fill(ctx.queue, hidden, T{});
@@ -248,21 +280,49 @@ public:
                 detail::fused_out<Queue, T, R> dlearned) const {
     auto const range = detail::named_work(ctx.queue, "fusion", ".backward");
     located(at(".backward"), [&] {
+      dtext = detail::or_no_rows(dtext, f.text_tokens(), dhidden);
+      dvisual = detail::or_no_rows(dvisual, f.visual_tokens(), dhidden);
       dlearned = detail::or_no_rows(dlearned, f.learned_rows(), dhidden);
       detail::check_pass(options_.checks, comm_, at(".backward"), f.origin_.digest, dhidden, ctx, [&] {
         detail::require_fused_here(f.origin_, detail::group_place::in(comm_), id_);
-        detail::check_fused_rows("dhidden", dhidden, f.tokens());
-        detail::check_fused_rows("dtext", dtext, f.text_tokens());
-        detail::check_fused_rows("dvisual", dvisual, f.visual_tokens());
-        detail::check_fused_rows("dlearned", dlearned, f.learned_rows());
+        detail::check_fused_rows(detail::fused_rows{"dhidden", dhidden, f.tokens()},
+                                 detail::fused_rows{"dtext", dtext, f.text_tokens()},
+                                 detail::fused_rows{"dvisual", dvisual, f.visual_tokens()},
+                                 detail::fused_rows{"dlearned", dlearned, f.learned_rows()});
         detail::refuse_aliasing({{"dtext", dtext}, {"dvisual", dvisual}, {"dlearned", dlearned}}, {{"dhidden", dhidden}});
       });
       auto const* const tables = f.template tables<typename Queue::memory_type>();
-      auto const text = detail::gradient_along(ctx.queue, f.ways_.text, dhidden, dtext, tables ? &tables->text : nullptr);
-      auto const visual = detail::gradient_along(ctx.queue, f.ways_.visual, dhidden, dvisual, tables ? &tables->visual : nullptr);
-      auto const learned =
-          detail::gradient_along(ctx.queue, f.ways_.learned, dhidden, dlearned, tables ? &tables->learned : nullptr);
-      sp::exchange(comm_, "fusion.backward", ctx, text, visual, learned).wait();
+      detail::zero_dropped(ctx.queue, f.ways_.text, dtext);
+      detail::zero_dropped(ctx.queue, f.ways_.visual, dvisual);
+      detail::zero_dropped(ctx.queue, f.ways_.learned, dlearned);
+      sp::exchange(comm_, "fusion.backward", ctx,
+                   detail::gradient_along(f.ways_.text, dhidden, dtext, tables ? &tables->text : nullptr),
+                   detail::gradient_along(f.ways_.visual, dhidden, dvisual, tables ? &tables->visual : nullptr),
+                   detail::gradient_along(f.ways_.learned, dhidden, dlearned, tables ? &tables->learned : nullptr))
+          .wait();
+    });
+  }
+
+  /// Bytes that forward() or backward() takes from context.scratch at most, for rows of `dim` entries of T (all extents behind the first
+  /// multiplied), on the queue of the context.
+  template <class T, class Queue = inline_queue>
+  [[nodiscard]] index_t scratch_bytes(fused_batch const& f, index_t dim, Queue const& queue = {}) const {
+    using memory = typename Queue::memory_type;
+    return located(at(".scratch_bytes"), [&] {
+      detail::require_fused_here(f.origin_, detail::group_place::in(comm_), id_);
+      auto rows = [dim](index_t n) { return view<T, 2, memory>(nullptr, {n, dim}); };
+      view<T, 2, memory> const hidden = rows(f.tokens()), text = rows(f.text_tokens()), visual = rows(f.visual_tokens()),
+                               learned = rows(f.learned_rows());
+      view<T const, 2, memory> const dhidden = hidden;
+      auto const* const tables = f.template tables<memory>();
+      index_t const there =
+          sp::exchange_scratch(comm_, queue, routed(f.ways_.text.there, text, hidden),
+                               routed(f.ways_.visual.there, visual, hidden), routed(f.ways_.learned.there, learned, hidden));
+      index_t const back = sp::exchange_scratch(
+          comm_, queue, detail::gradient_along(f.ways_.text, dhidden, text, tables ? &tables->text : nullptr),
+          detail::gradient_along(f.ways_.visual, dhidden, visual, tables ? &tables->visual : nullptr),
+          detail::gradient_along(f.ways_.learned, dhidden, learned, tables ? &tables->learned : nullptr));
+      return max(detail::agreement_bytes(options_.checks, comm_, queue), max(there, back));
     });
   }
 
