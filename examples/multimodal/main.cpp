@@ -21,8 +21,8 @@ void describe(report const& r) {
       "decoder of {} layers, width {}, {} query heads on {} kv heads, deepstack behind {} of them\n",
       r.parameters, t.layers, t.dim, t.heads, t.prefix, t.rotary ? "rotary" : "learned", m.merge, m.merge, m.layers, m.dim,
       m.q_heads, m.kv_heads, m.deepstack);
-  fmt::print("splice   {}; a step has {} texts\nsteps    {} in float, {} in double\n\n", name_of(r.asked.splice), r.asked.samples,
-             r.asked.steps, r.asked.double_steps);
+  fmt::print("splice   {}; a step has {} texts\nsteps    {} in float, {} in double\nfound in the model by sp::inspect:\n{}\n",
+             name_of(r.asked.splice), r.asked.samples, r.asked.steps, r.asked.double_steps, r.found);
 }
 
 void run_all(report& r, trainer::ranks& us, trainer::progress& show) {
@@ -63,6 +63,7 @@ int train(settings const& asked, digit_sets const& digits, trainer::ranks& us) {
   r.first_step = questioner(digits.train, asked.seed).next(asked.samples);
   r.ranks_are = trainer::ranks::are();
   r.cores = us.cores();
+  r.found = found_in_model(asked);
   describe(r);
   trainer::progress show(double(r.plans.size()) * double(asked.steps + asked.double_steps) * rows_of_a_step(r));
   r.slopes = gradient_error(us, asked, digits);

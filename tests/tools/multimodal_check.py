@@ -76,6 +76,8 @@ def judge_numbers(report, steps):
         one = next(o for o in runs if o["type"] == r["type"])
         found = judge_run(r, one, steps[r["type"]], r["compared_steps"]) + judge_answers(r, one, report)
         wrong += [f"{r['strategy']}, {r['type']}: {sentence}" for sentence in found]
+    if "taken: 2 of vision, 2 of text" not in report["found"]:
+        wrong.append(f"in the model were found: {report['found']}")
     slopes = report["gradients_against_differences_of_the_loss"]
     if not 0 < slopes["error"] <= 1e-9:
         wrong.append(f"gradients against differences of the loss: {slopes}")

@@ -20,7 +20,7 @@ constexpr char const* page_head = R"(<!doctype html><html lang="en"><head><meta 
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <title>sp: report on pictures and text</title><style>{}
 .ink{{fill:var(--ink)}}.paper{{fill:var(--panel)}}.answers{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(44%,150px),1fr));gap:.8rem}}
-.answers figure{{margin:.3rem 0}}.answers svg{{height:52px;width:100%}}.wrong b{{color:var(--bound)}}.patches svg{{max-height:76px}}
+.answers figure{{margin:.3rem 0}}.answers svg{{height:52px;width:100%}}.wrong b{{color:var(--bound)}}.patches svg{{max-height:76px}}pre{{white-space:pre-wrap}}
 </style></head><body>
 )";
 
@@ -28,7 +28,9 @@ constexpr char const* introduction = R"(<h1>Pictures and text, on one rank and o
 <p class="lead">A vision tower, a projection with merges of {} x {} and a decoder with deepstack, {} parameters in all, learn to add and to
 sort handwritten digits that they are shown ({}, {} to learn from, {} held back), by the splice of {}. Every strategy starts from the
 same seed and reads the same texts, several pictures in some and none in others; each must give the numbers of one rank. The model was
-written for one rank: <code>sp::auto_wrap</code> put its attention over the others. Ranks are {}. All runs took {:.0f} s.</p>
+written for one rank; <code>sp::auto_wrap</code> puts the attention that it finds there over the others. Ranks are {}. All runs took
+{:.0f} s.</p>
+<details><summary>What it finds</summary><pre>{}</pre></details>
 )";
 
 constexpr char const* about_answers = R"(<h2>Questions on pictures that were held back</h2>
@@ -151,7 +153,8 @@ void write_html(report const& r, std::filesystem::path const& file) {
   std::ofstream out(file);
   out << fmt::format(page_head, trainer::page_style)
       << fmt::format(introduction, r.asked.model.merge, r.asked.model.merge, r.parameters, escaped(r.digits->source),
-                     r.digits->train.size(), r.digits->held_back.size(), name_of(r.asked.splice), r.ranks_are, r.seconds)
+                     r.digits->train.size(), r.digits->held_back.size(), name_of(r.asked.splice), r.ranks_are, r.seconds,
+                     escaped(r.found))
       << verdict(r) << fmt::format(about_answers, 100 * one.accuracy(), one.answers.size()) << draw_answers(r, 24) << charts(r)
       << tables(r) << owners(r) << "</body></html>\n"
       << std::flush;

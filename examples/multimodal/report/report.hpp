@@ -16,6 +16,7 @@ struct report {
   std::vector<sample> first_step{}; ///< whose owners are drawn
   std::vector<outcome> outcomes{};  ///< in double, then in float, each in the order of plans
   double slopes = 0;                ///< gradients of one rank against differences of the loss
+  std::string found{};              ///< in the model by sp::inspect
   double seconds = 0;
   std::string ranks_are{};
   int cores = 1;

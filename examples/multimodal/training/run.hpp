@@ -16,5 +16,7 @@ outcome run_double(trainer::ranks& us, plan const& how, settings const& asked, d
 
 /// The gradients of one rank in double against differences of the loss: the largest relative error over all parameters.
 double gradient_error(trainer::ranks& us, settings const& asked, digit_sets const& digits);
+/// What sp::inspect finds in the model, a line each.
+std::string found_in_model(settings const& asked);
 
 } // namespace multimodal

@@ -15,5 +15,9 @@ double gradient_error(trainer::ranks& us, settings const& asked, digit_sets cons
   });
   return us.lead() ? errors.front() : 0;
 }
+std::string found_in_model(settings const& asked) {
+  model<double> m(asked.model, asked.seed);
+  return sp::inspect(m).text();
+}
 
 } // namespace multimodal

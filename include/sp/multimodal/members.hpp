@@ -178,7 +178,12 @@ void walk_foreign(X& x, walk_state& at, Visit& visit) {
 template <class X, class Visit>
 void walk_elements(X& x, walk_state& at, Visit& visit) {
   std::size_t i = 0;
-  for (auto& element : x) walk_named("[" + std::to_string(i++) + "]", element, at, visit);
+  for (auto& element : x) {
+    std::string name(1, '['); // "[" + ... warns at -O2 of g++ 12 (GCC bug 105651)
+    name += std::to_string(i++);
+    name += ']';
+    walk_named(name, element, at, visit);
+  }
 }
 
 /// A thing that is visited once.
