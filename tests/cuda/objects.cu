@@ -1,5 +1,6 @@
 // Objects over cuda_local, compiled by nvcc: every schedule of the ring, Ulysses, USP, splits, losses and reductions make code for a device.
 // Compiled only: nothing here runs. For every element type.
+#include <sp/conv1d.hpp>
 #include <sp/cuda.hpp>
 #include <sp/cudnn.hpp>
 #include <sp/fusion.hpp>
@@ -34,6 +35,20 @@ void all_objects(sp::cuda_local const& ranks, sp::batch const& b, context const&
   sp::mesh const mesh{sp::axis::ring{2}, sp::axis::ulysses{2}};
   attend<T>(sp::ulysses_attention{mesh.ulysses(ranks), sp::ring_attention{mesh.ring(ranks), k}}, b, ctx, x);
   sp::split(ctx.queue, b, x, x);
+}
+
+/// A causal convolution with all that it takes and gives.
+template <class T>
+void convolve(sp::cuda_local const& ranks, sp::batch const& b, context const& ctx, tensor<T> x, sp::view<T, 2, memory> w) {
+  using A = sp::accumulate_t<T>;
+  sp::causal_conv1d const conv{ranks, {.width = 4, .activation = sp::activation::silu, .checks = 2}};
+  sp::view<T, 1, memory> const bias;
+  tensor<A> const gradients;
+  auto const p = conv.prepare(b, ctx);
+  auto saved = conv.forward(p, ctx, {.x = x, .weights = w, .bias = bias, .out = x, .initial_state = x, .final_state = x});
+  sp::conv1d_gradients<T, memory> g{.x = x, .weights = w, .bias = bias, .dout = x, .dx = x, .initial_state = x};
+  g.dinitial_state = gradients, g.dfinal_state = gradients;
+  conv.backward(p, ctx, std::move(saved), g);
 }
 
 /// Text and visual features among the tokens of a decoder.
@@ -84,6 +99,8 @@ void compiled(sp::cuda_local const& ranks, sp::batch const& b, context const& ct
   fuse<float>(ranks, b, ctx, {}, labels);
   fuse<sp::bf16>(ranks, b, ctx, {}, labels);
   vision<sp::bf16>(ranks, b, ctx, {});
+  convolve<float>(ranks, b, ctx, {}, {});
+  convolve<sp::bf16>(ranks, b, ctx, {}, {});
   sp::all_reduce(ranks, x, ctx).wait();
   sp::barrier(ranks, ctx).wait();
   sp::gather_loss const loss{ranks, sp::summed{}, sp::loss_options{.checks = 3}};

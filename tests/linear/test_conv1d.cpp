@@ -31,6 +31,7 @@ cut drawn_cut(std::mt19937& random, int parts) {
   k.how.kind = int(random() % 3);
   k.how.over = random() % 2 ? sp::scope::stream : sp::scope::document;
   if (parts % 2 == 0 && random() % 3 == 0) k.how.inner = 2;
+  k.checks = random() % 4 == 0 ? 2 : 1;
   k.shapes = random() % 2 ? sp::shapes::padded : sp::shapes::ragged;
   return k;
 }
@@ -65,6 +66,21 @@ void check_trials(unsigned seed, int trials, double bound) {
 TEST_CASE("conv1d: every width, degree and sharding gives the oracle's outputs, states and gradients [asan]") {
   check_trials<double>(1, 72, 1e-13);
   check_trials<float>(2, 18, 1e-5);
+}
+TEST_CASE("conv1d: streams of no documents, of empty ones, and ranks without a row") {
+  std::mt19937 random(12);
+  for (sp::documents const& docs :
+       {sp::documents({}, 0), sp::documents({}, 5), sp::documents(sp::packed{0, 0, 0}), sp::documents(sp::packed{0, 1})})
+    for (int parts : {1, 3}) {
+      scene s{docs};
+      s.silu = s.bias = s.initial = s.final = true;
+      cut const k{.parts = parts};
+      inputs const in = draw<double>(s, random);
+      bool agreed = false;
+      results const all = joined(s, k, run<double>(s, k, in), agreed);
+      CHECK(agreed);
+      CHECK(error(s, all, oracle(s, in)) < 1e-13);
+    }
 }
 TEST_CASE("conv1d: 16-bit elements are summed in float and rounded once, or twice where gradients return") {
   check_trials<sp::bf16>(3, 9, 1.2e-2);

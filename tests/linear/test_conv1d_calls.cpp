@@ -234,6 +234,10 @@ TEST_CASE(
       bool good = again == out && &*conv.prepared_for(b) == &*conv.prepared_for(b) &&
                   (&*conv.prepared_for(b) == &*twin.prepared_for(b)) == (checks < 2);
 
+      sp::causal_conv1d const narrow{c, options{.width = 2, .checks = checks}}; // two widths on one batch
+      good = good && &*narrow.prepared_for(b) != &*conv.prepared_for(b) &&
+             narrow.prepared_for(b)->rows_sent() <= conv.prepared_for(b)->rows_sent();
+
       auto const p = conv.prepare(b);
       std::vector<std::byte> bytes(std::size_t(conv.scratch_bytes<double>(p, channels) + 64)),
           kept(std::size_t(conv.saved_bytes<double>(p, channels) + 64));
@@ -260,6 +264,15 @@ TEST_CASE(
       CHECK(good);
     }
   });
+}
+
+TEST_CASE("conv1d: over other memory than the host's a plan takes a context") {
+  auto const said = support::on_all_ranks<support::late_place>(2, [](support::late_place& here) {
+    sp::batch const b(sp::packed{0, 3, 6}, sp::contiguous{}, here.comm);
+    sp::causal_conv1d const conv{here.comm};
+    return int(says(failure_of([&] { return conv.prepare(b); }), errc::unsupported, "memory of a queue"));
+  });
+  CHECK(said == std::vector<int>{1, 1});
 }
 
 TEST_CASE("conv1d: what does not fit is refused with both numbers, before anything is sent") {
