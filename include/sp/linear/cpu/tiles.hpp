@@ -111,7 +111,7 @@ A sum_of_halves(A const* x) {
   if constexpr (N == 1) {
     return *x;
   } else {
-    typedef A half __attribute__((vector_size(N / 2 * sizeof(A))));
+    typedef A half __attribute__((vector_size(std::size_t(N) / 2 * sizeof(A))));
     half a, b;
     std::memcpy(&a, x, sizeof a);
     std::memcpy(&b, x + N / 2, sizeof b);
