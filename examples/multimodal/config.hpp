@@ -71,6 +71,7 @@ struct settings {
   splice_kind splice = splice_kind::qwen;
   model_shape model{};
   int steps = 600;        ///< in float
+  int short_steps = 60;   ///< of those, that a strategy takes which need not learn everything once more
   int compared_steps = 8; ///< of them, with those of one rank: later ones differ, as training amplifies what rounding did
   int double_steps = 4;   ///< in double
   int samples = 32;       ///< texts of a step

@@ -1,6 +1,8 @@
 // sp_multimodal_trainer: trains a small vision-language model on pictures of digits, by one rank and by several, and shows that the numbers
 // are the same and that it learns. Exit codes: 0 all is well, 1 a number is off (it says which), 2 the options, the pictures or the output
 // folder cannot be used.
+#include <algorithm>
+
 #include "multimodal/options.hpp"
 #include "multimodal/report/report.hpp"
 #include "multimodal/training/compare.hpp"
@@ -58,6 +60,13 @@ double rows_of_a_step(report const& r) {
   return double(rows);
 }
 
+double steps_in_all(report const& r) {
+  double steps = 0;
+  for (plan const& p : r.plans)
+    steps += double(r.asked.double_steps + (p.learns ? r.asked.steps : std::min(r.asked.steps, r.asked.short_steps)));
+  return steps;
+}
+
 int train(settings const& asked, digit_sets const& digits, trainer::ranks& us) {
   report r{.asked = asked, .digits = &digits, .parameters = parameter_table(asked.model).size(), .plans = all_plans(us.most())};
   r.first_step = questioner(digits.train, asked.seed).next(asked.samples);
@@ -65,7 +74,7 @@ int train(settings const& asked, digit_sets const& digits, trainer::ranks& us) {
   r.cores = us.cores();
   r.found = found_in_model(asked);
   describe(r);
-  trainer::progress show(double(r.plans.size()) * double(asked.steps + asked.double_steps) * rows_of_a_step(r));
+  trainer::progress show(steps_in_all(r) * rows_of_a_step(r));
   r.slopes = gradient_error(us, asked, digits);
   run_all(r, us, show);
   r.seconds = show.seconds_in_all();

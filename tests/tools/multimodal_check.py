@@ -16,6 +16,7 @@ import sys
 from trainer_numbers import mean_of_last_3, relative
 from trainer_page import judge_phone
 
+LEARN = ("one rank", "ulysses 4")  # to the end; others take at most 60 steps
 STRATEGIES = {"one rank": 1, "ulysses 4": 4, "ring 4, ulysses 4": 4, "usp 2 x 2": 4, "data 2 x sequence 2": 4}
 ALLOWED = {"float": 1e-4, "double": 1e-9}
 ALLOWED_GRADIENTS = {"float": 1e-4, "double": 1e-10}
@@ -44,14 +45,14 @@ def judge_run(r, one, steps, compared):
         wrong.append("the final loss is not the mean of the last three steps")
     if not all(r[x] > 0 for x in ("rows_per_second", "patches_per_second", "rows", "patches", "peak_bytes_per_rank")):
         wrong.append("a speed, a number of rows or the memory is not positive")
-    if (r["rows"], r["patches"]) != (one["rows"], one["patches"]):
+    if len(r["losses"]) == len(one["losses"]) and (r["rows"], r["patches"]) != (one["rows"], one["patches"]):
         wrong.append("other rows or patches than one rank had")
     return wrong
 
 
 def judge_answers(r, one, report):
     given = r.get("answers", [])
-    if len(given) != (report["questions"] if r["type"] == "float" else 0):
+    if len(given) != (report["questions"] if r["type"] == "float" and r["strategy"] in LEARN else 0):
         return [f"{len(given)} answers"]
     if not given:
         return []
@@ -74,7 +75,8 @@ def judge_numbers(report, steps):
         return [f"runs are {[(r['type'], r['strategy']) for r in runs]}"]
     for r in runs:
         one = next(o for o in runs if o["type"] == r["type"])
-        found = judge_run(r, one, steps[r["type"]], r["compared_steps"]) + judge_answers(r, one, report)
+        taken = steps[r["type"]] if r["type"] == "double" or r["strategy"] in LEARN else min(steps["float"], 60)
+        found = judge_run(r, one, taken, r["compared_steps"]) + judge_answers(r, one, report)
         wrong += [f"{r['strategy']}, {r['type']}: {sentence}" for sentence in found]
     if "taken: 2 of vision, 2 of text" not in report["found"]:
         wrong.append(f"in the model were found: {report['found']}")
@@ -95,7 +97,7 @@ def unnoticed(report, steps):
         at[path[-1]] = f(at[path[-1]])
         return changed
 
-    last = len(report["runs"]) - 1
+    last, asked = len(report["runs"]) - 1, len(STRATEGIES) + 1
     planted = {
         "a loss": change(("runs", 2, "losses", 1), lambda x: x * (1 + 1e-6)),
         "a norm": change(("runs", last, "gradient_norms", 0), lambda x: x * 1.01),
@@ -103,8 +105,8 @@ def unnoticed(report, steps):
         "gradients that nobody compared": change(("runs", 1, "difference", "first_gradients"), lambda x: 0),
         "a byte": change(("runs", 3, "bytes", "counted"), lambda x: x + 1),
         "a run": change(("runs",), lambda x: x[:-1]),
-        "an answer": change(("runs", last, "answers", 0), lambda x: [x[0], x[1], x[1] if x[2] != x[1] else "?"]),
-        "a question": change(("runs", last, "answers", 0), lambda x: ["#-#=", x[1], x[2]]),
+        "an answer": change(("runs", asked, "answers", 0), lambda x: [x[0], x[1], x[1] if x[2] != x[1] else "?"]),
+        "a question": change(("runs", asked, "answers", 0), lambda x: ["#-#=", x[1], x[2]]),
         "slopes": change(("gradients_against_differences_of_the_loss", "error"), lambda x: 1e-6),
         "patches": change(("runs", 4, "patches"), lambda x: x - 1),
     }

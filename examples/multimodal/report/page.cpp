@@ -85,8 +85,8 @@ std::string table(report const& r, char const* id, cells const& head, Values con
                                 id, row(head, "col", "th"));
   for (outcome const& o : r.outcomes) {
     if (o.ranks == 1)
-      out += fmt::format("<tr class=\"type\"><th colspan=\"{}\" scope=\"rowgroup\"><span><b>{}, {}.</b></span></th></tr>\n",
-                         head.size(), o.type, counted(o.losses.size(), "step"));
+      out += fmt::format("<tr class=\"type\"><th colspan=\"{}\" scope=\"rowgroup\"><span><b>{}</b></span></th></tr>\n",
+                         head.size(), o.type);
     out += (o.ranks == 1 ? "<tr class=\"one\">" : "<tr>") + row(values_of(o), "row", "td");
   }
   return out + "</table></div>\n";
@@ -95,11 +95,12 @@ std::string table(report const& r, char const* id, cells const& head, Values con
 std::string tables(report const& r) {
   std::string const differences =
       table(r, "differences",
-            {"strategy", "final loss", "right<br>answers", "loss<br>difference", "norm<br>difference",
+            {"strategy", "steps", "final loss", "right<br>answers", "loss<br>difference", "norm<br>difference",
              "first gradients<br>difference", "allowed"},
             [](outcome const& o) {
               auto difference = [&](double d) { return o.ranks == 1 ? std::string("–") : scientific(d); };
               return cells{escaped(o.strategy),
+                           std::to_string(o.losses.size()),
                            fmt::format("{:.6f}", trainer::final_loss(o)),
                            o.answers.empty() ? "–" : fmt::format("{:.3f}", o.accuracy()),
                            difference(o.loss_difference),

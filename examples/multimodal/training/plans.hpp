@@ -22,6 +22,7 @@ struct plan {
   degrees vision{}, text{};
   trainer::sharding how = trainer::sharding::contiguous; ///< of the decoder's rows
   sp::schedule schedule = sp::schedule::rotate;          ///< of the decoder's ring
+  bool learns = false;                  ///< trains to the end and is asked questions; others take settings::short_steps
   sp::scope images = sp::scope::stream; ///< what is cut into pieces for ranks: all patches of a step, or each image
 
   int sequence() const { return text.ring * text.ulysses; }
@@ -35,11 +36,11 @@ inline std::vector<plan> all_plans(int n) {
   auto of = [&](char const* what) { return what + std::to_string(n); };
   std::string const half = std::to_string(n / 2);
   return {
-      {"one rank", 1, {1, 1}, {1, 1}, contiguous, rotate, sp::scope::stream},
-      {of("ulysses "), 1, {1, n}, {1, n}, contiguous, rotate, sp::scope::stream},
-      {of("ring ") + ", " + of("ulysses "), 1, {n, 1}, {1, n}, contiguous, rotate, sp::scope::document},
-      {"usp " + half + " x 2", 1, {n / 2, 2}, {n / 2, 2}, zigzag, rotate, sp::scope::stream},
-      {"data 2 x sequence " + half, 2, {n / 2, 1}, {n / 2, 1}, contiguous, cast, sp::scope::document},
+      {"one rank", 1, {1, 1}, {1, 1}, contiguous, rotate, true, sp::scope::stream},
+      {of("ulysses "), 1, {1, n}, {1, n}, contiguous, rotate, true, sp::scope::stream},
+      {of("ring ") + ", " + of("ulysses "), 1, {n, 1}, {1, n}, contiguous, rotate, false, sp::scope::document},
+      {"usp " + half + " x 2", 1, {n / 2, 2}, {n / 2, 2}, zigzag, rotate, false, sp::scope::stream},
+      {"data 2 x sequence " + half, 2, {n / 2, 1}, {n / 2, 1}, contiguous, cast, false, sp::scope::document},
   };
 }
 

@@ -9,7 +9,7 @@
 
 namespace multimodal {
 
-/// settings::steps, then questions on held-back pictures.
+/// settings::steps, then questions on held-back pictures; or, where the plan does not learn, the first settings::short_steps.
 outcome run_float(trainer::ranks& us, plan const& how, settings const& asked, digit_sets const& digits, trainer::progress& show);
 /// The first settings::double_steps of them.
 outcome run_double(trainer::ranks& us, plan const& how, settings const& asked, digit_sets const& digits, trainer::progress& show);
