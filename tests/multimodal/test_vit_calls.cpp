@@ -88,6 +88,64 @@ TEST_CASE("vit_attention: without prefix tokens it is the object inside, bit for
   });
 }
 
+TEST_CASE("vit_attention: by name, and inferred in no more than the memory of a forward call, results are the same bits") {
+  trial const t = ragged(false);
+  on_ranks(3, [&](comm const& c) {
+    auto const vit = attention(t, c, 2);
+    sp::batch const b{t.patches, sp::zigzag{}, c};
+    tensors x(vit.rows(b), vit.rows(b), t.shape()), y(vit.rows(b), vit.rows(b), t.shape());
+    auto const p = vit.prepare(b);
+    auto saved = vit.forward(b, {.q = x.q, .k = x.k, .v = x.v, .out = x.out});
+    vit.backward(b, std::move(saved),
+                 {.q = x.q, .k = x.k, .v = x.v, .out = x.out, .dout = x.dout, .dq = x.dq, .dk = x.dk, .dv = x.dv});
+    sp::pool memory;
+    y.both(vit, p, {memory, memory});
+    CHECK(support::same_bits(x.results(), y.results()));
+    auto const bytes = vit.template scratch_bytes<double>(p, t.shape()) + vit.template saved_bytes<double>(p, t.shape());
+    sp::buffer const block(memory, bytes);
+    sp::workspace room(block.as<std::byte>(std::array{bytes}).data, std::size_t(bytes));
+    std::fill(y[support::operand::out].begin(), y[support::operand::out].end(), 9.0);
+    vit.infer(p, sp::context(room, room), {.q = y.q, .k = y.k, .v = y.v, .out = y.out});
+    CHECK(support::same_bits(x[support::operand::out], y[support::operand::out]));
+  });
+}
+
+/// Results of rank 1 of `ranks`, over images of values of their own for each seed.
+template <class Comm, class Ring>
+std::vector<double> of_middle_rank(trial const& t, Comm const& ranks, Ring const& ring, unsigned seed) {
+  sp::vit_attention const vit{ranks, sp::ring_attention{ring, sp::reference{}, {.mask = sp::full()}}};
+  sp::batch const b{t.patches, sp::zigzag{}, ranks};
+  tensors x(vit.rows(b), vit.rows(b), t.shape(), support::uniform_values(seed + 10u * unsigned(ranks.rank())));
+  sp::pool memory;
+  x.both(vit, vit.prepare(b), {memory, memory});
+  return ranks.rank() == 1 ? x.results() : std::vector<double>();
+}
+
+TEST_CASE("vit_attention: over the ranks of a data shard, which are part of a mesh, it is what these ranks compute alone") {
+  trial const t = ragged(false);
+  std::vector<double> alone[2], sharded[2];
+  for (unsigned shard : {0u, 1u})
+    sp::threads::run(
+        3,
+        [&](sp::threads const& c) {
+          if (auto r = of_middle_rank(t, c, c, shard); !r.empty()) alone[shard] = std::move(r);
+        },
+        patience());
+  sp::threads::run(
+      6,
+      [&](sp::threads const& c) {
+        sp::mesh const mesh{sp::axis::data{2}, sp::axis::ring{3}};
+        unsigned const shard = unsigned(c.rank() / 3);
+        if (auto r = of_middle_rank(t, mesh.sequence(c), mesh.ring(c), shard); !r.empty()) sharded[shard] = std::move(r);
+      },
+      patience());
+  for (int shard : {0, 1}) {
+    CHECK(!alone[shard].empty());
+    CHECK(support::same_bits(alone[shard], sharded[shard]));
+  }
+  CHECK(!support::same_bits(alone[0], alone[1]));
+}
+
 TEST_CASE("vit_attention: wrong rows, batches, groups and places are named with both numbers") {
   trial const t = ragged(false);
   on_ranks(3, [&](comm const& c) {
@@ -126,6 +184,11 @@ TEST_CASE("vit_attention: from level 2 on ranks compare prefixes and contracts, 
     sp::batch const b{t.patches, sp::contiguous{}, c};
     auto e = failure_of([&] { return attention(t, c, c.rank() == 1 ? 1 : 2).prepare(b); });
     CHECK(says(e, errc::rank_mismatch, "prefix tokens"));
+    e = failure_of([&] {
+      if (c.rank() == 1) return sp::vit_attention{c, nested(t, c, sp::reference{sp::dropout{0}}), sp::same{}, {2}}.prepare(b), 0;
+      return attention(t, c, 2).prepare(b), 0;
+    });
+    CHECK(says(e, errc::rank_mismatch, "gradients of prefix tokens", "shares", "same"));
     auto const vit = attention(t, c, 2);
     tensors x(vit.rows(b), vit.rows(b), t.shape());
     sp::pool memory;

@@ -91,9 +91,10 @@ inline trial draw(std::uint64_t seed, strategy what, bool features) {
   std::mt19937_64 g(seed);
   auto pick = [&](int n) { return int(g() % std::uint64_t(n)); };
   trial t{seed};
-  constexpr int meshes[][3] = {{1, 1, 1}, {3, 1, 1}, {1, 3, 1}, {2, 2, 1}, {4, 1, 1}, {1, 5, 1}, {2, 3, 1},
+  constexpr int meshes[][3] = {{1, 1, 1}, {3, 1, 1}, {1, 3, 1}, {2, 2, 1}, {4, 1, 1}, {1, 5, 1}, {2, 3, 1}, {2, 1, 1},
                                {8, 1, 1}, {1, 7, 1}, {5, 1, 1}, {3, 2, 1}, {2, 2, 2}, {1, 2, 2}, {2, 1, 3}};
-  auto const& m = meshes[pick(what == strategy::usp ? 11 : 14)]; // the nested ones stand last
+  std::uint64_t const how_many = what == strategy::usp ? 12 : 15; // the nested ones stand last
+  auto const& m = meshes[seed % how_many];
   t.ring = m[0], t.ulysses = m[1], t.outer = m[2];
   if (what == strategy::ulysses) t.ulysses *= t.ring * t.outer, t.ring = t.outer = 1;
   t.ring_is_fast = pick(2);
@@ -114,7 +115,7 @@ inline trial draw(std::uint64_t seed, strategy what, bool features) {
   t.grain = kind == 3 && pick(2) ? 4 : 1;
   t.padded = pick(4) == 0, t.any_order = pick(4) == 0;
   constexpr index_t prefixes[] = {0, 1, 1, 3, 3};
-  t.prefix = prefixes[pick(5)];
+  t.prefix = prefixes[seed / how_many % 5]; // with every mesh
   constexpr index_t heads[][2] = {{1, 1}, {4, 4}, {4, 2}, {6, 3}, {7, 7}, {5, 1}};
   auto const& h = heads[pick(6)];
   t.q_heads = h[0], t.kv_heads = h[1];

@@ -58,7 +58,8 @@ public:
   [[nodiscard]] index_t merged_tokens() const noexcept { return patches() / grain(); }
   [[nodiscard]] index_t merged_tokens(std::size_t image) const { return grids_[image].patches() / grain(); }
 
-  /// A document for each frame, over tower rows; ids count the frames of the batch.
+  /// A document for each frame, over tower rows; ids count the frames of the batch. Dropout is keyed by ids: where data is split, give
+  /// frames those of the whole, frames().with_ids(...).
   [[nodiscard]] documents const& frames() const noexcept { return frames_; }
   /// A document for each window, over the same rows; ids count the windows of the batch. Without windows: the frames.
   [[nodiscard]] documents const& windows() const noexcept { return options_.window > 0 ? windows_ : frames_; }

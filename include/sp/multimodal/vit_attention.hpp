@@ -26,7 +26,8 @@ inline constexpr bool wants_whole_documents<whole_attention<Kernel>> = true;
 ///
 /// Tensors are (documents x prefix + patches.tokens(), heads, dim): the prefix rows of all documents, document by document, with
 /// the same values on every rank, and behind them this rank's patches. In out these rows have the same bits on every rank.
-/// Rank 0 computes them from its own q, k and v; what other ranks hold there is not read. Batches are of patches alone.
+/// Rank 0 computes them from its own q, k and v; what other ranks hold there is not read, but by check level 3, which looks for NaN.
+/// Batches are of patches alone; a document without patches has prefix tokens all the same.
 /// Gradients of sinks are shares, whatever the contract: those of prefix queries are in rank 0's.
 template <class Comm, class Inner, class Contract = shares>
 class vit_attention : public detail::attention_object<vit_attention<Comm, Inner, Contract>> {
