@@ -106,12 +106,12 @@ void each_vector(index_t width, Body const& body) {
 }
 
 /// The sum of lanes, by halves: simd's own adds one after the other.
-template <int N, class A>
+template <std::size_t N, class A>
 A sum_of_halves(A const* x) {
   if constexpr (N == 1) {
     return *x;
   } else {
-    typedef A half __attribute__((vector_size(std::size_t(N) / 2 * sizeof(A))));
+    typedef A half __attribute__((vector_size(N / 2 * sizeof(A))));
     half a, b;
     std::memcpy(&a, x, sizeof a);
     std::memcpy(&b, x + N / 2, sizeof b);
@@ -125,7 +125,7 @@ template <class A>
 A sum_of(simd<A> x) {
   A lanes[simd<A>::lanes];
   x.store(lanes);
-  return sum_of_halves<int(simd<A>::lanes)>(lanes);
+  return sum_of_halves<std::size_t(simd<A>::lanes)>(lanes);
 }
 
 /// Four rows of four become four columns of four, in registers.
