@@ -7,6 +7,7 @@
 #include <sp/multimodal/fusion.hpp>
 #include <sp/multimodal/rotary_positions.hpp>
 #include <sp/multimodal/splices/between.hpp>
+#include <sp/multimodal/splices/masks.hpp>
 #include <sp/multimodal/splices/one_to_one.hpp>
 #include <sp/multimodal/splices/placeholder.hpp>
 #include <sp/multimodal/splices/prefix.hpp>

@@ -24,6 +24,7 @@ inline constexpr index_t image_token = 900, video_token = 901, start_mark = 902,
 struct sample {
   std::vector<index_t> tokens;
   std::vector<visual_item> items;
+  index_t prompt = -1;
 };
 
 enum class rule { placeholder, lines, one_to_one, between, prefix_lm, image_spans, users_own };
@@ -73,7 +74,9 @@ struct any_splice {
   sp::fused_attention attention_of(sp::splice_sample const& s) const {
     if (which == rule::prefix_lm) return sp::splice::prefix{.prompt_end = prompt_end}.attention_of(s);
     if (which == rule::image_spans) return sp::splice::prefix{.mask = sp::splice::prefix::shows::image_spans}.attention_of(s);
-    return {.images_both_ways = which == rule::between || which == rule::lines};
+    if (which == rule::one_to_one) return sp::splice::prefix_lm{sp::splice::one_to_one{image_token, video_token}}.attention_of(s);
+    if (which == rule::between) return sp::splice::image_spans{sp::splice::between{start_mark, end_mark}}.attention_of(s);
+    return {.images_both_ways = which == rule::lines};
   }
 };
 

@@ -2,9 +2,12 @@
 // Fixtures: tests/fixtures/multimodal/record_fixtures.py.
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cmath>
 
 #include <sp/collective/solo.hpp>
+#include <sp/threads.hpp>
+#include <sp/vision.hpp>
 
 #include "multimodal/fused_cases.hpp"
 #include "support/failure.hpp"
@@ -69,6 +72,13 @@ TEST_CASE("splices: what each says of a sample") {
         pieces{{text, 0, 1}, {visual, 0, 1}, {text, 2, 3}, {visual, 1, 1}, {text, 6, 1}});
   CHECK(pieces_of(sp::splice::prefix{}, {7, 8}, two) == pieces{{visual, 0, 7}, {text, 0, 2}});
   CHECK(pieces_of(sp::splice::prefix{}, {}, {}).empty());
+  CHECK(pieces_of(sp::splice::one_to_one{50, 50}, {50, 1, 50, 50}, {{1, 1, 2}, {1, 1, 1, true}}) ==
+        pieces_of(sp::splice::one_to_one{50}, {50, 1, 50, 50}, {{1, 1, 3}}));
+  for (auto const& [tokens, items] : {std::pair{llava, two}, std::pair{std::vector<index_t>{5, 6}, std::vector<visual_item>{}}}) {
+    sp::splice::placeholder const lines{.token = 50, .newline = true};
+    CHECK(pieces_of(sp::splice::prefix_lm{lines, 3}, tokens, items) == pieces_of(lines, tokens, items));
+    CHECK(pieces_of(sp::splice::image_spans{lines}, tokens, items) == pieces_of(lines, tokens, items));
+  }
   CHECK(pieces_of(sp::splice::between{60, 61}, {5}, {}) == pieces{{text, 0, 1}});
 }
 
@@ -88,7 +98,7 @@ sp::fused_batch fused(S const& splice, std::vector<sample> const& samples, std::
                       std::vector<index_t> const& order = {}, sp::fusion_options options = {}) {
   std::vector<std::vector<index_t>> tokens;
   std::vector<sp::splice_sample> of;
-  for (sample const& s : samples) tokens.push_back(s.tokens), of.push_back({s.tokens, s.items});
+  for (sample const& s : samples) tokens.push_back(s.tokens), of.push_back({s.tokens, s.items, 0, s.prompt});
   auto const b = alone(tokens, features);
   return sp::fusion(sp::solo{}, splice, options).prepare(of, b.text, b.visual, order, sp::contiguous{});
 }
@@ -138,6 +148,10 @@ TEST_CASE("splices: what does not fit together is refused with its sample and bo
   CHECK(says(refusal(qwen, samples{{{60, 61, 60, 5, 61}, {}}}, list{}), bad, "2 pairs of marks", "0 images"));
   CHECK(says(refusal(sp::splice::prefix{.prompt_end = 9}, samples{{{9}, {}}, words}, list{}), bad, "sample 1",
              "none of its 3 tokens is 9"));
+  CHECK(says(refusal(sp::splice::prefix_lm{intern, 9}, samples{{{9}, {}}, words}, list{}), bad, "sample 1",
+             "none of its 3 tokens is 9"));
+  CHECK(says(refusal(sp::splice::prefix{}, samples{words, {{1, 2}, {}, 3}}, list{}), bad, "sample 1", "its prompt has 3 tokens",
+             "it has 2 tokens"));
 
   CHECK(says(refusal(llava, samples{{{50}, {{1, 0, 4}}}}, list{4}), bad, "sample 0", "image 0", "1 x 0 x 4"));
   CHECK(says(refusal(llava, samples{words, {{50, 7}, four}}, list{4}, list{}, sp::fusion_options{.limit = 4}), bad, "sample 1",
@@ -226,6 +240,8 @@ TEST_CASE("splices: masks of prefixes and image spans, pair by pair") {
                source{text, s.text_cu[d] + (std::find(s.samples[d].tokens.begin(), s.samples[d].tokens.end(), prompt_end) -
                                             s.samples[d].tokens.begin())}) {
         }
+      for (index_t i = 0; which == rule::one_to_one && i < index_t(image.size()); ++i)
+        if (s.rows[d][std::size_t(i)].from == visual) prefix = i + 1;
       index_t const begin = f.documents()[d].begin;
       for (index_t q = 0; q < index_t(image.size()); ++q)
         for (index_t k = 0; k < index_t(image.size()); ++k) {
@@ -363,26 +379,100 @@ TEST_CASE("splices: LLaVA-NeXT's tiles as its model packs them in transformers, 
   CHECK(dropped > 3);
 }
 
-TEST_CASE("splices: PaliGemma's mask as transformers makes it of token types") {
+/// [query][key] of one sample.
+template <class S>
+std::vector<std::vector<std::int64_t>> seen(S const& splice, sample const& s) {
+  auto const f = fused(splice, {s}, features_of(s));
+  auto const slices = sp::slices(f.mask(), f.documents(), f.documents());
+  std::vector<std::vector<std::int64_t>> sees(std::size_t(f.tokens()));
+  for (index_t q = 0; q < f.tokens(); ++q)
+    for (index_t k = 0; k < f.tokens(); ++k) {
+      bool any = false;
+      for (sp::slice const& x : slices) any = any || x.sees(q, k);
+      sees[std::size_t(q)].push_back(any);
+    }
+  return sees;
+}
+
+TEST_CASE("splices: PaliGemma's mask as transformers makes it of token types, with tokens of images in the text and without") {
   int compared = 0;
+  constexpr index_t image = 4, word = 7, newline = 9, said = 8;
   for (json const& c : cases("paligemma_mask")) {
-    sample s{{}, {{1, 1, c["rows"].number()}}};
-    s.tokens.assign(std::size_t(c["prompt"].number() - 1), 7);
-    s.tokens.push_back(9);
-    s.tokens.insert(s.tokens.end(), std::size_t(c["said"].number()), 8);
-    auto const f = fused(sp::splice::prefix{.prompt_end = 9}, {s}, features_of(s));
-    auto const slices = sp::slices(f.mask(), f.documents(), f.documents());
-    std::vector<std::vector<std::int64_t>> sees(std::size_t(f.tokens()));
-    for (index_t q = 0; q < f.tokens(); ++q)
-      for (index_t k = 0; k < f.tokens(); ++k) {
-        bool any = false;
-        for (sp::slice const& x : slices) any = any || x.sees(q, k);
-        sees[std::size_t(q)].push_back(any);
-      }
-    CHECK(sees == c["sees"].rows());
+    index_t const rows = c["rows"].number(), prompt = c["prompt"].number();
+    sample s{{}, {{1, 1, rows}}};
+    s.tokens.assign(std::size_t(prompt - 1), word);
+    s.tokens.push_back(newline);
+    s.tokens.insert(s.tokens.end(), std::size_t(c["said"].number()), said);
+    auto const want = c["sees"].rows();
+    CHECK(seen(sp::splice::prefix{.prompt_end = newline}, s) == want);
+    sample several = s; // a prompt of several lines, and an answer
+    several.prompt = prompt;
+    for (index_t& t : several.tokens) t = newline;
+    CHECK(seen(sp::splice::prefix{.prompt_end = newline}, several) == want);
+
+    sample overwritten = s; // as the processor writes it
+    overwritten.tokens.insert(overwritten.tokens.begin(), std::size_t(rows), image);
+    CHECK(seen(sp::splice::prefix_lm{sp::splice::one_to_one{.image = image}, newline}, overwritten) == want);
+    overwritten.prompt = rows + prompt;
+    CHECK(seen(sp::splice::prefix_lm{sp::splice::one_to_one{.image = image}}, overwritten) == want);
     ++compared;
   }
   CHECK(compared == 4);
+}
+
+TEST_CASE("splices: InternVL's rows as transformers shuffles and overwrites them, patches and text over three ranks") {
+  int compared = 0;
+  for (json const& c : cases("internvl_tokens")) {
+    index_t const side = c["side"].number(), tiles = c["tiles"].number();
+    auto const tokens = numbers(c["tokens"]);
+    auto const want = c["rows"].rows();
+    sp::images const images(std::vector<sp::patch_grid>(std::size_t(tiles), {1, side, side}), {.merge = 2});
+    std::vector<visual_item> const items(std::size_t(tiles), {1, side / 2, side / 2});
+    sp::splice_sample const samples[] = {{tokens, items}};
+    std::vector<double> all_words(tokens.size()), all_patches;
+    for (std::size_t i = 0; i < tokens.size(); ++i) all_words[i] = -1 - double(i);
+    for (index_t raster : images.raster_rows()) all_patches.push_back(double(raster)); // units of four, one behind the other
+    std::atomic<int> wrong{0}, rows{0};
+    sp::threads::run(3, [&](sp::threads const& comm) {
+      sp::batch const patches(images.frames(), sp::grained{sp::zigzag{}, images.grain()}, comm),
+          features = sp::merged(patches, images.grain()),
+          text(sp::documents::packed(std::vector<index_t>{0, index_t(tokens.size())}), sp::contiguous{}, comm);
+      sp::fusion const fusion(comm, sp::splice::one_to_one{.image = 4});
+      auto const f = fusion.prepare(samples, text, features, images.merged_rows(), sp::striped{});
+      auto local = [&](sp::batch const& b, auto&& value) {
+        std::vector<double> out(std::size_t(b.tokens() * 4));
+        sp::for_each_row(b, [&](sp::local_row const& r) {
+          for (index_t k = 0; k < 4; ++k) out[std::size_t(r.row * 4 + k)] = value(sp::source_position(b, r), k);
+        });
+        return out;
+      };
+      auto words = local(text, [&](index_t at, index_t) { return all_words[std::size_t(at)]; });
+      auto visual_rows = local(features, [&](index_t at, index_t k) { return all_patches[std::size_t(at * 4 + k)]; });
+      std::vector<double> hidden(std::size_t(f.tokens() * 4));
+      auto view = [](std::vector<double>& v) { return sp::view<double, 2>(v.data(), {index_t(v.size()) / 4, 4}); };
+      fusion.forward(f, {.text = view(words), .visual = view(visual_rows), .hidden = view(hidden)});
+      sp::for_each_row(f.batch(), [&](sp::local_row const& r) {
+        ++rows;
+        for (std::size_t k = 0; k < 4; ++k)
+          wrong += index_t(hidden[std::size_t(r.row) * 4 + k]) != want[std::size_t(r.offset)][k];
+      });
+    });
+    CHECK(wrong == 0);
+    CHECK(rows == int(want.size()));
+    ++compared;
+  }
+  CHECK(compared == 3);
+}
+
+TEST_CASE("splices: Gemma 3's mask as transformers makes it of images in the text") {
+  int both_ways = 0;
+  for (json const& c : cases("gemma3_mask")) {
+    auto const sees = seen(sp::splice::image_spans{sp::splice::one_to_one{.image = 4}}, sample_of(c));
+    CHECK(sees == c["sees"].rows());
+    for (std::size_t q = 0; q < sees.size(); ++q)
+      both_ways += int(std::count(sees[q].begin() + std::ptrdiff_t(q) + 1, sees[q].end(), 1));
+  }
+  CHECK(both_ways == 27);
 }
 
 } // namespace

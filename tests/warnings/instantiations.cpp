@@ -403,6 +403,8 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   fuse<float>(ranks, batch, batch.memory(), sp::splice::one_to_one{1});
   fuse<float>(ranks, batch, batch.memory(), sp::splice::between{1, 2});
   fuse<float>(ranks, batch, batch.memory(), sp::splice::prefix{});
+  fuse<float>(ranks, batch, batch.memory(), sp::splice::prefix_lm{sp::splice::one_to_one{1}, 2});
+  fuse<float>(ranks, batch, batch.memory(), sp::splice::image_spans{sp::splice::between{1, 2}});
   wrap<float>(ranks, batch, batch.memory(), sp::cpu{});
   wrap<double>(ranks, batch, batch.memory(), sp::reference{});
   sp::local<device_queue>::run(2, [&](sp::local<device_queue> const& devices) {

@@ -126,9 +126,7 @@ private:
       ids_.insert(ids_.end(), s.tokens.begin(), s.tokens.end());
     }
     std::vector<char> marks(std::size_t(pieces_.length()));
-    for (detail::placed_piece const& p : pieces_.list)
-      if (p.rows.from == row_source::visual)
-        for (index_t i = 0; i < p.rows.count; ++i) marks[std::size_t(p.at + i)] = 1;
+    detail::for_each_visual_row(pieces_, [&](std::size_t, std::size_t, index_t at) { marks[std::size_t(at)] = 1; });
     visual_rows_ = local_rows(batch_, std::span<char const>(marks));
     make_mask();
   }
@@ -158,8 +156,8 @@ private:
     std::vector<document> spans;
     std::size_t open = std::size_t(-1); // the item of the last span, while rows may join it
     index_t end = 0;
-    detail::for_each_visual_row(pieces_, [&](std::size_t item, index_t, index_t at) {
-      if (!pieces_.attention[batch_.source().at_or_before(at)].images_both_ways) return;
+    detail::for_each_visual_row(pieces_, [&](std::size_t item, std::size_t sample, index_t at) {
+      if (!pieces_.attention[sample].images_both_ways) return;
       if (open == item && only_learned(end, at))
         spans.back().count = at + 1 - spans.back().begin;
       else

@@ -87,7 +87,7 @@ inline void check_fused_order(std::span<index_t const> order, index_t rows) {
   digest d;
   d.add(samples.size());
   for (splice_sample const& s : samples) {
-    d.add(s.tokens.size()).add(s.items.size());
+    d.add(s.tokens.size()).add(s.items.size()).add(s.prompt);
     for (index_t id : s.tokens) d.add(id);
     for (visual_item const& x : s.items) d.add(x.frames).add(x.height).add(x.width).add(x.video).add(double(x.seconds));
   }

@@ -110,19 +110,31 @@ template <class S>
   return all;
 }
 
-/// Calls f(item of the step, row of the item, place) for every visual row of the fused stream, in its order.
+/// Whose visual rows of a sample are; quick where they are asked in ascending order.
+class item_search {
+public:
+  item_search(fused_pieces const& all, std::size_t sample) : all_(&all), first_(all.item_begins[sample]), item_(first_) {}
+  /// The item of the step that visual row `row` of the sample belongs to. It is the in_item(row)-th of its rows.
+  std::size_t item_of(index_t row) {
+    if (row < begin_) item_ = first_, begin_ = 0;
+    while (row >= begin_ + all_->items[item_].rows()) begin_ += all_->items[item_++].rows();
+    return item_;
+  }
+  index_t in_item(index_t row) const { return row - begin_; }
+
+private:
+  fused_pieces const* all_;
+  std::size_t first_, item_;
+  index_t begin_ = 0; ///< of the item, among the rows of the sample
+};
+
+/// Calls f(item of the step, sample, place) for every visual row of the fused stream, in its order.
 template <class F>
 void for_each_visual_row(fused_pieces const& all, F&& f) {
   for (placed_piece const& p : all.list) {
     if (p.rows.from != row_source::visual) continue;
-    std::size_t item = all.item_begins[p.sample];
-    index_t begin = 0; // of the item, among the rows of its sample
-    for (index_t i = 0; i < p.rows.count; ++i) {
-      index_t const row = p.rows.first + i * p.rows.step;
-      if (row < begin) item = all.item_begins[p.sample], begin = 0;
-      while (row >= begin + all.items[item].rows()) begin += all.items[item++].rows();
-      f(item, row - begin, p.at + i);
-    }
+    item_search items(all, p.sample);
+    for (index_t i = 0; i < p.rows.count; ++i) f(items.item_of(p.rows.first + i * p.rows.step), p.sample, p.at + i);
   }
 }
 

@@ -47,14 +47,12 @@ private:
 
   /// Cuts a piece where its items end, and frames that are apart.
   void visual(placed_piece const& p) {
-    std::size_t item = all_.item_begins[p.sample];
-    index_t begin = 0; // of the item, among the rows of the sample
+    item_search items(all_, p.sample);
     for (index_t i = 0; i < p.rows.count;) {
       index_t const row = p.rows.first + i * p.rows.step;
-      if (row < begin) item = all_.item_begins[p.sample], begin = 0;
-      while (row >= begin + all_.items[item].rows()) begin += all_.items[item++].rows();
+      std::size_t const item = items.item_of(row);
       visual_item const& x = all_.items[item];
-      index_t const in_item = row - begin, frame = in_item / (x.height * x.width);
+      index_t const in_item = items.in_item(row), frame = in_item / (x.height * x.width);
       index_t const end = options_.frames_apart ? (frame + 1) * x.height * x.width : x.rows();
       index_t const count = p.rows.step == 1 ? min(p.rows.count - i, end - in_item) : 1;
       if (open_ != item || (options_.frames_apart && frame != frame_)) {

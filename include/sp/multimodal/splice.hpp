@@ -23,7 +23,8 @@ struct visual_item {
 struct splice_sample {
   std::span<index_t const> tokens{};
   std::span<visual_item const> items{};
-  index_t number = 0; ///< for messages: the fusion counts samples by it
+  index_t number = 0;  ///< for messages: the fusion counts samples by it
+  index_t prompt = -1; ///< so many of the tokens are its prompt (token type 0), for masks that ask; -1: not said
 
   /// Rows of the images before `item`; of all of them for items.size().
   [[nodiscard]] constexpr index_t rows_before(std::size_t item) const {
@@ -51,6 +52,11 @@ struct fused_attention {
   bool images_both_ways = false; ///< the rows of an image see each other in both directions
   friend constexpr bool operator==(fused_attention const&, fused_attention const&) = default;
 };
+
+namespace splice {
+/// Where a splice may be given a token id and has none.
+inline constexpr index_t no_token = -1;
+} // namespace splice
 
 namespace detail {
 /// Stands for what a splice hands its pieces to.

@@ -8,20 +8,18 @@ namespace sp::splice {
 
 /// The tokens `image` of a sample become the rows of its images, the tokens `video` those of its videos.
 struct one_to_one {
-  static constexpr index_t no_token = -1;
-
   index_t image;
-  index_t video = no_token; ///< unless it is given, videos stand in tokens `image` like images
+  index_t video = no_token; ///< unless another id is given, videos stand in tokens `image` like images
 
   template <class Add>
   constexpr void pieces(splice_sample const& s, Add&& add) const {
     check(s, false, image, "image");
-    if (video != no_token) check(s, true, video, "video");
-    place still{s, false, video == no_token}, moving{s, true, false};
+    if (apart()) check(s, true, video, "video");
+    place still{s, false, !apart()}, moving{s, true, false};
     index_t text = 0;
     for (index_t i = 0; i < index_t(s.tokens.size()); ++i) {
       index_t const id = s.tokens[std::size_t(i)];
-      bool const is_video = video != no_token && id == video;
+      bool const is_video = apart() && id == video;
       if (id != image && !is_video) continue;
       detail::add_text(add, text, i);
       text = i + 1;
@@ -31,6 +29,8 @@ struct one_to_one {
   }
 
 private:
+  [[nodiscard]] constexpr bool apart() const { return video != no_token && video != image; }
+
   /// The rows of the images, or of the videos, of a sample one by one.
   struct place {
     splice_sample const& s;
@@ -53,7 +53,7 @@ private:
     index_t tokens = 0, rows = 0;
     for (index_t t : s.tokens) tokens += t == id;
     for (visual_item const& i : s.items)
-      if (video == no_token || i.video == videos) rows = checked_add(rows, i.rows());
+      if (!apart() || i.video == videos) rows = checked_add(rows, i.rows());
     if (tokens != rows)
       refuse_sample(s,
                     detail::counted(tokens, std::string(what) + " token") + " (" + std::to_string(id) + "), its " + what +

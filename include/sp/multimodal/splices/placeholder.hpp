@@ -1,5 +1,6 @@
 // LLaVA's splice: one placeholder token becomes all rows of an image, so that lengths change.
-// With `newline`, as LLaVA-NeXT: behind each line of an image stands a learned row.
+// With `newline` a learned row stands behind each line of an image. LLaVA-NeXT has that behind the lines of all tiles together: a splice of
+// one's own puts the tiles of a picture beside each other.
 #pragma once
 
 #include <sp/multimodal/splice.hpp>
@@ -9,7 +10,7 @@ namespace sp::splice {
 /// The k-th token `token` of a sample becomes its k-th image.
 struct placeholder {
   index_t token;
-  bool newline = false; ///< learned row 0 stands behind each line of an image (image_newline)
+  bool newline = false; ///< learned row 0 (image_newline) stands behind each line of an image
 
   [[nodiscard]] constexpr index_t learned_rows() const { return newline ? 1 : 0; }
 
