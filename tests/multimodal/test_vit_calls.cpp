@@ -164,6 +164,8 @@ TEST_CASE("vit_attention: wrong rows, batches, groups and places are named with 
     CHECK(says(failure_of([&] { return vit.prepare(b, b2); }), errc::unsupported, "batch number " + std::to_string(b.serial()),
                std::to_string(b2.serial())));
     CHECK(says(failure_of([&] { return attention(t, c, -1); }), errc::invalid_shape, "-1 prefix tokens"));
+    CHECK(says(failure_of([&] { return vit.prepare(b, sp::causal()); }), errc::unsupported_mask, "causal", "2 prefix tokens"));
+    static_cast<void>(attention(t, c, 0).prepare(b, sp::causal())); // nobody stands in front of patches
     sp::ledger counts;
     comm const half(c.inner().split(c.rank() / 2, c.rank()), counts);
     if (c.rank() < 2)

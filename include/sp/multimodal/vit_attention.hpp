@@ -21,8 +21,8 @@ inline constexpr bool wants_whole_documents<whole_attention<Kernel>> = true;
 } // namespace detail
 
 /// Comm: a communicator or mesh group of all ranks of the sequence, in the order of the batch's parts. Inner: the attention object that
-/// runs over the same ranks; its mask (sp::full() for a vision tower) is about documents {prefix tokens, patches}. Contract: sp::shares
-/// or sp::same.
+/// runs over the same ranks; its mask is about documents {prefix tokens, patches}: sp::full() for a vision tower, or a window; causal, of
+/// which prefix tokens would see no patch, is unsupported_mask. Contract: sp::shares or sp::same.
 ///
 /// Tensors are (documents x prefix + patches.tokens(), heads, dim): the prefix rows of all documents, document by document, with
 /// the same values on every rank, and behind them this rank's patches. In out these rows have the same bits on every rank.
@@ -98,6 +98,10 @@ public:
   void prepare_batches(prepared& out, batch const& patches, batch const& keys, sp::mask const& mask,
                        Context const& context) const {
     refuse_batches(patches, keys);
+    if (options_.prefix > 0 && mask == causal(mask.at)) // the default of attention_options
+      fail({errc::unsupported_mask,
+            "the mask is causal: " + std::to_string(options_.prefix) + " prefix tokens would see none of the patches behind them",
+            "Give the attention inside {.mask = sp::full()}, or a window"});
     out.prefix_rows = prefix_rows(patches);
     out.patch_rows = patches.tokens();
     make_routes(out, context);
