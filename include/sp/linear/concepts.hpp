@@ -71,9 +71,10 @@ struct linear_grad {
 template <class K, class T>
 using linear_saved_t = typename K::template saved<T>;
 
-/// The operands of K's calls.
+/// The operands of K's forward call.
 template <class K, class T>
 using linear_call_t = linear_call<T, int(K::gates), typename K::memory_type>;
+/// Those of its backward call.
 template <class K, class T>
 using linear_grad_t = linear_grad<T, int(K::gates), typename K::memory_type>;
 
