@@ -193,30 +193,6 @@ concept some_whole_kernel = requires {
 }
 &&(whole_kernel<K, float> || whole_kernel<K, bf16> || whole_kernel<K, fp16> || whole_kernel<K, double>);
 
-/// A rank of any memory that is alone: nothing is ever sent.
-template <class M>
-struct alone {
-  using memory_type = M;
-  static constexpr bool row_lists = true;
-  struct token {
-    void wait() noexcept {}
-  };
-  static constexpr int rank() noexcept { return 0; }
-  static constexpr int size() noexcept { return 1; }
-  template <class... Queue>
-  void barrier(Queue const&...) const noexcept {}
-  template <class... Queue>
-  [[nodiscard]] token exchange(traffic const& t, Queue const&...) const {
-    index_t bytes = 0;
-    for (auto const& list : {t.sends, t.receives})
-      for (parcel const& p : list) bytes += total_bytes(p.pieces);
-    if (bytes == 0) return {};
-    fail({errc::unsupported, "a rank that is alone was asked to send", "Use a communicator of this memory", t.primitive, 0, 1});
-  }
-};
-template <class M>
-using rank_alone = std::conditional_t<std::is_same_v<M, host_memory>, solo, alone<M>>;
-
 /// The attention a kernel gives on one rank: itself if it is an attention object, a ring of one, or whole documents.
 template <class K>
 auto local_attention(K kernel, attention_options options = {}) {

@@ -48,4 +48,31 @@ private:
 static_assert(communicator<solo> && has_row_lists<solo> && has_barrier<solo> && splittable<solo> && peer_memory<solo> &&
               !abortable<solo>);
 
+namespace detail {
+
+/// A rank of any memory that is alone: nothing is ever sent.
+template <class M>
+struct alone {
+  using memory_type = M;
+  static constexpr bool row_lists = true;
+  struct token {
+    void wait() noexcept {}
+  };
+  static constexpr int rank() noexcept { return 0; }
+  static constexpr int size() noexcept { return 1; }
+  template <class... Queue>
+  void barrier(Queue const&...) const noexcept {}
+  template <class... Queue>
+  [[nodiscard]] token exchange(traffic const& t, Queue const&...) const {
+    index_t bytes = 0;
+    for (auto const& list : {t.sends, t.receives})
+      for (parcel const& p : list) bytes += total_bytes(p.pieces);
+    if (bytes == 0) return {};
+    fail({errc::unsupported, "a rank that is alone was asked to send", "Use a communicator of this memory", t.primitive, 0, 1});
+  }
+};
+template <class M>
+using rank_alone = std::conditional_t<std::is_same_v<M, host_memory>, solo, alone<M>>;
+
+} // namespace detail
 } // namespace sp

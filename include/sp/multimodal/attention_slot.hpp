@@ -57,19 +57,11 @@ public:
     check_seat();
     alone_with(std::move(kernel));
   }
-  attention_slot(attention_slot const& o) : seat_(o.seat_), in_(o.in_ ? o.in_->clone() : nullptr) {}
-  attention_slot(attention_slot&& o) noexcept : seat_(std::move(o.seat_)), in_(std::exchange(o.in_, nullptr)) {}
-  attention_slot& operator=(attention_slot o) noexcept {
-    std::swap(seat_, o.seat_);
-    std::swap(in_, o.in_);
-    return *this;
-  }
-  ~attention_slot() { delete in_; }
 
   /// What the model says of this attention.
   attention_seat<Role> const& seat() const noexcept { return seat_; }
   /// What sits in the slot.
-  [[nodiscard]] seating seated() const noexcept { return in_ ? in_->how : seating{"nothing"}; }
+  [[nodiscard]] seating seated() const noexcept { return in_.how(); }
 
   /// Puts an attention object here: one over the ranks of the model's batches, made with seat().mask and seat().scale. Where the seat has
   /// prefix tokens: a vit_attention. A saved of before is refused from now on.
@@ -77,9 +69,7 @@ public:
   void use(Object object, seating how) {
     static_assert(std::is_same_v<detail::memory_of<Object>, memory_type>,
                   "sp::attention_slot: the object computes on tensors of another memory than the slot's queue.");
-    auto* const next = new detail::seat_of<T, Queue, Object>(std::move(object), how);
-    delete in_;
-    in_ = next;
+    in_.put(new detail::seat_of<T, Queue, Object>(std::move(object), how));
   }
   template <class Object>
   void use(Object object) {
@@ -171,10 +161,7 @@ private:
       }
     use(std::move(local), {"one rank"});
   }
-  seated_type& in() const {
-    if (in_) return *in_;
-    fail({errc::bad_state, "this slot is empty: it was moved away", "Call the one that it was moved to", "attention_slot"});
-  }
+  seated_type const& in() const { return in_.in("attention_slot"); }
   context_type in_memory_of(batch const& b, random_key key) const { return context_type(b.memory(), b.memory(), key); }
   template <class Saved>
   static saved& token_of(std::remove_reference_t<Saved>& s) {
@@ -183,7 +170,7 @@ private:
   }
 
   attention_seat<Role> seat_;
-  seated_type* in_ = nullptr;
+  detail::seat_owner<seated_type> in_;
 };
 
 } // namespace sp

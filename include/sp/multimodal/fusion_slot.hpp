@@ -2,10 +2,9 @@
 // The splice is part of the model, the communicator is not: calls are those of fusion and deepstack.
 #pragma once
 
-#include <sp/attention/whole.hpp>
+#include <sp/collective/solo.hpp>
 #include <sp/multimodal/deepstack.hpp>
-#include <sp/multimodal/roles.hpp>
-#include <sp/multimodal/seated.hpp>
+#include <sp/multimodal/seat.hpp>
 
 namespace sp {
 
@@ -52,22 +51,21 @@ struct fusion_step {
 
 /// What sits in a fusion slot, without its communicator.
 template <class T, class Queue>
-struct seated_fusion {
+class seated_fusion : public seat_base<seated_fusion<T, Queue>> {
+public:
   using memory = typename Queue::memory_type;
-  seated_fusion() = default;
-  seated_fusion(seated_fusion const&) = delete;
-  seated_fusion& operator=(seated_fusion const&) = delete;
-  virtual ~seated_fusion() = default;
   virtual fused_batch prepare(fusion_step const&, context<Queue> const* c) const = 0;
   virtual void forward(fused_batch const&, context<Queue> const&, fusion_forward<T, memory> const&) const = 0;
   virtual void backward(fused_batch const&, context<Queue> const&, fusion_backward<T, memory> const&) const = 0;
-  virtual seated_fusion* clone() const = 0;
+
+protected:
+  using seat_base<seated_fusion>::seat_base;
 };
 template <class T, class Queue, class Splice, class Comm>
 struct fusion_in_seat final : seated_fusion<T, Queue> {
   using typename seated_fusion<T, Queue>::memory;
   fusion<Splice, Comm> object;
-  explicit fusion_in_seat(fusion<Splice, Comm> f) : object(std::move(f)) {}
+  fusion_in_seat(fusion<Splice, Comm> f, seating s) : seated_fusion<T, Queue>(s), object(std::move(f)) {}
   fused_batch prepare(fusion_step const& s, context<Queue> const* c) const override {
     return c ? object.prepare(*c, s.samples, s.text, s.visual, s.order, s.how)
              : object.prepare(s.samples, s.text, s.visual, s.order, s.how);
@@ -78,60 +76,34 @@ struct fusion_in_seat final : seated_fusion<T, Queue> {
   void backward(fused_batch const& f, context<Queue> const& c, fusion_backward<T, memory> const& o) const override {
     object.backward(f, c, o);
   }
-  fusion_in_seat* clone() const override { return new fusion_in_seat(object); }
+  fusion_in_seat* clone() const override { return new fusion_in_seat(object, this->how); }
 };
 
 /// The same of a deepstack slot.
 template <class T, class Queue>
-struct seated_deepstack {
+class seated_deepstack : public seat_base<seated_deepstack<T, Queue>> {
+public:
   using memory = typename Queue::memory_type;
   using reads = view<T const, 2, memory>;
   using writes = view<T, 2, memory>;
-  seated_deepstack() = default;
-  seated_deepstack(seated_deepstack const&) = delete;
-  seated_deepstack& operator=(seated_deepstack const&) = delete;
-  virtual ~seated_deepstack() = default;
   virtual void forward(fused_batch const&, context<Queue> const&, reads features, writes hidden) const = 0;
   virtual void backward(fused_batch const&, context<Queue> const&, reads dhidden, writes dfeatures) const = 0;
-  virtual seated_deepstack* clone() const = 0;
+
+protected:
+  using seat_base<seated_deepstack>::seat_base;
 };
 template <class T, class Queue, class Comm>
 struct deepstack_in_seat final : seated_deepstack<T, Queue> {
   using typename seated_deepstack<T, Queue>::reads, typename seated_deepstack<T, Queue>::writes;
   deepstack<Comm> object;
-  explicit deepstack_in_seat(deepstack<Comm> d) : object(std::move(d)) {}
+  deepstack_in_seat(deepstack<Comm> d, seating s) : seated_deepstack<T, Queue>(s), object(std::move(d)) {}
   void forward(fused_batch const& f, context<Queue> const& c, reads features, writes hidden) const override {
     object.template forward<Queue, T, 2>(f, c, features, hidden);
   }
   void backward(fused_batch const& f, context<Queue> const& c, reads dhidden, writes dfeatures) const override {
     object.template backward<Queue, T, 2>(f, c, dhidden, dfeatures);
   }
-  deepstack_in_seat* clone() const override { return new deepstack_in_seat(object); }
-};
-
-/// Owns what sits in a slot.
-template <class Seated>
-class seat_owner {
-public:
-  seat_owner() = default;
-  seat_owner(seat_owner const& o) : in_(o.in_ ? o.in_->clone() : nullptr) {}
-  seat_owner(seat_owner&& o) noexcept : in_(std::exchange(o.in_, nullptr)) {}
-  seat_owner& operator=(seat_owner o) noexcept {
-    std::swap(in_, o.in_);
-    return *this;
-  }
-  ~seat_owner() { delete in_; }
-  void put(Seated* next) {
-    delete in_;
-    in_ = next;
-  }
-  Seated const& in(char const* slot) const {
-    if (!in_) fail({errc::bad_state, "this slot is empty: it was moved away", "Call the one that it was moved to", slot});
-    return *in_;
-  }
-
-private:
-  Seated* in_ = nullptr;
+  deepstack_in_seat* clone() const override { return new deepstack_in_seat(object, this->how); }
 };
 
 } // namespace detail
@@ -164,13 +136,14 @@ public:
 
   Splice const& splice() const noexcept { return splice_; }
   fusion_options const& options() const noexcept { return options_; }
-  [[nodiscard]] seating seated() const noexcept { return how_; }
+  [[nodiscard]] seating seated() const noexcept { return in_.how(); }
 
   /// A fusion with this splice and these options over `ranks`: those of the model's batches. A fused batch of before is refused.
+  /// checks: its check level, unless that of options() is higher.
   template <class Comm>
-  void use(Comm ranks) {
+  void use(Comm ranks, int checks = 0) {
     int const size = ranks.size();
-    use_ranks(std::move(ranks), {"fusion", 1, 1, true, size});
+    use_ranks(std::move(ranks), {"fusion", 1, 1, true, size}, checks);
   }
 
   /// The decoder's batch of one step, see fusion::prepare.
@@ -203,18 +176,18 @@ public:
 private:
   using seated_type = detail::seated_fusion<T, Queue>;
   template <class Comm>
-  void use_ranks(Comm ranks, seating how) {
+  void use_ranks(Comm ranks, seating how, int checks = 0) {
     static_assert(std::is_same_v<typename Comm::memory_type, memory_type>,
                   "sp::fusion_slot: these ranks move tensors of another memory than the slot's queue.");
-    in_.put(new detail::fusion_in_seat<T, Queue, Splice, Comm>(fusion<Splice, Comm>(std::move(ranks), splice_, options_)));
-    how_ = how;
+    fusion_options options = options_;
+    options.checks = max(options.checks, checks);
+    in_.put(new detail::fusion_in_seat<T, Queue, Splice, Comm>(fusion<Splice, Comm>(std::move(ranks), splice_, options), how));
   }
   seated_type const& in() const { return in_.in("fusion_slot"); }
 
   Splice splice_;
   fusion_options options_;
   detail::seat_owner<seated_type> in_;
-  seating how_{};
 };
 
 /// The seat of a deepstack, for fused batches of the model's fusion slot.
@@ -242,12 +215,12 @@ public:
       if (options_.layers[i] == decoder_layer) return int(i);
     return -1;
   }
-  [[nodiscard]] seating seated() const noexcept { return how_; }
-  /// A deepstack over `ranks`: those of the model's batches.
+  [[nodiscard]] seating seated() const noexcept { return in_.how(); }
+  /// A deepstack over `ranks`: those of the model's batches. checks: its check level, unless that of options() is higher.
   template <class Comm>
-  void use(Comm ranks) {
+  void use(Comm ranks, int checks = 0) {
     int const size = ranks.size();
-    use_ranks(std::move(ranks), {"deepstack", 1, 1, true, size});
+    use_ranks(std::move(ranks), {"deepstack", 1, 1, true, size}, checks);
   }
 
   /// hidden (fused.tokens(), dim) += features (visual.tokens(), dim) at visual rows.
@@ -268,17 +241,17 @@ public:
 private:
   using seated_type = detail::seated_deepstack<T, Queue>;
   template <class Comm>
-  void use_ranks(Comm ranks, seating how) {
+  void use_ranks(Comm ranks, seating how, int checks = 0) {
     static_assert(std::is_same_v<typename Comm::memory_type, memory_type>,
                   "sp::deepstack_slot: these ranks move tensors of another memory than the slot's queue.");
-    in_.put(new detail::deepstack_in_seat<T, Queue, Comm>(deepstack<Comm>(std::move(ranks), options_)));
-    how_ = how;
+    deepstack_options options = options_;
+    options.checks = max(options.checks, checks);
+    in_.put(new detail::deepstack_in_seat<T, Queue, Comm>(deepstack<Comm>(std::move(ranks), std::move(options)), how));
   }
   seated_type const& in() const { return in_.in("deepstack_slot"); }
 
   deepstack_options options_;
   detail::seat_owner<seated_type> in_;
-  seating how_{};
 };
 
 } // namespace sp

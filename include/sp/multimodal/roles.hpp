@@ -4,6 +4,7 @@
 
 #include <sp/attention/call/options.hpp>
 #include <sp/mesh/derive.hpp>
+#include <sp/multimodal/seat.hpp>
 
 namespace sp {
 
@@ -18,14 +19,6 @@ struct text_role {
   static constexpr char const* name = "text";
   static sp::mask usual_mask() { return causal(); }
 };
-/// What leads from a vision tower to a decoder; it holds no attention of its own.
-struct projection_role {
-  static constexpr char const* name = "projection";
-};
-
-/// What a slot is a seat for.
-enum class slot_kind { attention, fusion, deepstack };
-
 /// Attention's place in a model, as its slot is made with: what auto_wrap needs to know to put another object there. A role of your
 /// own is a struct with `name`, `usual_mask()` and, where there are prefix tokens, `prefixed`.
 template <class Role>

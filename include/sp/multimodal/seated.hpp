@@ -3,17 +3,10 @@
 #pragma once
 
 #include <sp/attention/call/attention_object.hpp>
+#include <sp/multimodal/seat.hpp>
 #include <sp/multimodal/slot_saved.hpp>
 
 namespace sp {
-
-/// How the ranks of a sequence meet in one object, for reports.
-struct seating {
-  char const* object = ""; ///< "ring_attention"
-  int ulysses = 1, ring = 1;
-  bool wrapped = false; ///< put there by use() or auto_wrap
-  int ranks = 1;        ///< all of them
-};
 
 namespace detail {
 
@@ -24,16 +17,12 @@ struct slot_step {
 };
 
 template <class T, class Queue>
-class seated {
+class seated : public seat_base<seated<T, Queue>> {
 public:
   using memory = typename Queue::memory_type;
   using context_type = context<Queue>;
   using forward_type = forward_operands<T, memory>;
   using backward_type = backward_operands<T, memory>;
-
-  seated(seated const&) = delete;
-  seated& operator=(seated const&) = delete;
-  virtual ~seated() = default;
 
   /// mask: null for that of the object. context: null to prepare without one.
   virtual slot_prepared prepare(batch const& q, batch const& k, sp::mask const* mask, context_type const* context) const = 0;
@@ -43,12 +32,9 @@ public:
   virtual void backward(slot_step, context_type const&, slot_saved<T>&, backward_type const&) const = 0;
   virtual index_t scratch_bytes(slot_step, attention_shape const&, Queue const&) const = 0;
   virtual index_t saved_bytes(slot_step, attention_shape const&) const = 0;
-  virtual seated* clone() const = 0; ///< another object like it, for a slot of its own
-
-  seating how{};
 
 protected:
-  explicit seated(seating s) : how(s) {}
+  using seat_base<seated>::seat_base;
   std::uint64_t const number_ = new_serial();
 };
 
