@@ -9,6 +9,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
+#include <variant>
 #include <vector>
 
 #include <sp/auto_wrap.hpp>
@@ -188,6 +190,26 @@ TEST_CASE("a report has roles, names, heads and counts, before and after") {
       "taken: 2 of vision, 1 of text\n");
 }
 
+struct half_const {
+  layer mine;
+  text_slot const* reader = &mine.attend;
+  layer const* other_reader = &mine;
+  std::tuple<int, std::vector<layer>> both{};
+  std::vector<std::variant<int, layer>> either = std::vector<std::variant<int, layer>>(1);
+};
+auto members(half_const& h) {
+  return sp::parts("reader", h.reader, "other_reader", h.other_reader, "mine", h.mine, "both", h.both, "either", h.either);
+}
+
+TEST_CASE("what is const is passed over, unless it is reached by another way; so is what the walk does not open") {
+  half_const h;
+  CHECK(taken(h) == paths{"mine.attend"});
+  CHECK(why_not(h, "reader") == "it is const");
+  CHECK(why_not(h, "other_reader") == "it is const");
+  for (char const* path : {"both", "either"})
+    CHECK(why_not(h, path) == "sp walks no maps, tuples and variants: name what is in it in members()");
+}
+
 TEST_CASE("text-only models, and a slot or a list of slots that is the model") {
   decoder d;
   CHECK(taken(d) == paths{"layers[0].attend", "layers[1].attend", "layers[2].attend"});
@@ -259,8 +281,8 @@ TEST_CASE("where nothing is found the sentence says what was looked at") {
   hidden m;
   CHECK(sentence(m) ==
         "nothing to wrap was found in this model (a: no slot can be in it: it has neither members() nor a role; b: no "
-        "slot can be in it: it has neither members() nor a role; by_number: no slot can be in it: it has neither "
-        "members() nor a role; and 1 more). Call its attention through an sp::attention_slot<role, T>, and name the "
+        "slot can be in it: it has neither members() nor a role; by_number: sp walks no maps, tuples and variants: name "
+        "what is in it in members(); and 1 more). Call its attention through an sp::attention_slot<role, T>, and name the "
         "modules on the way to it in members(model)");
   std::vector<layer> none;
   CHECK(sentence(none) ==

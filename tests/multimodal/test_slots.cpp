@@ -194,6 +194,36 @@ TEST_CASE("degrees: derived by role, given by a mesh, or asked for") {
   });
 }
 
+TEST_CASE("from check level 2 on ranks compare what they found and what they were told, and nobody waits for a deadline") {
+  sp::threads::run(3, [](sp::threads const& comm) {
+    int const me = comm.rank();
+    auto refused = [&](std::vector<text_slot> model, sp::wrap_options options) {
+      options.checks = 2;
+      auto const e = failure_of([&] { return &sp::auto_wrap(model, comm, sp::reference{}, options); });
+      for (text_slot const& s : model) CHECK_FALSE(s.seated().wrapped);
+      return e;
+    };
+    auto const other_depth = refused(std::vector<text_slot>(me == 1 ? 2 : 1, seat), {});
+    CHECK(other_depth.code == errc::rank_mismatch);
+    CHECK(other_depth.problem ==
+          "rank 1 differs from ranks 0, 2 in text slots: 2 against 1 (also in names, heads and masks of text slots)");
+    auto with_mask = seat;
+    if (me == 2) with_mask.mask = sp::full();
+    CHECK(says(refused({with_mask}, {}), errc::rank_mismatch,
+               "rank 2 differs from ranks 0, 1 in names, heads and masks of text slots"));
+    auto const strategy = me == 0 ? sp::strategy::ring : sp::strategy::automatic;
+    CHECK(refused({seat}, {.text = {.strategy = strategy}}).problem ==
+          "rank 0 differs from ranks 1, 2 in strategy of text slots: ring against automatic");
+    CHECK(says(refused({seat}, {.text = {.head_chunks = 1 + me / 2}}), errc::rank_mismatch, "in options of text slots"));
+    auto const nothing_there = refused(std::vector<text_slot>(me == 0 ? 0 : 1, seat), {});
+    if (me == 0) CHECK(says(nothing_there, errc::bad_state, "nothing to wrap was found"));
+    if (me != 0) CHECK(says(nothing_there, errc::rank_mismatch, "rank 0 refused auto_wrap with bad_state"));
+    std::vector<text_slot> equal(1, seat);
+    sp::auto_wrap(equal, comm, sp::reference{}, {.checks = 2});
+    CHECK(equal[0].seated().ring == 3);
+  });
+}
+
 TEST_CASE("over a mesh a slot has the bits of the objects over its groups, whichever axis comes first") {
   sp::threads::run(4, [](sp::threads const& comm) {
     for (bool ring_first : {true, false}) {
@@ -311,6 +341,17 @@ TEST_CASE("fusion and deepstack slots: on one rank, and wrapped over several") {
       CHECK(report.at("merge")->holds == "fusion over 3 ranks");
       CHECK(report.at("deep")->holds == "deepstack over 3 ranks");
       CHECK(unwrapped.merge.seated().ranks == 1);
+      // a level that does not exist is refused before anything is changed; one that does reaches what joins the rows, too
+      auto again = unwrapped;
+      auto const level = failure_of([&] { return &sp::auto_wrap(again, comm, sp::reference{}, {.checks = 9}); });
+      CHECK(says(level, errc::bad_state, "check level 9"));
+      CHECK_FALSE(again.merge.seated().wrapped);
+      sp::auto_wrap(again, comm, sp::reference{}, {.checks = 2});
+      std::vector<index_t> const ids{comm.rank(), 2};
+      std::vector<sp::splice_sample> const samples{{ids, {}, 0}};
+      sp::batch const text{sp::packed{0, 2}, sp::contiguous{}, comm}, visual{sp::documents{}, sp::contiguous{}, comm};
+      CHECK(says(failure_of([&] { return again.merge.prepare(samples, text, visual, sp::zigzag{}); }), errc::rank_mismatch,
+                 "tokens and images"));
     });
   // what holds no attention is wrapped, too
   sp::threads::run(3, [&](sp::threads const& comm) {

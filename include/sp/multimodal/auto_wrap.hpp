@@ -2,8 +2,7 @@
 // All is checked before anything is changed: a model that is refused is as it was. Every rank calls it alike, as groups are made.
 #pragma once
 
-#include <sp/multimodal/fusion_slot.hpp>
-#include <sp/multimodal/inspect.hpp>
+#include <sp/multimodal/wrap_checks.hpp>
 #include <sp/multimodal/wrapped_objects.hpp>
 
 namespace sp {
@@ -19,20 +18,19 @@ role_kernels(Vision, Text) -> role_kernels<Vision, Text>;
 
 namespace detail {
 
-template <class Role, class Kernels>
-auto const& kernel_for(Kernels const& k) {
-  if constexpr (requires {
-                  k.vision;
-                  k.text;
-                }) {
-    if constexpr (std::is_same_v<Role, vision_role>)
-      return k.vision;
-    else
-      return k.text;
-  } else {
-    return k;
-  }
+template <class Role, class Kernel>
+Kernel const& kernel_for(Kernel const& k) {
+  return k;
 }
+template <class Role, class Vision, class Text>
+auto const& kernel_for(role_kernels<Vision, Text> const& k) {
+  if constexpr (std::is_same_v<Role, vision_role>)
+    return k.vision;
+  else
+    return k.text;
+}
+template <class Role, class Kernels>
+using kernel_of = std::remove_cvref_t<decltype(kernel_for<Role>(std::declval<Kernels const&>()))>;
 
 template <class K, class T>
 concept computes = attention_backend<K, T> || block_kernel<K, T> || whole_kernel<K, T>;
@@ -61,36 +59,6 @@ constexpr bool require_interface() {
   }
 }
 
-/// Reads a model before it is wrapped.
-struct census {
-  role_census roles[role_count]{};
-  bool can_ring[role_count] = {true, true, true};
-};
-
-/// Counts slots of each role.
-template <class Kernels>
-struct census_walk : census {
-  inspection seen{};
-
-  template <class Slot>
-  void slot(walk_state& at, Slot& s) {
-    seen.slot(at, s);
-    if constexpr (!std::is_const_v<Slot>)
-      if constexpr (Slot::kind == slot_kind::attention) {
-        using role = typename Slot::role;
-        constexpr int i = role_index<role>;
-        roles[i].add(role::name, seen.report.parts.back().path, s.seat().heads());
-        can_ring[i] = detail::can_ring<std::remove_cvref_t<decltype(kernel_for<role>(std::declval<Kernels const&>()))>>;
-      }
-  }
-  void module(walk_state& at, char const* role, bool projects) { seen.module(at, role, projects); }
-  template <class X>
-  void again(walk_state& at, X& x, std::string const& before) {
-    seen.again(at, x, before);
-  }
-  void passed(walk_state& at, char const* why) { seen.passed(at, why); }
-};
-
 /// Puts objects into slots.
 template <class Comm, class Kernels, class Contract>
 struct filling {
@@ -107,58 +75,23 @@ struct filling {
       if constexpr (Slot::kind == slot_kind::attention)
         attention(s);
       else if constexpr (require_memory<Slot, Comm>())
-        s.use(any->whole);
+        s.use(any->whole, options.checks);
     }
   }
   template <class Slot>
   void attention(Slot& s) {
     using role = typename Slot::role;
-    auto const& kernel = kernel_for<role>(kernels);
-    using kernel_type = std::remove_cvref_t<decltype(kernel)>;
+    using kernel = kernel_of<role, Kernels>;
     constexpr int i = role_index<role>;
-    if constexpr (require_interface<Slot, Comm, kernel_type>())
-      role_objects<Comm, kernel_type, Contract>(*of_role[i], degrees[i], kernel, options_of(options, i), options.checks).fill(s);
+    if constexpr (require_interface<Slot, Comm, kernel>())
+      role_objects<Comm, kernel, Contract>(*of_role[i], degrees[i], kernel_for<role>(kernels), options_of(options, i),
+                                           options.checks)
+          .fill(s);
   }
   void module(walk_state&, char const*, bool) {}
   template <class X>
   void again(walk_state&, X&, std::string const&) {}
   void passed(walk_state&, char const*) {}
-};
-
-/// bad_state where there is nothing to fill, or where what was found cannot work.
-inline void require_slots(model_report const& r) {
-  auto const listed = [&] {
-    std::string s;
-    std::size_t n = 0;
-    for (found_part const& p : r.parts)
-      if (!p.taken && n++ < 3) s += (s.empty() ? " (" : "; ") + p.path + ": " + p.why_not;
-    return s + (n > 3 ? "; and " + std::to_string(n - 3) + " more" : "") + (n > 0 ? ")" : "");
-  };
-  index_t slots = 0, fusions = 0;
-  found_part const* projection = nullptr;
-  for (found_part const& p : r.parts) {
-    if (!p.taken) continue;
-    if (p.what == part_names::projection)
-      projection = projection ? projection : &p;
-    else
-      ++slots;
-    fusions += p.what == part_names::fusion;
-  }
-  if (slots == 0)
-    fail({errc::bad_state, "nothing to wrap was found in this model" + listed(),
-          "Call its attention through an sp::attention_slot<role, T>, and name the modules on the way to it in members(model)"});
-  if (projection && fusions == 0)
-    fail(
-        {errc::bad_state,
-         "projection " + projection->path + " needs a splice: this model has no sp::fusion_slot, which says where visual rows go",
-         "Give the model an sp::fusion_slot with one of sp::splice and name it in members(model); or, if it calls sp::fusion "
-         "itself, take the role from the projection"});
-}
-
-/// Where the degrees of a mesh come from, and in which order its axes are.
-struct mesh_degrees {
-  sequence_degrees degrees;
-  bool ulysses_first = false;
 };
 
 /// The groups of each role: those of equal degrees are made once.
@@ -182,15 +115,21 @@ std::vector<sequence_groups<Comm>> groups_for(census const& found, Comm const& r
 template <class Model, class Comm, class Kernels, class Contract>
 void wrap(Model& model, Comm const& ranks, Kernels const& kernels, wrap_options const& options, mesh_degrees const* mesh,
           Contract) {
-  census_walk<Kernels> found;
-  walk_state reading;
-  walk(model, reading, found);
-  require_slots(found.seen.report);
   filling<Comm, Kernels, Contract> fill{kernels, options};
-  for (int i = 0; i < role_count; ++i)
-    if (found.roles[i].slots > 0)
-      fill.degrees[i] = chosen_degrees(found.roles[i], ranks.size(), options_of(options, i), found.can_ring[i],
-                                       mesh ? &mesh->degrees : nullptr);
+  bool const can_ring[role_count] = {detail::can_ring<kernel_of<vision_role, Kernels>>,
+                                     detail::can_ring<kernel_of<text_role, Kernels>>, detail::can_ring<kernel_of<void, Kernels>>};
+  census found;
+  fingerprint f("auto_wrap", "", ranks.rank());
+  describe(f, options, mesh, std::is_same_v<Contract, same>);
+  wrap_together(ranks, options.checks, f, [&] {
+    found = census_of(model);
+    describe(f, found);
+    require_slots(found);
+    for (int i = 0; i < role_count; ++i)
+      if (found.roles[i].slots > 0)
+        fill.degrees[i] =
+            chosen_degrees(found.roles[i], ranks.size(), options_of(options, i), can_ring[i], mesh ? &mesh->degrees : nullptr);
+  });
   auto const groups = groups_for(found, ranks, fill, mesh && mesh->ulysses_first);
   walk_state filling_in;
   walk(model, filling_in, fill);
@@ -215,8 +154,12 @@ inline bool ulysses_comes_first(mesh const& m) {
 ///     sp::auto_wrap(model, ranks, sp::cpu{});
 ///     sp::auto_wrap(model, ranks, sp::cpu{}, {.vision = {.strategy = sp::strategy::ring}, .checks = 2}, sp::same{});
 ///
+/// What sits in the slots then holds copies of `ranks`, or groups split from them: the model may be copied and moved, and outlive the
+/// handle that was passed here, not what that stands for (the threads, MPI itself). Wrapping again replaces what sits there.
+///
 /// contract: of the gradients of prefix tokens, as for vit_attention. bad_state where nothing is found or a slot does not say its
-/// heads; what derive() says where heads and ranks do not fit.
+/// heads; what derive() says where heads and ranks do not fit. From check level 2 on ranks compare what they found and were told, and
+/// throw rank_mismatch together (communicators of host memory).
 template <class Model, communicator Comm, class Kernels, class Contract = shares>
 Model& auto_wrap(Model& model, Comm const& ranks, Kernels const& kernels, wrap_options const& options = {},
                  Contract contract = {}) {

@@ -143,8 +143,10 @@ private:
 
 template <class X>
 constexpr void require_model() {
+  constexpr bool as_const = may_hold<X>(), not_const = may_hold<std::remove_const_t<X>>();
+  static_assert(as_const || !not_const, "sp: this model is const, and its members() takes no const one: pass the model itself.");
   static_assert(
-      may_hold<X>(),
+      not_const,
       "sp: this model names no parts, so nothing can be found in it: write `auto members(model& m) { return "
       "sp::parts(\"layers\", "
       "m.layers); }` beside its type, specialise sp::role for it, or include sp/auto_wrap_pfr.hpp if it is a plain aggregate.");

@@ -92,6 +92,22 @@ constexpr bool may_hold() {
     return field_may_hold<plain, Outer..., plain>();
 }
 
+template <class X>
+inline constexpr bool holds_unwalked = false;
+template <template <class...> class Box, class... X>
+inline constexpr bool holds_unwalked<Box<X...>> = ((may_hold<X>() || holds_unwalked<std::remove_cv_t<X>>) || ...);
+
+/// Why no slot can be taken from an X, of which may_hold() is false.
+template <class X>
+constexpr char const* why_nothing() {
+  using plain = std::remove_cv_t<X>;
+  bool is_const = may_hold<plain>();
+  if constexpr (points<X>) is_const = is_const || may_hold<std::remove_cvref_t<decltype(*std::declval<X&>())>>();
+  return is_const                ? "it is const"
+         : holds_unwalked<plain> ? "sp walks no maps, tuples and variants: name what is in it in members()"
+                                 : "no slot can be in it: it has neither members() nor a role";
+}
+
 /// Where the walk is, and what it has met.
 class walk_state {
 public:
@@ -191,7 +207,7 @@ template <class X, class Visit>
 void walk_object(X& x, walk_state& at, Visit& visit) {
   using plain = std::remove_cv_t<X>;
   std::string before;
-  if (!at.first(&x, &type_tag<plain>, before)) {
+  if (!at.first(&x, &type_tag<X>, before)) { // with its const: what was met as const may be taken by another way
     visit.again(at, x, before.empty() ? "the model" : before);
   } else if constexpr (is_slot<plain>)
     visit.slot(at, x);
@@ -209,7 +225,7 @@ template <class X, class Visit>
 void walk(X& x, walk_state& at, Visit& visit) {
   using plain = std::remove_cv_t<X>;
   if constexpr (!may_hold<X>())
-    visit.passed(at, "no slot can be in it: it has neither members() nor a role");
+    visit.passed(at, why_nothing<X>());
   else if constexpr (is_slot<plain> || has_role<plain> || names_parts<X>)
     walk_object(x, at, visit);
   else if constexpr (std::is_array_v<X> || ranges<X>)

@@ -30,7 +30,8 @@ struct wrap_options {
   role_options vision{};
   role_options text{};
   role_options others{}; ///< of roles of your own
-  int checks = 1;        ///< check level of all objects: attention_options::checks
+  int checks =
+      1; ///< check level of all objects: attention_options::checks; of fusion and deepstack slots unless theirs is higher
 };
 
 namespace detail {
@@ -49,6 +50,12 @@ inline role_options const& options_of(wrap_options const& o, int role) {
 struct sequence_degrees {
   int ulysses = 1, ring = 1;
   friend constexpr bool operator==(sequence_degrees const&, sequence_degrees const&) = default;
+};
+
+/// The degrees of a mesh, and in which order its axes are.
+struct mesh_degrees {
+  sequence_degrees degrees;
+  bool ulysses_first = false;
 };
 
 /// What was learnt about the slots of one role.
