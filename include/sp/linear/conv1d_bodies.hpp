@@ -52,21 +52,19 @@ SP_BOTH void write_entries(T* __restrict__ to, index_t step, A const* __restrict
     for (index_t c = 0; c < n; ++c) to[c * step] = from_acc<T>(from[c]);
 }
 
-/// sum(c) += sum over j of factors[j](c) x[j](c), for factors and entries that follow each other: in registers from the first tap to the last.
-template <int N, class A, class T>
-SP_BOTH void add_products_of_taps(A* __restrict__ sum, A const* const* factors, T const* const* x, index_t taps, index_t n) {
-  index_t first = 0;
-  for (; first + N <= n; first += N) {
-    A block[std::size_t(N)];
-    for (int c = 0; c < N; ++c) block[c] = sum[first + c];
-    for (index_t j = 0; j < taps; ++j) {
-      A const* __restrict__ const factor = factors[j] + first;
-      T const* __restrict__ const at = x[j] + first;
-      for (int c = 0; c < N; ++c) block[c] += factor[c] * static_cast<A>(to_acc(at[c]));
-    }
-    for (int c = 0; c < N; ++c) sum[first + c] = block[c];
+/// sum(c) += factor(c) x(c) for four factors and rows, in this order, whose entries follow each other: sums are loaded and stored once.
+template <class A, class T>
+SP_BOTH void add_four_products(A* __restrict__ sum, A const* const* factors, T const* const* x, index_t n) {
+  A const *const f0 = factors[0], *const f1 = factors[1], *const f2 = factors[2], *const f3 = factors[3];
+  T const *const x0 = x[0], *const x1 = x[1], *const x2 = x[2], *const x3 = x[3];
+  for (index_t c = 0; c < n; ++c) {
+    A s = sum[c];
+    s += f0[c] * static_cast<A>(to_acc(x0[c]));
+    s += f1[c] * static_cast<A>(to_acc(x1[c]));
+    s += f2[c] * static_cast<A>(to_acc(x2[c]));
+    s += f3[c] * static_cast<A>(to_acc(x3[c]));
+    sum[c] = s;
   }
-  for (index_t j = 0; j < taps; ++j) add_products(sum + first, factors[j] + first, conv1d_entries<T>{x[j] + first}, n - first);
 }
 
 /// A row that will be asked for soon: the cache of a host is told, whose own guesses end with a page, and rows are far apart.
@@ -100,8 +98,8 @@ struct conv1d_tensors {
   }
 };
 
-/// Products that are added to one sum, in the order in which they are given, some of them at once.
-template <class A, class T, class Sizes>
+/// Products that are added to one sum, in the order in which they are given, four of them at once.
+template <class A, class T>
 class conv1d_products {
 public:
   SP_BOTH conv1d_products(A* sum, index_t n) : sum_(sum), n_(n) {}
@@ -110,7 +108,9 @@ public:
     if (!x.at) return;
     if (x.step != 1) return add_now(factor, x);
     factors_[count_] = factor, x_[count_] = x.at;
-    if (++count_ == Sizes::taps) flush();
+    if (++count_ < 4) return;
+    add_four_products(sum_, factors_, x_, n_);
+    count_ = 0;
   }
   /// factor may be another one afterwards.
   SP_BOTH void add_now(A const* factor, conv1d_entries<T> x) {
@@ -118,15 +118,16 @@ public:
     if (x.at) add_products(sum_, factor, x, n_);
   }
   SP_BOTH void flush() {
-    add_products_of_taps<Sizes::registers>(sum_, factors_, x_, count_, n_);
+    for (int i = 0; i < count_; ++i) add_products(sum_, factors_[i], conv1d_entries<T>{x_[i]}, n_);
     count_ = 0;
   }
 
 private:
   A* sum_;
-  index_t n_, count_ = 0;
-  A const* factors_[std::size_t(Sizes::taps)];
-  T const* x_[std::size_t(Sizes::taps)];
+  index_t n_;
+  int count_ = 0;
+  A const* factors_[4];
+  T const* x_[4];
 };
 
 /// Some neighbouring channels of one head in a body: their weights, and what is computed of one row.
@@ -153,7 +154,7 @@ struct conv1d_tile {
   /// sum = what the activation is given in a row that is no slack.
   SP_BOTH void before_activation(index_t row, A* sum) {
     for (index_t c = 0; c < n; ++c) sum[c] = t.bias.data ? to_acc(t.bias(channel() + c)) : A{};
-    conv1d_products<A, T, Sizes> products(sum, n);
+    conv1d_products<A, T> products(sum, n);
     for (index_t j = 0; j < t.width; ++j) {
       auto const x = entries(t.source(row, j));
       j < Sizes::taps ? products.add(taps[j], x) : products.add_now(tap(j), x);
@@ -217,7 +218,7 @@ template <class Sizes, class Tile, class T, class M, class A, class Near>
 SP_BOTH void add_users(Tile& tile, view<T const, 3, M> const& dout, index_t row, A* sum, Near const& near) {
   A far[std::size_t(Sizes::channels)];
   for (index_t c = 0; c < tile.n; ++c) sum[c] = A{};
-  conv1d_products<A, A, Sizes> products(sum, tile.n);
+  conv1d_products<A, A> products(sum, tile.n);
   index_t const width = tile.t.width;
   for (index_t k = 0; k < width; ++k) {
     index_t const user = tile.t.users(row * width + k), j = width - 1 - k;
@@ -295,7 +296,7 @@ private:
   SP_BOTH void add_shares(tile_type& tile, window const& near, index_t begin, index_t end, index_t tap,
                           A (&sums)[std::size_t(Sizes::taps + 1)][std::size_t(Sizes::channels)]) const {
     for (index_t j = tap; j < min(t.width, tap + Sizes::taps); ++j) {
-      conv1d_products<A, T, Sizes> products(sums[j - tap], tile.n);
+      conv1d_products<A, T> products(sums[j - tap], tile.n);
       for (index_t row = begin; row < end; ++row) products.add(near.of[row - begin], tile.entries(t.source(row, j)));
       products.flush();
     }
