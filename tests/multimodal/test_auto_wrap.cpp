@@ -110,14 +110,17 @@ void compare(problem const& p, std::vector<results> const& ranks, bool shares) {
   }
 }
 
-/// wrap(model, ranks) on `ranks` ranks, then a step, against the oracle.
+/// wrap(model, ranks) on `ranks` ranks, then a step of a copy of the model, which was moved, too, against the oracle. The handle that the
+/// model was wrapped with is gone by then.
 template <class Wrap>
 void check(int ranks, index_t prefix, bool same, Wrap const& wrap) {
   problem const p(prefix);
   std::vector<std::optional<results>> of_rank(static_cast<std::size_t>(ranks));
   sp::threads::run(ranks, [&](sp::threads const& comm) {
-    model m = made(prefix);
-    wrap(m, comm);
+    model wrapped = made(prefix);
+    if (sp::threads const handle = comm; true) wrap(wrapped, handle);
+    model const moved = std::move(wrapped);
+    model m = moved;
     of_rank[std::size_t(comm.rank())] = step(m, p, comm, same);
   });
   std::vector<results> all;
