@@ -715,4 +715,13 @@ MUTANTS = [
         "schedules.ring",
         "F15: pass_q by*",
     ),
+    Mutant(
+        "ulysses_scratch_of_wide_gradients",
+        "scratch of shared kv heads is that of dk and dv in the type of sums, which land without sums of their own",
+        "attention/ulysses.hpp",
+        "return max(gradients_scratch<T>(p, h, s, memory, i, add), gradients_scratch<A>(p, h, s, memory, i, add));",
+        "return gradients_scratch<A>(p, h, s, memory, i, add);",
+        "attention.lifetime",
+        "lifetime: a rank without heads*",
+    ),
 ]
