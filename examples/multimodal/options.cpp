@@ -2,7 +2,7 @@
 // Compiled apart from training: both are heavy.
 #include "multimodal/options.hpp"
 
-#include <map>
+#include <string>
 
 #include <CLI/CLI.hpp>
 
@@ -26,24 +26,36 @@ void make_quick(settings& s) {
 } // namespace
 
 std::optional<int> read_options(int argc, char** argv, settings& asked) {
+  using enum splice_kind;
   CLI::App app{"Trains a small vision-language model by one rank and by several, and compares their numbers."};
-  app.add_option("--images", asked.images, "csv of handwritten digits, as scikit-learn has it (default: digits are drawn)");
-  std::map<std::string, splice_kind> const splices{
-      {"llava", splice_kind::llava}, {"internvl", splice_kind::internvl}, {"qwen", splice_kind::qwen}};
-  app.add_option("--splice", asked.splice, "how pictures enter the text: llava, internvl or qwen (default)")
-      ->transform(CLI::CheckedTransformer(splices, CLI::ignore_case));
+  app.add_option(
+         "--images", asked.images,
+         "csv of handwritten digits, as scikit-learn has it: sklearn/datasets/data/digits.csv.gz of its package, unpacked "
+         "(default: digits are drawn)")
+      ->check([](std::string const& path) { return path.empty() ? std::string("a path is missing") : std::string(); });
+  std::string splice = name_of(asked.splice);
+  app.add_option("--splice", splice, "how pictures enter the text")
+      ->capture_default_str()
+      ->check(CLI::IsMember({name_of(llava), name_of(internvl), name_of(qwen)}));
   app.add_option("--out", asked.out, "folder for train.json and report.html")->capture_default_str();
   CLI::Range const some_steps(1, 1000000);
-  auto* steps = app.add_option("--steps", asked.steps, "training steps in float")->capture_default_str()->check(some_steps);
+  auto* steps =
+      app.add_option("--steps", asked.steps, "training steps in float; strategies that need not learn everything take 60 at most")
+          ->capture_default_str()
+          ->check(some_steps);
   auto* more =
       app.add_option("--double-steps", asked.double_steps, "training steps in double")->capture_default_str()->check(some_steps);
-  app.add_option("--seed", asked.seed, "of the weights, the drawn digits and the questions")->capture_default_str();
+  app.add_option("--seed", asked.seed, "of the weights, the drawn digits and the questions")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   app.add_flag("--quick", asked.quick, "a tiny model and few steps, for tests");
   try {
     app.parse(argc, argv);
   } catch (CLI::ParseError const& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
+  for (splice_kind kind : {llava, internvl, qwen})
+    if (splice == name_of(kind)) asked.splice = kind;
   asked.model = shape_for(asked.splice);
   asked.model.vocabulary = vocabulary;
   if (asked.quick) {

@@ -5,6 +5,7 @@ The numbers of train.json are judged again from the curves and answers themselve
 written here is read, and broken ones end with 2 and the line. With --all every splice is trained, one of them until it has to answer.
 """
 import copy
+import gzip
 import json
 import math
 import pathlib
@@ -173,11 +174,17 @@ def check_pictures(program, folder):
         done = train(program, folder / "no", *few, csv)
         if done.returncode != 2 or said.encode() not in done.stderr or (folder / "no").exists():
             wrong.append(f"{what} was not refused: exit code {done.returncode}, {done.stderr.decode()}")
+    packed = folder / "digits.csv.gz"
+    packed.write_bytes(gzip.compress(csv_of(6).encode()))
+    done = train(program, folder / "no", *few, packed)
+    if done.returncode != 2 or b"gunzip" not in done.stderr or (folder / "no").exists():
+        wrong.append(f"a compressed csv was not refused: exit code {done.returncode}, {done.stderr.decode()}")
     done = train(program, folder / "no", *few, folder / "missing.csv")
     if done.returncode != 2 or b"missing.csv" not in done.stderr:
         wrong.append(f"a csv that is not there was not refused: exit code {done.returncode}, {done.stderr.decode()}")
-    if train(program, folder / "no", "--splice", "other").returncode != 2 or (folder / "no").exists():
-        wrong.append("a splice that is none was not refused, or a refused run left files behind")
+    for refused in (("--splice", "other"), ("--splice", "1"), ("--seed", "-1"), ("--images", "")):
+        if train(program, folder / "no", "--quick", *refused).returncode != 2 or (folder / "no").exists():
+            wrong.append(f"{refused} was not refused, or the refused run left files behind")
     return wrong
 
 

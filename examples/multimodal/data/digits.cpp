@@ -128,6 +128,8 @@ digit_sets drawn_digits(std::uint64_t seed, int each) {
 digit_sets read_digits(std::filesystem::path const& csv) {
   std::ifstream in(csv);
   if (!in || std::filesystem::is_directory(csv)) throw bad_pictures("cannot read '" + csv.string() + "'");
+  if (in.peek() == 0x1f) // gzip begins so, and scikit-learn's package has the file in this form
+    throw bad_pictures("'" + csv.string() + "' is compressed: unpack it with gunzip first");
   digit_sets sets;
   sets.source = csv.filename().string();
   std::array<int, 10> met{};
