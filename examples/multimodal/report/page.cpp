@@ -35,7 +35,8 @@ written for one rank; <code>sp::auto_wrap</code> puts the attention that it find
 
 constexpr char const* about_answers = R"(<h2>Questions on pictures that were held back</h2>
 <p class="note"># is a picture: "#+#=" asks for a sum, "s##=" for all digits in order. {:.0f} % of {} answers of one rank are right, all
-characters of them. Here are some, wrong ones in red.</p>
+characters of them. Each character is the likeliest one behind the right ones before it, so an answer is right exactly where the model
+writes it without help. Here are some, wrong ones in red.</p>
 )";
 
 constexpr char const* about_owners = R"(<h2>Who owns which patches and rows</h2>
@@ -124,11 +125,11 @@ std::string tables(report const& r) {
             });
   return "<h2>The same numbers</h2>\n" + differences +
          fmt::format(
-             "<p class=\"note\">Differences are relative to one rank, over the first {} steps: training amplifies from step to "
-             "step "
-             "what rounding did. Gradients: those of the first step, of every parameter of tower, projection and decoder, the "
-             "worst matrix by norm. One rank's own gradients in double differ from differences of the loss by {:.1e} at "
-             "most.</p>\n",
+             "<p class=\"note\">Where a strategy has two names the first is the tower's, the second the decoder's. Differences "
+             "are "
+             "relative to one rank, over the first {} steps: training amplifies from step to step what rounding did. Gradients: "
+             "those of the first step, of every parameter of tower, projection and decoder, the worst matrix by norm. One rank's "
+             "own gradients in double differ from differences of the loss by {:.1e} at most.</p>\n",
              r.asked.compared_steps, r.slopes) +
          "<h2>What it costs</h2>\n" + costs +
          "<p class=\"note\">Rows are those of the decoder. Bytes: attention of tower and decoder, class tokens, splice and "

@@ -25,15 +25,17 @@ void print_table(report const& r) {
                o.gradient_difference, o.tokens_per_second(), o.patches_per_second(), o.sent_per_token(), o.expected_per_token(),
                ratio, double(o.workspace) / (1 << 20));
   }
-  fmt::print("\nRight answers: of {} questions on held-back pictures, all characters. Final loss: mean of the last three steps. "
-             "Differences are relative, over\nthe first {} steps; gradients: the first step's of every parameter of tower, "
-             "projection and decoder, worst matrix by norm. Allowed: float {:.0e},\ndouble {:.0e}, gradients in double {:.0e}. "
-             "Gradients of one rank in double against differences of the loss: {:.1e}.\n",
-             r.asked.questions, r.asked.compared_steps, trainer::bound_of("float"), trainer::bound_of("double"),
-             bound_of_gradients("double"), r.slopes);
+  fmt::print(
+      "\nRight answers: of {} questions on held-back pictures, all characters, each behind the right ones. Final loss: mean of "
+      "the last three steps.\nDifferences are relative, over the first {} steps; gradients: the first step's of every "
+      "parameter of tower, projection and decoder, worst matrix by norm.\nAllowed: float {:.0e}, double {:.0e}, gradients in "
+      "double {:.0e}. Gradients of one rank in double against differences of the loss: {:.1e}.\n",
+      r.asked.questions, r.asked.compared_steps, trainer::bound_of("float"), trainer::bound_of("double"),
+      bound_of_gradients("double"), r.slopes);
   fmt::print(
       "Bytes: attention of tower and decoder, splice and deepstack, all ranks, forward and backward. Peak: scratch and saved "
-      "tensors of these.\nRanks are {}, one thread each, on {} cores together.\n",
+      "tensors of these.\nWhere a strategy has two names the first is the tower's, the second the decoder's. Ranks are {}, one "
+      "thread each, on {} cores together.\n",
       r.ranks_are, r.cores);
 }
 

@@ -7,7 +7,8 @@
 
 namespace multimodal {
 
-/// A question on held-back pictures, and what the model wrote.
+/// A question on held-back pictures, and what the model wrote: each character behind the right ones before it. All of them are right
+/// exactly where the model would write the answer alone, always taking the likeliest character; behind a wrong one it might go on otherwise.
 struct answered {
   sample asked;
   std::string given;
