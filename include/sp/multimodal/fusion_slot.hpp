@@ -180,7 +180,7 @@ private:
     static_assert(std::is_same_v<typename Comm::memory_type, memory_type>,
                   "sp::fusion_slot: these ranks move tensors of another memory than the slot's queue.");
     fusion_options options = options_;
-    options.checks = max(options.checks, checks);
+    if (options.checks < checks) options.checks = checks;
     in_.put(new detail::fusion_in_seat<T, Queue, Splice, Comm>(fusion<Splice, Comm>(std::move(ranks), splice_, options), how));
   }
   seated_type const& in() const { return in_.in("fusion_slot"); }
@@ -245,7 +245,7 @@ private:
     static_assert(std::is_same_v<typename Comm::memory_type, memory_type>,
                   "sp::deepstack_slot: these ranks move tensors of another memory than the slot's queue.");
     deepstack_options options = options_;
-    options.checks = max(options.checks, checks);
+    if (options.checks < checks) options.checks = checks;
     in_.put(new detail::deepstack_in_seat<T, Queue, Comm>(deepstack<Comm>(std::move(ranks), std::move(options)), how));
   }
   seated_type const& in() const { return in_.in("deepstack_slot"); }
