@@ -114,16 +114,16 @@ public:
     index_t const rows = p.rows.rows, states = p.rows.states(), halo = p.rows.halo;
     tensor<T> const x(nullptr, {rows, 1, channels});
     tensor<A> const dhalo(nullptr, {halo, 1, channels}), dstates(nullptr, {states, 1, channels});
-    basic_byte_counter<memory_type> infer, backward;
-    owned<T, 2, memory_type>(infer, {halo, channels});
-    owned<A, 2, memory_type>(backward, {halo, channels});
-    owned<A, 3, memory_type>(backward, {spans<Queue>(rows), options_.width + 1, channels});
+    basic_byte_counter<memory_type> outputs, gradients;
+    owned<T, 2, memory_type>(outputs, {halo, channels});
+    owned<A, 2, memory_type>(gradients, {halo, channels});
+    owned<A, 3, memory_type>(gradients, {spans<Queue>(rows), options_.width + 1, channels});
     index_t const there = sp::exchange_scratch(comm_, queue, routed(p.rows.to_readers, x, tensor<T>(nullptr, dhalo.extents)),
                                                routed(p.rows.to_all, x, tensor<T>(nullptr, dstates.extents)));
     index_t const back = sp::exchange_scratch(comm_, queue, returned(p.from_readers, dhalo, x, p.sums_of_readers),
                                               returned(p.from_all, dstates, x, p.sums_of_all));
     index_t const agreement = options_.checks > 1 ? agreement_scratch(comm_.size(), queue) : 0;
-    return max(agreement, max(there + infer.bytes(), back + backward.bytes()));
+    return max(agreement, max(there + outputs.bytes(), back + gradients.bytes()));
   }
   /// Bytes that context.kept gives for one `saved`.
   template <class T>
