@@ -7,7 +7,7 @@ if(TARGET sp::mpi)
   list(JOIN sp_mpirun " " sp_mpirun_words)
 endif()
 
-set(sp_left_out fmt ${sp_components}) # what needs somebody else's library
+set(sp_left_out auto_wrap_pfr fmt ${sp_components}) # what needs somebody else's library
 list(SORT sp_left_out)
 list(JOIN sp_left_out " " sp_left_out)
 
