@@ -2,8 +2,6 @@
 // One call behind each decoder layer that takes some; gradients go back the same way, those of hidden states pass unchanged.
 #pragma once
 
-#include <algorithm>
-
 #include <sp/multimodal/fusion.hpp>
 
 namespace sp {
@@ -121,11 +119,11 @@ private:
   void check_layers() const {
     auto const& l = options_.layers;
     for (std::size_t i = 0; i < l.size(); ++i) {
-      auto const before = std::size_t(std::find(l.begin(), l.end(), l[i]) - l.begin());
-      if (l[i] < 0 || before < i)
+      auto const first = std::size_t(at(l[i])); // of the same name
+      if (l[i] < 0 || first < i)
         fail({errc::bad_state,
               "layers[" + std::to_string(i) + "] is " + std::to_string(l[i]) +
-                  (before < i ? ", and so is layers[" + std::to_string(before) + "]" : ", no layer"),
+                  (first < i ? ", and so is layers[" + std::to_string(first) + "]" : ", no layer"),
               "Name a decoder layer for each vision layer, each once", "deepstack", comm_.rank(), comm_.size()});
     }
   }
