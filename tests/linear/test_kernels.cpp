@@ -3,9 +3,12 @@
 // optimised: long products
 #include <doctest/doctest.h>
 
+#include <deque>
+
 #include <sp/workers.hpp>
 
 #include "linear/linear_problem.hpp"
+#include "support/failure.hpp"
 
 namespace test_kernels {
 namespace {
@@ -156,24 +159,112 @@ TEST_CASE("linear kernels: memory is what they say") {
   }
 }
 
-TEST_CASE("linear kernels: what does not fit is refused") {
-  problem<sp::scalar_decay, float> const p({.shape = {5, 2, 4, 3, 2}});
-  sp::pool memory;
-  sp::context const where(memory, memory);
-  auto refused = [&](auto change, char const* word) {
-    auto c = p.call(0, 5);
-    change(c);
-    try {
-      p.kernel.reduce<float>(c, {}, where);
-      FAIL_CHECK("nothing was thrown");
-    } catch (sp::error const& e) {
-      CHECK(e.code() == sp::errc::invalid_shape);
-      CHECK(std::string(e.what()).find(word) != std::string::npos);
-    }
+/// All tensors of one segment: 5 rows, 2 key heads, 4 value heads, key dim 3, value dim 2.
+struct segment {
+  using tensor = sp::view<double, 3>;
+
+  problem<sp::gated_delta, double> p{{.shape = {5, 2, 4, 3, 2}}};
+  std::deque<std::vector<double>> memory{}; // what it holds does not move
+  sp::linear_call<double, 2> call = p.call(0, 5);
+  tensor out = make(5, 4, 2), entering = make(4, 3, 2), leaving = make(4, 3, 2), dleaving = make(4, 3, 2);
+  sp::view<double const, 3> dout = p.dout.read();
+  tensor dq = make(5, 2, 3), dk = make(5, 2, 3), dv = make(5, 4, 2), dg = make(5, 4, 1), db = make(5, 4, 1), e = make(4, 3, 2);
+  sp::view<double, 2> m{make(4, 9, 1).data, {4, 9}};
+  sp::pool pool{};
+
+  tensor make(index_t a, index_t b, index_t c) { return {memory.emplace_back(std::size_t(a * b * c), 0.5).data(), {a, b, c}}; }
+  auto where() { return sp::context(pool, pool); }
+  void reduce() { p.kernel.reduce<double>(call, {m, e}, where()); }
+  auto forward() { return p.kernel.forward<double>(call, entering, out, leaving, where()); }
+  void backward(sp::linear_saved_t<sp::gated_delta, double> const& kept) {
+    p.kernel.backward<double>(call, entering, kept, {dout, dleaving, dq, dk, dv, {dg, db}, e}, where());
+  }
+  void backward() { backward(p.kernel.forward<double>(p.call(0, 5), {}, {}, {}, where())); }
+  void backward_reduce() { p.kernel.backward_reduce<double>(call, dout, e, where()); }
+};
+
+/// What the call says about a segment that is changed.
+template <class Change>
+sp::error_info said(void (*call)(segment&), Change change) {
+  segment s;
+  change(s);
+  return support::failure_of([&] { return (call(s), 0); });
+}
+
+TEST_CASE("linear kernels: what does not fit is refused [asan]") {
+  auto const reduce = [](segment& s) { s.reduce(); };
+  auto const forward = [](segment& s) { s.forward(); };
+  auto const backward = [](segment& s) { s.backward(); };
+  auto const backward_reduce = [](segment& s) { s.backward_reduce(); };
+  constexpr auto shape = sp::errc::invalid_shape, null = sp::errc::bad_pointer;
+  using support::says;
+  for (auto const& call : {+reduce, +forward, +backward, +backward_reduce}) {
+    CHECK(says(said(call, [](segment& s) { s.call.v = s.call.v.narrow(1, 0, 3); }), shape, "3 value heads", "no multiple"));
+    CHECK(says(said(call, [](segment& s) { s.call.k = s.call.k.rows(0, 4); }), shape, "k (4, 2, 3)", "do not fit"));
+    CHECK(says(said(call, [](segment& s) { s.call.gates[1] = s.call.gates[1].rows(1, 4); }), shape, "gate 1 is (4, 4, 1)"));
+    CHECK(says(said(call, [](segment& s) { s.call.k.data = nullptr; }), null, "k is null"));
+    CHECK(says(said(call, [](segment& s) { s.call.gates[0].data = nullptr; }), null, "gate 0 is null"));
+  }
+  CHECK(says(said(reduce, [](segment& s) { s.m = {s.m.data, {4, 3}}; }), shape, "m is (4, 3), expected (4, 9)"));
+  CHECK(says(said(reduce, [](segment& s) { s.e = s.e.narrow(0, 0, 3); }), shape, "b is (3, 3, 2), expected (4, 3, 2)"));
+  CHECK(says(said(forward, [](segment& s) { s.call.q.data = nullptr; }), null, "q is null"));
+  CHECK(says(said(forward, [](segment& s) { s.out = s.out.rows(0, 4); }), shape, "out is (4, 4, 2), expected (5, 4, 2)"));
+  CHECK(says(said(forward, [](segment& s) { s.entering = s.make(4, 2, 3); }), shape, "entering state is (4, 2, 3)"));
+  CHECK(says(said(forward, [](segment& s) { s.leaving = s.leaving.narrow(2, 0, 1); }), shape, "leaving state is (4, 3, 1)"));
+  for (auto const& call : {+backward, +backward_reduce}) {
+    CHECK(says(said(call, [](segment& s) { s.dout = s.dout.narrow(1, 0, 2); }), shape, "dout is (5, 2, 2), expected (5, 4, 2)"));
+    CHECK(says(said(call, [](segment& s) { s.dout = {}; }), null, "dout is null"));
+    CHECK(says(said(call, [](segment& s) { s.e = s.make(2, 3, 2); }), shape, "(2, 3, 2), expected (4, 3, 2)"));
+  }
+  CHECK(says(said(backward, [](segment& s) { s.call.v.data = nullptr; }), null, "v is null"));
+  CHECK(says(said(backward, [](segment& s) { s.dleaving = s.make(4, 2, 3); }), shape, "dleaving is (4, 2, 3)"));
+  CHECK(says(said(backward, [](segment& s) { s.dk = s.dk.rows(0, 4); }), shape, "dk is (4, 2, 3), expected (5, 2, 3)"));
+  CHECK(says(said(backward, [](segment& s) { s.dv = s.make(5, 2, 2); }), shape, "dv is (5, 2, 2), expected (5, 4, 2)"));
+  CHECK(says(said(backward, [](segment& s) { s.db = s.make(5, 4, 2); }), shape, "dgate 1 is (5, 4, 2), expected (5, 4, 1)"));
+  // what forward kept is of a segment of one block, which is no state at all
+  segment s;
+  auto const kept = s.p.kernel.forward<double>(problem<sp::gated_delta, double>({.shape = {600, 2, 4, 3, 2}}).call(0, 600), {},
+                                               {}, {}, s.where());
+  CHECK(says(support::failure_of([&] { return (s.backward(kept), 0); }), sp::errc::bad_state, "(4, 1, 3, 2)", "(4, 0, 3, 2)"));
+}
+
+TEST_CASE("linear kernels: what shares memory is refused, but for a state that is replaced") {
+  auto const reduce = [](segment& s) { s.reduce(); };
+  auto const forward = [](segment& s) { s.forward(); };
+  auto const backward = [](segment& s) { s.backward(); };
+  auto const backward_reduce = [](segment& s) { s.backward_reduce(); };
+  constexpr auto code = sp::errc::aliasing;
+  using support::says;
+  auto over = [](segment::tensor const& at, auto const& from) {
+    return segment::tensor(const_cast<double*>(from.data), at.extents);
   };
-  refused([](auto& c) { c.v = c.v.narrow(1, 0, 3); }, "no multiple");
-  refused([](auto& c) { c.k = c.k.rows(0, 4); }, "do not fit");
-  refused([](auto& c) { c.gates[0] = c.gates[0].rows(1, 4); }, "gate 0");
+  CHECK(says(said(forward, [&](segment& s) { s.call.v = s.out; }), code, "out overlaps v"));
+  CHECK(says(said(forward, [&](segment& s) { s.call.gates[1] = over(s.db, s.out); }), code, "out overlaps gate 1"));
+  CHECK(says(said(forward, [&](segment& s) { s.out = over(s.out, s.entering); }), code, "out overlaps the entering state"));
+  CHECK(says(said(forward, [&](segment& s) { s.out.strides[1] = 0; }), code, "out overlaps itself"));
+  CHECK(says(said(forward,
+                  [&](segment& s) {
+                    s.leaving = s.make(5, 3, 2).narrow(0, 0, 4); // heads 1 to 4 go in, 0 to 3 come out
+                    s.entering = segment::tensor(&s.leaving(1, 0, 0), {4, 3, 2});
+                  }),
+             code, "the leaving state overlaps the entering state"));
+  CHECK(says(said(reduce, [&](segment& s) { s.call.k = over(s.dq, s.e); }), code, "b overlaps k"));
+  CHECK(says(said(backward, [&](segment& s) { s.dk = s.dq; }), code, "dq overlaps dk"));
+  CHECK(says(said(backward, [&](segment& s) { s.call.q = s.dq; }), code, "dq overlaps q"));
+  CHECK(says(said(backward, [&](segment& s) { s.dout = s.dv; }), code, "dv overlaps dout"));
+  CHECK(says(said(backward, [&](segment& s) { s.dg = s.db; }), code, "dgate 0 overlaps dgate 1"));
+  CHECK(says(said(backward, [&](segment& s) { s.e = s.entering; }), code, "dentering overlaps the entering state"));
+  CHECK(says(said(backward_reduce, [&](segment& s) { s.dout = over(s.out, s.e); }), code, "e overlaps dout"));
+
+  segment apart, one;
+  apart.forward(), one.leaving = one.entering, one.forward();
+  CHECK(one.p.values(one.out) == apart.p.values(apart.out));
+  CHECK(one.p.values(one.leaving) == apart.p.values(apart.leaving));
+  apart.backward();
+  segment again;
+  again.e = again.dleaving, again.backward();
+  CHECK(again.p.values(again.dq) == apart.p.values(apart.dq));
+  CHECK(again.p.values(again.e) == apart.p.values(apart.e));
 }
 
 } // namespace

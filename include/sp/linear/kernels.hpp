@@ -5,6 +5,7 @@
 #include <optional>
 
 #include <sp/linear/cpu/passes.hpp>
+#include <sp/linear/linear_checks.hpp>
 
 namespace sp {
 
@@ -53,15 +54,16 @@ public:
   /// M and B of the segment, where they are wanted.
   template <class T, class Q>
   void reduce(call<T> const& c, linear_map<T> const& map, context<Q> const& where) const {
-    check(c);
+    checks<T>::reduce(c, map);
     pass<T>(c, where).reduce(map);
   }
 
   /// out (rows, value heads, value dim), written; entering and leaving (value heads, key dim, value dim) may be null: zeros, not wanted.
+  /// They may be one: a state is replaced then.
   template <class T, class Q>
   saved<T> forward(call<T> const& c, view<accumulate_t<T> const, 3> entering, view<T, 3> out, view<accumulate_t<T>, 3> leaving,
                    context<Q> const& where) const {
-    check(c);
+    checks<T>::forward(c, entering, out, leaving);
     auto kept = options_.recompute ? saved<T>{} : saved<T>(*where.kept, kept_extents(c.shape()));
     pass<T>(c, where).forward(entering, out, leaving, kept.tensor);
     return kept;
@@ -71,9 +73,12 @@ public:
   template <class T, class Q>
   void backward(call<T> const& c, view<accumulate_t<T> const, 3> entering, saved<T> const& kept, grad<T> const& g,
                 context<Q> const& where) const {
-    check(c);
+    checks<T>::backward(c, entering, g);
     auto const passes = pass<T>(c, where);
-    if (!options_.recompute) return passes.backward(entering, kept.tensor, g);
+    if (!options_.recompute) {
+      require_kept(kept.tensor, c.shape());
+      return passes.backward(entering, kept.tensor, g);
+    }
     saved<T> const found(*where.scratch, kept_extents(c.shape()));
     passes.forward(entering, {}, {}, found.tensor);
     passes.backward(entering, found.tensor, g);
@@ -82,7 +87,7 @@ public:
   /// The gradient e (value heads, key dim, value dim) of the state before the segment, from dout (rows, value heads, value dim) alone.
   template <class T, class Q>
   void backward_reduce(call<T> const& c, view<T const, 3> dout, view<accumulate_t<T>, 3> e, context<Q> const& where) const {
-    check(c);
+    checks<T>::backward_reduce(c, dout, e);
     pass<T>(c, where).backward_reduce(dout, e);
   }
 
@@ -107,6 +112,9 @@ public:
   }
 
 private:
+  template <class T>
+  using checks = detail::linear_checks<linear_cpu, T>;
+
   linear_options options_;
 
   index_t chunk() const { return options_.chunk > 0 ? options_.chunk : Form == map_form::diagonal ? 16 : 64; }
@@ -116,27 +124,19 @@ private:
     return {s.v_heads, max(ceil_div(s.rows, block() * chunk()), 1) - 1, s.key_dim, s.value_dim};
   }
 
+  template <class A>
+  void require_kept(view<A, 4> const& kept, linear_shape const& s) const {
+    if (kept.extents == kept_extents(s)) return;
+    view<A, 4> expected;
+    expected.extents = kept_extents(s);
+    fail({errc::bad_state, "linear attention: forward kept states " + shape(kept) + ", this segment has " + shape(expected),
+          "Give backward what forward returned for the same segment, with the same options"});
+  }
+
   template <class T, class Q>
   auto pass(call<T> const& c, context<Q> const& where) const {
     double const scale = options_.scale ? *options_.scale : 1 / std::sqrt(double(max(c.k.extent(2), 1)));
     return detail::linear_passes<T, Form, Q>{c, {scale, options_.normalise, chunk(), block()}, where.queue, *where.scratch};
-  }
-
-  template <class T>
-  static void check(call<T> const& c) {
-    linear_shape const s = c.shape();
-    auto refuse = [](std::string problem, char const* remedy) {
-      fail({errc::invalid_shape, "linear attention: " + std::move(problem), remedy});
-    };
-    if (s.k_heads == 0 ? s.v_heads != 0 : s.v_heads % s.k_heads != 0)
-      refuse(std::to_string(s.v_heads) + " value heads are no multiple of " + std::to_string(s.k_heads) + " key heads",
-             "Give each key head the same number of value heads");
-    if (c.k.extents != c.q.extents || c.v.extent(0) != s.rows)
-      refuse("q " + sp::shape(c.q) + ", k " + sp::shape(c.k) + " and v " + sp::shape(c.v) + " do not fit",
-             "Give q and k (rows, key heads, key dim) and v (rows, value heads, value dim)");
-    for (int i = 0; i < gates; ++i)
-      if (auto const& g = c.gates[std::size_t(i)]; g.extents != std::array{s.rows, s.v_heads, gate_width(i, s.key_dim)})
-        refuse("gate " + std::to_string(i) + " is " + sp::shape(g), "Give gates (rows, value heads, gate_width(i, key dim))");
   }
 };
 
