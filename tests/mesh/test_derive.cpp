@@ -1,5 +1,5 @@
 // Degrees from head counts: the safe default, what uneven heads add, what a missing lse takes away, and the sentences.
-// Every proposal is legal, and every refusal names its numbers.
+// Hybrid models: all head shapes at once. Every proposal is legal, and every refusal names its numbers.
 #include <doctest/doctest.h>
 
 #include <string>
@@ -110,6 +110,84 @@ TEST_CASE("derive: bad input") {
   CHECK(says(failure_of([] { return sp::derive(shapes{{8, 3}}, 4); }), sp::errc::invalid_shape, "8 q heads", "3 kv heads"));
   CHECK(says(failure_of([] { return sp::derive(shapes{{8, 0}}, 4); }), sp::errc::invalid_shape, "0 kv heads"));
   CHECK(says(failure_of([] { return sp::derive(shapes{{8, 2}}, 0); }), sp::errc::invalid_shape, "0 ranks"));
+}
+
+// ---- linear attention beside softmax attention ------------------------------------------------------------------------------------
+
+/// By counting heads of ranks: nobody without a value head, and unless heads may be uneven as many for everybody and no key head twice.
+bool cuts(sp::index_t value_heads, sp::index_t key_heads, int ranks, bool uneven) {
+  sp::index_t copies = 0;
+  bool alike = true, everybody = true;
+  for (int p = 0; p < ranks; ++p) {
+    auto const mine = sp::heads_of(value_heads, key_heads, p, ranks);
+    copies += mine.kv_count;
+    everybody = everybody && mine.q_count > 0;
+    alike = alike && mine.q_count * ranks == value_heads;
+  }
+  return everybody && (uneven || (alike && copies == key_heads));
+}
+
+TEST_CASE("derive: one mesh for softmax and linear layers: what is legal is what counting the heads of ranks says") {
+  int checked = 0, narrowed = 0;
+  bool ok = true;
+  for (sp::index_t hk : {1, 2, 3, 4})
+    for (sp::index_t key : {1, 2, 4, 6})
+      for (sp::index_t times : {1, 2, 3})
+        for (int world : {1, 2, 3, 4, 6, 8, 12})
+          for (int what = 0; what < 8; ++what) {
+            sp::abilities const can{.lse = !(what & 1), .uneven_heads = (what & 2) != 0, .states = !(what & 4)};
+            shapes const softmax{{2 * hk, hk}}, hybrid{{2 * hk, hk}, sp::linear_heads(key, times * key)};
+            bool const linear = can.states || cuts(times * key, key, world, can.uneven_heads);
+            std::vector<int> expected;
+            for (int u = 1; u <= world; ++u)
+              if (world % u == 0 && linear && (can.lse || u == world) && cuts(2 * hk, hk, u, can.uneven_heads))
+                expected.push_back(u);
+            ok = ok && sp::legal_degrees(hybrid, world, can) == expected;
+            if (world == 1) continue;
+            if (expected.empty()) {
+              ok = ok && failure_of([&] { return sp::derive(hybrid, world, can); }).code == sp::errc::head_partition;
+            } else { // linear layers ask nothing of the degrees: one mesh, the one that suits softmax attention
+              auto const d = sp::derive(hybrid, world, can), alone = sp::derive(softmax, world, can);
+              ok = ok && d.ulysses == alone.ulysses && d.ring == alone.ring && one_sentence(d.reason);
+              ok = ok && d.reason.starts_with(alone.reason.substr(0, alone.reason.size() - 1));
+              bool const by_heads = cuts(times * key, key, world, can.uneven_heads);
+              ok = ok && (d.reason.find("by heads") != std::string::npos) == by_heads;
+              ok = ok && (d.reason.find("by state") != std::string::npos) == can.states;
+            }
+            ++checked, narrowed += expected.size() < sp::legal_degrees(softmax, world, can).size();
+          }
+  CHECK(ok);
+  CHECK(checked == 4 * 4 * 3 * 6 * 8);
+  CHECK(narrowed > 100);
+}
+
+TEST_CASE("derive: the reason says by what linear attention runs") {
+  shapes const qwen3_next{{16, 2}, sp::linear_heads(16, 32)};
+  auto const d = sp::derive(qwen3_next, 8);
+  CHECK(d.ulysses == 2);
+  CHECK(d.ring == 4);
+  CHECK(d.reason ==
+        "2 is the greatest common divisor of 2 kv heads and 8 ranks, so Ulysses takes 2 and the ring the remaining factor "
+        "4; linear attention of 16 key and 32 value heads goes over all 8 ranks, by heads or by state.");
+  CHECK(sp::derive(qwen3_next, 8, {.states = false}).reason.ends_with("goes over all 8 ranks by heads."));
+  CHECK(sp::derive(qwen3_next, 64)
+            .reason.ends_with("goes over all 64 ranks by state, because its key heads do not divide evenly."));
+  CHECK(sp::derive(qwen3_next, 64, {.uneven_heads = true})
+            .reason.ends_with("goes over all 64 ranks by state, because some would have no value head."));
+  CHECK(sp::derive(qwen3_next, 32, {.uneven_heads = true, .states = false}).reason.ends_with("goes over all 32 ranks by heads."));
+  auto const pure = sp::derive(shapes{sp::linear_heads(4, 8)}, 4);
+  CHECK(pure.ulysses == 4);
+  CHECK(pure.reason.starts_with("There is no softmax attention"));
+
+  auto refused = failure_of([&] { return sp::derive(qwen3_next, 32, {.states = false}); });
+  CHECK(says(refused, sp::errc::head_partition, "32 ranks", "16 key and 32 value heads"));
+  CHECK(refused.remedy.find("uneven_heads") != std::string::npos);
+  CHECK(refused.remedy.find("16 ranks") != std::string::npos);
+  refused = failure_of([&] { return sp::derive(qwen3_next, 64, {.uneven_heads = true, .states = false}); });
+  CHECK(says(refused, sp::errc::head_partition, "none of 32 value heads"));
+  CHECK(refused.remedy.find("uneven_heads") == std::string::npos);
+  CHECK(says(failure_of([] { return sp::derive(shapes{sp::linear_heads(3, 8)}, 4); }), sp::errc::invalid_shape,
+             "3 key and 8 value"));
 }
 
 } // namespace
