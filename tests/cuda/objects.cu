@@ -106,6 +106,7 @@ void compiled(sp::cuda_local const& ranks, sp::batch const& b, context const& ct
   sp::gather_loss const loss{ranks, sp::summed{}, sp::loss_options{.checks = 3}};
   auto const result = loss.forward(ctx, x, labels);
   loss.backward(ctx, result, labels, x);
+  loss.backward(ctx, loss.forward(ctx, x, labels, x), labels, x, x);
   static_cast<void>(sp::read(ctx.queue, result));
   static_cast<void>(sp::packed{sp::read(ctx.queue, labels)});
   sp::positions(ctx.queue, b, positions);

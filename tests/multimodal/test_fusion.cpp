@@ -420,6 +420,14 @@ TEST_CASE("fusion: the loss and its gradients on several ranks are those of one,
         for (index_t label : list) all += label != -100;
       wrong += !(std::abs(r.loss - want) <= 1e-9 * (1 + std::abs(want))) || double(r.num_tokens) != all;
       for (std::size_t i = 0; i < mine.size(); ++i) wrong += !(std::abs(dlosses[i] - (weights[i] > 0 ? 1 / all : 0)) < 1e-12);
+      // weights alone say which rows count, where every row has a label
+      std::vector<std::int32_t> const labelled(mine.size(), 0);
+      sp::view<std::int32_t const, 1> const every(labelled.data(), {f.tokens()});
+      sp::view<double const, 1> const w(weights.data(), {f.tokens()});
+      numbers const told = dlosses;
+      auto const by_weights = loss.forward(values, every, w);
+      loss.backward(by_weights, every, w, gradient);
+      wrong += by_weights.loss != r.loss || by_weights.weight != all || by_weights.num_tokens != r.num_tokens || dlosses != told;
       double sum[1] = {counted};
       sp::pool scratch;
       sp::all_reduce(comm, sp::view<double, 1>(sum, 1), scratch);

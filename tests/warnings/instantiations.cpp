@@ -338,6 +338,7 @@ void move_and_lose(Comm const& ranks, sp::batch const& batch, sp::allocator& mem
   (void)sp::exchange_scratch(ranks, keys, grads);
   sp::gather_loss loss{ranks, sp::averaged{2}};
   loss.backward(loss.forward(losses, labels), labels, losses);
+  loss.backward(loss.forward(losses, labels, losses), labels, losses, losses);
   sp::context const ctx(memory, memory);
   auto who_lands = moves.transposed_table(ctx);
   moves.assign_transposed_table(who_lands, ctx);
