@@ -139,7 +139,7 @@ TEST_CASE("mpi shared: a segment is opened if it is the one that was meant, whoe
   using sp::detail::shared_segment;
   auto const mine = sp::detail::segment_owner::self();
   auto const made = shared_segment::create(mine, 3, 5000);
-  std::string problem;
+  sp::detail::segment_problem problem;
   auto const seen = shared_segment::attach(mine, 3, made.descriptor(), problem);
   REQUIRE(seen.data() != nullptr);
   CHECK(seen.bytes() == 5000);
@@ -147,18 +147,18 @@ TEST_CASE("mpi shared: a segment is opened if it is the one that was meant, whoe
   seen.data()[4999] = std::byte{7};
   CHECK(made.data()[4999] == std::byte{7});
   CHECK(!shared_segment::attach(mine, 4, made.descriptor(), problem).data());
-  CHECK(has(problem, "not the memory of that rank"));
+  CHECK((problem.gone && has(problem.text, "not the memory of that rank")));
   auto other = mine; // the same pid in another pid namespace
   other.secret ^= 1;
   CHECK(!shared_segment::attach(other, 3, made.descriptor(), problem).data());
   CHECK(!shared_segment::attach(mine, 3, 1, problem).data()); // standard output
-  CHECK(has(problem, "not the memory of that rank"));
+  CHECK((problem.gone && has(problem.text, "not the memory of that rank")));
   other.process = 1 << 30;
   CHECK(!shared_segment::attach(other, 3, made.descriptor(), problem).data());
-  CHECK(has(problem, "No such file"));
+  CHECK((problem.gone && has(problem.text, "No such file")));
   auto const tenth = shared_segment::create(mine, 10, 5000);
   CHECK(!shared_segment::attach(mine, 1, tenth.descriptor(), problem).data()); // its name begins like the name of segment 1
-  CHECK(has(problem, "not the memory of that rank"));
+  CHECK((problem.gone && has(problem.text, "not the memory of that rank")));
 }
 
 TEST_CASE("mpi shared: a segment is the one that was meant although its owner puts others under its number meanwhile") {
@@ -172,7 +172,7 @@ TEST_CASE("mpi shared: a segment is the one that was meant although its owner pu
     for (; !done; ++turns) ::dup2(wrong.descriptor(), number), ::dup2(right.descriptor(), number);
   });
   int others = 0;
-  std::string problem;
+  sp::detail::segment_problem problem;
   for (int i = 0; i < 3000 || turns < 3000; ++i) { // both have run
     auto const seen = shared_segment::attach(mine, 1, number, problem);
     others += seen.data() && seen.bytes() != 5000;
@@ -333,7 +333,7 @@ TEST_CASE("mpi shared: a rank that does not publish is named at the deadline, an
   auto const late = shared_outcomes(3,
                                     [&](sp::mpi_shared const& c) {
                                       c.barrier();
-                                      if (c.rank() == 2) std::this_thread::sleep_for(700ms);
+                                      if (c.rank() == 2) std::this_thread::sleep_for(1200ms);
                                       c.publish("show", {}).release();
                                     },
                                     {.deadline = 500ms});
@@ -453,7 +453,8 @@ TEST_CASE("mpi shared: a failure elsewhere while a group makes its shared memory
         c.publish("grow", {&p, 1}).release();
       }
     });
-    for (int r : {0, 1}) CHECK(ranks[std::size_t(r)].says("rank 2 has had enough"));
+    for (int r : {0, 1})
+      CHECK_MESSAGE(ranks[std::size_t(r)].says("rank 2 has had enough"), "rank " << r << ": " << ranks[std::size_t(r)].what);
   }
 }
 

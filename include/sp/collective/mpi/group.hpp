@@ -69,9 +69,10 @@ public:
 #endif
     flight.end = closing::done;
   }
-  /// For an operation that cannot go on because of what a peer did: if that peer has failed, its words are on their way.
+  /// For an operation that cannot go on because a peer has left it: it has failed then, and its words, or those of whom it heard,
+  /// are on their way. They may take long where processes wait for cores.
   void throw_failure_on_its_way(char const* primitive) {
-    auto const end = std::chrono::steady_clock::now() + std::min(family_->options().deadline, std::chrono::milliseconds(100));
+    auto const end = std::chrono::steady_clock::now() + family_->options().deadline;
     while (!family_->failed() && std::chrono::steady_clock::now() < end)
       if (!family_->make_progress()) std::this_thread::yield();
     if (family_->failed()) throw_cause(primitive, int(barriers_) - 1);

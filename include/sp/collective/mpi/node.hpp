@@ -12,7 +12,7 @@ public:
   /// Collective over `group`, which is nobody else's. Refuses, on all ranks, ranks that cannot open each other's memory.
   explicit mpi_node(std::shared_ptr<mpi_group> group) : group_(std::move(group)), memory_(group_->rank(), group_->size()) {
     int rank = -1, peer = -1; // the first rank that cannot, and whose memory
-    std::string problem;
+    segment_problem problem;
     group_->operation(operation_kind::barrier, "sp::mpi_shared", 0, [&] {
       operation_id const join{operation_id::join, "sp::mpi_shared"};
       auto const proof = memory_.take(memory_.block_bytes(1));
@@ -27,12 +27,14 @@ public:
         peer = int(cannot[0]);
         if (peer >= 0) break;
       }
+      // Memory that cannot be opened may be that of a rank that has failed and gone: who has not comes here too, else its words do.
+      if (peer >= 0) group_->barrier_of(join);
       memory_.give(proof, memory_.block_bytes(1));
     });
     if (peer < 0) return;
     fail({errc::bad_state,
           "rank " + std::to_string(rank) + " cannot open the memory of rank " + std::to_string(peer) +
-              (rank == group_->rank() ? " (" + problem + ")" : "") + group_->world_text(rank, peer),
+              (rank == group_->rank() ? " (" + problem.text + ")" : "") + group_->world_text(rank, peer),
           "Ranks of one sp::mpi_shared run on one machine, as one user, in one container: split the communicator before",
           "sp::mpi_shared", group_->rank(), group_->size(), -1, peer});
   }
@@ -185,11 +187,11 @@ private:
     }
   }
   std::byte* seen(int rank, place where, char const* primitive) {
-    std::string problem;
+    segment_problem problem;
     std::byte* const data = memory_.at(rank, where, problem);
     if (data) return data;
-    group_->throw_failure_on_its_way(primitive); // a rank that fails takes its memory with it
-    fail({errc::backend_error, "the memory of rank " + std::to_string(rank) + " cannot be opened (" + problem + ")",
+    if (problem.gone) group_->throw_failure_on_its_way(primitive); // a rank that fails takes its memory with it
+    fail({errc::backend_error, "the memory of rank " + std::to_string(rank) + " cannot be opened (" + problem.text + ")",
           "Look at the limits of memory and of open files (ulimit -v, ulimit -n)", primitive, group_->rank(), group_->size(), -1,
           rank});
   }

@@ -104,7 +104,7 @@ public:
   segment_owner const& self() const { return owners_[std::size_t(rank_)]; }
   void set_owner(int rank, segment_owner const& o) { owners_[std::size_t(rank)] = o; }
   /// Where `p` of a peer lies for this process; null, and `problem` says why, if its segment cannot be mapped.
-  [[nodiscard]] std::byte* at(int rank, place p, std::string& problem) {
+  [[nodiscard]] std::byte* at(int rank, place p, segment_problem& problem) {
     if (rank == rank_) return at(p);
     auto& theirs = mapped_[std::size_t(rank)];
     auto found = std::find_if(theirs.begin(), theirs.end(), [&](peer_segment const& s) { return s.number == p.segment; });

@@ -40,6 +40,12 @@ struct segment_owner {
   }
 };
 
+/// Why memory of a peer could not be mapped.
+struct segment_problem {
+  std::string text{};
+  bool gone = false; ///< its owner has closed it; else something is in the way here
+};
+
 class shared_segment {
 public:
   shared_segment() = default;
@@ -67,21 +73,21 @@ public:
   }
   /// Segment `number` of a peer, which keeps it open as `descriptor`. Without data, and `problem` says why, where that is
   /// impossible. Never opens anything else, whoever has that pid here.
-  [[nodiscard]] static shared_segment attach(segment_owner const& peer, int number, int descriptor, std::string& problem) {
+  [[nodiscard]] static shared_segment attach(segment_owner const& peer, int number, int descriptor, segment_problem& problem) {
     std::string const path = "/proc/" + std::to_string(peer.process) + "/fd/" + std::to_string(descriptor);
-    auto failed = [&](char const* what) {
-      problem = path + ": " + what;
+    auto failed = [&](char const* what, bool gone = false) {
+      problem = {path + ": " + what, gone};
       return shared_segment{};
     };
     // Held first, then looked at: between a look and an opening the peer may put something else under its number.
     detail::descriptor const held(::open(path.c_str(), O_PATH | O_CLOEXEC));
-    if (!held.good()) return failed(std::strerror(errno));
+    if (!held.good()) return failed(std::strerror(errno), errno == ENOENT);
     std::string const here = "/proc/self/fd/" + std::to_string(held.get());
     char target[128];
     ssize_t const n = ::readlink(here.c_str(), target, sizeof target);
     if (n < 0) return failed(std::strerror(errno));
     if (std::string_view(target, std::size_t(n)) != "/memfd:" + peer.name_of(number) + " (deleted)")
-      return failed("not the memory of that rank");
+      return failed("not the memory of that rank", true);
     shared_segment s;
     s.descriptor_ = ::open(here.c_str(), O_RDWR | O_CLOEXEC);
     struct stat about {};
