@@ -12,6 +12,7 @@
 #include <sp/fusion.hpp>
 #include <sp/gather_tokens.hpp>
 #include <sp/threads.hpp>
+#include <sp/vision.hpp>
 
 #include "conformance/kernels.hpp"
 #include "support/allocations.hpp"
@@ -156,6 +157,18 @@ TEST_CASE("a kernel without lse sits under Ulysses, and what it returned reaches
           "text slots such as model would need a ring of 2 ranks, and the kernel returns no lse. Choose "
           "strategy::ulysses for this role, or a kernel that returns its lse");
   });
+}
+
+TEST_CASE("prefix tokens beside a kernel that sees whole documents, on one rank") {
+  sp::attention_seat<sp::vision_role> const prefixed{.q_heads = 4, .kv_heads = 2, .prefix = 1};
+  sp::batch const b = two_documents(), rows{sp::packed{0, 2 + b.tokens()}, sp::contiguous{}, sp::solo{}};
+  tensors x(rows, shape), y(rows, shape);
+  vision_slot const whole{prefixed, conformance::stateful_sdpa{}}, blocks{prefixed};
+  whole.backward(b, whole.forward(b, inputs(x)), gradients(x));
+  blocks.backward(b, blocks.forward(b, inputs(y)), gradients(y));
+  auto const one = x.results(), other = y.results();
+  REQUIRE(one.size() == other.size());
+  for (std::size_t i = 0; i < one.size(); ++i) CHECK(std::abs(one[i] - other[i]) < 1e-13);
 }
 
 struct two_kinds {
@@ -353,6 +366,14 @@ TEST_CASE("fusion and deepstack slots: on one rank, and wrapped over several") {
       CHECK(says(failure_of([&] { return again.merge.prepare(samples, text, visual, sp::zigzag{}); }), errc::rank_mismatch,
                  "tokens and images"));
     });
+  // a cut that documents must fit is refused as by the fusion itself
+  std::vector<index_t> const three{1, 2, 3}, five{4, 5, 6, 7, 8};
+  std::vector<sp::splice_sample> const odd{{three}, {five}};
+  sp::batch const text{sp::packed{0, 3, 8}, sp::contiguous{}, sp::solo{}},
+      no_image{sp::documents{}, sp::contiguous{}, sp::solo{}};
+  sp::grained const in_pairs{sp::contiguous{sp::scope::stream}, 2};
+  CHECK(says(failure_of([&] { return one.merge.prepare(odd, text, no_image, in_pairs); }), errc::uneven_partition,
+             "3 rows are not 0 prefix rows and units of 2"));
   // what holds no attention is wrapped, too
   sp::threads::run(3, [&](sp::threads const& comm) {
     fused_model m;

@@ -110,12 +110,14 @@ sp::error_info refusal(A const&... arguments) {
 }
 
 struct bad_pieces {
-  fused_piece piece;
+  fused_piece piece{};
+  index_t prefix = 0;
   index_t learned_rows() const { return 1; }
   template <class Add>
   void pieces(sp::splice_sample const&, Add&& add) const {
     add(piece);
   }
+  sp::fused_attention attention_of(sp::splice_sample const&) const { return {.prefix = prefix}; }
 };
 
 TEST_CASE("splices: what does not fit together is refused with its sample and both numbers") {
@@ -162,6 +164,10 @@ TEST_CASE("splices: what does not fit together is refused with its sample and bo
              "of 4"));
   CHECK(says(refusal(bad_pieces{{learned, 0, 2}}, samples{words}, list{}), bad, "2 learned rows", "of 1"));
   CHECK(says(refusal(bad_pieces{{text, 0, -1}}, samples{words}, list{}), bad, "-1 tokens"));
+  CHECK(
+      says(refusal(bad_pieces{{text, 0, 2}, 3}, samples{words}, list{}), bad, "sample 0", "prefix of 3 rows", "fuses to 2 rows"));
+  CHECK(says(refusal(bad_pieces{{text, 0, 2}, -1}, samples{words}, list{}), bad, "sample 0", "prefix of -1 rows"));
+  CHECK(fused(bad_pieces{{text, 0, 2}, 2}, {words}, {}).mask().prefix == list{2});
 
   // grids against features
   samples const images{{{50}, four}, {{50, 50}, {{1, 1, 3}, {1, 2, 1}}}};

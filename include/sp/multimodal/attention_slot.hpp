@@ -2,6 +2,7 @@
 // Calls are those of attention objects, with the batch; the type of what computes is not part of the model.
 #pragma once
 
+#include <sp/attention/ulysses.hpp>
 #include <sp/attention/whole.hpp>
 #include <sp/backend/reference.hpp>
 #include <sp/multimodal/roles.hpp>
@@ -153,13 +154,19 @@ private:
     attention_options options;
     options.mask = seat_.mask;
     options.scale = seat_.scale;
-    auto local = detail::local_attention(std::move(kernel), std::move(options));
     if constexpr (detail::has_prefix<Role>)
       if (seat_.prefix > 0) {
-        using around = vit_attention<detail::rank_alone<memory_type>, decltype(local)>;
-        return use(around({}, std::move(local), {}, {seat_.prefix}), {"one rank"});
+        using ranks = detail::rank_alone<memory_type>;
+        auto around = [this](auto inside) {
+          use(vit_attention<ranks, decltype(inside)>({}, std::move(inside), {}, {seat_.prefix}), {"one rank"});
+        };
+        if constexpr (detail::wants_whole_documents<
+                          detail::local_attention_t<Kernel>>) // Ulysses brings prefix and patches together
+          return around(ulysses_attention{ranks{}, std::move(kernel), std::move(options)});
+        else
+          return around(detail::local_attention(std::move(kernel), std::move(options)));
       }
-    use(std::move(local), {"one rank"});
+    use(detail::local_attention(std::move(kernel), std::move(options)), {"one rank"});
   }
   seated_type const& in() const { return in_.in("attention_slot"); }
   context_type in_memory_of(batch const& b, random_key key) const { return context_type(b.memory(), b.memory(), key); }

@@ -92,6 +92,13 @@ inline void refuse_empty_items(splice_sample const& s) {
                     "Give frames, height and width of at least 1; leave images out that have no rows");
 }
 
+/// What its mask shows lies within the `rows` that a sample has fused to.
+inline void check_attention(splice_sample const& s, fused_attention const& a, index_t rows) {
+  if (a.prefix < 0 || a.prefix > rows)
+    refuse_sample(s, "the splice gives it a prefix of " + counted(a.prefix, "row") + ", it fuses to " + counted(rows, "row"),
+                  "attention_of(sample) counts rows of the fused sample that all of it sees");
+}
+
 /// Samples are numbered as they stand here. `limit`: rows of a fused sample at most, 0: any number.
 template <class S>
 [[nodiscard]] fused_pieces pieces_of(S const& splice, std::span<splice_sample const> samples, index_t limit) {
@@ -106,6 +113,7 @@ template <class S>
     all.items.insert(all.items.end(), s.items.begin(), s.items.end());
     all.item_begins.push_back(all.items.size());
     all.attention.push_back(attention_of(splice, s));
+    check_attention(s, all.attention.back(), all.length() - all.begins[all.samples() - 1]);
   }
   return all;
 }

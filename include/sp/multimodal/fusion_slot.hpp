@@ -27,16 +27,21 @@ public:
       if constexpr (requires(How const& h) { h.multiple(parts); }) return static_cast<How const*>(s)->multiple(parts);
       fail({errc::uneven_partition, "this sharding does not say how to pad", "Give it index_t multiple(index_t parts) const"});
     };
+    r.check_document_ = [](void const* s, index_t n) {
+      if constexpr (requires(How const& h) { h.check_document(n); }) static_cast<How const*>(s)->check_document(n);
+    };
     return r;
   }
   [[nodiscard]] std::vector<run> runs(index_t n, index_t part, index_t parts) const { return runs_(of_, n, part, parts); }
   [[nodiscard]] index_t multiple(index_t parts) const { return multiple_(of_, parts); }
+  void check_document(index_t n) const { check_document_(of_, n); }
 
 private:
   sharding_ref() = default;
   void const* of_ = nullptr;
   std::vector<run> (*runs_)(void const*, index_t, index_t, index_t) = nullptr;
   index_t (*multiple_)(void const*, index_t) = nullptr;
+  void (*check_document_)(void const*, index_t) = nullptr;
 };
 static_assert(sharding<sharding_ref>);
 
