@@ -1,4 +1,4 @@
-// Reads JSON that fixtures are recorded in: whole numbers, texts, lists and objects, and nothing that they have no use for.
+// Reads JSON that fixtures are recorded in: numbers, texts, lists and objects, and nothing that they have no use for.
 // What cannot be read, and what is asked for and not there, throws std::runtime_error with the place or the name.
 #pragma once
 
@@ -37,12 +37,18 @@ public:
   }
   bool has(std::string const& name) const { return members_.count(name) > 0; }
   std::vector<json> const& items() const { return items_; }
-  std::int64_t number() const { return number_; }
+  std::int64_t number() const { return number_; } ///< of a whole number
   std::string const& text() const { return text_; }
   /// A list of whole numbers.
   std::vector<std::int64_t> numbers() const {
     std::vector<std::int64_t> out;
     for (json const& x : items_) out.push_back(x.number_);
+    return out;
+  }
+  /// A list of numbers, whole or not.
+  std::vector<double> reals() const {
+    std::vector<double> out;
+    for (json const& x : items_) out.push_back(x.real_);
     return out;
   }
   /// A list of lists of whole numbers.
@@ -95,9 +101,11 @@ private:
       } else if (at < text.size() && text[at] == '"') {
         out.text_ = quoted();
       } else {
-        auto const end = text.find_first_not_of("-0123456789", at);
-        if (end == at || end == std::string::npos) refuse("no whole number");
-        out.number_ = std::stoll(text.substr(at, end - at));
+        auto const end = text.find_first_not_of("+-.e0123456789", at);
+        if (end == at || end == std::string::npos) refuse("no number");
+        std::string const digits = text.substr(at, end - at);
+        out.real_ = std::stod(digits);
+        if (digits.find_first_of(".e") == std::string::npos) out.number_ = std::stoll(digits);
         at = end;
       }
       return out;
@@ -105,6 +113,7 @@ private:
   };
 
   std::int64_t number_ = 0;
+  double real_ = 0;
   std::string text_;
   std::vector<json> items_;
   std::map<std::string, json> members_;
