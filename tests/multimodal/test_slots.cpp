@@ -83,6 +83,27 @@ TEST_CASE("a saved may outlive its slot, and a slot that was moved away says so"
   CHECK(says(failure_of([&] { return slot.backward(b, std::move(left), gradients(x)), 0; }), errc::bad_state, "another slot"));
 }
 
+TEST_CASE("an object of another mask or prefix than the seat's is refused, and the slot stays as it was") {
+  auto alone = [](sp::mask m) { return sp::detail::local_attention(sp::reference{}, {.mask = std::move(m)}); };
+  auto refused = [](auto& slot, auto object) { return failure_of([&] { return slot.use(std::move(object)), 0; }); };
+  text_slot near{{.q_heads = 4, .kv_heads = 2, .mask = sp::window(3)}}, asked{{.q_heads = 4, .mask = sp::prefix_lm({2, 1})}};
+  auto const bounds = refused(near, alone(sp::causal()));
+  CHECK(bounds.problem + ". " + bounds.remedy ==
+        "an object whose mask has bounds of k - q in [-inf, 0] was put into a slot whose mask has [-3, 0]. Make the object with "
+        ".mask = slot.seat().mask");
+  CHECK(says(refused(asked, alone(sp::causal())), errc::bad_state, "[-inf, 0], and other prefixes"));
+  CHECK_FALSE(near.seated().wrapped);
+  near.use(alone(near.seat().mask));
+  CHECK(near.seated().wrapped);
+  vision_slot plain, with_cls{{.prefix = 1}};
+  CHECK(says(refused(with_cls, alone(sp::full())), errc::bad_state, "0 prefix tokens was put into a slot of 1"));
+  using around = sp::vit_attention<sp::detail::rank_alone<sp::host_memory>, decltype(alone(sp::full()))>;
+  CHECK(says(refused(with_cls, around({}, alone(sp::full()), {}, {2})), errc::bad_state, "2 prefix tokens", "slot of 1"));
+  CHECK(says(refused(plain, around({}, alone(sp::full()), {}, {1})), errc::bad_state, "1 prefix tokens", "slot of 0"));
+  with_cls.use(around({}, alone(sp::full()), {}, {1}));
+  CHECK(with_cls.seated().object == std::string("vit_attention"));
+}
+
 TEST_CASE("a step that is like the one before allocates what the attention object itself does") {
   sp::batch const b = two_documents();
   tensors x(b, shape);
@@ -301,6 +322,23 @@ struct fused_model {
 };
 auto members(fused_model& m) { return sp::parts("attend", m.attend, "merge", m.merge, "deep", m.deep); }
 
+/// Passes in as much scratch as their slot asks for; with less the first of them ends, on one rank, where nobody waits for it.
+template <class Slot, class Passes>
+void check_scratch(Slot const& slot, sp::fused_batch const& f, Passes const& passes) {
+  constexpr auto less = index_t(sp::allocator::alignment); // blocks are counted in it
+  index_t const needed = slot.scratch_bytes(f, 2);
+  alignas(sp::allocator::alignment) std::byte room[1 << 14];
+  REQUIRE(needed > 0);
+  REQUIRE(std::size_t(needed) <= sizeof room);
+  sp::pool kept;
+  auto with = [&](index_t bytes) {
+    sp::workspace scratch(room, std::size_t(bytes));
+    return passes(sp::context(scratch, kept)), 0;
+  };
+  CHECK(with(needed) == 0);
+  if (slot.seated().ranks == 1) CHECK(failure_of([&] { return with(needed - less); }).code == errc::workspace_too_small);
+}
+
 /// Hidden states of all ranks, and the gradients of text and visual rows, in stream order: dim 2.
 template <class Ranks>
 std::vector<std::vector<double>> fused(fused_model& m, Ranks const& ranks) {
@@ -319,6 +357,12 @@ std::vector<std::vector<double>> fused(fused_model& m, Ranks const& ranks) {
   auto rows = [](std::vector<double>& x) { return sp::view<double, 2>(x.data(), {index_t(x.size()) / 2, 2}); };
   auto e = numbers(text, 100), v = numbers(visual, 200), g = numbers(f.batch(), 1000), deep = numbers(visual, 0.5);
   std::vector<double> hidden(g.size()), de(e.size()), dv(v.size()), dd(v.size());
+  check_scratch(m.deep, f,
+                [&](auto const& c) { m.deep.forward(f, c, rows(deep), rows(hidden)), m.deep.backward(f, c, rows(g), rows(dd)); });
+  check_scratch(m.merge, f, [&](auto const& c) {
+    m.merge.forward(f, c, {.text = rows(e), .visual = rows(v), .hidden = rows(hidden)});
+    m.merge.backward(f, c, {.dhidden = rows(g), .dtext = rows(de), .dvisual = rows(dv)});
+  });
   m.merge.forward(f, {.text = rows(e), .visual = rows(v), .hidden = rows(hidden)});
   CHECK(m.deep.at(1) == 0);
   CHECK(m.deep.at(0) == -1);

@@ -65,11 +65,15 @@ public:
   [[nodiscard]] seating seated() const noexcept { return in_.how(); }
 
   /// Puts an attention object here: one over the ranks of the model's batches, made with seat().mask and seat().scale. Where the seat has
-  /// prefix tokens: a vit_attention. A saved of before is refused from now on.
+  /// prefix tokens: a vit_attention. bad_state for one of another mask or prefix; its scale cannot be asked for, and its heads are those of
+  /// the tensors. A saved of before is refused from now on.
   template <class Object>
   void use(Object object, seating how) {
     static_assert(std::is_same_v<detail::memory_of<Object>, memory_type>,
                   "sp::attention_slot: the object computes on tensors of another memory than the slot's queue.");
+    index_t prefix = 0;
+    if constexpr (requires { object.prefix_tokens(); }) prefix = object.prefix_tokens();
+    detail::require_seat(seat_.mask, seat_.prefix, object.mask(), prefix);
     in_.put(new detail::seat_of<T, Queue, Object>(std::move(object), how));
   }
   template <class Object>

@@ -96,7 +96,8 @@ public:
     visual_mask<inline_queue, Flag>(inline_queue{}, out);
   }
 
-  /// The decoder's mask: causal, with the prefixes and image spans of the splice. For prepare(batch(), mask()) of an attention object.
+  /// The decoder's mask: causal, with the prefixes and image spans of the splice. For prepare(batch(), mask()) of an attention object or
+  /// slot, where it takes the place of the mask that the object was made with: a window of that one is to be put in here by the caller.
   [[nodiscard]] sp::mask const& mask() const noexcept { return mask_; }
 
   /// The label that does not count.

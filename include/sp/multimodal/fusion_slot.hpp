@@ -62,6 +62,7 @@ public:
   virtual fused_batch prepare(fusion_step const&, context<Queue> const* c) const = 0;
   virtual void forward(fused_batch const&, context<Queue> const&, fusion_forward<T, memory> const&) const = 0;
   virtual void backward(fused_batch const&, context<Queue> const&, fusion_backward<T, memory> const&) const = 0;
+  virtual index_t scratch_bytes(fused_batch const&, index_t dim, Queue const&) const = 0;
 
 protected:
   using seat_base<seated_fusion>::seat_base;
@@ -81,6 +82,9 @@ struct fusion_in_seat final : seated_fusion<T, Queue> {
   void backward(fused_batch const& f, context<Queue> const& c, fusion_backward<T, memory> const& o) const override {
     object.backward(f, c, o);
   }
+  index_t scratch_bytes(fused_batch const& f, index_t dim, Queue const& q) const override {
+    return object.template scratch_bytes<T>(f, dim, q);
+  }
   fusion_in_seat* clone() const override { return new fusion_in_seat(object, this->how); }
 };
 
@@ -93,6 +97,7 @@ public:
   using writes = view<T, 2, memory>;
   virtual void forward(fused_batch const&, context<Queue> const&, reads features, writes hidden) const = 0;
   virtual void backward(fused_batch const&, context<Queue> const&, reads dhidden, writes dfeatures) const = 0;
+  virtual index_t scratch_bytes(fused_batch const&, index_t dim, Queue const&) const = 0;
 
 protected:
   using seat_base<seated_deepstack>::seat_base;
@@ -107,6 +112,9 @@ struct deepstack_in_seat final : seated_deepstack<T, Queue> {
   }
   void backward(fused_batch const& f, context<Queue> const& c, reads dhidden, writes dfeatures) const override {
     object.template backward<Queue, T, 2>(f, c, dhidden, dfeatures);
+  }
+  index_t scratch_bytes(fused_batch const& f, index_t dim, Queue const& q) const override {
+    return object.template scratch_bytes<T>(f, dim, q);
   }
   deepstack_in_seat* clone() const override { return new deepstack_in_seat(object, this->how); }
 };
@@ -178,6 +186,11 @@ public:
     in().backward(f, sp::context(f.batch().memory(), f.batch().memory()), o);
   }
 
+  /// Bytes that forward() or backward() takes from context.scratch at most, for rows of `dim` entries.
+  [[nodiscard]] index_t scratch_bytes(fused_batch const& f, index_t dim, Queue const& queue = {}) const {
+    return in().scratch_bytes(f, dim, queue);
+  }
+
 private:
   using seated_type = detail::seated_fusion<T, Queue>;
   template <class Comm>
@@ -241,6 +254,11 @@ public:
   }
   void backward(fused_batch const& f, reads dhidden, writes dfeatures) const requires(runs_at_once) {
     in().backward(f, sp::context(f.batch().memory(), f.batch().memory()), dhidden, dfeatures);
+  }
+
+  /// Bytes that forward() or backward() takes from context.scratch at most, for rows of `dim` entries.
+  [[nodiscard]] index_t scratch_bytes(fused_batch const& f, index_t dim, Queue const& queue = {}) const {
+    return in().scratch_bytes(f, dim, queue);
   }
 
 private:

@@ -56,6 +56,19 @@ template <class Role>
 inline constexpr bool has_prefix = requires {
   requires bool(Role::prefixed);
 };
+/// An object for a slot has the mask and the prefix tokens that the model says.
+inline void require_seat(sp::mask const& wanted, index_t prefix, sp::mask const& mask, index_t its_prefix) {
+  auto rows = [](sp::mask const& m) { return "[" + bound_text(m.lo) + ", " + bound_text(m.hi) + "]"; };
+  if (mask != wanted)
+    fail({errc::bad_state,
+          "an object whose mask has bounds of k - q in " + rows(mask) + " was put into a slot whose mask has " + rows(wanted) +
+              (rows(mask) == rows(wanted) ? ", and other prefixes, spans, slices or alignment" : ""),
+          "Make the object with .mask = slot.seat().mask", "attention_slot"});
+  if (prefix != its_prefix)
+    fail({errc::bad_state,
+          "an object of " + std::to_string(its_prefix) + " prefix tokens was put into a slot of " + std::to_string(prefix),
+          "Put a vit_attention with .prefix = slot.seat().prefix into it", "attention_slot"});
+}
 template <class X>
 concept is_slot = requires {
   typename X::role;
