@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <deque>
+#include <limits>
 
 #include <sp/workers.hpp>
 
@@ -138,13 +139,14 @@ TEST_CASE("linear kernels: a token changes no bit of the outputs before it") {
 
 TEST_CASE("linear kernels: memory is what they say") {
   sp::linear_shape const s{1100, 2, 4, 16, 24};
-  sp::gated_delta const keeps, recomputes({.recompute = true});
+  sp::gated_delta const keeps, recomputes({.recompute = true}), never({.keep_every = std::numeric_limits<index_t>::max()});
   CHECK(keeps.saved_bytes<float>(s) == 4 * 2 * 16 * 24 * 4); // before tokens 512 and 1024
   CHECK(keeps.saved_bytes<double>(s) == 4 * 2 * 16 * 24 * 8);
   CHECK(recomputes.saved_bytes<float>(s) == 0);
+  CHECK(never.saved_bytes<float>(s) == 0);
   problem<sp::gated_delta, float> const p({.shape = s});
   sp::inline_queue const queue;
-  for (sp::gated_delta const& kernel : {keeps, recomputes}) {
+  for (sp::gated_delta const& kernel : {keeps, recomputes, never}) {
     std::vector<std::byte> room(std::size_t(kernel.scratch_bytes<float>(s, queue)) + 64),
         state(std::size_t(kernel.saved_bytes<float>(s)) + 64);
     sp::workspace scratch(room.data(), room.size()), kept(state.data(), state.size());
@@ -172,7 +174,9 @@ struct segment {
   sp::view<double, 2> m{make(4, 9, 1).data, {4, 9}};
   sp::pool pool{};
 
-  tensor make(index_t a, index_t b, index_t c) { return {memory.emplace_back(std::size_t(a * b * c), 0.5).data(), {a, b, c}}; }
+  tensor make(index_t a, index_t b, index_t c) { // with room behind it: longer ones are laid over it and must reach no neighbour
+    return {memory.emplace_back(std::size_t(a * b * c) + 64, 0.5).data(), {a, b, c}};
+  }
   auto where() { return sp::context(pool, pool); }
   void reduce() { p.kernel.reduce<double>(call, {m, e}, where()); }
   auto forward() { return p.kernel.forward<double>(call, entering, out, leaving, where()); }

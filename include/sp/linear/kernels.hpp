@@ -106,7 +106,7 @@ public:
     if (options_.recompute) saved<T>(found, kept_extents(s));
     auto const x = detail::tile_extents<A>(s, chunk()), with_map = detail::tile_extents<A>(s, chunk(), Form == map_form::dense);
     auto forwards = [&](detail::tile_carver<A>& at) { return detail::state_tiles<A>(at, with_map, Form); };
-    auto backwards = [&](detail::tile_carver<A>& at) { return detail::back_tiles<A>(at, x, Form, block()); };
+    auto backwards = [&](detail::tile_carver<A>& at) { return detail::back_tiles<A>(at, x, Form, block(s.rows)); };
     return max(detail::tile_bytes<A>(queue, forwards),
                found.bytes() + max(detail::tile_bytes<A>(queue, forwards), detail::tile_bytes<A>(queue, backwards)));
   }
@@ -118,10 +118,10 @@ private:
   linear_options options_;
 
   index_t chunk() const { return options_.chunk > 0 ? options_.chunk : Form == map_form::diagonal ? 16 : 64; }
-  /// Chunks between kept states.
-  index_t block() const { return max(1, ceil_div(options_.keep_every, chunk())); }
+  /// Chunks between kept states, of a segment of so many rows.
+  index_t block(index_t rows) const { return max(1, min(ceil_div(options_.keep_every, chunk()), ceil_div(rows, chunk()))); }
   std::array<index_t, 4> kept_extents(linear_shape const& s) const {
-    return {s.v_heads, max(ceil_div(s.rows, block() * chunk()), 1) - 1, s.key_dim, s.value_dim};
+    return {s.v_heads, max(ceil_div(s.rows, block(s.rows) * chunk()), 1) - 1, s.key_dim, s.value_dim};
   }
 
   template <class A>
@@ -136,7 +136,8 @@ private:
   template <class T, class Q>
   auto pass(call<T> const& c, context<Q> const& where) const {
     double const scale = options_.scale ? *options_.scale : 1 / std::sqrt(double(max(c.k.extent(2), 1)));
-    return detail::linear_passes<T, Form, Q>{c, {scale, options_.normalise, chunk(), block()}, where.queue, *where.scratch};
+    index_t const chunks = block(c.k.extent(0));
+    return detail::linear_passes<T, Form, Q>{c, {scale, options_.normalise, chunk(), chunks}, where.queue, *where.scratch};
   }
 };
 
