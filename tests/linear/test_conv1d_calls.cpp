@@ -260,6 +260,15 @@ TEST_CASE(
             c, options{.width = 4, .activation = c.rank() == 1 ? sp::activation::silu : sp::activation::none, .checks = 2}};
         auto const e = failure_of([&] { return other.prepare(b); });
         good = good && says(e, errc::rank_mismatch, "activation");
+        auto refused = [&](auto change) { // by rank 1 alone
+          sp::conv1d_operands<double> o{.x = vx, .weights = vw, .out = va};
+          if (c.rank() == 1) change(o);
+          return failure_of([&] { return conv.infer(b, o), 0; });
+        };
+        good = good && says(refused([&](auto& o) { o.bias = sp::view<double, 1>(db.data(), channels); }), errc::rank_mismatch,
+                            "rank 1 differs from ranks 0, 2 in bias: 1 against 0");
+        good = good && says(refused([&](auto& o) { o.initial_state = tensor<3>(final.data(), 2, 3, channels); }),
+                            errc::rank_mismatch, "rank 1 differs from ranks 0, 2 in initial state: 1 against 0");
       }
       CHECK(good);
     }

@@ -181,6 +181,8 @@ private:
       };
       compare(".forward", ctx, p, arguments, [&](fingerprint& f) {
         f.template element<T>("element type").number("channels", c.channels).number("final state", int(final));
+        f.number("bias", int(o.bias.data && !o.bias.empty()));
+        f.number("initial state", int(o.initial_state.data && !o.initial_state.empty()));
       });
       saved<T> s(*ctx.kept, p.rows.halo,
                  {p.serial, id_, c.channels, o.initial_state.data != nullptr, o.bias.data != nullptr, final});
