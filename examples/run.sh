@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Builds the trainer and runs it: examples/run.sh [--mpi P | --cuda] [--text PATH] [--out DIR] [--steps N]; --help lists the rest. Pictures
 # and text: examples/run.sh --model multimodal [--images PATH] [--splice llava|internvl|qwen] [--out DIR].
-# Without --text it reads this repository, without --out it writes to build/report; with --mpi P the ranks are P processes,
+# Without --text it reads this repository, without --out it writes to build/report (build/multimodal-report); with --mpi P the ranks are P processes,
 # with --cuda they share a CUDA device. Where nvcc or a device is missing, --cuda says so and ends with 77.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-arguments=() processes="" cuda="" model=text out=(--out "$root/build/report")
+arguments=() processes="" cuda="" model=text out=""
 while (($#)); do
   case $1 in
     --mpi) processes=${2:-none} && shift ;;
@@ -14,16 +14,16 @@ while (($#)); do
     --cuda) cuda=yes ;;
     --model) model=${2:-none} && shift ;;
     --model=*) model=${1#--model=} ;;
-    --out | --out=*) out=() && arguments+=("$1") ;;
+    --out | --out=*) out=own && arguments+=("$1") ;;
     *) arguments+=("$1") ;;
   esac
   (($#)) && shift
 done
-program=sp_trainer needs=examples start=()
+program=sp_trainer needs=examples start=() report=report
 case $model in
   text) ;;
   multimodal)
-    program=sp_multimodal_trainer
+    program=sp_multimodal_trainer report=multimodal-report
     if [[ $processes || $cuda ]]; then
       echo "sp: the ranks of --model multimodal are threads: leave out --mpi and --cuda" >&2
       exit 2
@@ -65,4 +65,5 @@ fi
   cmake --build --preset release --parallel "${SP_JOBS:-$(nproc)}" --target "$program"
 )
 
-exec ${start[@]+"${start[@]}"} "$root/build/release/examples/$program" ${arguments[@]+"${arguments[@]}"} ${out[@]+"${out[@]}"}
+[[ $out ]] || arguments+=(--out "$root/build/$report")
+exec ${start[@]+"${start[@]}"} "$root/build/release/examples/$program" ${arguments[@]+"${arguments[@]}"}

@@ -66,8 +66,8 @@ inline model_shape shape_for(splice_kind splice) {
 }
 
 struct settings {
-  std::filesystem::path images{}; ///< csv of handwritten digits; empty: they are drawn
-  std::filesystem::path out = "report";
+  std::filesystem::path images{};                  ///< csv of handwritten digits; empty: they are drawn
+  std::filesystem::path out = "multimodal-report"; ///< not the one of the text trainer, which would be overwritten
   splice_kind splice = splice_kind::qwen;
   model_shape model{};
   int steps = 600;        ///< in float

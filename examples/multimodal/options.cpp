@@ -47,7 +47,9 @@ std::optional<int> read_options(int argc, char** argv, settings& asked) {
       app.add_option("--double-steps", asked.double_steps, "training steps in double")->capture_default_str()->check(some_steps);
   app.add_option("--seed", asked.seed, "of the weights, the drawn digits and the questions")
       ->capture_default_str()
-      ->check([](std::string const& number) { return number.starts_with('-') ? std::string("below 0") : std::string(); });
+      ->check([](std::string const& number) {
+        return number.starts_with('-') ? std::string("a seed is not below 0") : std::string();
+      });
   app.add_flag("--quick", asked.quick, "a tiny model and few steps, for tests");
   try {
     app.parse(argc, argv);

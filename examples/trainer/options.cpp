@@ -2,8 +2,8 @@
 // Compiled once for all programs, and apart from training: both are heavy.
 #include "options.hpp"
 
-#include <map>
 #include <sstream>
+#include <string>
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
@@ -30,6 +30,11 @@ void make_quick(settings& s) {
   s.learning_rate = 1e-2;
 }
 
+sp::schedule schedule_of(std::string const& name) {
+  if (name == "cast") return sp::schedule::cast;
+  return name == "pull" ? sp::schedule::pull : sp::schedule::rotate;
+}
+
 /// A sentence where an option does not fit what computes; empty: all fit.
 std::string misfit(settings const& s, bool kernel_is_named) {
   if (kernel_is_named && !s.on_device)
@@ -49,17 +54,17 @@ std::optional<int> read_options(int argc, char** argv, bool speaks, settings& as
   auto* steps = app.add_option("--steps", asked.steps, "training steps in float")->capture_default_str()->check(some_steps);
   auto* more =
       app.add_option("--double-steps", asked.double_steps, "training steps in double")->capture_default_str()->check(some_steps);
-  app.add_option("--seed", asked.seed, "of the weights and of the order of documents")->capture_default_str();
-  std::map<std::string, sp::schedule> const schedules{
-      {"rotate", sp::schedule::rotate}, {"cast", sp::schedule::cast}, {"pull", sp::schedule::pull}};
-  app.add_option("--schedule", asked.schedule, "how keys reach queries in all rings: rotate, cast or pull")
-      ->transform(CLI::CheckedTransformer(schedules, CLI::ignore_case));
-  std::map<std::string, device_kernel> const kernels{{"flash", device_kernel::flash}, {"reference", device_kernel::reference}};
+  app.add_option("--seed", asked.seed, "of the weights and of the order of documents")
+      ->capture_default_str()
+      ->check([](std::string const& n) { return n.starts_with('-') ? std::string("a seed is not below 0") : std::string(); });
+  std::string schedule, computes; // names, whose numbers mean nothing to anybody
+  auto* in_rings = app.add_option("--schedule", schedule, "how keys reach queries in all rings")
+                       ->transform(CLI::IsMember({"rotate", "cast", "pull"}, CLI::ignore_case));
   auto* kernel =
       app.add_option(
-             "--kernel", asked.kernel,
+             "--kernel", computes,
              "what computes attention on a CUDA device: flash, in bf16, or reference, in float; in double always reference")
-          ->transform(CLI::CheckedTransformer(kernels, CLI::ignore_case));
+          ->transform(CLI::IsMember({"flash", "reference"}, CLI::ignore_case));
   app.footer("examples/run.sh --mpi P runs the ranks as P processes under MPI (2 or more; needs Open MPI).\n"
              "examples/run.sh --cuda runs attention and matrix products on a CUDA device (needs nvcc and cuBLAS).");
   app.add_option("--workers", asked.workers, "threads of each rank that compute attention; they change no number")
@@ -72,6 +77,8 @@ std::optional<int> read_options(int argc, char** argv, bool speaks, settings& as
     std::ostringstream nothing;
     return (speaks ? app.exit(e) : app.exit(e, nothing, nothing)) == 0 ? 0 : 2;
   }
+  if (!in_rings->empty()) asked.schedule = schedule_of(schedule);
+  if (!kernel->empty()) asked.kernel = computes == "flash" ? device_kernel::flash : device_kernel::reference;
   if (std::string const why = misfit(asked, !kernel->empty()); !why.empty()) {
     if (speaks) fmt::print(stderr, "sp_trainer: {}\n", why);
     return 2;

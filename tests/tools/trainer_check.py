@@ -185,6 +185,8 @@ def check_refusals(program, text, folder):
         refused = done.returncode == 2 and str(named).encode() in done.stderr and b"loss" not in done.stdout
         wrong += failing(refused, what + " was not refused", done)
     wrong += check_misfit([program], ["--kernel", "flash", "--out", folder / "no"], "start examples/run.sh --cuda", folder)
+    wrong += check_misfit([program], ["--seed", "-1", "--out", folder / "no"], "a seed is not below 0", folder)
+    wrong += check_misfit([program], ["--schedule", "1", "--out", folder / "no"], "{rotate,cast,pull}", folder)
     start = pathlib.Path(__file__).resolve().parents[2] / "examples/run.sh"
     wrong += check_misfit([start], ["--cuda", "--mpi", "2"], "--mpi and --cuda are two programs", folder)
     if (folder / "no").exists() or (folder / "page/train.json").exists():
