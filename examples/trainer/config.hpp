@@ -17,6 +17,19 @@ using sp::index_t;
 /// Labels that count for no loss: the last token of a document has no successor.
 inline constexpr std::int64_t ignored = -100;
 
+/// Gated delta nets among the layers of a decoder; value heads are a multiple of key heads.
+struct delta_shape {
+  index_t run = 0; ///< so many layers before each layer of softmax attention; 0: softmax attention throughout
+  index_t k_heads = 2, v_heads = 4;
+  index_t key_dim = 32, value_dim = 32;
+  index_t taps = 4; ///< of the convolution
+
+  index_t key_width() const { return k_heads * key_dim; }
+  index_t value_width() const { return v_heads * value_dim; }
+  /// Of [q | k | v], which the convolution is over.
+  index_t mixed_width() const { return 2 * key_width() + value_width(); }
+};
+
 /// A byte-level decoder.
 struct shape {
   static constexpr index_t vocabulary = 256;
@@ -26,8 +39,14 @@ struct shape {
   index_t kv_heads = 2;
   index_t head_dim = 32;
   index_t hidden = 256; ///< width of the SwiGLU layer
+  delta_shape delta{};
 
-  index_t qkv_width() const { return (q_heads + 2 * kv_heads) * head_dim; }
+  bool is_delta(index_t layer) const { return layer % (delta.run + 1) != delta.run; }
+  index_t delta_layers() const {
+    index_t n = 0;
+    for (index_t l = 0; l < layers; ++l) n += is_delta(l);
+    return n;
+  }
 };
 
 /// What computes attention on a device: sp::cuda_flash, in bf16, or sp::basic_reference, in the model's type. In double always that.

@@ -24,7 +24,7 @@ std::vector<std::filesystem::path> own_text() {
 
 /// A model and a stream so small that every strategy runs in a moment: for tests.
 void make_quick(settings& s) {
-  s.model = {.dim = 32, .layers = 2, .q_heads = 4, .kv_heads = 2, .head_dim = 8, .hidden = 64};
+  s.model = {.dim = 32, .layers = 2, .q_heads = 4, .kv_heads = 2, .head_dim = 8, .hidden = 64, .delta = {}};
   s.stream = 512;
   s.longest = 192;
   s.learning_rate = 1e-2;

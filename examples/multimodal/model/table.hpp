@@ -29,7 +29,7 @@ public:
       columns = add("vision.columns", t.longest, t.dim, 0.3);
     }
     for (index_t l = 0; l < t.layers; ++l)
-      vision.push_back(add_layer("vision.layer" + std::to_string(l) + ".", t, t.heads, t.heads));
+      vision.push_back(add_attention_layer("vision.layer" + std::to_string(l) + ".", t, t.heads, t.heads));
     projection = add_merger("projection.", m);
     for (index_t l = 0; l < m.deepstack; ++l)
       deepstack.push_back(add_merger("projection.deepstack" + std::to_string(l) + ".", m));
@@ -37,8 +37,8 @@ public:
     if (m.learned_rows) learned = add("projection.learned", m.learned_rows, m.dim, 0.5);
     embedding = add("text.embedding", m.vocabulary, m.dim, 0.5);
     for (index_t l = 0; l < m.layers; ++l)
-      text.push_back(add_layer("text.layer" + std::to_string(l) + ".", m, m.q_heads, m.kv_heads));
-    norm = add("text.norm", 1, m.dim, 0);
+      text.push_back(add_attention_layer("text.layer" + std::to_string(l) + ".", m, m.q_heads, m.kv_heads));
+    norm = add_gain("text.norm", m.dim);
     head = add("text.head", m.dim, m.vocabulary, 1 / std::sqrt(double(m.dim)));
   }
 
@@ -50,7 +50,7 @@ public:
 private:
   merger_parameters add_merger(std::string const& at, model_shape const& m) {
     index_t const inputs = m.grain() * m.tower.dim, hidden = m.hidden;
-    return {add(at + "norm", 1, m.tower.dim, 0), add(at + "gate_up", inputs, 2 * hidden, 1 / std::sqrt(double(inputs))),
+    return {add_gain(at + "norm", m.tower.dim), add(at + "gate_up", inputs, 2 * hidden, 1 / std::sqrt(double(inputs))),
             add(at + "down", hidden, m.dim, 1 / std::sqrt(double(hidden)))};
   }
 };

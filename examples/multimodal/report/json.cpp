@@ -64,7 +64,7 @@ void write_json(report const& r, std::filesystem::path const& file) {
   j["questions"] = r.asked.questions;
   j["seed"] = r.asked.seed;
   j["required_right_answers"] = required_accuracy(r.asked, r.drawn());
-  j["gradients_against_differences_of_the_loss"] = {{"error", r.slopes}, {"allowed", bound_of_slopes}};
+  j["gradients_against_differences_of_the_loss"] = {{"error", r.slopes}, {"allowed", trainer::bound_of_slopes}};
   j["found"] = r.found;
   j["ranks_are"] = r.ranks_are;
   j["cores"] = r.cores;

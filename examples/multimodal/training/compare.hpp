@@ -4,13 +4,11 @@
 
 #include "multimodal/model/table.hpp"
 #include "multimodal/training/outcome.hpp"
-#include "trainer/training/compare.hpp"
+#include "trainer/training/slopes.hpp"
 
 namespace multimodal {
 
 inline double bound_of_gradients(std::string const& type) { return type == "double" ? 1e-10 : trainer::bound_of(type); }
-/// Of gradients of one rank against differences of the loss.
-inline constexpr double bound_of_slopes = 1e-9;
 
 /// The first steps of a run, those that are compared.
 inline trainer::outcome first_steps(outcome const& run, settings const& asked) {
@@ -36,9 +34,7 @@ inline double required_accuracy(settings const& asked, bool drawn) { return draw
 /// One sentence per broken promise; empty when all is well.
 inline std::vector<std::string> complaints(std::vector<outcome> const& runs, settings const& asked, bool drawn, double slopes) {
   std::vector<std::string> out;
-  if (!(slopes <= bound_of_slopes))
-    out.push_back(fmt::format("one rank in double: gradients differ from differences of the loss by {:.2e}, allowed {:.0e}",
-                              slopes, bound_of_slopes));
+  trainer::judge_slopes(slopes, out);
   for (outcome const& run : runs) {
     trainer::judge(run, trainer::bound_of(run.type), bound_of_gradients(run.type), out);
     trainer::judge_fall(run, out);

@@ -9,8 +9,8 @@
 #include "multimodal/training/run.hpp"
 #include "multimodal/training/traffic.hpp"
 #include "trainer/model/optimizer.hpp"
-#include "trainer/training/compare.hpp"
 #include "trainer/training/progress.hpp"
+#include "trainer/training/slopes.hpp"
 
 namespace multimodal {
 
@@ -79,36 +79,10 @@ public:
 
   usage used() const { return used_; }
 
-  /// Every parameter moves along a direction of its own, which has a part of its gradient and a part of random signs; the slope of the loss
-  /// by seven points against the gradient's. Relative to the norm of the parameter's gradient: the largest.
   double gradient_error() {
     auto const whole = questions_.next(6);
     static_cast<void>(loss_and_gradients(whole));
-    auto const gradients = model_.gradients;
-    double worst = 0;
-    for (parameter const& p : model_.table().all()) {
-      double norm = 0, slope = 0;
-      for (index_t i = p.offset; i < p.offset + p.size(); ++i) norm += std::pow(double(gradients[std::size_t(i)]), 2);
-      norm = std::sqrt(norm);
-      flat_vector<T> way(std::size_t(p.size()));
-      for (index_t i = 0; i < p.size(); ++i) {
-        auto const bits = sp::philox({std::uint32_t(i), 0, 0, 1}, {std::uint32_t(p.offset), 7});
-        T const g = gradients[std::size_t(p.offset + i)];
-        way[std::size_t(i)] = g / T(norm) + (bits[0] % 2 ? T(1) : T(-1)) / std::sqrt(T(p.size()));
-        slope += double(g) * double(way[std::size_t(i)]);
-      }
-      auto const at = [&](double h) {
-        auto const before = model_.weights;
-        for (index_t i = 0; i < p.size(); ++i) model_.weights[std::size_t(p.offset + i)] += T(h) * way[std::size_t(i)];
-        double const loss = loss_of(whole);
-        model_.weights = before;
-        return loss;
-      };
-      constexpr double h = 1e-3;
-      double const found = (45 * (at(h) - at(-h)) - 9 * (at(2 * h) - at(-2 * h)) + at(3 * h) - at(-3 * h)) / (60 * h);
-      worst = trainer::larger(worst, std::abs(found - slope) / norm); // not a number where a gradient is 0 everywhere
-    }
-    return worst;
+    return trainer::gradient_error(model_.table(), model_.weights, model_.gradients, [&] { return loss_of(whole); });
   }
 
 private:

@@ -1,8 +1,8 @@
-// The decoder: byte embedding, layers of grouped-query attention and SwiGLU, tied together by residuals; forward and backward.
-// It sees one rank's tokens only. Attention is the single place where tokens meet, and it is somebody else's object.
+// The decoder: byte embedding, layers of grouped-query attention or gated delta nets and of SwiGLU, tied together by residuals; forward and
+// backward. It sees one rank's tokens only. Where tokens meet, somebody else's objects compute.
 #pragma once
 
-#include "model/block.hpp"
+#include "model/delta_mixer.hpp"
 
 #include "model/attention.hpp"
 
@@ -24,7 +24,7 @@ public:
   decoder(shape const& s, std::uint64_t seed, Products products)
       : weights(std::size_t(parameter_table(s).size())), gradients(weights.size()), products_(std::move(products)), shape_(s),
         table_(s) {
-    for (layer_parameters const& p : table_.layers) layers_.emplace_back(p, s.q_heads, s.kv_heads);
+    for (auto const& p : table_.layers) std::visit([&](auto const& of_layer) { add(of_layer); }, p);
     set_initial_weights<T>(table_, seed, weights);
   }
 
@@ -33,13 +33,12 @@ public:
   parameter_table const& table() const { return table_; }
 
   /// Per-token losses of this rank's tokens.
-  std::vector<T> forward(local_tokens const& in, attention<T>& attend) {
+  std::vector<T> forward(local_tokens const& in, meeting<T> const& with) {
     rope_ = rotary<T>(in.positions, shape_.head_dim);
     x_.resize(in.size(), shape_.dim); // (tokens, dim): the residual stream
     for (index_t r = 0; r < in.size(); ++r) x_.row(r) = weight(table_.embedding).row(in.tokens[std::size_t(r)]);
     for (index_t l = 0; l < shape_.layers; ++l)
-      layers_[std::size_t(l)].forward(products_, weights, x_, rope_,
-                                      [&](sp::qkv_views<T> qkv, sp::view<T, 3> out) { attend.forward(l, qkv, out); });
+      std::visit([&](auto& layer) { forward(layer, l, with); }, layers_[std::size_t(l)]);
     norm_.forward(x_, weight(table_.norm), h_);
     products_.multiply(logits_, h_, weight(table_.head)); // (tokens, vocabulary)
     std::vector<T> losses(std::size_t(in.size()));
@@ -48,7 +47,7 @@ public:
   }
 
   /// Gradients of sum_i dlosses[i] * losses[i] of the last forward, written to `gradients`.
-  void backward(local_tokens const& in, std::vector<T> const& dlosses, attention<T>& attend) {
+  void backward(local_tokens const& in, std::vector<T> const& dlosses, meeting<T> const& with) {
     std::fill(gradients.begin(), gradients.end(), T(0));
     cross_entropy_backward<T>(logits_, in.labels, dlosses);
     products_.add_transposed_product(gradient(table_.head), h_, logits_);
@@ -57,9 +56,7 @@ public:
     matrix<T> dx = matrix<T>::Zero(x_.rows(), x_.cols()); // (tokens, dim)
     norm_.backward(dh, weight(table_.norm), gradient(table_.norm), dx);
     for (index_t l = shape_.layers; l-- > 0;)
-      layers_[std::size_t(l)].backward(
-          products_, weights, gradients, dx, rope_,
-          [&](sp::view<T, 3> dout, sp::qkv_views<T> gradient_of) { attend.backward(l, dout, gradient_of); });
+      std::visit([&](auto& layer) { backward(layer, l, dx, with); }, layers_[std::size_t(l)]);
     auto dembedding = gradient(table_.embedding);
     for (index_t r = 0; r < in.size(); ++r) dembedding.row(in.tokens[std::size_t(r)]) += dx.row(r);
   }
@@ -68,10 +65,28 @@ private:
   matrix_map<T> weight(parameter const& p) { return at(weights, p); }
   matrix_map<T> gradient(parameter const& p) { return at(gradients, p); }
 
+  void add(layer_parameters const& p) { layers_.emplace_back(block<T>(p, shape_.q_heads, shape_.kv_heads)); }
+  void add(delta_layer_parameters const& p) { layers_.emplace_back(delta_block<T>(p, shape_.delta)); }
+
+  void forward(block<T>& layer, index_t l, meeting<T> const& with) {
+    layer.forward(products_, weights, x_, rope_,
+                  [&](sp::qkv_views<T> qkv, sp::view<T, 3> out) { with.softmax->forward(l, qkv, out); });
+  }
+  void forward(delta_block<T>& layer, index_t l, meeting<T> const& with) {
+    layer.forward(products_, weights, x_, *with.delta, l);
+  }
+  void backward(block<T>& layer, index_t l, matrix<T>& dx, meeting<T> const& with) {
+    layer.backward(products_, weights, gradients, dx, rope_,
+                   [&](sp::view<T, 3> dout, sp::qkv_views<T> gradient_of) { with.softmax->backward(l, dout, gradient_of); });
+  }
+  void backward(delta_block<T>& layer, index_t l, matrix<T>& dx, meeting<T> const& with) {
+    layer.backward(products_, weights, gradients, dx, *with.delta, l);
+  }
+
   Products products_;
   shape shape_;
   parameter_table table_;
-  std::vector<block<T>> layers_;
+  std::vector<std::variant<block<T>, delta_block<T>>> layers_;
   rotary<T> rope_;
   rms_norm<T> norm_;
   matrix<T> x_, h_, logits_;

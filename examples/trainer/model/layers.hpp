@@ -30,9 +30,9 @@ sp::view<T, 3> as_heads(matrix<T>& m, index_t heads) {
 /// y = x / rms(x) * gain, row by row.
 template <class T>
 struct rms_norm {
-  static constexpr T epsilon = T(1e-5);
-  matrix<T> unit;    // (rows, dim): x / rms(x)
-  column<T> inverse; // (rows): 1 / rms(x)
+  T epsilon = T(1e-5);
+  matrix<T> unit{};    // (rows, dim): x / rms(x)
+  column<T> inverse{}; // (rows): 1 / rms(x)
 
   void forward(matrix<T> const& x, matrix_map<T> gain, matrix<T>& y) {
     inverse = (x.array().square().rowwise().sum() / T(x.cols()) + epsilon).rsqrt();

@@ -30,7 +30,7 @@ public:
     double scale = norm > clip_ ? clip_ / norm : 1;
     double first = 1 - std::pow(beta1, steps_), second = 1 - std::pow(beta2, steps_);
     for (parameter const& p : table_) {
-      T keep = T(1 - (p.is_gain() ? 0 : rate * weight_decay_));
+      T keep = T(1 - (p.decays() ? rate * weight_decay_ : 0));
       for (auto i = std::size_t(p.offset); i < std::size_t(p.offset + p.size()); ++i) {
         T g = T(scale) * gradient[i];
         mean_[i] += T(1 - beta1) * (g - mean_[i]);

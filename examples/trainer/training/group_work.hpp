@@ -2,7 +2,6 @@
 // The model knows no more of ranks than this, and nothing of where their memory is: group_work_on.hpp does it by objects of the library.
 #pragma once
 
-#include <memory>
 #include <span>
 
 #include <sp/batch.hpp>
@@ -22,8 +21,8 @@ template <class T>
 class group_work {
 public:
   virtual ~group_work() = default;
-  /// Attention of the step whose rows `batch` names; prepared once for all layers.
-  virtual std::unique_ptr<attention<T>> attend(sp::batch const& batch) = 0;
+  /// Where tokens meet in the step whose rows `batch` names; prepared once for all layers.
+  virtual meeting<T> meet(sp::batch const& batch) = 0;
   /// The mean loss over the tokens of all ranks, the same number on each, and its gradients by this rank's losses.
   virtual double loss(std::span<T> losses, std::span<std::int64_t> labels, std::span<T> dlosses) = 0;
   /// Gradients become the sums over all ranks.

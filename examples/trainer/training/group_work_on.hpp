@@ -89,7 +89,7 @@ public:
       use(sp::ulysses_attention{ulysses, sp::ring_attention{ring, kernel, options}});
   }
 
-  std::unique_ptr<attention<T>> attend(sp::batch const& batch) override { return object_->attend(batch, place_, layers_); }
+  meeting<T> meet(sp::batch const& batch) override { return {object_->attend(batch, place_, layers_), nullptr}; }
 
   double loss(std::span<T> losses, std::span<std::int64_t> labels, std::span<T> dlosses) override {
     auto const context = place_.context();

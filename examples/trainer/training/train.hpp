@@ -75,10 +75,10 @@ private:
   double loss_and_gradients(step_text const& mine) {
     sp::batch batch = make_batch(plan_, documents_of(mine), mesh_.sequence_rank(rank_));
     local_tokens rows = rows_of(batch, mine);
-    auto const attend = group_.attend(batch);
-    std::vector<T> losses = model_.forward(rows, *attend), dlosses(losses.size());
+    meeting<T> const with = group_.meet(batch);
+    std::vector<T> losses = model_.forward(rows, with), dlosses(losses.size());
     double const loss = group_.loss(losses, rows.labels, dlosses);
-    model_.backward(rows, dlosses, *attend);
+    model_.backward(rows, dlosses, with);
     group_.sum(model_.gradients);
     return loss;
   }
