@@ -4,7 +4,7 @@
 
 #include <sp/attention/call/pipeline.hpp>
 #include <sp/attention/ring.hpp>
-#include <sp/attention/ulysses/memory.hpp>
+#include <sp/attention/ulysses/exchange.hpp>
 #include <sp/attention/whole.hpp>
 #include <sp/layout/route_exchange.hpp>
 #include <sp/mesh/group.hpp>
@@ -121,8 +121,7 @@ public:
             "Make the batch over the ring x ulysses ranks in mesh order"});
     int at = layout::group_of(part, size, stride), first = layout::first_member(at, size, stride);
     auto rows_between = [&](layout const& members, layout const& whole) {
-      mapping const all = identity_map(unbounded);
-      return rows(route::to_everybody(members, first, stride, size, comm_.rank(), whole.runs(at), {&all, 1}));
+      return rows::of_group(members, first, stride, detail::group_place::in(comm_), whole.runs(at));
     };
     layout const q_whole = q.grouped(size, stride);
     auto inside = [&](layout const& of_keys) {
@@ -321,20 +320,6 @@ private:
     return to_tokens(p.queries, p.query_sums, m.dq.chunk(h, i), io.dq, h.cut(side::to, kind::q, i), io.extras.accumulate, false);
   }
   static constexpr char const *inputs_name = "ulysses.backward.inputs", *gradients_name = "ulysses.backward.gradients";
-
-  /// Chunk i of (tokens, heads, dim) -> (group's tokens, my heads of it, dim)
-  template <class E, class T>
-  static auto to_heads(rows const& x, view<E, 3, memory_type> const& from, by_heads<T> const& to, heads_of_call const& h, kind of,
-                       index_t i) {
-    return routed(x.to_heads, from, to.chunk(h, i), h.cut(side::from, of, i));
-  }
-  /// The way back of gradients, which are added up where ranks share kv heads, or to what is there.
-  template <class E, class T>
-  static auto to_tokens(rows const& x, sums const& who_lands, view<E, 3, memory_type> const& from,
-                        view<T, 3, memory_type> const& to, head_cut cut, bool add, bool shared) {
-    return routed(x.to_tokens, from, to, cut, add ? landing::sum_to : shared ? landing::sum : landing::store, &who_lands);
-  }
-
   // ---- bytes of scratch --------------------------------------------------------------------------------------------------------
   /// The exchange of all inputs of a chunk: of dout, q, k, v.
   template <class T>

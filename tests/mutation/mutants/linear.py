@@ -192,4 +192,13 @@ MUTANTS = [
         "linear.conv1d_calls",
         "conv1d: what does not fit*",
     ),
+    Mutant(
+        "head_share_values_among_keys",
+        "the convolution's slice of values begins behind q alone",
+        "linear/head_share.hpp",
+        "{checked_add(checked_mul(2, keys), mine.q_begin * value_dim)",
+        "{checked_add(keys, mine.q_begin * value_dim)",
+        "linear.head_share",
+        "head share: the exchange*",
+    ),
 ]

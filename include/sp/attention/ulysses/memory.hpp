@@ -17,6 +17,11 @@ struct ulysses_rows {
   route to_heads, to_tokens;
   ulysses_rows() = default;
   explicit ulysses_rows(route r) : to_heads(std::move(r)), to_tokens(to_heads.transposed()) {}
+  /// Of the parts first, first + stride, ... of a layout, seen from one of them; `whole` are the positions of all in stream order.
+  static ulysses_rows of_group(layout const& members, int first, int stride, group_place here, std::span<run const> whole) {
+    mapping const all = identity_map(unbounded);
+    return ulysses_rows(route::to_everybody(members, first, stride, here.size, here.rank, whole, {&all, 1}));
+  }
   index_t mine() const noexcept { return to_heads.from_rows(); }
   index_t group() const noexcept { return to_heads.to_rows(); }
 };
