@@ -1,15 +1,17 @@
 // One whole block of Qwen3-Next against what transformers computes: outputs, gradients of hidden states and of all parameters.
-// Two sequences that were recorded one by one are two documents of one stream. Fixture: tests/fixtures/linear/record_block.py.
+// Two sequences that were recorded one by one are two documents of one stream, on one rank and on three.
+// Fixture: tests/fixtures/linear/record_block.py.
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <optional>
 
 #include <sp/conv1d.hpp>
-#include <sp/linear/kernels.hpp>
+#include <sp/linear.hpp>
 #include <sp/threads.hpp>
 
 #include "support/json.hpp"
+#include "support/sharding.hpp"
 
 namespace test_qwen_block {
 namespace {
@@ -92,8 +94,9 @@ numbers project_back(numbers const& x, numbers const& w, numbers const& dy, inde
 template <class Comm>
 class block {
 public:
-  block(recorded const& fixture, Comm const& ranks, sp::batch const& batch)
-      : f(fixture), w(f.weights), conv(ranks, {.width = f.taps, .activation = sp::activation::silu}), b(batch), rows(b.tokens()),
+  block(recorded const& fixture, Comm const& ranks, sp::batch const& batch, sp::linear_strategy how)
+      : f(fixture), w(f.weights), conv(ranks, {.width = f.taps, .activation = sp::activation::silu}),
+        attend(ranks, sp::gated_delta{{.normalise = true}}, {.strategy = how}), b(batch), rows(b.tokens()),
         qkv(at(rows * f.channels)), mixed(qkv), z(at(rows * f.values)), beta(at(rows * f.v_heads)), a(beta), g(beta),
         o(at(rows * f.values)) {}
 
@@ -106,7 +109,8 @@ public:
       beta[i] = sigmoid(beta[i]);
       g[i] = -std::exp(w.a_log[h]) * softplus(a[i] + w.dt_bias[h]);
     }
-    attend();
+    saved.emplace(
+        attend.forward(b, {.q = q(mixed), .k = k(mixed), .v = v(mixed), .gates = {gate(g), gate(beta)}, .out = heads(o)}));
     return project(gated_norm(), w.out, f.values, f.hidden);
   }
 
@@ -117,7 +121,16 @@ public:
     numbers dz(z.size()), doo(o.size()), dmixed(mixed.size(), 0), dqkv(mixed.size()), dg(g.size(), 0), dbeta(g.size(), 0),
         da(g.size());
     gated_norm_back(dy, dz, doo, d.norm);
-    attend_back(doo, dmixed, dg, dbeta);
+    attend.backward(b, std::move(*saved),
+                    {.q = q(mixed),
+                     .k = k(mixed),
+                     .v = v(mixed),
+                     .gates = {gate(g), gate(beta)},
+                     .dout = heads(doo),
+                     .dq = q(dmixed),
+                     .dk = k(dmixed),
+                     .dv = v(dmixed),
+                     .dgates = {gate(dg), gate(dbeta)}});
     for (std::size_t i = 0; i < g.size(); ++i) {
       std::size_t const h = i % at(f.v_heads);
       da[i] = -dg[i] * std::exp(w.a_log[h]) * sigmoid(a[i] + w.dt_bias[h]);
@@ -139,15 +152,17 @@ private:
   recorded const& f;
   parameters const& w;
   sp::causal_conv1d<Comm> conv;
+  sp::linear_attention<Comm, sp::gated_delta> attend;
   sp::batch const& b;
   index_t rows;
   numbers hidden, qkv, mixed, z, beta, a, g, o;
   std::optional<typename sp::causal_conv1d<Comm>::template saved<double>> conv_saved{};
+  std::optional<typename sp::linear_attention<Comm, sp::gated_delta>::template saved<double>> saved{};
 
   sp::view<double, 2> flat(numbers& x) const { return {x.data(), {rows, f.channels}}; }
   sp::view<double const, 2> taps(numbers const& x) const { return {x.data(), {f.channels, f.taps}}; }
   sp::view<double, 2> taps(numbers& x) const { return {x.data(), {f.channels, f.taps}}; }
-  sp::view<double, 3> gate(numbers& x) const { return {x.data(), {rows, f.v_heads, 1}}; }
+  sp::view<double, 2> gate(numbers& x) const { return {x.data(), {rows, f.v_heads}}; }
   sp::view<double, 3> heads(numbers& x) const { return {x.data(), {rows, f.v_heads, f.value_dim}}; }
   /// q, k and v lie beside each other in each row.
   sp::view<double, 3> part(numbers& x, index_t begin, index_t n, index_t dim) const {
@@ -217,38 +232,6 @@ private:
       for (index_t d = 0; d < f.value_dim; ++d) doo[at(first + d)] = by * (doo[at(first + d)] - o[at(first + d)] * by * along);
     });
   }
-
-  // ---- the delta rule, document by document -------------------------------------------------------------------------------------------
-
-  sp::pool pool{};
-  sp::gated_delta kernel{{.normalise = true}};
-  std::vector<sp::linear_saved_t<sp::gated_delta, double>> kept{};
-
-  template <class V>
-  static V of(sp::document const& d, V const& v) {
-    return v.rows(d.begin, d.count);
-  }
-  sp::linear_call<double, 2> call(sp::document const& d) {
-    return {of(d, q(mixed)), of(d, k(mixed)), of(d, v(mixed)), {of(d, gate(g)), of(d, gate(beta))}};
-  }
-  void attend() {
-    for (auto const& d : b.docs())
-      kept.push_back(kernel.forward<double>(call(d), {}, of(d, heads(o)), {}, sp::context(pool, pool)));
-  }
-  void attend_back(numbers& doo, numbers& dmixed, numbers& dg, numbers& dbeta) {
-    for (std::size_t i = 0; i < kept.size(); ++i) {
-      sp::document const& d = b.docs()[i];
-      kernel.backward<double>(call(d), {}, kept[i],
-                              {of(d, heads(doo)),
-                               {},
-                               of(d, q(dmixed)),
-                               of(d, k(dmixed)),
-                               of(d, v(dmixed)),
-                               {of(d, gate(dg)), of(d, gate(dbeta))},
-                               {}},
-                              sp::context(pool, pool));
-    }
-  }
 };
 
 /// The largest difference over the largest number of the tensor.
@@ -277,16 +260,44 @@ void require_recorded(recorded const& f, outcome const& found) {
   });
 }
 
+/// Rows of this rank; and what a rank has, at its place in the stream.
+numbers split(sp::batch const& b, numbers const& whole, index_t width) {
+  numbers x(at(b.tokens() * width));
+  sp::split(b, sp::view<double const, 2>(whole.data(), {b.docs().length(), width}),
+            sp::view<double, 2>(x.data(), {b.tokens(), width}));
+  return x;
+}
+void put(sp::batch const& b, numbers const& mine, numbers& whole, index_t width) {
+  sp::for_each_row(b, [&](sp::local_row const& row) {
+    for (index_t i = 0; i < width; ++i) whole[at(sp::source_position(b, row) * width + i)] = mine[at(row.row * width + i)];
+  });
+}
+
+outcome run(recorded const& f, int parts, support::any_sharding how, sp::linear_strategy strategy) {
+  numbers const hidden = f.stream("hidden"), dout = f.stream("dout");
+  outcome all{numbers(hidden.size()), numbers(hidden.size()), f.weights.zeros()};
+  std::vector<outcome> of(at(parts), all);
+  sp::threads::run(parts, [&](sp::threads const& ranks) {
+    outcome& mine = of[at(ranks.rank())];
+    sp::batch const b(f.docs(), how, ranks);
+    block<sp::threads> one(f, ranks, b, strategy);
+    put(b, one.forward(split(b, hidden, f.hidden)), mine.out, f.hidden);
+    put(b, one.backward(split(b, dout, f.hidden), mine.d), mine.dhidden, f.hidden);
+  });
+  for (outcome const& mine : of) {
+    all.d.add(mine.d);
+    for (std::size_t i = 0; i < hidden.size(); ++i) all.out[i] += mine.out[i], all.dhidden[i] += mine.dhidden[i];
+  }
+  return all;
+}
+
 TEST_CASE("a block of Qwen3-Next: two documents of one stream give what transformers gives for each alone") {
   recorded const f;
   REQUIRE(f.sequences().size() == 2);
-  sp::threads::run(1, [&](sp::threads const& ranks) {
-    sp::batch const b(f.docs(), sp::contiguous{}, ranks);
-    block<sp::threads> one(f, ranks, b);
-    outcome found{one.forward(f.stream("hidden")), {}, f.weights.zeros()};
-    found.dhidden = one.backward(f.stream("dout"), found.d);
-    require_recorded(f, found);
-  });
+  using support::any_sharding;
+  require_recorded(f, run(f, 1, {}, sp::linear_strategy::automatic));
+  require_recorded(f, run(f, 3, {any_sharding::contiguous, sp::scope::stream}, sp::linear_strategy::state));
+  require_recorded(f, run(f, 3, {any_sharding::zigzag}, sp::linear_strategy::state));
 }
 
 } // namespace
