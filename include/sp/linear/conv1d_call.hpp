@@ -72,9 +72,9 @@ struct conv1d_gradient_call : conv1d_call<T, M> {
     conv1d_shape const wanted = this->read_inputs(p, o, silu);
     s.require({p.serial, object, this->channels, o.initial_state.data != nullptr, o.bias.data != nullptr,
                o.dfinal_state.data != nullptr});
-    auto& x = this->x;
+    auto& in = this->x;
     dout = o.dout.get("dout"), dx = o.dx.get("dx");
-    wanted.require_tensor("dout", dout, x), wanted.require_tensor("dx", dx, x);
+    wanted.require_tensor("dout", dout, in), wanted.require_tensor("dx", dx, in);
     wanted.require_given("dout", dout), wanted.require_given("dx", dx);
     if (o.dweights.data) wanted.require_weights("dweights", o.dweights);
     wanted.require_bias("dbias", o.dbias);
@@ -82,15 +82,15 @@ struct conv1d_gradient_call : conv1d_call<T, M> {
     if (o.dinitial_state.data && !o.initial_state.data)
       fail({errc::bad_state, "dinitial_state of a call without an initial state", "Give both, or none of them"});
     refuse_aliasing({{"dx", dx}, {"dweights", o.dweights}, {"dbias", o.dbias}, {"dinitial_state", o.dinitial_state}},
-                    {{"x", x},
+                    {{"x", in},
                      {"dout", dout},
                      {"weights", o.weights},
                      {"bias", o.bias},
                      {"initial_state", o.initial_state},
                      {"dfinal_state", o.dfinal_state}});
-    join_heads(x, dout, dx);
+    join_heads(in, dout, dx);
     this->put_rows(o);
-    dinitial = state_rows(o.dinitial_state, x), dfinal = state_rows(o.dfinal_state, x);
+    dinitial = state_rows(o.dinitial_state, in), dfinal = state_rows(o.dfinal_state, in);
   }
 };
 
