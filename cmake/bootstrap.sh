@@ -14,7 +14,7 @@ if [[ ${1:-tests} == examples-mpi ]]; then
   libraries+=(libopenmpi-dev)
 fi
 if [[ ${1:-tests} == tests ]]; then
-  commands+=(python3=python3 git=git 'clang++-16|clang++-17|clang++-18|clang++-19=clang-16' clang-format-14=clang-format-14
+  commands+=(python3=python3 git=git 'clang++-16|clang++-17|clang++-18|clang++-19=clang-16' ld.lld=lld clang-format-14=clang-format-14
     'clang-tidy-14|clang-tidy=clang-tidy' mpirun=openmpi-bin doxygen=doxygen spin=spin pkg-config=pkg-config)
   libraries+=(doctest-dev libclang-rt-16-dev libopenmpi-dev libboost-context-dev)
 fi

@@ -16,7 +16,7 @@ function(sp_consumer kind compiler)
   add_test(NAME consumer.${kind} COMMAND "${sp_tools}/consumer.sh" ${kind})
   set_tests_properties(consumer.${kind} PROPERTIES LABELS consumer TIMEOUT 300 COST 50 FIXTURES_REQUIRED sp_installed
     ENVIRONMENT "CMAKE=${CMAKE_COMMAND};CXX=${compiler};CLANGXX=${SP_CLANGXX};PKG_CONFIG=${SP_PKG_CONFIG};MPIRUN=${sp_mpirun_words};\
-CONSUMERS=${CMAKE_CURRENT_SOURCE_DIR}/consumers;SOURCE=${PROJECT_SOURCE_DIR};VERSION=${PROJECT_VERSION};LEFT_OUT=${sp_left_out};BUILD=${PROJECT_BINARY_DIR};\
+CONSUMERS=${CMAKE_CURRENT_SOURCE_DIR}/consumers;SOURCE=${PROJECT_SOURCE_DIR};VERSION=${PROJECT_VERSION};LEFT_OUT=${sp_left_out};ALL=$<$<BOOL:${SP_TEST_ALL}>:yes>;BUILD=${PROJECT_BINARY_DIR};\
 INSTALLED=${CMAKE_CURRENT_BINARY_DIR}/consumers/moved")
 endfunction()
 

@@ -30,8 +30,23 @@ function(sp_test_program target main)
   sp_program(${target} ${ARGN} $<TARGET_OBJECTS:${main}>)
   target_link_libraries(${target} PRIVATE doctest::doctest)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests") # shared helpers: "support/oracle.hpp"
-  target_compile_definitions(${target} PRIVATE DOCTEST_CONFIG_SUPER_FAST_ASSERTS SP_TEST_DIR="${PROJECT_SOURCE_DIR}/tests")
+  target_compile_definitions(${target} PRIVATE DOCTEST_CONFIG_SUPER_FAST_ASSERTS SP_TEST_DIR="${PROJECT_SOURCE_DIR}/tests"
+    $<$<BOOL:${SP_TEST_ALL}>:SP_TEST_ALL>) # "#ifdef SP_TEST_ALL": what is left out of the default run within a source
   set_target_properties(${target} PROPERTIES UNITY_BUILD ${SP_TEST_UNITY} UNITY_BUILD_BATCH_SIZE 0)
+endfunction()
+
+# sp_reads_common_headers(<target>): support/common_headers.hpp is compiled once for all programs without flags of their own. The clang of
+# the default run only: with SP_TEST_ALL it is seen that sources include what they use.
+function(sp_reads_common_headers target)
+  if(SP_TEST_ALL OR NOT SP_TEST_UNITY OR NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    return()
+  endif()
+  if(NOT TARGET sp_test_common_headers)
+    file(CONFIGURE OUTPUT generated/common_headers.cpp CONTENT "// Has the headers compiled.\n")
+    sp_test_program(sp_test_common_headers sp_test_main "${CMAKE_CURRENT_BINARY_DIR}/generated/common_headers.cpp")
+    target_precompile_headers(sp_test_common_headers PRIVATE "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/support/common_headers.hpp")
+  endif()
+  target_precompile_headers(${target} REUSE_FROM sp_test_common_headers)
 endfunction()
 
 # sp_test_name(<layer variable> <name variable> <source>): of tests/<layer>/test_<name>.cpp
@@ -92,6 +107,7 @@ function(sp_test_programs variable layer main)
   if(plain)
     sp_test_program(test_${layer} ${main} ${plain})
     target_link_libraries(test_${layer} PRIVATE ${sp_test_libraries_${layer}})
+    sp_reads_common_headers(test_${layer})
   endif()
   if(quick)
     sp_test_program(test_${layer}_optimised ${main} ${quick})

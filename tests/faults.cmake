@@ -16,7 +16,7 @@ foreach(source IN LISTS sp_fault_sources)
   endforeach()
 endforeach()
 
-# The models, by spin: every order of the processes of up to four ranks, with SP_TEST_ALL of five.
+# The models, by spin: every order of the processes of up to three ranks, with SP_TEST_ALL of five.
 add_test(NAME models COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/models/check.sh" $<$<BOOL:${SP_TEST_ALL}>:--all> COMMAND_EXPAND_LISTS)
 set_tests_properties(models PROPERTIES LABELS "model;fault" TIMEOUT 900 SKIP_RETURN_CODE 77 COST 60)
 

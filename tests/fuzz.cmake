@@ -55,7 +55,7 @@ foreach(source IN LISTS sp_fuzz_targets)
   add_custom_command(OUTPUT "${program}"
     COMMAND ${CMAKE_CXX_COMPILER_LAUNCHER} "${SP_CLANGXX}" ${sp_fuzz_flags} -Wall -Wextra -Wpedantic -Wshadow -Werror
       "-I${PROJECT_SOURCE_DIR}/include" "-I${CMAKE_CURRENT_SOURCE_DIR}" -MD -MF "${program}.d" -MT "${program}" -c "${source}" -o "${program}.o"
-    COMMAND "${SP_CLANGXX}" ${sp_fuzz_flags} "${program}.o" -o "${program}"
+    COMMAND "${SP_CLANGXX}" ${sp_fuzz_flags} ${sp_quick_linker} "${program}.o" -o "${program}"
     DEPENDS "${source}" DEPFILE "${program}.d" VERBATIM COMMENT "libFuzzer target ${name}")
   add_custom_target(sp_${target} ALL DEPENDS "${program}")
   add_test(NAME fuzz.target.${name} COMMAND "${sp_tools}/fixed_addresses.sh" "${CMAKE_CURRENT_SOURCE_DIR}/fuzz/target.sh"

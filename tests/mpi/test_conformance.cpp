@@ -45,6 +45,7 @@ void same_bits_as_threads(int trials, Wrap const& wrap = {}) {
 
 } // namespace
 
+#ifdef SP_TEST_ALL
 TEST_CASE_TEMPLATE_DEFINE("double ring", Comm, ring_in_double) { matrix<Comm, double, object_kind::ring>(); }
 TEST_CASE_TEMPLATE_DEFINE("double ulysses", Comm, ulysses_in_double) { matrix<Comm, double, object_kind::ulysses>(); }
 TEST_CASE_TEMPLATE_DEFINE("double usp", Comm, usp_in_double) { matrix<Comm, double, object_kind::usp>(); }
@@ -53,6 +54,10 @@ TEST_CASE_TEMPLATE_APPLY(ulysses_in_double, communicators);
 TEST_CASE_TEMPLATE_APPLY(usp_in_double, communicators);
 
 TEST_CASE("bf16 usp") { matrix<sp::mpi, sp::bf16, object_kind::usp>(); }
+#else // one of each: the ring and Ulysses over either are instantiated below or in both together
+TEST_CASE("double usp") { matrix<sp::mpi, double, object_kind::usp>(); }
+TEST_CASE("double ring, shared memory") { matrix<sp::mpi_shared, double, object_kind::ring>(); }
+#endif
 
 TEST_CASE("processes give the bits of threads") {
   same_bits_as_threads<object_kind::ring>(12);
@@ -60,9 +65,11 @@ TEST_CASE("processes give the bits of threads") {
   same_bits_as_threads<object_kind::usp>(8);
 }
 
+#ifdef SP_TEST_ALL
 TEST_CASE("processes give the bits of threads under delays") {
   same_bits_as_threads<object_kind::ring>(
       12, [](sp::mpi const& comm) { return sp::chaos(comm, {.seed = 7, .max_delay = std::chrono::microseconds(500)}); });
 }
+#endif
 
 } // namespace conformance::test_conformance

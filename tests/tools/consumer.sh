@@ -2,7 +2,8 @@
 # consumer.sh KIND: builds and runs a project that uses sp in one of the ways people use C++ libraries, in an empty folder.
 # "install" comes first: it installs, checks what is there and moves it, so that a path baked in at install time shows up as a failure.
 # Environment: CMAKE, CXX, CLANGXX, PKG_CONFIG, MPIRUN (up to the number of ranks), CONSUMERS (tests/consumers), SOURCE, BUILD, VERSION,
-# INSTALLED (where "install" puts it), LEFT_OUT (entry points that the single header cannot hold).
+# INSTALLED (where "install" puts it), LEFT_OUT (entry points that the single header cannot hold), ALL (every way builds the whole
+# program; else only the way to the headers counts where another entry has built it).
 set -euo pipefail
 kind=$1
 
@@ -34,11 +35,20 @@ install_and_move() {
   (cd "$INSTALLED" && find . -type f -not -path './include/*' | sort)
 }
 
+# sources: what projects are made of, into the working folder
+sources() {
+  cp "$CONSUMERS"/*.cpp "$CONSUMERS"/*.hpp "$work"
+  case $kind in
+  find_package | fetch_content | pkg_config) [[ -n $ALL ]] || cp "$CONSUMERS/rows.cpp" "$work/main.cpp" ;;
+  esac
+}
+
 # with_cmake FOLDER OPTION...: configures and builds one of the projects
 with_cmake() {
   local folder=$1
   shift
-  cp -r "$CONSUMERS"/*.cpp "$CONSUMERS"/*.hpp "$CONSUMERS/check.cmake" "$CONSUMERS/$folder" "$work"
+  sources
+  cp -r "$CONSUMERS/check.cmake" "$CONSUMERS/$folder" "$work"
   "$CMAKE" -S "$work/$folder" -B "$work/build" -G Ninja -DCMAKE_CXX_COMPILER="$CXX" "$@"
   "$CMAKE" --build "$work/build"
 }
@@ -102,7 +112,7 @@ fetch_content)
   ;;
 pkg_config)
   cd "$work"
-  cp "$CONSUMERS"/{main.cpp,small_case.hpp} .
+  sources
   export PKG_CONFIG_PATH="$INSTALLED/share/pkgconfig"
   read -ra flags <<<"$("$PKG_CONFIG" --cflags sp)"
   echo "flags of sp $("$PKG_CONFIG" --modversion sp): ${flags[*]}"
@@ -123,7 +133,7 @@ single_header)
   cp "$CONSUMERS"/{main.cpp,second.cpp,small_case.hpp} "$INSTALLED/share/sp/single/sp.hpp" .
   "$CLANGXX" "${strict[@]}" main.cpp second.cpp -pthread -o consumer
   ./consumer
-  "$CXX" "${strict[@]}" -fsyntax-only main.cpp # templates included; code is generated once, to save time
+  [[ -z $ALL ]] || "$CXX" "${strict[@]}" -fsyntax-only main.cpp # templates included; code is generated once, to save time
   ;;
 *)
   echo "consumer: no kind $kind" >&2
