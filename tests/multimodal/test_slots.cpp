@@ -18,6 +18,7 @@
 #include "support/allocations.hpp"
 #include "support/attention_tensors.hpp"
 #include "support/failure.hpp"
+#include "support/places.hpp"
 #include "support/tensors.hpp"
 
 namespace test_slots {
@@ -122,6 +123,32 @@ TEST_CASE("a step that is like the one before allocates what the attention objec
   };
   long const by_object = count(object);
   CHECK(count(slot) == by_object);
+}
+
+TEST_CASE("a slot of another memory has the bits of the host's, on a queue that works late, and waits for nothing") {
+  using support::late_place, support::operand;
+  sp::batch const b = two_documents();
+  tensors x(b, shape);
+  tensors const before(b, shape); // as they were
+  text_slot const host{seat};
+  host.backward(b, host.forward(b, inputs(x)), gradients(x));
+  auto const same = support::on_all_ranks<late_place>(1, [&](late_place& here) {
+    sp::attention_slot<sp::text_role, double, support::late_queue> const slot{seat};
+    auto there = [&](auto const& v, operand o) { return late_place::tensor<double, 3>(here, v.extents, before[o]); };
+    auto q = there(x.q, operand::q), k = there(x.k, operand::k), v = there(x.v, operand::v), out = there(x.out, operand::out),
+         dout = there(x.dout, operand::dout), dq = there(x.dq, operand::dq), dk = there(x.dk, operand::dk),
+         dv = there(x.dv, operand::dv);
+    auto const c = here.context();
+    auto const prepared = slot.prepare(b, c);
+    late_place::hold held(here);
+    auto saved = slot.forward(prepared, c, {.q = *q, .k = *k, .v = *v, .out = *out});
+    slot.backward(prepared, c, std::move(saved),
+                  {.q = *q, .k = *k, .v = *v, .out = *out, .dout = *dout, .dq = *dq, .dk = *dk, .dv = *dv});
+    held.end();
+    return out.download() == x[operand::out] && dq.download() == x[operand::dq] && dk.download() == x[operand::dk] &&
+           dv.download() == x[operand::dv];
+  });
+  CHECK(same == std::vector<bool>{true});
 }
 
 TEST_CASE("one geometry serves all slots of a kind, under a mask of the step too") {
