@@ -442,9 +442,9 @@ TEST_CASE("splices: InternVL's rows as transformers shuffles and overwrites them
     sp::threads::run(3, [&](sp::threads const& comm) {
       sp::batch const patches(images.frames(), sp::grained{sp::zigzag{}, images.grain()}, comm),
           features = sp::merged(patches, images.grain()),
-          text(sp::documents::packed(std::vector<index_t>{0, index_t(tokens.size())}), sp::contiguous{}, comm);
+          written(sp::documents::packed(std::vector<index_t>{0, index_t(tokens.size())}), sp::contiguous{}, comm);
       sp::fusion const fusion(comm, sp::splice::one_to_one{.image = 4});
-      auto const f = fusion.prepare(samples, text, features, images.merged_rows(), sp::striped{});
+      auto const f = fusion.prepare(samples, written, features, images.merged_rows(), sp::striped{});
       auto local = [&](sp::batch const& b, auto&& value) {
         std::vector<double> out(std::size_t(b.tokens() * 4));
         sp::for_each_row(b, [&](sp::local_row const& r) {
@@ -452,7 +452,7 @@ TEST_CASE("splices: InternVL's rows as transformers shuffles and overwrites them
         });
         return out;
       };
-      auto words = local(text, [&](index_t at, index_t) { return all_words[std::size_t(at)]; });
+      auto words = local(written, [&](index_t at, index_t) { return all_words[std::size_t(at)]; });
       auto visual_rows = local(features, [&](index_t at, index_t k) { return all_patches[std::size_t(at * 4 + k)]; });
       std::vector<double> hidden(std::size_t(f.tokens() * 4));
       auto view = [](std::vector<double>& v) { return sp::view<double, 2>(v.data(), {index_t(v.size()) / 4, 4}); };

@@ -84,7 +84,7 @@ inline constexpr char const* seats_of[] = {"names, heads and masks of vision slo
 inline constexpr char const* strategies_of[] = {"strategy of vision slots", "strategy of text slots", "strategy of other slots"};
 inline constexpr char const* further_options_of[] = {"options of vision slots", "options of text slots",
                                                      "options of other slots"};
-inline constexpr char const* strategy_words[] = {"automatic", "ulysses", "ring", "usp"};
+inline constexpr char const* wrap_strategy_words[] = {"automatic", "ulysses", "ring", "usp"};
 inline constexpr char const* orders_of_axes[] = {"ring first", "ulysses first"};
 
 inline void describe(fingerprint& f, wrap_options const& o, mesh_degrees const* mesh, bool same_contract) {
@@ -94,7 +94,7 @@ inline void describe(fingerprint& f, wrap_options const& o, mesh_degrees const* 
   f.word("order of the mesh's axes", axes.ulysses_first, orders_of_axes);
   for (int i = 0; i < role_count; ++i) {
     role_options const& of = options_of(o, i);
-    f.word(strategies_of[i], of.strategy, strategy_words);
+    f.word(strategies_of[i], of.strategy, wrap_strategy_words);
     f.hash(further_options_of[i],
            given(digest().add(of.ulysses).add(of.uneven_heads).add(of.schedule).add(of.head_chunks).add(of.keep)));
   }
