@@ -4,6 +4,7 @@
 
 #include <sp/linear/concepts.hpp>
 #include <sp/linear/cpu/products.hpp>
+#include <sp/linear/cpu/rows.hpp>
 
 namespace sp::detail {
 inline namespace SP_CPU_TARGET {
@@ -19,12 +20,17 @@ simd<A> decay_of(simd<A> x) {
   return where_less(x, V(least_log<A>), V(A(0)), exp_of(x));
 }
 
-/// 0, 1, 2, ... from `first` on.
+template <class A>
+alignas(simd_bytes) inline constexpr auto lane_numbers = [] {
+  std::array<A, std::size_t(simd<A>::lanes)> r{};
+  for (std::size_t i = 0; i < r.size(); ++i) r[i] = A(i);
+  return r;
+}();
+
+/// first, first + 1, ...
 template <class A>
 simd<A> numbers_from(index_t first) {
-  simd<A> r(A(0));
-  for (index_t i = 0; i < simd<A>::lanes; ++i) r.v[i] = A(first + i);
-  return r;
+  return simd<A>(A(first)) + simd<A>::load(lane_numbers<A>.data());
 }
 
 /// hi + lo += g, exactly (Knuth's two-sum). What is decayed to nothing by one token is cut off: twice least_log erases all before it, and
@@ -51,36 +57,32 @@ template <class A>
 struct chunk_tiles : chunk_extents {
   index_t n = 0, rows = 0, cols = 0; ///< tokens at hand; padded to micro_rows; to micro_columns
 
-  matrix<A> q, k;             ///< (tokens, dim), normalised if that is asked for
-  matrix<A> qt, kt;           ///< (dim, tokens), the same transposed
-  matrix<A> qst;              ///< (dim, tokens): q times scale and the decay from the chunk's begin: what reads the state
-  matrix<A> ket;              ///< (dim, tokens): k times the decay to the chunk's end: what adds to the state
-  matrix<A> reads, writes;    ///< (tokens, dim): rows that, times read_by and write_by, are those of qst and ket
-  A *read_by, *write_by;      ///< (tokens)
-  matrix<A> p;                ///< (tokens, tokens), lower triangular: what reads u
-  matrix<A> y;                ///< (tokens, columns): values; of the delta rule the error that a token corrects
-  matrix<A> u;                ///< (tokens, columns): what is written under k: values, or beta times errors
-  matrix<A> o;                ///< (tokens, columns): outputs
-  matrix<A> decay, l, solved; ///< (tokens, tokens): decays; k.k times them, strictly lower; -l times beta
-  matrix<A> high, low;        ///< (tokens, dim), or (1, tokens): cumulated log decays
-  A *begin, *end;             ///< (tokens): decay from the chunk's begin, to its end
-  A* beta;                    ///< (tokens)
-  A* total;                   ///< (dim): decay of the whole chunk
-  A *q_norm, *k_norm;         ///< (tokens): what rows were multiplied by
+  matrix<A> q, k;              ///< (tokens, dim), normalised if that is asked for
+  matrix<A> kt;                ///< (dim, tokens): k transposed
+  matrix<A> reads;             ///< (tokens, dim): q times scale and the decay from the chunk's begin: what reads the state
+  matrix<A> writes;            ///< (tokens, dim): k times the decay to the chunk's end: what adds to the state
+  matrix<A> p;                 ///< (tokens, tokens), lower triangular: what reads u
+  matrix<A> y;                 ///< (tokens, columns): values; of the delta rule the error that a token corrects
+  matrix<A> u;                 ///< (tokens, columns): what is written under k: values, or beta times errors
+  matrix<A> o;                 ///< (tokens, columns): outputs
+  matrix<A> decay, l, solved;  ///< (tokens, tokens): decays; k.k times them, strictly lower; -l times beta
+  matrix<A> high, low;         ///< (tokens, dim), or (1, tokens): cumulated log decays
+  A *begin, *end;              ///< (tokens): decay from the chunk's begin, to its end
+  A* beta;                     ///< (tokens)
+  A *looked_up_by, *missed_by; ///< (tokens): what k.S counts in u and in the errors, both negative: begin times beta, begin
+  A* total;                    ///< (dim): decay of the whole chunk
+  A *q_norm, *k_norm;          ///< (tokens): what rows were multiplied by
 
   chunk_tiles(tile_carver<A>& at, chunk_extents const& x, map_form form) : chunk_extents(x) {
-    for (matrix<A>* m : {&q, &k}) *m = at.tile(chunk, dim);
-    for (matrix<A>* m : {&qt, &kt, &qst, &ket}) *m = at.tile(dim, chunk);
+    for (matrix<A>* m : {&q, &k, &reads, &writes}) *m = at.tile(chunk, dim);
+    kt = at.tile(dim, chunk);
     for (matrix<A>* m : {&y, &o}) *m = at.tile(chunk, columns);
     bool const delta = form == map_form::dense, diagonal = form == map_form::diagonal;
     u = delta ? at.tile(chunk, columns) : y;
     for (matrix<A>* m : {&p, &decay}) *m = at.tile(chunk, chunk);
     for (matrix<A>* m : {&l, &solved}) *m = delta ? at.tile(chunk, chunk) : p;
     for (matrix<A>* m : {&high, &low}) *m = diagonal ? at.tile(chunk, dim) : at.tile(1, chunk);
-    reads = diagonal ? at.tile(chunk, dim) : q;
-    writes = diagonal ? at.tile(chunk, dim) : k;
-    for (A** a : {&begin, &end, &beta, &q_norm, &k_norm, &read_by}) *a = at.numbers(chunk);
-    write_by = diagonal ? read_by : end;
+    for (A** a : {&begin, &end, &beta, &looked_up_by, &missed_by, &q_norm, &k_norm}) *a = at.numbers(chunk);
     total = at.numbers(dim);
   }
 
@@ -97,7 +99,7 @@ struct chunk_grads {
   matrix<A> dout, du;         ///< (tokens, values)
   matrix<A> doutt, ut, dyt;   ///< (values, tokens)
   matrix<A> dqst, dket, dkct; ///< (dim, tokens): gradients of what reads the state, adds to it, and looks up what it holds
-  matrix<A> dp, dl, turned;   ///< (tokens, tokens)
+  matrix<A> dp, dl;           ///< (tokens, tokens)
   matrix<A> dq, dk, dg;       ///< (tokens, dim)
   A *beta, *g;                ///< (tokens)
   A *reads, *writes, *later;  ///< (tokens): sums over dim of gradient times factor, for the gradient of decays
@@ -110,7 +112,7 @@ struct chunk_grads {
     dyt = delta ? at.tile(x.values, x.chunk) : ut;
     for (matrix<A>* m : {&dqst, &dket}) *m = at.tile(x.dim, x.chunk);
     dkct = delta ? at.tile(x.dim, x.chunk) : dket;
-    for (matrix<A>* m : {&dp, &turned}) *m = at.tile(x.chunk, x.chunk);
+    dp = at.tile(x.chunk, x.chunk);
     dl = delta ? at.tile(x.chunk, x.chunk) : dp;
     for (matrix<A>* m : {&dq, &dk}) *m = at.tile(x.chunk, x.dim);
     dg = diagonal ? at.tile(x.chunk, x.dim) : dq;

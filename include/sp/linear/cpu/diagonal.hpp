@@ -29,12 +29,9 @@ struct diagonal_decays {
 
   void prepare(head_rows<A const> g, linear_scores const& want) const {
     cumulate(g);
-    std::fill(t.read_by, t.read_by + t.rows, A(1));
     scaled_rows(t.k, A(1), t.rows - 1, t.writes);
-    transpose(t.writes, t.rows, t.dim, t.ket, t.cols);
     if (!want.outputs) return;
     scaled_rows(t.q, scale, -1, t.reads);
-    if (want.grads) transpose(t.reads, t.rows, t.dim, t.qst, t.cols);
     for (index_t i = 0; i < t.rows; ++i) {
       for (index_t j = 0; j <= i; ++j) t.p.row(i)[j] = scale * weighed_dot(i, j);
       std::fill(t.p.row(i) + i + 1, t.p.row(i) + t.cols, A(0));

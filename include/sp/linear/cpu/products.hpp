@@ -1,86 +1,215 @@
-// Matrix products of the chunk walk: whole, triangular, and the triangular solve that the delta rule adds, from the register tile of
-// backend/cpu. A row's result never reads what stands behind it in a triangular matrix, not even times zero, beyond its own register tile.
+// Matrix products of the chunk walk: whole, triangular, and the triangular solve that the delta rule adds, by register tiles of their own.
+// A row's result never reads what stands behind it in a triangular matrix, not even times zero, beyond its own register tile.
 #pragma once
+
+#include <utility>
 
 #include <sp/linear/cpu/tiles.hpp>
 
 namespace sp::detail {
 inline namespace SP_CPU_TARGET {
 
-/// C(rows, width) = (0, scale o C, or C) + A(rows, inner) B(inner, width).
-template <update Update, class A>
-void product(matrix<A> a, matrix<A> b, index_t rows, index_t inner, index_t width, matrix<A> c, A const* scale = nullptr) {
-  for (index_t d = 0; d < width; d += micro_columns<A>)
-    for (index_t i = 0; i < rows; i += micro_rows)
-      micro_product<false, Update, A>(a.row(i), a.stride, b.data + d, b.stride, inner, c.row(i) + d, c.stride,
-                                      scale ? scale + i : nullptr);
+/// Vectors of the wider register tile. It is as square as registers allow, because loads are what limits a product: of four rows by four
+/// vectors where there are 32 registers, otherwise that of backend/cpu. What is left of a row takes tiles of two vectors.
+inline constexpr int wide_vectors = simd_bytes == 64 ? 4 : 2;
+inline constexpr int wide_rows = 4;
+static_assert(micro_rows % wide_rows == 0);
+
+/// The left factor of a product: element (i, x) is data[i row + x inner].
+template <class A>
+struct left_factor {
+  A const* data;
+  index_t row, inner;
+  left_factor at(index_t i, index_t x) const { return {data + i * row + x * inner, row, inner}; }
+};
+template <class A>
+left_factor<A> plain(matrix<A> m) {
+  return {m.data, m.stride, 1};
+}
+template <class A>
+left_factor<A> transposed(matrix<A> m) {
+  return {m.data, 1, m.stride};
+}
+
+/// Rows of lower triangular factors end on the diagonal, those of upper triangular ones begin there.
+enum class triangle { none, lower, upper };
+
+/// A product A B over `inner` terms.
+template <class A>
+struct term {
+  left_factor<A> a{};
+  matrix<A> b{};
+  index_t inner = 0;
+  triangle side = triangle::none;
+
+  /// Of `rows` rows from i on, without what the triangle leaves out.
+  term rows_from(index_t i, index_t rows) const {
+    switch (side) {
+    case triangle::lower:
+      return {a.at(i, 0), b, min(i + rows, inner)};
+    case triangle::upper:
+      return {a.at(i, i), {b.row(i), b.stride}, inner - i};
+    case triangle::none:
+      break;
+    }
+    return {a.at(i, 0), b, inner};
+  }
+};
+
+/// What becomes of a sum of products and of their target: C = keep o C + by o (A B), with a number for each row. No `by`: ones. No
+/// `keep`: what `how` says.
+template <class A>
+struct blend {
+  update how = update::overwrite;
+  A const *keep = nullptr, *by = nullptr;
+  blend at(index_t i) const { return {how, keep ? keep + i : nullptr, by ? by + i : nullptr}; }
+};
+
+/// Rows by Vectors sums in registers.
+template <int Rows, int Vectors, class A>
+struct register_tile {
+  using V = simd<A>;
+  using row_numbers = std::make_integer_sequence<int, Rows>;
+  using vector_numbers = std::make_integer_sequence<int, Vectors>;
+  V sum[Rows][Vectors];
+
+  /// body(row, its sums) for each, in order.
+  template <class Body>
+  [[gnu::always_inline]] void each_row(Body const& body) {
+    [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) { (body(I, sum[I]), ...); }
+    (row_numbers{});
+  }
+  /// body(v) for each vector of a row.
+  template <class Body>
+  [[gnu::always_inline]] static void each_vector_of_row(Body const& body) {
+    [&]<int... J>(std::integer_sequence<int, J...>) __attribute__((always_inline)) { (body(J), ...); }
+    (vector_numbers{});
+  }
+
+  [[gnu::always_inline]] void clear() {
+    each_row([&](int, V* s) __attribute__((always_inline)) {
+      each_vector_of_row([&](int v) __attribute__((always_inline)) { s[v] = V(A(0)); });
+    });
+  }
+  [[gnu::always_inline]] void load(A const* c, index_t ldc) {
+    each_row([&](int i, V* s) __attribute__((always_inline)) {
+      each_vector_of_row([&](int v) __attribute__((always_inline)) { s[v] = V::load(c + i * ldc + v * V::lanes); });
+    });
+  }
+  [[gnu::always_inline]] void store(A* c, index_t ldc) {
+    each_row([&](int i, V* s) __attribute__((always_inline)) {
+      each_vector_of_row([&](int v) __attribute__((always_inline)) { s[v].store(c + i * ldc + v * V::lanes); });
+    });
+  }
+  /// += A B over `inner` terms; row x of B is b + x ldb.
+  [[gnu::always_inline]] void add(left_factor<A> a, A const* b, index_t ldb, index_t inner) {
+    for (index_t x = 0; x < inner; ++x) {
+      V right[Vectors];
+      each_vector_of_row([&](int v) __attribute__((always_inline)) { right[v] = V::load(b + v * V::lanes); });
+      each_row([&](int i, V* s) __attribute__((always_inline)) {
+        V const e(a.data[i * a.row]);
+        each_vector_of_row([&](int v) __attribute__((always_inline)) { s[v] = multiply_add(e, right[v], s[v]); });
+      });
+      a.data += a.inner;
+      b += ldb;
+    }
+  }
+  [[gnu::always_inline]] void times(A const* by) {
+    each_row([&](int i, V* s) __attribute__((always_inline)) {
+      each_vector_of_row([&](int v) __attribute__((always_inline)) { s[v] = s[v] * V(by[i]); });
+    });
+  }
+  /// += keep o C; no keep: ones.
+  [[gnu::always_inline]] void add_old(A const* c, index_t ldc, A const* keep) {
+    each_row([&](int i, V* s) __attribute__((always_inline)) {
+      V const factor(keep ? keep[i] : A(1));
+      each_vector_of_row([&](int v) __attribute__((always_inline)) {
+        s[v] = multiply_add(factor, V::load(c + i * ldc + v * V::lanes), s[v]);
+      });
+    });
+  }
+};
+
+/// One register tile of C, from column d on: the sum of two products.
+template <int Rows, int Vectors, class A>
+void tile_product(term<A> const& first, term<A> const& second, index_t d, matrix<A> c, blend<A> into) {
+  register_tile<Rows, Vectors, A> tile;
+  tile.clear();
+  tile.add(first.a, first.b.data + d, first.b.stride, first.inner);
+  if (second.inner > 0) tile.add(second.a, second.b.data + d, second.b.stride, second.inner);
+  if (into.by) tile.times(into.by);
+  if (into.how != update::overwrite) tile.add_old(c.data + d, c.stride, into.keep);
+  tile.store(c.data + d, c.stride);
+}
+
+/// One register tile of a solve: Y = N (rows before it) + Y, then Y = (I - N)^-1 Y of its own rows. N is strictly lower triangular.
+template <int Rows, int Vectors, class A>
+void tile_solve(left_factor<A> n, A* first, index_t ldy, index_t before) {
+  using V = simd<A>;
+  register_tile<Rows, Vectors, A> tile;
+  A* const own = first + before * ldy;
+  tile.load(own, ldy);
+  tile.add(n, first, ldy, before);
+  left_factor<A> const diagonal = n.at(0, before);
+  tile.each_row([&](int i, V* s) __attribute__((always_inline)) {
+    for (int j = 0; j < i; ++j) {
+      V const e(*diagonal.at(i, j).data);
+      for (int v = 0; v < Vectors; ++v) s[v] = multiply_add(e, tile.sum[j][v], s[v]);
+    }
+  });
+  tile.store(own, ldy);
+}
+
+/// The register tiles that a target is cut into: body(first row, first column, shape), wide ones first, from above.
+template <int Rows, int Vectors>
+struct tile_shape {
+  static constexpr int rows = Rows, vectors = Vectors;
+};
+template <class A, class Body>
+void each_tile(index_t rows, index_t width, Body const& body) {
+  constexpr index_t wide = wide_vectors * simd<A>::lanes, narrow = micro_columns<A>;
+  index_t d = 0;
+  for (; d + wide <= width; d += wide)
+    for (index_t i = 0; i < rows; i += wide_rows) body(i, d, tile_shape<wide_rows, wide_vectors>{});
+  for (; d < width; d += narrow)
+    for (index_t i = 0; i < rows; i += micro_rows) body(i, d, tile_shape<micro_rows, 2>{});
+}
+
+/// C(rows, width) = first + second, blended.
+template <class A>
+void product(term<A> const& first, term<A> const& second, index_t rows, index_t width, matrix<A> c, blend<A> into = {}) {
+  each_tile<A>(rows, width, [&](index_t i, index_t d, auto shape) {
+    constexpr int r = shape.rows;
+    tile_product<r, shape.vectors>(first.rows_from(i, r), second.rows_from(i, r), d, matrix<A>{c.row(i), c.stride}, into.at(i));
+  });
+}
+template <class A>
+void product(term<A> const& only, index_t rows, index_t width, matrix<A> c, blend<A> into = {}) {
+  product(only, {}, rows, width, c, into);
 }
 
 /// The lower triangle of C(rows, rows) = A(rows, inner) B(inner, rows), and some of the upper one.
 template <class A>
-void lower_scores(matrix<A> a, matrix<A> b, index_t rows, index_t inner, matrix<A> c) {
-  for (index_t j = 0; j < rows; j += micro_columns<A>)
-    for (index_t i = j; i < rows; i += micro_rows)
-      micro_product<false, update::overwrite, A>(a.row(i), a.stride, b.data + j, b.stride, inner, c.row(i) + j, c.stride,
-                                                 nullptr);
-}
-
-/// C(rows, width) = scale o C + P(rows, rows) Y(rows, width), or C + P Y; P lower triangular.
-template <update Update, class A>
-void add_lower(matrix<A> p, matrix<A> y, index_t rows, index_t width, matrix<A> c, A const* scale = nullptr) {
-  for (index_t d = 0; d < width; d += micro_columns<A>)
-    for (index_t i = 0; i < rows; i += micro_rows)
-      micro_product<false, Update, A>(p.row(i), p.stride, y.data + d, y.stride, i + micro_rows, c.row(i) + d, c.stride,
-                                      scale ? scale + i : nullptr);
-}
-
-/// The same with P^T.
-template <update Update, class A>
-void add_lower_transposed(matrix<A> p, matrix<A> y, index_t rows, index_t width, matrix<A> c, A const* scale = nullptr) {
-  for (index_t d = 0; d < width; d += micro_columns<A>)
-    for (index_t j = 0; j < rows; j += micro_rows)
-      micro_product<true, Update, A>(p.row(j) + j, p.stride, y.row(j) + d, y.stride, rows - j, c.row(j) + d, c.stride,
-                                     scale ? scale + j : nullptr);
-}
-
-/// The register tile of a solve: Y = (I - N)^-1 Y for micro_rows rows by two vectors; N strictly lower triangular. Backwards: N^T.
-template <bool Backwards, class A>
-void micro_solve(A const* n, index_t ldn, A* y, index_t ldy) {
-  using V = simd<A>;
-  V left[micro_rows], right[micro_rows];
-  for (int i = 0; i < micro_rows; ++i) left[i] = V::load(y + i * ldy), right[i] = V::load(y + i * ldy + V::lanes);
-  for (int i = 1; i < micro_rows; ++i)
-    for (int j = 0; j < i; ++j) {
-      int const to = Backwards ? micro_rows - 1 - i : i, from = Backwards ? micro_rows - 1 - j : j;
-      V e(Backwards ? n[from * ldn + to] : n[to * ldn + from]);
-      left[to] = multiply_add(e, left[from], left[to]);
-      right[to] = multiply_add(e, right[from], right[to]);
-    }
-  for (int i = 0; i < micro_rows; ++i) left[i].store(y + i * ldy), right[i].store(y + i * ldy + V::lanes);
+void lower_scores(left_factor<A> a, matrix<A> b, index_t rows, index_t inner, matrix<A> c) {
+  for (index_t i = 0; i < rows; i += micro_rows) {
+    index_t const width = round_up(i + micro_rows, micro_columns<A>);
+    product(term<A>{a.at(i, 0), b, inner}, micro_rows, width, {c.row(i), c.stride});
+  }
 }
 
 /// Y(rows, width) = (I - N)^-1 Y by substitution, N strictly lower triangular.
 template <class A>
-void solve(matrix<A> n, index_t rows, index_t width, matrix<A> y) {
-  for (index_t d = 0; d < width; d += micro_columns<A>)
-    for (index_t i = 0; i < rows; i += micro_rows) {
-      if (i > 0)
-        micro_product<false, update::add, A>(n.row(i), n.stride, y.data + d, y.stride, i, y.row(i) + d, y.stride, nullptr);
-      micro_solve<false, A>(n.row(i) + i, n.stride, y.row(i) + d, y.stride);
-    }
+void solve(left_factor<A> n, index_t rows, index_t width, matrix<A> y) {
+  each_tile<A>(rows, width, [&](index_t i, index_t d, auto shape) {
+    tile_solve<shape.rows, shape.vectors>(n.at(i, 0), y.data + d, y.stride, i);
+  });
 }
 
-/// Y = (I - N)^-T Y.
+/// Y = (I - N)^-T Y: the same from the last row on.
 template <class A>
 void solve_transposed(matrix<A> n, index_t rows, index_t width, matrix<A> y) {
-  for (index_t d = 0; d < width; d += micro_columns<A>)
-    for (index_t i = rows - micro_rows; i >= 0; i -= micro_rows) {
-      index_t const behind = i + micro_rows;
-      if (behind < rows)
-        micro_product<true, update::add, A>(n.row(behind) + i, n.stride, y.row(behind) + d, y.stride, rows - behind, y.row(i) + d,
-                                            y.stride, nullptr);
-      micro_solve<true, A>(n.row(i) + i, n.stride, y.row(i) + d, y.stride);
-    }
+  A const* last = n.row(rows - 1) + rows - 1;
+  solve(left_factor<A>{last, -1, -n.stride}, rows, width, matrix<A>{y.row(rows - 1), -y.stride});
 }
 
 } // namespace SP_CPU_TARGET

@@ -36,6 +36,11 @@ struct head_rows {
   head_rows(view<T, 3> const& v, index_t first, index_t head)
       : data(v.data ? &v(first, head, 0) : nullptr), row_stride(v.stride(0)), stride(v.stride(2)), width(v.extent(2)) {}
   T* row(index_t i) const { return data + i * row_stride; }
+  /// Rows of other heads lie between those of one: processors do not foresee where the next begins.
+  void prefetch(index_t i) const {
+    if (stride == 1)
+      for (index_t d = 0; d < width; d += index_t(64 / sizeof(T))) __builtin_prefetch(row(i) + d);
+  }
 };
 
 /// to(i, :) = the first n rows, zero beyond them and beyond their width, up to `rows` and `width`.
@@ -46,6 +51,7 @@ void load_rows(head_rows<T> from, index_t n, index_t rows, index_t width, matrix
     index_t const count = i < n ? from.width : 0;
     if (count > 0) {
       T* x = from.row(i);
+      if (i + 4 < n) from.prefetch(i + 4);
       if (from.stride == 1)
         for (index_t d = 0; d < count; ++d) row[d] = to_acc(x[d]);
       else

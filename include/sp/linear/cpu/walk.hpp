@@ -15,49 +15,6 @@ struct linear_settings {
   index_t block; ///< chunks that are replayed at once
 };
 
-/// x / sqrt(sum x^2 + 1e-6) for each row; `by` is what each was multiplied by.
-template <class A>
-void normalise_rows(matrix<A> x, index_t rows, index_t dim, A* by) {
-  using V = simd<A>;
-  for (index_t i = 0; i < rows; ++i) {
-    V sum(A(0));
-    each_vector<A>(dim, [&](index_t d) { sum = multiply_add(V::load(x.row(i) + d), V::load(x.row(i) + d), sum); });
-    by[i] = A(1) / std::sqrt(sum_of(sum) + A(1e-6));
-    each_vector<A>(dim, [&](index_t d) { (V::load(x.row(i) + d) * V(by[i])).store(x.row(i) + d); });
-  }
-}
-/// Its transpose: x are the normalised rows.
-template <class A>
-void pull_normalised(matrix<A> x, A const* by, index_t rows, index_t dim, matrix<A> dx) {
-  using V = simd<A>;
-  for (index_t i = 0; i < rows; ++i) {
-    V sum(A(0));
-    each_vector<A>(dim, [&](index_t d) { sum = multiply_add(V::load(x.row(i) + d), V::load(dx.row(i) + d), sum); });
-    V const along(-sum_of(sum));
-    each_vector<A>(dim, [&](index_t d) {
-      (multiply_add(V::load(x.row(i) + d), along, V::load(dx.row(i) + d)) * V(by[i])).store(dx.row(i) + d);
-    });
-  }
-}
-
-/// Each row times a number: to = from o (times factor).
-template <class A>
-void scale_rows(matrix<A> from, A const* factor, A times, index_t rows, index_t width, matrix<A> to) {
-  using V = simd<A>;
-  for (index_t i = 0; i < rows; ++i) {
-    V const by(factor[i] * times);
-    each_vector<A>(width, [&](index_t d) { (V::load(from.row(i) + d) * by).store(to.row(i) + d); });
-  }
-}
-
-template <class A>
-A dot(A const* x, A const* y, index_t width) {
-  using V = simd<A>;
-  V sum(A(0));
-  each_vector<A>(width, [&](index_t d) { sum = multiply_add(V::load(x + d), V::load(y + d), sum); });
-  return sum_of(sum);
-}
-
 /// How many gates a kernel of this form has: log decays, and beta of the delta rule.
 constexpr int gates_of(map_form form) { return form == map_form::identity ? 0 : form == map_form::dense ? 2 : 1; }
 
@@ -84,7 +41,7 @@ struct linear_walk {
   }
 
   /// Keys, decays and, for outputs, queries of the chunk that begins at row `first`.
-  void load(index_t first, bool outputs, bool grads = false) const {
+  void load(index_t first, bool outputs) const {
     t.take(min(t.chunk, call.k.extent(0) - first));
     load_rows(head_rows<T const>(call.k, first, key_head()), t.n, t.rows, t.dim, t.k);
     if (set.normalise) normalise_rows(t.k, t.rows, t.dim, t.k_norm);
@@ -96,49 +53,42 @@ struct linear_walk {
       head_rows<A const> const beta = gate(1, first);
       for (index_t i = 0; i < t.cols; ++i) t.beta[i] = i < t.n ? *beta.row(i) : A(0);
     }
-    decays{t, A(set.scale)}.prepare(gate(0, first), {outputs, delta, grads});
+    decays{t, A(set.scale)}.prepare(gate(0, first), {outputs, delta});
+    if constexpr (delta)
+      for (index_t i = 0; i < t.rows; ++i) t.looked_up_by[i] = -t.beta[i] * t.begin[i], t.missed_by[i] = -t.begin[i];
   }
 
   /// u: what the chunk writes into a state: values; of the delta rule beta times the errors (I + beta L)^-1 (v - decayed k S).
   void writes(index_t first, matrix<A> state) const {
-    load_rows(head_rows<T const>(call.v, first, head), t.n, t.rows, t.columns, delta ? t.u : t.y);
+    load_rows(head_rows<T const>(call.v, first, head), t.n, t.rows, t.columns, t.u);
     if constexpr (delta) {
-      find_errors(state, t.o, t.u, t.beta);
-      scale_rows(t.l, t.beta, A(-1), t.rows, t.cols, t.solved);
-      solve(t.solved, t.rows, t.columns, t.u);
+      product(looked_up(state), t.rows, t.columns, t.u, {update::rescale, t.beta, t.looked_up_by});
+      scale_lower(t.l, t.beta, A(-1), t.rows, t.solved);
+      solve(plain(t.solved), t.rows, t.columns, t.u);
     }
   }
 
   /// y: the errors themselves, and u. For the delta rule.
   void errors(index_t first, matrix<A> state) const {
     load_rows(head_rows<T const>(call.v, first, head), t.n, t.rows, t.columns, t.y);
-    find_errors(state, t.u, t.y, nullptr);
-    for (index_t i = 0; i < t.rows; ++i)
-      each_vector<A>(t.cols,
-                     [&](index_t j) { (V::load(t.l.row(i) + j) * (V(A(0)) - V::load(t.beta + j))).store(t.solved.row(i) + j); });
-    solve(t.solved, t.rows, t.columns, t.y);
+    product(looked_up(state), t.rows, t.columns, t.y, {update::add, nullptr, t.missed_by});
+    scale_lower_columns(t.l, t.beta, A(-1), t.rows, t.solved);
+    solve(plain(t.solved), t.rows, t.columns, t.y);
     scale_rows(t.y, t.beta, A(1), t.rows, t.columns, t.u);
   }
 
-  /// values -= decayed k S, and times beta unless that is null.
-  void find_errors(matrix<A> state, matrix<A> found, matrix<A> values, A const* beta) const {
-    product<update::overwrite>(t.k, state, t.rows, t.key_dim, t.columns, found);
-    for (index_t i = 0; i < t.rows; ++i) {
-      V const by(-t.begin[i]), times(beta ? beta[i] : A(1));
-      each_vector<A>(t.columns, [&](index_t e) {
-        (multiply_add(V::load(found.row(i) + e), by, V::load(values.row(i) + e)) * times).store(values.row(i) + e);
-      });
-    }
-  }
+  term<A> looked_up(matrix<A> state) const { return {plain(t.k), state, t.key_dim}; }
 
   void outputs(index_t first, matrix<A> state, view<T, 3> const& out) const {
-    product<update::overwrite>(t.reads, state, t.rows, t.key_dim, t.columns, t.o);
-    add_lower<update::rescale>(t.p, t.u, t.rows, t.columns, t.o, t.read_by);
+    term<A> const from_state{plain(t.reads), state, t.key_dim}, from_chunk{plain(t.p), t.u, t.rows, triangle::lower};
+    product(from_state, from_chunk, t.rows, t.columns, t.o);
     store_rows(t.o, t.n, head_rows<T>(out, first, head));
   }
 
   /// The state behind the chunk.
-  void advance(matrix<A> state) const { product<update::rescale>(t.ket, t.u, t.dim, t.rows, t.columns, state, t.total); }
+  void advance(matrix<A> state) const {
+    product(term<A>{transposed(t.writes), t.u, t.rows}, t.dim, t.columns, state, {update::rescale, t.total});
+  }
 
   /// The whole segment; out and kept may be null. `kept` (value heads, blocks - 1, key dim, value dim) gets the states before all blocks but the
   /// first, `passed` is shown each chunk when the state is behind it.

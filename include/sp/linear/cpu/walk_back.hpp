@@ -63,7 +63,7 @@ struct linear_walk_back {
   void reduce(view<T const, 3> const& dout, view<A, 3> const& entering) {
     load_state(view<A const, 3>{}, head, t.dim, t.values, b.dstate);
     for (index_t c = ceil_div(call.k.extent(0), t.chunk); c-- > 0;) {
-      forwards.load(c * t.chunk, true, true);
+      forwards.load(c * t.chunk, true);
       pull_outputs(c * t.chunk, dout);
       if constexpr (delta) {
         solve_back();
@@ -79,7 +79,7 @@ private:
   void replay(index_t begin, index_t chunks) {
     for (index_t c = 0; c < chunks; ++c) {
       bool const last = c + 1 == chunks;
-      forwards.load(begin + c * t.chunk, last, last);
+      forwards.load(begin + c * t.chunk, last);
       if constexpr (delta) {
         t.y = b.errors(c);
         forwards.errors(begin + c * t.chunk, b.state(c));
@@ -94,7 +94,7 @@ private:
   }
 
   void pull(index_t first, index_t c, bool loaded, grad_type const& grad) {
-    if (!loaded) forwards.load(first, true, true);
+    if (!loaded) forwards.load(first, true);
     if constexpr (delta) {
       t.y = b.errors(c);
       scale_rows(t.y, t.beta, A(1), t.rows, t.values, t.u);
@@ -104,9 +104,9 @@ private:
     transpose(t.u, t.rows, t.values, d.ut, t.cols);
     pull_outputs(first, grad.dout);
     transpose(d.dout, t.rows, t.values, d.doutt, t.cols);
-    lower_scores(d.dout, d.ut, t.rows, t.value_dim, d.dp);
-    product<update::overwrite>(b.state(c), d.doutt, t.dim, t.value_dim, t.cols, d.dqst);
-    product<update::overwrite>(b.dstate, d.ut, t.dim, t.value_dim, t.cols, d.dket);
+    lower_scores(plain(d.dout), d.ut, t.rows, t.value_dim, d.dp);
+    product(term<A>{plain(b.state(c)), d.doutt, t.value_dim}, t.dim, t.cols, d.dqst);
+    product(term<A>{plain(b.dstate), d.ut, t.value_dim}, t.dim, t.cols, d.dket);
     matrix<A> const state = b.state(c);
     for (index_t x = 0; x < t.dim; ++x) d.total[x] = t.total[x] * dot(state.row(x), b.dstate.row(x), t.values);
     if constexpr (delta) pull_errors(state);
@@ -119,22 +119,24 @@ private:
   /// du: the gradient of what the chunk writes, from its outputs and from the state behind it.
   void pull_outputs(index_t first, view<T const, 3> const& dout) {
     load_rows(head_rows<T const>(dout, first, head), t.n, t.rows, t.values, d.dout);
-    product<update::overwrite>(t.writes, b.dstate, t.rows, t.key_dim, t.values, d.du);
-    add_lower_transposed<update::rescale>(t.p, d.dout, t.rows, t.values, d.du, t.write_by);
+    product(term<A>{plain(t.writes), b.dstate, t.key_dim}, {transposed(t.p), d.dout, t.rows, triangle::upper}, t.rows, t.values,
+            d.du);
   }
 
   /// The gradient of the state before the chunk; of the delta rule du is that of v, negative.
   void pull_state() {
-    product<update::rescale>(t.qst, d.dout, t.dim, t.rows, t.values, b.dstate, t.total);
+    term<A> const read{transposed(t.reads), d.dout, t.rows};
+    term<A> looked_up{};
     if constexpr (delta) {
       scale_rows(d.du, t.begin, A(1), t.rows, t.values, d.du);
-      product<update::add>(t.kt, d.du, t.dim, t.rows, t.values, b.dstate);
+      looked_up = {transposed(t.k), d.du, t.rows};
     }
+    product(read, looked_up, t.dim, t.values, b.dstate, {update::rescale, t.total});
   }
 
   /// du becomes the gradient of beta times the right-hand side of the solve.
   void solve_back() {
-    scale_rows(t.l, t.beta, A(-1), t.rows, t.cols, t.solved);
+    scale_lower(t.l, t.beta, A(-1), t.rows, t.solved);
     solve_transposed(t.solved, t.rows, t.values, d.du);
   }
 
@@ -144,8 +146,8 @@ private:
     for (index_t i = 0; i < t.rows; ++i) d.beta[i] = dot(d.du.row(i), t.y.row(i), t.values);
     scale_rows(d.du, t.beta, A(-1), t.rows, t.values, d.du);
     transpose(d.du, t.rows, t.values, d.dyt, t.cols);
-    lower_scores(d.du, d.ut, t.rows, t.value_dim, d.dl);
-    product<update::overwrite>(state, d.dyt, t.dim, t.value_dim, t.cols, d.dkct);
+    lower_scores(plain(d.du), d.ut, t.rows, t.value_dim, d.dl);
+    product(term<A>{plain(state), d.dyt, t.value_dim}, t.dim, t.cols, d.dkct);
   }
 
   /// Gradients of rows, where they are wanted.
