@@ -7,7 +7,7 @@ MUTANTS = [
         "the backward pass of the delta rule solves with the matrix of the forward pass",
         "linear/cpu/walk_back.hpp",
         "    solve_transposed(t.solved, t.rows, t.values, d.du);",
-        "    solve(t.solved, t.rows, t.values, d.du);",
+        "    solve(plain(t.solved), t.rows, t.values, d.du);",
         "linear.kernels",
         "linear kernels: double*",
     ),
