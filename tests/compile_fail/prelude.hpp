@@ -10,6 +10,7 @@
 #include <sp/fusion.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/gather_tokens.hpp>
+#include <sp/linear.hpp>
 #include <sp/mesh.hpp>
 #include <sp/reference.hpp>
 #include <sp/ring.hpp>

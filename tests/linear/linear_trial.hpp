@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <deque>
 #include <limits>
 #include <random>
 #include <vector>
@@ -278,7 +279,7 @@ part run_rank(Place& here, scene const& s, cut const& k, inputs const& in) {
   rows q = given(in.q, x.k_heads, x.key_dim), key = given(in.k, x.k_heads, x.key_dim), v = given(in.v, x.v_heads, x.value_dim),
        dout = given(in.dout, x.v_heads, x.value_dim), out(here, b, x.v_heads, x.value_dim), dq(here, b, x.k_heads, x.key_dim),
        dk(here, b, x.k_heads, x.key_dim), dv(here, b, x.v_heads, x.value_dim);
-  std::vector<sums> gates, dgates;
+  std::deque<sums> gates, dgates; // which stay where they are
   for (std::size_t i = 0; i < in.gates.size(); ++i) {
     index_t const width = gate_width<Kernel>(s, i);
     gates.emplace_back(here, b, x.v_heads, width, local(b, in.gates[i], x.v_heads, width));

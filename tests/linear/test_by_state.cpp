@@ -1,36 +1,220 @@
 // Linear attention by state against the recurrence over the whole stream: forms of maps, shardings, degrees, heads, states, gradients.
-// A document never sees another; a token changes nothing before it; bytes equal what is counted from segments.
+// A document never sees another; a token changes nothing before it; bytes equal what is counted from the owners of tokens.
 #include <doctest/doctest.h>
 
+#include <set>
+
 #include "linear/linear_trial.hpp"
-#include "support/failure.hpp"
+#include "linear/recurrent_delta.hpp"
 
 namespace test_by_state {
 namespace {
 
 using namespace linear_trial;
+using sp::linear_strategy;
 
-template <class Kernel, class T>
-void check_trials(unsigned seed, int trials, double bound) {
+/// The worst error over trials, and that of one rank.
+struct errors {
+  double of_ranks = 0, of_one = 0;
+};
+template <class Kernel, class T, class Place = support::host_place>
+errors check_trials(unsigned seed, int trials, double bound, bool alone = false, bool normalised = true) {
   std::mt19937 random(seed);
+  errors worst;
   for (int i = 0; i < trials; ++i) {
-    scene const s = drawn_scene(random);
+    scene s = drawn_scene(random);
+    s.normalise = s.normalise && normalised;
     cut k = drawn_cut(s, 1 + (i * 3 + i / 8) % 8, random);
-    k.options.strategy = sp::linear_strategy::state;
+    k.options.strategy = linear_strategy::state;
     inputs const in = draw<Kernel, T>(s, random);
     CAPTURE(i);
     CAPTURE(k.parts);
     CAPTURE(k.how.kind);
     CAPTURE(k.listed.size());
     bool agreed = false;
-    results const all = joined<Kernel>(s, k, run<Kernel, T>(s, k, in, unsigned(i)), agreed);
+    results const expected = oracle<Kernel>(s, in).r;
+    double const e = error(s, joined<Kernel>(s, k, run<Kernel, T, Place>(s, k, in, unsigned(i)), agreed), expected);
     CHECK(agreed);
-    CHECK(error(s, all, oracle<Kernel>(s, in).r) < bound);
+    CHECK(e <= bound);
+    worst.of_ranks = std::max(worst.of_ranks, e);
+    if (alone)
+      worst.of_one = std::max(worst.of_one, error(s, joined<Kernel>(s, {}, run<Kernel, T, Place>(s, {}, in), agreed), expected));
+  }
+  return worst;
+}
+
+TEST_CASE("by state: outputs, states and gradients are the recurrence's, for maps of every form [asan]") {
+  check_trials<sp::gated_delta, double>(1, 40, 1e-11);
+  check_trials<sp::gated_linear, double>(2, 16, 1e-11);
+  check_trials<sp::scalar_decay, double>(3, 16, 1e-11);
+  check_trials<sp::plain_linear, double>(4, 16, 1e-11);
+}
+TEST_CASE("by state: float is as exact as one rank is") {
+  errors const e = check_trials<sp::gated_delta, float>(5, 24, 1e-4, true);
+  CAPTURE(e.of_ranks);
+  CHECK(e.of_ranks <= 2 * e.of_one);
+}
+TEST_CASE("by state: queues that work later, in memory of their own, give the same") {
+  check_trials<linear_tests::recurrent_delta<support::elsewhere>, double, support::late_place>(6, 18, 1e-11, false, false);
+}
+TEST_CASE("by state: streams of no documents, of empty ones, and ranks without a row") {
+  std::mt19937 random(12);
+  for (sp::documents const& docs :
+       {sp::documents({}, 0), sp::documents({}, 5), sp::documents(sp::packed{0, 0, 0}), sp::documents(sp::packed{0, 1})})
+    for (int parts : {1, 3}) {
+      scene s{docs};
+      s.initial = s.final = true;
+      cut const k{.parts = parts, .options = {.strategy = linear_strategy::state}};
+      inputs const in = draw<sp::gated_delta, double>(s, random);
+      bool agreed = false;
+      results const all = joined<sp::gated_delta>(s, k, run<sp::gated_delta, double>(s, k, in), agreed);
+      CHECK(agreed);
+      CHECK(error(s, all, oracle<sp::gated_delta>(s, in).r) < 1e-13);
+    }
+}
+
+using kernel = sp::gated_delta;
+results pass(scene const& s, cut const& k, inputs const& in) {
+  bool agreed = false;
+  return joined<kernel>(s, k, run<kernel, double>(s, k, in), agreed);
+}
+/// Whether rows of a tensor (stream, ...) are the same bits, those excepted that `changes` names.
+template <class Changes>
+bool same_rows(numbers const& a, numbers const& b, index_t rows, Changes const& changes) {
+  std::size_t const width = a.size() / at(rows);
+  bool same = a.size() == b.size();
+  for (index_t t = 0; t < rows; ++t)
+    for (std::size_t i = at(t) * width; i < at(t + 1) * width && !changes(t); ++i) same = same && a[i] == b[i];
+  return same;
+}
+
+TEST_CASE("by state: prime-rl#3003: packed boundaries: nothing of one document reaches another, forward or backward") {
+  std::mt19937 random(7);
+  scene s{sp::packed{0, 5, 6, 6, 13, 15, 30}};
+  s.initial = s.final = true;
+  cut listed{.parts = 3};
+  listed.listed = drawn_runs(s.docs, 3, random);
+  inputs const in = draw<kernel, double>(s, random);
+  for (cut k : {cut{.parts = 3}, cut{.parts = 4, .how = {support::any_sharding::zigzag, sp::scope::stream}}, listed}) {
+    k.options.strategy = linear_strategy::state;
+    results const before = pass(s, k, in);
+    for (index_t const j : {0, 5, 12, 13, 29}) { // token j becomes NaN: first ones, last ones, whole documents
+      inputs changed = in;
+      std::size_t d = 0;
+      while (!s.docs[d].holds(j)) ++d;
+      auto const row = [&](numbers& x) {
+        std::fill_n(x.begin() + std::ptrdiff_t(x.size() / 30 * at(j)), x.size() / 30, rubbish);
+      };
+      row(changed.q), row(changed.k), row(changed.v), row(changed.dout), row(changed.gates[0]), row(changed.gates[1]);
+      results const after = pass(s, k, changed);
+      auto own = [&](index_t t) { return s.docs[d].holds(t); };
+      bool kept = same_rows(after.out, before.out, 30, own) && same_rows(after.dq, before.dq, 30, own) &&
+                  same_rows(after.dk, before.dk, 30, own) && same_rows(after.dv, before.dv, 30, own);
+      for (std::size_t i = 0; i < 2; ++i) kept = kept && same_rows(after.dgates[i], before.dgates[i], 30, own);
+      auto same_document = [&](index_t x) { return std::size_t(x) == d; };
+      index_t const docs = index_t(s.docs.size());
+      CHECK(kept);
+      CHECK(same_rows(after.final, before.final, docs, same_document));
+      CHECK(same_rows(after.dinitial, before.dinitial, docs, same_document));
+      CHECK(std::isnan(after.out[after.out.size() / 30 * at(j)]));
+    }
   }
 }
 
-TEST_CASE("by state: outputs, states and gradients are the recurrence's [asan]") {
-  check_trials<sp::gated_delta, double>(1, 32, 1e-11);
+TEST_CASE("by state: a token changes no bit of the outputs before it, its dout none of the gradients behind it") {
+  std::mt19937 random(8);
+  scene s{sp::packed{0, 4, 40, 43}};
+  inputs const in = draw<kernel, double>(s, random);
+  for (int kind : {0, 1}) {
+    cut k{.parts = 3, .how = {kind}};
+    k.options.strategy = linear_strategy::state;
+    results const before = pass(s, k, in);
+    for (index_t const j : {5, 20, 39}) {
+      inputs changed = in;
+      for (numbers* x : {&changed.q, &changed.k, &changed.v, &changed.gates[0], &changed.gates[1], &changed.dout})
+        (*x)[x->size() / 43 * at(j)] -= 0.5;
+      results const after = pass(s, k, changed);
+      CHECK(same_rows(after.out, before.out, 43, [&](index_t t) { return j <= t && t < 40; }));
+      CHECK(!same_rows(after.out, before.out, 43, [&](index_t t) { return t > j; }));
+      changed = in;
+      changed.dout[changed.dout.size() / 43 * at(j)] -= 0.5;
+      results const gradients = pass(s, k, changed);
+      auto earlier = [&](index_t t) { return 4 <= t && t <= j; };
+      CHECK(same_rows(gradients.dk, before.dk, 43, earlier));
+      CHECK(same_rows(gradients.dv, before.dv, 43, earlier));
+      CHECK(same_rows(gradients.dgates[0], before.dgates[0], 43, earlier));
+      CHECK(!same_rows(gradients.dv, before.dv, 43, [&](index_t t) { return t == j; }));
+    }
+  }
+}
+
+/// Who has the tokens of a document, without repetitions: 0 1 2 2 1 0 becomes 0 1 2 1 0.
+std::vector<int> owners(scene const& s, cut const& k, std::size_t d) {
+  std::vector<int> of(at(s.docs[d].count)), chains;
+  for (int p = 0; p < k.parts; ++p)
+    sp::for_each_row(k.batch(s, p), [&](sp::local_row const& r) {
+      if (r.real && r.document == d) of[at(r.offset)] = p;
+    });
+  for (int p : of)
+    if (chains.empty() || chains.back() != p) chains.push_back(p);
+  return chains;
+}
+
+TEST_CASE(
+    "by state: a pass sends what later owners lack: states that leave first segments, maps of those between, nothing else") {
+  std::mt19937 random(9);
+  for (int i = 0; i < 24; ++i) {
+    scene s{sp::packed{0, 1, 17, 17, 60}};
+    s.final = i % 3 == 0;
+    cut k{.parts = 1 + i % 6};
+    k.how = {i % 2, i % 4 < 2 ? sp::scope::stream : sp::scope::document, k.parts % 2 == 0 && i % 5 == 0 ? 2 : 1};
+    k.options.strategy = linear_strategy::state;
+    auto const parts = run<kernel, float>(s, k, draw<kernel, float>(s, random));
+    index_t const state = s.state() * 4, map = s.shape.v_heads * s.shape.key_dim * s.shape.key_dim * 4;
+    std::vector<index_t> forward(at(k.parts)), backward(forward), ends(forward), begins(forward);
+    index_t documents = 0;
+    for (std::size_t d = 0; d < s.docs.size(); ++d) {
+      std::vector<int> chain = owners(s, k, d);
+      if (chain.empty()) continue;
+      ++documents, ++ends[at(chain.back())];
+      for (auto* sent : {&forward, &backward}) {
+        for (std::size_t c = 0; c + 1 < chain.size(); ++c) {
+          std::set<int> later(chain.begin() + std::ptrdiff_t(c) + 1, chain.end());
+          later.erase(chain[c]);
+          (*sent)[at(chain[c])] += index_t(later.size()) * (state + (c > 0 ? map : 0));
+        }
+        std::reverse(chain.begin(), chain.end());
+      }
+    }
+    index_t all_forward = 0, all_backward = 0;
+    for (int p = 0; p < k.parts; ++p) {
+      auto const& mine = parts[at(p)];
+      CHECK(mine.forward_bytes == forward[at(p)] + (s.final ? ends[at(p)] * (k.parts - 1) * state : 0));
+      CHECK(mine.backward_bytes == backward[at(p)] + (s.final ? (documents - ends[at(p)]) * state : 0));
+      all_forward += forward[at(p)], all_backward += backward[at(p)];
+    }
+    CHECK(parts[0].stated.forward == all_forward);
+    CHECK(parts[0].stated.backward == all_backward);
+  }
+}
+
+TEST_CASE("by state: over the stream bytes do not depend on its length") {
+  std::mt19937 random(10);
+  for (index_t const n : {40, 333}) {
+    scene s{sp::packed{0, n}};
+    cut k{.parts = 4};
+    k.options.strategy = linear_strategy::state;
+    auto const parts = run<kernel, float>(s, k, draw<kernel, float>(s, random));
+    index_t const b = 2 * 4 * 3, m = 2 * 4 * 4; // heads x key dim x value dim; heads x key dim x key dim
+    index_t const contiguous[] = {3 * b, 2 * (b + m), b + m, 0};
+    for (int p = 0; p < 4; ++p) {
+      CHECK(parts[at(p)].forward_bytes == 4 * contiguous[p]);
+      CHECK(parts[at(p)].backward_bytes == 4 * contiguous[3 - p]);
+    }
+    k.how.kind = support::any_sharding::zigzag; // 0 1 2 3 2 1 0: two maps per rank
+    index_t const zigzag = 4 * ((3 + 3 + 3 + 3 + 2 + 1) * b + (3 + 3 + 3 + 2 + 1) * m);
+    CHECK(run<kernel, float>(s, k, draw<kernel, float>(s, random))[0].stated.forward == zigzag);
+  }
 }
 
 } // namespace

@@ -15,6 +15,7 @@
 #include <sp/fusion.hpp>
 #include <sp/gather_loss.hpp>
 #include <sp/gather_tokens.hpp>
+#include <sp/linear.hpp>
 #include <sp/local.hpp>
 #include <sp/mesh.hpp>
 #include <sp/multimodal.hpp>
@@ -380,6 +381,27 @@ void convolve(Comm const& comm, sp::batch const& batch, sp::context<Queue> const
   }
 }
 
+/// Linear attention by name, with prepared geometry and without.
+template <class T, class Kernel>
+void remember(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memory, Kernel const& kernel) {
+  sp::linear_attention const attention{ranks, kernel, {.checks = 2}};
+  sp::context const ctx(memory, memory);
+  sp::view<T, 3> x;
+  sp::view<sp::accumulate_t<T>, 2> gate;
+  sp::view<sp::accumulate_t<T>, 4> state;
+  auto const prepared = attention.prepare(batch);
+  auto saved = attention.forward(
+      prepared, ctx, {.q = x, .k = x, .v = x, .gates = {gate}, .out = x, .initial_state = state, .final_state = state});
+  sp::linear_gradients<T, Kernel::gates> g{.q = x, .k = x, .v = x, .gates = {gate}, .dout = x, .dq = x, .dk = x, .dv = x};
+  g.dgates[0] = gate, g.dinitial_state = state, g.dfinal_state = state;
+  attention.backward(prepared, ctx, std::move(saved), g);
+  attention.infer(batch, {.q = x, .k = x, .v = x, .gates = {gate}, .out = x});
+  auto short_form = attention.forward(batch, {.q = x, .k = x, .v = x, .gates = {gate}, .out = x});
+  attention.backward(batch, std::move(short_form), g);
+  static_cast<void>(attention.template scratch_bytes<T>(prepared, {}) + attention.template saved_bytes<T>(prepared, {}));
+  static_cast<void>(attention.template reason<T>(prepared, {}));
+}
+
 template <class T>
 void everything(sp::threads const& ranks, sp::batch const& batch, sp::allocator& memory) {
   train<T>(ranks, batch, memory, sp::softcap{30}, sp::dropout{0.1});
@@ -387,6 +409,7 @@ void everything(sp::threads const& ranks, sp::batch const& batch, sp::allocator&
   move_and_lose<T>(ranks, batch, memory);
   fuse<T>(ranks, batch, memory, sp::splice::placeholder{1});
   convolve<T>(ranks, batch, sp::context(memory, memory));
+  remember<T>(ranks, batch, memory, sp::scalar_decay{});
   (void)sp::split_qkv(sp::view<T, 2>{}, 2, 1);
   (void)sp::split_qkv(sp::view<T, 3>{}, 2, 1);
   (void)sp::split_qkv(sp::view<T, 4>{});

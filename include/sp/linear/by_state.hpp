@@ -223,7 +223,7 @@ public:
     index_t const ends = max(sp::exchange_scratch(comm_, queue, routed(p.ends, slots, outer)),
                              sp::exchange_scratch(comm_, queue, sum_of_ends<T>(p, outer, slots)));
     auto pass = [&](index_t bytes, linear_passage const& way) {
-      return bytes + max(ends, 2 * exchange_bytes<T>(way, s, h, queue) + of_one.bytes() + kernel);
+      return bytes + max(ends, chunks(p, s) * exchange_bytes<T>(way, s, h, queue) + of_one.bytes() + kernel);
     };
     return both.bytes() + max(pass(forwards.bytes(), p.there), pass(backwards.bytes(), p.back));
   }

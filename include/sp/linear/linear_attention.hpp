@@ -24,9 +24,10 @@ inline constexpr char const* strategy_words[] = {"automatic", "heads", "state"};
 /// What a linear_attention is made with, besides its communicator and kernel. One value for all ranks.
 struct linear_attention_options {
   linear_strategy strategy = linear_strategy::automatic;
-  /// Key heads, with their value heads, are computed in this many chunks, or in as many as there are key heads: while one is computed,
-  /// what others need of the next one is on its way. Ranks wait for each other for about one chunk.
-  index_t head_chunks = 16;
+  /// By state, key heads with their value heads are computed in this many chunks, or in as many as there are key heads: while one is
+  /// computed, what others need of the next one is on its way, and ranks wait for each other for less than one chunk. Threads of a queue
+  /// share the heads of a chunk: many threads want few chunks.
+  index_t head_chunks = 8;
   int checks = 1; ///< 0 and 1: arguments, always. 2, 3: also, ranks compare batches, element types and shapes before each call
 };
 

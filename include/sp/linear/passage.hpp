@@ -30,6 +30,8 @@ struct linear_passage {
     state_place in{}, out{};
     /// It begins the document and is sent on: what leaves it can be had from its map.
     [[nodiscard]] bool first() const noexcept { return in.of == state_place::outer && out.of == state_place::sent; }
+    /// The same, once others have been sent what leaves it, and may be reading that.
+    [[nodiscard]] visit ending_here() const noexcept { return {segment, in, {}}; }
   };
   /// The state goes through somebody else's segment: to = M from + B; without M, to = B.
   struct join {

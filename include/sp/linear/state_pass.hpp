@@ -191,7 +191,7 @@ void run_passage(Comm const& comm, char const* primitive, index_t chunks, Pass c
   for (index_t i = 0; i < chunks; ++i) {
     if (i + 1 < chunks) flights[(i + 1) % 2].start([&] { return start(i + 1); });
     for (std::size_t v : way.early)
-      if (i == 0 && way.visits[v].first()) visit(v, i);
+      if (i == 0 && way.visits[v].first()) x.compute(way.visits[v].ending_here(), heads(i), i);
     local(i);
     flights[i % 2].wait();
     for (linear_passage::action const& a : way.late)
