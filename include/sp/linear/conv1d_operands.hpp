@@ -3,7 +3,9 @@
 #pragma once
 
 #include <sp/attention/call/tensors.hpp>
+#include <sp/core/context.hpp>
 #include <sp/core/footprint.hpp>
+#include <sp/core/queue.hpp>
 #include <sp/layout/batch.hpp>
 
 namespace sp {

@@ -4,6 +4,7 @@
 
 #include <sp/attention/ulysses.hpp>
 #include <sp/mesh/derive.hpp>
+#include <sp/multimodal/roles.hpp>
 
 namespace sp {
 
