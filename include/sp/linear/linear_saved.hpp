@@ -2,6 +2,9 @@
 // What belongs to another group, strategy, batch or object is refused with both names.
 #pragma once
 
+#include <string>
+#include <utility>
+
 #include <sp/core/group_place.hpp>
 #include <sp/layout/digests.hpp>
 #include <sp/linear/operands.hpp>
@@ -74,12 +77,7 @@ struct linear_saved {
   linear_saved() = default;
   linear_saved(std::uint64_t of_batch, std::uint64_t of_object, linear_shape const& s, int how, bool with_initial,
                bool with_final)
-      : batch(of_batch), object(of_object), shape(s), strategy(how), initial(with_initial), final(with_final), live_(true) {}
-  linear_saved(linear_saved&& o) noexcept : linear_saved(o) { o.live_ = false; }
-  linear_saved& operator=(linear_saved&& o) noexcept {
-    if (this != &o) *this = static_cast<linear_saved const&>(o), o.live_ = false;
-    return *this;
-  }
+      : batch(of_batch), object(of_object), shape(s), strategy(how), initial(with_initial), final(with_final), live_{true} {}
 
   /// bad_state unless the backward call `now` is that of the forward call.
   void require(linear_saved const& now) const {
@@ -91,7 +89,7 @@ struct linear_saved {
       return std::to_string(s.k_heads) + " key heads of " + std::to_string(s.key_dim) + " and " + std::to_string(s.v_heads) +
              " value heads of " + std::to_string(s.value_dim);
     };
-    if (!live_) refuse("this saved was used already, or moved away");
+    if (!live_.value) refuse("this saved was used already, or moved away");
     if (object != now.object) refuse("saved belongs to another object");
     if (batch != now.batch)
       refuse("saved belongs to another batch: to number " + std::to_string(batch) + ", this call is on number " +
@@ -105,9 +103,17 @@ struct linear_saved {
   }
 
 private:
-  linear_saved(linear_saved const&) = default;
-  linear_saved& operator=(linear_saved const&) = default;
-  bool live_ = false;
+  /// True until it is moved from.
+  struct until_moved {
+    bool value = false;
+    explicit until_moved(bool v = false) : value(v) {}
+    until_moved(until_moved&& o) noexcept : value(std::exchange(o.value, false)) {}
+    until_moved& operator=(until_moved&& o) noexcept {
+      value = std::exchange(o.value, false);
+      return *this;
+    }
+  };
+  until_moved live_{};
 };
 
 } // namespace sp::detail
