@@ -21,6 +21,9 @@ inline constexpr std::string_view strategy_names[] = {"rotate", "cast", "pull", 
 inline constexpr std::string_view type_names[] = {"double", "float", "bf16", "fp16"};
 inline constexpr std::string_view mask_names[] = {"causal", "full", "window", "prefix", "spans", "slices", "all"};
 inline constexpr std::string_view shard_names[] = {"contiguous", "zigzag", "striped"};
+inline constexpr std::string_view object_names[] = {"attention", "linear", "conv"};
+inline constexpr std::string_view way_names[] = {"automatic", "heads", "state"};
+enum { of_attention, of_linear, of_conv };
 enum { masks_causal, masks_full, masks_window, masks_prefix, masks_spans, masks_slices, masks_all };
 
 struct recipe {
@@ -47,6 +50,12 @@ struct recipe {
   double start = 1, sink_size = 0.5; ///< what gradients hold that are added to; how large sinks are
   number checks = 1;                 ///< the check level
   number order = 0;                  ///< memory orders of the tensors
+  number object = of_attention;      ///< the next lines are of linear attention and causal_conv1d: tests/linear/test_fuzz.cpp
+  number way = 0;                    ///< index into way_names, of linear attention
+  number width = 1;                  ///< taps of a convolution
+  bool raw = false;                  ///< q and k are not normalised
+  bool silu = false, bias = false;
+  bool initial = false, final = false; ///< states of documents are given; are asked for
 
   friend bool operator==(recipe const&, recipe const&) = default;
 };
@@ -77,6 +86,8 @@ void for_each_field(recipe& r, F&& f) {
   f("scale", r.scale), f("loud", r.loud), f("softcap", r.softcap), f("dropout", r.dropout), f("alibi", r.alibi);
   f("sinks", r.sinks), f("accumulate", r.accumulate), f("brief", r.brief), f("start", r.start);
   f("sink", r.sink_size), f("checks", r.checks), f("order", r.order);
+  f("object", choice{r.object, object_names}), f("way", choice{r.way, way_names}), f("width", r.width), f("raw", r.raw);
+  f("silu", r.silu), f("bias", r.bias), f("initial", r.initial), f("final", r.final);
 }
 
 template <class N>
@@ -173,6 +184,8 @@ inline std::string objection(recipe const& r) {
   if (r.type > 0 && (r.softcap > 0 || r.dropout > 0 || r.alibi)) return "softcap, dropout and alibi are for double";
   if (r.type > 1 && r.loud > 30) return "loud is at most 30 in 16 bits";
   if (!in(r.order, 0, 35)) return "order is 0 to 35";
+  if (!in(r.width, 1, 64)) return "width is 1 to 64";
+  if (r.object == of_linear && r.way == 2 && r.shard == 2) return "runs with a stride have no map of the state";
   return {};
 }
 

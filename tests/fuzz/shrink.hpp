@@ -120,7 +120,7 @@ private:
     change([&](recipe& x) { x.q_heads = x.kv_heads; });
     descend(r_.kv_heads, 1, [&](recipe& x, number m) { x.kv_heads = m, x.q_heads = m * group; });
     descend(group, 1, [](recipe& x, number m) { x.q_heads = x.kv_heads * m; });
-    for (auto field : {&recipe::dim, &recipe::value_dim, &recipe::groups})
+    for (auto field : {&recipe::dim, &recipe::value_dim, &recipe::groups, &recipe::width})
       descend(r_.*field, 1, [&](recipe& x, number m) { x.*field = m; });
     for (auto field : {&recipe::a, &recipe::b, &recipe::c, &recipe::order})
       descend(r_.*field, 0, [&](recipe& x, number m) { x.*field = m; });
