@@ -55,7 +55,11 @@ public:
   template <class T, class Q>
   void reduce(call<T> const& c, linear_map<T> const& map, context<Q> const& where) const {
     checks<T>::reduce(c, map);
-    pass<T>(c, where).reduce(map);
+    using A = accumulate_t<T>;
+    auto const heads = heads_of<T>(c);
+    detail::on_tiles<A>(where.queue, *where.scratch, heads.shape().v_heads,
+                        heads.state_room(Form == map_form::dense && map.m.data),
+                        [&](index_t head, A* memory) { heads.reduce(head, memory, map.m, map.b); });
   }
 
   /// out (rows, value heads, value dim), written; entering and leaving (value heads, key dim, value dim) may be null: zeros, not wanted.
@@ -64,8 +68,9 @@ public:
   saved<T> forward(call<T> const& c, view<accumulate_t<T> const, 3> entering, view<T, 3> out, view<accumulate_t<T>, 3> leaving,
                    context<Q> const& where) const {
     checks<T>::forward(c, entering, out, leaving);
+    auto const heads = heads_of<T>(c);
     auto kept = options_.recompute ? saved<T>{} : saved<T>(*where.kept, kept_extents(c.shape()));
-    pass<T>(c, where).forward(entering, out, leaving, kept.tensor);
+    walk_forward<T>(heads, entering, detail::row_writer<accumulate_t<T>>(out), leaving, kept.tensor, where);
     return kept;
   }
 
@@ -74,21 +79,26 @@ public:
   void backward(call<T> const& c, view<accumulate_t<T> const, 3> entering, saved<T> const& kept, grad<T> const& g,
                 context<Q> const& where) const {
     checks<T>::backward(c, entering, g);
-    auto const passes = pass<T>(c, where);
-    if (!options_.recompute) {
-      require_kept(kept.tensor, c.shape());
-      return passes.backward(entering, kept.tensor, g);
-    }
-    saved<T> const found(*where.scratch, kept_extents(c.shape()));
-    passes.forward(entering, {}, {}, found.tensor);
-    passes.backward(entering, found.tensor, g);
+    if (!options_.recompute) require_kept(kept.tensor, c.shape());
+    using A = accumulate_t<T>;
+    auto const heads = heads_of<T>(c);
+    auto const found = options_.recompute ? saved<T>(*where.scratch, kept_extents(c.shape())) : saved<T>{};
+    if (options_.recompute) walk_forward<T>(heads, entering, {}, {}, found.tensor, where);
+    view<A const, 4> const states = options_.recompute ? found.tensor : kept.tensor;
+    detail::linear_row_grads<A> const grads(g);
+    detail::on_tiles<A>(where.queue, *where.scratch, c.shape().k_heads, heads.back_room(),
+                        [&](index_t head, A* memory) { heads.backward(head, memory, entering, states, grads); });
   }
 
   /// The gradient e (value heads, key dim, value dim) of the state before the segment, from dout (rows, value heads, value dim) alone.
   template <class T, class Q>
   void backward_reduce(call<T> const& c, view<T const, 3> dout, view<accumulate_t<T>, 3> e, context<Q> const& where) const {
     checks<T>::backward_reduce(c, dout, e);
-    pass<T>(c, where).backward_reduce(dout, e);
+    using A = accumulate_t<T>;
+    auto const heads = heads_of<T>(c);
+    detail::row_reader<A> const rows(dout);
+    detail::on_tiles<A>(where.queue, *where.scratch, c.shape().v_heads, heads.back_room(),
+                        [&](index_t head, A* memory) { heads.backward_reduce(head, memory, rows, e); });
   }
 
   /// Bytes of context.kept that forward's result holds.
@@ -104,11 +114,9 @@ public:
     using A = accumulate_t<T>;
     byte_counter found;
     if (options_.recompute) saved<T>(found, kept_extents(s));
-    auto const x = detail::tile_extents<A>(s, chunk()), with_map = detail::tile_extents<A>(s, chunk(), Form == map_form::dense);
-    auto forwards = [&](detail::tile_carver<A>& at) { return detail::state_tiles<A>(at, with_map, Form); };
-    auto backwards = [&](detail::tile_carver<A>& at) { return detail::back_tiles<A>(at, x, Form, block(s.rows)); };
-    return max(detail::tile_bytes<A>(queue, forwards),
-               found.bytes() + max(detail::tile_bytes<A>(queue, forwards), detail::tile_bytes<A>(queue, backwards)));
+    detail::linear_heads<A> const heads{detail::linear_inputs<A>(Form, s), settings(s)};
+    index_t const room = max(heads.state_room(Form == map_form::dense), heads.back_room());
+    return found.bytes() + detail::tile_bytes<A>(queue, room);
   }
 
 private:
@@ -133,11 +141,21 @@ private:
           "Give backward what forward returned for the same segment, with the same options"});
   }
 
-  template <class T, class Q>
-  auto pass(call<T> const& c, context<Q> const& where) const {
-    double const scale = options_.scale ? *options_.scale : 1 / std::sqrt(double(max(c.k.extent(2), 1)));
-    index_t const chunks = block(c.k.extent(0));
-    return detail::linear_passes<T, Form, Q>{c, {scale, options_.normalise, chunk(), chunks}, where.queue, *where.scratch};
+  detail::linear_settings settings(linear_shape const& s) const {
+    double const scale = options_.scale ? *options_.scale : 1 / std::sqrt(double(max(s.key_dim, 1)));
+    return {scale, options_.normalise, chunk(), block(s.rows)};
+  }
+  template <class T>
+  detail::linear_heads<accumulate_t<T>> heads_of(call<T> const& c) const {
+    return {detail::linear_inputs<accumulate_t<T>>(Form, c), settings(c.shape())};
+  }
+  /// out, leaving and kept may be null.
+  template <class T, class Q, class A = accumulate_t<T>>
+  static void walk_forward(detail::linear_heads<A> const& heads, view<A const, 3> const& entering,
+                           detail::row_writer<A> const& out, view<A, 3> const& leaving, view<A, 4> const& kept,
+                           context<Q> const& where) {
+    detail::on_tiles<A>(where.queue, *where.scratch, heads.shape().v_heads, heads.state_room(false),
+                        [&](index_t head, A* memory) { heads.forward(head, memory, entering, out, leaving, kept); });
   }
 };
 

@@ -97,6 +97,7 @@ struct chunk_tiles : chunk_extents {
 template <class A>
 struct chunk_grads {
   matrix<A> dout, du;         ///< (tokens, values)
+  matrix<A> through;          ///< (tokens, values): of the delta rule, the gradient of k.S
   matrix<A> doutt, ut, dyt;   ///< (values, tokens)
   matrix<A> dqst, dket, dkct; ///< (dim, tokens): gradients of what reads the state, adds to it, and looks up what it holds
   matrix<A> dp, dl;           ///< (tokens, tokens)
@@ -109,6 +110,7 @@ struct chunk_grads {
     bool const delta = form == map_form::dense, diagonal = form == map_form::diagonal;
     for (matrix<A>* m : {&dout, &du}) *m = at.tile(x.chunk, x.values);
     for (matrix<A>* m : {&doutt, &ut}) *m = at.tile(x.values, x.chunk);
+    through = delta ? at.tile(x.chunk, x.values) : du;
     dyt = delta ? at.tile(x.values, x.chunk) : ut;
     for (matrix<A>* m : {&dqst, &dket}) *m = at.tile(x.dim, x.chunk);
     dkct = delta ? at.tile(x.dim, x.chunk) : dket;

@@ -15,7 +15,11 @@ struct diagonal_decays {
 
   /// Log decays (tokens, key dim), cumulated.
   void cumulate(head_rows<A const> g) const {
-    load_rows(g, t.n, t.rows, t.dim, t.low);
+    for (index_t i = 0; i < t.rows; ++i) {
+      index_t const count = i < t.n ? g.width : 0;
+      for (index_t d = 0; d < count; ++d) t.low.row(i)[d] = g.row(i)[d * g.stride];
+      std::fill(t.low.row(i) + count, t.low.row(i) + t.dim, A(0));
+    }
     each_vector<A>(t.dim, [&](index_t d) {
       V hi(A(0)), lo(A(0));
       for (index_t i = 0; i < t.rows; ++i) {
@@ -39,7 +43,7 @@ struct diagonal_decays {
   }
 
   /// From gradients of p, qst and ket to those of q, k and the log decays.
-  void pull(chunk_grads<A>& d, linear_scores const&) const {
+  void pull(chunk_grads<A>& d) const {
     transpose(d.dqst, t.dim, t.rows, d.dq, t.dim);
     transpose(d.dket, t.dim, t.rows, d.dk, t.dim);
     each_vector<A>(t.dim, [&](index_t x) {

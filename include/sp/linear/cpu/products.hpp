@@ -57,12 +57,15 @@ struct term {
 };
 
 /// What becomes of a sum of products and of their target: C = keep o C + by o (A B), with a number for each row. No `by`: ones. No
-/// `keep`: what `how` says.
+/// `keep`: what `how` says. `old`: what stands for the C on the right.
 template <class A>
 struct blend {
   update how = update::overwrite;
   A const *keep = nullptr, *by = nullptr;
-  blend at(index_t i) const { return {how, keep ? keep + i : nullptr, by ? by + i : nullptr}; }
+  matrix<A> old{};
+  blend at(index_t i) const {
+    return {how, keep ? keep + i : nullptr, by ? by + i : nullptr, old.data ? matrix<A>{old.row(i), old.stride} : old};
+  }
 };
 
 /// Rows by Vectors sums in registers.
@@ -138,7 +141,8 @@ void tile_product(term<A> const& first, term<A> const& second, index_t d, matrix
   tile.add(first.a, first.b.data + d, first.b.stride, first.inner);
   if (second.inner > 0) tile.add(second.a, second.b.data + d, second.b.stride, second.inner);
   if (into.by) tile.times(into.by);
-  if (into.how != update::overwrite) tile.add_old(c.data + d, c.stride, into.keep);
+  matrix<A> const old = into.old.data ? into.old : c;
+  if (into.how != update::overwrite) tile.add_old(old.data + d, old.stride, into.keep);
   tile.store(c.data + d, c.stride);
 }
 
@@ -160,6 +164,12 @@ void tile_solve(left_factor<A> n, A* first, index_t ldy, index_t before) {
   tile.store(own, ldy);
 }
 
+/// The columns of a matrix from d on.
+template <class A>
+matrix<A> columns_from(matrix<A> m, index_t d) {
+  return {m.data + d, m.stride};
+}
+
 /// The register tiles that a target is cut into: body(first row, first column, shape), wide ones first, from above.
 template <int Rows, int Vectors>
 struct tile_shape {
@@ -173,6 +183,14 @@ void each_tile(index_t rows, index_t width, Body const& body) {
     for (index_t i = 0; i < rows; i += wide_rows) body(i, d, tile_shape<wide_rows, wide_vectors>{});
   for (; d < width; d += narrow)
     for (index_t i = 0; i < rows; i += micro_rows) body(i, d, tile_shape<micro_rows, 2>{});
+}
+
+/// body(first column, width) for panels of columns, each as wide as the wide register tile: the columns of a state are independent, and
+/// one panel of it stays in the first-level cache through all that a chunk does to it.
+template <class A, class Body>
+void each_panel(index_t width, Body const& body) {
+  constexpr index_t panel = wide_vectors * simd<A>::lanes;
+  for (index_t d = 0; d < width; d += panel) body(d, min(panel, width - d));
 }
 
 /// C(rows, width) = first + second, blended.

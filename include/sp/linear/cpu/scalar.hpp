@@ -64,12 +64,12 @@ struct scalar_decays {
   }
 
   /// From gradients of p, of rows of reads and writes (and of l and of k as it looks up the state) to those of q, k and the log decays.
-  void pull(chunk_grads<A>& d, linear_scores const& want) const {
-    pull_factors(d, want.delta);
-    pull_scores(d, want.delta);
+  void pull(chunk_grads<A>& d, bool delta) const {
+    pull_factors(d, delta);
+    pull_scores(d, delta);
     product(term<A>{plain(d.dp), t.k, t.rows, triangle::lower}, t.rows, t.dim, d.dq, {update::add});
     product(term<A>{transposed(d.dp), t.q, t.rows, triangle::upper}, t.rows, t.dim, d.dk, {update::add});
-    if (want.delta) // k.k is symmetric: both of its sides
+    if (delta) // k.k is symmetric: both of its sides
       product(term<A>{plain(d.dl), t.k, t.rows, triangle::lower}, {transposed(d.dl), t.k, t.rows, triangle::upper}, t.rows, t.dim,
               d.dk, {update::add});
     sum_decays(d);
@@ -79,14 +79,14 @@ private:
   /// The factors of q and k against the state: dq and dk of these parts, and what they add to sums for log decays.
   void pull_factors(chunk_grads<A>& d, bool delta) const {
     each_vector<A>(t.rows, [&](index_t i) {
-      V const begin = V::load(t.begin + i), end = V::load(t.end + i);
+      V const end = V::load(t.end + i);
       V reads(A(0)), writes(A(0));
       for (index_t x = 0; x < t.dim; ++x) {
         V const k = V::load(t.kt.row(x) + i), added = V::load(d.dket.row(x) + i) * end;
         V dk = added;
         writes = multiply_add(added, k, writes);
         if (delta) {
-          V const looked_up = V::load(d.dkct.row(x) + i) * begin;
+          V const looked_up = V::load(d.dkct.row(x) + i);
           reads = multiply_add(looked_up, k, reads);
           dk = dk + looked_up;
         }
@@ -113,7 +113,7 @@ private:
         V x = dp * V::load(t.p.row(i) + j);
         where_less(before, next, dp * decay * V(scale), zero).store(d.dp.row(i) + j);
         if (delta) {
-          V const dl = V::load(d.dl.row(i) + j);
+          V const dl = zero - V::load(d.dl.row(i) + j);
           x = x + dl * V::load(t.l.row(i) + j);
           where_less(before, bound, dl * decay, zero).store(d.dl.row(i) + j);
         }

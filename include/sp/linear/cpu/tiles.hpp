@@ -36,56 +36,92 @@ struct head_rows {
   head_rows(view<T, 3> const& v, index_t first, index_t head)
       : data(v.data ? &v(first, head, 0) : nullptr), row_stride(v.stride(0)), stride(v.stride(2)), width(v.extent(2)) {}
   T* row(index_t i) const { return data + i * row_stride; }
-  /// Rows of other heads lie between those of one: processors do not foresee where the next begins.
+  /// Because processors do not foresee where the next row of a head begins.
   void prefetch(index_t i) const {
     if (stride == 1)
       for (index_t d = 0; d < width; d += index_t(64 / sizeof(T))) __builtin_prefetch(row(i) + d);
   }
 };
 
-/// to(i, :) = the first n rows, zero beyond them and beyond their width, up to `rows` and `width`.
-template <class T, class A>
-void load_rows(head_rows<T> from, index_t n, index_t rows, index_t width, matrix<A> to) {
-  for (index_t i = 0; i < rows; ++i) {
-    A* row = to.row(i);
-    index_t const count = i < n ? from.width : 0;
-    if (count > 0) {
-      T* x = from.row(i);
-      if (i + 4 < n) from.prefetch(i + 4);
-      if (from.stride == 1)
-        for (index_t d = 0; d < count; ++d) row[d] = to_acc(x[d]);
-      else
-        for (index_t d = 0; d < count; ++d) row[d] = to_acc(x[d * from.stride]);
+/// A tensor (rows, heads, width) of elements of whatever type, whose rows are read as sums: walks are compiled once for each type of sums.
+template <class A>
+struct row_reader {
+  void const* data = nullptr; ///< null: not there
+  std::array<index_t, 3> extents{}, strides{};
+  void (*read)(row_reader const&, index_t row, index_t head, A* to) = nullptr;
+
+  row_reader() = default;
+  template <class T>
+  explicit row_reader(view<T const, 3> const& v) : data(v.data), extents(v.extents), strides(v.strides), read(&read_row<T>) {}
+
+private:
+  /// Rows of other heads lie between those of one: processors do not foresee where the next begins.
+  static constexpr index_t rows_ahead = 4;
+
+  template <class T>
+  static void read_row(row_reader const& r, index_t row, index_t head, A* to) {
+    T const* const x = static_cast<T const*>(r.data) + row * r.strides[0] + head * r.strides[1];
+    index_t const width = r.extents[2], step = r.strides[2];
+    if (step != 1) {
+      for (index_t d = 0; d < width; ++d) to[d] = to_acc(x[d * step]);
+      return;
     }
-    std::fill(row + count, row + width, A(0));
+    if (row + rows_ahead < r.extents[0])
+      for (index_t d = 0; d < width; d += index_t(64 / sizeof(T))) __builtin_prefetch(x + rows_ahead * r.strides[0] + d);
+    for (index_t d = 0; d < width; ++d) to[d] = to_acc(x[d]);
+  }
+};
+
+/// to(i, :) = n rows of a head from `first` on, zero beyond them and beyond their width, up to `rows` and `width`.
+template <class A>
+void load_rows(row_reader<A> const& from, index_t first, index_t head, index_t n, index_t rows, index_t width, matrix<A> to) {
+  for (index_t i = 0; i < rows; ++i) {
+    if (i < n) from.read(from, first + i, head, to.row(i));
+    std::fill(to.row(i) + (i < n ? from.extents[2] : 0), to.row(i) + width, A(0));
   }
 }
 
-/// Writes the first n rows as elements.
-template <class T, class A>
-void store_rows(matrix<A> from, index_t n, head_rows<T> to) {
-  for (index_t i = 0; i < n; ++i) {
-    A const* row = from.row(i);
-    T* x = to.row(i);
-    if (to.stride == 1)
-      for (index_t d = 0; d < to.width; ++d) x[d] = from_acc<T>(row[d]);
+/// A tensor (rows, heads, width) of elements of whatever type, into which rows of sums are written.
+template <class A>
+struct row_writer {
+  void* data = nullptr; ///< null: not wanted
+  std::array<index_t, 3> extents{}, strides{};
+  void (*write)(row_writer const&, index_t row, index_t head, A const* from) = nullptr;
+
+  row_writer() = default;
+  template <class T>
+  explicit row_writer(view<T, 3> const& v) : data(v.data), extents(v.extents), strides(v.strides), write(&write_row<T>) {}
+
+private:
+  template <class T>
+  static void write_row(row_writer const& w, index_t row, index_t head, A const* from) {
+    T* const x = static_cast<T*>(w.data) + row * w.strides[0] + head * w.strides[1];
+    index_t const width = w.extents[2], step = w.strides[2];
+    if (step == 1)
+      for (index_t d = 0; d < width; ++d) x[d] = from_acc<T>(from[d]);
     else
-      for (index_t d = 0; d < to.width; ++d) x[d * to.stride] = from_acc<T>(row[d]);
+      for (index_t d = 0; d < width; ++d) x[d * step] = from_acc<T>(from[d]);
   }
+};
+
+/// Writes the first n rows.
+template <class A>
+void store_rows(matrix<A> from, index_t n, row_writer<A> const& to, index_t first, index_t head) {
+  for (index_t i = 0; i < n; ++i) to.write(to, first + i, head, from.row(i));
 }
 
-/// Adds the first n rows, or subtracts them, where they are wanted.
-template <bool Subtract = false, class A>
+/// Adds the first n rows, where they are wanted.
+template <class A>
 void add_rows(matrix<A> from, index_t n, head_rows<A> to) {
   if (!to.data) return;
-  constexpr A sign = Subtract ? -1 : 1;
   for (index_t i = 0; i < n; ++i) {
     A const* row = from.row(i);
     A* x = to.row(i);
+    if (i + 4 < n) to.prefetch(i + 4);
     if (to.stride == 1)
-      for (index_t d = 0; d < to.width; ++d) x[d] += sign * row[d];
+      for (index_t d = 0; d < to.width; ++d) x[d] += row[d];
     else
-      for (index_t d = 0; d < to.width; ++d) x[d * to.stride] += sign * row[d];
+      for (index_t d = 0; d < to.width; ++d) x[d * to.stride] += row[d];
   }
 }
 
@@ -93,16 +129,27 @@ void add_rows(matrix<A> from, index_t n, head_rows<A> to) {
 template <class A>
 void load_state(view<A const, 3> const& from, index_t head, index_t rows, index_t width, matrix<A> to) {
   for (index_t d = 0; d < rows; ++d) {
-    index_t const count = from.data && d < from.extent(1) ? from.extent(2) : 0;
-    for (index_t e = 0; e < count; ++e) to.row(d)[e] = from(head, d, e);
+    index_t const count = from.data && d < from.extent(1) ? from.extent(2) : 0, step = from.stride(2);
+    A const* const x = count > 0 ? &from(head, d, 0) : nullptr;
+    if (step == 1)
+      std::copy(x, x + count, to.row(d));
+    else
+      for (index_t e = 0; e < count; ++e) to.row(d)[e] = x[e * step];
     std::fill(to.row(d) + count, to.row(d) + width, A(0));
   }
 }
 template <class A>
 void store_state(matrix<A> from, view<A, 3> const& to, index_t head) {
   if (!to.data) return;
-  for (index_t d = 0; d < to.extent(1); ++d)
-    for (index_t e = 0; e < to.extent(2); ++e) to(head, d, e) = from.row(d)[e];
+  index_t const width = to.extent(2), step = to.stride(2);
+  for (index_t d = 0; d < to.extent(1); ++d) {
+    A const* const row = from.row(d);
+    A* const x = &to(head, d, 0);
+    if (step == 1)
+      std::copy(row, row + width, x);
+    else
+      for (index_t e = 0; e < width; ++e) x[e * step] = row[e];
+  }
 }
 
 /// Vectors of one row: body(first column, vector) replaces each.
