@@ -130,8 +130,10 @@ void sizes(benchmark::internal::Benchmark* b, std::vector<index_t> const& chunks
   bool const tiny = std::getenv("SP_BENCH_TINY") != nullptr;
   for (index_t const dim : {64, 128, 256})
     for (index_t const chunk : chunks)
-      if (!tiny || (dim == 64 && chunk <= 32)) b->Args({tiny ? 64 : 2048, dim, chunk, 512});
-  if (!tiny && chunks.size() > 1) b->Args({2048, 128, 64, 64}); // a state for each chunk: less is computed again
+      if (!tiny || (dim == 64 && chunk <= 32)) b->Args({tiny ? 64 : 2048, dim, chunk, 128});
+  if (!tiny && chunks.size() > 1)
+    for (index_t const keep : {64, 512})
+      b->Args({2048, 128, 64, keep}); // more states kept, less computed again and in cache; fewer
 }
 void all_chunks(benchmark::internal::Benchmark* b) { sizes(b, {32, 64, 128}); }
 void own_chunk(benchmark::internal::Benchmark* b) { sizes(b, {64}); }

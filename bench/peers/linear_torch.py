@@ -32,7 +32,7 @@ def flops(back, dim):
 
 def sp_seconds(bench, back, tokens, dim):
     """One run of bench_linear, which repeats the call for half a second."""
-    name = f"gated_delta/{'backward' if back else 'forward'}/float/tokens:{tokens}/dim:{dim}/chunk:{CHUNK}/keep:512"
+    name = f"gated_delta/{'backward' if back else 'forward'}/float/tokens:{tokens}/dim:{dim}/chunk:{CHUNK}/keep:128"
     text = subprocess.run([bench, f"--benchmark_filter=^{name}$", "--benchmark_format=json", "--benchmark_min_time=0.5"],
                           check=True, capture_output=True, text=True).stdout
     [run] = json.loads(text)["benchmarks"]

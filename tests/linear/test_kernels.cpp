@@ -140,8 +140,8 @@ TEST_CASE("linear kernels: a token changes no bit of the outputs before it") {
 TEST_CASE("linear kernels: memory is what they say") {
   sp::linear_shape const s{1100, 2, 4, 16, 24};
   sp::gated_delta const keeps, recomputes({.recompute = true}), never({.keep_every = std::numeric_limits<index_t>::max()});
-  CHECK(keeps.saved_bytes<float>(s) == 4 * 2 * 16 * 24 * 4); // before tokens 512 and 1024
-  CHECK(keeps.saved_bytes<double>(s) == 4 * 2 * 16 * 24 * 8);
+  CHECK(keeps.saved_bytes<float>(s) == 4 * 8 * 16 * 24 * 4); // before tokens 128, 256, ..., 1024
+  CHECK(keeps.saved_bytes<double>(s) == 4 * 8 * 16 * 24 * 8);
   CHECK(recomputes.saved_bytes<float>(s) == 0);
   CHECK(never.saved_bytes<float>(s) == 0);
   problem<sp::gated_delta, float> const p({.shape = s});

@@ -14,7 +14,7 @@ struct linear_options {
   std::optional<double> scale{}; ///< of the outputs; unless given, 1 / sqrt(key dim)
   bool normalise = false;        ///< q and k of each token and head are divided by sqrt(sum x^2 + 1e-6)
   index_t chunk = 0;             ///< tokens of a chunk; 0: 64, with a decay for each row of the state 16
-  index_t keep_every = 512;      ///< tokens between states that the backward pass goes back to, rounded up to chunks
+  index_t keep_every = 128;      ///< tokens between states that the backward pass goes back to, rounded up to chunks
   bool recompute = false;        ///< keep none of these states: the backward pass walks forwards once more to find them
 };
 
