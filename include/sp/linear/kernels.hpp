@@ -114,7 +114,7 @@ public:
     using A = accumulate_t<T>;
     byte_counter found;
     if (options_.recompute) saved<T>(found, kept_extents(s));
-    detail::linear_heads<A> const heads{detail::linear_inputs<A>(Form, s), settings(s)};
+    detail::linear_head_calls<A> const heads{detail::linear_inputs<A>(Form, s), settings(s)};
     index_t const room = max(heads.state_room(Form == map_form::dense), heads.back_room());
     return found.bytes() + detail::tile_bytes<A>(queue, room);
   }
@@ -146,12 +146,12 @@ private:
     return {scale, options_.normalise, chunk(), block(s.rows)};
   }
   template <class T>
-  detail::linear_heads<accumulate_t<T>> heads_of(call<T> const& c) const {
+  detail::linear_head_calls<accumulate_t<T>> heads_of(call<T> const& c) const {
     return {detail::linear_inputs<accumulate_t<T>>(Form, c), settings(c.shape())};
   }
   /// out, leaving and kept may be null.
   template <class T, class Q, class A = accumulate_t<T>>
-  static void walk_forward(detail::linear_heads<A> const& heads, view<A const, 3> const& entering,
+  static void walk_forward(detail::linear_head_calls<A> const& heads, view<A const, 3> const& entering,
                            detail::row_writer<A> const& out, view<A, 3> const& leaving, view<A, 4> const& kept,
                            context<Q> const& where) {
     detail::on_tiles<A>(where.queue, *where.scratch, heads.shape().v_heads, heads.state_room(false),

@@ -20,7 +20,7 @@ struct state_tiles {
 
 /// The calls for one head, in memory that a thread lends: numbers of A, as many as the call's `_room` says.
 template <class A>
-struct linear_heads {
+struct linear_head_calls {
   linear_inputs<A> in;
   linear_settings set;
 
