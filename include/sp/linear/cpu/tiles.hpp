@@ -76,8 +76,9 @@ private:
 template <class A>
 void load_rows(row_reader<A> const& from, index_t first, index_t head, index_t n, index_t rows, index_t width, matrix<A> to) {
   for (index_t i = 0; i < rows; ++i) {
-    if (i < n) from.read(from, first + i, head, to.row(i));
-    std::fill(to.row(i) + (i < n ? from.extents[2] : 0), to.row(i) + width, A(0));
+    index_t const count = i < n ? from.extents[2] : 0;
+    if (count > 0) from.read(from, first + i, head, to.row(i));
+    std::fill(to.row(i) + count, to.row(i) + width, A(0));
   }
 }
 
@@ -107,7 +108,7 @@ private:
 /// Writes the first n rows.
 template <class A>
 void store_rows(matrix<A> from, index_t n, row_writer<A> const& to, index_t first, index_t head) {
-  for (index_t i = 0; i < n; ++i) to.write(to, first + i, head, from.row(i));
+  for (index_t i = 0; i < n && to.extents[2] > 0; ++i) to.write(to, first + i, head, from.row(i));
 }
 
 /// Adds the first n rows, where they are wanted.
