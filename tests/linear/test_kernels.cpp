@@ -229,7 +229,7 @@ TEST_CASE("linear kernels: what does not fit is refused [asan]") {
   segment s;
   auto const kept = s.p.kernel.forward<double>(problem<sp::gated_delta, double>({.shape = {600, 2, 4, 3, 2}}).call(0, 600), {},
                                                {}, {}, s.where());
-  CHECK(says(support::failure_of([&] { return (s.backward(kept), 0); }), sp::errc::bad_state, "(4, 1, 3, 2)", "(4, 0, 3, 2)"));
+  CHECK(says(support::failure_of([&] { return (s.backward(kept), 0); }), sp::errc::bad_state, "(4, 4, 3, 2)", "(4, 0, 3, 2)"));
 }
 
 TEST_CASE("linear kernels: what shares memory is refused, but for a state that is replaced") {
