@@ -172,7 +172,7 @@ private:
   void known(context<Queue> const& ctx, loss_result const& r, view<Label, 1, M> const& labels, Weights const& weights,
              view<T, 1, M> const& dlosses, double upstream) const {
     check_backward(r.from, r.weighted, labels, weights, dlosses);
-    require_finite_scale(upstream * r.scale);
+    require_finite_scale(upstream, r.scale);
     auto const rows = gradient_rows(dlosses, labels, detail::known_gradient{upstream * r.scale}, weights);
     if (!detail::runs_on_host<Queue> || options_.checks == 0) return ctx.queue.for_each(dlosses.extents, rows);
     require_same_count(r.from, labels.extent(0), detail::sum_now(ctx.queue, *ctx.scratch, dlosses.extent(0), rows));
@@ -188,7 +188,7 @@ private:
       check_backward(r.from_, r.weighted_, labels, weights, dlosses);
       if (options_.checks > 2) {
         detail::require_not_captured(ctx.queue);
-        require_finite_scale(upstream * sp::read(ctx.queue, r).scale);
+        require_finite_scale(upstream, sp::read(ctx.queue, r).scale);
       }
       detail::queued_gradient<M> const gradient{r.values().rows(2, 1), upstream};
       ctx.queue.for_each(dlosses.extents, gradient_rows(dlosses, labels, gradient, weights));
@@ -216,8 +216,10 @@ private:
     fail({errc::bad_state, std::string("forward was called ") + with(weighted) + ", backward " + with(Weights::given),
           "Give backward the weights that forward was given", "gather_loss", comm_.rank(), comm_.size()});
   }
-  void require_finite_scale(double scale) const {
-    if (options_.checks > 2 && !detail::is_finite(scale))
+  /// Both factors are looked at too: a program compiled with -ffast-math promises that no product is NaN.
+  void require_finite_scale(double upstream, double of_forward) const {
+    double const scale = upstream * of_forward;
+    if (options_.checks > 2 && !(detail::is_finite(upstream) && detail::is_finite(of_forward) && detail::is_finite(scale)))
       fail({errc::non_finite, "the gradient of the loss is scaled by " + std::to_string(scale), "Find where upstream comes from",
             "gather_loss", comm_.rank(), comm_.size()});
   }
