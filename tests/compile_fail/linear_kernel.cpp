@@ -1,5 +1,6 @@
 // What is no kernel of linear attention is refused in a sentence that names those there are.
 // EXPECT: sp::linear_attention: the second argument must be a kernel of linear attention: sp::gated_delta
+#include <sp/counting.hpp>
 #include <sp/linear.hpp>
 
 int main() {

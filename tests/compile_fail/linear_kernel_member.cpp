@@ -1,5 +1,6 @@
 // A kernel of linear attention that lacks a call: the sentence lists what a kernel has.
 // EXPECT: sp::linear_attention: the kernel does not model sp::linear_kernel for tensors of this element type: reduce, forward, backward and backward_reduce
+#include <sp/counting.hpp>
 #include <sp/linear.hpp>
 
 struct kernel : sp::plain_linear {

@@ -1,5 +1,6 @@
 // A kernel of linear attention for another memory than the communicator's.
 // EXPECT: sp::linear_attention: the communicator moves tensors of one memory and the kernel computes on those of another
+#include <sp/counting.hpp>
 #include <sp/linear.hpp>
 
 struct kernel : sp::plain_linear {
