@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "linear/linear_trial.hpp"
+#include "linear/recurrent_delta.hpp"
 #include "support/failure.hpp"
 
 namespace test_by_heads {
@@ -66,10 +67,11 @@ void check_bytes(scene const& s, cut const& k, std::vector<part> const& parts) {
 }
 
 template <class Kernel, class T, class Place = support::host_place>
-void check_trials(unsigned seed, int trials, double bound) {
+void check_trials(unsigned seed, int trials, double bound, bool normalised = true) {
   std::mt19937 random(seed);
   for (int i = 0; i < trials; ++i) {
-    scene const s = any_scene(random);
+    scene s = any_scene(random);
+    s.normalise = s.normalise && normalised;
     cut k = drawn_cut(s, 1 + (i * 3 + i / 8) % 8, random, true);
     k.options.strategy = sp::linear_strategy::heads;
     inputs const in = draw<Kernel, T>(s, random);
@@ -93,6 +95,10 @@ TEST_CASE(
 }
 TEST_CASE("by heads: gradients of 16 bits are rounded once, behind their sums") {
   check_trials<sp::plain_linear, sp::bf16>(2, 16, 6e-3);
+}
+
+TEST_CASE("by heads: queues that work later, in memory of their own, give the same") {
+  check_trials<linear_tests::recurrent_delta<support::elsewhere>, double, support::late_place>(3, 12, 1e-11, false);
 }
 
 TEST_CASE("by heads: a pass takes the bytes that are said beforehand, and no more") {
