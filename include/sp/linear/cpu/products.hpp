@@ -74,7 +74,7 @@ struct register_tile {
   using V = simd<A>;
   using row_numbers = std::make_integer_sequence<int, Rows>;
   using vector_numbers = std::make_integer_sequence<int, Vectors>;
-  V sum[Rows][Vectors];
+  V sum[std::size_t(Rows)][std::size_t(Vectors)];
 
   /// body(row, its sums) for each, in order.
   template <class Body>
@@ -107,7 +107,7 @@ struct register_tile {
   /// += A B over `inner` terms; row x of B is b + x ldb.
   [[gnu::always_inline]] void add(left_factor<A> a, A const* b, index_t ldb, index_t inner) {
     for (index_t x = 0; x < inner; ++x) {
-      V right[Vectors];
+      V right[std::size_t(Vectors)];
       each_vector_of_row([&](int v) __attribute__((always_inline)) { right[v] = V::load(b + v * V::lanes); });
       each_row([&](int i, V* s) __attribute__((always_inline)) {
         V const e(a.data[i * a.row]);
