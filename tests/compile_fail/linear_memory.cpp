@@ -4,6 +4,7 @@
 #include <sp/linear.hpp>
 
 struct kernel : sp::plain_linear {
+  using sp::plain_linear::plain_linear;
 #ifdef SP_FAIL
   using memory_type = sp::device_memory;
 #endif
