@@ -207,7 +207,7 @@ MUTANTS = [
         "{s, transposed ? 1 : key_dim, transposed ? key_dim : 1}",
         "{s, key_dim, transposed ? 1 : index_t{1}}",
         "linear.by_state",
-        "by state: outputs, states*",
+        "by state: outputs*",
     ),
     Mutant(
         "linear_state_first_forgets_initial",
@@ -216,7 +216,7 @@ MUTANTS = [
         "    if (initial.data) this->join(m.tensor, initial, to, to);\n",
         "    if (initial.data && v.segment + 1 == 0) this->join(m.tensor, initial, to, to);\n",
         "linear.by_state",
-        "by state: outputs, states*",
+        "by state: outputs*",
     ),
     Mutant(
         "linear_state_own_map_joined",
@@ -225,7 +225,7 @@ MUTANTS = [
         "      current = in;\n",
         "      if (begins) current = in;\n",
         "linear.by_state",
-        "by state: outputs, states*",
+        "by state: outputs*",
     ),
     Mutant(
         "linear_state_first_sends_a_map",
@@ -243,7 +243,7 @@ MUTANTS = [
         "return {first, count, first * each, count * each};",
         "return {first, count, first * each, count};",
         "linear.by_state",
-        "by state: outputs, states*",
+        "by state: outputs*",
     ),
     Mutant(
         "linear_state_crosses_documents",
@@ -270,7 +270,7 @@ MUTANTS = [
         "head_cut{}, landing::sum, &p.sums_of_ends",
         "head_cut{}, landing::store, &p.sums_of_ends",
         "linear.by_state",
-        "by state: outputs, states*",
+        "by state: outputs*",
     ),
     Mutant(
         "linear_saved_of_any_batch",
