@@ -1,5 +1,5 @@
 // One whole block of Qwen3-Next against what transformers computes: outputs, gradients of hidden states and of all parameters.
-// Two sequences that were recorded one by one are two documents of one stream, on one rank and on three.
+// Two sequences that were recorded one by one are two documents of one stream, on one rank and on three, by state and by heads.
 // Fixture: tests/fixtures/linear/record_block.py.
 #include <doctest/doctest.h>
 
@@ -298,6 +298,7 @@ TEST_CASE("a block of Qwen3-Next: two documents of one stream give what transfor
   require_recorded(f, run(f, 1, {}, sp::linear_strategy::automatic));
   require_recorded(f, run(f, 3, {any_sharding::contiguous, sp::scope::stream}, sp::linear_strategy::state));
   require_recorded(f, run(f, 3, {any_sharding::zigzag}, sp::linear_strategy::state));
+  require_recorded(f, run(f, 3, {any_sharding::striped}, sp::linear_strategy::heads)); // 4 value heads: shares of 1, 1 and 2
 }
 
 } // namespace
