@@ -89,7 +89,7 @@ recipe drawn(std::uint64_t seed) {
   r.ranks = d.between(1, 8);
   do r.degree = d.between(1, r.ranks);
   while (r.ranks % r.degree != 0);
-  r.way = 2;
+  r.way = d.between(0, 2); // by heads any number of ranks is right: those beyond the value heads have none
   r.shard = d.between(0, r.object == fuzz::of_linear && r.way == 2 ? 1 : 2);
   r.stream = d.one_in(2), r.nested = d.one_in(3), r.strided = d.one_in(2), r.padded = d.one_in(3);
   std::vector<fuzz::number> const n = fuzz::detail::draw_lengths(d);
