@@ -68,6 +68,27 @@ struct no_map : other {
 struct tells_no_bytes : other {
   void saved_bytes() const {}
 };
+/// Keeps a Kept of each segment.
+template <class Kept>
+struct keeping : other {
+  template <class T>
+  using saved = Kept;
+  template <class T, class Q>
+  Kept forward(sp::linear_call<T, 2, memory_type> const&, view<sp::accumulate_t<T> const, 3, memory_type>,
+               view<T, 3, memory_type>, view<sp::accumulate_t<T>, 3, memory_type>, context<Q> const&) const;
+  template <class T, class Q>
+  void backward(sp::linear_call<T, 2, memory_type> const&, view<sp::accumulate_t<T> const, 3, memory_type>, Kept const&,
+                sp::linear_grad<T, 2, memory_type> const&, context<Q> const&) const {}
+};
+struct kept_only_full {
+  explicit kept_only_full(int) {}
+};
+struct kept_in_its_place {
+  kept_in_its_place() = default;
+  kept_in_its_place(kept_in_its_place&&) = delete;
+};
+static_assert(linear_kernel<keeping<int>, float>);
+static_assert(!linear_kernel<keeping<kept_only_full>, float> && !linear_kernel<keeping<kept_in_its_place>, float>);
 static_assert(!linear_kernel<no_form, float> && !linear_kernel<no_memory, float> &&
               !linear_kernel<another_number_of_gates, float>);
 static_assert(!linear_kernel<gates_of_any_width, float> && !linear_kernel<keeps_something_else, float>);

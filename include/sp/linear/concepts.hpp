@@ -83,6 +83,8 @@ using linear_grad_t = linear_grad<T, int(K::gates), typename K::memory_type>;
 ///     form, gates                            static constexpr: of M, and how many gate tensors a call has
 ///     gate_width(gate, key dim)              static: the last extent of that gate; 1 for a number per value head
 ///     reduce(call, map, context)             M and B, so that the segment takes S to M S + B; B is what it makes of zeros
+///     saved<T>                               what forward keeps for backward: default-constructible and movable, for objects make those
+///                                            of all segments before the first call
 ///     forward(call, S, out, leaving, context) -> saved
 ///                                            out (rows, value heads, value dim) and, unless null, the state behind the last row
 ///     backward(call, S, saved, grad, context)
@@ -98,6 +100,7 @@ template <class K, class T>
 concept linear_kernel = requires {
   typename K::memory_type;
   typename linear_saved_t<K, T>;
+  requires std::default_initializable<linear_saved_t<K, T>> && std::movable<linear_saved_t<K, T>>;
   { K::form } -> std::convertible_to<map_form>;
   { K::gates } -> std::convertible_to<int>;
   { K::gate_width(0, index_t{}) } -> std::same_as<index_t>;

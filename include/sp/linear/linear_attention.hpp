@@ -186,7 +186,8 @@ private:
   static constexpr void require_kernel() {
     static_assert(linear_kernel<Kernel, T>,
                   "sp::linear_attention: the kernel does not model sp::linear_kernel for tensors of this element type: reduce, "
-                  "forward, backward and backward_reduce of a segment, saved<T>, saved_bytes and scratch_bytes.");
+                  "forward, backward and backward_reduce of a segment, a movable saved<T> with a default, saved_bytes and "
+                  "scratch_bytes.");
   }
   /// Runs `local`, the checks of this rank; from level 2 on ranks compare what they call, of which plan.
   template <class Queue, class Local, class Describe>
