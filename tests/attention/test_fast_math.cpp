@@ -1,6 +1,7 @@
 // Compiled with -Ofast, as llm.c's makefile does: a program that promises that no number is infinite or NaN. Check level 3 finds both
 // all the same, and what is infinite by design stays right: the lse of rows that see nothing, partial results that hold nothing, sinks.
 // flags: -Ofast
+// with all: it is compiled by itself, which takes long
 #include <doctest/doctest.h>
 
 #include <array>

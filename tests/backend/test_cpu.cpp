@@ -49,7 +49,7 @@ setting medium(sp::mask rule) {
 }
 
 #ifdef SP_TEST_SANITIZED
-unsigned const seeds = support::wide() ? 8 : 3;
+unsigned const seeds = support::wide() ? 8 : 1;
 std::vector<sp::index_t> const numbers_of_kv_heads =
     support::wide() ? std::vector<sp::index_t>{1, 2, 6} : std::vector<sp::index_t>{2};
 #else

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Compiles and runs every ```cpp snippet of a page, and checks its printed output and its links.
 
-snippets.py --compiler CXX [--include DIR]... --out DIR PAGE.md
+snippets.py --compiler CXX [--include DIR]... [--precompiled FILE.pch] --out DIR PAGE.md
+snippets.py --compiler CLANG [--include DIR]... --precompiled FILE.pch --precompile HEADERS.hpp    makes that file, which snippets read first
 
 A snippet is a whole program unless the line before it says otherwise:
   <!-- snippet: program=NAME -->               snippets of one NAME follow each other in one program
@@ -87,13 +88,21 @@ def source_of(program, folder):
     return text
 
 
+def command_of(options):
+    return [options.compiler, "-std=c++20", "-O0", "-Wall", "-Wextra", "-Werror", "-pthread", *[f"-I{folder}" for folder in options.include]]
+
+
+def precompile(options):
+    options.precompiled.parent.mkdir(parents=True, exist_ok=True)
+    return subprocess.run([*command_of(options), "-x", "c++-header", str(options.precompile), "-o", str(options.precompiled)]).returncode
+
+
 def run_program(name, program, options, snippets):
     source = options.out / f"{options.page.stem}_{name}.cpp"
     binary = source.with_suffix("")
     source.write_text(source_of(program, snippets))
-    command = [options.compiler, "-std=c++20", "-O0", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    command += [f"-I{folder}" for folder in options.include] + [str(source), "-o", str(binary)]
-    compiled = subprocess.run(command, capture_output=True, text=True)
+    first = ["-include-pch", str(options.precompiled)] if options.precompiled else []
+    compiled = subprocess.run([*command_of(options), *first, str(source), "-o", str(binary)], capture_output=True, text=True)
     if compiled.returncode:
         return "does not compile:\n" + compiled.stderr
     ran = subprocess.run([str(binary)], capture_output=True, text=True, timeout=100)
@@ -127,11 +136,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compiler", required=True)
     parser.add_argument("--include", action="append", default=[])
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--precompiled", type=pathlib.Path)
+    parser.add_argument("--precompile", type=pathlib.Path)
+    parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--snippets", type=pathlib.Path, required=True, help="the folder of preludes")
     parser.add_argument("--only", help="one program")
-    parser.add_argument("page", type=pathlib.Path)
+    parser.add_argument("page", type=pathlib.Path, nargs="?")
     options = parser.parse_args()
+    if options.precompile:
+        sys.exit(precompile(options))
+    if not (options.page and options.out):
+        parser.error("a page and --out")
     options.out.mkdir(parents=True, exist_ok=True)
     failed = [f"dead link {link}" for link in dead_links(options.page)]
     found = programs(options.page)
