@@ -306,6 +306,8 @@ TEST_CASE("conv1d: what does not fit is refused with both numbers, before anythi
   };
   CHECK(
       says(failure_of([&] { return sp::causal_conv1d(comm, {.width = 0}).group().rank(); }), errc::invalid_shape, "width of 0"));
+  CHECK(says(failure_of([&] { return sp::causal_conv1d(comm, {.activation = sp::activation(2)}).group().rank(); }),
+             errc::unsupported, "no activation number 2"));
   CHECK(says(failure_of([&] { return conv.prepare(of_two); }), errc::invalid_shape, "rank 1 of 2", "rank 0 of 1"));
   CHECK(says(with([&](operands& o) { o.x = {}; }), errc::bad_pointer, "x is missing"));
   CHECK(says(with([&](operands& o) { o.x = tensor<2>(v.data(), 5, 2); }), errc::invalid_shape, "x has 5 rows", "owns 6"));

@@ -232,6 +232,16 @@ TEST_CASE("linear kernels: what does not fit is refused [asan]") {
   CHECK(says(support::failure_of([&] { return (s.backward(kept), 0); }), sp::errc::bad_state, "(4, 4, 3, 2)", "(4, 0, 3, 2)"));
 }
 
+TEST_CASE("linear kernels: options that keep or compute no token at a time are refused") {
+  auto made = [](sp::linear_options const& o) {
+    return support::failure_of([&] { return sp::gated_delta(o).saved_bytes<float>({}); });
+  };
+  using support::says;
+  CHECK(says(made({.keep_every = 0}), sp::errc::invalid_shape, "linear attention: a state kept for every 0 tokens"));
+  CHECK(says(made({.keep_every = -64}), sp::errc::invalid_shape, "every -64 tokens"));
+  CHECK(says(made({.chunk = -1}), sp::errc::invalid_shape, "chunks of -1 tokens"));
+}
+
 TEST_CASE("linear kernels: what shares memory is refused, but for a state that is replaced") {
   auto const reduce = [](segment& s) { s.reduce(); };
   auto const forward = [](segment& s) { s.forward(); };

@@ -152,6 +152,11 @@ TEST_CASE("linear attention: what does not fit is refused with both numbers, bef
       return failure_of([&] { return a.infer(p, ctx, o), 0; });
     };
     CHECK(says(failure_of([&] { return a.prepare(of_two); }), errc::invalid_shape, "rank 1 of 2", "rank 0 of 1"));
+    auto made = [&](options const& o) { return failure_of([&] { return attention(c, sp::gated_delta{}, o).group().rank(); }); };
+    CHECK(says(made({.head_chunks = 0}), errc::invalid_shape, "heads in 0 chunks"));
+    CHECK(says(made({.head_chunks = -2}), errc::invalid_shape, "heads in -2 chunks"));
+    CHECK(says(made({.strategy = linear_strategy(3)}), errc::unsupported, "no strategy number 3"));
+    CHECK(made({.strategy = linear_strategy(-1)}).primitive == "linear_attention");
     auto const missing = with([&](operands& o) { o.q = {}; });
     CHECK(says(missing, errc::bad_pointer, "q is missing"));
     CHECK(missing.primitive == "linear_attention.forward");

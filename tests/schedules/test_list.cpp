@@ -6,6 +6,7 @@
 
 #include <sp/cpu.hpp>
 #include <sp/ring.hpp>
+#include <sp/ulysses.hpp>
 
 #include "support/failure.hpp"
 
@@ -114,6 +115,20 @@ TEST_CASE("schedules: what a schedule needs is refused in a sentence where it is
   CHECK(chosen(beside{}, sp::cpu{}) == sp::schedule::pull);
   CHECK(chosen(alone{}, sp::cpu{}) == sp::schedule::rotate);
   CHECK(chosen(beside{}, remembering{}) == sp::schedule::rotate);
+}
+
+TEST_CASE("schedules: heads in no chunk, and a way to keep that there is not, are refused where an object is made") {
+  auto ring = [](sp::index_t chunks) {
+    return support::failure_of([&] { return sp::ring_attention(beside{}, sp::cpu{}, {.head_chunks = chunks}).group().rank(); });
+  };
+  auto ulysses = [](sp::ulysses_options const& o) {
+    return support::failure_of([&] { return sp::ulysses_attention(beside{}, sp::cpu{}, {}, o).group().rank(); });
+  };
+  CHECK(support::says(ring(0), sp::errc::invalid_shape, "heads in 0 chunks"));
+  CHECK(support::says(ring(-1), sp::errc::invalid_shape, "heads in -1 chunks"));
+  CHECK(support::says(ulysses({.head_chunks = 0}), sp::errc::invalid_shape, "heads in 0 chunks"));
+  CHECK(ulysses({.head_chunks = -7}).primitive == "ulysses_attention");
+  CHECK(support::says(ulysses({.keep = sp::keep(2)}), sp::errc::unsupported, "no way to keep number 2"));
 }
 
 } // namespace schedules::test_list

@@ -85,6 +85,7 @@ public:
       : comm_(std::move(comm)), backend_(std::move(backend)), options_(std::move(options)),
         kernel_identity_(detail::kernel_identity(backend_, this->id_)) {
     detail::check_level(options_.checks, name, comm_.rank(), comm_.size());
+    detail::check_head_chunks(options_.head_chunks, name, comm_.rank(), comm_.size());
     this->identify_object();
   }
 

@@ -80,6 +80,7 @@ public:
 
   ulysses_attention(Comm comm, std::type_identity_t<Inner> inner, ulysses_options options = {})
       : comm_(std::move(comm)), inner_(std::move(inner)), options_(options) {
+    check_options();
     this->identify_object();
   }
   /// With a kernel inside: local attention under `attention`'s mask and scale.
@@ -87,6 +88,7 @@ public:
     requires(!std::same_as<Kernel, Inner> && std::same_as<detail::local_attention_t<Kernel>, Inner>)
   ulysses_attention(Comm comm, Kernel kernel, attention_options attention = {}, ulysses_options options = {})
       : comm_(std::move(comm)), inner_(detail::local_attention(std::move(kernel), std::move(attention))), options_(options) {
+    check_options();
     this->identify_object();
   }
 
@@ -243,6 +245,11 @@ private:
   template <class T, class Share>
   using backward_memory = detail::backward_by_heads<T, Share, memory_type>;
 
+  void check_options() const {
+    detail::check_head_chunks(options_.head_chunks, name, comm_.rank(), comm_.size());
+    detail::check_choice(options_.keep, int(std::size(detail::keep_words)), "way to keep", "sp::keep", name, comm_.rank(),
+                         comm_.size());
+  }
   /// An attention inside that cuts heads again would cut those of a chunk otherwise than all of them: it is given all at once.
   heads_of_call heads_in(heads whole) const {
     bool const cut_again = options_.head_chunks > 1 && inner_.local_heads_of(whole) != whole;

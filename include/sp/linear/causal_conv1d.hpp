@@ -44,6 +44,7 @@ public:
 
   explicit causal_conv1d(Comm comm, conv1d_options options = {}) : comm_(std::move(comm)), options_(options) {
     detail::check_level(options_.checks, name, comm_.rank(), comm_.size());
+    detail::check_choice(options_.activation, 2, "activation", "sp::activation", name, comm_.rank(), comm_.size());
     if (options_.width < 1)
       fail({errc::invalid_shape, "a width of " + std::to_string(options_.width), "Give one tap or more", name, comm_.rank(),
             comm_.size()});

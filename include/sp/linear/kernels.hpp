@@ -46,7 +46,13 @@ public:
   template <class T>
   using saved = owned<accumulate_t<T>, 4>;
 
-  constexpr explicit linear_cpu(linear_options options = {}) : options_(options) {}
+  constexpr explicit linear_cpu(linear_options options = {}) : options_(options) {
+    if (options.chunk < 0)
+      refuse("chunks of " + std::to_string(options.chunk) + " tokens", "Give .chunk = 1 or more, or 0 for the usual number");
+    if (options.keep_every < 1)
+      refuse("a state kept for every " + std::to_string(options.keep_every) + " tokens",
+             "Give .keep_every = 1 or more; .recompute = true keeps none");
+  }
 
   /// The last extent of a gate.
   static constexpr index_t gate_width(int, index_t key_dim) { return Form == map_form::diagonal ? key_dim : 1; }
@@ -125,6 +131,9 @@ private:
 
   linear_options options_;
 
+  [[noreturn]] static void refuse(std::string problem, std::string remedy) {
+    fail({errc::invalid_shape, "linear attention: " + std::move(problem), std::move(remedy)});
+  }
   index_t chunk() const { return options_.chunk > 0 ? options_.chunk : Form == map_form::diagonal ? 16 : 64; }
   /// Chunks between kept states, of a segment of so many rows.
   index_t block(index_t rows) const { return max(1, min(ceil_div(options_.keep_every, chunk()), ceil_div(rows, chunk()))); }

@@ -308,6 +308,19 @@ inline int check_level(int level, char const* primitive, int rank, int size) {
           primitive, rank, size});
   return level;
 }
+/// Heads go in one chunk or more.
+inline void check_head_chunks(index_t chunks, char const* primitive, int rank, int size) {
+  if (chunks < 1)
+    fail({errc::invalid_shape, "heads in " + std::to_string(chunks) + " chunks",
+          "Give one head chunk or more; more than there are heads are as many as heads", primitive, rank, size});
+}
+/// An option is one of `count` enumerators from 0 on; `type` is their type's name.
+template <class Choice>
+void check_choice(Choice choice, int count, char const* what, char const* type, char const* primitive, int rank, int size) {
+  if (int(choice) < 0 || int(choice) >= count)
+    fail({errc::unsupported, "there is no " + std::string(what) + " number " + std::to_string(int(choice)),
+          "Name one of " + std::string(type), primitive, rank, size});
+}
 
 } // namespace detail
 } // namespace sp
