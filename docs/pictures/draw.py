@@ -154,13 +154,11 @@ def usp_picture():
 
 def layers_picture():
     """Folders of include/sp, each including only what is below it; under the name of a layer stand the folders inside of it."""
-    p = Picture(900, 382)
+    p = Picture(900, 440)
     rows = [
         [("sp/*.hpp: one entry point for each thing a program uses (ulysses, ring, usp, batch, mesh, threads, mpi, cpu, ...)", "", 0, 860)],
-        [
-            ("multimodal: images, splices, slots of a model", "splices/", 0, 420),
-            ("linear: convolution, linear attention", "cpu/", 430, 430),
-        ],
+        [("multimodal: images, splices, slots of a model", "splices/", 0, 860)],
+        [("linear: convolution, linear attention", "cpu/", 0, 860)],
         [
             ("attention: prepare, forward, backward", "call/ ring/ ulysses/", 0, 420),
             ("loss: the same on every rank", "", 430, 430),

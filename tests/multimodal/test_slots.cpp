@@ -175,8 +175,7 @@ TEST_CASE("one geometry serves all slots of a kind, under a mask of the step too
   CHECK(says(failure_of([&] { return layers[0].backward(shared, c, layers[0].forward(b, c, inputs(x)), gradients(x)), 0; }),
              errc::bad_state, "another batch"));
   layers[1] = {seat, conformance::stateful_sdpa{}};
-  CHECK(says(failure_of([&] { return layers[1].forward(shared, c, inputs(x)); }), errc::bad_state,
-             "another kind of attention object"));
+  CHECK(says(failure_of([&] { return layers[1].forward(shared, c, inputs(x)); }), errc::bad_state, "another kind of object"));
   CHECK(says(failure_of([&] { return layers[1].forward(sp::slot_prepared(), c, inputs(x)); }), errc::bad_state,
              "not made by prepare()"));
 }

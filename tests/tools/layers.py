@@ -23,8 +23,8 @@ LEVEL = {
     "attention": 5,
     "loss": 5,
     "linear": 6,
-    "multimodal": 6,
-    "": 7,  # the entry points include/sp/*.hpp
+    "multimodal": 7,
+    "": 8,  # the entry points include/sp/*.hpp
 }
 MAX_LINES = 400
 

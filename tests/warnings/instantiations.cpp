@@ -16,6 +16,7 @@
 #include <sp/gather_loss.hpp>
 #include <sp/gather_tokens.hpp>
 #include <sp/linear.hpp>
+#include <sp/linear_slot.hpp>
 #include <sp/local.hpp>
 #include <sp/mesh.hpp>
 #include <sp/multimodal.hpp>
@@ -140,10 +141,28 @@ struct model {
   sp::attention_slot<sp::text_role, T>* text = nullptr;
   sp::fusion_slot<sp::splice::one_to_one, T> merge{{.image = 1}};
   sp::deepstack_slot<T> deep;
+  sp::conv1d_slot<T> mix;
+  sp::linear_slot<sp::scalar_decay, T> recall;
 };
 template <class T>
 auto members(model<T>& m) {
-  return sp::parts("vision", m.vision, "text", m.text, "merge", m.merge, "deep", m.deep);
+  return sp::parts("vision", m.vision, "text", m.text, "merge", m.merge, "deep", m.deep, "mix", m.mix, "recall", m.recall);
+}
+
+/// All calls of the slots of one kind, with a batch and with what was prepared.
+template <class Slot, class Shape>
+void call_layer(Slot const& slot, sp::batch const& b, sp::context<> const& c, Shape const& shape) {
+  typename Slot::forward_type const in{};
+  typename Slot::backward_type const out{};
+  slot.backward(b, slot.forward(b, in), out);
+  slot.infer(b, in);
+  slot.backward(b, c, slot.forward(b, c, in), out);
+  auto p = slot.prepare(b);
+  p = slot.prepare(b, c);
+  slot.infer(p, c, in);
+  slot.infer(b, c, in);
+  slot.backward(p, c, slot.forward(p, c, in), out);
+  (void)(slot.scratch_bytes(b, shape) + slot.saved_bytes(b, shape));
 }
 
 /// All calls of slots, with a batch and with what was prepared.
@@ -169,6 +188,8 @@ void wrap(Comm const& ranks, sp::batch const& b, sp::allocator& memory, Kernel c
   };
   calls(m.vision[0]);
   calls(*m.text);
+  call_layer(m.mix, b, c, sp::index_t{8});
+  call_layer(m.recall, b, c, sp::linear_shape{});
   sp::view<T, 2> y;
   auto const fused = m.merge.prepare(c, {}, b, b, {}, sp::zigzag{});
   m.merge.forward(fused, {.text = y, .visual = y, .hidden = y});

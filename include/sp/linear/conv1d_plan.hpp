@@ -71,6 +71,7 @@ public:
     bool initial = false, bias = false, final = false;
   };
 
+  conv1d_saved() = default; ///< of no call
   /// Room for the halo, in memory of context.kept.
   conv1d_saved(basic_allocator<M>& kept, index_t rows, origin const& from)
       : halo(kept, {rows, from.channels}), from_(from), live_(true) {}

@@ -146,9 +146,10 @@ inline bool ulysses_comes_first(mesh const& m) {
 
 } // namespace detail
 
-/// Finds the slots of a model (sp::inspect says which) and puts an attention object over `ranks` into each. `ranks`: a communicator
+/// Finds the slots of a model (sp::inspect says which) and puts an object over `ranks` into each. `ranks`: a communicator
 /// or group of the ranks that share a sequence; the model's batches are cut over them, with any sharding. `kernels`: a kernel
-/// that rings or Ulysses take, or role_kernels. Degrees follow from the heads that slots say (sp::derive), for each role by itself.
+/// that rings or Ulysses take, or role_kernels. Degrees follow from the heads that attention slots say (sp::derive), for each role by itself; slots of fusion, linear
+/// attention and convolutions keep their own kernels and take all ranks.
 /// Returns the model. Collective: every rank calls it with an equal model and equal options, before the first step or between steps.
 ///
 ///     sp::auto_wrap(model, ranks, sp::cpu{});

@@ -22,8 +22,11 @@ namespace detail {
 /// What found_part::what may be.
 namespace part_names {
 inline constexpr char const *attention = "attention slot", *fusion = "fusion slot", *deepstack = "deepstack slot",
-                            *projection = "projection", *other = "part";
-}
+                            *linear = "linear attention slot", *conv1d = "convolution slot", *projection = "projection",
+                            *other = "part";
+/// By kind.
+inline constexpr char const* of_slots[] = {attention, fusion, deepstack, linear, conv1d};
+} // namespace part_names
 } // namespace detail
 
 /// All of a model, in the order of its parts.
@@ -128,13 +131,11 @@ private:
         "sp::attention_slot there, or give its type no member `kind`.");
     found_part p;
     p.role = std::remove_cv_t<Slot>::role::name;
+    p.what = part_names::of_slots[int(std::remove_cv_t<Slot>::kind)];
     if constexpr (std::remove_cv_t<Slot>::kind == slot_kind::attention) {
-      p.what = part_names::attention;
       p.q_heads = s.seat().heads().q_heads;
       p.kv_heads = s.seat().heads().kv_heads;
       p.prefix = s.seat().prefix;
-    } else {
-      p.what = std::remove_cv_t<Slot>::kind == slot_kind::fusion ? part_names::fusion : part_names::deepstack;
     }
     p.holds = text_of(s.seated());
     return p;

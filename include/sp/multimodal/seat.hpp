@@ -14,7 +14,7 @@ struct projection_role {
 };
 
 /// What a slot is a seat for.
-enum class slot_kind { attention, fusion, deepstack };
+enum class slot_kind { attention, fusion, deepstack, linear, conv1d };
 
 /// How the ranks of a sequence meet in one object, for reports.
 struct seating {

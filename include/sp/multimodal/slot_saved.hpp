@@ -17,6 +17,14 @@ namespace detail {
 template <class X>
 inline constexpr char type_tag = 0;
 
+/// What attention objects save, in which sp::kernel_results finds what kernels returned; others save none of it.
+template <class Saved>
+concept saves_kernel_results = requires(Saved const& s) {
+  s.entries;
+}
+|| requires(Saved const& s) { s.by_backend; }
+|| requires(Saved const& s) { s.inner; };
+
 /// What all boxes of saved begin with.
 struct saved_box {
   void const* type = nullptr;              ///< type_tag of what is inside
@@ -52,10 +60,12 @@ public:
       b->give_back = [](saved_box* x) { static_cast<box*>(x)->home->back(static_cast<box*>(x)); };
       b->content = [](saved_box const* x) -> void const* { return &static_cast<box const*>(x)->value; };
       b->results = [](saved_box const* x, void const* type, void* list) {
-        using entry = typename decltype(kernel_result_type<Saved>())::type;
-        if constexpr (!std::is_same_v<entry, nothing>)
-          if (type == &type_tag<entry>)
-            *static_cast<std::vector<entry const*>*>(list) = kernel_results(static_cast<box const*>(x)->value);
+        if constexpr (saves_kernel_results<Saved>) {
+          using entry = typename decltype(kernel_result_type<Saved>())::type;
+          if constexpr (!std::is_same_v<entry, nothing>)
+            if (type == &type_tag<entry>)
+              *static_cast<std::vector<entry const*>*>(list) = kernel_results(static_cast<box const*>(x)->value);
+        }
       };
       b->home = this;
     }
@@ -162,7 +172,7 @@ public:
   [[nodiscard]] Prepared& as() const {
     if (!object_ || type_ != &detail::type_tag<Prepared>)
       fail({errc::bad_state,
-            object_ ? "this geometry was prepared for another kind of attention object than sits in the slot"
+            object_ ? "this geometry was prepared for another kind of object than sits in the slot"
                     : "this geometry was not made by prepare()",
             "Prepare with this slot, after it was wrapped"});
     return *static_cast<Prepared*>(object_);

@@ -15,7 +15,7 @@ struct census {
   model_report report{};
   role_census roles[role_count]{};
   digest seats[role_count]{}; ///< names, heads, masks, scales and prefixes of the slots of a role
-  index_t fusions = 0, deepstacks = 0;
+  index_t fusions = 0, deepstacks = 0, linears = 0, convolutions = 0;
 };
 
 /// Takes one.
@@ -33,7 +33,10 @@ struct census_walk : census {
         seats[role_index<role>].add(path.data(), path.size()).add(digest_of(s.seat().mask)).add(s.seat().scale);
         seats[role_index<role>].add(s.seat().q_heads).add(s.seat().kv_heads).add(s.seat().prefix);
       } else {
-        ++(Slot::kind == slot_kind::fusion ? fusions : deepstacks);
+        ++(Slot::kind == slot_kind::fusion      ? fusions
+           : Slot::kind == slot_kind::deepstack ? deepstacks
+           : Slot::kind == slot_kind::linear    ? linears
+                                                : convolutions);
       }
     }
   }
@@ -63,7 +66,7 @@ inline void require_slots(census const& found) {
       if (!p.taken && n++ < 3) s += (s.empty() ? " (" : "; ") + p.path + ": " + p.why_not;
     return s + (n > 3 ? "; and " + std::to_string(n - 3) + " more" : "") + (n > 0 ? ")" : "");
   };
-  index_t slots = found.fusions + found.deepstacks;
+  index_t slots = found.fusions + found.deepstacks + found.linears + found.convolutions;
   for (role_census const& of : found.roles) slots += of.slots;
   if (slots == 0)
     fail({errc::bad_state, "nothing to wrap was found in this model" + listed(),
@@ -102,6 +105,7 @@ inline void describe(fingerprint& f, wrap_options const& o, mesh_degrees const* 
 inline void describe(fingerprint& f, census const& found) {
   for (int i = 0; i < role_count; ++i) f.number(slots_of[i], found.roles[i].slots).hash(seats_of[i], given(found.seats[i]));
   f.number("fusion slots", found.fusions).number("deepstack slots", found.deepstacks);
+  f.number("linear attention slots", found.linears).number("convolution slots", found.convolutions);
 }
 
 /// `local` looks at this rank's model and adds to the fingerprint; then all ranks go on or all throw. Over other memory than the host's
