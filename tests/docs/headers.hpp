@@ -16,6 +16,7 @@
 #include <sp/gather_loss.hpp>
 #include <sp/gather_tokens.hpp>
 #include <sp/linear.hpp>
+#include <sp/linear_slot.hpp>
 #include <sp/reference.hpp>
 #include <sp/ring.hpp>
 #include <sp/threads.hpp>
