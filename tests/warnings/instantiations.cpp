@@ -444,6 +444,8 @@ void instantiate(sp::threads const& ranks, sp::batch const& batch, sp::ledger& c
   everything<double>(ranks, batch, batch.memory());
   everything<sp::bf16>(ranks, batch, batch.memory());
   everything<sp::fp16>(ranks, batch, batch.memory());
+  remember<float>(ranks, batch, batch.memory(), sp::gated_delta{});
+  remember<double>(ranks, batch, batch.memory(), sp::gated_linear{});
   attend<float>(sp::ring_attention{ranks, sp::cpu{sp::alibi{}}}, batch, batch.memory());
   fuse<float>(ranks, batch, batch.memory(), sp::splice::one_to_one{1});
   fuse<float>(ranks, batch, batch.memory(), sp::splice::between{1, 2});
