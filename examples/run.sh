@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the trainer and runs it: examples/run.sh [--mpi P | --cuda] [--text PATH] [--out DIR] [--steps N]; --help lists the rest. Pictures
-# and text: examples/run.sh --model multimodal [--images PATH] [--splice llava|internvl|qwen] [--out DIR].
-# Without --text it reads this repository, without --out it writes to build/report (build/multimodal-report); with --mpi P the ranks are P processes,
-# with --cuda they share a CUDA device. Where nvcc or a device is missing, --cuda says so and ends with 77.
+# Builds the trainer and runs it: examples/run.sh [--model hybrid] [--mpi P | --cuda] [--text PATH] [--out DIR] [--steps N]; --help lists the
+# rest. Pictures and text: examples/run.sh --model multimodal [--images PATH] [--splice llava|internvl|qwen] [--out DIR].
+# Without --text it reads this repository, without --out it writes to build/report (build/hybrid-report, build/multimodal-report); with
+# --mpi P the ranks are P processes, with --cuda they share a CUDA device. Where nvcc or a device is missing, --cuda says so and ends with 77.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -22,6 +22,14 @@ done
 program=sp_trainer needs=examples start=() report=report
 case $model in
   text) ;;
+  hybrid)
+    report=hybrid-report
+    arguments+=(--model hybrid)
+    if [[ $cuda ]]; then
+      echo "sp: linear attention has no kernel for devices: leave out --cuda with --model hybrid" >&2
+      exit 2
+    fi
+    ;;
   multimodal)
     program=sp_multimodal_trainer report=multimodal-report
     if [[ $processes || $cuda ]]; then
@@ -30,7 +38,7 @@ case $model in
     fi
     ;;
   *)
-    echo "sp: --model is text or multimodal, not '$model'" >&2
+    echo "sp: --model is text, hybrid or multimodal, not '$model'" >&2
     exit 2
     ;;
 esac

@@ -32,7 +32,7 @@ void run_all(report& r, trainer::ranks& us, trainer::progress& show) {
     std::size_t const first = r.outcomes.size();
     for (plan const& p : r.plans) {
       r.outcomes.push_back((in_double ? run_double : run_float)(us, p, r.asked, *r.digits, show));
-      compare(r.outcomes.back(), r.outcomes[first], r.asked);
+      trainer::compare(r.outcomes.back(), r.outcomes[first], parameter_table(r.asked.model), r.asked.compared_steps);
     }
   }
 }

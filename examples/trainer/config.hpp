@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -49,17 +50,22 @@ struct shape {
   }
 };
 
+/// Layers of softmax attention alone, or gated delta nets with one of softmax attention behind every three, as Qwen3-Next has them.
+enum class model_kind { text, hybrid };
+
 /// What computes attention on a device: sp::cuda_flash, in bf16, or sp::basic_reference, in the model's type. In double always that.
 enum class device_kernel { flash, reference };
 
 struct settings {
   std::vector<std::filesystem::path> text;
   std::filesystem::path out = "report";
+  model_kind kind = model_kind::text;
   shape model{};
-  int steps = 32;         ///< in float
-  int double_steps = 4;   ///< in double, where agreement is exact to 1e-9
-  index_t stream = 4096;  ///< tokens of one step
-  index_t longest = 1536; ///< longer files become several documents
+  int steps = 32;                                       ///< in float
+  int double_steps = 4;                                 ///< in double, where agreement is exact to 1e-9
+  index_t stream = 4096;                                ///< tokens of one step
+  index_t longest = 1536;                               ///< longer files become several documents
+  int compared_steps = std::numeric_limits<int>::max(); ///< of them, the first, with those of one rank
   double learning_rate = 3e-3;
   double weight_decay = 0.1;
   double clip = 1.0;

@@ -20,7 +20,7 @@ void run_all(report& r, ranks& us, progress& show) {
       r.outcomes.push_back(in_double ? run_double(us, p, r.asked, *r.text, steps, show)
                                      : run_float(us, p, r.asked, *r.text, steps, show));
       if (!us.lead()) continue;
-      compare(r.outcomes.back(), r.outcomes[first], parameter_table(r.asked.model));
+      compare(r.outcomes.back(), r.outcomes[first], parameter_table(r.asked.model), r.asked.compared_steps);
       r.outcomes.back().imbalance = imbalance(p, r.first_step, r.asked.model);
     }
   }
@@ -32,15 +32,13 @@ void describe(report const& r) {
   if (t.binary) fmt::print("; {} binary files skipped", t.binary);
   if (t.unreadable) fmt::print("; {} unreadable files skipped", t.unreadable);
   if (t.truncated) fmt::print("; there is more, the rest is not used");
-  shape const& m = r.asked.model;
-  fmt::print("\nmodel    {} parameters: {} layers, width {}, {} query heads on {} kv heads of {}, SwiGLU {}\n", r.parameters,
-             m.layers, m.dim, m.q_heads, m.kv_heads, m.head_dim, m.hidden);
+  fmt::print("\nmodel    {} parameters: {}, SwiGLU {}\n", r.parameters, layers_of(r.asked.model), r.asked.model.hidden);
   fmt::print("steps    {} in {}, {} in double, {} packed tokens each\n\n", r.asked.steps, r.asked.type_of<float>(),
              r.asked.double_steps, r.asked.stream);
 }
 
 int conclude(report const& r) {
-  auto wrong = complaints(r.outcomes);
+  auto wrong = complaints(r);
   outcome const& one = r.outcomes.front();
   if (wrong.empty()) {
     double part = required_fall(one.losses.size());
@@ -66,9 +64,11 @@ int train(settings const& asked, corpus const& text, ranks& us) {
            {},
            0,
            ranks::are(),
-           us.cores()};
+           us.cores(),
+           std::nullopt};
   if (us.lead()) describe(r);
   progress show(double(r.plans.size()) * double(asked.stream) * (asked.steps + asked.double_steps));
+  if (!asked.on_device) r.slopes = gradient_error(us, asked, text);
   run_all(r, us, show);
   if (!us.lead()) return 0;
   r.seconds = show.seconds_in_all();

@@ -22,6 +22,15 @@ std::vector<std::filesystem::path> own_text() {
   return paths;
 }
 
+/// Three gated delta nets, then a layer of softmax attention. What a net gives a document's first token is its value times a number that
+/// may be nearly 0, and the norm behind it leaves of that number little but its sign: so training soon amplifies what rounding did.
+void make_hybrid(settings& s) {
+  s.compared_steps = 8;
+  shape& m = s.model;
+  m.layers = 4;
+  m.delta = {.run = 3, .k_heads = 2, .v_heads = m.q_heads, .key_dim = m.head_dim, .value_dim = 3 * m.head_dim / 2, .taps = 4};
+}
+
 /// A model and a stream so small that every strategy runs in a moment: for tests.
 void make_quick(settings& s) {
   s.model = {.dim = 32, .layers = 2, .q_heads = 4, .kv_heads = 2, .head_dim = 8, .hidden = 64, .delta = {}};
@@ -39,6 +48,8 @@ sp::schedule schedule_of(std::string const& name) {
 std::string misfit(settings const& s, bool kernel_is_named) {
   if (kernel_is_named && !s.on_device)
     return "--kernel names what computes attention on a CUDA device, and this program uses none: start examples/run.sh --cuda";
+  if (s.on_device && s.kind == model_kind::hybrid)
+    return "--model hybrid has layers of linear attention, which has no kernel for devices: leave out --cuda";
   if (s.on_device && s.workers > 1)
     return "--workers are threads of the host that compute attention, which a CUDA device does here: leave it out";
   return "";
@@ -49,6 +60,10 @@ std::string misfit(settings const& s, bool kernel_is_named) {
 std::optional<int> read_options(int argc, char** argv, bool speaks, settings& asked) {
   CLI::App app{"Trains a byte-level language model by one rank and by several, and compares their numbers."};
   app.add_option("--text", asked.text, "file or folder to train on; may be given several times (default: this repository)");
+  std::string model;
+  app.add_option("--model", model,
+                 "text: layers of softmax attention; hybrid: three gated delta nets before each of them, as in Qwen3-Next")
+      ->transform(CLI::IsMember({"text", "hybrid"}, CLI::ignore_case));
   app.add_option("--out", asked.out, "folder for train.json and report.html")->capture_default_str();
   CLI::Range const some_steps(1, 1000000);
   auto* steps = app.add_option("--steps", asked.steps, "training steps in float")->capture_default_str()->check(some_steps);
@@ -77,6 +92,7 @@ std::optional<int> read_options(int argc, char** argv, bool speaks, settings& as
     std::ostringstream nothing;
     return (speaks ? app.exit(e) : app.exit(e, nothing, nothing)) == 0 ? 0 : 2;
   }
+  if (model == "hybrid") asked.kind = model_kind::hybrid;
   if (!in_rings->empty()) asked.schedule = schedule_of(schedule);
   if (!kernel->empty()) asked.kernel = computes == "flash" ? device_kernel::flash : device_kernel::reference;
   if (std::string const why = misfit(asked, !kernel->empty()); !why.empty()) {
@@ -88,6 +104,7 @@ std::optional<int> read_options(int argc, char** argv, bool speaks, settings& as
     if (steps->empty()) asked.steps = 12;
     if (more->empty()) asked.double_steps = 3;
   }
+  if (asked.kind == model_kind::hybrid) make_hybrid(asked);
   if (asked.text.empty()) asked.text = own_text();
   return std::nullopt;
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Runs sp_trainer and checks what it leaves behind: trainer_check.py PROGRAM FOLDER [--mpi MPI_PROGRAM | --cuda CUDA_PROGRAM].
+"""Runs sp_trainer and checks what it leaves behind: trainer_check.py PROGRAM FOLDER [--mpi MPI_PROGRAM | --cuda CUDA_PROGRAM | --model hybrid].
 
 With --mpi four processes of MPI_PROGRAM train as well, and must print, write and end like PROGRAM: the same numbers to the bit.
 With --cuda CUDA_PROGRAM, a device's or one over fakes, trains with both kernels, and must have the numbers of PROGRAM within the bounds of
 its number types; where it says that there is no device, so does this.
+With --model hybrid it trains that model for a few steps.
 The numbers of train.json are judged again from the curves themselves; the page must keep its promises, and violations planted on
 it must be noticed; wrong paths end with 2. --self-test shows the same without the program, on a report and a page made up here.
 """
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import sys
 
-from trainer_numbers import STRATEGIES, judge_near, judge_numbers, judge_same
+from trainer_numbers import STRATEGIES, judge_hybrid, judge_near, judge_numbers, judge_same
 from trainer_page import judge_page
 from trainer_violations import self_test, unnoticed_on_page
 
@@ -119,6 +120,22 @@ def check_misfit(command, arguments, sentence, folder):
     return failing(refused, f"{' '.join(map(str, arguments))} was not refused", done)
 
 
+def check_model(program, model, folder):
+    """Another model by all strategies, whose first steps in float are compared: soon training amplifies what rounding did."""
+    text = pathlib.Path(__file__).resolve().parents[2] / "docs"
+    steps = {"float": 10, "double": 2}
+    done = run_quick([program], "--model", model, "--steps", steps["float"], "--double-steps", steps["double"], "--text", text, "--out", folder)
+    if done.returncode != 0:
+        return failing(False, f"the trainer failed with --model {model}", done)
+    print(done.stdout.decode())
+    report, page = written(folder)
+    start = pathlib.Path(__file__).resolve().parents[2] / "examples/run.sh"
+    return (judge_numbers(report, steps) + judge_hybrid(report) + judge_page(page, report)
+            + failing(b"exchange tokens for heads under ulysses 4, striped ring 3" in done.stdout, "how gated delta nets are computed was not said", done)
+            + check_misfit([start], ["--cuda", "--model", model], "leave out --cuda", folder)
+            + check_misfit([program], ["--model", "other"], "--model", folder))
+
+
 def check_repository(program, folder):
     """This repository's text; enough steps that the program itself requires a fall."""
     done = run_quick([program], "--steps", STEPS["float"], "--double-steps", STEPS["double"], "--out", folder)
@@ -209,7 +226,7 @@ def main():
     program, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    checks = {"--mpi": check_mpi, "--cuda": check_cuda}
+    checks = {"--mpi": check_mpi, "--cuda": check_cuda, "--model": check_model}
     wrong = checks[sys.argv[3]](program, sys.argv[4], folder) if len(sys.argv) == 5 else check(program, folder)
     for w in wrong:
         print("trainer_check: " + w, file=sys.stderr)

@@ -6,7 +6,8 @@ import copy
 import math
 import re
 
-from trainer_numbers import ALLOWED, CURVES, STRATEGIES, difference_by_step, imbalance, judge_near, judge_numbers, judge_same, kinds_of, mean_of_last_3, relative
+from trainer_numbers import (ALLOWED, BY_HEADS, CURVES, STRATEGIES, difference_by_step, imbalance, judge_hybrid, judge_near, judge_numbers, judge_same, kinds_of,
+                             mean_of_last_3, relative)
 from trainer_page import cells_of, judge_page, power_of_ten, scientific
 
 ON_PAGE = [  # what is wrong, what is replaced, by what
@@ -70,7 +71,7 @@ def sample_run(strategy, kind, number, steps):
     losses = [(5.0 - 0.1 * s) * (1 + (s > 0) * number * ALLOWED[kind] / 100) for s in range(steps)]
     cu_seqlens, q_heads = [0, 40, 64], 4
     return {"strategy": strategy, "type": kind, "ranks": math.prod(STRATEGIES[strategy][:3]), "losses": losses, "gradient_norms": list(losses),
-            "difference": {"first_gradients": 0.0}, "allowed_difference": ALLOWED[kind], "tokens_per_second": 1000.0 + number,
+            "difference": {"first_gradients": 0.0}, "allowed_difference": ALLOWED[kind], "compared_steps": steps, "tokens_per_second": 1000.0 + number,
             "bytes_per_token": {"counted": 8.0 * number, "closed_form": 8.0 * number}, "peak_attention_bytes_per_rank": 1 << 20,
             "imbalance": imbalance(strategy, cu_seqlens, q_heads), "final_loss_mean_of_last_3": mean_of_last_3(losses)}
 
@@ -92,7 +93,8 @@ def sample_report(steps):
     for r in runs:
         one = next(x for x in runs if x["type"] == r["type"])
         r["difference"].update({n: max(relative(r[c], one[c])) for n, c in CURVES.items()})
-    return {"runs": runs, "ranks_are": "threads of this machine", "cores": 2, "threads_per_rank": 1, "model": {"q_heads": 4}, "first_step_cu_seqlens": [0, 40, 64]}
+    return {"runs": runs, "ranks_are": "threads of this machine", "cores": 2, "threads_per_rank": 1, "model": {"q_heads": 4}, "first_step_cu_seqlens": [0, 40, 64],
+            "gradients_against_differences_of_the_loss": {"error": 1e-11, "allowed": 1e-9}}
 
 
 def sample_table(name, report):
@@ -149,8 +151,25 @@ IN_NUMBERS = [
     lambda r: r["runs"][1].__setitem__("bytes_per_token", {"counted": 0.0, "closed_form": 0.0}),
     lambda r: r["runs"][4].__setitem__("final_loss_mean_of_last_3", r["runs"][4]["losses"][-1]),
     lambda r: r["runs"][1].update({c: r["runs"][0][c] for c in CURVES.values()}),
+    lambda r: r["runs"][4].__setitem__("compared_steps", 1),
     lambda r: r["runs"][5].__setitem__("imbalance", 1.0), lambda r: r.__setitem__("cores", 0), lambda r: r.__setitem__("threads_per_rank", 2),
+    lambda r: r["gradients_against_differences_of_the_loss"].__setitem__("error", 1e-8),
+    lambda r: r["gradients_against_differences_of_the_loss"].__setitem__("error", None),
 ]
+
+
+def hybrid_can_fail(good):
+    """Other layers than the hybrid has, and nets computed by something else than their strategy says."""
+    hybrid = copy.deepcopy(good)
+    hybrid["model"].update({"layers": 4, "gated_delta_nets": {"layers": 3, "k_heads": 2, "v_heads": 4}})
+    for r in hybrid["runs"]:
+        r["gated_delta_nets_by"] = "heads" if r["strategy"] in BY_HEADS else "state"
+    assert judge_hybrid(hybrid) == [], judge_hybrid(hybrid)
+    for change in (lambda r: r["model"]["gated_delta_nets"].__setitem__("layers", 2), lambda r: r["model"].__setitem__("layers", 2),
+                   lambda r: r["runs"][1].__setitem__("gated_delta_nets_by", "state")):
+        bad = copy.deepcopy(hybrid)
+        change(bad)
+        assert judge_hybrid(bad)
 
 
 def self_test(steps):
@@ -167,7 +186,8 @@ def self_test(steps):
     assert len(judge_same(good, other)) == 1
 
     near_can_fail(good)
+    hybrid_can_fail(good)
     page = sample_page(good)
     assert judge_page(page, good) == [], judge_page(page, good)
     assert not unnoticed_on_page(page, good), unnoticed_on_page(page, good)
-    print(f"{len(IN_NUMBERS) + 1} wrong reports and {len(ON_PAGE)} wrong pages were noticed")
+    print(f"{len(IN_NUMBERS) + 4} wrong reports and {len(ON_PAGE)} wrong pages were noticed")

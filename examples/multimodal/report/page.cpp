@@ -56,7 +56,7 @@ std::string verdict(report const& r) {
 std::string difference_section(report const& r, std::span<outcome const> runs) {
   std::vector<trainer::series> shown;
   for (outcome const& run : runs)
-    shown.push_back({run.strategy, trainer::difference_by_step(first_steps(run, r.asked), first_steps(runs[0], r.asked)),
+    shown.push_back({run.strategy, trainer::difference_by_step(run, runs[0], r.asked.compared_steps),
                      run.ranks == 1 ? trainer::grey : int(shown.size()) - 1});
   return fmt::format("<section><h3>Difference from one rank, {}, first {}</h3>\n", runs[0].type,
                      counted(shown[0].values.size(), "step")) +

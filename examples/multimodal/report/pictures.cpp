@@ -53,7 +53,7 @@ struct place {
 /// The pictures of the first texts of data rank `part`.
 std::string draw_patches(plan const& p, step const& s, settings const& asked, int part, std::size_t most) {
   step_batches const of(s, p, place{0, p.sequence()});
-  auto const owners = owners_of(of.patches.layout());
+  auto const owners = trainer::owners_of(of.patches.layout());
   auto const places = s.images.positions();
   std::vector<picture> shown;
   for (sample const& x : s.samples)
@@ -83,7 +83,7 @@ std::string draw_rows(plan const& p, step const& s, settings const& asked, int p
   std::vector<index_t> cu_seqlens{0};
   for (sample const& x : s.samples) cu_seqlens.push_back(cu_seqlens.back() + index_t(sources_of(step({x}, asked), asked).size()));
   auto const owners = with_sharding(
-      p, [&](auto const& how) { return owners_of(sp::layout(sp::documents::packed(cu_seqlens), how, p.sequence())); });
+      p, [&](auto const& how) { return trainer::owners_of(sp::layout(sp::documents::packed(cu_seqlens), how, p.sequence())); });
   double const scale = 940 / double(sources.size());
   svg to(940, 24, fmt::format("owners of rows, {}, data rank {}", p.name, part), "class=\"band\" preserveAspectRatio=\"none\"");
   for (std::size_t i = 0; i < sources.size();) {

@@ -4,29 +4,11 @@
 
 #include "multimodal/model/table.hpp"
 #include "multimodal/training/outcome.hpp"
-#include "trainer/training/slopes.hpp"
+#include "trainer/training/compare.hpp"
 
 namespace multimodal {
 
 inline double bound_of_gradients(std::string const& type) { return type == "double" ? 1e-10 : trainer::bound_of(type); }
-
-/// The first steps of a run, those that are compared.
-inline trainer::outcome first_steps(outcome const& run, settings const& asked) {
-  trainer::outcome few = run;
-  auto const n = std::min(run.losses.size(), std::size_t(asked.compared_steps));
-  few.losses.resize(n);
-  few.norms.resize(n);
-  return few;
-}
-
-/// Fills in the differences; `one` is the one-rank run.
-inline void compare(outcome& run, outcome const& one, settings const& asked) {
-  trainer::outcome few = first_steps(run, asked);
-  trainer::compare(few, first_steps(one, asked), parameter_table(asked.model));
-  run.loss_difference = few.loss_difference;
-  run.norm_difference = few.norm_difference;
-  run.gradient_difference = few.gradient_difference;
-}
 
 /// Right answers that are asked of a run, as a part of all; nothing of short runs, nor of handwriting, which is harder to read.
 inline double required_accuracy(settings const& asked, bool drawn) { return drawn && asked.steps >= 500 ? 0.8 : 0; }
@@ -34,7 +16,7 @@ inline double required_accuracy(settings const& asked, bool drawn) { return draw
 /// One sentence per broken promise; empty when all is well.
 inline std::vector<std::string> complaints(std::vector<outcome> const& runs, settings const& asked, bool drawn, double slopes) {
   std::vector<std::string> out;
-  trainer::judge_slopes(slopes, out);
+  trainer::judge_slopes(slopes, trainer::bound_of_slopes, out);
   for (outcome const& run : runs) {
     trainer::judge(run, trainer::bound_of(run.type), bound_of_gradients(run.type), out);
     trainer::judge_fall(run, out);

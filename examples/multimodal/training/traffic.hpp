@@ -36,15 +36,6 @@ inline std::vector<source_row> sources_of(step const& s, settings const& asked) 
   return all;
 }
 
-/// [row of the stream] -> the rank that owns it.
-inline std::vector<int> owners_of(sp::layout const& who) {
-  std::vector<int> owners(std::size_t(who.docs().length()));
-  for (int r = 0; r < who.parts(); ++r)
-    for (sp::run const& run : who.runs(r))
-      for (index_t i = 0; i < run.count; ++i) owners[std::size_t(run.at(i))] = r;
-  return owners;
-}
-
 /// Bytes that the ranks of one sequence group send for a step, forward and backward, with elements of `element` bytes. The batches and the
 /// layout are those of any rank.
 inline index_t step_bytes(plan const& p, step const& s, step_batches const& of, sp::layout const& fused, settings const& asked,
@@ -63,7 +54,8 @@ inline index_t step_bytes(plan const& p, step const& s, step_batches const& of, 
   bytes += t.layers * 2 * (p.sequence() - 1) * prefix_rows * t.heads * t.head_dim * element; // out, and shares of dout
   bytes += m.layers * trainer::attention_bytes(text, trainer::tokens_of_ranks(fused), trainer::key_rows_sent(text, fused), size);
 
-  auto const to = owners_of(fused), from_text = owners_of(of.text.layout()), from_visual = owners_of(of.merged.layout());
+  auto const to = trainer::owners_of(fused), from_text = trainer::owners_of(of.text.layout()),
+             from_visual = trainer::owners_of(of.merged.layout());
   auto const sources = sources_of(s, asked);
   index_t text_moved = 0, visual_moved = 0;
   for (std::size_t i = 0; i < sources.size(); ++i) {

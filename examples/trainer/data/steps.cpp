@@ -33,6 +33,17 @@ step_text reader::next() {
   return step;
 }
 
+step_text beginnings(step_text const& step, index_t documents, index_t tokens) {
+  step_text few;
+  for (index_t d = 0; d < std::min(documents, step.documents()); ++d) {
+    auto const begin = step.tokens.begin() + step.cu_seqlens[std::size_t(d)],
+               end = step.tokens.begin() + step.cu_seqlens[std::size_t(d) + 1];
+    few.tokens.insert(few.tokens.end(), begin, std::min(end, begin + tokens));
+    few.cu_seqlens.push_back(few.size());
+  }
+  return few;
+}
+
 step_text share(step_text const& step, int part, int parts) {
   step_text mine;
   for (index_t d = 0; d < step.documents(); ++d) {

@@ -36,6 +36,9 @@ private:
   std::size_t used_ = 0; ///< bytes already taken of that document
 };
 
+/// The first `documents` of a step, of each at most so many tokens.
+step_text beginnings(step_text const& step, index_t documents, index_t tokens);
+
 /// The documents of one of `parts` data ranks: whole documents, neighbours together, about equally many tokens.
 step_text share(step_text const& step, int part, int parts);
 

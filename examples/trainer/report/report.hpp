@@ -16,9 +16,19 @@ struct report {
   step_text first_step;          ///< the packed stream whose owners are drawn
   std::vector<outcome> outcomes; ///< by number type, then in the order of plans
   double seconds = 0;
-  std::string ranks_are; ///< "threads of this machine"; the name of a device, if there is one
-  int cores = 1;         ///< that the ranks of this machine share
+  std::string ranks_are;          ///< "threads of this machine"; the name of a device, if there is one
+  int cores = 1;                  ///< that the ranks of this machine share
+  std::optional<double> slopes{}; ///< gradients of one rank in double against differences of the loss; not on devices
 };
+
+/// "over all steps"
+std::string over_compared_steps(settings const& asked);
+/// "2 layers, width 128, ..."
+std::string layers_of(shape const& model);
+/// What the ranks of a sequence do for gated delta nets.
+inline char const* name_of(delta_by how) { return how == delta_by::heads ? "heads" : "state"; }
+/// One sentence per broken promise; empty when all is well.
+std::vector<std::string> complaints(report const& r);
 
 void print_table(report const& r);
 void write_json(report const& r, std::filesystem::path const& file);

@@ -15,26 +15,26 @@ namespace trainer {
 /// The larger one, NaN above everything.
 inline double larger(double a, double b) { return std::isnan(a) || a > b ? a : b; }
 
-/// |a - b| over |b|, step by step. A value far below the largest of its run is measured by a hundredth of that: a loss that has
-/// gone to zero has no digits left to agree in.
-inline std::vector<double> relative(std::vector<double> const& a, std::vector<double> const& b) {
+/// |a - b| over |b|, step by step, of the first `steps` at most. A value far below the largest of them is measured by a hundredth of
+/// that: a loss that has gone to zero has no digits left to agree in.
+inline std::vector<double> relative(std::vector<double> const& a, std::vector<double> const& b, int steps) {
+  std::size_t const n = std::min({a.size(), b.size(), std::size_t(steps)});
   double largest = 0;
-  for (double x : b) largest = std::max(largest, std::abs(x));
+  for (std::size_t i = 0; i < n; ++i) largest = std::max(largest, std::abs(b[i]));
   std::vector<double> out;
-  for (std::size_t i = 0; i < a.size(); ++i)
-    out.push_back(std::abs(a[i] - b[i]) / std::max({std::abs(b[i]), 0.01 * largest, 1e-300}));
+  for (std::size_t i = 0; i < n; ++i) out.push_back(std::abs(a[i] - b[i]) / std::max({std::abs(b[i]), 0.01 * largest, 1e-300}));
   return out;
 }
 
-inline double largest_relative(std::vector<double> const& a, std::vector<double> const& b) {
+inline double largest_relative(std::vector<double> const& a, std::vector<double> const& b, int steps) {
   double worst = 0;
-  for (double d : relative(a, b)) worst = larger(worst, d);
+  for (double d : relative(a, b, steps)) worst = larger(worst, d);
   return worst;
 }
 
 /// Step by step the larger difference of the two: loss or gradient norm.
-inline std::vector<double> difference_by_step(outcome const& run, outcome const& one) {
-  std::vector<double> worst = relative(run.losses, one.losses), norms = relative(run.norms, one.norms);
+inline std::vector<double> difference_by_step(outcome const& run, outcome const& one, int steps) {
+  std::vector<double> worst = relative(run.losses, one.losses, steps), norms = relative(run.norms, one.norms, steps);
   for (std::size_t s = 0; s < worst.size(); ++s) worst[s] = larger(worst[s], norms[s]);
   return worst;
 }
@@ -53,10 +53,10 @@ inline double largest_by_norm(std::vector<double> const& a, std::vector<double> 
   return worst;
 }
 
-/// Fills in the differences; `one` is the one-rank run.
-inline void compare(outcome& run, outcome const& one, parameter_list const& table) {
-  run.loss_difference = largest_relative(run.losses, one.losses);
-  run.norm_difference = largest_relative(run.norms, one.norms);
+/// Fills in the differences, over the first `steps` at most; `one` is the one-rank run.
+inline void compare(outcome& run, outcome const& one, parameter_list const& table, int steps) {
+  run.loss_difference = largest_relative(run.losses, one.losses, steps);
+  run.norm_difference = largest_relative(run.norms, one.norms, steps);
   run.gradient_difference = largest_by_norm(run.gradients, one.gradients, table);
 }
 
@@ -103,14 +103,17 @@ inline void judge_fall(outcome const& run, std::vector<std::string>& out) {
                               run.losses.front(), final_loss(run), wanted));
 }
 
-/// All sentences; empty when all is well.
-inline std::vector<std::string> complaints(std::vector<outcome> const& runs) {
-  std::vector<std::string> out;
-  for (outcome const& run : runs) {
-    judge(run, bound_of(run.type), bound_of(run.type), out);
-    judge_fall(run, out);
-  }
-  return out;
+/// Of gradients of one rank in double against differences of the loss.
+inline constexpr double bound_of_slopes = 1e-9;
+/// The same with gated delta nets: the state of a document's first tokens may give a query nearly nothing, which a norm then makes large, and
+/// what rounding did to it as well.
+inline double bound_of_slopes_of(shape const& m) { return m.delta_layers() > 0 ? 1e-7 : bound_of_slopes; }
+
+/// The same for gradients that are off by more.
+inline void judge_slopes(double error, double allowed, std::vector<std::string>& out) {
+  if (!(error <= allowed))
+    out.push_back(fmt::format("one rank in double: gradients differ from differences of the loss by {:.2e}, allowed {:.0e}",
+                              error, allowed));
 }
 
 } // namespace trainer

@@ -9,6 +9,7 @@
 #include <sp/mesh.hpp>
 #include <sp/ulysses.hpp>
 
+#include "training/delta_nets.hpp"
 #include "training/group_work.hpp"
 #include "training/plans.hpp"
 
@@ -23,6 +24,7 @@ namespace trainer {
 //     copy_of<E>(host view)             the same numbers as type E, where the context's memory is; .tensor is the view of it
 //     room_for<E>(host view)            likewise, to be written
 //     finish(copy, host view)           what was written there is in the host's tensor when it returns
+//     delta_nets_over<T>(group, how, model)   the gated delta nets of a run over the ranks of a sequence; nothing where they have no kernel
 //
 // On the host a tensor is its own copy.
 
@@ -70,10 +72,10 @@ private:
 template <class T, class E, class Place>
 class group_work_on final : public group_work<T> {
 public:
-  /// Arguments after the number of layers make the place.
+  /// Arguments after the model's shape make the place.
   template <class... PlaceArguments>
-  group_work_on(plan const& how, index_t layers, PlaceArguments&&... place)
-      : place_(std::forward<PlaceArguments>(place)...), layers_(layers), counted_(place_.world(), sent_),
+  group_work_on(plan const& how, shape const& model, PlaceArguments&&... place)
+      : place_(std::forward<PlaceArguments>(place)...), layers_(model.layers), counted_(place_.world(), sent_),
         loss_(place_.world(), sp::summed{}, sp::loss_options{.reduce = sp::reduction::mean, .ignore_index = ignored}) {
     // attention sends through `counted_`, so the ledger holds attention's bytes only
     sp::mesh const mesh(sp::axis::data{how.data}, sp::axis::ring{how.ring}, sp::axis::ulysses{how.ulysses});
@@ -87,9 +89,12 @@ public:
       use(sp::ulysses_attention{ulysses, kernel, options});
     else // Ulysses outside, ring inside
       use(sp::ulysses_attention{ulysses, sp::ring_attention{ring, kernel, options}});
+    if (model.delta_layers() > 0) delta_ = place_.template delta_nets_over<T>(mesh.sequence(counted_), how.delta, model);
   }
 
-  meeting<T> meet(sp::batch const& batch) override { return {object_->attend(batch, place_, layers_), nullptr}; }
+  meeting<T> meet(sp::batch const& batch) override {
+    return {object_->attend(batch, place_, layers_), delta_ ? delta_->prepare(batch) : nullptr};
+  }
 
   double loss(std::span<T> losses, std::span<std::int64_t> labels, std::span<T> dlosses) override {
     auto const context = place_.context();
@@ -141,6 +146,7 @@ private:
   sp::counting<communicator> counted_;
   sp::gather_loss<communicator, sp::summed> loss_;
   std::unique_ptr<any_object> object_;
+  std::unique_ptr<delta_nets<T>> delta_;
 };
 
 } // namespace trainer

@@ -12,11 +12,15 @@ namespace trainer {
 /// Which tokens of a document (or of the stream) a rank of the sequence group owns.
 enum class sharding { contiguous, zigzag, striped };
 
+/// What the ranks of a sequence do for gated delta nets: exchange tokens for heads, or pass on maps of the state.
+enum class delta_by { heads, state };
+
 struct plan {
   std::string name;
   int data = 1, ring = 1, ulysses = 1;
   sharding how = sharding::contiguous;
   sp::schedule schedule = sp::schedule::rotate;
+  delta_by delta = delta_by::state;
 
   int sequence() const { return ring * ulysses; }
   int ranks() const { return data * sequence(); }
@@ -28,10 +32,10 @@ inline std::vector<plan> all_plans(int n, std::optional<sp::schedule> schedule =
   auto name = [](char const* what, int ranks) { return what + std::to_string(ranks); };
   std::vector<plan> plans{
       {"one rank"},
-      {name("ulysses ", n), 1, 1, n, contiguous},
+      {name("ulysses ", n), 1, 1, n, contiguous, sp::schedule::rotate, delta_by::heads},
       {name("zigzag ring ", n), 1, n, 1, zigzag, sp::schedule::rotate},
   };
-  if (n > 2) plans.push_back({name("striped ring ", n - 1), 1, n - 1, 1, striped, sp::schedule::rotate});
+  if (n > 2) plans.push_back({name("striped ring ", n - 1), 1, n - 1, 1, striped, sp::schedule::rotate, delta_by::heads});
   if (n > 3) plans.push_back({"usp " + name("", n / 2) + " x 2", 1, n / 2, 2, zigzag, sp::schedule::rotate});
   plans.push_back({name("data 2 x sequence ", n / 2), 2, n / 2, 1, contiguous, sp::schedule::cast});
   if (schedule)

@@ -12,4 +12,7 @@ namespace trainer {
 outcome run_float(ranks& us, plan const& how, settings const& asked, corpus const& text, int steps, progress& show);
 outcome run_double(ranks& us, plan const& how, settings const& asked, corpus const& text, int steps, progress& show);
 
+/// The gradients of one rank in double against differences of the loss, see slopes.hpp.
+double gradient_error(ranks& us, settings const& asked, corpus const& text);
+
 } // namespace trainer

@@ -10,4 +10,14 @@ outcome run_double(ranks& us, plan const& how, settings const& asked, corpus con
   return run_plan<double>(us, how, asked, text, steps, show);
 }
 
+double gradient_error(ranks& us, settings const& asked, corpus const& text) {
+  plan const one{"one rank"};
+  place const here(asked, 1);
+  auto const errors = us.run(1, [&](ranks::communicator const& world) {
+    auto const group = here.group_of<double>(world, one, asked);
+    return rank_trainer<double>(one, asked, text, world.rank(), *group, here.products(world)).gradient_error();
+  });
+  return us.lead() ? errors.front() : 0;
+}
+
 } // namespace trainer

@@ -2,17 +2,17 @@
 // What a wrong backward pass and every strategy have in common, no comparison of strategies would show.
 #pragma once
 
+#include <limits>
+
 #include <sp/core/philox.hpp>
 
 #include "training/compare.hpp"
 
 namespace trainer {
 
-/// Of gradients of one rank in double against differences of the loss.
-inline constexpr double bound_of_slopes = 1e-9;
-
 /// The largest error over all parameters, relative to the norm of the parameter's gradient. Each moves along a direction of its own, which has
-/// a part of its gradient and a part of random signs; the slope of loss() by seven points against the gradient's. Weights come back as they were.
+/// a part of its gradient and a part of random signs; the slope of loss() by seven points against the gradient's. Where the loss bends, points
+/// that are nearer may do better than those further apart, and a wrong gradient agrees with neither. Weights come back as they were.
 template <class Numbers, class Loss>
 double gradient_error(parameter_list const& table, Numbers& weights, Numbers const& gradients, Loss const& loss) {
   using T = typename Numbers::value_type;
@@ -35,18 +35,15 @@ double gradient_error(parameter_list const& table, Numbers& weights, Numbers con
       weights = before;
       return found;
     };
-    constexpr double h = 1e-3;
-    double const found = (45 * (at(h) - at(-h)) - 9 * (at(2 * h) - at(-2 * h)) + at(3 * h) - at(-3 * h)) / (60 * h);
-    worst = larger(worst, std::abs(found - slope) / norm); // not a number where a gradient is 0 everywhere
+    double error = std::numeric_limits<double>::infinity(); // not a number where a gradient is 0 everywhere
+    for (double h : {1e-3, 1e-4, 1e-5}) {
+      double const found = (45 * (at(h) - at(-h)) - 9 * (at(2 * h) - at(-2 * h)) + at(3 * h) - at(-3 * h)) / (60 * h);
+      if (double const e = std::abs(found - slope) / norm; !(e >= error)) error = e;
+      if (!(error > bound_of_slopes / 10)) break;
+    }
+    worst = larger(worst, error);
   }
   return worst;
-}
-
-/// One sentence where they differ by more than they may.
-inline void judge_slopes(double error, std::vector<std::string>& out) {
-  if (!(error <= bound_of_slopes))
-    out.push_back(fmt::format("one rank in double: gradients differ from differences of the loss by {:.2e}, allowed {:.0e}",
-                              error, bound_of_slopes));
 }
 
 } // namespace trainer

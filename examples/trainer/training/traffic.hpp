@@ -82,10 +82,13 @@ inline std::vector<index_t> tokens_of_ranks(sp::layout const& who) {
   return tokens;
 }
 
-/// The same for one step of the text model: all layers.
-inline index_t attention_bytes(plan const& p, sp::layout const& who, shape const& s, sent_bytes of) {
-  attention_split const a = split_of(p, s);
-  return s.layers * attention_bytes(a, tokens_of_ranks(who), key_rows_sent(a, who), of);
+/// [row of the stream] -> the rank that owns it.
+inline std::vector<int> owners_of(sp::layout const& who) {
+  std::vector<int> owners(std::size_t(who.docs().length()));
+  for (int r = 0; r < who.parts(); ++r)
+    for (sp::run const& run : who.runs(r))
+      for (index_t i = 0; i < run.count; ++i) owners[std::size_t(run.at(i))] = r;
+  return owners;
 }
 
 } // namespace trainer

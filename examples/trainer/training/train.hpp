@@ -9,11 +9,12 @@
 #include "model/optimizer.hpp"
 #include "place.hpp"
 #include "ranks.hpp"
+#include "training/delta_traffic.hpp"
 #include "training/group_work.hpp"
 #include "training/outcome.hpp"
 #include "training/plans.hpp"
 #include "training/progress.hpp"
-#include "training/traffic.hpp"
+#include "training/slopes.hpp"
 
 namespace trainer {
 
@@ -70,16 +71,32 @@ public:
     if (reports) result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
 
+  /// Of one rank: gradients against differences of the loss, over the beginnings of a few documents.
+  double gradient_error() {
+    step_text const few = beginnings(text_.next(), 4, 24);
+    static_cast<void>(loss_and_gradients(few));
+    return trainer::gradient_error(model_.table(), model_.weights, model_.gradients,
+                                   [&] { return with_loss(few, [](auto&&...) {}); });
+  }
+
 private:
   /// Forward and backward of this rank's tokens; afterwards every rank holds the gradient of the mean loss over all tokens.
   double loss_and_gradients(step_text const& mine) {
+    double const loss = with_loss(mine, [&](local_tokens const& rows, std::vector<T> const& dlosses, meeting<T> const& with) {
+      model_.backward(rows, dlosses, with);
+    });
+    group_.sum(model_.gradients);
+    return loss;
+  }
+  /// Forward; then go_on(rows, gradients of their losses, where tokens meet). The loss.
+  template <class F>
+  double with_loss(step_text const& mine, F&& go_on) {
     sp::batch batch = make_batch(plan_, documents_of(mine), mesh_.sequence_rank(rank_));
     local_tokens rows = rows_of(batch, mine);
     meeting<T> const with = group_.meet(batch);
     std::vector<T> losses = model_.forward(rows, with), dlosses(losses.size());
     double const loss = group_.loss(losses, rows.labels, dlosses);
-    model_.backward(rows, dlosses, with);
-    group_.sum(model_.gradients);
+    go_on(rows, dlosses, with);
     return loss;
   }
 
@@ -87,8 +104,8 @@ private:
   index_t expected_bytes(step_text const& whole) const {
     index_t bytes = 0;
     for (int d = 0; d < plan_.data; ++d)
-      bytes += attention_bytes(plan_, make_batch(plan_, documents_of(share(whole, d, plan_.data)), 0).layout(), settings_.model,
-                               bytes_of(settings_.type_of<T>()));
+      bytes += step_bytes(plan_, make_batch(plan_, documents_of(share(whole, d, plan_.data)), 0).layout(), settings_.model,
+                          bytes_of(settings_.type_of<T>()));
     return bytes;
   }
 

@@ -9,6 +9,9 @@
 #include <sp/cuda_flash.hpp>
 #include <sp/reference.hpp>
 
+#include "training/delta_nets.hpp"
+#include "training/plans.hpp"
+
 namespace trainer {
 
 using sp::index_t;
@@ -54,6 +57,12 @@ public:
       return sp::cuda_flash{};
     else
       return sp::basic_reference<sp::device_memory>{};
+  }
+
+  /// No kernel of linear attention is for devices; options.cpp refuses models that need one.
+  template <class T, class Group>
+  std::unique_ptr<delta_nets<T>> delta_nets_over(Group const&, delta_by, shape const&) const {
+    return nullptr;
   }
 
   template <class E, int Rank>

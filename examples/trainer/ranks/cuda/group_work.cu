@@ -7,11 +7,10 @@ namespace trainer {
 
 template <class T>
 std::unique_ptr<group_work<T>> group_on_device(sp::cuda_local const& world, plan const& how, settings const& asked) {
-  index_t const layers = asked.model.layers;
   if constexpr (std::is_same_v<T, float>)
     if (asked.kernel == device_kernel::flash)
-      return std::make_unique<group_work_on<float, sp::bf16, device_place>>(how, layers, world);
-  return std::make_unique<group_work_on<T, T, device_place>>(how, layers, world);
+      return std::make_unique<group_work_on<float, sp::bf16, device_place>>(how, asked.model, world);
+  return std::make_unique<group_work_on<T, T, device_place>>(how, asked.model, world);
 }
 
 template std::unique_ptr<group_work<float>> group_on_device(sp::cuda_local const&, plan const&, settings const&);

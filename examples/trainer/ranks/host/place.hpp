@@ -9,6 +9,7 @@
 
 #include "model/products.hpp"
 #include "ranks.hpp"
+#include "training/delta_nets_on.hpp"
 #include "training/group_work_on.hpp"
 
 namespace trainer {
@@ -27,6 +28,15 @@ public:
   template <class>
   auto kernel() const {
     return sp::on_queue(workers_, sp::cpu{});
+  }
+
+  /// The same memory, and tasks for the threads.
+  sp::context<sp::workers> delta_context(index_t layer) {
+    return {workers_, attention_scratch_, kept_, sp::random_key{0, std::uint64_t(layer)}};
+  }
+  template <class T, class Group>
+  std::unique_ptr<delta_nets<T>> delta_nets_over(Group const& group, delta_by how, shape const& model) {
+    return std::make_unique<delta_nets_on<T, Group, host_place>>(group, how, model, *this);
   }
 
   template <class T, int Rank>
@@ -60,7 +70,7 @@ public:
   eigen_products products(ranks::communicator const&) const { return {}; }
   template <class T>
   std::unique_ptr<group_work<T>> group_of(ranks::communicator const& world, plan const& how, settings const& asked) const {
-    return std::make_unique<group_work_on<T, T, host_place>>(how, asked.model.layers, world, workers_);
+    return std::make_unique<group_work_on<T, T, host_place>>(how, asked.model, world, workers_);
   }
 
 private:

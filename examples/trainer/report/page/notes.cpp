@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "report/page/svg.hpp"
+#include "training/compare.hpp"
 
 namespace trainer {
 namespace {
@@ -52,7 +53,7 @@ as it could. Contiguous pieces of one long document over P ranks have (2P − 1)
 computes 2P − 1 of P² equal parts, where the mean is P. That is 1.50 on 2 ranks, 1.75 on 4, and approaches 2. Packed documents
 change that number, because nobody looks across a document's edge, and because data ranks share out whole documents, which are
 not equally long. Zigzag gives each rank an early and a late piece of each document, stripes deal tokens out in turn; both stay
-near 1. Largest here: {0:.2f}, {1}.</dd>
+near 1. Largest here: {0:.2f}, {1}.{2}</dd>
 )";
 
 std::string note_on_speed(report const& r) {
@@ -66,10 +67,27 @@ std::string note_on_speed(report const& r) {
   return fmt::format(on_speed, cores, sharing, workers, r.asked.workers == 1 ? "one core" : "the cores of its threads");
 }
 
+/// What the ranks of a plan do for softmax attention.
+std::string note_on_attention(plan const& p) {
+  if (p.ring == 1)
+    return "All ranks exchange heads for tokens; each then sees the whole stream for its own heads. The map is the same for all "
+           "ranks, one colour stands for them.";
+  std::string how;
+  if (p.ulysses > 1)
+    how = "Pairs of ranks exchange heads for tokens and walk the ring together, coloured as the first of the pair. ";
+  if (p.data > 1) how += fmt::format("Two groups of {} ranks train on different documents of the step. ", p.sequence());
+  if (p.schedule == sp::schedule::cast) return how + "Each rank is sent the keys that its tokens see, then computes in one go.";
+  return how + "Keys travel around the ring; in step s rank r meets the keys of rank r − s. Coloured: what is computed; grey: "
+               "computed in other steps.";
+}
+
 std::string note_on_imbalance(report const& r) {
   auto less_unequal = [](outcome const& a, outcome const& b) { return a.imbalance < b.imbalance; };
   outcome const& worst = *std::max_element(r.outcomes.begin(), r.outcomes.end(), less_unequal);
-  return fmt::format(on_imbalance, worst.imbalance, escaped(worst.strategy));
+  char const* nets = r.asked.model.delta_layers() > 0
+                         ? " Gated delta nets are left out: they compute as much for one token as for another."
+                         : "";
+  return fmt::format(on_imbalance, worst.imbalance, escaped(worst.strategy), nets);
 }
 
 } // namespace
@@ -81,17 +99,20 @@ std::string notes_on_costs(report const& r) {
   return "<dl>\n" + note_on_speed(r) + on_bytes + memory + note_on_imbalance(r) + "</dl>\n";
 }
 
-std::string note_on_plan(plan const& p) {
-  if (p.ring == 1)
-    return "All ranks exchange heads for tokens; each then sees the whole stream for its own heads. The map is the same for all "
-           "ranks, one colour stands for them.";
-  std::string how;
-  if (p.ulysses > 1)
-    how = "Pairs of ranks exchange heads for tokens and walk the ring together, coloured as the first of the pair. ";
-  if (p.data > 1) how += fmt::format("Two groups of {} ranks train on different documents of the step. ", p.sequence());
-  if (p.schedule == sp::schedule::cast) return how + "Each rank is sent the keys that its tokens see, then computes in one go.";
-  return how + "Keys travel around the ring; in step s rank r meets the keys of rank r − s. Coloured: what is computed; grey: "
-               "computed in other steps.";
+std::string note_on_slopes(report const& r) {
+  if (!r.slopes) return "";
+  return fmt::format(
+      "<p class=\"note\">That the gradients of one rank are right is asked apart: in double they differ from differences of the "
+      "loss by {:.1e}, of each parameter's gradient by norm; {} is allowed.</p>\n",
+      *r.slopes, power_of_ten(bound_of_slopes_of(r.asked.model)));
+}
+
+std::string note_on_plan(report const& r, plan const& p) {
+  std::string const softmax = note_on_attention(p);
+  if (r.asked.model.delta_layers() == 0) return softmax;
+  return softmax + (p.delta == delta_by::heads
+                        ? " For gated delta nets they exchange tokens for heads."
+                        : " For gated delta nets each rank sends maps of the state to those who own later tokens of a document.");
 }
 
 } // namespace trainer

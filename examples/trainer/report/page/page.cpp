@@ -20,7 +20,7 @@ constexpr char const* page_head = R"(<!doctype html><html lang="en"><head><meta 
 )";
 
 constexpr char const* introduction = R"(<h1>One model, on one rank and on several</h1>
-<p class="lead">A byte-level decoder with {} parameters ({} layers, width {}, {} query heads on {} kv heads), trained on {}
+<p class="lead">A byte-level decoder with {} parameters ({}), trained on {}
 documents ({} KB of text) in steps of {} packed tokens. Every strategy starts from the same seed and reads the same text; each must
 give the numbers of one rank. Ranks are {}. All runs took {:.0f} s.</p>
 )";
@@ -30,7 +30,7 @@ from it is drawn in the charts of differences.</p>
 )";
 
 constexpr char const* about_agreement = R"(<p class="note">Final loss: mean of the last three steps. Differences are relative to
-one rank: of loss and gradient norm the largest over all steps, of the first step's gradients the worst matrix by norm.</p>
+one rank: of loss and gradient norm the largest {}, of the first step's gradients the worst matrix by norm.</p>
 )";
 
 constexpr char const* about_pictures = R"(<h2>Who owns which tokens, who computes what</h2>
@@ -40,13 +40,12 @@ pair is one cell.</p>
 )";
 
 std::string opening(report const& r) {
-  shape const& m = r.asked.model;
-  return fmt::format(introduction, r.parameters, m.layers, m.dim, m.q_heads, m.kv_heads, r.text->documents.size(),
-                     r.text->bytes / 1024, r.asked.stream, r.ranks_are, r.seconds);
+  return fmt::format(introduction, r.parameters, layers_of(r.asked.model), r.text->documents.size(), r.text->bytes / 1024,
+                     r.asked.stream, r.ranks_are, r.seconds);
 }
 
 std::string verdict(report const& r) {
-  auto wrong = complaints(r.outcomes);
+  auto wrong = complaints(r);
   if (wrong.empty()) return "<p class=\"verdict\">All strategies agree with one rank.</p>\n";
   std::string out;
   for (std::string const& w : wrong) out += "<p class=\"verdict off\">" + escaped(w) + ".</p>\n";
@@ -71,8 +70,9 @@ std::string difference_section(report const& r, std::string const& type) {
   auto runs = runs_in(r, type);
   std::vector<series> shown;
   for (outcome const* run : runs)
-    shown.push_back({run->strategy, difference_by_step(*run, *runs[0]), run->ranks == 1 ? grey : int(shown.size()) - 1});
-  return fmt::format("<section><h3>Difference from one rank, {}, {}</h3>\n", type, counted(runs[0]->losses.size(), "step")) +
+    shown.push_back({run->strategy, difference_by_step(*run, *runs[0], r.asked.compared_steps),
+                     run->ranks == 1 ? grey : int(shown.size()) - 1});
+  return fmt::format("<section><h3>Difference from one rank, {}, {}</h3>\n", type, counted(shown[0].values.size(), "step")) +
          draw_differences(shown, bound_of(type), type) + "</section>\n";
 }
 
@@ -83,12 +83,12 @@ std::string charts(report const& r) {
 }
 
 std::string tables(report const& r) {
-  return "<h2>The same numbers</h2>\n" + table_of_differences(r) + about_agreement + "<h2>What it costs</h2>\n" +
-         table_of_costs(r) + notes_on_costs(r);
+  return "<h2>The same numbers</h2>\n" + table_of_differences(r) + fmt::format(about_agreement, over_compared_steps(r.asked)) +
+         note_on_slopes(r) + "<h2>What it costs</h2>\n" + table_of_costs(r) + notes_on_costs(r);
 }
 
 std::string plan_section(report const& r, plan const& p, double imbalance) {
-  return fmt::format("<h3>{}</h3>\n<p class=\"note\">{} Imbalance {:.2f}.</p>\n{}{}{}", escaped(p.name), note_on_plan(p),
+  return fmt::format("<h3>{}</h3>\n<p class=\"note\">{} Imbalance {:.2f}.</p>\n{}{}{}", escaped(p.name), note_on_plan(r, p),
                      imbalance, draw_rank_colours(p), draw_owners(p, r.first_step), draw_ring_steps(p, r.first_step));
 }
 
