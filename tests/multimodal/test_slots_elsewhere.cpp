@@ -1,6 +1,6 @@
 // Slots of another memory, on a queue that does its work late: the same bits as on the host, with geometry that was prepared in a context and
-// without, for attention that is wrapped over three ranks, and for fusion and deepstack. Nothing waits for the queue meanwhile.
-// with all: takes 8 seconds to compile; the same calls run on the host, and what sits in the slots runs in this memory in other sources
+// without, for attention that is wrapped over three ranks, and for fusion, deepstack, convolutions and linear attention. Nothing waits for the queue meanwhile.
+// with all: takes 20 seconds to compile; the same calls run on the host, and what sits in the slots runs in this memory in other sources
 #include <doctest/doctest.h>
 
 #include <random>
@@ -8,7 +8,9 @@
 
 #include <sp/auto_wrap.hpp>
 #include <sp/fusion.hpp>
+#include <sp/linear_slot.hpp>
 
+#include "linear/recurrent_delta.hpp"
 #include "support/attention_tensors.hpp"
 #include "support/places.hpp"
 
@@ -107,12 +109,64 @@ std::vector<double> fused(Place& here) {
   return all;
 }
 
+/// A convolution, and the delta rule on what it gives, as q, k and v of one head.
+template <class Place>
+std::vector<double> remembered(Place& here) {
+  using queue = typename decltype(here.context())::queue_type;
+  std::vector<sp::conv1d_slot<double, queue>> mixes(1);
+  std::vector<sp::linear_slot<linear_tests::recurrent_delta<typename queue::memory_type>, double, queue>> recalls(1);
+  sp::auto_wrap(mixes, here.comm, sp::reference{});
+  sp::auto_wrap(recalls, here.comm, sp::reference{});
+  auto const& mix = mixes[0];
+  auto const& recall = recalls[0];
+  CHECK((mix.seated().ranks == 3 && recall.seated().ranks == 3));
+  sp::batch const b{sp::packed{0, 5, 12, 16}, sp::contiguous{}, here.comm};
+  auto const c = here.context();
+  auto rows = [&](index_t n, index_t width, double step) {
+    std::vector<double> values(std::size_t(n * width));
+    double x = 0.1 * here.comm.rank();
+    for (double& v : values) x = x > 0.8 ? x - 0.9 : x + step, v = x;
+    return typename Place::template tensor<double, 3>(here, {n, 1, width}, std::move(values));
+  };
+  index_t const n = b.tokens(), dim = 2;
+  auto x = rows(n, dim, 0.13), mixed = rows(n, dim, 0), beta = rows(n, 1, 0.17), g = rows(n, 1, -0.1), out = rows(n, dim, 0),
+       dout = rows(n, dim, 0.11), dq = rows(n, dim, 0), dk = rows(n, dim, 0), dv = rows(n, dim, 0), dg = rows(n, 1, 0),
+       dbeta = rows(n, 1, 0), dx = rows(n, dim, 0);
+  typename Place::template tensor<double, 2> weights(here, {dim, 4}, {0.1, 0.2, -0.3, 0.4, 0.5, -0.6, 0.7, 0.8});
+  auto const plan = recall.prepare(b, c), rows_of_others = mix.prepare(b, c);
+  {
+    typename Place::hold held(here);
+    auto of_mix = mix.forward(rows_of_others, c, {.x = *x, .weights = *weights, .out = *mixed});
+    auto of_recall = recall.forward(plan, c, {.q = *mixed, .k = *mixed, .v = *mixed, .gates = {*g, *beta}, .out = *out});
+    recall.backward(plan, c, std::move(of_recall),
+                    {.q = *mixed,
+                     .k = *mixed,
+                     .v = *mixed,
+                     .gates = {*g, *beta},
+                     .dout = *dout,
+                     .dq = *dq,
+                     .dk = *dk,
+                     .dv = *dv,
+                     .dgates = {*dg, *dbeta}});
+    mix.backward(rows_of_others, c, std::move(of_mix), {.x = *x, .weights = *weights, .dout = *dk, .dx = *dx});
+    held.end();
+  }
+  std::vector<double> all;
+  for (auto* t : {&out, &dq, &dk, &dv, &dg, &dbeta, &dx}) {
+    auto const values = t->download();
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
+
 TEST_CASE("slots: of another memory, on a queue that works late") {
   using support::host_place, support::late_place;
   auto const attention = [](auto& here) { return attended(here); };
   CHECK(support::on_all_ranks<host_place>(3, attention) == support::on_all_ranks<late_place>(3, attention));
   auto const rows = [](auto& here) { return fused(here); };
   CHECK(support::on_all_ranks<host_place>(3, rows) == support::on_all_ranks<late_place>(3, rows));
+  auto const layer = [](auto& here) { return remembered(here); };
+  CHECK(support::on_all_ranks<host_place>(3, layer) == support::on_all_ranks<late_place>(3, layer));
 }
 
 } // namespace
