@@ -16,6 +16,7 @@ namespace {
 
 using namespace linear_tests;
 
+#ifndef SP_TEST_SANITIZED
 double worst(numbers const& x, numbers const& expected) {
   double w = 0;
   numbers::each([&](char const*, auto member) {
@@ -24,8 +25,9 @@ double worst(numbers const& x, numbers const& expected) {
   });
   return w;
 }
+#endif
 
-void agree(numbers const& x, numbers const& expected, double bound) {
+[[maybe_unused]] void agree(numbers const& x, numbers const& expected, double bound) {
   numbers::each([&](char const* name, auto member) {
     INFO(name);
     CHECK(difference(x.*member, expected.*member) <= bound);
@@ -48,6 +50,7 @@ void check(setting const& set) {
   CHECK(p.intact);
 }
 
+#if !defined(SP_TEST_SANITIZED) || !defined(__SANITIZE_THREAD__) // tagged for another sanitizer
 TEST_CASE_TEMPLATE("linear kernels: double against the recurrence [asan]", K, sp::gated_delta, sp::gated_linear, sp::scalar_decay,
                    sp::plain_linear) {
   unsigned i = 0;
@@ -59,7 +62,9 @@ TEST_CASE_TEMPLATE("linear kernels: double against the recurrence [asan]", K, sp
     check<K>(s);
   }
 }
+#endif
 
+#ifndef SP_TEST_SANITIZED // no tagged case
 TEST_CASE_TEMPLATE("linear kernels: each extreme of decays alone", K, sp::gated_delta, sp::gated_linear, sp::scalar_decay) {
   for (unsigned i = 0; i < 5; ++i) {
     setting s = some(1, 90);
@@ -104,7 +109,9 @@ TEST_CASE("linear kernels: decays that add up to thousands do not blur those beh
   numbers const expected = p.expected();
   agree(p.run(), expected, 2 * worst(p.expected<float>(), expected) + 1e-7);
 }
+#endif
 
+#if !defined(SP_TEST_SANITIZED) || !defined(__SANITIZE_ADDRESS__) // tagged for another sanitizer
 TEST_CASE_TEMPLATE("linear kernels: kept, recomputed, on any number of threads: the same bits [tsan]", K, sp::gated_delta,
                    sp::gated_linear) {
   setting s = some(2, 300);
@@ -117,7 +124,9 @@ TEST_CASE_TEMPLATE("linear kernels: kept, recomputed, on any number of threads: 
   CHECK(again.run() == expected);
   CHECK(again.run({0}, sp::workers{2}) == expected);
 }
+#endif
 
+#ifndef SP_TEST_SANITIZED // no tagged case
 TEST_CASE("linear kernels: a token changes no bit of the outputs before it") {
   setting s = some(3, 200);
   problem<sp::gated_delta, float> p(s);
@@ -160,7 +169,9 @@ TEST_CASE("linear kernels: memory is what they say") {
     CHECK(de != std::vector<float>(de.size()));
   }
 }
+#endif
 
+#if !defined(SP_TEST_SANITIZED) || !defined(__SANITIZE_THREAD__) // tagged for another sanitizer
 /// All tensors of one segment: 5 rows, 2 key heads, 4 value heads, key dim 3, value dim 2.
 struct segment {
   using tensor = sp::view<double, 3>;
@@ -231,7 +242,9 @@ TEST_CASE("linear kernels: what does not fit is refused [asan]") {
                                                {}, {}, s.where());
   CHECK(says(support::failure_of([&] { return (s.backward(kept), 0); }), sp::errc::bad_state, "(4, 4, 3, 2)", "(4, 0, 3, 2)"));
 }
+#endif
 
+#ifndef SP_TEST_SANITIZED // no tagged case
 TEST_CASE("linear kernels: options that keep or compute no token at a time are refused") {
   auto made = [](sp::linear_options const& o) {
     return support::failure_of([&] { return sp::gated_delta(o).saved_bytes<float>({}); });
@@ -280,6 +293,7 @@ TEST_CASE("linear kernels: what shares memory is refused, but for a state that i
   CHECK(again.p.values(again.dq) == apart.p.values(apart.dq));
   CHECK(again.p.values(again.e) == apart.p.values(apart.e));
 }
+#endif
 
 } // namespace
 } // namespace test_kernels
