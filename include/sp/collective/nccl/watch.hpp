@@ -70,7 +70,8 @@ public:
       }
       if (state != cudaSuccess) return bad_ = state, finding::error;
       done(e.what);
-      e.begin = e.end = {};
+      e.begin = cuda_event();
+      e.end = cuda_event();
     }
     many_ = some;
     return finding::nothing;
