@@ -8,6 +8,7 @@
 #include <sp/workers.hpp>
 
 #include "linear/conv1d_trial.hpp"
+#include "support/exact_workspace.hpp"
 #include "support/failure.hpp"
 
 namespace test_conv1d_calls {
@@ -274,6 +275,64 @@ TEST_CASE(
       CHECK(good);
     }
   });
+}
+
+/// Three ranks, each with two calls' tensors of 128 channels; rank 1 is the one that is to be refused.
+struct level_2_rank {
+  static constexpr index_t channels = 128, docs = 2;
+  sp::threads const& c;
+  sp::batch b{sp::packed{0, 9, 20}, sp::zigzag{}, c};
+  index_t n = b.tokens();
+  std::vector<double> x = numbers(at(n * channels), 0.5), w = numbers(at(channels * 4), 0.25), bias = numbers(at(channels), 1.5),
+                      out = numbers(x.size(), rubbish), dx = out, dw = numbers(w.size(), rubbish),
+                      states = numbers(at(docs * 3 * channels), 0.75), ends = states;
+
+  tensor<2> rows(std::vector<double>& v) const { return {v.data(), n, channels}; }
+  tensor<3> state(std::vector<double>& v) const { return {v.data(), docs, 3, channels}; }
+  sp::conv1d_operands<double> forward() { return {.x = rows(x), .weights = tensor<2>(w.data(), channels, 4), .out = rows(out)}; }
+  sp::conv1d_gradients<double> backward() {
+    return {.x = rows(x),
+            .weights = tensor<2>(w.data(), channels, 4),
+            .dout = rows(x),
+            .dx = rows(dx),
+            .dweights = tensor<2>(dw.data(), channels, 4)};
+  }
+  /// An error of this rank, or the word of it.
+  bool refused_by_rank_1(sp::error_info const& e, errc code, std::string const& problem, char const* call) const {
+    std::string const told = "rank 1 refused causal_conv1d." + std::string(call) + " with " + sp::name(code);
+    return c.rank() == 1 ? says(e, code, problem) : says(e, errc::rank_mismatch, told);
+  }
+};
+inline constexpr sp::threads_options patience{.deadline = std::chrono::seconds(10)};
+
+TEST_CASE("conv1d: a call without room is refused before anything is sent, from level 2 on by all, and made again") {
+  auto check = [](sp::threads const& c, int checks) {
+    level_2_rank r{c};
+    sp::causal_conv1d const conv{c, options{.checks = checks}};
+    auto const p = conv.prepare(r.b);
+    index_t const needed = conv.scratch_bytes<double>(p, r.channels);
+    support::exact_workspace little(needed - 64), enough(needed);
+    sp::pool memory;
+    sp::context const roomy(memory, memory), tight(little.space, memory), fits(enough.space, memory);
+    bool good = needed - 64 > (checks > 1 ? sp::agreement_scratch(3) : 0);
+    auto refuses = [&](char const* call, auto&& attempt) {
+      if (checks < 2 && c.rank() != 1) return;
+      auto const e = failure_of([&] { return attempt(c.rank() == 1 ? tight : fits), 0; });
+      good = good && r.refused_by_rank_1(e, errc::workspace_too_small, "up to " + std::to_string(needed) + " bytes", call);
+    };
+    conv.backward(p, roomy, conv.forward(p, roomy, r.forward()), r.backward());
+    auto const out = r.out, dx = r.dx, dw = r.dw;
+    for (auto* v : {&r.out, &r.dx, &r.dw}) std::fill(v->begin(), v->end(), rubbish);
+    refuses("forward", [&](auto const& ctx) { static_cast<void>(conv.forward(p, ctx, r.forward())); });
+    auto saved = conv.forward(p, fits, r.forward());
+    refuses("backward", [&](auto const& ctx) { conv.backward(p, ctx, std::move(saved), r.backward()); });
+    conv.backward(p, fits, std::move(saved), r.backward());
+    CHECK(good);
+    CHECK((r.out == out && r.dx == dx && r.dw == dw));
+  };
+  for (int checks : {1, 2})
+    sp::threads::run(
+        3, [&](sp::threads const& c) { check(c, checks); }, patience);
 }
 
 TEST_CASE("conv1d: over other memory than the host's a plan takes a context") {

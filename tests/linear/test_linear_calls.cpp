@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "linear/linear_trial.hpp"
+#include "support/exact_workspace.hpp"
 #include "support/failure.hpp"
 
 namespace test_linear_calls {
@@ -45,6 +46,9 @@ struct tensors {
     g.dq = of(5, 2, 3), g.dk = of(6, 2, 3), g.dv = of(7, 4, 2), g.dgates = {of(8, 4, 1), of(9, 4, 1)};
     return g;
   }
+  void clear_results() {
+    for (index_t i : {3, 5, 6, 7, 8, 9}) std::fill_n(of(i, 4, 2).data, n * 8, 7);
+  }
   numbers out() { return {of(3, 4, 2).data, of(3, 4, 2).data + n * 8}; }
 };
 
@@ -86,6 +90,51 @@ TEST_CASE(
       CHECK(good);
     }
   });
+}
+
+/// What a call throws that rank 1 alone refuses, by itself or at its word: from level 2 on all ranks do.
+bool refused_by_rank_1(sp::error_info const& e, int rank, errc code, std::string const& problem, char const* call) {
+  std::string const told = "rank 1 refused " + std::string(call) + " with " + sp::name(code);
+  return rank == 1 ? says(e, code, problem) : says(e, errc::rank_mismatch, told);
+}
+inline constexpr sp::threads_options patience{.deadline = std::chrono::seconds(10)};
+
+TEST_CASE("linear attention: a call without room is refused before anything is sent, from level 2 on by all, and made again") {
+  auto check = [](sp::threads const& threads, linear_strategy how, int checks) {
+    sp::ledger ledger;
+    ranks const c(threads, ledger);
+    sp::batch const b(sp::packed{0, 9, 9, 20}, sp::zigzag{sp::scope::stream}, c);
+    tensors t(b);
+    attention const a{c, sp::gated_delta{}, {.strategy = how, .checks = checks}};
+    auto const p = a.prepare(b);
+    index_t const needed = a.scratch_bytes<double>(p, t.shape);
+    support::exact_workspace little(needed - 64), enough(needed);
+    sp::pool memory;
+    sp::context const roomy(memory, memory), tight(little.space, memory), fits(enough.space, memory);
+    auto sent = [&] { return ledger.total().bytes_sent - ledger.of(sp::agreement_primitive).bytes_sent; };
+    bool good = needed - 64 > (checks > 1 ? sp::agreement_scratch(3) : 0);
+    auto refuses = [&](char const* call, auto&& attempt) { // rank 1 has too little room
+      if (checks < 2 && c.rank() != 1) return;
+      index_t const before = sent();
+      auto const e = failure_of([&] { return attempt(c.rank() == 1 ? tight : fits), 0; });
+      good = good && sent() == before &&
+             refused_by_rank_1(e, c.rank(), errc::workspace_too_small, "up to " + std::to_string(needed) + " bytes", call);
+    };
+    t.clear_results();
+    a.backward(p, roomy, a.forward(p, roomy, t.forward()), t.backward());
+    std::vector<double> const once = t.memory;
+    t.clear_results();
+    refuses("linear_attention.forward", [&](auto const& ctx) { static_cast<void>(a.forward(p, ctx, t.forward())); });
+    auto saved = a.forward(p, fits, t.forward());
+    refuses("linear_attention.backward", [&](auto const& ctx) { a.backward(p, ctx, std::move(saved), t.backward()); });
+    a.backward(p, fits, std::move(saved), t.backward());
+    CHECK(good);
+    CHECK(t.memory == once);
+  };
+  for (linear_strategy how : {linear_strategy::state, linear_strategy::heads})
+    for (int checks : {1, 2})
+      sp::threads::run(
+          3, [&](sp::threads const& c) { check(c, how, checks); }, patience);
 }
 
 TEST_CASE("linear attention: chunks of heads change nothing but rounding, and no byte") {

@@ -74,6 +74,19 @@ template <class Queue, class M>
 context(Queue, basic_allocator<M>&, basic_allocator<M>&, random_key = {}) -> context<Queue>;
 
 namespace detail {
+/// workspace_too_small unless context.scratch has room for a whole call, which takes up to bytes() of it: in the middle of one it would
+/// be too late to try again. Memory that says nothing of its room is not asked for any.
+template <class Queue, class Bytes>
+void require_room(context<Queue> const& ctx, Bytes const& bytes) {
+  std::size_t const room = ctx.scratch->room();
+  if (room == ctx.scratch->unknown) return;
+  index_t const needed = bytes();
+  if (std::size_t(needed) > room)
+    fail({errc::workspace_too_small,
+          "up to " + std::to_string(needed) + " bytes of scratch are needed, " + std::to_string(room) + " are left",
+          "Give context.scratch what scratch_bytes() says for this batch, aligned to allocator::alignment"});
+}
+
 /// Stands for the context where something is prepared without one: integers of the host alone.
 struct no_context {};
 } // namespace detail

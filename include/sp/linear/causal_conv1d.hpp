@@ -168,6 +168,11 @@ private:
     detail::check_together(ctx.queue, f, all, [&](fingerprint const& mine) { sp::agree(comm_, mine, ctx); });
   }
 
+  template <class T, class Queue, class Call>
+  void require_room(prepared const& p, context<Queue> const& ctx, Call const& c) const {
+    detail::require_room(ctx, [&] { return scratch_bytes<T>(p, c.channels, ctx.queue); });
+  }
+
   // ---- forward ---------------------------------------------------------------------------------------------------------------------
 
   template <class T, class Queue>
@@ -179,6 +184,7 @@ private:
       auto arguments = [&] {
         p.require_fitting(detail::group_place::in(comm_), options_.width, options_.checks);
         c.read(p, o, options_.activation == activation::silu);
+        require_room<T>(p, ctx, c);
       };
       compare(".forward", ctx, p, arguments, [&](fingerprint& f) {
         f.template element<T>("element type").number("channels", c.channels).number("final state", int(final));
@@ -231,6 +237,7 @@ private:
       auto arguments = [&] {
         p.require_fitting(detail::group_place::in(comm_), options_.width, options_.checks);
         c.read(p, s, o, options_.activation == activation::silu, id_);
+        require_room<T>(p, ctx, c);
       };
       compare(".backward", ctx, p, arguments, [&](fingerprint& f) {
         f.template element<T>("element type").number("channels", c.channels);

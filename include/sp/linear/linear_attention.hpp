@@ -211,6 +211,10 @@ private:
     f.template element<T>("element type").number("key heads", s.k_heads).number("value heads", s.v_heads);
     f.number("key dim", s.key_dim).number("value dim", s.value_dim).number("final state", int(final));
   }
+  template <class T, class Queue, class Io>
+  void require_room(prepared const& p, context<Queue> const& ctx, Io const& io) const {
+    detail::require_room(ctx, [&] { return scratch_bytes<T>(p, io.in.shape(), ctx.queue); });
+  }
   template <class Io>
   detail::linear_saved origin(prepared const& p, Io const& io, linear_strategy how, bool final) const {
     return {p.serial, id_, io.in.shape(), int(how), io.initial.data != nullptr, final};
@@ -227,6 +231,7 @@ private:
       auto arguments = [&] {
         p.require_fitting(detail::group_place::in(comm_), int(options_.strategy), options_.checks);
         io = detail::read_linear<Kernel>(o, p.needs);
+        require_room<T>(p, ctx, io);
       };
       compare(".forward", ctx, p, arguments, [&](fingerprint& f) { describe<T>(f, io.in.shape(), final); });
       linear_strategy const how = strategy_for<T>(p, io.in.shape());
@@ -253,6 +258,7 @@ private:
         s.require(origin(p, io, strategy_for<T>(p, io.in.shape()), final));
         if (io.dinitial.data && !io.initial.data)
           fail({errc::bad_state, "dinitial_state of a call without an initial state", "Give both, or none of them"});
+        require_room<T>(p, ctx, io);
       };
       compare(".backward", ctx, p, arguments, [&](fingerprint& f) { describe<T>(f, io.in.shape(), final); });
       if (strategy_for<T>(p, io.in.shape()) == linear_strategy::heads)

@@ -282,6 +282,15 @@ MUTANTS = [
         "linear attention: what does not fit*",
     ),
     Mutant(
+        "linear_backward_without_room",
+        "a backward call of linear attention notices in the middle of it that scratch is too small",
+        "linear/linear_attention.hpp",
+        '"Give both, or none of them"});\n        require_room<T>(p, ctx, io);\n',
+        '"Give both, or none of them"});\n',
+        "linear.linear_calls",
+        "linear attention: a call without room*",
+    ),
+    Mutant(
         "linear_striped_by_state",
         "tokens that take turns between ranks are computed by state as if they followed each other",
         "linear/segments.hpp",

@@ -60,14 +60,9 @@ void check_backward(backward_io<T, G, M> const& io, index_t q_rows, index_t k_ro
 /// A workspace holds what a whole backward call takes: in the middle of it, it would be too late to try again.
 template <class T, class Object, class Prepared, class Queue, class Io>
 void require_room(Object const& object, Prepared const& p, context<Queue> const& ctx, Io const& io) {
-  std::size_t const room = ctx.scratch->room();
-  if (room == ctx.scratch->unknown) return;
-  auto const bytes =
-      object.template scratch_bytes<T>(p, {io.on.q_count, io.on.kv_count, io.q.extent(2), io.v.extent(2)}, ctx.queue);
-  if (std::size_t(bytes) > room)
-    fail({errc::workspace_too_small,
-          "up to " + std::to_string(bytes) + " bytes of scratch are needed, " + std::to_string(room) + " are left",
-          "Give context.scratch what scratch_bytes() says for this batch, aligned to allocator::alignment"});
+  detail::require_room(ctx, [&] {
+    return object.template scratch_bytes<T>(p, {io.on.q_count, io.on.kv_count, io.q.extent(2), io.v.extent(2)}, ctx.queue);
+  });
 }
 
 } // namespace sp::detail
