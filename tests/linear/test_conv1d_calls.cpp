@@ -335,6 +335,47 @@ TEST_CASE("conv1d: a call without room is refused before anything is sent, from 
         3, [&](sp::threads const& c) { check(c, checks); }, patience);
 }
 
+TEST_CASE("conv1d: states whose rows are not equally far apart are refused on all ranks together, and nobody waits") {
+  auto check = [](sp::threads const& c) {
+    level_2_rank r{c};
+    sp::causal_conv1d const conv{c, options{.checks = 2}};
+    sp::pool memory;
+    sp::context const ctx(memory, memory);
+    auto const p = conv.prepare(r.b);
+    std::vector<double> dstates = r.states;
+    auto rows_first = [&](std::vector<double>& v) { // strides of documents and rows exchanged
+      return tensor<3>(v.data(), {r.docs, 3, r.channels}, {r.channels, r.docs * r.channels, 1});
+    };
+    auto o = r.forward();
+    auto g = r.backward();
+    o.final_state = r.state(r.ends), o.initial_state = g.initial_state = r.state(r.states);
+    auto saved = conv.forward(p, ctx, o);
+    bool good = true;
+    auto refused = [&](char const* call, char const* name, auto&& attempt) {
+      auto const e = failure_of([&] { return attempt(), 0; });
+      good = good && r.refused_by_rank_1(e, errc::invalid_shape, std::string(name) + " (2, 3, 128) has strides of 128", call);
+    };
+    auto forward = [&](char const* name, auto member, std::vector<double>& v) {
+      auto other = o;
+      if (c.rank() == 1) other.*member = rows_first(v);
+      refused("forward", name, [&] { conv.infer(p, ctx, other); });
+    };
+    auto backward = [&](char const* name, auto member, std::vector<double>& v) {
+      auto other = g;
+      other.dinitial_state = r.state(dstates), other.dfinal_state = r.state(r.ends);
+      if (c.rank() == 1) other.*member = rows_first(v);
+      refused("backward", name, [&] { conv.backward(p, ctx, std::move(saved), other); });
+    };
+    forward("final_state", &sp::conv1d_operands<double>::final_state, r.ends);
+    forward("initial_state", &sp::conv1d_operands<double>::initial_state, r.states);
+    backward("dfinal_state", &sp::conv1d_gradients<double>::dfinal_state, r.ends);
+    backward("dinitial_state", &sp::conv1d_gradients<double>::dinitial_state, dstates);
+    conv.backward(p, ctx, std::move(saved), g);
+    CHECK(good);
+  };
+  sp::threads::run(3, check, patience);
+}
+
 TEST_CASE("conv1d: over other memory than the host's a plan takes a context") {
   auto const said = support::on_all_ranks<support::late_place>(2, [](support::late_place& here) {
     sp::batch const b(sp::packed{0, 3, 6}, sp::contiguous{}, here.comm);

@@ -193,7 +193,7 @@ private:
       });
       saved<T> s(*ctx.kept, p.rows.halo,
                  {p.serial, id_, c.channels, o.initial_state.data != nullptr, o.bias.data != nullptr, final});
-      exchange_rows(p, ctx, c, o, c.put_halo(s.halo.tensor));
+      exchange_rows(p, ctx, c, c.put_halo(s.halo.tensor));
       using body = detail::conv1d_forward_body<T, memory_type, sizes<Queue>>;
       each_tile(ctx.queue, ceil_div(p.rows.rows, sizes<Queue>::rows), c.out, body{c.all, c.out});
       return s;
@@ -202,13 +202,12 @@ private:
   /// The halo, and the final state where it is asked for.
   template <class T, class Queue>
   void exchange_rows(prepared const& p, context<Queue> const& ctx, detail::conv1d_call<T, memory_type> const& c,
-                     conv1d_operands<T, memory_type> const& o, tensor<T> const& halo) const {
+                     tensor<T> const& halo) const {
     routed const rows(p.rows.to_readers, c.x, halo);
-    if (!o.final_state.data) return sp::exchange(comm_, name, ctx, rows).wait();
-    tensor<T> const final = detail::state_rows(o.final_state, c.x);
-    sp::exchange(comm_, name, ctx, rows, routed(p.rows.to_all, c.x, final)).wait();
+    if (!c.final.data) return sp::exchange(comm_, name, ctx, rows).wait();
+    sp::exchange(comm_, name, ctx, rows, routed(p.rows.to_all, c.x, c.final)).wait();
     using body = detail::conv1d_short_state_body<T, memory_type>;
-    ctx.queue.for_each(final.extents, body{c.all.states, final, p.lengths.values(), p.rows.reach()});
+    ctx.queue.for_each(c.final.extents, body{c.all.states, c.final, p.lengths.values(), p.rows.reach()});
   }
   /// body(i, head, tile of channels) for i < n: tasks where the queue has threads that take them, because each is long.
   template <class Queue, class Like, class Body>

@@ -14,6 +14,7 @@ struct conv1d_call {
   index_t channels = 0;
   view<T const, 3, M> x;      // (rows, heads, dim)
   view<T, 3, M> out;          // (rows, heads, dim)
+  view<T, 3, M> final;        // (states, heads, dim) or null
   conv1d_tensors<T, M> all{}; ///< what bodies read, see with_rows()
 
   /// Those of any call.
@@ -41,6 +42,7 @@ struct conv1d_call {
                     {{"x", x}, {"weights", o.weights}, {"bias", o.bias}, {"initial_state", o.initial_state}});
     join_heads(x, out);
     put_rows(o);
+    final = state_rows(o.final_state, x);
   }
   /// The halo, once there is room for it: (halo rows, heads, dim).
   view<T, 3, M> put_halo(view<T, 2, M> const& rows) {

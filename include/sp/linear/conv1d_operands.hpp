@@ -31,7 +31,8 @@ private:
 };
 
 /// Of causal_conv1d::forward and infer. State of a document is what stands before its first token, or at its end: width - 1 rows of x, in
-/// order. Every rank gives the same weights, bias and states.
+/// order. Every rank gives the same weights, bias and states. Rows of states, one document's after the other's, are equally far apart:
+/// stride(0) = (width - 1) stride(1), here as in conv1d_gradients.
 template <class T, class M = host_memory>
 struct conv1d_operands {
   channel_operand<T const, M> x{};     ///< (tokens, channels)
@@ -73,7 +74,8 @@ void join_heads(view<T, 3, M>& v, Others&... others) {
   join(v), (join(others), ...);
 }
 
-/// States (documents, width - 1, channels) as rows (states, heads, dim) beside tensors of these heads; null stays null.
+/// States (documents, width - 1, channels) that require_state let pass as rows (states, heads, dim) beside tensors of these heads; null
+/// stays null.
 template <class T, class M, class Like>
 view<T, 3, M> state_rows(view<T, 3, M> const& states, Like const& x) {
   if (!states.data) return {};
@@ -123,6 +125,11 @@ struct conv1d_shape {
             std::string(name) + " " + shape(v) + " for " + std::to_string(documents) + " documents, " + std::to_string(reach()) +
                 " rows of state and " + std::to_string(channels) + " channels",
             "Give (documents of the batch, width - 1, channels)"});
+    if (v.data && documents > 1 && reach() > 1 && v.stride(0) != checked_mul(reach(), v.stride(1)))
+      fail({errc::invalid_shape,
+            std::string(name) + " " + shape(v) + " has strides of " + std::to_string(v.stride(0)) + " and " +
+                std::to_string(v.stride(1)) + ": its rows, one document's after the other's, are not equally far apart",
+            "Give states whose stride of documents is width - 1 times that of rows"});
   }
 };
 
