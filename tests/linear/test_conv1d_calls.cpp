@@ -426,6 +426,13 @@ TEST_CASE("conv1d: what does not fit is refused with both numbers, before anythi
   CHECK(says(failure_of([&] { return compared.infer(p, ctx, good), 0; }), errc::bad_state, "level below 2"));
   CHECK(says(failure_of([&] { return conv.infer(decltype(conv)::prepared{}, ctx, good), 0; }), errc::bad_state,
              "not made by prepare"));
+  auto const asked = failure_of([&] { return wide.scratch_bytes<double>(p, 2); });
+  CHECK(says(asked, errc::bad_state, "width of 4", "has 5"));
+  CHECK(asked.primitive == "causal_conv1d.scratch_bytes");
+  CHECK(says(failure_of([&] { return compared.scratch_bytes<double>(p, 2); }), errc::bad_state, "level below 2"));
+  CHECK(says(failure_of([&] { return conv.scratch_bytes<double>({}, 2); }), errc::bad_state, "not made by prepare"));
+  CHECK(says(failure_of([&] { return conv.saved_bytes<double>({}, 2); }), errc::bad_state, "not made by prepare"));
+  CHECK(says(failure_of([&] { return conv.saved_bytes<double>(p, -1); }), errc::invalid_shape, "-1 channels"));
   sp::threads::run(2, [&](sp::threads const& two) { // a plan of another group
     if (two.rank() != 1) return;
     sp::causal_conv1d const there{two, options{}};

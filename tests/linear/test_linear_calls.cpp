@@ -182,6 +182,36 @@ TEST_CASE("linear attention: automatic takes the strategy that sends less, and s
   });
 }
 
+TEST_CASE("linear attention: questions about a plan of another object, or about no heads, are refused as calls would be") {
+  sp::batch const b(sp::packed{0, 3, 6}, sp::contiguous{}, 0, 1);
+  sp::threads::run(1, [&](sp::threads const& threads) {
+    sp::ledger ledger;
+    ranks const c(threads, ledger);
+    attention const by_state{c, sp::gated_delta{}, {.strategy = linear_strategy::state}}, any{c, sp::gated_delta{}},
+        by_heads{c, sp::gated_delta{}, {.strategy = linear_strategy::heads}}, compared{c, sp::gated_delta{}, {.checks = 2}};
+    auto refused = [](attention const& a, attention::prepared const& p, sp::linear_shape const& s, errc code, char const* text) {
+      auto one = [&](std::string const& call, auto&& ask) {
+        auto const e = failure_of(ask);
+        CHECK(says(e, code, text));
+        CHECK(e.primitive == "linear_attention." + call);
+      };
+      one("scratch_bytes", [&] { return a.scratch_bytes<double>(p, s); });
+      one("saved_bytes", [&] { return a.saved_bytes<double>(p, s); });
+      one("strategy_for", [&] { return a.strategy_for<float>(p, s); });
+      one("reason", [&] { return a.reason<float>(p, s); });
+      one("bytes", [&] { return a.bytes<float>(p, s, linear_strategy::state); });
+    };
+    auto const of_state = by_state.prepare(b), of_heads = by_heads.prepare(b), of_any = any.prepare(b);
+    refused(by_state, of_heads, tensors::shape, errc::bad_state, "another strategy");
+    refused(by_heads, of_state, tensors::shape, errc::bad_state, "another strategy");
+    refused(any, {}, tensors::shape, errc::bad_state, "not made by prepare");
+    refused(compared, of_any, tensors::shape, errc::bad_state, "level below 2");
+    refused(any, of_any, {0, 0, 4, 3, 2}, errc::invalid_shape, "4 value heads of 2 and 0 key heads of 3");
+    refused(any, of_any, {0, 3, 4, 3, 2}, errc::invalid_shape, "4 value heads of 2 and 3 key heads of 3");
+    refused(any, of_any, {0, 2, 4, 0, 2}, errc::invalid_shape, "key heads of 0");
+  });
+}
+
 TEST_CASE("linear attention: what does not fit is refused with both numbers, before anything is sent") {
   sp::threads::run(1, [](sp::threads const& threads) {
     sp::ledger ledger;

@@ -108,9 +108,48 @@ public:
     backward(*prepared_for(b), context(b.memory(), b.memory()), std::move(s), o);
   }
 
-  /// Bytes that a call with all operands takes from context.scratch at most, for tensors of T with so many channels.
+  /// Bytes that a call with all operands takes from context.scratch at most, for tensors of T with so many channels. bad_state for a plan that
+  /// the call would refuse.
   template <class T, class Queue = inline_queue>
   [[nodiscard]] index_t scratch_bytes(prepared const& p, index_t channels, Queue const& queue = {}) const {
+    return asked(".scratch_bytes", p, channels, [&] { return scratch_of<T>(p, channels, queue); });
+  }
+  /// Bytes that context.kept gives for one `saved`.
+  template <class T>
+  [[nodiscard]] index_t saved_bytes(prepared const& p, index_t channels) const {
+    return asked(".saved_bytes", p, channels, [&] {
+      basic_byte_counter<memory_type> kept;
+      owned<T, 2, memory_type>(kept, {p.rows.halo, channels});
+      return kept.bytes();
+    });
+  }
+
+private:
+  template <class, class>
+  friend class detail::conv1d_calls;
+  static constexpr char const* name = "causal_conv1d";
+  template <class T>
+  using tensor = view<T, 3, memory_type>;
+  template <class Queue>
+  using sizes = detail::conv1d_sizes<detail::runs_on_host<Queue>>;
+  site at(char const* call) const { return {name, call, comm_.rank(), comm_.size()}; }
+
+  /// Of this object's group, width and checks.
+  void require_plan(prepared const& p) const {
+    p.require_fitting(detail::group_place::in(comm_), options_.width, options_.checks);
+  }
+  /// An answer about a plan and channels that calls would take.
+  template <class Answer>
+  index_t asked(char const* what, prepared const& p, index_t channels, Answer const& answer) const {
+    return located(at(what), [&] {
+      require_plan(p);
+      if (channels < 0)
+        fail({errc::invalid_shape, std::to_string(channels) + " channels", "Give heads times dim of the tensors of the call"});
+      return answer();
+    });
+  }
+  template <class T, class Queue>
+  index_t scratch_of(prepared const& p, index_t channels, Queue const& queue) const {
     using A = accumulate_t<T>;
     index_t const rows = p.rows.rows, states = p.rows.states(), halo = p.rows.halo;
     tensor<T> const x(nullptr, {rows, 1, channels});
@@ -126,23 +165,6 @@ public:
     index_t const agreement = options_.checks > 1 ? agreement_scratch(comm_.size(), queue) : 0;
     return max(agreement, max(there + outputs.bytes(), back + gradients.bytes()));
   }
-  /// Bytes that context.kept gives for one `saved`.
-  template <class T>
-  [[nodiscard]] index_t saved_bytes(prepared const& p, index_t channels) const {
-    basic_byte_counter<memory_type> kept;
-    owned<T, 2, memory_type>(kept, {p.rows.halo, channels});
-    return kept.bytes();
-  }
-
-private:
-  template <class, class>
-  friend class detail::conv1d_calls;
-  static constexpr char const* name = "causal_conv1d";
-  template <class T>
-  using tensor = view<T, 3, memory_type>;
-  template <class Queue>
-  using sizes = detail::conv1d_sizes<detail::runs_on_host<Queue>>;
-  site at(char const* call) const { return {name, call, comm_.rank(), comm_.size()}; }
 
   template <class Queue>
   static index_t spans(index_t rows) {
@@ -170,7 +192,7 @@ private:
 
   template <class T, class Queue, class Call>
   void require_room(prepared const& p, context<Queue> const& ctx, Call const& c) const {
-    detail::require_room(ctx, [&] { return scratch_bytes<T>(p, c.channels, ctx.queue); });
+    detail::require_room(ctx, [&] { return scratch_of<T>(p, c.channels, ctx.queue); });
   }
 
   // ---- forward ---------------------------------------------------------------------------------------------------------------------
@@ -182,7 +204,7 @@ private:
       detail::conv1d_call<T, memory_type> c;
       bool const final = o.final_state.data != nullptr;
       auto arguments = [&] {
-        p.require_fitting(detail::group_place::in(comm_), options_.width, options_.checks);
+        require_plan(p);
         c.read(p, o, options_.activation == activation::silu);
         require_room<T>(p, ctx, c);
       };
@@ -234,7 +256,7 @@ private:
       auto const range = detail::named_work(ctx.queue, name, ".backward");
       gradient_call<T> c;
       auto arguments = [&] {
-        p.require_fitting(detail::group_place::in(comm_), options_.width, options_.checks);
+        require_plan(p);
         c.read(p, s, o, options_.activation == activation::silu, id_);
         require_room<T>(p, ctx, c);
       };

@@ -139,44 +139,44 @@ public:
     backward(*prepared_for(b), context(b.memory(), b.memory()), std::move(s), o);
   }
 
-  /// The strategy of a call on tensors of T with these heads and dims; `s.rows` does not count.
+  // ---- what calls will do: bad_state for a plan that they would refuse, invalid_shape for such heads; `s.rows` does not count --------
+
+  /// The strategy of a call on tensors of T with these heads and dims.
   template <class T>
   [[nodiscard]] linear_strategy strategy_for(prepared const& p, linear_shape const& s) const {
-    if (options_.strategy != linear_strategy::automatic) return options_.strategy;
-    if (p.state.striped >= 0) return linear_strategy::heads;
-    return bytes<T>(p, s, linear_strategy::state).all() <= bytes<T>(p, s, linear_strategy::heads).all() ? linear_strategy::state
-                                                                                                        : linear_strategy::heads;
+    return asked(".strategy_for", p, s, [&] { return chosen<T>(p, s); });
   }
   /// Why, in a sentence.
   template <class T>
   [[nodiscard]] std::string reason(prepared const& p, linear_shape const& s) const {
-    linear_strategy const how = strategy_for<T>(p, s);
-    std::string const word = detail::strategy_words[int(how)];
-    if (options_.strategy != linear_strategy::automatic) return word + ": asked for";
-    if (p.state.striped >= 0)
-      return word + ": rank " + std::to_string(p.state.striped) + " has runs with a stride, which have no map of the state";
-    auto all = [&](linear_strategy x) { return std::to_string(bytes<T>(p, s, x).all()); };
-    return word + ": all ranks together send " + all(linear_strategy::state) + " bytes by state and " +
-           all(linear_strategy::heads) + " by heads, in both passes";
+    return asked(".reason", p, s, [&] {
+      std::string const word = detail::strategy_words[int(chosen<T>(p, s))];
+      if (options_.strategy != linear_strategy::automatic) return word + ": asked for";
+      if (p.state.striped >= 0)
+        return word + ": rank " + std::to_string(p.state.striped) + " has runs with a stride, which have no map of the state";
+      auto all = [&](linear_strategy x) { return std::to_string(sent<T>(p, s, x).all()); };
+      return word + ": all ranks together send " + all(linear_strategy::state) + " bytes by state and " +
+             all(linear_strategy::heads) + " by heads, in both passes";
+    });
   }
   /// Bytes that all ranks together send in either pass by a strategy, states that are given or asked for aside.
   template <class T>
   [[nodiscard]] detail::linear_bytes bytes(prepared const& p, linear_shape const& s, linear_strategy how) const {
-    return how == linear_strategy::heads ? heads_.template bytes<T>(p.heads, s) : state_.template bytes<T>(p.state, s);
+    return asked(".bytes", p, s, [&] { return sent<T>(p, s, how); });
   }
 
   /// Bytes that a call with all operands takes from context.scratch at most.
   template <class T, class Queue = inline_queue>
   [[nodiscard]] index_t scratch_bytes(prepared const& p, linear_shape const& s, Queue const& queue = {}) const {
-    index_t const agreement = options_.checks > 1 ? agreement_scratch(comm_.size(), queue) : 0;
-    return max(agreement, strategy_for<T>(p, s) == linear_strategy::heads ? heads_.template scratch_bytes<T>(p.heads, s, queue)
-                                                                          : state_.template scratch_bytes<T>(p.state, s, queue));
+    return asked(".scratch_bytes", p, s, [&] { return scratch_of<T>(p, s, chosen<T>(p, s), queue); });
   }
   /// Bytes that context.kept gives for one `saved`.
   template <class T>
   [[nodiscard]] index_t saved_bytes(prepared const& p, linear_shape const& s) const {
-    return strategy_for<T>(p, s) == linear_strategy::heads ? heads_.template saved_bytes<T>(p.heads, s)
-                                                           : state_.template saved_bytes<T>(p.state, s);
+    return asked(".saved_bytes", p, s, [&] {
+      return chosen<T>(p, s) == linear_strategy::heads ? heads_.template saved_bytes<T>(p.heads, s)
+                                                       : state_.template saved_bytes<T>(p.state, s);
+    });
   }
 
 private:
@@ -184,6 +184,37 @@ private:
   friend class detail::linear_calls;
   static constexpr char const* name = "linear_attention";
   site at(char const* call) const { return {name, call, comm_.rank(), comm_.size()}; }
+
+  /// Of this object's group, strategy and checks.
+  void require_plan(prepared const& p) const {
+    p.require_fitting(detail::group_place::in(comm_), int(options_.strategy), options_.checks);
+  }
+  /// An answer about a plan and heads that calls would take.
+  template <class Answer>
+  auto asked(char const* what, prepared const& p, linear_shape const& s, Answer const& answer) const {
+    return located(at(what), [&] {
+      require_plan(p);
+      detail::linear_needs::require_heads(s);
+      return answer();
+    });
+  }
+  template <class T>
+  linear_strategy chosen(prepared const& p, linear_shape const& s) const {
+    if (options_.strategy != linear_strategy::automatic) return options_.strategy;
+    if (p.state.striped >= 0) return linear_strategy::heads;
+    return sent<T>(p, s, linear_strategy::state).all() <= sent<T>(p, s, linear_strategy::heads).all() ? linear_strategy::state
+                                                                                                      : linear_strategy::heads;
+  }
+  template <class T>
+  detail::linear_bytes sent(prepared const& p, linear_shape const& s, linear_strategy how) const {
+    return how == linear_strategy::heads ? heads_.template bytes<T>(p.heads, s) : state_.template bytes<T>(p.state, s);
+  }
+  template <class T, class Queue>
+  index_t scratch_of(prepared const& p, linear_shape const& s, linear_strategy how, Queue const& queue) const {
+    index_t const agreement = options_.checks > 1 ? agreement_scratch(comm_.size(), queue) : 0;
+    return max(agreement, how == linear_strategy::heads ? heads_.template scratch_bytes<T>(p.heads, s, queue)
+                                                        : state_.template scratch_bytes<T>(p.state, s, queue));
+  }
 
   template <class T>
   static constexpr void require_kernel() {
@@ -212,8 +243,8 @@ private:
     f.number("key dim", s.key_dim).number("value dim", s.value_dim).number("final state", int(final));
   }
   template <class T, class Queue, class Io>
-  void require_room(prepared const& p, context<Queue> const& ctx, Io const& io) const {
-    detail::require_room(ctx, [&] { return scratch_bytes<T>(p, io.in.shape(), ctx.queue); });
+  void require_room(prepared const& p, context<Queue> const& ctx, Io const& io, linear_strategy how) const {
+    detail::require_room(ctx, [&] { return scratch_of<T>(p, io.in.shape(), how, ctx.queue); });
   }
   template <class Io>
   detail::linear_saved origin(prepared const& p, Io const& io, linear_strategy how, bool final) const {
@@ -227,14 +258,15 @@ private:
     return located(at(".forward"), [&] {
       auto const range = detail::named_work(ctx.queue, name, ".forward");
       detail::linear_io<T, gates, memory_type> io;
+      linear_strategy how{};
       bool const final = o.final_state.data != nullptr;
       auto arguments = [&] {
-        p.require_fitting(detail::group_place::in(comm_), int(options_.strategy), options_.checks);
+        require_plan(p);
         io = detail::read_linear<Kernel>(o, p.needs);
-        require_room<T>(p, ctx, io);
+        how = chosen<T>(p, io.in.shape());
+        require_room<T>(p, ctx, io, how);
       };
       compare(".forward", ctx, p, arguments, [&](fingerprint& f) { describe<T>(f, io.in.shape(), final); });
-      linear_strategy const how = strategy_for<T>(p, io.in.shape());
       saved<T> s{origin(p, io, how, final), {}, {}};
       if (how == linear_strategy::heads)
         s.heads = heads_.template forward<T>(p.heads, ctx, io, keep);
@@ -251,17 +283,19 @@ private:
     located(at(".backward"), [&] {
       auto const range = detail::named_work(ctx.queue, name, ".backward");
       detail::linear_gradient_io<T, gates, memory_type> io;
+      linear_strategy how{};
       bool const final = o.dfinal_state.data != nullptr;
       auto arguments = [&] {
-        p.require_fitting(detail::group_place::in(comm_), int(options_.strategy), options_.checks);
+        require_plan(p);
         io = detail::read_linear<Kernel>(o, p.needs);
-        s.require(origin(p, io, strategy_for<T>(p, io.in.shape()), final));
+        how = chosen<T>(p, io.in.shape());
+        s.require(origin(p, io, how, final));
         if (io.dinitial.data && !io.initial.data)
           fail({errc::bad_state, "dinitial_state of a call without an initial state", "Give both, or none of them"});
-        require_room<T>(p, ctx, io);
+        require_room<T>(p, ctx, io, how);
       };
       compare(".backward", ctx, p, arguments, [&](fingerprint& f) { describe<T>(f, io.in.shape(), final); });
-      if (strategy_for<T>(p, io.in.shape()) == linear_strategy::heads)
+      if (how == linear_strategy::heads)
         heads_.template backward<T>(p.heads, ctx, s.heads, io);
       else
         state_.template backward<T>(p.state, ctx, s.state, io);

@@ -80,6 +80,14 @@ struct linear_needs {
     if (!v.data && !v.empty())
       fail({errc::bad_pointer, name + " " + shape(v) + " is null", "Pass memory for every tensor that is not empty"});
   }
+  /// `s.rows` does not count.
+  static void require_heads(linear_shape const& s) {
+    if (s.k_heads <= 0 || s.v_heads <= 0 || s.v_heads % s.k_heads != 0 || s.key_dim <= 0 || s.value_dim <= 0)
+      fail({errc::invalid_shape,
+            std::to_string(s.v_heads) + " value heads of " + std::to_string(s.value_dim) + " and " + std::to_string(s.k_heads) +
+                " key heads of " + std::to_string(s.key_dim),
+            "Value heads must be a positive multiple of key heads, and dims positive"});
+  }
   template <class T, class M>
   void require_state(char const* name, view<T, 4, M> const& v, linear_shape const& s) const {
     std::array const wanted{documents, s.v_heads, s.key_dim, s.value_dim};
@@ -97,11 +105,7 @@ struct linear_needs {
     if (c.k.extents != c.q.extents || c.v.extent(0) != rows)
       fail({errc::invalid_shape, "q " + shape(c.q) + ", k " + shape(c.k) + " and v " + shape(c.v) + " do not fit",
             "Give q and k (tokens, key heads, key dim) and v (tokens, value heads, value dim)"});
-    if (s.k_heads <= 0 || s.v_heads <= 0 || s.v_heads % s.k_heads != 0 || s.key_dim <= 0 || s.value_dim <= 0)
-      fail({errc::invalid_shape,
-            std::to_string(s.v_heads) + " value heads of " + std::to_string(s.value_dim) + " and " + std::to_string(s.k_heads) +
-                " key heads of " + std::to_string(s.key_dim),
-            "Value heads must be a positive multiple of key heads, and dims positive"});
+    require_heads(s);
     require_given("q", c.q), require_given("k", c.k), require_given("v", c.v);
   }
   template <class Kernel, class G, std::size_t N>

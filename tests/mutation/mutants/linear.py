@@ -285,7 +285,7 @@ MUTANTS = [
         "linear_backward_without_room",
         "a backward call of linear attention notices in the middle of it that scratch is too small",
         "linear/linear_attention.hpp",
-        '"Give both, or none of them"});\n        require_room<T>(p, ctx, io);\n',
+        '"Give both, or none of them"});\n        require_room<T>(p, ctx, io, how);\n',
         '"Give both, or none of them"});\n',
         "linear.linear_calls",
         "linear attention: a call without room*",
