@@ -173,7 +173,20 @@ TEST_CASE("linear attention: automatic takes the strategy that sends less, and s
         striped(sp::packed{0, 40}, sp::striped{}, c);
     bool good = chosen(longer, "state: all ranks together send") && chosen(short_one, "all ranks together send") &&
                 chosen(striped, "stride");
+    auto bytes = [](attention const& a, auto const& p, linear_strategy x) { return a.bytes<float>(p, tensors::shape, x).all(); };
+    for (sp::batch const* b :
+         {&longer, &short_one, &striped}) { // automatic: those of the strategy that is taken, and some are sent
+      auto const of_both = any.prepare(*b);
+      index_t const sent = bytes(any, of_both, linear_strategy::automatic);
+      good = good && sent > 0 && sent == bytes(any, of_both, any.strategy_for<float>(of_both, tensors::shape));
+    }
+    good = good && says(failure_of([&] { return bytes(any, any.prepare(striped), linear_strategy::state); }), errc::unsupported,
+                        "rank 0 owns runs with a stride");
     auto const p = asked.prepare(longer);
+    good = good && bytes(asked, p, linear_strategy::automatic) == bytes(asked, p, linear_strategy::state) &&
+           says(failure_of([&] { return bytes(asked, p, linear_strategy::heads); }), errc::bad_state, "no part by heads",
+                "prepared for state alone") &&
+           says(failure_of([&] { return bytes(asked, p, linear_strategy(7)); }), errc::unsupported, "no strategy number 7");
     good = good && asked.reason<float>(p, tensors::shape) == "state: asked for";
     auto const e = failure_of([&] { return asked.prepare(striped); });
     good = good && says(e, errc::unsupported, "rank 0 owns runs with a stride") &&

@@ -159,10 +159,22 @@ public:
              all(linear_strategy::heads) + " by heads, in both passes";
     });
   }
-  /// Bytes that all ranks together send in either pass by a strategy, states that are given or asked for aside.
+  /// Bytes that all ranks together send in either pass by a strategy, states that are given or asked for aside; automatic: by the one that
+  /// strategy_for tells. bad_state if the plan is for the other one alone, unsupported by state where runs have a stride.
   template <class T>
   [[nodiscard]] detail::linear_bytes bytes(prepared const& p, linear_shape const& s, linear_strategy how) const {
-    return asked(".bytes", p, s, [&] { return sent<T>(p, s, how); });
+    return asked(".bytes", p, s, [&] {
+      detail::check_choice(how, int(std::size(detail::strategy_words)), "strategy", "sp::linear_strategy", name, comm_.rank(),
+                           comm_.size());
+      linear_strategy const by = how == linear_strategy::automatic ? chosen<T>(p, s) : how;
+      if (options_.strategy != linear_strategy::automatic && by != options_.strategy)
+        fail({errc::bad_state,
+              "this plan has no part by " + std::string(detail::strategy_words[int(by)]) + ": it was prepared for " +
+                  detail::strategy_words[int(options_.strategy)] + " alone",
+              "Ask an object of linear_strategy::automatic, whose plans are for both"});
+      if (by == linear_strategy::state) p.state.require_runs();
+      return sent<T>(p, s, by);
+    });
   }
 
   /// Bytes that a call with all operands takes from context.scratch at most.
