@@ -376,6 +376,31 @@ TEST_CASE("conv1d: states whose rows are not equally far apart are refused on al
   sp::threads::run(3, check, patience);
 }
 
+TEST_CASE("conv1d: from level 2 on ranks compare in backward what they gave forward, and of which call it is") {
+  auto check = [](sp::threads const& c) {
+    level_2_rank r{c};
+    sp::causal_conv1d const conv{c, options{.checks = 2}};
+    sp::pool memory;
+    sp::context const ctx(memory, memory);
+    auto const p = conv.prepare(r.b);
+    auto o = r.forward(), more = o;
+    auto g = r.backward(), of_more = g;
+    more.bias = of_more.bias = tensor<1>(r.bias.data(), r.channels);
+    more.initial_state = of_more.initial_state = r.state(r.states);
+    auto first = conv.forward(p, ctx, more), second = conv.forward(p, ctx, o);
+    auto const e = failure_of([&] {
+      bool const other = c.rank() == 1;
+      return conv.backward(p, ctx, std::move(other ? first : second), other ? of_more : g), 0;
+    });
+    bool const told = says(e, errc::rank_mismatch, "rank 1 differs from ranks 0, 2 in number of the forward call: 1 against 2",
+                           "(also in bias, initial state)");
+    CHECK(told);
+    conv.backward(p, ctx, std::move(second), g);
+    conv.backward(p, ctx, std::move(first), of_more);
+  };
+  sp::threads::run(3, check, patience);
+}
+
 TEST_CASE("conv1d: over other memory than the host's a plan takes a context") {
   auto const said = support::on_all_ranks<support::late_place>(2, [](support::late_place& here) {
     sp::batch const b(sp::packed{0, 3, 6}, sp::contiguous{}, here.comm);

@@ -137,6 +137,41 @@ TEST_CASE("linear attention: a call without room is refused before anything is s
           3, [&](sp::threads const& c) { check(c, how, checks); }, patience);
 }
 
+TEST_CASE("linear attention: from level 2 on ranks compare initial states, what kernels were told, and whose saved it is") {
+  auto check = [](sp::threads const& threads) {
+    sp::ledger ledger;
+    ranks const c(threads, ledger);
+    sp::batch const b(sp::packed{0, 9, 9, 20}, sp::zigzag{sp::scope::stream}, c);
+    tensors t(b);
+    bool good = true;
+    auto differs = [&](char const* how, auto&& call) {
+      auto const e = failure_of([&] { return call(), 0; });
+      good = good && says(e, errc::rank_mismatch, std::string("rank 1 differs from ranks 0, 2 in ") + how);
+    };
+    options const compared{.strategy = linear_strategy::state, .checks = 2};
+    attention const a{c, sp::gated_delta{}, compared};
+    operands o = t.forward();
+    if (c.rank() == 1) o.initial_state = t.state(0);
+    differs("initial state: 1 against 0", [&] { a.infer(b, o); });
+
+    using told = sp::linear_options;
+    for (told const& other : {told{.scale = 2.0}, told{.normalise = true}, told{.chunk = 16}}) {
+      attention const x{c, sp::gated_delta(c.rank() == 1 ? other : told{}), compared};
+      differs("kernel features", [&] { static_cast<void>(x.prepare(b)); });
+    }
+    told const thrifty{.keep_every = 64, .recompute = true}; // which changes no number
+    attention(c, sp::gated_delta(c.rank() == 1 ? thrifty : told{}), compared).infer(b, t.forward());
+
+    auto first = a.forward(b, t.forward()), second = a.forward(b, t.forward()); // the call that was refused does not count
+    differs("number of the forward call: 1 against 2",
+            [&] { a.backward(b, std::move(c.rank() == 1 ? first : second), t.backward()); });
+    a.backward(b, std::move(first), t.backward());
+    a.backward(b, std::move(second), t.backward());
+    CHECK(good);
+  };
+  sp::threads::run(3, check, patience);
+}
+
 TEST_CASE("linear attention: chunks of heads change nothing but rounding, and no byte") {
   std::mt19937 random(3);
   scene s{sp::packed{0, 30, 37}};

@@ -189,6 +189,21 @@ private:
     };
     detail::check_together(ctx.queue, f, all, [&](fingerprint const& mine) { sp::agree(comm_, mine, ctx); });
   }
+  /// The same around a call, with its number among those on its plan: one that the ranks refused does not count.
+  template <class Queue, class Local, class Describe>
+  void compare_call(char const* call, context<Queue> const& ctx, prepared const& p, Local const& local,
+                    Describe const& more) const {
+    compare(call, ctx, p, local, [&](fingerprint& f) {
+      f.number("call number", p.calls + 1);
+      more(f);
+    });
+    if (options_.checks > 1) ++p.calls;
+  }
+  template <class T, class Operands>
+  static void describe(fingerprint& f, index_t channels, Operands const& o, bool final) {
+    f.template element<T>("element type").number("channels", channels).number("bias", int(o.bias.data && !o.bias.empty()));
+    f.number("initial state", int(o.initial_state.data && !o.initial_state.empty())).number("final state", int(final));
+  }
 
   template <class T, class Queue, class Call>
   void require_room(prepared const& p, context<Queue> const& ctx, Call const& c) const {
@@ -208,13 +223,10 @@ private:
         c.read(p, o, options_.activation == activation::silu);
         require_room<T>(p, ctx, c);
       };
-      compare(".forward", ctx, p, arguments, [&](fingerprint& f) {
-        f.template element<T>("element type").number("channels", c.channels).number("final state", int(final));
-        f.number("bias", int(o.bias.data && !o.bias.empty()));
-        f.number("initial state", int(o.initial_state.data && !o.initial_state.empty()));
-      });
+      compare_call(".forward", ctx, p, arguments, [&](fingerprint& f) { describe<T>(f, c.channels, o, final); });
       saved<T> s(*ctx.kept, p.rows.halo,
                  {p.serial, id_, c.channels, o.initial_state.data != nullptr, o.bias.data != nullptr, final});
+      s.call = p.calls;
       exchange_rows(p, ctx, c, c.put_halo(s.halo.tensor));
       using body = detail::conv1d_forward_body<T, memory_type, sizes<Queue>>;
       each_tile(ctx.queue, ceil_div(p.rows.rows, sizes<Queue>::rows), c.out, body{c.all, c.out});
@@ -260,9 +272,9 @@ private:
         c.read(p, s, o, options_.activation == activation::silu, id_);
         require_room<T>(p, ctx, c);
       };
-      compare(".backward", ctx, p, arguments, [&](fingerprint& f) {
-        f.template element<T>("element type").number("channels", c.channels);
-        f.number("final state", int(o.dfinal_state.data != nullptr));
+      compare_call(".backward", ctx, p, arguments, [&](fingerprint& f) {
+        f.number("number of the forward call", s.call);
+        describe<T>(f, c.channels, o, o.dfinal_state.data != nullptr);
       });
       c.put_halo(s.halo.tensor);
       bool const shares_asked = o.dweights.data || o.dbias.data;

@@ -93,6 +93,7 @@ using linear_grad_t = linear_grad<T, int(K::gates), typename K::memory_type>;
 ///                                            map of gradients is dS = M^T dleaving + e. v and out are not needed for it
 ///     saved_bytes(shape)                     what `saved` takes from context.kept
 ///     scratch_bytes(shape, queue)            the most that a call takes from context.scratch
+///     features()                             optional: a digest of what numbers depend on, equal on all ranks; compared from level 2 on
 ///
 /// The rows of a segment may be cut anywhere: outputs, states and gradients are those of the whole, up to rounding. A row's outputs
 /// depend on no later row, to the last bit.

@@ -22,6 +22,7 @@ struct conv1d_plan {
   std::uint64_t serial = 0;                              ///< of the batch
   group_place place{};                                   ///< for which it was made
   std::uint64_t object = 0;                              ///< which object made it
+  mutable std::uint64_t calls = 0;                       ///< that ranks have compared, from level 2 on: alike on all
 
   /// Rows of others that this rank reads.
   [[nodiscard]] index_t halo_rows() const noexcept { return rows.halo; }
@@ -75,9 +76,10 @@ public:
   /// Room for the halo, in memory of context.kept.
   conv1d_saved(basic_allocator<M>& kept, index_t rows, origin const& from)
       : halo(kept, {rows, from.channels}), from_(from), live_(true) {}
-  conv1d_saved(conv1d_saved&& o) noexcept : halo(std::move(o.halo)), from_(o.from_), live_(std::exchange(o.live_, false)) {}
+  conv1d_saved(conv1d_saved&& o) noexcept
+      : halo(std::move(o.halo)), call(o.call), from_(o.from_), live_(std::exchange(o.live_, false)) {}
   conv1d_saved& operator=(conv1d_saved&& o) noexcept {
-    halo = std::move(o.halo), from_ = o.from_, live_ = std::exchange(o.live_, false);
+    halo = std::move(o.halo), call = o.call, from_ = o.from_, live_ = std::exchange(o.live_, false);
     return *this;
   }
 
@@ -103,7 +105,8 @@ public:
     if (now.final) require_same("final state", from_.final, now.final);
   }
 
-  owned<T, 2, M> halo; // (halo rows, channels)
+  owned<T, 2, M> halo;    // (halo rows, channels)
+  std::uint64_t call = 0; ///< number of the forward call among those on its plan, from level 2 on
 
 private:
   origin from_{};

@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include <sp/core/digest.hpp>
 #include <sp/linear/cpu/passes.hpp>
 #include <sp/linear/linear_checks.hpp>
 
@@ -52,6 +53,13 @@ public:
     if (options.keep_every < 1)
       refuse("a state kept for every " + std::to_string(options.keep_every) + " tokens",
              "Give .keep_every = 1 or more; .recompute = true keeps none");
+  }
+
+  /// A digest of what it was told that its numbers depend on: from check level 2 on ranks compare it. What is kept is each rank's own.
+  [[nodiscard]] std::uint64_t features() const {
+    digest told;
+    told.add(options_.scale.has_value()).add(options_.scale.value_or(0)).add(options_.normalise).add(chunk());
+    return told.value();
   }
 
   /// The last extent of a gate.

@@ -244,15 +244,28 @@ private:
       local();
       f.number("check level", options_.checks).word("strategy", options_.strategy, detail::strategy_words);
       f.number("head chunks", options_.head_chunks).number("form of maps", int(Kernel::form)).number("gates", gates);
+      if constexpr (requires { kernel_.features(); }) f.hash("kernel features", kernel_.features());
       f.hash("documents", p.documents).hash("sharding", p.sharding).hash("tokens", p.tokens);
       more(f);
     };
     detail::check_together(ctx.queue, f, all, [&](fingerprint const& mine) { sp::agree(comm_, mine, ctx); });
   }
-  template <class T>
-  static void describe(fingerprint& f, linear_shape const& s, bool final) {
+  /// The same around a call, with its number among those on its plan: one that the ranks refused does not count.
+  template <class Queue, class Local, class Describe>
+  void compare_call(char const* call, context<Queue> const& ctx, prepared const& p, Local const& local,
+                    Describe const& more) const {
+    compare(call, ctx, p, local, [&](fingerprint& f) {
+      f.number("call number", p.calls + 1);
+      more(f);
+    });
+    if (options_.checks > 1) ++p.calls;
+  }
+  template <class T, class Io>
+  static void describe(fingerprint& f, Io const& io, bool final) {
+    linear_shape const s = io.in.shape();
     f.template element<T>("element type").number("key heads", s.k_heads).number("value heads", s.v_heads);
-    f.number("key dim", s.key_dim).number("value dim", s.value_dim).number("final state", int(final));
+    f.number("key dim", s.key_dim).number("value dim", s.value_dim);
+    f.number("initial state", int(io.initial.data && !io.initial.empty())).number("final state", int(final));
   }
   template <class T, class Queue, class Io>
   void require_room(prepared const& p, context<Queue> const& ctx, Io const& io, linear_strategy how) const {
@@ -278,8 +291,9 @@ private:
         how = chosen<T>(p, io.in.shape());
         require_room<T>(p, ctx, io, how);
       };
-      compare(".forward", ctx, p, arguments, [&](fingerprint& f) { describe<T>(f, io.in.shape(), final); });
+      compare_call(".forward", ctx, p, arguments, [&](fingerprint& f) { describe<T>(f, io, final); });
       saved<T> s{origin(p, io, how, final), {}, {}};
+      s.call = p.calls;
       if (how == linear_strategy::heads)
         s.heads = heads_.template forward<T>(p.heads, ctx, io, keep);
       else
@@ -306,7 +320,10 @@ private:
           fail({errc::bad_state, "dinitial_state of a call without an initial state", "Give both, or none of them"});
         require_room<T>(p, ctx, io, how);
       };
-      compare(".backward", ctx, p, arguments, [&](fingerprint& f) { describe<T>(f, io.in.shape(), final); });
+      compare_call(".backward", ctx, p, arguments, [&](fingerprint& f) {
+        f.number("number of the forward call", s.call);
+        describe<T>(f, io, final);
+      });
       if (how == linear_strategy::heads)
         heads_.template backward<T>(p.heads, ctx, s.heads, io);
       else

@@ -45,6 +45,7 @@ struct linear_prepared {
   std::uint64_t serial = 0, object = 0;                  ///< of the batch; which object made it
   group_place place{};
   int strategy = 0;
+  mutable std::uint64_t calls = 0; ///< that ranks have compared, from level 2 on: alike on all
 
   void describe(batch const& b, group_place here, int how, bool digests) {
     if (group_place const of_batch{b.part(), b.parts()}; of_batch != here)
@@ -73,6 +74,7 @@ struct linear_saved {
   linear_shape shape{};
   int strategy = 0;
   bool initial = false, final = false;
+  std::uint64_t call = 0; ///< its number among those on its plan, from level 2 on
 
   linear_saved() = default;
   linear_saved(std::uint64_t of_batch, std::uint64_t of_object, linear_shape const& s, int how, bool with_initial,

@@ -291,6 +291,15 @@ MUTANTS = [
         "linear attention: a call without room*",
     ),
     Mutant(
+        "linear_initial_state_not_compared",
+        "ranks agree of which one alone begins with an initial state",
+        "linear/linear_attention.hpp",
+        'f.number("initial state", int(io.initial.data && !io.initial.empty())).number("final',
+        'f.number("final',
+        "linear.linear_calls",
+        "linear attention: from level 2*",
+    ),
+    Mutant(
         "linear_striped_by_state",
         "tokens that take turns between ranks are computed by state as if they followed each other",
         "linear/segments.hpp",
