@@ -309,12 +309,11 @@ private:
     located(at(".backward"), [&] {
       auto const range = detail::named_work(ctx.queue, name, ".backward");
       detail::linear_gradient_io<T, gates, memory_type> io;
-      linear_strategy how{};
+      auto const how = linear_strategy(s.strategy); // the one that forward chose
       bool const final = o.dfinal_state.data != nullptr;
       auto arguments = [&] {
         require_plan(p);
         io = detail::read_linear<Kernel>(o, p.needs);
-        how = chosen<T>(p, io.in.shape());
         s.require(origin(p, io, how, final));
         if (io.dinitial.data && !io.initial.data)
           fail({errc::bad_state, "dinitial_state of a call without an initial state", "Give both, or none of them"});

@@ -72,7 +72,7 @@ struct linear_prepared {
 struct linear_saved {
   std::uint64_t batch = 0, object = 0;
   linear_shape shape{};
-  int strategy = 0;
+  int strategy = 0; ///< the linear_strategy that was taken: backward takes the same
   bool initial = false, final = false;
   std::uint64_t call = 0; ///< its number among those on its plan, from level 2 on
 
@@ -96,7 +96,6 @@ struct linear_saved {
     if (batch != now.batch)
       refuse("saved belongs to another batch: to number " + std::to_string(batch) + ", this call is on number " +
              std::to_string(now.batch));
-    if (strategy != now.strategy) refuse("saved belongs to another strategy");
     if (shape != now.shape) refuse("forward was given " + heads(shape) + ", backward " + heads(now.shape));
     if (initial != now.initial)
       refuse(std::string("forward was given ") + (initial ? "an" : "no") + " initial state, backward " +
