@@ -4,8 +4,10 @@
 
 #include <cmath>
 #include <deque>
+#include <future>
 #include <limits>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include <sp/counting.hpp>
@@ -259,8 +261,41 @@ struct tensor3 {
   }
 };
 
+/// Forward, then backward.
+struct in_turn {
+  template <class Place, class Attention, class Prepared, class Operands, class Gradients, class Between>
+  void operator()(Place& here, Attention const& a, Prepared const& p, Operands const& o, Gradients const& g,
+                  Between between) const {
+    auto const ctx = here.context();
+    auto saved = a.forward(p, ctx, o);
+    between();
+    a.backward(p, ctx, std::move(saved), g);
+  }
+};
+/// The same on two threads, of which the first has ended when the second begins. No list that the host made on one may outlive it.
+struct on_threads {
+  template <class Place, class Attention, class Prepared, class Operands, class Gradients, class Between>
+  void operator()(Place& here, Attention const& a, Prepared const& p, Operands const& o, Gradients const& g,
+                  Between between) const {
+    auto const ctx = here.context();
+    auto saved = ended([&] { return a.forward(p, ctx, o); });
+    between();
+    ended([&] { return a.backward(p, ctx, std::move(saved), g), true; });
+  }
+  template <class F>
+  static auto ended(F const& f) {
+    auto call = [&] {
+      auto result = f();
+      auto const left = static_cast<sp::pool&>(sp::detail::lists_of_thread()).bytes_in_use();
+      if (left > 0) throw std::logic_error("a call left " + std::to_string(left) + " bytes in lists of its thread");
+      return result;
+    };
+    return std::async(std::launch::async, call).get();
+  }
+};
+
 /// Forward and backward on one rank with all operands that the scene has.
-template <class Kernel, class T, class Place>
+template <class Kernel, class T, class Place, class Calls>
 part run_rank(Place& here, scene const& s, cut const& k, inputs const& in) {
   using A = sp::accumulate_t<T>;
   using M = typename Place::ranks::memory_type;
@@ -300,10 +335,8 @@ part run_rank(Place& here, scene const& s, cut const& k, inputs const& in) {
     for (std::size_t i = 0; i < gates.size(); ++i) o.gates[i] = g.gates[i] = *gates[i], g.dgates[i] = *dgates[i];
     if (s.initial) o.initial_state = *initial, g.initial_state = *initial, g.dinitial_state = *dinitial;
     if (s.final) o.final_state = *final, g.dfinal_state = *dfinal;
-    auto saved = attention.forward(p, ctx, o);
     auto sent = [&] { return ledger.total().bytes_sent; };
-    mine.forward_bytes = sent();
-    attention.backward(p, ctx, std::move(saved), g);
+    Calls{}(here, attention, p, o, g, [&] { mine.forward_bytes = sent(); });
     mine.backward_bytes = sent() - mine.forward_bytes;
   }
   auto read = [](auto const& t) {
@@ -317,10 +350,11 @@ part run_rank(Place& here, scene const& s, cut const& k, inputs const& in) {
   return mine;
 }
 
-template <class Kernel, class T, class Place = support::host_place>
+template <class Kernel, class T, class Place = support::host_place, class Calls = in_turn>
 std::vector<part> run(scene const& s, cut const& k, inputs const& in, unsigned seed = 1) {
   return support::on_all_ranks<Place>(
-      k.parts, [&](Place& here) { return run_rank<Kernel, T>(here, s, k, in); }, support::interleaving(seed % 3), seed);
+      k.parts, [&](Place& here) { return run_rank<Kernel, T, Place, Calls>(here, s, k, in); }, support::interleaving(seed % 3),
+      seed);
 }
 
 /// The largest |a - b| / (1 + |b|); infinite for NaN and for lists of unequal lengths.

@@ -60,6 +60,18 @@ TEST_CASE("by state: float is as exact as one rank is") {
 TEST_CASE("by state: queues that work later, in memory of their own, give the same") {
   check_trials<linear_tests::recurrent_delta<support::elsewhere>, double, support::late_place>(6, 18, 1e-11, false, false);
 }
+TEST_CASE("by state: what is kept outlives the thread that forward was called on, and dies on another one") {
+  using far = linear_tests::recurrent_delta<support::elsewhere>;
+  std::mt19937 random(14);
+  scene s{sp::packed{0, 30, 41}};
+  s.normalise = false, s.initial = s.final = true;
+  cut const k{.parts = 3, .options = {.strategy = linear_strategy::state}};
+  inputs const in = draw<far, double>(s, random);
+  bool agreed = false;
+  results const all = joined<far>(s, k, run<far, double, support::late_place, on_threads>(s, k, in), agreed);
+  CHECK(agreed);
+  CHECK(error(s, all, oracle<far>(s, in).r) < 1e-11);
+}
 TEST_CASE("by state: streams of no documents, of empty ones, and ranks without a row") {
   std::mt19937 random(12);
   for (sp::documents const& docs :

@@ -163,7 +163,7 @@ public:
     index_t const n = chunks(p, s);
     saved<T> result{states<T>(*ctx.kept, p.there.held, s),
                     maps<T>(*ctx.kept, p, s),
-                    {host_side(*ctx.kept), keep ? n * index_t(p.own.size()) : 0}};
+                    {kept_on_host(*ctx.kept), keep ? n * index_t(p.own.size()) : 0}};
     auto const ends = states<T>(*ctx.scratch, x.final.data ? p.own_ends : 0, s);
     for (auto const& r : p.slack) sp::fill(ctx.queue, x.out.rows(r.first, r.count), from_acc<T>(accumulate_t<T>(0)));
     {

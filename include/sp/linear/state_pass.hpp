@@ -5,6 +5,7 @@
 #include <new>
 
 #include <sp/attention/call/pipeline.hpp>
+#include <sp/attention/ulysses/memory.hpp>
 #include <sp/core/elementwise.hpp>
 #include <sp/layout/route_exchange.hpp>
 #include <sp/linear/linear_saved.hpp>
@@ -13,7 +14,7 @@
 
 namespace sp::detail {
 
-/// Things of one type in memory of the host, default-constructed; movable.
+/// Things of one type in memory of the host, default-constructed; movable. It dies on any thread, if `from` takes blocks back on any.
 template <class S>
 class kept_list {
 public:
@@ -39,15 +40,6 @@ private:
   buffer memory_;
   index_t count_ = 0;
 };
-
-/// Memory of the host beside context.kept: that itself, or what the caller's thread has.
-template <class M>
-allocator& host_side(basic_allocator<M>& kept) {
-  if constexpr (std::is_same_v<M, host_memory>)
-    return kept;
-  else
-    return lists_of_thread();
-}
 
 /// Heads of one chunk: key heads whole, with their value heads.
 struct head_span {

@@ -273,6 +273,15 @@ MUTANTS = [
         "by state: outputs*",
     ),
     Mutant(
+        "linear_state_kept_in_lists_of_a_thread",
+        "what forward keeps of its segments is in memory that ends with the caller's thread",
+        "linear/by_state.hpp",
+        "{kept_on_host(*ctx.kept), keep",
+        "{lists_of_thread(), keep",
+        "linear.by_state",
+        "by state: what is kept outlives*",
+    ),
+    Mutant(
         "linear_saved_of_any_batch",
         "backward takes what forward of another batch saved",
         "linear/linear_saved.hpp",
