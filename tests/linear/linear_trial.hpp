@@ -294,6 +294,27 @@ struct on_threads {
   }
 };
 
+/// Forward, backward, and then infer, whose outputs remain, in no more bytes than are said beforehand.
+struct in_exact_memory {
+  template <class Place, class Attention, class Prepared, class T, int Gates, class M, class Gradients, class Between>
+  void operator()(Place& here, Attention const& a, Prepared const& p, sp::linear_operands<T, Gates, M> const& o,
+                  Gradients const& g, Between between) const {
+    auto const q = o.q.get("q"), v = o.v.get("v");
+    sp::linear_shape const s{0, q.extent(1), v.extent(1), q.extent(2), v.extent(2)};
+    index_t const of_scratch = a.template scratch_bytes<T>(p, s, here.context().queue), of_kept = a.template saved_bytes<T>(p, s);
+    sp::owned<std::byte, 1, M> const room(here.memory, {of_scratch}), more(here.memory, {of_kept});
+    sp::basic_workspace<M> scratch(room.tensor.data, at(of_scratch)), kept(more.tensor.data, at(of_kept));
+    auto const ctx = here.context().with(scratch, kept);
+    auto saved = a.forward(p, ctx, o);
+    between();
+    a.backward(p, ctx, std::move(saved), g);
+    sp::fill(ctx.queue, o.out.get("out"), T(rubbish));
+    if (o.final_state.data) sp::fill(ctx.queue, o.final_state, sp::accumulate_t<T>(rubbish));
+    a.infer(p, ctx, o);
+    if (scratch.room() != at(of_scratch) || kept.room() != at(of_kept)) throw std::logic_error("calls have not given all back");
+  }
+};
+
 /// Forward and backward on one rank with all operands that the scene has.
 template <class Kernel, class T, class Place, class Calls>
 part run_rank(Place& here, scene const& s, cut const& k, inputs const& in) {

@@ -103,7 +103,7 @@ TEST_CASE("by heads: queues that work later, in memory of their own, give the sa
 }
 
 TEST_CASE("by heads: a pass takes the bytes that are said beforehand, and no more") {
-  scene s{sp::packed{0, 700, 700, 701, 760}, {0, 2, 6, 8, 8}};
+  scene s{sp::packed{0, 400, 400, 401, 420}, {0, 2, 6, 16, 16}};
   s.initial = s.final = true;
   for (int parts : {1, 3, 8}) {
     cut const k{.parts = parts, .how = {support::any_sharding::zigzag}, .options = {.strategy = sp::linear_strategy::heads}};
@@ -112,23 +112,23 @@ TEST_CASE("by heads: a pass takes the bytes that are said beforehand, and no mor
       sp::linear_attention const attention{sp::counting(here.comm, unused), sp::gated_delta{}, k.options};
       sp::batch const b = k.batch(s, here.comm.rank());
       index_t const n = b.tokens();
-      std::vector<double> key(at(n * 2 * 8), 0.1), value(at(n * 6 * 8), 0.1), gate(at(n * 6), -0.1),
+      std::vector<double> key(at(n * 2 * 16), 0.1), value(at(n * 6 * 16), 0.1), gate(at(n * 6), -0.1),
           more[3] = {key, key, value}, out(value), dgate[2] = {gate, gate}, state(at(s.states()), 0.1), dstate(state), end(state);
-      auto keys = [&](auto& v) { return sp::view<double, 3>(v.data(), n, 2, 8); };
-      auto values = [&](auto& v) { return sp::view<double, 3>(v.data(), n, 6, 8); };
+      auto keys = [&](auto& v) { return sp::view<double, 3>(v.data(), n, 2, 16); };
+      auto values = [&](auto& v) { return sp::view<double, 3>(v.data(), n, 6, 16); };
       auto gates = [&](auto& v) { return sp::view<double, 2>(v.data(), n, 6); };
-      auto states = [&](auto& v) { return sp::view<double, 4>(v.data(), 4, 6, 8, 8); };
+      auto states = [&](auto& v) { return sp::view<double, 4>(v.data(), 4, 6, 16, 16); };
       auto const p = attention.prepare(b);
       sp::pool scratch, kept;
       sp::context const ctx(scratch, kept);
-      auto saved = attention.forward(p, ctx,
-                                     {.q = keys(key),
-                                      .k = keys(key),
-                                      .v = values(value),
-                                      .gates = {gates(gate), gates(gate)},
-                                      .out = values(out),
-                                      .initial_state = states(state),
-                                      .final_state = states(end)});
+      sp::linear_operands<double, 2> const operands{.q = keys(key),
+                                                    .k = keys(key),
+                                                    .v = values(value),
+                                                    .gates = {gates(gate), gates(gate)},
+                                                    .out = values(out),
+                                                    .initial_state = states(state),
+                                                    .final_state = states(end)};
+      auto saved = attention.forward(p, ctx, operands);
       CHECK(index_t(kept.bytes_in_use()) == attention.saved_bytes<double>(p, s.shape));
       attention.backward(p, ctx, std::move(saved),
                          {.q = keys(key),
@@ -144,12 +144,36 @@ TEST_CASE("by heads: a pass takes the bytes that are said beforehand, and no mor
                           .dinitial_state = states(dstate),
                           .dfinal_state = states(end)});
       CHECK(kept.bytes_in_use() == 0);
-      index_t const taken = index_t(scratch.peak_bytes()), stated = attention.scratch_bytes<double>(p, s.shape);
-      CHECK(taken <= stated);
-      CHECK(5 * taken >= 4 * stated); // kernels may say more than their calls of these passes take
+      index_t const stated = attention.scratch_bytes<double>(p, s.shape);
+      CHECK(index_t(scratch.peak_bytes()) <= stated);
+      std::vector<double> const outputs = out, ends = end;
+      sp::pool of_infer, room, none;
+      attention.infer(p, {of_infer, none}, operands);
+      CHECK(index_t(of_infer.peak_bytes()) <= stated);
+      index_t const most = index_t(std::max(scratch.peak_bytes(), of_infer.peak_bytes()));
+      CHECK(5 * most >= 4 * stated); // kernels may say more than their calls of these passes take
+      sp::owned<std::byte, 1> const block(room, {stated});
+      sp::workspace exact(block.tensor.data, at(stated));
+      std::fill(out.begin(), out.end(), rubbish), std::fill(end.begin(), end.end(), rubbish);
+      attention.infer(p, {exact, none}, operands);
+      CHECK(none.peak_bytes() == 0);
+      CHECK((out == outputs && end == ends));
       return 0;
     });
   }
+}
+
+TEST_CASE("by heads: passes are made in the bytes that are said beforehand, infer's too, whatever a kernel keeps") {
+  using far = linear_tests::recurrent_delta<support::elsewhere>; // keeps the states of all tokens
+  std::mt19937 random(5);
+  scene s{sp::packed{0, 0, 90, 97}, {0, 2, 6, 9, 10}};
+  s.normalise = false, s.initial = s.final = true;
+  cut const k{.parts = 3, .how = {support::any_sharding::zigzag}, .options = {.strategy = sp::linear_strategy::heads}};
+  inputs const in = draw<far, double>(s, random);
+  bool agreed = false;
+  results const all = joined<far>(s, k, run<far, double, support::late_place, in_exact_memory>(s, k, in), agreed);
+  CHECK(agreed);
+  CHECK(error(s, all, oracle<far>(s, in).r) < 1e-11);
 }
 
 TEST_CASE("automatic: striped runs and few tokens go by heads, many by state; the reason names the bytes") {

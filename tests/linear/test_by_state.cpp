@@ -72,6 +72,22 @@ TEST_CASE("by state: what is kept outlives the thread that forward was called on
   CHECK(agreed);
   CHECK(error(s, all, oracle<far>(s, in).r) < 1e-11);
 }
+template <class Kernel, class Place>
+void check_exact(scene s, bool normalised) {
+  std::mt19937 random(15);
+  s.normalise = normalised, s.initial = s.final = true;
+  cut const k{.parts = 3, .options = {.strategy = linear_strategy::state}};
+  inputs const in = draw<Kernel, double>(s, random);
+  bool agreed = false;
+  results const all = joined<Kernel>(s, k, run<Kernel, double, Place, in_exact_memory>(s, k, in), agreed);
+  CHECK(agreed);
+  CHECK(error(s, all, oracle<Kernel>(s, in).r) < 1e-11);
+}
+TEST_CASE("by state: passes are made in the bytes that are said beforehand, infer's too, whatever a kernel keeps") {
+  check_exact<linear_tests::recurrent_delta<support::elsewhere>, support::late_place>({sp::packed{0, 90, 97}, {0, 2, 4, 9, 10}},
+                                                                                      false);
+  check_exact<sp::gated_delta, support::host_place>({sp::packed{0, 810, 817}, {0, 1, 2, 16, 16}}, true);
+}
 TEST_CASE("by state: streams of no documents, of empty ones, and ranks without a row") {
   std::mt19937 random(12);
   for (sp::documents const& docs :

@@ -81,15 +81,18 @@ public:
     each_call(p, h, s, [&](linear_shape const& one) { of_documents += kernel_.template saved_bytes<T>(one); });
     return c.bytes() + of_documents;
   }
-  /// The most of either pass with all operands.
+  /// The most of either pass with all operands; forwards that of infer, which has in scratch what forward keeps: inputs by heads, and what
+  /// the kernel keeps of one call.
   template <class T, class Queue>
   [[nodiscard]] index_t scratch_bytes(plan const& p, linear_shape const& s, Queue const& queue) const {
-    index_t kernel = 0;
-    each_call(p, heads_in(s), s,
-              [&](linear_shape const& one) { kernel = max(kernel, kernel_.template scratch_bytes<T>(one, queue)); });
+    index_t there = 0, back = 0;
+    each_call(p, heads_in(s), s, [&](linear_shape const& one) {
+      index_t const kernel = kernel_.template scratch_bytes<T>(one, queue);
+      there = max(there, kernel + kernel_.template saved_bytes<T>(one)), back = max(back, kernel);
+    });
     bool const shared = shares_key_heads(all_of(s), comm_.size());
-    return max(forward_scratch<T>(p, s, kernel),
-               shared ? backward_scratch<T, accumulate_t<T>>(p, s, kernel, true) : backward_scratch<T, T>(p, s, kernel, false));
+    return max(forward_scratch<T>(p, s, there),
+               shared ? backward_scratch<T, accumulate_t<T>>(p, s, back, true) : backward_scratch<T, T>(p, s, back, false));
   }
 
 private:
@@ -254,8 +257,8 @@ private:
   index_t forward_scratch(plan const& p, linear_shape const& s, index_t kernel) const {
     ulysses_heads const h = heads_in(s);
     auto const io = extents_of<T>(p, s);
-    basic_byte_counter<memory_type> c, kept;
-    auto const in = room_to_keep<T>(kept, p, h, s);
+    basic_byte_counter<memory_type> c;
+    auto const in = room_to_keep<T>(c, p, h, s, false);
     by_heads<T, memory_type> const out(c, room_for::all, h, kind::q, p.rows.group(), s.value_dim);
     states<T> const leaving(c, state_extents(p, h, s, true));
     index_t const there = with_inputs(p, h, io.in, in.in, counting());

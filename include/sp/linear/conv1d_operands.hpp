@@ -149,7 +149,7 @@ public:
   [[nodiscard]] auto forward(batch const& b, conv1d_operands<T> const& o) const {
     return object().template run_forward<T>(*object().prepared_for(b), context(b.memory(), b.memory()), o);
   }
-  /// Forward that keeps nothing: the halo is in context.scratch while it runs.
+  /// Forward that keeps nothing: all its memory is of context.scratch, as much as scratch_bytes says; the halo while it runs.
   template <class Prepared, class Queue = inline_queue>
     requires(!std::is_same_v<Prepared, batch>)
   void infer(Prepared const& p, context<Queue> const& ctx, conv1d_operands<T, typename Queue::memory_type> const& o) const {

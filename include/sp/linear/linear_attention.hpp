@@ -177,7 +177,7 @@ public:
     });
   }
 
-  /// Bytes that a call with all operands takes from context.scratch at most.
+  /// Bytes that a call with all operands takes from context.scratch at most: forward, infer and backward.
   template <class T, class Queue = inline_queue>
   [[nodiscard]] index_t scratch_bytes(prepared const& p, linear_shape const& s, Queue const& queue = {}) const {
     return asked(".scratch_bytes", p, s, [&] { return scratch_of<T>(p, s, chosen<T>(p, s), queue); });

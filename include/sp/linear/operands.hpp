@@ -227,7 +227,7 @@ public:
   [[nodiscard]] auto forward(batch const& b, linear_operands<T, Gates> const& o) const {
     return object().template run_forward<T>(*object().prepared_for(b), context(b.memory(), b.memory()), o, true);
   }
-  /// Forward that keeps nothing.
+  /// Forward that keeps nothing: all its memory is of context.scratch, as much as scratch_bytes says.
   template <class Prepared, class Queue = inline_queue>
     requires(!std::is_same_v<Prepared, batch>)
   void infer(Prepared const& p, context<Queue> const& ctx,

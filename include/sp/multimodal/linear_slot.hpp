@@ -77,6 +77,7 @@ public:
   [[nodiscard]] saved forward(prepared const& p, context_type const& c, forward_type const& o) const {
     return in().forward({nullptr, &p}, c, o);
   }
+  /// Keeps nothing: all its memory is of the context's scratch.
   void infer(batch const& b, context_type const& c, forward_type const& o) const { in().infer({&b}, c, o); }
   void infer(prepared const& p, context_type const& c, forward_type const& o) const { in().infer({nullptr, &p}, c, o); }
   template <class Saved>

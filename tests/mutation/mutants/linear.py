@@ -363,6 +363,15 @@ MUTANTS = [
         "by heads: gradients of 16 bits*",
     ),
     Mutant(
+        "by_heads_infer_inputs_uncounted",
+        "what is said of scratch leaves out the inputs by heads, which infer has there",
+        "linear/by_heads.hpp",
+        "    auto const in = room_to_keep<T>(c, p, h, s, false);\n",
+        "    basic_byte_counter<memory_type> other;\n    auto const in = room_to_keep<T>(other, p, h, s, false);\n",
+        "linear.by_heads",
+        "by heads: passes are made*",
+    ),
+    Mutant(
         "by_heads_one_way_of_bytes",
         "what is said of bytes leaves out that gradients of shared key heads travel in the type of sums",
         "linear/by_heads_plan.hpp",
