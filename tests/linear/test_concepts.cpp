@@ -80,6 +80,22 @@ struct keeping : other {
   void backward(sp::linear_call<T, 2, memory_type> const&, view<sp::accumulate_t<T> const, 3, memory_type>, Kept const&,
                 sp::linear_grad<T, 2, memory_type> const&, context<Q> const&) const {}
 };
+/// Computes outputs alone, too.
+struct inferring : other {
+  template <class T, class Q>
+  void infer(sp::linear_call<T, 2, memory_type> const&, view<sp::accumulate_t<T> const, 3, memory_type>, view<T, 3, memory_type>,
+             view<sp::accumulate_t<T>, 3, memory_type>, context<Q> const&) const {}
+};
+struct infers_no_state : other {
+  template <class T, class Q>
+  void infer(sp::linear_call<T, 2, memory_type> const&, view<sp::accumulate_t<T> const, 3, memory_type>, view<T, 3, memory_type>,
+             context<Q> const&) const {}
+};
+struct infers_otherwise_nothing : inferring {
+  void reduce() const {}
+};
+static_assert(sp::has_infer<inferring, float> && sp::has_infer<inferring, sp::fp16> && !sp::has_infer<other, float>);
+static_assert(!sp::has_infer<infers_no_state, float> && !sp::has_infer<infers_otherwise_nothing, float>);
 struct kept_only_full {
   explicit kept_only_full(int) {}
 };

@@ -127,6 +127,27 @@ TEST_CASE_TEMPLATE("linear kernels: kept, recomputed, on any number of threads: 
 #endif
 
 #ifndef SP_TEST_SANITIZED // no tagged case
+TEST_CASE_TEMPLATE("linear kernels: infer gives the bits of forward, and its memory does not grow with states that are kept", K,
+                   sp::gated_delta, sp::gated_linear) {
+  std::size_t peak = 0;
+  for (index_t const every : {64, 1000}) {
+    setting s = some(2, 300);
+    s.options.keep_every = every;
+    problem<K, float> const p(s);
+    typename problem<K, float>::rows_of out(300, 4, 21, s.order, 7), again(300, 4, 21, s.order, 8);
+    auto leaving = p.empty_state(), left = p.empty_state();
+    sp::pool scratch, kept, of_infer, none;
+    auto const saved = p.kernel.template forward<float>(p.call(0, 300), p.start(), out.v, leaving.v, sp::context(scratch, kept));
+    p.kernel.template infer<float>(p.call(0, 300), p.start(), again.v, left.v, sp::context(of_infer, none));
+    CHECK(p.values(again.v) == p.values(out.v));
+    CHECK(p.values(left.v) == p.values(leaving.v));
+    CHECK((kept.bytes_in_use() > 0) == (every == 64));
+    CHECK(none.peak_bytes() == 0);
+    CHECK((peak == 0 || of_infer.peak_bytes() == peak));
+    peak = of_infer.peak_bytes();
+  }
+}
+
 TEST_CASE("linear kernels: a token changes no bit of the outputs before it") {
   setting s = some(3, 200);
   problem<sp::gated_delta, float> p(s);

@@ -172,6 +172,27 @@ TEST_CASE("linear attention: from level 2 on ranks compare initial states, what 
   sp::threads::run(3, check, patience);
 }
 
+TEST_CASE("linear attention: infer takes no byte for the states that forward would keep") {
+  sp::threads::run(3, [](sp::threads const& threads) {
+    sp::ledger ledger;
+    ranks const c(threads, ledger);
+    sp::batch const b(sp::packed{0, 600}, sp::contiguous{}, c);
+    tensors t(b);
+    for (linear_strategy const how : {linear_strategy::state, linear_strategy::heads}) {
+      std::vector<std::size_t> peaks;
+      std::vector<numbers> outs;
+      for (index_t const every : {64, 600}) {
+        attention const a{c, sp::gated_delta({.keep_every = every}), {.strategy = how}};
+        sp::pool scratch, kept;
+        std::fill_n(t.of(3, 4, 2).data, t.n * 8, rubbish);
+        a.infer(a.prepare(b), {scratch, kept}, t.forward());
+        peaks.push_back(scratch.peak_bytes() + kept.peak_bytes()), outs.push_back(t.out());
+      }
+      CHECK((peaks[0] > 0 && peaks[0] == peaks[1] && outs[0] == outs[1]));
+    }
+  });
+}
+
 TEST_CASE("linear attention: chunks of heads change nothing but rounding, and no byte") {
   std::mt19937 random(3);
   scene s{sp::packed{0, 30, 37}};

@@ -4,6 +4,7 @@
 
 #include <sp/layout/route_exchange.hpp>
 #include <sp/linear/by_heads_memory.hpp>
+#include <sp/linear/infer.hpp>
 
 namespace sp::detail {
 
@@ -52,10 +53,14 @@ public:
     index_t document = 0;
     for (linear_document const& d : p.documents) {
       for (gqa_range const& g : uniform_gqa(mine(h))) {
-        auto one = kernel_.template forward<T>(
-            call_of<T>(kept.in, d, g), state_of(io.initial, document, mine(h).q_begin + g.q_begin, g.q_count),
-            values(d.of(out.all()), g), state_of(leaving.tensor, document, g.q_begin, g.q_count), ctx);
-        if (keep) kept.kept.push(std::move(one));
+        auto const call = call_of<T>(kept.in, d, g);
+        auto const initial = state_of(io.initial, document, mine(h).q_begin + g.q_begin, g.q_count);
+        auto const outputs = values(d.of(out.all()), g);
+        auto const final = state_of(leaving.tensor, document, g.q_begin, g.q_count);
+        if (keep)
+          kept.kept.push(kernel_.template forward<T>(call, initial, outputs, final, ctx));
+        else
+          infer_segment<T>(kernel_, call, initial, outputs, final, ctx);
       }
       ++document;
     }
@@ -81,14 +86,13 @@ public:
     each_call(p, h, s, [&](linear_shape const& one) { of_documents += kernel_.template saved_bytes<T>(one); });
     return c.bytes() + of_documents;
   }
-  /// The most of either pass with all operands; forwards that of infer, which has in scratch what forward keeps: inputs by heads, and what
-  /// the kernel keeps of one call.
+  /// The most of either pass with all operands; forwards that of infer, which has in scratch what forward keeps: inputs by heads, and,
+  /// unless it has an infer, what the kernel keeps of one call.
   template <class T, class Queue>
   [[nodiscard]] index_t scratch_bytes(plan const& p, linear_shape const& s, Queue const& queue) const {
     index_t there = 0, back = 0;
     each_call(p, heads_in(s), s, [&](linear_shape const& one) {
-      index_t const kernel = kernel_.template scratch_bytes<T>(one, queue);
-      there = max(there, kernel + kernel_.template saved_bytes<T>(one)), back = max(back, kernel);
+      there = max(there, infer_bytes<T>(kernel_, one, queue)), back = max(back, kernel_.template scratch_bytes<T>(one, queue));
     });
     bool const shared = shares_key_heads(all_of(s), comm_.size());
     return max(forward_scratch<T>(p, s, there),

@@ -2,6 +2,7 @@
 // Backwards gradients of states go the other way by the transposed maps, which forward kept; bytes do not depend on lengths of runs.
 #pragma once
 
+#include <sp/linear/infer.hpp>
 #include <sp/linear/state_pass.hpp>
 
 namespace sp::detail {
@@ -58,9 +59,13 @@ struct state_forward : state_pass<Kernel, T, Queue> {
     return state_at(ends, ends.data ? this->p.end_slots[std::size_t(document(v))] : 0, h.v_first, h.v_count);
   }
   void compute(linear_passage::visit const& v, head_span const& h, index_t chunk) const {
-    auto s = this->kernel.template forward<T>(this->call(v.segment, h), entering(v, h), this->value_part(io.out, v.segment, h),
-                                              leaving(v, h), this->ctx);
-    if (kept.size() > 0) kept[chunk * index_t(this->p.own.size()) + index_t(v.segment)] = std::move(s);
+    auto const c = this->call(v.segment, h);
+    auto const out = this->value_part(io.out, v.segment, h);
+    if (kept.size() > 0)
+      kept[chunk * index_t(this->p.own.size()) + index_t(v.segment)] =
+          this->kernel.template forward<T>(c, entering(v, h), out, leaving(v, h), this->ctx);
+    else
+      infer_segment<T>(this->kernel, c, entering(v, h), out, leaving(v, h), this->ctx);
   }
   void reduce(linear_passage::reduced const& r, head_span const& h) const {
     this->kernel.template reduce<T>(this->call(r.segment, h),
@@ -213,19 +218,19 @@ public:
                                   rows(s.v_heads, s.value_dim));
     head_span const h = head_span::widest(s, chunks(p, s));
     owned<accumulate_t<T>, 2, memory_type>(of_one, {h.v_count, map_width(Kernel::form, s.key_dim)});
-    index_t kernel = 0;
+    index_t there = 0, back = 0; // of the kernel
     for (auto const& x : p.own) {
       linear_shape const part{x.count, h.k_count, h.v_count, s.key_dim, s.value_dim};
-      kernel = max(kernel, kernel_.template scratch_bytes<T>(part, queue) + kernel_.template saved_bytes<T>(part));
+      there = max(there, infer_bytes<T>(kernel_, part, queue)), back = max(back, kernel_.template scratch_bytes<T>(part, queue));
     }
     auto const outer = view_of_states<T>(nullptr, {p.documents(), s.v_heads, s.key_dim, s.value_dim});
     auto const slots = view_of_states<T>(nullptr, {p.own_ends, s.v_heads, s.key_dim, s.value_dim});
     index_t const ends = max(sp::exchange_scratch(comm_, queue, routed(p.ends, slots, outer)),
                              sp::exchange_scratch(comm_, queue, sum_of_ends<T>(p, outer, slots)));
-    auto pass = [&](index_t bytes, linear_passage const& way) {
+    auto pass = [&](index_t bytes, linear_passage const& way, index_t kernel) {
       return bytes + max(ends, chunks(p, s) * exchange_bytes<T>(way, s, h, queue) + of_one.bytes() + kernel);
     };
-    return both.bytes() + max(pass(forwards.bytes(), p.there), pass(backwards.bytes(), p.back));
+    return both.bytes() + max(pass(forwards.bytes(), p.there, there), pass(backwards.bytes(), p.back, back));
   }
   template <class T>
   [[nodiscard]] index_t saved_bytes(plan const& p, linear_shape const& s) const {

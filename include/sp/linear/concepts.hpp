@@ -118,4 +118,16 @@ concept linear_kernel = requires {
   { kernel.template scratch_bytes<T>(shape, where.queue) } -> std::same_as<index_t>;
 };
 
+/// A kernel that need not keep anything to compute outputs. Without it, what forward keeps for nobody is in scratch while it runs.
+///
+///     infer(call, S, out, leaving, context)  the outputs of forward and the state behind the last row, to the last bit; it takes nothing
+///                                            from context.kept, and from context.scratch no more than scratch_bytes says
+template <class K, class T>
+concept has_infer = linear_kernel<K, T> &&
+    requires(K const kernel, linear_call_t<K, T> const& call, view<accumulate_t<T> const, 3, typename K::memory_type> entering,
+             view<T, 3, typename K::memory_type> out, view<accumulate_t<T>, 3, typename K::memory_type> leaving,
+             context<detail::some_queue<typename K::memory_type>> const& where) {
+  kernel.template infer<T>(call, entering, out, leaving, where);
+};
+
 } // namespace sp

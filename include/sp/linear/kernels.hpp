@@ -88,6 +88,14 @@ public:
     return kept;
   }
 
+  /// The same outputs and state; nothing is kept.
+  template <class T, class Q>
+  void infer(call<T> const& c, view<accumulate_t<T> const, 3> entering, view<T, 3> out, view<accumulate_t<T>, 3> leaving,
+             context<Q> const& where) const {
+    checks<T>::forward(c, entering, out, leaving);
+    walk_forward<T>(heads_of<T>(c), entering, detail::row_writer<accumulate_t<T>>(out), leaving, {}, where);
+  }
+
   /// Adds the gradients of rows where they are wanted, and writes that of the state before them. `entering` is that of forward.
   template <class T, class Q>
   void backward(call<T> const& c, view<accumulate_t<T> const, 3> entering, saved<T> const& kept, grad<T> const& g,
@@ -185,8 +193,8 @@ using scalar_decay = linear_cpu<map_form::scalar>;
 /// No decay.
 using plain_linear = linear_cpu<map_form::identity>;
 
-static_assert(linear_kernel<gated_delta, float> && linear_kernel<gated_linear, double>);
-static_assert(linear_kernel<scalar_decay, bf16> && linear_kernel<plain_linear, fp16>);
+static_assert(has_infer<gated_delta, float> && has_infer<gated_linear, double>);
+static_assert(has_infer<scalar_decay, bf16> && has_infer<plain_linear, fp16>);
 
 } // namespace SP_CPU_TARGET
 } // namespace sp

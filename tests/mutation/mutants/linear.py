@@ -372,6 +372,15 @@ MUTANTS = [
         "by heads: passes are made*",
     ),
     Mutant(
+        "linear_infer_keeps",
+        "infer calls forward of a kernel that has an infer of its own, and drops what it keeps",
+        "linear/infer.hpp",
+        "  if constexpr (has_infer<Kernel, T>)\n    kernel.template infer<T>",
+        "  if constexpr (has_infer<Kernel, T> && sizeof(T) == 0)\n    kernel.template infer<T>",
+        "linear.linear_calls",
+        "linear attention: infer takes*",
+    ),
+    Mutant(
         "by_heads_one_way_of_bytes",
         "what is said of bytes leaves out that gradients of shared key heads travel in the type of sums",
         "linear/by_heads_plan.hpp",
