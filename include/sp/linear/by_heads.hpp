@@ -5,6 +5,7 @@
 #include <sp/layout/route_exchange.hpp>
 #include <sp/linear/by_heads_memory.hpp>
 #include <sp/linear/infer.hpp>
+#include <sp/linear/state_bodies.hpp>
 
 namespace sp::detail {
 
@@ -21,23 +22,18 @@ public:
     saved_chunks<linear_saved_t<Kernel, T>> kept{};
   };
 
-  linear_by_heads(Comm comm, Kernel kernel, index_t = 1) : comm_(std::move(comm)), kernel_(std::move(kernel)) {}
+  linear_by_heads(Comm comm, Kernel kernel) : comm_(std::move(comm)), kernel_(std::move(kernel)) {}
 
   template <class Queue>
   void prepare(plan& p, batch const& b, context<Queue> const& ctx) const {
     p.assign(ctx, b.layout(), group_place::in(comm_));
   }
 
-  /// What ranks send to each other; `documents`: those of which final states are asked for, or gradients of them given.
-  template <class T>
-  [[nodiscard]] linear_traffic traffic(plan const& p, linear_shape const& s, index_t documents = 0) const {
-    heads const all = all_of(s);
-    return {p.tokens, all, linear_row_bytes::of<Kernel, T>(s, shares_key_heads(all, comm_.size())), documents};
-  }
-  /// All ranks together.
+  /// What all ranks together send to each other.
   template <class T>
   [[nodiscard]] linear_bytes bytes(plan const& p, linear_shape const& s) const {
-    return traffic<T>(p, s).of_all();
+    heads const all = all_of(s);
+    return linear_traffic(p.tokens, all, linear_row_bytes::of<Kernel, T>(s, shares_key_heads(all, comm_.size()))).of_all();
   }
 
   /// `keep`: backward is to follow.
@@ -54,9 +50,9 @@ public:
     for (linear_document const& d : p.documents) {
       for (gqa_range const& g : uniform_gqa(mine(h))) {
         auto const call = call_of<T>(kept.in, d, g);
-        auto const initial = state_of(io.initial, document, mine(h).q_begin + g.q_begin, g.q_count);
+        auto const initial = state_at(io.initial, document, mine(h).q_begin + g.q_begin, g.q_count);
         auto const outputs = values(d.of(out.all()), g);
-        auto const final = state_of(leaving.tensor, document, g.q_begin, g.q_count);
+        auto const final = state_at(leaving.tensor, document, g.q_begin, g.q_count);
         if (keep)
           kept.kept.push(kernel_.template forward<T>(call, initial, outputs, final, ctx));
         else
@@ -147,13 +143,6 @@ private:
     for (std::size_t i = 0; i < c.gates.size(); ++i) c.gates[i] = values(d.of(in.gates[i].all()), g);
     return c;
   }
-  /// Some heads of a document's state, (heads, key dim, value dim); null stays null.
-  template <class E>
-  static tensor<E> state_of(tensor<E, 4> const& v, index_t document, index_t head, index_t count) {
-    if (!v.data) return {};
-    auto const one = v.rows(document, 1).narrow(1, head, count);
-    return {one.data, {count, v.extent(2), v.extent(3)}, {v.stride(1), v.stride(2), v.stride(3)}};
-  }
   /// Of states by heads, none where they are not wanted: (documents, my value heads, key dim, value dim).
   static std::array<index_t, 4> state_extents(plan const& p, ulysses_heads const& h, linear_shape const& s, bool wanted) {
     return {wanted ? index_t(p.documents.size()) : 0, h.count(kind::q), s.key_dim, s.value_dim};
@@ -223,11 +212,11 @@ private:
       for (gqa_range const& g : uniform_gqa(mine(h))) {
         index_t const head = mine(h).q_begin + g.q_begin;
         linear_grad_t<Kernel, T> part = all;
-        part.dout = values(x.of(dout.all()), g), part.dleaving = state_of(dleaving.tensor, document, g.q_begin, g.q_count);
+        part.dout = values(x.of(dout.all()), g), part.dleaving = state_at(dleaving.tensor, document, g.q_begin, g.q_count);
         part.dq = keys(all.dq, g), part.dk = keys(all.dk, g), part.dv = values(all.dv, g);
         for (auto& gate : part.dgates) gate = values(gate, g);
-        part.dentering = state_of(io.dinitial, document, head, g.q_count);
-        kernel_.template backward<T>(call_of<T>(s.in, x, g), state_of(io.initial, document, head, g.q_count), s.kept.at(call++),
+        part.dentering = state_at(io.dinitial, document, head, g.q_count);
+        kernel_.template backward<T>(call_of<T>(s.in, x, g), state_at(io.initial, document, head, g.q_count), s.kept.at(call++),
                                      part, ctx);
       }
       d.close(ctx.queue, x, all);

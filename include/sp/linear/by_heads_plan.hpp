@@ -13,13 +13,12 @@ struct linear_row_bytes {
   index_t dkey = 0;  ///< their gradients, as they travel
   index_t value = 0; ///< v of a value head, out, and the gradients of both
   index_t gates = 0; ///< of a value head, in the type of sums, as their gradients
-  index_t state = 0; ///< of a value head
 
   /// `shared`: ranks share key heads, so that their gradients travel in the type of sums.
   template <class Kernel, class T>
   static linear_row_bytes of(linear_shape const& s, bool shared) {
     index_t const t = index_t(sizeof(T)), a = index_t(sizeof(accumulate_t<T>));
-    linear_row_bytes b{2 * s.key_dim * t, 2 * s.key_dim * (shared ? a : t), s.value_dim * t, 0, s.key_dim * s.value_dim * a};
+    linear_row_bytes b{2 * s.key_dim * t, 2 * s.key_dim * (shared ? a : t), s.value_dim * t, 0};
     for (int g = 0; g < int(Kernel::gates); ++g) b.gates += Kernel::gate_width(g, s.key_dim) * a;
     return b;
   }
@@ -31,23 +30,20 @@ inline index_t key_head_copies(heads const& all, int ranks) {
 }
 inline bool shares_key_heads(heads const& all, int ranks) { return key_head_copies(all, ranks) > all.kv_count; }
 
-/// What ranks send to each other by heads. `tokens` are the rows of each; of `documents` final states are asked for, and backwards
-/// gradients of them given.
+/// What ranks send to each other by heads, states that are given or asked for aside. `tokens` are the rows of each.
 class linear_traffic {
 public:
-  linear_traffic(std::span<index_t const> tokens, heads const& all, linear_row_bytes const& b, index_t documents)
-      : tokens_(tokens), all_(all), bytes_(b), documents_(documents), keys_(key_head_copies(all, ranks())) {
+  linear_traffic(std::span<index_t const> tokens, heads const& all, linear_row_bytes const& b)
+      : tokens_(tokens), all_(all), bytes_(b), keys_(key_head_copies(all, ranks())) {
     for (index_t n : tokens) rows_ += n;
   }
   [[nodiscard]] linear_bytes of_rank(int part) const {
     heads const mine = heads_of(all_, part, ranks());
     index_t const rows = tokens_[std::size_t(part)], rows_of_others = rows_ - rows;
     index_t const keys_of_others = keys_ - mine.kv_count, values_of_others = all_.q_count - mine.q_count;
-    index_t const value = bytes_.value, with_gates = value + bytes_.gates, state = documents_ * bytes_.state;
-    return {rows * (keys_of_others * bytes_.key + values_of_others * with_gates) +
-                mine.q_count * (rows_of_others * value + (ranks() - 1) * state),
-            values_of_others * (rows * value + state) +
-                rows_of_others * (mine.kv_count * bytes_.dkey + mine.q_count * with_gates)};
+    index_t const value = bytes_.value, with_gates = value + bytes_.gates;
+    return {rows * (keys_of_others * bytes_.key + values_of_others * with_gates) + mine.q_count * rows_of_others * value,
+            values_of_others * rows * value + rows_of_others * (mine.kv_count * bytes_.dkey + mine.q_count * with_gates)};
   }
   [[nodiscard]] linear_bytes of_all() const {
     linear_bytes sum;
@@ -63,7 +59,7 @@ private:
   std::span<index_t const> tokens_;
   heads all_;
   linear_row_bytes bytes_;
-  index_t documents_, keys_, rows_ = 0;
+  index_t keys_, rows_ = 0;
 };
 
 /// The tokens of a document among the group's rows; slack may stand behind them.

@@ -82,7 +82,8 @@ using linear_grad_t = linear_grad<T, int(K::gates), typename K::memory_type>;
 ///
 ///     form, gates                            static constexpr: of M, and how many gate tensors a call has
 ///     gate_width(gate, key dim)              static: the last extent of that gate; 1 for a number per value head
-///     reduce(call, map, context)             M and B, so that the segment takes S to M S + B; B is what it makes of zeros
+///     reduce(call, map, context)             M and B, so that the segment takes S to M S + B; B is what it makes of zeros. Either view
+///                                            may be null, or both, as where M is the identity; it does not look at q
 ///     saved<T>                               what forward keeps for backward: default-constructible and movable, for objects make those
 ///                                            of all segments before the first call
 ///     forward(call, S, out, leaving, context) -> saved
@@ -96,7 +97,7 @@ using linear_grad_t = linear_grad<T, int(K::gates), typename K::memory_type>;
 ///     features()                             optional: a digest of what numbers depend on, equal on all ranks; compared from level 2 on
 ///
 /// The rows of a segment may be cut anywhere: outputs, states and gradients are those of the whole, up to rounding. A row's outputs
-/// depend on no later row, to the last bit.
+/// depend on no later row, to the last bit. A segment may have no rows, as a document without a token has: what leaves it is what enters.
 template <class K, class T>
 concept linear_kernel = requires {
   typename K::memory_type;

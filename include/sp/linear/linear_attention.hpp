@@ -70,7 +70,7 @@ public:
 
   linear_attention(Comm comm, Kernel kernel, linear_attention_options options = {})
       : comm_(std::move(comm)), kernel_(std::move(kernel)), options_(options), state_(comm_, kernel_, options.head_chunks),
-        heads_(comm_, kernel_, options.head_chunks) {
+        heads_(comm_, kernel_) {
     detail::check_level(options_.checks, name, comm_.rank(), comm_.size());
     detail::check_head_chunks(options_.head_chunks, name, comm_.rank(), comm_.size());
     detail::check_choice(options_.strategy, int(std::size(detail::strategy_words)), "strategy", "sp::linear_strategy", name,

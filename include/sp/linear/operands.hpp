@@ -129,7 +129,6 @@ struct linear_io {
   view<T, 3, M> out{};           // (rows, value heads, value dim)
   view<A const, 4, M> initial{}; // (documents, value heads, key dim, value dim) or null
   view<A, 4, M> final{};         // the same, or null
-  static constexpr bool gradients = false;
 };
 /// The tensors of a backward call.
 template <class T, int Gates, class M>

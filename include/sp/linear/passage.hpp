@@ -55,8 +55,7 @@ struct linear_passage {
   std::vector<action> late{};                ///< in order; behind what arrives
   route states{}, to_joins{};                ///< B, or states; M
   index_t held = 0, sent = 0, passed = 0, arrived = 0, own_maps = 0, arrived_maps = 0; ///< slots
-  index_t states_sent = 0, maps_sent = 0;                                              ///< by this rank, counted for each reader
-  index_t all_states = 0, all_maps = 0;                                                ///< by all ranks
+  index_t all_states = 0, all_maps = 0; ///< sent by all ranks, counted for each reader
 
   /// map_slots: of own segments, written forwards and read backwards.
   static linear_passage of(linear_segments const& all, std::vector<std::size_t> const& own, int part, int parts, bool backwards,
@@ -119,7 +118,6 @@ private:
       index_t readers = 0;
       each_reader(chains, c, [&](int) { ++readers; });
       p.all_states += readers * max(rows, 1), p.all_maps += readers * rows;
-      if (chains[c].part == part) p.states_sent += readers * max(rows, 1), p.maps_sent += readers * rows;
     }
 
     template <class At>

@@ -79,7 +79,7 @@ view<A const, 3, M> map_of(map_form form, view<A, 2, M> const& m, index_t key_di
   return {};
 }
 
-/// Entry i of the first dimension, and `count` heads from `first` on of it.
+/// Entry i of the first dimension, and `count` heads from `first` on of it; null stays null.
 template <class T, class M>
 view<T, 3, M> state_at(view<T, 4, M> const& v, index_t i, index_t first, index_t count) {
   if (!v.data) return {};
