@@ -155,8 +155,9 @@ TEST_CASE("linear attention: from level 2 on ranks compare initial states, what 
     differs("initial state: 1 against 0", [&] { a.infer(b, o); });
 
     using told = sp::linear_options;
-    for (told const& other : {told{.scale = 2.0}, told{.normalise = true}, told{.chunk = 16}}) {
-      attention const x{c, sp::gated_delta(c.rank() == 1 ? other : told{}), compared};
+    for (told const& other :
+         {told{}, told{.scale = 2.0}, told{.scale = 1.0, .normalise = true}, told{.scale = 1.0, .chunk = 16}}) {
+      attention const x{c, sp::gated_delta(c.rank() == 1 ? other : told{.scale = 1.0}), compared};
       differs("kernel features", [&] { static_cast<void>(x.prepare(b)); });
     }
     told const thrifty{.keep_every = 64, .recompute = true}; // which changes no number
