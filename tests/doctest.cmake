@@ -165,6 +165,7 @@ endforeach()
 
 if(SP_TEST_ALL) # random trials after those in which every two choices meet
   set_tests_properties(conformance.double PROPERTIES ENVIRONMENT "SP_TEST_SECONDS=20")
+  set_tests_properties(conformance.memory PROPERTIES ENVIRONMENT "SP_TEST_WIDE=1")
 endif()
 
 # The guard in main.cpp, tested: a run without a test case fails, and so does a case without an assertion.

@@ -57,13 +57,12 @@ endif()
 
 # Threads of a process that use one communicator, by the thread sanitizer; MPI itself is not built for it and is left out.
 if(SP_TEST_ALL AND SP_TEST_SANITIZERS)
-  set(sp_mpi_tsan_flags -O0 -fsanitize=thread -fno-omit-frame-pointer -g1)
-  sp_test_main_library(sp_mpi_test_main_tsan mpi/main.cpp ${sp_mpi_tsan_flags})
+  sp_test_main_library(sp_mpi_test_main_tsan mpi/main.cpp)
+  sp_sanitized(sp_mpi_test_main_tsan tsan)
   target_link_libraries(sp_mpi_test_main_tsan PRIVATE sp::mpi)
   sp_test_program(test_mpi_tsan sp_mpi_test_main_tsan mpi/test_mpi_waits.cpp)
   target_link_libraries(test_mpi_tsan PRIVATE sp::mpi)
-  target_compile_options(test_mpi_tsan PRIVATE ${sp_mpi_tsan_flags})
-  target_link_options(test_mpi_tsan PRIVATE ${sp_mpi_tsan_flags})
+  sp_sanitized(test_mpi_tsan tsan)
   sp_mpi_test_entry(mpi.mpi_waits.tsan mpi/test_mpi_waits.cpp 2 "mpi;sanitize" 300
     "${sp_tools}/fixed_addresses.sh" $<TARGET_FILE:test_mpi_tsan> "--test-case=*[tsan]*")
   set_tests_properties(mpi.mpi_waits.tsan PROPERTIES ENVIRONMENT "TSAN_OPTIONS=halt_on_error=1:ignore_noninstrumented_modules=1")

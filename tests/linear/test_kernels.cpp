@@ -50,7 +50,7 @@ void check(setting const& set) {
   CHECK(p.intact);
 }
 
-#if !defined(SP_TEST_SANITIZED) || !defined(__SANITIZE_THREAD__) // tagged for another sanitizer
+#if !defined(SP_TEST_SANITIZED) || !defined(SP_TEST_THREAD_SANITIZER) // tagged for another sanitizer
 TEST_CASE_TEMPLATE("linear kernels: double against the recurrence [asan]", K, sp::gated_delta, sp::gated_linear, sp::scalar_decay,
                    sp::plain_linear) {
   unsigned i = 0;
@@ -111,7 +111,7 @@ TEST_CASE("linear kernels: decays that add up to thousands do not blur those beh
 }
 #endif
 
-#if !defined(SP_TEST_SANITIZED) || !defined(__SANITIZE_ADDRESS__) // tagged for another sanitizer
+#if !defined(SP_TEST_SANITIZED) || !defined(SP_TEST_ADDRESS_SANITIZER) // tagged for another sanitizer
 TEST_CASE_TEMPLATE("linear kernels: kept, recomputed, on any number of threads: the same bits [tsan]", K, sp::gated_delta,
                    sp::gated_linear) {
   setting s = some(2, 300);
@@ -192,7 +192,7 @@ TEST_CASE("linear kernels: memory is what they say") {
 }
 #endif
 
-#if !defined(SP_TEST_SANITIZED) || !defined(__SANITIZE_THREAD__) // tagged for another sanitizer
+#if !defined(SP_TEST_SANITIZED) || !defined(SP_TEST_THREAD_SANITIZER) // tagged for another sanitizer
 /// All tensors of one segment: 5 rows, 2 key heads, 4 value heads, key dim 3, value dim 2.
 struct segment {
   using tensor = sp::view<double, 3>;

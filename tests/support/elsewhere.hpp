@@ -17,14 +17,9 @@
 #include <sp/core/memory.hpp>
 #include <sp/core/piece.hpp>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SP_TEST_POISONS 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SP_TEST_POISONS 1
-#endif
-#endif
-#ifdef SP_TEST_POISONS
+#include "support/sanitized.hpp"
+
+#ifdef SP_TEST_ADDRESS_SANITIZER
 #include <sanitizer/asan_interface.h>
 #endif
 
@@ -74,14 +69,14 @@ public:
   // Called as work of a queue, in its order. What was never written, and what was given back, reads as these bytes: as NaN, or as -1 and -2.
   static constexpr int unwritten = 0xFF, given_back = 0xFE;
   void expose(std::byte* p, std::size_t bytes) const {
-#ifdef SP_TEST_POISONS
+#ifdef SP_TEST_ADDRESS_SANITIZER
     ASAN_UNPOISON_MEMORY_REGION(real(p), bytes);
 #endif
     std::memset(real(p), unwritten, bytes);
   }
   void scribble(std::byte* p, std::size_t bytes) const {
     std::memset(real(p), given_back, bytes);
-#ifdef SP_TEST_POISONS
+#ifdef SP_TEST_ADDRESS_SANITIZER
     ASAN_POISON_MEMORY_REGION(real(p), bytes);
 #endif
   }
@@ -105,7 +100,7 @@ private:
     if (p == MAP_FAILED) throw std::bad_alloc();
     base_ = static_cast<std::byte*>(p);
     if (::mprotect(base_ + half, half, PROT_READ | PROT_WRITE) != 0) throw std::bad_alloc();
-#ifdef SP_TEST_POISONS
+#ifdef SP_TEST_ADDRESS_SANITIZER
     ASAN_POISON_MEMORY_REGION(base_ + half, half);
 #endif
   }
