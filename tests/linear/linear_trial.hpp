@@ -2,6 +2,8 @@
 // The oracle knows documents and nothing of ranks; slack rows, gaps between rows and what is to be overwritten hold NaN.
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include <cmath>
 #include <deque>
 #include <future>
@@ -393,6 +395,32 @@ inline double error(scene const& s, results const& a, results const& b) {
                            s.final ? error(a.final, b.final) : 0, s.initial ? error(a.dinitial, b.dinitial) : 0});
   for (std::size_t i = 0; i < b.dgates.size(); ++i) worst = std::max(worst, error(a.dgates[i], b.dgates[i]));
   return worst;
+}
+
+/// What a trial in T may be off: the bound, and in float twice what one rank is off, beside a few units of the last place.
+template <class Kernel, class T, class Place>
+double allowed(scene const& s, inputs const& in, results const& expected, double bound) {
+  if constexpr (!std::is_same_v<T, float>) return bound;
+  bool agreed = false;
+  return std::min(bound, 2 * error(s, joined<Kernel>(s, {}, run<Kernel, T, Place>(s, {}, in), agreed), expected) + 4 * 6e-8);
+}
+
+/// All ranks together send what was said beforehand.
+inline void check_stated_bytes(std::vector<part> const& parts) {
+  index_t forward = 0, backward = 0;
+  for (part const& p : parts) forward += p.forward_bytes, backward += p.backward_bytes;
+  CHECK(parts[0].stated.forward == forward);
+  CHECK(parts[0].stated.backward == backward);
+}
+
+/// Whether rows of a tensor (stream, ...) are the same bits, those excepted that `changes` names.
+template <class Changes>
+bool same_rows(numbers const& a, numbers const& b, index_t rows, Changes const& changes) {
+  std::size_t const width = a.size() / at(rows);
+  bool same = a.size() == b.size();
+  for (index_t t = 0; t < rows; ++t)
+    for (std::size_t i = at(t) * width; i < at(t + 1) * width && !changes(t); ++i) same = same && a[i] == b[i];
+  return same;
 }
 
 // ---- draws --------------------------------------------------------------------------------------------------------------------------
