@@ -58,6 +58,15 @@ struct simd {
   }
   void store(A* p) const { std::memcpy(p, &v, sizeof(native)); }
 
+  /// a, of which the compiler knows nothing more: with -ffast-math it would undo what rounding is asked for.
+  friend simd rounded(simd a) {
+#if defined(__x86_64__)
+    asm("" : "+x"(a.v));
+#elif defined(__aarch64__)
+    asm("" : "+w"(a.v));
+#endif
+    return a;
+  }
   friend simd operator+(simd a, simd b) { return simd::of(native(a.v + b.v)); }
   friend simd operator-(simd a, simd b) { return simd::of(native(a.v - b.v)); }
   friend simd operator*(simd a, simd b) { return simd::of(native(a.v * b.v)); }

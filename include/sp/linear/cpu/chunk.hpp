@@ -38,8 +38,9 @@ simd<A> numbers_from(index_t first) {
 template <class A>
 void add_log(simd<A>& hi, simd<A>& lo, simd<A> g) {
   using V = simd<A>;
-  V const most(2 * least_log<A>), x = where_less(g, most, most, g), sum = hi + x, part = sum - hi;
-  lo = lo + ((hi - (sum - part)) + (x - part));
+  V const most(2 * least_log<A>), x = where_less(g, most, most, g), sum = rounded(hi + x), part = rounded(sum - hi);
+  V const of_hi = rounded(hi - rounded(sum - part)), of_x = rounded(x - part);
+  lo = lo + (of_hi + of_x);
   hi = sum;
 }
 
