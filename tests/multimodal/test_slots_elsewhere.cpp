@@ -159,6 +159,32 @@ std::vector<double> remembered(Place& here) {
   return all;
 }
 
+/// The delta rule before it is wrapped, by each strategy: final states of what one rank has.
+template <class Place>
+std::vector<double> alone(Place& here) {
+  using queue = typename decltype(here.context())::queue_type;
+  using slot = sp::linear_slot<linear_tests::recurrent_delta<typename queue::memory_type>, double, queue>;
+  sp::batch const b{sp::packed{0, 5, 12}, sp::contiguous{}, 0, 1};
+  auto const c = here.context();
+  std::vector<double> all;
+  for (auto strategy : {sp::linear_strategy::heads, sp::linear_strategy::state}) {
+    slot const recall(linear_tests::recurrent_delta<typename queue::memory_type>{}, {.strategy = strategy});
+    auto rows = [&](index_t width, double step) {
+      std::vector<double> values(std::size_t(12 * width));
+      double x = 0.1;
+      for (double& v : values) x = x > 0.8 ? x - 0.9 : x + step, v = x;
+      return typename Place::template tensor<double, 3>(here, {12, 1, width}, std::move(values));
+    };
+    auto x = rows(2, 0.13), g = rows(1, -0.1), beta = rows(1, 0.17), out = rows(2, 0);
+    typename Place::template tensor<double, 4> states(here, {2, 1, 2, 2}, std::vector<double>(8));
+    auto const plan = recall.prepare(b, c);
+    CHECK(recall.scratch_bytes(plan, {0, 1, 1, 2, 2}, c.queue) > 0);
+    recall.infer(plan, c, {.q = *x, .k = *x, .v = *x, .gates = {*g, *beta}, .out = *out, .final_state = *states});
+    for (auto const& values : {out.download(), states.download()}) all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
+
 TEST_CASE("slots: of another memory, on a queue that works late") {
   using support::host_place, support::late_place;
   auto const attention = [](auto& here) { return attended(here); };
@@ -167,6 +193,8 @@ TEST_CASE("slots: of another memory, on a queue that works late") {
   CHECK(support::on_all_ranks<host_place>(3, rows) == support::on_all_ranks<late_place>(3, rows));
   auto const layer = [](auto& here) { return remembered(here); };
   CHECK(support::on_all_ranks<host_place>(3, layer) == support::on_all_ranks<late_place>(3, layer));
+  auto const unwrapped = [](auto& here) { return alone(here); };
+  CHECK(support::on_all_ranks<host_place>(3, unwrapped) == support::on_all_ranks<late_place>(3, unwrapped));
 }
 
 } // namespace

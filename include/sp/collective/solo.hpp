@@ -50,11 +50,10 @@ static_assert(communicator<solo> && has_row_lists<solo> && has_barrier<solo> && 
 
 namespace detail {
 
-/// A rank of any memory that is alone: nothing is ever sent.
+/// A rank of any memory that is alone: parcels to itself are copied by the queue of the call.
 template <class M>
 struct alone {
   using memory_type = M;
-  static constexpr bool row_lists = true;
   struct token {
     void wait() noexcept {}
   };
@@ -62,13 +61,21 @@ struct alone {
   static constexpr int size() noexcept { return 1; }
   template <class... Queue>
   void barrier(Queue const&...) const noexcept {}
-  template <class... Queue>
-  [[nodiscard]] token exchange(traffic const& t, Queue const&...) const {
+  template <class Queue>
+  [[nodiscard]] token exchange(traffic const& t, Queue const& q) const {
+    auto const [out, in] = own_parcels_of_equal_bytes(0, t, [&](std::string problem, char const* remedy) {
+      fail({errc::short_message, std::move(problem), remedy, t.primitive, 0, 1, -1, 0});
+    });
+    if (!out.empty()) q.copy(in, out);
+    return {};
+  }
+  [[nodiscard]] token exchange(traffic const& t) const {
     index_t bytes = 0;
     for (auto const& list : {t.sends, t.receives})
       for (parcel const& p : list) bytes += total_bytes(p.pieces);
     if (bytes == 0) return {};
-    fail({errc::unsupported, "a rank that is alone was asked to send", "Use a communicator of this memory", t.primitive, 0, 1});
+    fail({errc::unsupported, "a rank that is alone was asked to send without a queue", "Use a communicator of this memory",
+          t.primitive, 0, 1});
   }
 };
 template <class M>

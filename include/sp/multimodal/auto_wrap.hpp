@@ -40,7 +40,7 @@ constexpr bool require_memory() {
   constexpr bool one_memory = std::is_same_v<typename Slot::memory_type, typename Comm::memory_type>;
   static_assert(one_memory,
                 "sp::auto_wrap: a slot of this model holds tensors of one memory and the communicator moves those of another; "
-                "give the slot a queue of that memory: sp::attention_slot<role, T, queue>.");
+                "give the slot a queue of that memory as its last template argument.");
   return one_memory;
 }
 template <class Slot, class Comm, class Kernel>

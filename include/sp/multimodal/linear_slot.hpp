@@ -98,8 +98,15 @@ public:
   [[nodiscard]] index_t scratch_bytes(batch const& b, typename Signature::shape_type const& s, queue_type const& q = {}) const {
     return in().scratch_bytes({&b}, s, q);
   }
+  [[nodiscard]] index_t scratch_bytes(prepared const& p, typename Signature::shape_type const& s,
+                                      queue_type const& q = {}) const {
+    return in().scratch_bytes({nullptr, &p}, s, q);
+  }
   [[nodiscard]] index_t saved_bytes(batch const& b, typename Signature::shape_type const& s) const {
     return in().saved_bytes({&b}, s);
+  }
+  [[nodiscard]] index_t saved_bytes(prepared const& p, typename Signature::shape_type const& s) const {
+    return in().saved_bytes({nullptr, &p}, s);
   }
 
 private:
@@ -152,7 +159,7 @@ public:
   static constexpr slot_kind kind = slot_kind::linear;
 
   linear_slot() : linear_slot(Kernel{}) {}
-  linear_slot(Kernel kernel, linear_attention_options options = {}) : kernel_(std::move(kernel)), options_(options) {
+  explicit linear_slot(Kernel kernel, linear_attention_options options = {}) : kernel_(std::move(kernel)), options_(options) {
     use_ranks(detail::rank_alone<memory_type>{}, {"one rank"});
   }
 
@@ -198,7 +205,9 @@ public:
   using typename base::memory_type;
   static constexpr slot_kind kind = slot_kind::conv1d;
 
-  conv1d_slot(conv1d_options options = {}) : options_(options) { use_ranks(detail::rank_alone<memory_type>{}, {"one rank"}); }
+  explicit conv1d_slot(conv1d_options options = {}) : options_(options) {
+    use_ranks(detail::rank_alone<memory_type>{}, {"one rank"});
+  }
 
   conv1d_options const& options() const noexcept { return options_; }
 

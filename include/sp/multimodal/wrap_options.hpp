@@ -31,7 +31,8 @@ struct wrap_options {
   role_options vision{};
   role_options text{};
   role_options others{}; ///< of roles of your own
-  int checks = 1;        ///< check level of all objects: attention_options::checks; of all other slots unless theirs is higher
+  int checks =
+      1; ///< check level of all objects: attention_options::checks; of all other slots unless theirs is higher; linear slots know 1 and 2
 };
 
 namespace detail {
