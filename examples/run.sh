@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the trainer and runs it: examples/run.sh [--model hybrid] [--mpi P | --cuda] [--text PATH] [--out DIR] [--steps N]; --help lists the
+# Builds the trainer and runs it: examples/run.sh [--model hybrid] [--mpi P] | [--cuda] [--text PATH] [--out DIR] [--steps N]; --help lists the
 # rest. Pictures and text: examples/run.sh --model multimodal [--images PATH] [--splice llava|internvl|qwen] [--out DIR].
 # Without --text it reads this repository, without --out it writes to build/report (build/hybrid-report, build/multimodal-report); with
 # --mpi P the ranks are P processes, with --cuda they share a CUDA device. Where nvcc or a device is missing, --cuda says so and ends with 77.

@@ -1,5 +1,5 @@
 // What the trainer is asked to do: the shape of the model and the numbers of a run.
-// Plain data without behaviour; the options of the program fill it in (main.cpp).
+// Plain data without behaviour; the options of the program fill it in (options.cpp).
 #pragma once
 
 #include <cstdint>

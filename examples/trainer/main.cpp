@@ -43,9 +43,9 @@ int conclude(report const& r) {
   if (wrong.empty()) {
     double part = required_fall(one.losses.size());
     fmt::print(
-        "All strategies agree with one rank; the loss went from {:.3f} to {:.3f} (mean of the last three steps), {}. {:.0f} s "
+        "All strategies agree with one rank{}; the loss went from {:.3f} to {:.3f} (mean of the last three steps), {}. {:.0f} s "
         "in all.\n",
-        one.losses.front(), final_loss(one),
+        in_compared_steps(r.asked), one.losses.front(), final_loss(one),
         std::isinf(part) ? std::string("too few steps to require a fall")
                          : fmt::format("below {:.3f} was required", part * one.losses.front()),
         r.seconds);

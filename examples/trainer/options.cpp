@@ -2,6 +2,7 @@
 // Compiled once for all programs, and apart from training: both are heavy.
 #include "options.hpp"
 
+#include <algorithm>
 #include <sstream>
 #include <string>
 
@@ -26,6 +27,7 @@ std::vector<std::filesystem::path> own_text() {
 /// may be nearly 0, and the norm behind it leaves of that number little but its sign: so training soon amplifies what rounding did.
 void make_hybrid(settings& s) {
   s.compared_steps = 8;
+  s.learning_rate = std::min(s.learning_rate, 3e-3);
   shape& m = s.model;
   m.layers = 4;
   m.delta = {.run = 3, .k_heads = 2, .v_heads = m.q_heads, .key_dim = m.head_dim, .value_dim = 3 * m.head_dim / 2, .taps = 4};

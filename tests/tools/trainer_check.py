@@ -67,16 +67,20 @@ def check_mpi(threads, program, folder):
     environment = {**os.environ, "TERM": "dumb", "OMPI_MCA_mpi_yield_when_idle": "1"}
     text = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
-    reports = []
-    for command, name in (([threads], "threads"), (mpirun, "processes")):
-        done = run_quick(command, "--steps", 8, "--double-steps", 2, "--text", text, "--out", folder / name, environment=environment)
-        if done.returncode != 0:
-            return failing(False, f"the trainer failed with {name}", done)
-        reports.append(written(folder / name))
+    steps = {"float": 8, "double": 2}
+    wrong = []
+    for model in ("hybrid", "text"):
+        reports = []
+        for command, name in (([threads], "threads"), (mpirun, "processes")):
+            done = run_quick(command, "--model", model, "--steps", steps["float"], "--double-steps", steps["double"], "--text", text,
+                             "--out", folder / model / name, environment=environment)
+            if done.returncode != 0:
+                return failing(False, f"the trainer failed with {name}, --model {model}", done)
+            reports.append(written(folder / model / name))
+        (of_threads, _), (of_processes, page) = reports
+        wrong += judge_numbers(of_processes, steps) + judge_same(of_threads, of_processes) + judge_page(page, of_processes)
     shown = done.stdout.decode()
     print(shown)
-    (of_threads, _), (of_processes, page) = reports
-    wrong = judge_numbers(of_processes, {"float": 8, "double": 2}) + judge_same(of_threads, of_processes) + judge_page(page, of_processes)
     said = [of_threads["ranks_are"], of_processes["ranks_are"]]
     if said != ["threads of this machine", "processes under MPI"]:
         wrong.append(f"ranks are {said}")
@@ -94,6 +98,7 @@ def check_cuda(host, program, folder):
     text = pathlib.Path(__file__).resolve().parents[2] / "examples"
     few = ["--steps", 2, "--double-steps", 1, "--text", text]
     wrong = check_misfit([program], ["--workers", 2], "--workers are threads of the host", folder)
+    wrong += check_misfit([program], ["--model", "hybrid"], "leave out --cuda", folder)
     done = run_quick([program], *few, "--out", folder / "flash")
     if done.returncode == 77:
         print(done.stderr.decode())

@@ -165,6 +165,12 @@ def judge_loss(html, report):
     return []
 
 
+def in_compared_steps(report):
+    """Where not all steps are compared, which ones."""
+    of_one = report["runs"][0]
+    return f" in the first {of_one['compared_steps']} steps" if of_one["compared_steps"] < len(of_one["losses"]) else ""
+
+
 def judge_words(html, report):
     """What the page must say beside its figures."""
     cores = f"{report['cores']} core" + ("" if report["cores"] == 1 else "s")
@@ -172,13 +178,20 @@ def judge_words(html, report):
     worst = max(report["runs"], key=lambda r: r["imbalance"])
     device = "CUDA device" in report["ranks_are"]
     wanted = {
-        "that all agree": ["All strategies agree with one rank."],
+        "that all agree": [f"All strategies agree with one rank{in_compared_steps(report)}."],
         "what tokens/s leaves out": [cores, "copies what it needs to the device", "it does not show"] if device else [cores, "computes on one thread", "It does not show"],
         "what imbalance is": ["(query, key) pairs", "1.00 means that nobody waits", "(2P − 1)/P", f"Largest here: {worst['imbalance']:.2f}, {worst['strategy']}."],
         "what the attention peak counts": ["Device memory" if device else "Host memory", "the rank that needs most", "scratch", "kept from forward to backward", "Not included: the tensors"],
         "what exactly 0 means": ["same to the last bit", "“exactly 0”"],
     }
+    if "gradients_against_differences_of_the_loss" in report:
+        error = report["gradients_against_differences_of_the_loss"]["error"]
+        wanted["how right one rank's gradients are"] = [f"differ from differences of the loss by {error:.1e}"]
     for r in report["runs"][1:len(STRATEGIES)]:
+        if "gated_delta_nets_by" in r:
+            how = {"heads": "For gated delta nets ranks exchange tokens for heads", "state": "For gated delta nets each rank sends maps"}
+            if not re.search(rf"(?s)<h3>{r['strategy']}</h3>(?:(?!<h3>).)*{how[r['gated_delta_nets_by']]}", html):
+                wanted[f"how '{r['strategy']}' computes gated delta nets"] = ["\0"]
         if not re.search(rf"(?s)<h3>{r['strategy']}</h3>(?:(?!<h3>).)*Imbalance {r['imbalance']:.2f}\.", html):
             wanted[f"the imbalance of '{r['strategy']}' beside its pictures"] = ["\0"]
     return [f"the page does not say {what}" for what, words in wanted.items() if any(w not in text for w in words)]

@@ -8,7 +8,7 @@ import re
 
 from trainer_numbers import (ALLOWED, BY_HEADS, CURVES, STRATEGIES, difference_by_step, imbalance, judge_hybrid, judge_near, judge_numbers, judge_same, kinds_of,
                              mean_of_last_3, relative)
-from trainer_page import cells_of, judge_page, power_of_ten, scientific
+from trainer_page import cells_of, in_compared_steps, judge_page, power_of_ten, scientific
 
 ON_PAGE = [  # what is wrong, what is replaced, by what
     ("a script", "<svg", "<script></script><svg"),
@@ -42,6 +42,7 @@ ON_PAGE = [  # what is wrong, what is replaced, by what
     ("no chart of the loss", 'aria-label="loss', 'aria-label="other'),
     ("a step missing in the loss", r'(?s)(aria-label="loss.*?d=")M[\d.]+ [\d.]+h0([^"]*" class="dots")', r"\1\2"),
     ("no verdict", r"All strategies agree with one rank\.", ""),
+    ("another error of gradients", r"from differences of the loss by [^ ]*", "from differences of the loss by 7.7e-12"),
     ("no word about cores", r"\d+ cores?\b(?=[.,])", "cores"),
     ("no word about threads", r"computes\s+on\s+one\s+thread", "computes"),
     ("no limits of the speed", r"It\s+does\s+not\s+show", "It shows"),
@@ -123,14 +124,18 @@ def sample_chart(report, kind):
     return f'<svg viewBox="0 0 360 9" aria-label="largest" data-type="{kind}">{drawn}</svg><ul class="legend">{legend}</ul>\n'
 
 
+NETS = {"heads": "For gated delta nets ranks exchange tokens for heads.", "state": "For gated delta nets each rank sends maps of the state."}
+
+
 def sample_page(report):
     style = "svg{width:100%}svg text{font-size:12px}.scroll{overflow-x:auto}.charts{grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr))}"
     loss = "M1 1h0" * len(report["runs"][0]["losses"])
     worst = max(report["runs"], key=lambda r: r["imbalance"])
-    words = ("All strategies agree with one rank. A rank computes on one thread, 2 cores. It does not show. (query, key) pairs, 1.00 means that nobody "
+    words = (f"All strategies agree with one rank{in_compared_steps(report)}. A rank computes on one thread, 2 cores. It does not show. (query, key) pairs, 1.00 means that nobody "
              "waits, (2P − 1)/P. Host memory, the rank that needs most, scratch, kept from forward to backward. Not included: the tensors. "
+             f"In double they differ from differences of the loss by {report['gradients_against_differences_of_the_loss']['error']:.1e}. "
              f"The same to the last bit: “exactly 0”. Largest here: {worst['imbalance']:.2f}, {worst['strategy']}.")
-    pictures = "".join(f'<h3>{r["strategy"]}</h3>Imbalance {r["imbalance"]:.2f}.<svg viewBox="0 0 9 9"></svg>' for r in report["runs"][1:len(STRATEGIES)])
+    pictures = "".join(f'<h3>{r["strategy"]}</h3>{NETS.get(r.get("gated_delta_nets_by"), "")} Imbalance {r["imbalance"]:.2f}.<svg viewBox="0 0 9 9"></svg>' for r in report["runs"][1:len(STRATEGIES)])
     return (f'<html><head><meta name="viewport" content="width=device-width"><style>{style}</style></head><body>{words}'
             f'<svg viewBox="0 0 360 9" aria-label="loss"><path d="{loss}" class="dots" stroke="#6"/></svg>'
             + "".join(sample_chart(report, kind) for kind in kinds_of(report)) + sample_table("differences", report) + sample_table("costs", report)
@@ -164,12 +169,17 @@ def hybrid_can_fail(good):
     hybrid["model"].update({"layers": 4, "gated_delta_nets": {"layers": 3, "k_heads": 2, "v_heads": 4}})
     for r in hybrid["runs"]:
         r["gated_delta_nets_by"] = "heads" if r["strategy"] in BY_HEADS else "state"
+        r["compared_steps"] = min(8, r["compared_steps"])
     assert judge_hybrid(hybrid) == [], judge_hybrid(hybrid)
     for change in (lambda r: r["model"]["gated_delta_nets"].__setitem__("layers", 2), lambda r: r["model"].__setitem__("layers", 2),
                    lambda r: r["runs"][1].__setitem__("gated_delta_nets_by", "state")):
         bad = copy.deepcopy(hybrid)
         change(bad)
         assert judge_hybrid(bad)
+    page = sample_page(hybrid)
+    assert judge_page(page, hybrid) == [], judge_page(page, hybrid)
+    for said, wrong in ((NETS["state"], NETS["heads"]), (" in the first 8 steps", "")):
+        assert said in page and judge_page(page.replace(said, wrong, 1), hybrid), said
 
 
 def self_test(steps):
@@ -190,4 +200,4 @@ def self_test(steps):
     page = sample_page(good)
     assert judge_page(page, good) == [], judge_page(page, good)
     assert not unnoticed_on_page(page, good), unnoticed_on_page(page, good)
-    print(f"{len(IN_NUMBERS) + 4} wrong reports and {len(ON_PAGE)} wrong pages were noticed")
+    print(f"{len(IN_NUMBERS) + 4} wrong reports and {len(ON_PAGE) + 2} wrong pages were noticed")

@@ -16,7 +16,7 @@ struct delta_rows {
   sp::view<T, 3> g, beta; ///< (tokens, value heads, 1): log of the decay, strength of writing
 };
 
-/// Of all layers of a step. Each forward call is followed by one backward.
+/// Of all layers of a step. Each forward call is followed by one backward call at most.
 template <class T>
 class delta_net {
 public:

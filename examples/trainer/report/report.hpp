@@ -21,8 +21,10 @@ struct report {
   std::optional<double> slopes{}; ///< gradients of one rank in double against differences of the loss; not on devices
 };
 
-/// "over all steps"
+/// "over all steps", "over the first 8 steps"
 std::string over_compared_steps(settings const& asked);
+/// " in the first 8 steps" where not all are compared
+std::string in_compared_steps(settings const& asked);
 /// "2 layers, width 128, ..."
 std::string layers_of(shape const& model);
 /// What the ranks of a sequence do for gated delta nets.

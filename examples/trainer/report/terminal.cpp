@@ -1,4 +1,4 @@
-// The table on the terminal.
+// The table on the terminal, and words that it shares with the page.
 // Numbers that must agree are printed with the bound they are held to.
 #include <fmt/core.h>
 
@@ -9,6 +9,10 @@ namespace trainer {
 
 std::string over_compared_steps(settings const& asked) {
   return asked.compared_steps < asked.steps ? fmt::format("over the first {} steps", asked.compared_steps) : "over all steps";
+}
+
+std::string in_compared_steps(settings const& asked) {
+  return asked.compared_steps < asked.steps ? fmt::format(" in the first {} steps", asked.compared_steps) : "";
 }
 
 std::string layers_of(shape const& m) {

@@ -1,5 +1,5 @@
 // The closed forms of what gated delta nets send: the convolution's halo, and heads for tokens or states and their maps.
-// From owners, runs and head ranges alone, counted token by token; no communicator and no plan is asked.
+// From owners, runs and head ranges alone, counted token by token; no communicator and no route is asked.
 #pragma once
 
 #include <set>

@@ -35,13 +35,13 @@ strategies compare or scale where each rank has a device of its own.</dd>
 
 constexpr char const* on_bytes = R"(<dt>bytes sent per token</dt>
 <dd>What attention sends, all ranks and layers, forward and backward, counted message by message. The closed form is computed
-from token counts and head ranges alone; the two must be equal.</dd>
+from token counts, head ranges and who owns which tokens alone; the two must be equal.</dd>
 )";
 
 constexpr char const* on_memory = R"(<dt>attention peak</dt>
 <dd>{} memory that attention itself asks for, on the rank that needs most: the most scratch it held at any time (given back
 within a call: receive buffers, partial results, gradients on their way) plus the most it kept from forward to backward, of all
-layers (exchanged heads, log-sum-exp). The two peaks need not coincide, so the sum is an upper bound. Not included: the tensors
+layers (exchanged heads, log-sum-exp, states and their maps). The two peaks need not coincide, so the sum is an upper bound. Not included: the tensors
 that the model owns (q, k, v, the output and their gradients), other activations, weights, gradients and optimizer state, the
 transport's own buffers, and the tables of who owns what.</dd>
 )";
@@ -84,9 +84,10 @@ std::string note_on_attention(plan const& p) {
 std::string note_on_imbalance(report const& r) {
   auto less_unequal = [](outcome const& a, outcome const& b) { return a.imbalance < b.imbalance; };
   outcome const& worst = *std::max_element(r.outcomes.begin(), r.outcomes.end(), less_unequal);
-  char const* nets = r.asked.model.delta_layers() > 0
-                         ? " Gated delta nets are left out: they compute as much for one token as for another."
-                         : "";
+  char const* nets = r.asked.model.delta_layers() > 0 ? " Gated delta nets are left out: by state, ranks in the middle of a "
+                                                        "document make maps of their tokens as well, and by "
+                                                        "heads ranks may have unequal numbers of heads."
+                                                      : "";
   return fmt::format(on_imbalance, worst.imbalance, escaped(worst.strategy), nets);
 }
 
@@ -111,7 +112,7 @@ std::string note_on_plan(report const& r, plan const& p) {
   std::string const softmax = note_on_attention(p);
   if (r.asked.model.delta_layers() == 0) return softmax;
   return softmax + (p.delta == delta_by::heads
-                        ? " For gated delta nets they exchange tokens for heads."
+                        ? " For gated delta nets ranks exchange tokens for heads."
                         : " For gated delta nets each rank sends maps of the state to those who own later tokens of a document.");
 }
 

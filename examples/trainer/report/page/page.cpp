@@ -22,10 +22,10 @@ constexpr char const* page_head = R"(<!doctype html><html lang="en"><head><meta 
 constexpr char const* introduction = R"(<h1>One model, on one rank and on several</h1>
 <p class="lead">A byte-level decoder with {} parameters ({}), trained on {}
 documents ({} KB of text) in steps of {} packed tokens. Every strategy starts from the same seed and reads the same text; each must
-give the numbers of one rank. Ranks are {}. All runs took {:.0f} s.</p>
+give the numbers of one rank{}. Ranks are {}. All runs took {:.0f} s.</p>
 )";
 
-constexpr char const* about_loss = R"(<p class="note">One curve: those of the other strategies would lie on it. How far they are
+constexpr char const* about_loss = R"(<p class="note">One curve: those of the other strategies would lie on it{}. How far they are
 from it is drawn in the charts of differences.</p>
 )";
 
@@ -41,12 +41,12 @@ pair is one cell.</p>
 
 std::string opening(report const& r) {
   return fmt::format(introduction, r.parameters, layers_of(r.asked.model), r.text->documents.size(), r.text->bytes / 1024,
-                     r.asked.stream, r.ranks_are, r.seconds);
+                     r.asked.stream, in_compared_steps(r.asked), r.ranks_are, r.seconds);
 }
 
 std::string verdict(report const& r) {
   auto wrong = complaints(r);
-  if (wrong.empty()) return "<p class=\"verdict\">All strategies agree with one rank.</p>\n";
+  if (wrong.empty()) return "<p class=\"verdict\">All strategies agree with one rank" + in_compared_steps(r.asked) + ".</p>\n";
   std::string out;
   for (std::string const& w : wrong) out += "<p class=\"verdict off\">" + escaped(w) + ".</p>\n";
   return out;
@@ -62,7 +62,7 @@ std::vector<outcome const*> runs_in(report const& r, std::string const& type) {
 
 std::string loss_section(report const& r) {
   outcome const& one = r.outcomes.front();
-  return fmt::format("<section><h3>Loss of one rank, {}</h3>\n", one.type) + about_loss +
+  return fmt::format("<section><h3>Loss of one rank, {}</h3>\n", one.type) + fmt::format(about_loss, in_compared_steps(r.asked)) +
          draw_loss({one.strategy, one.losses, grey}, "loss of one rank, " + one.type) + "</section>\n";
 }
 
@@ -72,7 +72,8 @@ std::string difference_section(report const& r, std::string const& type) {
   for (outcome const* run : runs)
     shown.push_back({run->strategy, difference_by_step(*run, *runs[0], r.asked.compared_steps),
                      run->ranks == 1 ? grey : int(shown.size()) - 1});
-  return fmt::format("<section><h3>Difference from one rank, {}, {}</h3>\n", type, counted(shown[0].values.size(), "step")) +
+  return fmt::format("<section><h3>Difference from one rank, {}, {}{}</h3>\n", type,
+                     shown[0].values.size() < runs[0]->losses.size() ? "first " : "", counted(shown[0].values.size(), "step")) +
          draw_differences(shown, bound_of(type), type) + "</section>\n";
 }
 
