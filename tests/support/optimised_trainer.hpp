@@ -6,5 +6,6 @@
 
 #include <sp/blockwise.hpp>
 #include <sp/cpu.hpp>
+#include <sp/linear/kernels.hpp>
 
 #pragma clang optimize off
