@@ -381,6 +381,15 @@ MUTANTS = [
         "by heads: passes are made*",
     ),
     Mutant(
+        "linear_infer_kept_uncounted",
+        "what is said of scratch leaves out what a kernel without infer keeps, which infer has there",
+        "linear/infer.hpp",
+        "    return scratch + kernel.template saved_bytes<T>(s);",
+        "    return scratch + 0 * kernel.template saved_bytes<T>(s);",
+        "linear.by_heads",
+        "by heads: passes are made*",
+    ),
+    Mutant(
         "linear_infer_keeps",
         "infer calls forward of a kernel that has an infer of its own, and drops what it keeps",
         "linear/infer.hpp",
