@@ -179,7 +179,7 @@ MUTANTS = [
     Mutant(
         "shared_kv_direct",
         "gradients of kv heads that several ranks use are written over each other",
-        "attention/ulysses.hpp",
+        "attention/ulysses/exchange.hpp",
         "add ? landing::sum_to : shared ? landing::sum : landing::store",
         "add ? landing::sum_to : landing::store",
         "mutation.ulysses",
