@@ -80,8 +80,8 @@ MUTANTS = [
         "linear/cpu/walk_back.hpp",
         "looked_up = {transposed(t.k), through, t.rows};",
         "looked_up = {transposed(t.writes), through, t.rows};",
-        "linear.maps",
-        "linear maps: they say*",
+        "linear.kernels",
+        "linear kernels: double against the recurrence*",
     ),
     Mutant(
         "conv1d_crosses_documents",
